@@ -1,0 +1,2 @@
+//! The command line of relay.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Sans-IO wire formats of event relays: SSE codec, connection machine, pod messages.

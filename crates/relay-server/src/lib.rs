@@ -1,0 +1,1 @@
+//! The Pod Event Relay server as a library.

@@ -1,0 +1,1 @@
+//! Test peers: scripted HTTP and SSE servers, a seeded fault link.

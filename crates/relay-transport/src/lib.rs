@@ -1,0 +1,1 @@
+//! Connections: drives the connection machine over hyper, TLS and tokio.
