@@ -1,0 +1,72 @@
+//! Pages of the history.
+
+use serde::{Deserialize, Serialize};
+
+use super::{EventHash, PodEvent};
+
+/// One page of `/events` or of one pod's history.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct EventPage {
+    /// The events, in the order that was asked for.
+    pub events: Vec<PodEvent>,
+    /// What the next request gives as its cursor; `None` when there is no further event now.
+    pub next_hash: Option<EventHash>,
+}
+
+impl EventPage {
+    /// Reads a page: `{"events":[..],"next_hash":..}` or a bare array of events.
+    ///
+    /// # Errors
+    /// When it is malformed.
+    pub fn from_json(json: &[u8]) -> Result<Self, InvalidPage> {
+        let wrap = |source| InvalidPage { source };
+        let first = json.iter().find(|b| !b.is_ascii_whitespace());
+        let (events, next_hash) = if first == Some(&b'[') {
+            (serde_json::from_slice(json).map_err(wrap)?, None)
+        } else {
+            let page: Page<'_> = serde_json::from_slice(json).map_err(wrap)?;
+            (page.events, page.next_hash)
+        };
+        let events: Vec<&serde_json::value::RawValue> = events;
+        let events = events
+            .iter()
+            .map(|event| PodEvent::decode("", event.get()))
+            .collect::<Result<_, _>>()
+            .map_err(wrap)?;
+        Ok(Self { events, next_hash })
+    }
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    events: Vec<&'a serde_json::value::RawValue>,
+    #[serde(default, alias = "nextHash")]
+    next_hash: Option<EventHash>,
+}
+
+/// A history page that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("not a history page: {source}")]
+pub struct InvalidPage {
+    source: serde_json::Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_comes_bare_or_wrapped() {
+        let event = r#"{"type":"ADDED","hash":"h","sequence":1,"pod":{"namespace":"a","name":"b"}}"#;
+        let wrapped =
+            EventPage::from_json(format!(r#"{{"events":[{event}],"nextHash":"h"}}"#).as_bytes()).unwrap();
+        assert_eq!((wrapped.events.len(), wrapped.next_hash.unwrap().as_str()), (1, "h"));
+        let bare = EventPage::from_json(format!(" [{event},{event}]").as_bytes()).unwrap();
+        assert_eq!((bare.events.len(), bare.next_hash), (2, None));
+        for bad in ["", "{}", "[1]", r#"[{"type":"ADDED","pod":{"namespace":"a","name":"b"}}]"#] {
+            assert!(EventPage::from_json(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

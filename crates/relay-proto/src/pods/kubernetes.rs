@@ -1,0 +1,275 @@
+//! Reads a pod in either shape: flat, or a Kubernetes object.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{Container, Owner, Pod, PodBuilder, Timestamp};
+
+type Map = BTreeMap<String, String>;
+
+/// Every field of both shapes, all optional. `metadata` tells them apart.
+#[derive(Deserialize)]
+pub(super) struct WirePod {
+    namespace: Option<String>,
+    name: Option<String>,
+    uid: Option<String>,
+    #[serde(alias = "resourceVersion")]
+    resource_version: Option<String>,
+    labels: Option<Map>,
+    annotations: Option<Map>,
+    phase: Option<String>,
+    ready: Option<bool>,
+    #[serde(alias = "nodeName")]
+    node_name: Option<String>,
+    #[serde(alias = "podIp", alias = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(alias = "hostIp", alias = "hostIP")]
+    host_ip: Option<String>,
+    #[serde(alias = "createdAt")]
+    created_at: Option<Timestamp>,
+    #[serde(alias = "startedAt")]
+    started_at: Option<Timestamp>,
+    #[serde(alias = "deletedAt")]
+    deleted_at: Option<Timestamp>,
+    reason: Option<String>,
+    message: Option<String>,
+    owner: Option<Owner>,
+    containers: Option<Vec<Container>>,
+
+    metadata: Option<Metadata>,
+    spec: Option<Spec>,
+    status: Option<Status>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    namespace: Option<String>,
+    name: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<Map>,
+    annotations: Option<Map>,
+    creation_timestamp: Option<Timestamp>,
+    deletion_timestamp: Option<Timestamp>,
+    owner_references: Option<Vec<OwnerReference>>,
+}
+
+#[derive(Deserialize)]
+struct OwnerReference {
+    kind: String,
+    name: String,
+    #[serde(default)]
+    controller: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    node_name: Option<String>,
+    containers: Option<Vec<SpecContainer>>,
+}
+
+#[derive(Deserialize)]
+struct SpecContainer {
+    name: String,
+    image: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    phase: Option<String>,
+    conditions: Option<Vec<Condition>>,
+    #[serde(alias = "podIp", rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(alias = "hostIp", rename = "hostIP")]
+    host_ip: Option<String>,
+    start_time: Option<Timestamp>,
+    reason: Option<String>,
+    message: Option<String>,
+    container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    r#type: String,
+    status: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatus {
+    name: String,
+    image: Option<String>,
+    #[serde(default)]
+    ready: bool,
+    #[serde(default)]
+    restart_count: u32,
+    state: Option<ContainerState>,
+    last_state: Option<ContainerState>,
+}
+
+#[derive(Deserialize)]
+struct ContainerState {
+    waiting: Option<StateDetail>,
+    running: Option<serde::de::IgnoredAny>,
+    terminated: Option<StateDetail>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StateDetail {
+    reason: Option<String>,
+    exit_code: Option<i32>,
+}
+
+impl WirePod {
+    pub(super) fn into_pod(self) -> Result<Pod, &'static str> {
+        match self.metadata {
+            Some(metadata) => {
+                from_object(metadata, self.spec.unwrap_or_default(), self.status.unwrap_or_default())
+            }
+            None => self.into_flat(),
+        }
+    }
+
+    fn into_flat(self) -> Result<Pod, &'static str> {
+        Ok(named(self.namespace.as_deref(), self.name.as_deref())?
+            .uid(self.uid.as_deref())
+            .resource_version(self.resource_version.as_deref())
+            .labels(self.labels.unwrap_or_default())
+            .annotations(self.annotations.unwrap_or_default())
+            .phase(self.phase.as_deref())
+            .ready(self.ready.unwrap_or(false))
+            .node_name(self.node_name.as_deref())
+            .pod_ip(self.pod_ip.as_deref())
+            .host_ip(self.host_ip.as_deref())
+            .created_at(self.created_at)
+            .started_at(self.started_at)
+            .deleted_at(self.deleted_at)
+            .reason(self.reason.as_deref())
+            .message(self.message.as_deref())
+            .owner(self.owner)
+            .containers(self.containers.unwrap_or_default())
+            .build())
+    }
+}
+
+fn named(namespace: Option<&str>, name: Option<&str>) -> Result<PodBuilder, &'static str> {
+    match (namespace, name) {
+        (Some(namespace), Some(name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(PodBuilder::new(namespace, name))
+        }
+        (None | Some(""), _) => Err("a pod needs a namespace"),
+        _ => Err("a pod needs a name"),
+    }
+}
+
+fn from_object(metadata: Metadata, spec: Spec, status: Status) -> Result<Pod, &'static str> {
+    let ready = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|c| c.r#type == "Ready" && c.status.as_deref() == Some("True"));
+    let mut owners = metadata.owner_references.unwrap_or_default();
+    let controller = owners.iter().position(|o| o.controller == Some(true)).unwrap_or(0);
+    let owner = (controller < owners.len()).then(|| owners.swap_remove(controller));
+    Ok(named(metadata.namespace.as_deref(), metadata.name.as_deref())?
+        .uid(metadata.uid.as_deref())
+        .resource_version(metadata.resource_version.as_deref())
+        .labels(metadata.labels.unwrap_or_default())
+        .annotations(metadata.annotations.unwrap_or_default())
+        .phase(status.phase.as_deref())
+        .ready(ready)
+        .node_name(spec.node_name.as_deref())
+        .pod_ip(status.pod_ip.as_deref())
+        .host_ip(status.host_ip.as_deref())
+        .created_at(metadata.creation_timestamp)
+        .started_at(status.start_time)
+        .deleted_at(metadata.deletion_timestamp)
+        .reason(status.reason.as_deref())
+        .message(status.message.as_deref())
+        .owner(owner.map(|o| Owner { kind: o.kind, name: o.name }))
+        .containers(containers(
+            spec.containers.unwrap_or_default(),
+            status.container_statuses.unwrap_or_default(),
+        ))
+        .build())
+}
+
+/// The specification gives the order; a container without a status yet has none.
+fn containers(specs: Vec<SpecContainer>, mut statuses: Vec<ContainerStatus>) -> Vec<Container> {
+    let mut all: Vec<Container> = specs
+        .into_iter()
+        .map(|spec| match statuses.iter().position(|s| s.name == spec.name) {
+            Some(at) => container(statuses.swap_remove(at), spec.image),
+            None => Container { name: spec.name, image: spec.image, ..Container::default() },
+        })
+        .collect();
+    statuses.sort_by(|a, b| a.name.cmp(&b.name));
+    all.extend(statuses.into_iter().map(|status| container(status, None)));
+    all
+}
+
+fn container(status: ContainerStatus, spec_image: Option<String>) -> Container {
+    let last_exit = status.last_state.and_then(|last| last.terminated).and_then(|t| t.exit_code);
+    let (state, reason, exit_code) = match status.state {
+        Some(ContainerState { terminated: Some(t), .. }) => {
+            (Some("terminated"), t.reason, t.exit_code.or(last_exit))
+        }
+        Some(ContainerState { waiting: Some(w), .. }) => (Some("waiting"), w.reason, last_exit),
+        Some(ContainerState { running: Some(_), .. }) => (Some("running"), None, last_exit),
+        _ => (None, None, last_exit),
+    };
+    Container {
+        name: status.name,
+        image: spec_image.or(status.image),
+        ready: status.ready,
+        restart_count: status.restart_count,
+        state: state.map(Into::into),
+        reason,
+        exit_code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::pods::Pod;
+
+    #[test]
+    fn a_kubernetes_object_and_the_flat_shape_give_the_same_pod() {
+        let object = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"namespace":"prod","name":"web-1","uid":"u","resourceVersion":"8",
+            "labels":{"app":"web"},"creationTimestamp":"2026-11-21T09:00:00Z","ownerReferences":[{"kind":"X","name":"no"},{"kind":"ReplicaSet","name":"web","controller":true}]},
+            "spec":{"nodeName":"n1","containers":[{"name":"app","image":"i:1"},{"name":"side"}]},
+            "status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}],"podIP":"10.1.0.1","hostIP":"10.0.0.1","startTime":"2026-11-21T09:00:01Z",
+            "containerStatuses":[{"name":"app","ready":true,"restartCount":2,"state":{"running":{}},"lastState":{"terminated":{"exitCode":137}}}]}}"#;
+        let flat = r#"{"namespace":"prod","name":"web-1","uid":"u","resourceVersion":"8","labels":{"app":"web"},"phase":"Running","ready":true,
+            "nodeName":"n1","podIp":"10.1.0.1","hostIp":"10.0.0.1","createdAt":"2026-11-21T09:00:00Z","startedAt":"2026-11-21T09:00:01Z",
+            "owner":{"kind":"ReplicaSet","name":"web"},
+            "containers":[{"name":"app","image":"i:1","ready":true,"restartCount":2,"state":"running","exitCode":137},{"name":"side"}]}"#;
+        let (object, flat) = (Pod::from_json(object).unwrap(), Pod::from_json(flat).unwrap());
+        assert_eq!(object, flat);
+        let written = serde_json::to_string(&object).unwrap();
+        assert_eq!(Pod::from_json(&written).unwrap(), object, "what is written is read back");
+        assert!(written.contains(r#""resource_version":"8""#), "{written}");
+    }
+
+    #[test]
+    fn only_namespace_and_name_are_required() {
+        let pod = Pod::from_json(r#"{"namespace":"a","name":"b","labels":null,"new_field":[1]}"#).unwrap();
+        assert_eq!((pod.namespace(), pod.name(), pod.uid(), pod.ready()), ("a", "b", None, false));
+        for (bad, why) in [
+            (r#"{"name":"b"}"#, "namespace"),
+            (r#"{"namespace":"a"}"#, "name"),
+            (r#"{"namespace":"","name":"b"}"#, "namespace"),
+            (r#"{"metadata":{"namespace":"a"}}"#, "name"),
+            ("[]", "struct"),
+            ("{", "EOF"),
+        ] {
+            let error = Pod::from_json(bad).unwrap_err().to_string();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! `/pods`: the current pods with the position they reflect, decoded while the bytes arrive.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Epoch, EventHash, Pod, Timestamp};
+
+/// The current pods and the position of the log that they reflect: events at or below it are already inside.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PodList {
+    /// The pods, in the relay's order.
+    pub pods: Vec<Pod>,
+    /// The position; `None` from a relay that does not say.
+    pub hash: Option<EventHash>,
+    /// Its sequence.
+    pub sequence: Option<u64>,
+    /// The log's epoch.
+    pub epoch: Option<Epoch>,
+    /// When the list was made.
+    pub as_of: Option<Timestamp>,
+}
+
+/// How a list is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListFormat {
+    /// One JSON document: `{"pods":[..]}`, `{"items":[..]}` or a bare array.
+    Json,
+    /// A header line, one pod per line, an end line.
+    Ndjson,
+}
+
+impl ListFormat {
+    /// The format that a `Content-Type` announces; anything but NDJSON is read as one JSON document.
+    pub fn from_content_type(content_type: &str) -> Self {
+        let essence = content_type.split(';').next().unwrap_or("").trim();
+        let lines = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
+        if lines.iter().any(|l| essence.eq_ignore_ascii_case(l)) { Self::Ndjson } else { Self::Json }
+    }
+}
+
+/// Bounds of a [`ListDecoder`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct ListLimits {
+    /// Bytes of one NDJSON line, and so of one pod. Default 4 MiB; at most this much is buffered.
+    pub line: usize,
+    /// Bytes of a whole JSON document, which must be buffered. Default 1 GiB.
+    pub document: usize,
+    /// Pods in a list. Default 5 million.
+    pub pods: usize,
+}
+
+impl Default for ListLimits {
+    fn default() -> Self {
+        Self { line: 4 << 20, document: 1 << 30, pods: 5_000_000 }
+    }
+}
+
+/// Decodes a list from chunks of its body. NDJSON is decoded pod by pod, so that the text is never held whole.
+///
+/// A body that ends early or cannot be decoded is an error, never a short list.
+///
+/// ```
+/// use relay_proto::pods::{ListDecoder, ListFormat, ListLimits};
+///
+/// let mut decoder = ListDecoder::new(ListFormat::Ndjson, ListLimits::default());
+/// decoder.feed(b"{\"count\":1,\"hash\":\"h7\",\"sequence\":7}\n{\"namespace\":\"prod\",")?;
+/// decoder.feed(b"\"name\":\"web-1\"}\n{\"end\":true,\"count\":1}\n")?;
+/// let list = decoder.finish()?;
+/// assert_eq!((list.pods.len(), list.sequence), (1, Some(7)));
+/// # Ok::<(), relay_proto::pods::ListError>(())
+/// ```
+#[derive(Debug)]
+pub struct ListDecoder {
+    format: ListFormat,
+    limits: ListLimits,
+    /// The unfinished line, or the document so far.
+    buffer: Vec<u8>,
+    list: PodList,
+    announced: Option<u64>,
+    lines: u64,
+    ended: bool,
+}
+
+impl ListDecoder {
+    /// A decoder at the start of a body.
+    pub fn new(format: ListFormat, limits: ListLimits) -> Self {
+        Self {
+            format,
+            limits,
+            buffer: Vec::new(),
+            list: PodList::default(),
+            announced: None,
+            lines: 0,
+            ended: false,
+        }
+    }
+
+    /// Takes the next bytes of the body.
+    ///
+    /// # Errors
+    /// On a malformed line, text after the end line, or when a limit is exceeded.
+    pub fn feed(&mut self, mut chunk: &[u8]) -> Result<(), ListError> {
+        if self.format == ListFormat::Json {
+            self.hold(chunk, self.limits.document)?;
+            return Ok(());
+        }
+        while let Some(at) = memchr::memchr(b'\n', chunk) {
+            let (head, rest) = (&chunk[..at], &chunk[at + 1..]);
+            if self.buffer.is_empty() {
+                self.line(head)?;
+            } else {
+                self.hold(head, self.limits.line)?;
+                let line = std::mem::take(&mut self.buffer);
+                self.line(&line)?;
+                self.buffer = line;
+                self.buffer.clear();
+            }
+            chunk = rest;
+        }
+        self.hold(chunk, self.limits.line)
+    }
+
+    /// The body has ended: gives the list.
+    ///
+    /// # Errors
+    /// When the body ended early, is malformed, or counts do not agree.
+    pub fn finish(mut self) -> Result<PodList, ListError> {
+        if self.format == ListFormat::Json {
+            return self.document();
+        }
+        if !self.buffer.is_empty() {
+            let line = std::mem::take(&mut self.buffer);
+            self.line(&line)?;
+        }
+        let count = self.list.pods.len() as u64;
+        match self.announced {
+            _ if !self.ended => Err(ListError::Truncated { pods: count }),
+            Some(announced) if announced != count => Err(ListError::Count { announced, count }),
+            _ => Ok(self.list),
+        }
+    }
+
+    fn hold(&mut self, bytes: &[u8], limit: usize) -> Result<(), ListError> {
+        if self.buffer.len() + bytes.len() > limit {
+            return Err(ListError::TooLarge { what: "bytes of a line or document", limit });
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn line(&mut self, line: &[u8]) -> Result<(), ListError> {
+        if line.len() > self.limits.line {
+            return Err(ListError::TooLarge { what: "bytes of a line or document", limit: self.limits.line });
+        }
+        self.lines += 1;
+        let malformed = |source| ListError::Malformed { line: self.lines, source };
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return Ok(());
+        }
+        if self.ended {
+            return Err(ListError::AfterEnd);
+        }
+        if self.lines == 1 {
+            let header: Header = serde_json::from_slice(line).map_err(malformed)?;
+            self.announced = header.count;
+            header.position.put(&mut self.list);
+            return Ok(());
+        }
+        if let Ok(end) = serde_json::from_slice::<End>(line) {
+            let count = self.list.pods.len() as u64;
+            if !end.end || end.count.is_some_and(|announced| announced != count) {
+                return Err(ListError::Count { announced: end.count.unwrap_or(0), count });
+            }
+            self.ended = true;
+            return Ok(());
+        }
+        if self.list.pods.len() >= self.limits.pods {
+            return Err(ListError::TooLarge { what: "pods of a list", limit: self.limits.pods });
+        }
+        self.list.pods.push(serde_json::from_slice(line).map_err(malformed)?);
+        Ok(())
+    }
+
+    fn document(self) -> Result<PodList, ListError> {
+        let malformed = |source| ListError::Malformed { line: 1, source };
+        let first = self.buffer.iter().find(|b| !b.is_ascii_whitespace());
+        let mut list = PodList::default();
+        if first == Some(&b'[') {
+            list.pods = serde_json::from_slice(&self.buffer).map_err(malformed)?;
+        } else {
+            let document: Document = serde_json::from_slice(&self.buffer).map_err(malformed)?;
+            document.position.put(&mut list);
+            list.pods = document.pods;
+        }
+        if list.pods.len() > self.limits.pods {
+            return Err(ListError::TooLarge { what: "pods of a list", limit: self.limits.pods });
+        }
+        Ok(list)
+    }
+}
+
+#[derive(Deserialize)]
+struct Header {
+    count: Option<u64>,
+    #[serde(flatten)]
+    position: ListPosition,
+}
+
+#[derive(Deserialize)]
+struct ListPosition {
+    hash: Option<EventHash>,
+    sequence: Option<u64>,
+    epoch: Option<Epoch>,
+    #[serde(alias = "asOf")]
+    as_of: Option<Timestamp>,
+}
+
+impl ListPosition {
+    fn put(self, list: &mut PodList) {
+        (list.hash, list.sequence, list.epoch, list.as_of) =
+            (self.hash, self.sequence, self.epoch, self.as_of);
+    }
+}
+
+#[derive(Deserialize)]
+struct End {
+    end: bool,
+    count: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    #[serde(alias = "items")]
+    pods: Vec<Pod>,
+    #[serde(flatten)]
+    position: ListPosition,
+}
+
+/// A list that cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListError {
+    /// The body ended before its end line.
+    #[error("the list ended early, after {pods} pods")]
+    Truncated {
+        /// Pods read so far.
+        pods: u64,
+    },
+    /// A line, or the document, is not what it should be.
+    #[error("line {line} of the list: {source}")]
+    Malformed {
+        /// Line number, from 1.
+        line: u64,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The announced count is not the count that came.
+    #[error("the list announced {announced} pods and brought {count}")]
+    Count {
+        /// What was announced.
+        announced: u64,
+        /// What came.
+        count: u64,
+    },
+    /// There is text after the end line.
+    #[error("the list goes on after its end line")]
+    AfterEnd,
+    /// A limit is exceeded.
+    #[error("the list is over the limit of {limit} {what}")]
+    TooLarge {
+        /// What is limited.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINES: &str = concat!(
+        "{\"count\":2,\"hash\":\"h9\",\"sequence\":9,\"epoch\":\"e\",\"as_of\":\"2026-11-21T09:00:00Z\"}\n",
+        "{\"namespace\":\"prod\",\"name\":\"a\"}\n",
+        "{\"namespace\":\"prod\",\"name\":\"b\",\"labels\":{\"x\":\"ü\"}}\r\n",
+        "{\"end\":true,\"count\":2}\n"
+    );
+
+    fn decode(format: ListFormat, body: &[u8], chunk: usize) -> Result<PodList, ListError> {
+        let mut decoder = ListDecoder::new(format, ListLimits { line: 80, document: 400, pods: 3 });
+        for part in body.chunks(chunk) {
+            decoder.feed(part)?;
+        }
+        decoder.finish()
+    }
+
+    #[test]
+    fn ndjson_is_the_same_in_every_chunking() {
+        for chunk in 1..=LINES.len() {
+            let list = decode(ListFormat::Ndjson, LINES.as_bytes(), chunk);
+            // The header is 79 bytes long, so that it just fits the limit.
+            let list = list.unwrap_or_else(|error| panic!("chunks of {chunk}: {error}"));
+            assert_eq!((list.pods.len(), list.sequence, list.hash.unwrap().as_str()), (2, Some(9), "h9"));
+            assert_eq!(list.epoch.unwrap().as_str(), "e");
+        }
+    }
+
+    #[test]
+    fn every_truncation_of_ndjson_is_an_error() {
+        let end = LINES.trim_end().len();
+        for cut in 0..end {
+            assert!(decode(ListFormat::Ndjson, &LINES.as_bytes()[..cut], 7).is_err(), "cut at {cut}");
+        }
+        assert!(
+            decode(ListFormat::Ndjson, &LINES.as_bytes()[..end], 7).is_ok(),
+            "the last line end may be missing"
+        );
+    }
+
+    #[test]
+    fn json_comes_bare_or_wrapped() {
+        for (body, hash) in [
+            (r#"[{"namespace":"a","name":"b"}]"#, None),
+            (r#" {"items":[{"metadata":{"namespace":"a","name":"b"}}]}"#, None),
+            (r#"{"pods":[{"namespace":"a","name":"b"}],"hash":"h","sequence":1,"asOf":"x"}"#, Some("h")),
+        ] {
+            let list = decode(ListFormat::Json, body.as_bytes(), 5).unwrap();
+            assert_eq!(list.pods[0].key().to_string(), "a/b");
+            assert_eq!(list.hash.as_ref().map(EventHash::as_str), hash);
+        }
+    }
+
+    #[test]
+    fn bad_lists_name_what_is_wrong() {
+        let pod = "{\"namespace\":\"a\",\"name\":\"b\"}\n";
+        let end = "{\"end\":true}\n";
+        for (format, body, why) in [
+            (ListFormat::Ndjson, String::new(), "ended early, after 0"),
+            (ListFormat::Ndjson, format!("{{\"count\":1}}\n{pod}"), "ended early, after 1"),
+            (ListFormat::Ndjson, format!("{{\"count\":2}}\n{pod}{end}"), "announced 2 pods and brought 1"),
+            (ListFormat::Ndjson, format!("{{}}\n{pod}{{\"end\":true,\"count\":7}}\n"), "announced 7"),
+            (ListFormat::Ndjson, format!("{{}}\n{pod}{{\"nam\n"), "line 3"),
+            (ListFormat::Ndjson, format!("{{}}\n{end}{pod}"), "after its end"),
+            (ListFormat::Ndjson, format!("{{}}\n{}", pod.repeat(4)), "limit of 3 pods"),
+            (ListFormat::Ndjson, "x".repeat(100), "limit of 80 bytes"),
+            (ListFormat::Json, "x".repeat(500), "limit of 400 bytes"),
+            (ListFormat::Json, "{\"pods\":[".into(), "EOF"),
+            (ListFormat::Json, "{\"nothing\":1}".into(), "pods"),
+            (ListFormat::Json, String::new(), "EOF"),
+            (ListFormat::Json, format!("[{}]", [pod.trim(); 4].join(",")), "limit of 3 pods"),
+        ] {
+            for chunk in [1, 9, 1000] {
+                let error = decode(format, body.as_bytes(), chunk).unwrap_err().to_string();
+                assert!(error.contains(why), "{body}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_content_type_tells_the_format() {
+        for (content_type, format) in [
+            ("application/x-ndjson", ListFormat::Ndjson),
+            ("Application/X-NDJSON; charset=utf-8", ListFormat::Ndjson),
+            ("application/json", ListFormat::Json),
+            ("", ListFormat::Json),
+        ] {
+            assert_eq!(ListFormat::from_content_type(content_type), format, "{content_type}");
+        }
+    }
+}
