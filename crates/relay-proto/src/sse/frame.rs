@@ -1,0 +1,232 @@
+//! What a decoder yields, and the bounds it keeps.
+
+use alloc::string::String;
+use core::fmt;
+use core::ops::Range;
+use core::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+
+/// One thing a stream said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Frame {
+    /// A block with data, ended by a blank line.
+    Event(Event),
+    /// A line that starts with a colon; yielded when the line ends, without waiting for its block.
+    Comment(Comment),
+    /// A valid `retry` line: the new reconnection time. Yielded when the line ends, without waiting for its block.
+    ///
+    /// The value is the server's, from zero up to `u64::MAX` milliseconds: clamp it before adding it to a clock. Values
+    /// that do not fit are ignored like any other malformed `retry`.
+    Retry(Duration),
+    /// A block that went over one of the [`Limits`], reported when its blank line came.
+    Oversized(Oversized),
+}
+
+/// An event: its type, its data and the last event id in force when it was dispatched.
+///
+/// Cloning copies no text. The text is a view into the chunk the event came in, or into a buffer shared with a few
+/// neighbouring events; whoever keeps a few events for long may wish to copy them out to let that memory go.
+///
+/// `Debug` shows the size of the data, never the data.
+#[derive(Clone)]
+pub struct Event {
+    pub(super) text: ByteString,
+    pub(super) data: Range<usize>,
+    /// Empty when the block named no type.
+    pub(super) kind: Range<usize>,
+    pub(super) id: EventId,
+}
+
+/// Where the last event id of an event is: in its own text, or set by an earlier block.
+#[derive(Clone)]
+pub(super) enum EventId {
+    Own(Range<usize>),
+    Inherited(ByteString),
+}
+
+impl Event {
+    /// The event type: the last `event` field of the block, or `message` when there was none or it was empty.
+    pub fn kind(&self) -> &str {
+        if self.kind.is_empty() { "message" } else { &self.text[self.kind.clone()] }
+    }
+
+    /// The `data` lines joined with LF, without a final LF. May be empty.
+    pub fn data(&self) -> &str {
+        &self.text[self.data.clone()]
+    }
+
+    /// The same as [`data`](Self::data), as bytes that share the event's memory. Always valid UTF-8.
+    pub fn data_bytes(&self) -> Bytes {
+        self.text.as_bytes().slice(self.data.clone())
+    }
+
+    /// The last event id as of this event: set by its own block or by an earlier one. Empty when there is none.
+    pub fn last_event_id(&self) -> &str {
+        match &self.id {
+            EventId::Own(range) => &self.text[range.clone()],
+            EventId::Inherited(id) => id,
+        }
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("kind", &self.kind())
+            .field("last_event_id", &self.last_event_id())
+            .field("data_bytes", &self.data.len())
+            .finish()
+    }
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.data() == other.data()
+            && self.kind() == other.kind()
+            && self.last_event_id() == other.last_event_id()
+    }
+}
+
+impl Eq for Event {}
+
+/// A comment line.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Comment(pub(super) ByteString);
+
+impl Comment {
+    /// Everything after the colon, as it came: a space after the colon is part of it.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Comment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Comment").field("bytes", &self.0.len()).finish()
+    }
+}
+
+/// A block that was skipped because it went over a limit.
+///
+/// Lines of the block that are within the limits were still honoured: its `id` counts as for any block, its `event`
+/// names the type, its comments and `retry` lines were yielded. Its data is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Oversized {
+    pub(super) limit: Limit,
+    pub(super) size: u64,
+    pub(super) kind: String,
+    pub(super) last_event_id: String,
+}
+
+impl Oversized {
+    /// The first limit that the block went over.
+    pub fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    /// Size of the block in bytes as received, with its line ends, without the blank line that ended it.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The event type, as [`Event::kind`].
+    pub fn kind(&self) -> &str {
+        if self.kind.is_empty() { "message" } else { &self.kind }
+    }
+
+    /// The last event id as of this block, as [`Event::last_event_id`].
+    pub fn last_event_id(&self) -> &str {
+        &self.last_event_id
+    }
+}
+
+/// Names one of the [`Limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// [`Limits::line`].
+    Line,
+    /// [`Limits::data`].
+    Data,
+    /// [`Limits::id`].
+    Id,
+    /// [`Limits::kind`].
+    Type,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Line => "line",
+            Self::Data => "data",
+            Self::Id => "id",
+            Self::Type => "type",
+        })
+    }
+}
+
+/// How much a decoder is willing to hold of one block. All sizes are bytes as received, before U+FFFD replaces what is
+/// not UTF-8 (which can make invalid text up to three times as long).
+///
+/// Memory: a decoder holds at most one unfinished line and the data, type and id of one unfinished block, so with the
+/// buffers' growth by doubling no more than `2 * (line + data) + id + kind`, and only while a block is that large:
+/// typically a few KiB. A limit of `usize::MAX` is no limit.
+///
+/// ```
+/// use relay_proto::sse::{Decoder, Limits};
+/// let decoder = Decoder::new(Limits::default().data(1 << 20).line(1 << 20));
+/// # let _ = decoder;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// One line, field name included, line end excluded. Default 16 MiB. Costs that much while such a line is
+    /// incomplete.
+    pub line: usize,
+    /// The data of one event, its lines joined. Default 16 MiB. Costs that much while such a block is incomplete.
+    pub data: usize,
+    /// The value of an `id` field. Default 4 KiB. Costs that much for as long as the id stays in force, twice if events
+    /// without an id of their own follow.
+    pub id: usize,
+    /// The value of an `event` field. Default 1 KiB. Costs that much while the block is incomplete.
+    pub kind: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { line: 16 << 20, data: 16 << 20, id: 4 << 10, kind: 1 << 10 }
+    }
+}
+
+impl Limits {
+    /// Sets [`line`](Self::line), in bytes.
+    #[must_use]
+    pub fn line(mut self, bytes: usize) -> Self {
+        self.line = bytes;
+        self
+    }
+
+    /// Sets [`data`](Self::data), in bytes.
+    #[must_use]
+    pub fn data(mut self, bytes: usize) -> Self {
+        self.data = bytes;
+        self
+    }
+
+    /// Sets [`id`](Self::id), in bytes.
+    #[must_use]
+    pub fn id(mut self, bytes: usize) -> Self {
+        self.id = bytes;
+        self
+    }
+
+    /// Sets [`kind`](Self::kind), in bytes.
+    #[must_use]
+    pub fn kind(mut self, bytes: usize) -> Self {
+        self.kind = bytes;
+        self
+    }
+}
