@@ -1,2 +1,126 @@
-//! Task runner of the relay workspace.
-fn main() {}
+//! Task runner of the relay workspace: `cargo xtask COMMAND`.
+//!
+//! Everything a contributor or a machine has to run is one of the commands in [`COMMANDS`]; there is no other script
+//! with logic in it. The product crates know nothing of this one.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
+
+use std::process::ExitCode;
+
+mod gate;
+mod interop;
+mod tidy;
+mod workspace;
+
+/// What can be run, in the order `--help` lists it.
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "test",
+        arguments: "",
+        about: "everything a change must pass: format, tidy, clippy, docs, tests and doctests",
+        details: "Needs nothing but Rust. Runs in order: rustfmt --check, tidy, clippy with warnings as errors, rustdoc\n\
+                  with warnings as errors, then every test and doctest of the workspace. Stops at the first step that\n\
+                  fails; the last lines are the test runner's own.",
+        run: gate::run,
+    },
+    Command {
+        name: "tidy",
+        arguments: "",
+        about: "the house rules no compiler checks: layers, file names and sizes, documentation",
+        details: "Prints one line per finding (`path:line: what is wrong`) and fails when there is one.",
+        run: tidy::run,
+    },
+    Command {
+        name: "interop",
+        arguments: "[SUITE..] [--relay PATH] [--keep]",
+        about: "follow systems that are not ours: `interop kube` runs a real Kubernetes API server",
+        details: interop::DETAILS,
+        run: interop::run,
+    },
+];
+
+/// One entry of the command table.
+struct Command {
+    name: &'static str,
+    arguments: &'static str,
+    about: &'static str,
+    details: &'static str,
+    run: fn(&[String]) -> anyhow::Result<()>,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some(name) = arguments.first().map(String::as_str) else {
+        eprint!("{}", overview());
+        return ExitCode::from(2);
+    };
+    if matches!(name, "help" | "--help" | "-h") {
+        print!("{}", overview());
+        return ExitCode::SUCCESS;
+    }
+    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
+        eprintln!("xtask: no command `{name}`\n\n{}", overview());
+        return ExitCode::from(2);
+    };
+    let rest = &arguments[1..];
+    if rest.iter().any(|argument| argument == "--help" || argument == "-h") {
+        println!(
+            "cargo xtask {} {}\n\n{}\n\n{}",
+            command.name, command.arguments, command.about, command.details
+        );
+        return ExitCode::SUCCESS;
+    }
+    match (command.run)(rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask {name}: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn overview() -> String {
+    let mut text = String::from("cargo xtask COMMAND [ARGUMENTS] (COMMAND --help says more)\n\n");
+    for command in COMMANDS {
+        text.push_str(&format!("  {:<12} {}\n", command.name, command.about));
+    }
+    text
+}
+
+/// The caller misused the command line: reported with exit code 2.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Refuses arguments of a command that takes none.
+fn no_arguments(arguments: &[String]) -> anyhow::Result<()> {
+    match arguments.first() {
+        None => Ok(()),
+        Some(argument) => Err(Usage(format!("unexpected argument `{argument}`")).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_listed_once() {
+        let text = overview();
+        for command in COMMANDS {
+            assert_eq!(text.matches(&format!("\n  {} ", command.name)).count(), 1, "{}", command.name);
+        }
+    }
+
+    #[test]
+    fn commands_without_arguments_refuse_them() {
+        let error = no_arguments(&["--fast".to_owned()]).unwrap_err();
+        assert!(error.is::<Usage>() && error.to_string().contains("--fast"));
+    }
+}

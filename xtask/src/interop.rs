@@ -1,0 +1,199 @@
+//! `cargo xtask interop`: relay against systems that are not ours, running for real on this machine.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{Usage, workspace};
+
+mod cluster;
+mod kube;
+mod link;
+mod process;
+mod relay;
+
+/// What `interop --help` says beyond the table of commands.
+pub(crate) const DETAILS: &str = "\
+Suites (all of them when none is named):
+  kube   builds a Kubernetes API server with its etcd (Go 1.26; several minutes the first time, seconds later), then
+         creates, changes and deletes pods, cuts connections and restarts the server, while `relay serve --source kube`
+         and `relay replay` follow
+
+  --relay PATH   use this relay binary instead of building one
+  --keep         keep the directory with the logs, also when everything passed";
+
+type Suite = fn(&mut Run) -> Result<()>;
+
+const SUITES: &[(&str, Suite)] = &[("kube", kube::run)];
+
+/// Runs the named suites and prints what passed, one line each, and a count as the last line.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    let options = Options::parse(arguments)?;
+    let suites = SUITES
+        .iter()
+        .filter(|(name, _)| options.suites.is_empty() || options.suites.iter().any(|s| s == name));
+    let mut failed = 0;
+    for (name, suite) in suites {
+        let mut run = Run::new(name, &options)?;
+        if let Err(error) = suite(&mut run) {
+            run.record("set-up", Err(error));
+        }
+        failed += run.finish();
+    }
+    if failed > 0 {
+        bail!("{failed} failed");
+    }
+    Ok(())
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Options {
+    suites: Vec<String>,
+    relay: Option<PathBuf>,
+    keep: bool,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self, Usage> {
+        let mut options = Self::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--keep" => options.keep = true,
+                "--relay" => {
+                    let path = arguments.next().ok_or_else(|| Usage("--relay needs a path".to_owned()))?;
+                    options.relay = Some(path.into());
+                }
+                name if SUITES.iter().any(|(suite, _)| *suite == name) => {
+                    options.suites.push(name.to_owned())
+                }
+                other => {
+                    return Err(Usage(format!("`{other}` is neither a suite nor an option; see --help")));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// One run of one suite: where it works, and what came of it so far.
+struct Run {
+    suite: &'static str,
+    /// A directory of this run: logs, keys, data. Gone afterwards, unless something failed.
+    directory: tempfile::TempDir,
+    relay: Option<PathBuf>,
+    keep: bool,
+    passed: u32,
+    failed: u32,
+    started: Instant,
+}
+
+impl Run {
+    fn new(suite: &'static str, options: &Options) -> Result<Self> {
+        let base = workspace::target_directory()?.join("interop");
+        std::fs::create_dir_all(&base).with_context(|| format!("cannot create {}", base.display()))?;
+        Ok(Self {
+            suite,
+            directory: tempfile::Builder::new().prefix(&format!("{suite}-")).tempdir_in(base)?,
+            relay: options.relay.clone(),
+            keep: options.keep,
+            passed: 0,
+            failed: 0,
+            started: Instant::now(),
+        })
+    }
+
+    fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The relay binary, built unless one was named.
+    fn relay(&self) -> Result<PathBuf> {
+        match &self.relay {
+            Some(path) => path.canonicalize().with_context(|| format!("no relay at {}", path.display())),
+            None => relay::build(),
+        }
+    }
+
+    /// Takes one step of the suite; a failing step is recorded and the suite goes on.
+    fn step(&mut self, name: &str, step: impl FnOnce() -> Result<()>) {
+        let end = step();
+        self.record(name, end);
+    }
+
+    fn record(&mut self, name: &str, end: Result<()>) {
+        let at = self.started.elapsed().as_secs_f32();
+        match end {
+            Ok(()) => {
+                self.passed += 1;
+                println!("ok {name} ({at:.1} s)");
+            }
+            Err(error) => {
+                self.failed += 1;
+                println!("FAILED {name} ({at:.1} s): {error:#}");
+            }
+        }
+    }
+
+    /// Prints the closing lines and returns the number of failures.
+    fn finish(self) -> u32 {
+        if self.keep || self.failed > 0 {
+            println!("logs are in {}", self.directory.keep().display());
+        }
+        println!("interop {}: {} passed, {} failed", self.suite, self.passed, self.failed);
+        println!("{} passed, {} failed", self.passed, self.failed);
+        self.failed
+    }
+}
+
+/// Asks again and again until there is an answer; what went wrong last is part of the error at the deadline.
+fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let last = match ask() {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if Instant::now() >= deadline {
+            let late = format!("{what}: not within {} s", limit.as_secs());
+            return Err(match last {
+                Some(error) => error.context(late),
+                None => anyhow::Error::msg(late),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Options, String> {
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Options::parse(&arguments).map_err(|usage| usage.to_string())
+    }
+
+    #[test]
+    fn arguments_name_suites_and_options() {
+        assert_eq!(parse(&[]), Ok(Options::default()));
+        let all = Options { suites: vec!["kube".to_owned()], relay: Some("a/relay".into()), keep: true };
+        assert_eq!(parse(&["kube", "--keep", "--relay", "a/relay"]), Ok(all));
+        assert_eq!(parse(&["--relay"]), Err("--relay needs a path".to_owned()));
+        assert_eq!(parse(&["moon"]), Err("`moon` is neither a suite nor an option; see --help".to_owned()));
+    }
+
+    #[test]
+    fn waiting_ends_with_the_last_error() {
+        let mut asked = 0;
+        let answer = wait_for("three", Duration::from_secs(60), || {
+            asked += 1;
+            Ok((asked == 3).then_some(asked))
+        });
+        assert_eq!(answer.unwrap(), 3);
+        let late = wait_for::<()>("the moon", Duration::ZERO, || bail!("it is cloudy")).unwrap_err();
+        assert_eq!(format!("{late:#}"), "the moon: not within 0 s: it is cloudy");
+    }
+}

@@ -1,0 +1,211 @@
+//! A real Kubernetes API server with its etcd, built from Go sources in `xtask/interop/kube` and driven over REST.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::process::Process;
+use super::wait_for;
+use crate::workspace;
+
+/// How long the server may take to answer; a restart takes 2 to 4 s on two cores.
+const READY: Duration = Duration::from_secs(90);
+
+/// The one user the server knows; the token is worth nothing outside this machine's loopback and this run.
+const TOKEN: &str = "interop";
+
+/// A cluster of an API server alone: pods are objects, nothing runs them.
+pub(super) struct Cluster {
+    binary: PathBuf,
+    directory: PathBuf,
+    port: u16,
+    process: Option<Process>,
+    agent: ureq::Agent,
+}
+
+impl Cluster {
+    /// Starts the server with an empty store in `directory`.
+    pub(super) fn start(binary: PathBuf, directory: &Path) -> Result<Self> {
+        let directory = directory.join("cluster");
+        std::fs::create_dir_all(&directory)?;
+        std::fs::write(directory.join("tokens"), format!("{TOKEN},admin,1,\"system:masters\"\n"))?;
+        // The server cannot be told to choose a port, and keeps it through restarts.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let agent = ureq::Agent::new_with_defaults();
+        let mut cluster = Self { binary, directory, port, process: None, agent };
+        cluster.run()?;
+        Ok(cluster)
+    }
+
+    /// Kills the server and its etcd without a warning (SIGKILL).
+    pub(super) fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.kill(),
+            None => bail!("the API server does not run"),
+        }
+    }
+
+    /// Starts the server on the data it left behind and waits until it is ready.
+    pub(super) fn run(&mut self) -> Result<()> {
+        let at = |name: &str| self.directory.join(name).display().to_string();
+        let mut command = Command::new(&self.binary);
+        command
+            .arg(&self.directory)
+            .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
+            .args([
+                format!("--secure-port={}", self.port),
+                format!("--cert-dir={}", at("certificates")),
+                format!("--token-auth-file={}", at("tokens")),
+            ]);
+        command.args(["--authorization-mode=RBAC", "--service-cluster-ip-range=10.0.0.0/24"]);
+        command.arg("--disable-admission-plugins=ServiceAccount");
+        let mut process = Process::start(&mut command, &self.directory.join("log"))?;
+        let certificate = self.certificate();
+        wait_for("the API server's certificate", READY, || {
+            process.check_running()?;
+            Ok(std::fs::read(&certificate)
+                .is_ok_and(|pem| pem.ends_with(b"-----END CERTIFICATE-----\n"))
+                .then_some(()))
+        })?;
+        self.agent = agent(&std::fs::read(&certificate)?)?;
+        wait_for("the API server to be ready", READY, || {
+            process.check_running()?;
+            self.call("GET", "/readyz", None).map(Some)
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// The port the server listens on.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Writes a kubeconfig that reaches the server through `port`, and returns its path.
+    pub(super) fn kubeconfig(&self, port: u16) -> Result<PathBuf> {
+        // JSON is YAML.
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "interop",
+            "clusters": [{"name": "interop", "cluster":
+                {"server": format!("https://127.0.0.1:{port}"), "certificate-authority": self.certificate()}}],
+            "users": [{"name": "admin", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "interop", "context": {"cluster": "interop", "user": "admin"}}],
+        });
+        let path = self.directory.join(format!("kubeconfig-{port}"));
+        std::fs::write(&path, text.to_string())?;
+        Ok(path)
+    }
+
+    /// Creates a namespace.
+    pub(super) fn create_namespace(&self, name: &str) -> Result<()> {
+        self.call("POST", "/api/v1/namespaces", Some(&json!({"metadata": {"name": name}})))?;
+        Ok(())
+    }
+
+    /// Creates a pod that nothing will schedule, and returns its UID.
+    pub(super) fn create_pod(&self, namespace: &str, name: &str, labels: &[(&str, &str)]) -> Result<String> {
+        let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+        let pod = json!({
+            "metadata": {"name": name, "labels": labels, "annotations": {"secret/manifest": "do not publish"}},
+            "spec": {"schedulerName": "none", "containers": [{"name": "app", "image": "example/app:1"}]},
+        });
+        let created = self.call("POST", &format!("/api/v1/namespaces/{namespace}/pods"), Some(&pod))?;
+        Ok(created["metadata"]["uid"].as_str().context("the created pod has no UID")?.to_owned())
+    }
+
+    /// Merges a change into a pod; a null removes a field.
+    pub(super) fn patch_pod(&self, namespace: &str, name: &str, patch: &Value) -> Result<()> {
+        self.call("PATCH", &pod_path(namespace, name), Some(patch))?;
+        Ok(())
+    }
+
+    /// What a kubelet would report once the pod's only container runs.
+    pub(super) fn run_pod(&self, namespace: &str, name: &str, ip: &str) -> Result<()> {
+        let now = "2026-01-02T03:04:05Z";
+        let status = json!({"status": {
+            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "hostIP": "10.0.0.1", "startTime": now,
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
+            "containerStatuses": [{"name": "app", "image": "example/app:1", "imageID": "", "ready": true, "restartCount": 0,
+                "state": {"running": {"startedAt": now}}}],
+        }});
+        self.call("PATCH", &format!("{}/status", pod_path(namespace, name)), Some(&status))?;
+        Ok(())
+    }
+
+    /// Deletes a pod at once.
+    pub(super) fn delete_pod(&self, namespace: &str, name: &str) -> Result<()> {
+        self.call("DELETE", &format!("{}?gracePeriodSeconds=0", pod_path(namespace, name)), None)?;
+        Ok(())
+    }
+
+    /// The pods of all namespaces as the server lists them.
+    pub(super) fn pods(&self) -> Result<Vec<Value>> {
+        match self.call("GET", "/api/v1/pods", None)?["items"].take() {
+            Value::Array(items) => Ok(items),
+            _ => bail!("the API server's list has no items"),
+        }
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.directory.join("certificates/apiserver.crt")
+    }
+
+    fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let url = format!("https://127.0.0.1:{}{path}", self.port);
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = ureq::http::Request::builder().method(method).uri(url);
+        let request = request.header("authorization", format!("Bearer {TOKEN}")).header("content-type", kind);
+        let answer = match body {
+            Some(body) => self.agent.run(request.body(body.to_string())?),
+            None => self.agent.run(request.body(())?),
+        };
+        let (head, mut body) = answer.with_context(|| format!("{method} {path}"))?.into_parts();
+        let text = body.with_config().limit(256 << 20).read_to_string()?;
+        if !head.status.is_success() {
+            bail!("{method} {path}: {}: {}", head.status, text.trim());
+        }
+        // Probes answer in words.
+        Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+}
+
+fn pod_path(namespace: &str, name: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/pods/{name}")
+}
+
+/// A client that trusts the server's self-signed certificate and nothing else.
+fn agent(certificates: &[u8]) -> Result<ureq::Agent> {
+    let mut roots = Vec::new();
+    for item in ureq::tls::parse_pem(certificates) {
+        if let ureq::tls::PemItem::Certificate(certificate) = item? {
+            roots.push(certificate);
+        }
+    }
+    let tls =
+        ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::new_with_certs(&roots)).build();
+    let config = ureq::Agent::config_builder().tls_config(tls).proxy(None).http_status_as_error(false);
+    Ok(config.timeout_global(Some(Duration::from_secs(30))).build().into())
+}
+
+/// Builds the server; Go sees for itself when there is nothing to do.
+pub(super) fn build() -> Result<PathBuf> {
+    if let Err(error) = workspace::output(Command::new("go").arg("version")) {
+        bail!(
+            "this suite needs Go 1.26 or later on the PATH, and for the first build a way to the Go modules of \
+             Kubernetes (750 MB of modules, 4 GB of build cache): {error:#}"
+        );
+    }
+    let directory = workspace::target_directory()?.join("interop");
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let binary = directory.join("kube-apiserver");
+    println!("building the Kubernetes API server (minutes the first time)");
+    let mut command = Command::new("go");
+    command.current_dir(workspace::root().join("xtask/interop/kube")).env("CGO_ENABLED", "0");
+    workspace::check(command.args(["build", "-ldflags=-s -w", "-o"]).arg(&binary).arg("."))?;
+    Ok(binary)
+}

@@ -1,0 +1,91 @@
+//! A child process that cannot outlive us, with its output in a log.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::wait_for;
+use crate::workspace;
+
+/// A running program; killed when dropped.
+pub(super) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts the program with both outputs in the log; an existing log is written on.
+    pub(super) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let file = append(log)?;
+        Self::spawn(command.stdout(file), log)
+    }
+
+    /// Starts the program with its standard output in our hands and the errors in the log.
+    pub(super) fn start_piped(command: &mut Command, log: &Path) -> Result<(Self, ChildStdout)> {
+        let mut process = Self::spawn(command.stdout(Stdio::piped()), log)?;
+        let stdout = process.child.stdout.take().context("the pipe was asked for above")?;
+        Ok((process, stdout))
+    }
+
+    fn spawn(command: &mut Command, log: &Path) -> Result<Self> {
+        let name = Path::new(command.get_program()).display().to_string();
+        let child = command.stdin(Stdio::null()).stderr(append(log)?).spawn();
+        let child = child.with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Fails when the program has ended, with the end of its log.
+    pub(super) fn check_running(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("ended early ({status}): {}", self.log_end()),
+        }
+    }
+
+    /// Kills the program outright (SIGKILL) and waits until it is gone.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks the program to end (SIGTERM) and returns how it did.
+    pub(super) fn terminate(mut self, limit: Duration) -> Result<ExitStatus> {
+        workspace::check(Command::new("kill").args(["-TERM", &self.child.id().to_string()]))?;
+        self.wait(limit)
+    }
+
+    /// Waits for the program to end by itself.
+    pub(super) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let child = &mut self.child;
+        let end = wait_for("the end of the process", limit, || Ok(child.try_wait()?));
+        end.with_context(|| self.log_end())
+    }
+
+    /// The last lines of the log: what a failure should show.
+    pub(super) fn log_end(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        format!("{} ends with: {}", self.log.display(), lines[lines.len().saturating_sub(5)..].join(" / "))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only when the process is gone already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn append(log: &Path) -> Result<File> {
+    File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .with_context(|| format!("cannot write {}", log.display()))
+}
