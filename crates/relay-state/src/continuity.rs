@@ -1,0 +1,451 @@
+//! The order of checks: whether a message continues what came before it.
+
+use relay_proto::pods::{
+    CatchupComplete, Connected, Epoch, EventHash, Gap, GapReason, Heartbeat, Message, PodEvent, Position, Undecodable,
+};
+use serde::Serialize;
+
+/// Checks every message of a stream, across connections, before it is handed over.
+///
+/// It keeps the *resume position* (where the next connect starts) and the last position that was handed over, and
+/// gives a [`Verdict`] on each message. In this order, each rule for a loss that it alone finds:
+///
+/// 1. The first message of a connection is `connected`, and there is one only.
+/// 2. `resumes_after` other than where we wanted to resume is followed directly by a `gap`.
+/// 3. A new epoch without a `gap` is a gap.
+/// 4. On filtered streams `sent` counts without a hole.
+/// 5. What is not above the last position is a duplicate; the last sequence under another hash is a rewritten log.
+/// 6. On unfiltered streams sequences and previous hashes link up, and no bookmark runs ahead of them.
+/// 7. A heartbeat that is not `catching_up` stands for a `catchup_complete` that was lost.
+///
+/// A hole is first healed: the connection is dropped and resumed. When it shows again at the same position it is a gap.
+#[derive(Debug, Clone, Default)]
+pub struct Continuity {
+    narrowed: bool,
+    resume: Option<EventHash>,
+    last: Last,
+    epoch: Option<Epoch>,
+    /// Where a hole showed that a resume was to heal.
+    healing: Option<Last>,
+    link: Link,
+    counts: ContinuityCounts,
+}
+
+/// The last position handed over. The hash may be known without the sequence (restored from a file) and, after a gap
+/// that the client found, the sequence without the hash.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Last {
+    hash: Option<EventHash>,
+    sequence: Option<u64>,
+}
+
+/// What is known of the present connection.
+#[derive(Debug, Clone, Default)]
+struct Link {
+    /// `connected` came, or its absence was reported as a gap.
+    open: bool,
+    /// The next message is the first after `connected`.
+    fresh: bool,
+    gap_is_due: bool,
+    epoch: Option<Epoch>,
+    resumes_after: Option<Position>,
+    filtered: bool,
+    /// The relay said that the stream is not filtered, so that positions link up.
+    contiguous: bool,
+    sent: u64,
+    caught_up: bool,
+}
+
+/// What to do with a message.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Hand it over; positions have moved.
+    Accept,
+    /// Take it as a `catchup_complete`.
+    AcceptAsCatchup(CatchupComplete),
+    /// Leave it.
+    Ignore(Ignored),
+    /// Something is missing before it: drop the connection, discard what was decoded, resume.
+    Hole(HoleCause),
+    /// The message itself means that events were lost: the relay's own `gap`, or a message that cannot be read.
+    Gap(Gap),
+    /// Events were lost before it: report the gap, then check the same message again.
+    GapBefore(Gap),
+}
+
+/// Why a message was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Ignored {
+    /// Its position was handed over before.
+    Duplicate,
+    /// A second `catchup_complete` of one connection.
+    SecondCatchup,
+    /// An SSE event that this version does not know.
+    Unknown,
+}
+
+/// How a hole was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HoleCause {
+    /// The first message was not `connected`.
+    NotConnected,
+    /// A second `connected` on one connection.
+    SecondConnected,
+    /// The relay resumed elsewhere and did not say `gap`.
+    UnannouncedGap,
+    /// `sent` is not one more than before.
+    SentCount,
+    /// The sequence jumped.
+    SequenceJump,
+    /// `previous_hash` is not the last hash.
+    PreviousHash,
+    /// A heartbeat or `catchup_complete` is ahead of the last event.
+    BookmarkAhead,
+}
+
+impl std::fmt::Display for HoleCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotConnected => "the first message was not connected",
+            Self::SecondConnected => "a second connected on one connection",
+            Self::UnannouncedGap => "the relay resumed elsewhere without a gap",
+            Self::SentCount => "the relay's count of messages jumped",
+            Self::SequenceJump => "the sequence jumped",
+            Self::PreviousHash => "an event follows a position that was not seen",
+            Self::BookmarkAhead => "a bookmark is ahead of the last event",
+        })
+    }
+}
+
+/// How often which rule was used, since the stream began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ContinuityCounts {
+    /// Messages whose position was handed over before.
+    pub duplicates: u64,
+    /// Holes found, each healed by a resume or reported as a gap.
+    pub holes: u64,
+    /// Gaps reported, the relay's and our own.
+    pub gaps: u64,
+    /// Messages that could not be read.
+    pub undecodable: u64,
+    /// SSE events of unknown name.
+    pub unknown: u64,
+}
+
+impl Continuity {
+    /// Nothing is known yet. `narrowed`: the consumer gave a filter or a token, so that a relay that does not say
+    /// whether the stream is filtered is taken to filter it.
+    pub fn new(resume: Option<EventHash>, narrowed: bool) -> Self {
+        let last = Last { hash: resume.clone(), sequence: None };
+        Self { narrowed, resume, last, ..Self::default() }
+    }
+
+    /// Where the next connect starts: its `since_hash`.
+    pub fn resume(&self) -> Option<&EventHash> {
+        self.resume.as_ref()
+    }
+
+    /// The epoch of the stream, once known.
+    pub fn epoch(&self) -> Option<&Epoch> {
+        self.epoch.as_ref()
+    }
+
+    /// The hash of the last position; `None` at the start, and where only its sequence is known.
+    pub fn last_hash(&self) -> Option<&EventHash> {
+        self.last.hash.as_ref()
+    }
+
+    /// The sequence of the last position, where known.
+    pub fn last_sequence(&self) -> Option<u64> {
+        self.last.sequence
+    }
+
+    /// Whether the present connection has said `connected`: its end is a drop, not a failed attempt.
+    pub fn is_open(&self) -> bool {
+        self.link.open
+    }
+
+    /// Whether the replay of the present connection is over.
+    pub fn is_caught_up(&self) -> bool {
+        self.link.caught_up
+    }
+
+    /// How often which rule was used.
+    pub fn counts(&self) -> &ContinuityCounts {
+        &self.counts
+    }
+
+    /// Goes on from a list instead of from a message.
+    pub fn restart_from(&mut self, hash: Option<EventHash>, sequence: Option<u64>, epoch: Option<Epoch>) {
+        self.resume = hash.clone();
+        self.last = Last { hash, sequence };
+        self.epoch = epoch;
+    }
+
+    /// The connection ended. Tells whether it had been open.
+    pub fn handle_dropped(&mut self) -> bool {
+        std::mem::take(&mut self.link).open
+    }
+
+    /// Judges the next message and moves the positions past it when it is accepted.
+    pub fn check(&mut self, message: &Message) -> Verdict {
+        match message {
+            Message::Unknown { .. } => {
+                self.counts.unknown += 1;
+                return Verdict::Ignore(Ignored::Unknown);
+            }
+            Message::Closing(_) => return Verdict::Accept,
+            _ => {}
+        }
+        if let Err(verdict) = self.check_link(message).and_then(|()| self.check_sent(message)) {
+            return verdict;
+        }
+        match message {
+            Message::Connected(connected) => {
+                self.open(connected);
+                Verdict::Accept
+            }
+            Message::Pod(event) => self.check_pod(message, event),
+            Message::CatchupComplete(_) if self.link.caught_up => Verdict::Ignore(Ignored::SecondCatchup),
+            Message::CatchupComplete(CatchupComplete { hash, sequence, .. }) => {
+                self.check_bookmark(message, hash.as_ref(), *sequence).unwrap_or_else(|| {
+                    self.link.caught_up = true;
+                    Verdict::Accept
+                })
+            }
+            Message::Heartbeat(beat) => self.check_bookmark(message, beat.hash.as_ref(), beat.sequence).unwrap_or_else(|| {
+                if self.link.caught_up || beat.catching_up { Verdict::Accept } else { self.lost_catchup(beat) }
+            }),
+            Message::Gap(gap) => self.take_gap(gap),
+            Message::Undecodable(message) => self.take_undecodable(message),
+            Message::Closing(_) | Message::Unknown { .. } | _ => Verdict::Accept,
+        }
+    }
+
+    /// Rules 1 to 3: what a connection begins with.
+    fn check_link(&mut self, message: &Message) -> Result<(), Verdict> {
+        match (self.link.open, matches!(message, Message::Connected(_))) {
+            (false, true) => return Ok(()),
+            (false, false) => return Err(self.hole(HoleCause::NotConnected, message)),
+            (true, true) => return Err(self.hole(HoleCause::SecondConnected, message)),
+            (true, false) => {}
+        }
+        if !self.link.fresh {
+            return Ok(());
+        }
+        let is_gap = matches!(message, Message::Gap(_));
+        if self.link.gap_is_due && !is_gap {
+            return Err(self.hole(HoleCause::UnannouncedGap, message));
+        }
+        self.link.fresh = false;
+        self.link.gap_is_due = false;
+        let new = self.link.epoch.is_some() && self.link.epoch != self.epoch;
+        let changed = new && self.epoch.is_some();
+        // A gap brings its epoch along once it is accepted.
+        if new && !(changed && is_gap) {
+            self.epoch.clone_from(&self.link.epoch);
+        }
+        if changed && !is_gap {
+            let position = self.link.resumes_after.clone();
+            let (hash, sequence) = position.map_or((None, None), |p| (Some(p.hash), p.sequence));
+            return Err(Verdict::GapBefore(self.own_gap(GapReason::EpochChanged, hash, sequence)));
+        }
+        Ok(())
+    }
+
+    /// Rule 4, and the count itself.
+    fn check_sent(&mut self, message: &Message) -> Result<(), Verdict> {
+        let (sent, counts) = match message {
+            Message::Pod(event) => (event.sent, true),
+            Message::Gap(gap) => (gap.sent, true),
+            Message::CatchupComplete(catchup) => (catchup.sent, false),
+            Message::Heartbeat(beat) => (beat.sent, false),
+            // What could not be read was a pod or a gap, unless its name says otherwise.
+            Message::Undecodable(m) => (None, !matches!(&*m.event, "connected" | "catchup_complete" | "heartbeat" | "closing")),
+            _ => return Ok(()),
+        };
+        let expected = self.link.sent + u64::from(counts);
+        if self.link.filtered && sent.is_some_and(|sent| sent != expected) {
+            return Err(self.hole(HoleCause::SentCount, message));
+        }
+        self.link.sent = expected;
+        Ok(())
+    }
+
+    /// Rules 5 and 6 for an event.
+    fn check_pod(&mut self, message: &Message, event: &PodEvent) -> Verdict {
+        let same_hash = self.last.hash.as_ref() == Some(&event.hash);
+        let duplicate = match self.last.sequence.zip(event.sequence) {
+            Some((last, sequence)) if sequence == last && !same_hash && self.last.hash.is_some() => {
+                self.uncount(message);
+                let gap = self.own_gap(GapReason::Rewind, event.previous_hash.clone(), Some(last.saturating_sub(1)));
+                return Verdict::GapBefore(gap);
+            }
+            Some((last, sequence)) => sequence <= last,
+            None => same_hash,
+        };
+        if duplicate {
+            self.counts.duplicates += 1;
+            return Verdict::Ignore(Ignored::Duplicate);
+        }
+        if self.link.contiguous {
+            let jump = self.last.sequence.zip(event.sequence).is_some_and(|(last, sequence)| sequence != last + 1);
+            let elsewhere =
+                self.last.hash.as_ref().zip(event.previous_hash.as_ref()).is_some_and(|(last, previous)| previous != last);
+            if jump || elsewhere {
+                let cause = if jump { HoleCause::SequenceJump } else { HoleCause::PreviousHash };
+                return self.hole(cause, message);
+            }
+        }
+        self.place_at(Some(event.hash.clone()), event.sequence);
+        Verdict::Accept
+    }
+
+    /// Rules 5 and 6 for a bookmark. `None`: accepted, and the position has moved where it moves.
+    fn check_bookmark(&mut self, message: &Message, hash: Option<&EventHash>, sequence: Option<u64>) -> Option<Verdict> {
+        let hash = hash?;
+        match self.last.sequence.zip(sequence) {
+            Some((last, sequence)) if sequence > last && self.link.contiguous => {
+                return Some(self.hole(HoleCause::BookmarkAhead, message));
+            }
+            Some((last, sequence)) if sequence == last && self.last.hash.as_ref().is_some_and(|held| held != hash) => {
+                let gap = self.own_gap(GapReason::Rewind, Some(hash.clone()), Some(sequence));
+                return Some(Verdict::GapBefore(gap));
+            }
+            Some((last, sequence)) if sequence < last => return None,
+            // After a message that could not be read its hash alone is known.
+            None if sequence.is_some() && self.link.contiguous && self.last.hash.as_ref().is_some_and(|held| held != hash) => {
+                return Some(self.hole(HoleCause::BookmarkAhead, message));
+            }
+            _ => {}
+        }
+        self.place_at(Some(hash.clone()), sequence);
+        None
+    }
+
+    /// Rule 7.
+    fn lost_catchup(&mut self, beat: &Heartbeat) -> Verdict {
+        self.link.caught_up = true;
+        let Message::CatchupComplete(mut catchup) = Message::decode("catchup_complete", "", "{}") else {
+            return Verdict::Accept;
+        };
+        catchup.hash.clone_from(&beat.hash);
+        catchup.sequence = beat.sequence;
+        catchup.sent = beat.sent;
+        Verdict::AcceptAsCatchup(catchup)
+    }
+
+    fn open(&mut self, connected: &Connected) {
+        self.link = Link {
+            open: true,
+            fresh: true,
+            gap_is_due: false,
+            epoch: connected.epoch.clone(),
+            resumes_after: connected.resumes_after.clone(),
+            filtered: connected.filtered.unwrap_or(self.narrowed),
+            contiguous: !connected.filtered.unwrap_or(self.narrowed),
+            sent: 0,
+            caught_up: false,
+        };
+        let Some(start) = &connected.resumes_after else { return };
+        let Some(wanted) = &self.resume else {
+            self.epoch.clone_from(&connected.epoch);
+            self.place_at(Some(start.hash.clone()), start.sequence);
+            return;
+        };
+        let other_epoch = self.epoch.as_ref().zip(connected.epoch.as_ref()).is_some_and(|(ours, theirs)| ours != theirs);
+        if other_epoch {
+            return;
+        }
+        match self.last.sequence {
+            Some(last) => self.link.gap_is_due = start.sequence.is_some_and(|sequence| sequence > last),
+            None if start.hash != *wanted => self.link.gap_is_due = true,
+            None => {
+                self.last.sequence = start.sequence;
+                self.epoch.clone_from(&connected.epoch);
+            }
+        }
+    }
+
+    fn take_gap(&mut self, gap: &Gap) -> Verdict {
+        self.counts.gaps += 1;
+        if let Some(epoch) = gap.epoch.as_ref().or(self.link.epoch.as_ref()) {
+            self.epoch = Some(epoch.clone());
+        }
+        self.place_at(gap.hash.clone(), gap.sequence);
+        Verdict::Gap(gap.clone())
+    }
+
+    fn take_undecodable(&mut self, message: &Undecodable) -> Verdict {
+        self.counts.undecodable += 1;
+        Verdict::Gap(self.own_gap(message.gap_reason(), message.hash.clone(), None))
+    }
+
+    /// A hole shows at `message`: heal it, or report it when healing did not help.
+    fn hole(&mut self, cause: HoleCause, message: &Message) -> Verdict {
+        self.counts.holes += 1;
+        let here = self.last.clone();
+        if self.healing.as_ref() != Some(&here) {
+            self.healing = Some(here);
+            return Verdict::Hole(cause);
+        }
+        self.healing = None;
+        // A `connected` is checked again as the first of its connection; without one the connection goes on as it is.
+        self.link.open = !matches!(message, Message::Connected(_));
+        self.link.fresh = false;
+        self.link.gap_is_due = false;
+        if self.link.epoch.is_some() {
+            self.epoch.clone_from(&self.link.epoch);
+        }
+        let before = |sequence: Option<u64>| sequence.map(|s| s.saturating_sub(1));
+        let (hash, sequence, sent) = match message {
+            Message::Connected(connected) => {
+                let start = connected.resumes_after.clone();
+                start.map_or((None, None, None), |p| (Some(p.hash), p.sequence, None))
+            }
+            Message::Pod(event) => (event.previous_hash.clone(), before(event.sequence), before(event.sent)),
+            Message::Gap(gap) => (gap.hash.clone(), gap.sequence, before(gap.sent)),
+            Message::CatchupComplete(catchup) => (catchup.hash.clone(), catchup.sequence, catchup.sent),
+            Message::Heartbeat(beat) => (beat.hash.clone(), beat.sequence, beat.sent),
+            _ => (self.last.hash.clone(), self.last.sequence, None),
+        };
+        if let Some(sent) = sent {
+            self.link.sent = sent;
+        }
+        if cause == HoleCause::NotConnected && !matches!(message, Message::Connected(_)) {
+            self.link.filtered = self.narrowed;
+        }
+        Verdict::GapBefore(self.own_gap(GapReason::Hole, hash, sequence))
+    }
+
+    /// A gap that we found: the last position is set to it.
+    fn own_gap(&mut self, reason: GapReason, hash: Option<EventHash>, sequence: Option<u64>) -> Gap {
+        self.counts.gaps += 1;
+        let mut gap = Gap::new(reason, hash.clone(), sequence);
+        gap.epoch.clone_from(&self.epoch);
+        self.place_at(hash, sequence);
+        gap
+    }
+
+    /// Takes a counted message back, as it will be checked again.
+    fn uncount(&mut self, message: &Message) {
+        if matches!(message, Message::Pod(_) | Message::Gap(_)) {
+            self.link.sent = self.link.sent.saturating_sub(1);
+        }
+    }
+
+    /// Sets the last position. The resume position follows when the hash is known, else stays where it was.
+    fn place_at(&mut self, hash: Option<EventHash>, sequence: Option<u64>) {
+        if hash.is_some() {
+            self.resume.clone_from(&hash);
+        }
+        self.last = Last { hash, sequence };
+    }
+}
+
+#[cfg(test)]
+mod tests;

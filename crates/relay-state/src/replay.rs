@@ -1,0 +1,518 @@
+//! The replay phases: from a seed through the history to live events, and back after gaps and drops.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use relay_proto::pods::{CatchupComplete, Epoch, EventHash, Gap, Heartbeat, Message, PodEvent, PodList};
+use serde::Serialize;
+
+use crate::{Change, Continuity, Pods, PodCache, Verdict};
+
+/// Folds lists, messages and ends of connections into [`Snapshot`]s with a phase and an acknowledgement.
+///
+/// ```text
+///            seed                    catchup_complete                seed
+/// [CurrentSeed] --> connect --> [Backfill]* --> [CatchupComplete] --> [CurrentSeed] --> [Live]*
+///                                 |  ^   \                                             /  |  ^
+///                             gap |  | seed `--------------- drop --------------------'   |  | seed
+///                                 v  |                        | seed                  gap v  |
+///                             [GapReseed]                     v                        [GapReseed]
+///                                                      [ReconnectReseed] --> connect --> [Backfill]* ...
+/// ```
+///
+/// A sans-IO machine. **After any input, call [`Replay::poll`] until it asks for an input**, and give it that one:
+///
+/// | [`Step`] | the driver |
+/// |---|---|
+/// | `Snapshot` | hands it to the caller; polls again when the caller has finished with it |
+/// | `Seed` | reads `/pods`, calls [`Replay::handle_seed`]; meanwhile reads the socket on into a bounded buffer |
+/// | `Message` | connects from [`Replay::resume`] when it is not connected; gives the next message to [`Replay::handle_message`], or the end, after all that was decoded, to [`Replay::handle_dropped`] |
+/// | `Reconnect` | drops the connection and what was decoded of it; polls again |
+#[derive(Debug, Clone)]
+pub struct Replay {
+    options: ReplayOptions,
+    continuity: Continuity,
+    cache: PodCache,
+    state: State,
+    ready: VecDeque<Snapshot>,
+    /// The message before which events were lost: it is folded after the reseed.
+    pending: Option<Box<Message>>,
+    /// The driver is to drop its connection.
+    reconnect: Option<String>,
+    /// The ack of the snapshot that the caller has in hand.
+    in_hand: Option<EventHash>,
+    acknowledged: Option<EventHash>,
+    source_stale: bool,
+    /// Backfill events were applied since the last seed.
+    historic: bool,
+    /// [`ReplayMode::State`]: why the connection dropped last, until something follows.
+    last_drop: Option<String>,
+}
+
+/// Where the fold stands, named by what it waits for.
+#[derive(Debug, Clone)]
+enum State {
+    /// The list before the first connect.
+    FirstSeed,
+    /// Messages, up to `catchup_complete`.
+    Backfill,
+    /// The list after `catchup_complete`.
+    CaughtUpSeed { dropped: Option<String> },
+    /// Messages, after `catchup_complete`.
+    Live,
+    /// The list after a gap.
+    GapSeed { gap: Gap, back_to: Phase, dropped: Option<String> },
+    /// The list after a drop; no connection is open.
+    DropSeed { cause: String },
+}
+
+/// How a [`Replay`] presents what it folds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ReplayMode {
+    /// All six phases, with acknowledgements.
+    #[default]
+    Phases,
+    /// The plain state: a snapshot per seed and per applied event. The stream starts from the first seed, a drop
+    /// without a gap goes on without a reseed, and nothing is acknowledged.
+    State,
+}
+
+/// Options of a [`Replay`].
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ReplayOptions {
+    /// Default: all six phases.
+    pub mode: ReplayMode,
+    /// Where to resume: the last acknowledged position. Default: none, everything retained is replayed. Ignored by
+    /// [`ReplayMode::State`].
+    pub since: Option<EventHash>,
+    /// The consumer gave a filter or a token: see [`Continuity::new`]. Default: false.
+    pub narrowed: bool,
+    /// Whether Backfill events are applied to the snapshot's pods, which then show history. Default: false.
+    pub apply_backfill: bool,
+    /// Whether heartbeats that move the position are yielded, as Live snapshots without an event. Default: false.
+    pub yield_bookmarks: bool,
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $kind:ty,)*) => {
+        impl ReplayOptions { $(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $name(mut self, $name: $kind) -> Self {
+                self.$name = $name;
+                self
+            }
+        )* }
+    };
+}
+
+setters! {
+    /// Sets the mode.
+    mode: ReplayMode,
+    /// Sets where to resume.
+    since: Option<EventHash>,
+    /// Says that the consumer gave a filter or a token.
+    narrowed: bool,
+    /// Sets whether Backfill events are applied.
+    apply_backfill: bool,
+    /// Sets whether bookmarks are yielded.
+    yield_bookmarks: bool,
+}
+
+/// The phase of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum Phase {
+    /// The pods as a fresh list has them.
+    CurrentSeed,
+    /// A replayed event.
+    Backfill,
+    /// The replay is over.
+    CatchupComplete,
+    /// A live event.
+    Live,
+    /// Events were lost; the pods are those of a fresh list.
+    GapReseed,
+    /// The connection dropped; the pods are those of a fresh list.
+    ReconnectReseed,
+}
+
+impl Phase {
+    /// Every phase.
+    pub const ALL: [Self; 6] =
+        [Self::CurrentSeed, Self::Backfill, Self::CatchupComplete, Self::Live, Self::GapReseed, Self::ReconnectReseed];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CurrentSeed => "CurrentSeed",
+            Self::Backfill => "Backfill",
+            Self::CatchupComplete => "CatchupComplete",
+            Self::Live => "Live",
+            Self::GapReseed => "GapReseed",
+            Self::ReconnectReseed => "ReconnectReseed",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What the caller sees: the pods at one moment and why they are shown.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The phase.
+    pub phase: Phase,
+    /// The phase that events after this snapshot belong to: Backfill or Live.
+    pub goes_on: Phase,
+    /// The pods.
+    pub pods: Pods,
+    /// What changed in `pods` since the snapshot before.
+    pub changed: Vec<Change>,
+    /// The event, in Backfill and Live. `None` in Live for a bookmark.
+    pub event: Option<PodEvent>,
+    /// With GapReseed: what was lost and why.
+    pub gap: Option<Gap>,
+    /// With ReconnectReseed: why the connection dropped.
+    pub cause: Option<String>,
+    /// What may be persisted once this snapshot was processed.
+    pub ack: Option<EventHash>,
+    /// The pods show history, not the present (see [`ReplayOptions::apply_backfill`]).
+    pub historic: bool,
+}
+
+/// What a [`Replay`] asks of its driver.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Hand this over.
+    Snapshot(Box<Snapshot>),
+    /// Read `/pods`, reflecting at least this position.
+    Seed {
+        /// The position, when there is one.
+        at_least: Option<EventHash>,
+    },
+    /// Give the next message of the stream.
+    Message,
+    /// Drop the connection for this reason.
+    Reconnect(String),
+}
+
+/// What became of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SeedVerdict {
+    /// It was taken.
+    Taken,
+    /// It is older than the stream: read again after a delay.
+    TooOld,
+}
+
+/// An input that [`Replay::poll`] did not ask for. The fold is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{input} came when {awaited} was due")]
+pub struct OutOfTurn {
+    input: &'static str,
+    awaited: &'static str,
+}
+
+impl Replay {
+    /// A fold at its start.
+    pub fn new(options: ReplayOptions) -> Self {
+        let since = if options.mode == ReplayMode::State { None } else { options.since.clone() };
+        Self {
+            continuity: Continuity::new(since, options.narrowed),
+            options,
+            cache: PodCache::new(),
+            state: State::FirstSeed,
+            ready: VecDeque::new(),
+            pending: None,
+            reconnect: None,
+            in_hand: None,
+            acknowledged: None,
+            source_stale: false,
+            historic: false,
+            last_drop: None,
+        }
+    }
+
+    /// Where the next connect starts: its `since_hash`.
+    pub fn resume(&self) -> Option<&EventHash> {
+        self.continuity.resume()
+    }
+
+    /// What may be persisted now: the ack of the last snapshot that the caller has finished, or a bookmark after it.
+    pub fn acknowledged(&self) -> Option<&EventHash> {
+        self.acknowledged.as_ref()
+    }
+
+    /// Whether the relay's last heartbeat said that its source is away.
+    pub fn source_is_stale(&self) -> bool {
+        self.source_stale
+    }
+
+    /// Whether the present connection has said `connected`.
+    pub fn is_connected(&self) -> bool {
+        self.continuity.is_open()
+    }
+
+    /// The order of checks, with its counts.
+    pub fn continuity(&self) -> &Continuity {
+        &self.continuity
+    }
+
+    /// The cache, with its counts.
+    pub fn cache(&self) -> &PodCache {
+        &self.cache
+    }
+
+    /// The caller has finished with the snapshot it has in hand. Asking for the next one says the same.
+    pub fn finish(&mut self) {
+        if let Some(ack) = self.in_hand.take() {
+            self.acknowledged = Some(ack);
+        }
+    }
+
+    /// What to do next. A snapshot is given once; everything else is repeated until the input comes.
+    pub fn poll(&mut self) -> Step {
+        self.finish();
+        loop {
+            if let Some(snapshot) = self.ready.pop_front() {
+                self.in_hand.clone_from(&snapshot.ack);
+                return Step::Snapshot(Box::new(snapshot));
+            }
+            if let Some(cause) = self.reconnect.take() {
+                return Step::Reconnect(cause);
+            }
+            match self.pending.take() {
+                Some(message) if matches!(self.state, State::Backfill | State::Live) => self.fold(*message),
+                pending => {
+                    self.pending = pending;
+                    break;
+                }
+            }
+        }
+        match &self.state {
+            State::FirstSeed => Step::Seed { at_least: None },
+            State::Backfill | State::Live => Step::Message,
+            State::GapSeed { .. } => {
+                let of_pending = || match self.pending.as_deref() {
+                    Some(Message::Pod(event)) => Some(event.hash.clone()),
+                    _ => None,
+                };
+                Step::Seed { at_least: self.continuity.last_hash().cloned().or_else(of_pending) }
+            }
+            State::CaughtUpSeed { .. } | State::DropSeed { .. } => {
+                Step::Seed { at_least: self.continuity.last_hash().cloned() }
+            }
+        }
+    }
+
+    /// Takes the list that [`Step::Seed`] asked for.
+    ///
+    /// # Errors
+    /// When no list was asked for.
+    pub fn handle_seed(&mut self, list: PodList) -> Result<SeedVerdict, OutOfTurn> {
+        if self.has_output() || matches!(self.state, State::Backfill | State::Live) {
+            return Err(OutOfTurn { input: "a seed", awaited: "a message, or a call of poll" });
+        }
+        let stream_epoch = self.continuity.epoch();
+        let other_epoch = stream_epoch.zip(list.epoch.as_ref()).is_some_and(|(stream, seed)| stream != seed);
+        let behind = list.sequence.zip(self.continuity.last_sequence()).is_some_and(|(seed, stream)| seed < stream);
+        if behind && !other_epoch {
+            return Ok(SeedVerdict::TooOld);
+        }
+        let changed = self.cache.seed(&list);
+        self.historic = false;
+        match std::mem::replace(&mut self.state, State::Backfill) {
+            State::FirstSeed => {
+                let goes_on = if self.options.mode == ReplayMode::State {
+                    self.restart_from(&list);
+                    self.state = State::Live;
+                    Phase::Live
+                } else {
+                    Phase::Backfill
+                };
+                self.push(Snapshot { changed, ..self.snapshot(Phase::CurrentSeed, goes_on) });
+            }
+            State::CaughtUpSeed { dropped } => {
+                self.state = State::Live;
+                self.push(Snapshot { changed, ..self.snapshot(Phase::CurrentSeed, Phase::Live) });
+                self.after_seed(&list, other_epoch, dropped);
+            }
+            State::GapSeed { gap, back_to, dropped } => {
+                self.state = if back_to == Phase::Live { State::Live } else { State::Backfill };
+                let cause = self.last_drop.take();
+                self.push(Snapshot { changed, gap: Some(gap), cause, ..self.snapshot(Phase::GapReseed, back_to) });
+                // In Backfill the list after the catch-up sets it right.
+                self.after_seed(&list, other_epoch && back_to == Phase::Live, dropped);
+            }
+            State::DropSeed { cause } => {
+                self.push(Snapshot { changed, cause: Some(cause), ..self.snapshot(Phase::ReconnectReseed, Phase::Backfill) });
+            }
+            State::Backfill | State::Live => {}
+        }
+        Ok(SeedVerdict::Taken)
+    }
+
+    /// Takes the next message that [`Step::Message`] asked for.
+    ///
+    /// # Errors
+    /// When no message was asked for.
+    pub fn handle_message(&mut self, message: Message) -> Result<(), OutOfTurn> {
+        if self.has_output() || !matches!(self.state, State::Backfill | State::Live) {
+            return Err(OutOfTurn { input: "a message", awaited: "a seed, or a call of poll" });
+        }
+        self.fold(message);
+        Ok(())
+    }
+
+    /// The connection ended, or an attempt failed, after all that was decoded had been handed in. Without an open
+    /// connection this changes nothing.
+    pub fn handle_dropped(&mut self, cause: &str) {
+        if self.continuity.handle_dropped() {
+            self.drop_connection(cause);
+        }
+    }
+
+    /// A drop waits for the seed that is being read. A pending message comes again after the resume.
+    fn drop_connection(&mut self, cause: &str) {
+        if !matches!(self.state, State::CaughtUpSeed { .. } | State::GapSeed { .. }) {
+            self.pending = None;
+        }
+        match &mut self.state {
+            State::Backfill | State::Live if self.options.mode == ReplayMode::State => self.last_drop = Some(cause.into()),
+            State::Backfill | State::Live => self.state = State::DropSeed { cause: cause.into() },
+            State::CaughtUpSeed { dropped } | State::GapSeed { dropped, .. } => *dropped = Some(cause.into()),
+            State::FirstSeed | State::DropSeed { .. } => {}
+        }
+    }
+
+    /// After a seed that was asked for while a stream was open: a drop that waited for it, or a seed of another log.
+    fn after_seed(&mut self, list: &PodList, other_epoch: bool, dropped: Option<String>) {
+        if let Some(cause) = dropped {
+            return self.drop_connection(&cause);
+        }
+        if !other_epoch {
+            return;
+        }
+        let cause = "the list is of another epoch than the stream".to_owned();
+        self.continuity.handle_dropped();
+        if self.options.mode == ReplayMode::State {
+            self.restart_from(list);
+        }
+        self.drop_connection(&cause);
+        self.reconnect = Some(cause);
+    }
+
+    fn restart_from(&mut self, list: &PodList) {
+        self.continuity.restart_from(list.hash.clone(), list.sequence, list.epoch.clone());
+    }
+
+    fn fold(&mut self, message: Message) {
+        match self.continuity.check(&message) {
+            Verdict::Accept => self.accept(message),
+            Verdict::AcceptAsCatchup(catchup) => self.catch_up(&catchup),
+            Verdict::Ignore(_) => {}
+            Verdict::Gap(gap) => self.await_gap_seed(gap, None),
+            Verdict::GapBefore(gap) => self.await_gap_seed(gap, Some(Box::new(message))),
+            Verdict::Hole(cause) => {
+                let cause = format!("hole: {cause}");
+                if self.continuity.handle_dropped() {
+                    self.drop_connection(&cause);
+                }
+                self.reconnect = Some(cause);
+            }
+        }
+    }
+
+    fn accept(&mut self, message: Message) {
+        match message {
+            Message::Pod(event) => self.apply(event),
+            Message::CatchupComplete(catchup) => self.catch_up(&catchup),
+            Message::Heartbeat(beat) => self.bookmark(&beat),
+            _ => {}
+        }
+    }
+
+    fn apply(&mut self, event: PodEvent) {
+        self.last_drop = None;
+        let live = matches!(self.state, State::Live);
+        let epoch: Option<Epoch> = self.continuity.epoch().cloned();
+        let changed = if live {
+            self.cache.apply(&event, epoch.as_ref()).changes
+        } else if self.options.apply_backfill {
+            self.historic = true;
+            self.cache.apply_as_it_stands(&event).changes
+        } else {
+            Vec::new()
+        };
+        if self.options.mode == ReplayMode::State && changed.is_empty() {
+            return;
+        }
+        let phase = if live { Phase::Live } else { Phase::Backfill };
+        let ack = Some(event.hash.clone());
+        self.push(Snapshot { changed, event: Some(event), ack, ..self.snapshot(phase, phase) });
+    }
+
+    fn catch_up(&mut self, catchup: &CatchupComplete) {
+        if self.options.mode == ReplayMode::State {
+            return;
+        }
+        let ack = catchup.hash.clone().or_else(|| self.continuity.last_hash().cloned());
+        self.push(Snapshot { ack, ..self.snapshot(Phase::CatchupComplete, Phase::Live) });
+        self.state = State::CaughtUpSeed { dropped: None };
+    }
+
+    /// Everything before the heartbeat is finished: the caller asked for what comes after.
+    fn bookmark(&mut self, beat: &Heartbeat) {
+        self.source_stale = beat.source == Some(relay_proto::pods::SourceState::Stale);
+        let Some(hash) = beat.hash.as_ref().filter(|hash| self.continuity.last_hash() == Some(hash)) else { return };
+        let moved = self.acknowledged.as_ref() != Some(hash);
+        if self.options.yield_bookmarks && moved && matches!(self.state, State::Live) {
+            self.push(Snapshot { ack: Some(hash.clone()), ..self.snapshot(Phase::Live, Phase::Live) });
+        } else {
+            self.acknowledged = Some(hash.clone());
+        }
+    }
+
+    fn await_gap_seed(&mut self, gap: Gap, pending: Option<Box<Message>>) {
+        let back_to = if matches!(self.state, State::Live) { Phase::Live } else { Phase::Backfill };
+        self.state = State::GapSeed { gap, back_to, dropped: None };
+        self.pending = pending;
+    }
+
+    /// A snapshot of the pods as they are, with nothing to tell.
+    fn snapshot(&self, phase: Phase, goes_on: Phase) -> Snapshot {
+        Snapshot {
+            phase,
+            goes_on,
+            pods: self.cache.pods(),
+            changed: Vec::new(),
+            event: None,
+            gap: None,
+            cause: None,
+            ack: None,
+            historic: self.historic,
+        }
+    }
+
+    /// Whether [`Replay::poll`] has something to give before it can ask.
+    fn has_output(&self) -> bool {
+        let foldable = self.pending.is_some() && matches!(self.state, State::Backfill | State::Live);
+        !self.ready.is_empty() || self.reconnect.is_some() || foldable
+    }
+
+    fn push(&mut self, snapshot: Snapshot) {
+        let ack = if self.options.mode == ReplayMode::State { None } else { snapshot.ack.clone() };
+        self.ready.push_back(Snapshot { ack, ..snapshot });
+    }
+}
+
+#[cfg(test)]
+mod tests;
