@@ -1,0 +1,26 @@
+//! Compares relay with other crates: `cargo xtask bench NAME`.
+//!
+//! Every benchmark checks first that all take part in the same work and agree on its result; then it runs them in
+//! interleaved rounds and takes medians, so that what the machine does meanwhile hits all alike. Only the ratios of one
+//! run mean something.
+
+use std::process::ExitCode;
+
+mod measure;
+mod sse;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.split_first() {
+        Some((name, rest)) if name == "sse" => sse::run(rest),
+        Some((name, rest)) if name == "sse-once" => sse::once(rest),
+        _ => Err(anyhow::anyhow!("usage: cargo xtask bench sse [--quick] [--only WORK] [--json FILE]")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

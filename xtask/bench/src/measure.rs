@@ -1,0 +1,161 @@
+//! Rounds, medians and what is done with them.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use cpu_time::ThreadTime;
+
+/// What the command line says about any benchmark.
+pub struct Options {
+    /// A result in under a minute instead of a good one.
+    pub quick: bool,
+    /// Where results go, one JSON object per line.
+    pub json: Option<String>,
+    /// Only works whose name contains this.
+    pub only: Option<String>,
+}
+
+impl Options {
+    pub fn parse(arguments: &[String]) -> anyhow::Result<Self> {
+        let mut options = Self { quick: false, json: None, only: None };
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().cloned().with_context(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--quick" => options.quick = true,
+                "--json" => options.json = Some(value()?),
+                "--only" => options.only = Some(value()?),
+                _ => anyhow::bail!("unknown argument {argument}"),
+            }
+        }
+        Ok(options)
+    }
+
+    /// How many rounds, and how much CPU time one measurement in a round takes at least.
+    pub fn rounds(&self) -> (usize, Duration) {
+        if self.quick { (3, Duration::from_millis(25)) } else { (9, Duration::from_millis(100)) }
+    }
+}
+
+/// One figure.
+pub struct Result {
+    pub bench: &'static str,
+    pub work: String,
+    /// `relay`, `limit:NAME` or a crate and its version.
+    pub name: String,
+    pub unit: &'static str,
+    pub value: f64,
+    /// How many measurements the value is the median of.
+    pub runs: usize,
+}
+
+/// Something to be measured: one pass over `bytes` of input.
+pub struct Contender<'a> {
+    pub name: String,
+    pub pass: Box<dyn Fn() + 'a>,
+    /// CPU time of a pass seen before, to know how many make a measurement.
+    pub estimate: Duration,
+}
+
+/// Megabytes (10^6) per CPU second of each contender, interleaved.
+pub fn throughput(
+    bench: &'static str,
+    work: &str,
+    bytes: usize,
+    contenders: &[Contender<'_>],
+    options: &Options,
+) -> Vec<Result> {
+    let (rounds, target) = options.rounds();
+    let mut rates: Vec<Vec<f64>> = contenders.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (contender, rates) in contenders.iter().zip(&mut rates) {
+            // Who needs seconds for what others do in milliseconds is not asked again.
+            if contender.estimate > 10 * target && !rates.is_empty() {
+                continue;
+            }
+            let passes = (target.as_secs_f64() / contender.estimate.as_secs_f64().max(1e-9)).ceil() as usize;
+            let start = ThreadTime::now();
+            for _ in 0..passes {
+                (contender.pass)();
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            rates.push((bytes * passes) as f64 / seconds / 1e6);
+        }
+    }
+    contenders
+        .iter()
+        .zip(rates)
+        .map(|(contender, rates)| Result {
+            bench,
+            work: work.to_owned(),
+            name: contender.name.clone(),
+            unit: "MB/cpu-s",
+            runs: rates.len(),
+            value: median(rates),
+        })
+        .collect()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A table with a row per work and a column per contender, and below it the ratio of relay to the best peer.
+pub fn table(results: &[Result]) -> String {
+    let mut works: Vec<&str> = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
+    for result in results {
+        if !works.contains(&result.work.as_str()) {
+            works.push(&result.work);
+        }
+        if !names.contains(&result.name.as_str()) {
+            names.push(&result.name);
+        }
+    }
+    let mut out = String::new();
+    let width = works.iter().map(|work| work.len()).max().unwrap_or(0);
+    let _ = write!(out, "| {:width$} |", "work");
+    for name in &names {
+        let _ = write!(out, " {name} |");
+    }
+    let _ = write!(out, " relay / best peer |\n|{}|", "-".repeat(width + 2));
+    for name in &names {
+        let _ = write!(out, "{}:|", "-".repeat(name.len() + 1));
+    }
+    let _ = writeln!(out, "{}:|", "-".repeat(18));
+    for work in works {
+        let _ = write!(out, "| {work:width$} |");
+        let find = |name: &str| results.iter().find(|result| result.work == work && result.name == name);
+        for name in &names {
+            let text = find(name).map_or("-".into(), |result| format!("{:.0}", result.value));
+            let _ = write!(out, " {text:>0$} |", name.len());
+        }
+        let less_is_better = find("relay").is_some_and(|result| result.unit.starts_with("instructions"));
+        let peers = names
+            .iter()
+            .filter(|name| **name != "relay" && !name.starts_with("limit:"))
+            .filter_map(|name| find(name))
+            .map(|result| result.value);
+        let best = peers.reduce(if less_is_better { f64::min } else { f64::max });
+        let ratio = match (find("relay"), best) {
+            (Some(relay), Some(best)) => format!("{:.2}", relay.value / best),
+            _ => "-".into(),
+        };
+        let _ = writeln!(out, " {ratio:>17} |");
+    }
+    out
+}
+
+/// One JSON object per line. Names hold nothing that needs escaping.
+pub fn json(results: &[Result]) -> String {
+    let mut out = String::new();
+    for Result { bench, work, name, unit, value, runs } in results {
+        let _ = writeln!(
+            out,
+            "{{\"bench\":\"{bench}\",\"work\":\"{work}\",\"impl\":\"{name}\",\"unit\":\"{unit}\",\"value\":{value:.1},\"runs\":{runs}}}"
+        );
+    }
+    out
+}
