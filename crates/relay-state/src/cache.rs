@@ -39,7 +39,8 @@ impl PodCache {
 
     /// Replaces the whole content, and tells what changed, in the order of the keys.
     pub fn seed(&mut self, list: &PodList) -> Vec<Change> {
-        let next: imbl::OrdMap<PodKey, Pod> = list.pods.iter().map(|pod| (pod.key().clone(), pod.clone())).collect();
+        let next: imbl::OrdMap<PodKey, Pod> =
+            list.pods.iter().map(|pod| (pod.key().clone(), pod.clone())).collect();
         self.seeded_at = list.sequence.map(|sequence| (list.epoch.clone(), sequence));
         self.tombstones = Tombstones::default();
         let changes = changes_between(&self.pods.0, &next);
@@ -49,10 +50,11 @@ impl PodCache {
 
     /// Applies one event of a stream whose epoch is `epoch`.
     pub fn apply(&mut self, event: &PodEvent, epoch: Option<&Epoch>) -> Applied {
-        let inside = event.sequence.zip(self.seeded_at.as_ref()).is_some_and(|(sequence, (seed_epoch, at))| {
-            let same_epoch = seed_epoch.is_none() || epoch.is_none() || seed_epoch.as_ref() == epoch;
-            same_epoch && sequence <= *at
-        });
+        let inside =
+            event.sequence.zip(self.seeded_at.as_ref()).is_some_and(|(sequence, (seed_epoch, at))| {
+                let same_epoch = seed_epoch.is_none() || epoch.is_none() || seed_epoch.as_ref() == epoch;
+                same_epoch && sequence <= *at
+            });
         if inside {
             self.counts.superseded += 1;
             return Applied::none(Outcome::Superseded);

@@ -1,7 +1,8 @@
 //! The order of checks: whether a message continues what came before it.
 
 use relay_proto::pods::{
-    CatchupComplete, Connected, Epoch, EventHash, Gap, GapReason, Heartbeat, Message, PodEvent, Position, Undecodable,
+    CatchupComplete, Connected, Epoch, EventHash, Gap, GapReason, Heartbeat, Message, PodEvent, Position,
+    Undecodable,
 };
 use serde::Serialize;
 
@@ -37,6 +38,16 @@ pub struct Continuity {
 struct Last {
     hash: Option<EventHash>,
     sequence: Option<u64>,
+}
+
+impl Last {
+    /// The same position, as far as both are known.
+    fn is_at(&self, other: &Self) -> bool {
+        match (&self.hash, &other.hash) {
+            (Some(hash), Some(other)) => hash == other,
+            _ => self == other,
+        }
+    }
 }
 
 /// What is known of the present connection.
@@ -217,9 +228,15 @@ impl Continuity {
                     Verdict::Accept
                 })
             }
-            Message::Heartbeat(beat) => self.check_bookmark(message, beat.hash.as_ref(), beat.sequence).unwrap_or_else(|| {
-                if self.link.caught_up || beat.catching_up { Verdict::Accept } else { self.lost_catchup(beat) }
-            }),
+            Message::Heartbeat(beat) => {
+                self.check_bookmark(message, beat.hash.as_ref(), beat.sequence).unwrap_or_else(|| {
+                    if self.link.caught_up || beat.catching_up {
+                        Verdict::Accept
+                    } else {
+                        self.lost_catchup(beat)
+                    }
+                })
+            }
             Message::Gap(gap) => self.take_gap(gap),
             Message::Undecodable(message) => self.take_undecodable(message),
             Message::Closing(_) | Message::Unknown { .. } | _ => Verdict::Accept,
@@ -265,7 +282,9 @@ impl Continuity {
             Message::CatchupComplete(catchup) => (catchup.sent, false),
             Message::Heartbeat(beat) => (beat.sent, false),
             // What could not be read was a pod or a gap, unless its name says otherwise.
-            Message::Undecodable(m) => (None, !matches!(&*m.event, "connected" | "catchup_complete" | "heartbeat" | "closing")),
+            Message::Undecodable(m) => {
+                (None, !matches!(&*m.event, "connected" | "catchup_complete" | "heartbeat" | "closing"))
+            }
             _ => return Ok(()),
         };
         let expected = self.link.sent + u64::from(counts);
@@ -282,7 +301,11 @@ impl Continuity {
         let duplicate = match self.last.sequence.zip(event.sequence) {
             Some((last, sequence)) if sequence == last && !same_hash && self.last.hash.is_some() => {
                 self.uncount(message);
-                let gap = self.own_gap(GapReason::Rewind, event.previous_hash.clone(), Some(last.saturating_sub(1)));
+                let gap = self.own_gap(
+                    GapReason::Rewind,
+                    event.previous_hash.clone(),
+                    Some(last.saturating_sub(1)),
+                );
                 return Verdict::GapBefore(gap);
             }
             Some((last, sequence)) => sequence <= last,
@@ -293,9 +316,14 @@ impl Continuity {
             return Verdict::Ignore(Ignored::Duplicate);
         }
         if self.link.contiguous {
-            let jump = self.last.sequence.zip(event.sequence).is_some_and(|(last, sequence)| sequence != last + 1);
-            let elsewhere =
-                self.last.hash.as_ref().zip(event.previous_hash.as_ref()).is_some_and(|(last, previous)| previous != last);
+            let jump =
+                self.last.sequence.zip(event.sequence).is_some_and(|(last, sequence)| sequence != last + 1);
+            let elsewhere = self
+                .last
+                .hash
+                .as_ref()
+                .zip(event.previous_hash.as_ref())
+                .is_some_and(|(last, previous)| previous != last);
             if jump || elsewhere {
                 let cause = if jump { HoleCause::SequenceJump } else { HoleCause::PreviousHash };
                 return self.hole(cause, message);
@@ -306,19 +334,29 @@ impl Continuity {
     }
 
     /// Rules 5 and 6 for a bookmark. `None`: accepted, and the position has moved where it moves.
-    fn check_bookmark(&mut self, message: &Message, hash: Option<&EventHash>, sequence: Option<u64>) -> Option<Verdict> {
+    fn check_bookmark(
+        &mut self,
+        message: &Message,
+        hash: Option<&EventHash>,
+        sequence: Option<u64>,
+    ) -> Option<Verdict> {
         let hash = hash?;
         match self.last.sequence.zip(sequence) {
             Some((last, sequence)) if sequence > last && self.link.contiguous => {
                 return Some(self.hole(HoleCause::BookmarkAhead, message));
             }
-            Some((last, sequence)) if sequence == last && self.last.hash.as_ref().is_some_and(|held| held != hash) => {
+            Some((last, sequence))
+                if sequence == last && self.last.hash.as_ref().is_some_and(|held| held != hash) =>
+            {
                 let gap = self.own_gap(GapReason::Rewind, Some(hash.clone()), Some(sequence));
                 return Some(Verdict::GapBefore(gap));
             }
             Some((last, sequence)) if sequence < last => return None,
             // After a message that could not be read its hash alone is known.
-            None if sequence.is_some() && self.link.contiguous && self.last.hash.as_ref().is_some_and(|held| held != hash) => {
+            None if sequence.is_some()
+                && self.link.contiguous
+                && self.last.hash.as_ref().is_some_and(|held| held != hash) =>
+            {
                 return Some(self.hole(HoleCause::BookmarkAhead, message));
             }
             _ => {}
@@ -357,7 +395,8 @@ impl Continuity {
             self.place_at(Some(start.hash.clone()), start.sequence);
             return;
         };
-        let other_epoch = self.epoch.as_ref().zip(connected.epoch.as_ref()).is_some_and(|(ours, theirs)| ours != theirs);
+        let other_epoch =
+            self.epoch.as_ref().zip(connected.epoch.as_ref()).is_some_and(|(ours, theirs)| ours != theirs);
         if other_epoch {
             return;
         }
@@ -388,9 +427,8 @@ impl Continuity {
     /// A hole shows at `message`: heal it, or report it when healing did not help.
     fn hole(&mut self, cause: HoleCause, message: &Message) -> Verdict {
         self.counts.holes += 1;
-        let here = self.last.clone();
-        if self.healing.as_ref() != Some(&here) {
-            self.healing = Some(here);
+        if !self.healing.as_ref().is_some_and(|healing| healing.is_at(&self.last)) {
+            self.healing = Some(self.last.clone());
             return Verdict::Hole(cause);
         }
         self.healing = None;

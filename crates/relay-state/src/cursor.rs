@@ -127,7 +127,8 @@ mod file {
         /// When the file is in use, cannot be read, is corrupt, or belongs to another filter.
         pub fn open(path: impl Into<PathBuf>, filter: &Filter) -> Result<Self, CursorError> {
             let path = path.into();
-            let io = |action| move |path: &Path, source| CursorError::Io { path: path.into(), action, source };
+            let io =
+                |action| move |path: &Path, source| CursorError::Io { path: path.into(), action, source };
             let lock_path = beside(&path, ".lock");
             let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
             let lock = lock.map_err(|e| io("open its lock")(&path, e))?;
@@ -148,9 +149,12 @@ mod file {
         fn replace(&self, bytes: &[u8]) -> Result<(), (&'static str, std::io::Error)> {
             let temporary = beside(&self.path, ".tmp");
             let mut file = File::create(&temporary).map_err(|e| ("create its temporary file", e))?;
-            file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| ("write its temporary file", e))?;
+            file.write_all(bytes)
+                .and_then(|()| file.sync_all())
+                .map_err(|e| ("write its temporary file", e))?;
             fs::rename(&temporary, &self.path).map_err(|e| ("replace it", e))?;
-            let directory = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let directory =
+                self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             File::open(directory).and_then(|d| d.sync_all()).map_err(|e| ("sync its directory", e))
         }
     }
@@ -166,10 +170,12 @@ mod file {
             let bytes = match fs::read(&self.path) {
                 Ok(bytes) => bytes,
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-                Err(source) => return Err(CursorError::Io { path: self.path.clone(), action: "read", source }),
+                Err(source) => {
+                    return Err(CursorError::Io { path: self.path.clone(), action: "read", source });
+                }
             };
-            let content: Content =
-                serde_json::from_slice(&bytes).map_err(|e| self.corrupt(format!("not a cursor file: {e}")))?;
+            let content: Content = serde_json::from_slice(&bytes)
+                .map_err(|e| self.corrupt(format!("not a cursor file: {e}")))?;
             if content.version != VERSION {
                 return Err(self.corrupt(format!("version {} is not {VERSION}", content.version)));
             }
@@ -181,10 +187,15 @@ mod file {
         }
 
         fn save(&mut self, ack: &EventHash) -> Result<(), CursorError> {
-            let content = Content { version: VERSION, hash: ack.as_str().into(), filter: self.filter.clone() };
+            let content =
+                Content { version: VERSION, hash: ack.as_str().into(), filter: self.filter.clone() };
             let mut bytes = serde_json::to_vec(&content).map_err(|e| self.corrupt(e.to_string()))?;
             bytes.push(b'\n');
-            self.replace(&bytes).map_err(|(action, source)| CursorError::Io { path: self.path.clone(), action, source })
+            self.replace(&bytes).map_err(|(action, source)| CursorError::Io {
+                path: self.path.clone(),
+                action,
+                source,
+            })
         }
     }
 
@@ -218,7 +229,9 @@ mod file {
             let path = dir.path().join("c");
             let prod = Filter::new().namespace("prod").unwrap();
             FileCursorStore::open(&path, &prod).unwrap().save(&hash("h")).unwrap();
-            let error = FileCursorStore::open(&path, &Filter::new().label("app=web").unwrap()).unwrap_err().to_string();
+            let error = FileCursorStore::open(&path, &Filter::new().label("app=web").unwrap())
+                .unwrap_err()
+                .to_string();
             for part in ["namespace=prod", "label=app=web", path.to_str().unwrap()] {
                 assert!(error.contains(part), "{error}");
             }

@@ -26,6 +26,8 @@ mod cache;
 mod continuity;
 mod cursor;
 mod replay;
+#[cfg(test)]
+mod script;
 
 pub use cache::{Applied, CacheCounts, Change, ChangeKind, Outcome, PodCache, Pods};
 pub use continuity::{Continuity, ContinuityCounts, HoleCause, Ignored, Verdict};

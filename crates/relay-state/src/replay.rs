@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use relay_proto::pods::{CatchupComplete, Epoch, EventHash, Gap, Heartbeat, Message, PodEvent, PodList};
+use relay_proto::pods::{
+    CatchupComplete, Epoch, EventHash, Gap, Heartbeat, Message, PodEvent, PodList, SourceState,
+};
 use serde::Serialize;
 
-use crate::{Change, Continuity, Pods, PodCache, Verdict};
+use crate::{Change, Continuity, PodCache, Pods, Verdict};
 
 /// Folds lists, messages and ends of connections into [`Snapshot`]s with a phase and an acknowledgement.
 ///
@@ -140,8 +142,14 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase.
-    pub const ALL: [Self; 6] =
-        [Self::CurrentSeed, Self::Backfill, Self::CatchupComplete, Self::Live, Self::GapReseed, Self::ReconnectReseed];
+    pub const ALL: [Self; 6] = [
+        Self::CurrentSeed,
+        Self::Backfill,
+        Self::CatchupComplete,
+        Self::Live,
+        Self::GapReseed,
+        Self::ReconnectReseed,
+    ];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -323,7 +331,8 @@ impl Replay {
         }
         let stream_epoch = self.continuity.epoch();
         let other_epoch = stream_epoch.zip(list.epoch.as_ref()).is_some_and(|(stream, seed)| stream != seed);
-        let behind = list.sequence.zip(self.continuity.last_sequence()).is_some_and(|(seed, stream)| seed < stream);
+        let behind =
+            list.sequence.zip(self.continuity.last_sequence()).is_some_and(|(seed, stream)| seed < stream);
         if behind && !other_epoch {
             return Ok(SeedVerdict::TooOld);
         }
@@ -348,12 +357,21 @@ impl Replay {
             State::GapSeed { gap, back_to, dropped } => {
                 self.state = if back_to == Phase::Live { State::Live } else { State::Backfill };
                 let cause = self.last_drop.take();
-                self.push(Snapshot { changed, gap: Some(gap), cause, ..self.snapshot(Phase::GapReseed, back_to) });
+                self.push(Snapshot {
+                    changed,
+                    gap: Some(gap),
+                    cause,
+                    ..self.snapshot(Phase::GapReseed, back_to)
+                });
                 // In Backfill the list after the catch-up sets it right.
                 self.after_seed(&list, other_epoch && back_to == Phase::Live, dropped);
             }
             State::DropSeed { cause } => {
-                self.push(Snapshot { changed, cause: Some(cause), ..self.snapshot(Phase::ReconnectReseed, Phase::Backfill) });
+                self.push(Snapshot {
+                    changed,
+                    cause: Some(cause),
+                    ..self.snapshot(Phase::ReconnectReseed, Phase::Backfill)
+                });
             }
             State::Backfill | State::Live => {}
         }
@@ -386,7 +404,9 @@ impl Replay {
             self.pending = None;
         }
         match &mut self.state {
-            State::Backfill | State::Live if self.options.mode == ReplayMode::State => self.last_drop = Some(cause.into()),
+            State::Backfill | State::Live if self.options.mode == ReplayMode::State => {
+                self.last_drop = Some(cause.into())
+            }
             State::Backfill | State::Live => self.state = State::DropSeed { cause: cause.into() },
             State::CaughtUpSeed { dropped } | State::GapSeed { dropped, .. } => *dropped = Some(cause.into()),
             State::FirstSeed | State::DropSeed { .. } => {}
@@ -415,6 +435,9 @@ impl Replay {
     }
 
     fn fold(&mut self, message: Message) {
+        if let Message::Heartbeat(Heartbeat { source: Some(source), .. }) = &message {
+            self.source_stale = *source == SourceState::Stale;
+        }
         match self.continuity.check(&message) {
             Verdict::Accept => self.accept(message),
             Verdict::AcceptAsCatchup(catchup) => self.catch_up(&catchup),
@@ -471,8 +494,9 @@ impl Replay {
 
     /// Everything before the heartbeat is finished: the caller asked for what comes after.
     fn bookmark(&mut self, beat: &Heartbeat) {
-        self.source_stale = beat.source == Some(relay_proto::pods::SourceState::Stale);
-        let Some(hash) = beat.hash.as_ref().filter(|hash| self.continuity.last_hash() == Some(hash)) else { return };
+        let Some(hash) = beat.hash.as_ref().filter(|hash| self.continuity.last_hash() == Some(hash)) else {
+            return;
+        };
         let moved = self.acknowledged.as_ref() != Some(hash);
         if self.options.yield_bookmarks && moved && matches!(self.state, State::Live) {
             self.push(Snapshot { ack: Some(hash.clone()), ..self.snapshot(Phase::Live, Phase::Live) });

@@ -69,7 +69,8 @@ fn rules_without_sequences() {
     for (name, events, outcome, changes) in rows {
         let mut cache = PodCache::new();
         cache.seed(&list(&["a:u1:5:100"], None));
-        let applied = events.iter().map(|(kind, text)| cache.apply(&event(kind, text, None), None)).last().unwrap();
+        let applied =
+            events.iter().map(|(kind, text)| cache.apply(&event(kind, text, None), None)).last().unwrap();
         assert_eq!((applied.outcome, show(&applied.changes).as_str()), (*outcome, *changes), "{name}");
     }
 }
@@ -89,7 +90,11 @@ fn with_sequences_the_order_of_arrival_decides() {
         let mut cache = PodCache::new();
         cache.seed(&list(&["a:u1:5:100"], Some(("e", 10))));
         let applied = cache.apply(&event(kind, text, Some(*sequence)), Some(&epoch));
-        assert_eq!((applied.outcome, show(&applied.changes).as_str()), (*outcome, *changes), "{kind} {text} {sequence}");
+        assert_eq!(
+            (applied.outcome, show(&applied.changes).as_str()),
+            (*outcome, *changes),
+            "{kind} {text} {sequence}"
+        );
     }
     let mut cache = PodCache::new();
     cache.seed(&list(&["a:u1:5"], Some(("e", 10))));
@@ -125,18 +130,30 @@ fn groups_and_touched_groups_follow_labels() {
     };
     let mut cache = PodCache::new();
     let mut seed = PodList::default();
-    seed.pods = vec![labelled("a", Some("x")), labelled("b", Some("y")), labelled("c", Some("x")), labelled("d", None)];
+    seed.pods = vec![
+        labelled("a", Some("x")),
+        labelled("b", Some("y")),
+        labelled("c", Some("x")),
+        labelled("d", None),
+    ];
     cache.seed(&seed);
     let pods = cache.pods();
-    let groups: Vec<(&str, Vec<&str>)> =
-        pods.group_by_label("run").into_iter().map(|(v, pods)| (v, pods.iter().map(|p| p.name()).collect())).collect();
+    let groups: Vec<(&str, Vec<&str>)> = pods
+        .group_by_label("run")
+        .into_iter()
+        .map(|(v, pods)| (v, pods.iter().map(|p| p.name()).collect()))
+        .collect();
     assert_eq!(groups, [("x", vec!["a", "c"]), ("y", vec!["b"])]);
 
     let hash = EventHash::new("h").unwrap();
     let moved = PodEvent::new(EventType::Modified, hash.clone(), Some(1), labelled("a", Some("y")));
     let touched = |cache: &mut PodCache, event: &PodEvent| -> Vec<String> {
         let applied = cache.apply(event, None);
-        applied.changes.iter().flat_map(|c| c.touched_groups("run").map(String::from).collect::<Vec<_>>()).collect()
+        applied
+            .changes
+            .iter()
+            .flat_map(|c| c.touched_groups("run").map(String::from).collect::<Vec<_>>())
+            .collect()
     };
     assert_eq!(touched(&mut cache, &moved), ["x", "y"]);
     let gone = PodEvent::new(EventType::Deleted, hash, Some(2), labelled("b", Some("y")));
