@@ -212,7 +212,7 @@ impl Continuity {
             Message::Closing(_) => return Verdict::Accept,
             _ => {}
         }
-        if let Err(verdict) = self.check_link(message).and_then(|()| self.check_sent(message)) {
+        if let Some(verdict) = self.check_link(message).or_else(|| self.check_sent(message)) {
             return verdict;
         }
         match message {
@@ -243,20 +243,20 @@ impl Continuity {
         }
     }
 
-    /// Rules 1 to 3: what a connection begins with.
-    fn check_link(&mut self, message: &Message) -> Result<(), Verdict> {
+    /// Rules 1 to 3: what a connection begins with. `None`: nothing against it.
+    fn check_link(&mut self, message: &Message) -> Option<Verdict> {
         match (self.link.open, matches!(message, Message::Connected(_))) {
-            (false, true) => return Ok(()),
-            (false, false) => return Err(self.hole(HoleCause::NotConnected, message)),
-            (true, true) => return Err(self.hole(HoleCause::SecondConnected, message)),
+            (false, true) => return None,
+            (false, false) => return Some(self.hole(HoleCause::NotConnected, message)),
+            (true, true) => return Some(self.hole(HoleCause::SecondConnected, message)),
             (true, false) => {}
         }
         if !self.link.fresh {
-            return Ok(());
+            return None;
         }
         let is_gap = matches!(message, Message::Gap(_));
         if self.link.gap_is_due && !is_gap {
-            return Err(self.hole(HoleCause::UnannouncedGap, message));
+            return Some(self.hole(HoleCause::UnannouncedGap, message));
         }
         self.link.fresh = false;
         self.link.gap_is_due = false;
@@ -269,13 +269,13 @@ impl Continuity {
         if changed && !is_gap {
             let position = self.link.resumes_after.clone();
             let (hash, sequence) = position.map_or((None, None), |p| (Some(p.hash), p.sequence));
-            return Err(Verdict::GapBefore(self.own_gap(GapReason::EpochChanged, hash, sequence)));
+            return Some(Verdict::GapBefore(self.own_gap(GapReason::EpochChanged, hash, sequence)));
         }
-        Ok(())
+        None
     }
 
-    /// Rule 4, and the count itself.
-    fn check_sent(&mut self, message: &Message) -> Result<(), Verdict> {
+    /// Rule 4, and the count itself. `None`: nothing against it.
+    fn check_sent(&mut self, message: &Message) -> Option<Verdict> {
         let (sent, counts) = match message {
             Message::Pod(event) => (event.sent, true),
             Message::Gap(gap) => (gap.sent, true),
@@ -285,14 +285,14 @@ impl Continuity {
             Message::Undecodable(m) => {
                 (None, !matches!(&*m.event, "connected" | "catchup_complete" | "heartbeat" | "closing"))
             }
-            _ => return Ok(()),
+            _ => return None,
         };
         let expected = self.link.sent + u64::from(counts);
         if self.link.filtered && sent.is_some_and(|sent| sent != expected) {
-            return Err(self.hole(HoleCause::SentCount, message));
+            return Some(self.hole(HoleCause::SentCount, message));
         }
         self.link.sent = expected;
-        Ok(())
+        None
     }
 
     /// Rules 5 and 6 for an event.

@@ -89,7 +89,9 @@ pub(crate) fn input(word: &str) -> Input {
         "pod" => message("pod", pod("MODIFIED")),
         "type" => message("pod", pod("RENAMED")),
         "catch" => message("catchup_complete", json!({"hash": hash, "sequence": sequence, "sent": sent})),
-        "hb" => message("heartbeat", json!({"hash": hash, "sequence": sequence, "sent": sent})),
+        "hb" => {
+            message("heartbeat", json!({"hash": hash, "sequence": sequence, "sent": sent, "source": "live"}))
+        }
         "hb!" => message(
             "heartbeat",
             json!({"hash": hash, "sequence": sequence, "sent": sent, "catching_up": true}),

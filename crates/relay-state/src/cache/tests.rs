@@ -43,8 +43,9 @@ fn show(changes: &[Change]) -> String {
 #[test]
 fn rules_without_sequences() {
     use Outcome::{Applied, Late, StaleVersion, UnknownType};
+    type Row = (&'static str, &'static [(&'static str, &'static str)], Outcome, &'static str);
     #[rustfmt::skip]
-    let rows: &[(&str, &[(&str, &str)], Outcome, &str)] = &[
+    let rows: &[Row] = &[
         ("newer version applies",                 &[("MODIFIED", "a:u1:6")], Applied, "~a:u1"),
         ("equal version is stale",                &[("MODIFIED", "a:u1:5")], StaleVersion, ""),
         ("older version is stale",                &[("ADDED", "a:u1:4")], StaleVersion, ""),

@@ -65,9 +65,11 @@ fn phases(since: &str) -> ReplayOptions {
     ReplayOptions::default().since(Some(EventHash::new(since).unwrap()))
 }
 
+type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 /// Every state, the script that leads there from the cursor `h3`, and then for every input what comes out.
 #[rustfmt::skip]
-const TABLE: &[(&str, &str, &[(&str, &str)])] = &[
+const TABLE: &[Row] = &[
     ("first-seed", "", &[
         ("seed@5",  "CurrentSeed pods=5; message?"),
         ("seed",    "CurrentSeed pods=1; message?"),
