@@ -20,6 +20,7 @@
 
 extern crate alloc;
 
+pub mod eventsource;
 #[cfg(feature = "pods")]
 pub mod pods;
 pub mod sse;

@@ -1,0 +1,80 @@
+//! The client side of an event stream connection as a state machine without I/O.
+//!
+//! [`Machine`] decides everything about a connection that is not moving bytes: what the answer to a request means,
+//! when a silent connection is dead, how long to wait before the next attempt, which id to resume from, where a redirect
+//! may lead. It has no socket, no clock and no randomness: time comes in as a [`Duration`](core::time::Duration) since
+//! an origin the driver chose, and a seed is given once, so that a run can be repeated exactly.
+//!
+//! A driver asks what the machine wants and obeys. **After every `handle_*` and every command, call
+//! [`Machine::poll`]; do what it says; feed back what came of it.**
+//!
+//! ```text
+//!                 poll               200, event stream
+//!    +-> Connect ------> Response ----------------------> Bytes
+//!    |      ^             | |  | \                          |
+//!    |      | redirect,   | |  |  \ another status          | end, silence, restart,
+//!    |      | first 401   | |  |   v                        | endless event
+//!    |      +-------------+ |  | Problem (reads the         |
+//!    |      |  end, timeout,|  |  |  |    error body)        |
+//!    |      |  restart,     |  |  |  +--> Stopped <-- close (from everywhere)
+//!    |      |  refused      |  |  |         ^
+//!    |      |               v  |  v         | 204, a status that is final,
+//!    +----- Wait <----------+--|--+---------|---------------+ refused for good
+//!     time                     +------------+
+//! ```
+//!
+//! A driver over blocking sockets, complete but for the HTTP in `open` and `read`:
+//!
+//! ```
+//! use core::time::Duration;
+//! use relay_proto::eventsource::{Attempt, Config, End, Item, Machine, ResponseHead, Stop, Want};
+//!
+//! # fn open(attempt: &Attempt) -> Result<(u16, Option<&'static str>), String> {
+//! #     Ok(if attempt.number() == 1 { (200, Some("text/event-stream")) } else { (204, None) })
+//! # }
+//! # fn read(until: Option<Duration>) -> Option<&'static [u8]> { None }
+//! # fn sleep_until(time: Duration) {}
+//! # let mut clock = Duration::ZERO;
+//! # let mut now = || { clock += Duration::from_secs(31); clock };
+//! let mut machine = Machine::new(Config::default(), 42);
+//! let stop = loop {
+//!     match machine.poll(now()) {
+//!         Want::Connect(attempt) => match open(&attempt) {
+//!             Ok((status, content_type)) => {
+//!                 let mut head = ResponseHead::new(status, "http://relay.example/events");
+//!                 if let Some(content_type) = content_type {
+//!                     head = head.header("content-type", content_type.as_bytes());
+//!                 }
+//!                 machine.handle_response(head, now());
+//!             }
+//!             Err(error) => machine.handle_end(End::Io(error), now()),
+//!         },
+//!         Want::Bytes(until) => match read(until) {
+//!             Some(bytes) => machine.handle_bytes(bytes.into(), now()),
+//!             None => machine.handle_end(End::Eof, now()),
+//!         },
+//!         Want::Wait(until) => sleep_until(until),
+//!         Want::Item(Item::Frame(frame)) => { /* to the caller */ }
+//!         Want::Item(_) => {}
+//!         Want::Stop(stop) => break stop,
+//!         _ => machine.handle_timeout(now()),
+//!     }
+//! };
+//! assert!(matches!(stop, Stop::NoContent));
+//! ```
+
+mod backoff;
+mod config;
+mod location;
+mod machine;
+mod outcome;
+mod response;
+#[cfg(test)]
+mod tests;
+
+pub use backoff::{Backoff, Jitter};
+pub use config::{Config, ServerRetry, StatusPolicy, Verdict};
+pub use location::{resolve, same_origin};
+pub use machine::{Machine, State};
+pub use outcome::{Attempt, Cause, End, Ended, Item, Redirect, Refused, Retry, Stop, Want};
+pub use response::ResponseHead;

@@ -1,0 +1,342 @@
+//! What goes out of the machine and, in words, why.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use core::fmt;
+use core::time::Duration;
+
+use bytes::Bytes;
+
+use crate::sse::Frame;
+
+/// What the machine wants its driver to do next.
+///
+/// Times are on the driver's clock, the one whose readings are passed in. `None` means for ever.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Want {
+    /// Drop the connection if there is one, begin a new attempt, poll again.
+    Connect(Attempt),
+    /// Wait for the attempt's response head until then: `handle_response`, `handle_end`, `handle_refused` or
+    /// `handle_timeout`.
+    Response(Option<Duration>),
+    /// Read the body until then: `handle_bytes`, `handle_end` or `handle_timeout`. Look for bytes before looking at the
+    /// clock.
+    Bytes(Option<Duration>),
+    /// Drop the connection and poll again at this time.
+    Wait(Duration),
+    /// Hand this to the caller and poll again.
+    Item(Item),
+    /// Drop the connection: it is over. Every later poll says the same.
+    Stop(Stop),
+}
+
+/// Something for the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Item {
+    /// The server answered with a stream.
+    Opened,
+    /// The stream said something.
+    Frame(Frame),
+    /// The connection, or the attempt at one, has ended; there will be another.
+    Ended(Ended),
+}
+
+/// One attempt to connect: what its request should say beyond what the caller puts there anyway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attempt {
+    pub(super) number: u32,
+    pub(super) fresh_credentials: bool,
+    pub(super) redirect: Option<Redirect>,
+    pub(super) last_event_id: String,
+}
+
+impl Attempt {
+    /// Counts from 1 since the last progress. A redirect does not count.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The last answer was 401: credentials at hand are not good enough.
+    pub fn fresh_credentials(&self) -> bool {
+        self.fresh_credentials
+    }
+
+    /// Where to send the request when not to the usual place.
+    pub fn redirect(&self) -> Option<&Redirect> {
+        self.redirect.as_ref()
+    }
+
+    /// The id to resume from, empty when there is none or when it is not to be sent.
+    pub fn last_event_id(&self) -> &str {
+        &self.last_event_id
+    }
+
+    /// The headers that make the request one for an event stream, as names in lower case and values.
+    ///
+    /// An id that holds control characters cannot be a header and is left out.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        let id = self.last_event_id.as_bytes();
+        let sendable = !id.is_empty() && id.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
+        [("accept", &b"text/event-stream"[..]), ("cache-control", b"no-cache")]
+            .into_iter()
+            .chain(sendable.then_some(("last-event-id", id)))
+    }
+}
+
+/// Where redirects have led.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Redirect {
+    pub(super) url: String,
+    pub(super) secrets: bool,
+    pub(super) see_other: bool,
+    pub(super) moved: bool,
+}
+
+impl Redirect {
+    /// The first redirect of a request to `from`; `None` when `location` leads nowhere.
+    pub fn new(from: &str, status: u16, location: &str) -> Option<Self> {
+        Self { url: from.to_owned(), secrets: true, see_other: false, moved: false }.then(status, location)
+    }
+
+    /// The next redirect in a row.
+    pub fn then(&self, status: u16, location: &str) -> Option<Self> {
+        let url = super::resolve(&self.url, location)?;
+        Some(Self {
+            secrets: self.secrets && super::same_origin(&self.url, &url),
+            see_other: self.see_other || status == 303,
+            moved: self.moved || matches!(status, 301 | 302),
+            url,
+        })
+    }
+
+    /// The absolute URL to ask, without a fragment.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether credentials may go along: false once a redirect has led to another scheme, host or port.
+    pub fn may_carry_secrets(&self) -> bool {
+        self.secrets
+    }
+
+    /// The method to use when the caller's was `method`: 303 turns everything but HEAD to GET, 301 and 302 turn POST
+    /// to GET. When it changes, the body is dropped with it.
+    pub fn method<'m>(&self, method: &'m str) -> &'m str {
+        match method {
+            "HEAD" => method,
+            _ if self.see_other => "GET",
+            "POST" if self.moved => "GET",
+            _ => method,
+        }
+    }
+}
+
+/// How a connection came to its end, as the driver saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// The body, or the connection before a head, ended in an orderly way.
+    Eof,
+    /// It broke, or could not be made: what the operating system or the library says, on one line.
+    Io(String),
+    /// It could not be made in the time that the driver allows.
+    ConnectTimeout,
+}
+
+/// The driver's reason for not even sending a request: credentials could not be had, say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
+    pub(super) reason: String,
+    pub(super) status: Option<u16>,
+    pub(super) retry: Retry,
+}
+
+/// Whether trying again can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retry {
+    /// No.
+    Never,
+    /// Yes, after the usual backoff.
+    Backoff,
+    /// Yes, but not before this time has passed.
+    After(Duration),
+}
+
+impl Refused {
+    /// With a reason, on one line and without secrets.
+    pub fn new(reason: impl Into<String>, retry: Retry) -> Self {
+        Self { reason: reason.into(), status: None, retry }
+    }
+
+    /// No attempt will be better.
+    pub fn permanent(reason: impl Into<String>) -> Self {
+        Self::new(reason, Retry::Never)
+    }
+
+    /// Worth trying again.
+    pub fn retry(reason: impl Into<String>) -> Self {
+        Self::new(reason, Retry::Backoff)
+    }
+
+    /// Worth trying again, after `delay`.
+    pub fn retry_after(reason: impl Into<String>, delay: Duration) -> Self {
+        Self::new(reason, Retry::After(delay))
+    }
+
+    /// Adds the status of the answer that was the reason.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// The reason.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The status of the answer that was the reason, if there was one.
+    pub fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// Whether trying again can help.
+    pub fn retry_hint(&self) -> Retry {
+        self.retry
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl core::error::Error for Refused {}
+
+/// An end that is not the last word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ended {
+    /// Whether the connection had been open ([`Item::Opened`] was handed out), or only attempted.
+    pub opened: bool,
+    /// Why it ended.
+    pub cause: Cause,
+    /// When the next attempt begins, on the driver's clock.
+    pub retry_at: Duration,
+    /// Which attempt since the last progress has ended.
+    pub attempt: u32,
+    /// The start of the error body that came with a status, else empty. May hold anything: do not log it.
+    pub body: Bytes,
+}
+
+impl Ended {
+    /// The status of the answer, when the answer was the cause.
+    pub fn status(&self) -> Option<u16> {
+        match &self.cause {
+            Cause::Status(status) => Some(*status),
+            Cause::Refused(refused) => refused.status,
+            _ => None,
+        }
+    }
+}
+
+/// Why a connection or an attempt ended. Displays as one short line without secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The server ended the stream, or closed the connection before a response head.
+    Eof,
+    /// The connection broke or could not be made.
+    Io(String),
+    /// The connection was not made in time.
+    ConnectTimeout,
+    /// No response head came in time.
+    ResponseTimeout,
+    /// Not a byte came for so long.
+    Idle(Duration),
+    /// The server answered with a status that is worth another attempt.
+    Status(u16),
+    /// The server answered 200, but not with an event stream: its content type, empty when there was none.
+    ContentType(String),
+    /// A redirect without a place to go.
+    RedirectWithoutLocation(u16),
+    /// A redirect to something that is not an `http` or `https` URL.
+    RedirectNowhere(u16),
+    /// More redirects in a row than [`Config::max_redirects`](super::Config::max_redirects).
+    TooManyRedirects,
+    /// An event that never ends: so many bytes of it had come.
+    EndlessEvent(u64),
+    /// The driver could not prepare the request.
+    Refused(Refused),
+    /// The caller asked for a new connection and gave this reason.
+    Restarted(String),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Eof => f.write_str("the server ended the connection"),
+            Self::Io(text) => f.write_str(text),
+            Self::ConnectTimeout => f.write_str("no connection in time"),
+            Self::ResponseTimeout => f.write_str("no response in time"),
+            Self::Idle(time) => write!(f, "nothing received for {time:?}"),
+            Self::Status(status) => write!(f, "answered with status {status}"),
+            Self::ContentType(kind) if kind.is_empty() => f.write_str("answered without a content type"),
+            Self::ContentType(kind) => write!(f, "answered with content type {kind:?}, not text/event-stream"),
+            Self::RedirectWithoutLocation(status) => write!(f, "redirected ({status}) without a Location"),
+            Self::RedirectNowhere(status) => {
+                write!(f, "redirected ({status}) to something that is not an http URL")
+            }
+            Self::TooManyRedirects => f.write_str("too many redirects in a row"),
+            Self::EndlessEvent(bytes) => write!(f, "an event did not end within {bytes} bytes"),
+            Self::Refused(refused) => write!(f, "{refused}"),
+            Self::Restarted(reason) => write!(f, "restarted: {reason}"),
+        }
+    }
+}
+
+/// The last word on a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stop {
+    /// The caller closed it.
+    Closed,
+    /// The server answered 204: it wants no more attempts.
+    NoContent,
+    /// The server answered with a status that no attempt will change.
+    Status {
+        /// The status.
+        status: u16,
+        /// The start of the error body. May hold anything: do not log it.
+        body: Bytes,
+    },
+    /// The driver could not prepare the request, and never will.
+    Refused(Refused),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed by the caller"),
+            Self::NoContent => f.write_str("the server has nothing more to say (204)"),
+            Self::Status { status, .. } => write!(f, "refused with status {status}"),
+            Self::Refused(refused) => write!(f, "{refused}"),
+        }
+    }
+}
+
+impl core::error::Error for Stop {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Refused(refused) => Some(refused),
+            _ => None,
+        }
+    }
+}

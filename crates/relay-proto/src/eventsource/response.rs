@@ -1,0 +1,186 @@
+//! What the machine needs of a response head.
+
+use core::time::Duration;
+
+/// The head of a response, reduced to what decides about a connection.
+///
+/// ```
+/// use relay_proto::eventsource::ResponseHead;
+/// let head = ResponseHead::new(503, "https://relay.example/events").header("Retry-After", b"120");
+/// # let _ = head;
+/// ```
+#[derive(Debug, Clone)]
+pub struct ResponseHead<'h> {
+    pub(super) status: u16,
+    pub(super) url: &'h str,
+    content_type: Option<&'h [u8]>,
+    retry_after: Option<&'h [u8]>,
+    date: Option<&'h [u8]>,
+    location: Option<&'h [u8]>,
+    unix_time: Option<Duration>,
+}
+
+impl<'h> ResponseHead<'h> {
+    /// The answer to a request for `url`, which is absolute: a relative `Location` is resolved against it.
+    pub fn new(status: u16, url: &'h str) -> Self {
+        Self { status, url, content_type: None, retry_after: None, date: None, location: None, unix_time: None }
+    }
+
+    /// Takes a header of the response, if it matters; of a name that repeats, the first counts. Names are compared
+    /// without case.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &'h [u8]) -> Self {
+        let slots = [
+            ("content-type", &mut self.content_type),
+            ("retry-after", &mut self.retry_after),
+            ("date", &mut self.date),
+            ("location", &mut self.location),
+        ];
+        for (known, slot) in slots {
+            if name.eq_ignore_ascii_case(known) && slot.is_none() {
+                *slot = Some(value);
+            }
+        }
+        self
+    }
+
+    /// The driver's wall clock, as time since 1970. Needed only for a `Retry-After` that is a date in a response that
+    /// has no `Date`; a `Date` is preferred, because then both times are the server's.
+    #[must_use]
+    pub fn unix_time(mut self, now: Duration) -> Self {
+        self.unix_time = Some(now);
+        self
+    }
+
+    /// `text/event-stream`, whatever its parameters.
+    pub(super) fn is_event_stream(&self) -> bool {
+        let essence = self.content_type.and_then(|value| value.split(|&byte| byte == b';').next());
+        essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+    }
+
+    pub(super) fn content_type(&self) -> &[u8] {
+        self.content_type.unwrap_or_default()
+    }
+
+    pub(super) fn location(&self) -> Option<&str> {
+        let location = core::str::from_utf8(self.location?).ok()?.trim_matches([' ', '\t']);
+        (!location.is_empty()).then_some(location)
+    }
+
+    /// The time to wait, from seconds or from a date; `None` when there is none, it makes no sense or it is over.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let value = core::str::from_utf8(self.retry_after?).ok()?.trim_matches([' ', '\t']);
+        let delay = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+            // So many digits that they do not fit still mean "very long".
+            Duration::from_secs(value.parse().unwrap_or(u64::MAX))
+        } else {
+            let then = parse_date(value)?;
+            let date = self.date.and_then(|date| parse_date(core::str::from_utf8(date).ok()?));
+            Duration::from_secs(then.checked_sub(date.or(self.unix_time.map(|now| now.as_secs()))?)?)
+        };
+        (!delay.is_zero()).then_some(delay)
+    }
+}
+
+/// Seconds since 1970 of an HTTP date in any of its three shapes.
+///
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT` and `Sun Nov  6 08:49:37 1994`.
+fn parse_date(text: &str) -> Option<u64> {
+    let mut parts = text.split([' ', ',', '-']).filter(|part| !part.is_empty());
+    let mut next = || parts.next();
+    let (_weekday, second, third, fourth, fifth) = (next()?, next()?, next()?, next()?, next()?);
+    let (day, month, year, time) = if second.as_bytes()[0].is_ascii_digit() {
+        (second, third, fourth, fifth)
+    } else {
+        (third, second, fifth, fourth)
+    };
+    const MONTHS: [&str; 12] =
+        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    let month = MONTHS.iter().position(|name| name.eq_ignore_ascii_case(month))? as u64 + 1;
+    let day = number(day, 31)?;
+    let year = match (number(year, 9999)?, year.len()) {
+        (year @ 70.., 2) => 1900 + year,
+        (year, 2) => 2000 + year,
+        (year @ 1970.., _) => year,
+        _ => return None,
+    };
+    let mut clock = time.split(':');
+    let mut unit = |most| number(clock.next()?, most);
+    let (hour, minute, second) = (unit(23)?, unit(59)?, unit(60)?);
+
+    // Days since 1970: years counted from March, so that the leap day is the last of its year.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1;
+    Some((days.checked_sub(719_468)?) * 86_400 + hour * 3_600 + minute * 60 + second)
+}
+
+fn number(text: &str, most: u64) -> Option<u64> {
+    let number = text.parse().ok()?;
+    (number <= most).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_in_three_shapes() {
+        for (text, seconds) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(784_111_777)),
+            ("Sun Nov  6 08:49:37 1994", Some(784_111_777)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Tue, 29 Feb 2000 12:00:00 GMT", Some(951_825_600)),
+            ("Sat, 21 Nov 2026 13:00:00 GMT", Some(1_795_266_000)),
+            ("Sun, 06 Foo 1994 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 25:49:37 GMT", None),
+            ("Sun, 32 Nov 1994 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1960 08:49:37 GMT", None),
+            ("soon", None),
+            ("", None),
+            ("- - - - -", None),
+        ] {
+            assert_eq!(parse_date(text), seconds, "{text}");
+        }
+    }
+
+    #[test]
+    fn retry_after_in_both_forms() {
+        let date = b"Sat, 21 Nov 2026 13:00:00 GMT";
+        let later = b"Sat, 21 Nov 2026 13:02:00 GMT";
+        let head = |value: &'static [u8]| ResponseHead::new(503, "http://h/").header("Retry-After", value);
+        let seconds = |n| Some(Duration::from_secs(n));
+        assert_eq!(head(b"120").retry_after(), seconds(120));
+        assert_eq!(head(b" 7 ").retry_after(), seconds(7));
+        assert_eq!(head(b"99999999999999999999999").retry_after(), seconds(u64::MAX));
+        for none in [&b"0"[..], b"", b"-1", b"1.5", b"+3", b"soon", b"\xff"] {
+            let head = ResponseHead::new(503, "http://h/").header("Retry-After", none);
+            assert_eq!(head.retry_after(), None, "{none:?}");
+        }
+        assert_eq!(head(later).retry_after(), None, "no clock to compare with");
+        assert_eq!(head(later).header("date", date).retry_after(), seconds(120));
+        let by_clock = Duration::from_secs(1_795_266_060);
+        assert_eq!(head(later).unix_time(by_clock).retry_after(), seconds(60));
+        // The client's clock is an hour off: the server's own date decides.
+        let wrong = Duration::from_secs(1_795_266_000 - 3_600);
+        assert_eq!(head(later).header("Date", date).unix_time(wrong).retry_after(), seconds(120));
+        assert_eq!(head(date).header("date", later).retry_after(), None, "in the past");
+    }
+
+    #[test]
+    fn event_stream_types() {
+        for (value, accepted) in [
+            (&b"text/event-stream"[..], true),
+            (b"text/event-stream;", true),
+            (b"Text/Event-Stream ; charset=windows-1252", true),
+            (b"text/event-stream-x", false),
+            (b"text/x-bogus", false),
+            (b"x bogus", false),
+            (b"", false),
+        ] {
+            let head = ResponseHead::new(200, "").header("CONTENT-TYPE", value);
+            assert_eq!(head.is_event_stream(), accepted, "{value:?}");
+        }
+        assert!(!ResponseHead::new(200, "").is_event_stream());
+    }
+}
