@@ -1,1 +1,22 @@
-//! The Pod Event Relay server as a library.
+//! The Pod Event Relay server as a library: a log of pod events, and the HTTP service in front of it.
+//!
+//! A [`Source`] tells a [`Publisher`] about pods; the publisher appends what changed to the log of a [`Store`]; every
+//! subscriber holds a position in that one log and is sent the bytes that were encoded once.
+//!
+//! It does not print, does not read flags or the environment, does not speak TLS or HTTP/2 (put a proxy in front), and
+//! never waits for a subscriber: one that cannot keep up loses its place in the log and is told so by a `gap`.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod clock;
+mod cursor;
+mod log;
+mod source;
+mod store;
+
+pub use clock::Clock;
+pub use cursor::LogIdentity;
+pub use source::{Publisher, Relisted, Scope, Source, SourceError};
+pub use store::{Bounds, Change, MemoryStore, Page, Record, Retention, Store, StoreError};
+
+pub use futures_util::future::BoxFuture;
+pub use tokio_util::sync::CancellationToken;
