@@ -247,6 +247,18 @@ impl Machine {
         self.delay_once = Some(delay.min(self.config.retry_max));
     }
 
+    /// The base of the backoff from now on, within the bounds for a server's `retry`: for callers that read
+    /// [`ServerRetry::Ignore`]d `retry` frames themselves.
+    pub fn set_base(&mut self, base: Duration) {
+        let base = self.config.clamp_retry(base);
+        self.backoff.set_base(base);
+    }
+
+    /// The longest silence from now on: see [`Config::idle`].
+    pub fn set_idle(&mut self, idle: Option<Duration>) {
+        self.config.idle = idle;
+    }
+
     /// Ends it for good. What was not handed out is dropped.
     pub fn close(&mut self) {
         if !matches!(self.phase, Phase::Stopped(_)) {
