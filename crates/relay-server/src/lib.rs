@@ -15,6 +15,8 @@ mod store;
 
 pub use clock::Clock;
 pub use cursor::LogIdentity;
+#[cfg(feature = "kube")]
+pub use source::KubeSource;
 pub use source::{Publisher, Relisted, Scope, Source, SourceError};
 pub use store::{Bounds, Change, MemoryStore, Page, Record, Retention, Store, StoreError};
 

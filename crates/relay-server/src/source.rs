@@ -11,6 +11,12 @@ use tokio_util::sync::CancellationToken;
 use crate::log::{Incoming, Log, Stamp, Tally};
 use crate::store::StoreError;
 
+#[cfg(feature = "kube")]
+mod kube;
+
+#[cfg(feature = "kube")]
+pub use kube::KubeSource;
+
 /// Watches something that has pods and tells a [`Publisher`] about them.
 ///
 /// ```
