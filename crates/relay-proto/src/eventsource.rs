@@ -50,7 +50,7 @@
 //!             Err(error) => machine.handle_end(End::Io(error), now()),
 //!         },
 //!         Want::Bytes(until) => match read(until) {
-//!             Some(bytes) => machine.handle_bytes(bytes.into(), now()),
+//!             Some(bytes) => machine.handle_bytes(bytes, now()),
 //!             None => machine.handle_end(End::Eof, now()),
 //!         },
 //!         Want::Wait(until) => sleep_until(until),

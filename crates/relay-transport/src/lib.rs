@@ -1,1 +1,36 @@
 //! Connections: drives the connection machine over hyper, TLS and tokio.
+//!
+//! [`HttpClient`] sends single requests, [`EventStream`] keeps an event stream going over as many connections as it
+//! takes. What an answer means, when to retry and where a redirect may lead is decided in
+//! [`relay_proto::eventsource`]; this crate moves the bytes, keeps the time and holds the secrets.
+//!
+//! It knows no message of any relay, keeps no cache and no cookies, and never logs a payload or a credential.
+//!
+//! ```no_run
+//! use futures_util::StreamExt;
+//! use relay_proto::eventsource::{Config, Item};
+//! use relay_transport::{BaseUrl, EventStream, HttpClient};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let base = BaseUrl::parse("https://relay.example/prefix/")?;
+//! let url = base.join("events/stream", &[("client_id", "docs")]);
+//! let mut stream = EventStream::get(HttpClient::builder().build()?, Config::default(), &url)?;
+//! while let Some(item) = stream.next().await {
+//!     if let Item::Frame(frame) = item? { /* ... */ }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod base_url;
+mod client;
+mod connect;
+mod credentials;
+mod error;
+mod stream;
+
+pub use base_url::BaseUrl;
+pub use client::{HttpClient, HttpClientBuilder};
+pub use credentials::{Secret, TokenSource};
+pub use error::Error;
+pub use stream::{EventStream, Handle};

@@ -149,7 +149,8 @@ impl Random {
     /// Uniform between zero and `limit`.
     fn below(&mut self, limit: Duration) -> Duration {
         let fraction = u128::from(self.next() >> 32);
-        let nanos = (limit.as_nanos() >> 32) * fraction + (((limit.as_nanos() & 0xffff_ffff) * fraction) >> 32);
+        let nanos =
+            (limit.as_nanos() >> 32) * fraction + (((limit.as_nanos() & 0xffff_ffff) * fraction) >> 32);
         let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(u64::MAX);
         Duration::new(seconds, (nanos % 1_000_000_000) as u32)
     }

@@ -208,7 +208,9 @@ impl Machine {
     /// The time that was asked for has come, and nothing else has. Before that time this does nothing.
     pub fn handle_timeout(&mut self, now: Duration) {
         match &mut self.phase {
-            Phase::Response { until: Some(until), .. } if now >= *until => self.end(Cause::ResponseTimeout, now),
+            Phase::Response { until: Some(until), .. } if now >= *until => {
+                self.end(Cause::ResponseTimeout, now)
+            }
             Phase::Problem { until, .. } if now >= *until => self.judge(now),
             Phase::Bytes { silent_since, .. } => {
                 let (Some(idle), Some(since)) = (self.config.idle, *silent_since) else { return };
@@ -286,7 +288,9 @@ impl Machine {
         if let Some(ended) = self.ended.take() {
             return Want::Item(Item::Ended(ended));
         }
-        if matches!(self.phase, Phase::Bytes { .. }) && self.decoder.block_bytes() > self.config.max_block_bytes {
+        if matches!(self.phase, Phase::Bytes { .. })
+            && self.decoder.block_bytes() > self.config.max_block_bytes
+        {
             self.end(Cause::EndlessEvent(self.decoder.block_bytes()), now);
             return self.poll(now);
         }
@@ -411,7 +415,8 @@ impl Machine {
 
     fn stop(&mut self, stop: Stop) {
         // Also forgets what was received and not handed out.
-        self.decoder = Decoder::new(self.config.limits).with_last_event_id(self.decoder.last_event_id().to_owned());
+        self.decoder =
+            Decoder::new(self.config.limits).with_last_event_id(self.decoder.last_event_id().to_owned());
         self.phase = Phase::Stopped(stop);
     }
 

@@ -79,7 +79,8 @@ impl Attempt {
     /// An id that holds control characters cannot be a header and is left out.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         let id = self.last_event_id.as_bytes();
-        let sendable = !id.is_empty() && id.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
+        let sendable =
+            !id.is_empty() && id.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
         [("accept", &b"text/event-stream"[..]), ("cache-control", b"no-cache")]
             .into_iter()
             .chain(sendable.then_some(("last-event-id", id)))
@@ -289,7 +290,9 @@ impl fmt::Display for Cause {
             Self::Idle(time) => write!(f, "nothing received for {time:?}"),
             Self::Status(status) => write!(f, "answered with status {status}"),
             Self::ContentType(kind) if kind.is_empty() => f.write_str("answered without a content type"),
-            Self::ContentType(kind) => write!(f, "answered with content type {kind:?}, not text/event-stream"),
+            Self::ContentType(kind) => {
+                write!(f, "answered with content type {kind:?}, not text/event-stream")
+            }
             Self::RedirectWithoutLocation(status) => write!(f, "redirected ({status}) without a Location"),
             Self::RedirectNowhere(status) => {
                 write!(f, "redirected ({status}) to something that is not an http URL")

@@ -23,7 +23,15 @@ pub struct ResponseHead<'h> {
 impl<'h> ResponseHead<'h> {
     /// The answer to a request for `url`, which is absolute: a relative `Location` is resolved against it.
     pub fn new(status: u16, url: &'h str) -> Self {
-        Self { status, url, content_type: None, retry_after: None, date: None, location: None, unix_time: None }
+        Self {
+            status,
+            url,
+            content_type: None,
+            retry_after: None,
+            date: None,
+            location: None,
+            unix_time: None,
+        }
     }
 
     /// Takes a header of the response, if it matters; of a name that repeats, the first counts. Names are compared

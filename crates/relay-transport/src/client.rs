@@ -1,0 +1,169 @@
+//! Single requests over one pool of connections.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use relay_proto::eventsource::Redirect;
+
+use crate::Error;
+use crate::connect::{Connector, connector};
+use crate::error::shown;
+
+/// Sends requests. One pool of connections and one TLS set-up, shared by all clones.
+#[derive(Clone)]
+pub struct HttpClient {
+    client: Client<Connector, Full<Bytes>>,
+    request_timeout: Duration,
+}
+
+/// Settings of an [`HttpClient`].
+#[derive(Debug, Clone)]
+pub struct HttpClientBuilder {
+    pub(crate) connect_timeout: Duration,
+    request_timeout: Duration,
+}
+
+/// Largest read from a socket, and largest response head. It is what a connection holds once it had traffic.
+const READ_BUFFER: usize = 16 << 10;
+
+/// Redirects that [`HttpClient::send_following`] follows.
+const MAX_REDIRECTS: u32 = 5;
+
+impl HttpClient {
+    /// A client with settings other than the defaults.
+    pub fn builder() -> HttpClientBuilder {
+        HttpClientBuilder {
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Sends a request and waits for the response head. The body is read by the caller, at the caller's pace; dropping
+    /// it ends the exchange. Redirects are not followed, statuses not judged.
+    ///
+    /// # Errors
+    /// [`Error::Url`] without an absolute URL, [`Error::Connect`], [`Error::Timeout`] and [`Error::Exchange`].
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        let url = shown(request.uri());
+        tokio::time::timeout(self.request_timeout, self.exchange(request))
+            .await
+            .unwrap_or(Err(Error::Timeout { url, after: self.request_timeout }))
+    }
+
+    /// Like [`send`](Self::send), but follows redirects (301, 302, 303, 307, 308) of GET and HEAD requests, at most five.
+    /// To another origin only headers go along that hold no secret.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send), and [`Error::Redirect`].
+    pub async fn send_following(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        let follow = matches!(*request.method(), Method::GET | Method::HEAD);
+        let (mut parts, body) = request.into_parts();
+        let mut redirect: Option<Redirect> = None;
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(Request::from_parts(parts.clone(), body.clone())).await?;
+            let status = response.status().as_u16();
+            if !follow || !matches!(status, 301 | 302 | 303 | 307 | 308) {
+                return Ok(response);
+            }
+            let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+            let next =
+                location.filter(|location| !location.is_empty()).and_then(|location| match &redirect {
+                    None => Redirect::new(&parts.uri.to_string(), status, location),
+                    Some(redirect) => redirect.then(status, location),
+                });
+            let nowhere = || Error::Redirect {
+                url: shown(&parts.uri),
+                reason: format!("{status} without a usable Location"),
+            };
+            let next = next.ok_or_else(nowhere)?;
+            parts.uri = next.url().parse().map_err(|_| nowhere())?;
+            if !next.may_carry_secrets() {
+                drop_secrets(&mut parts.headers);
+            }
+            redirect = Some(next);
+        }
+        Err(Error::Redirect { url: shown(&parts.uri), reason: "too many in a row".to_owned() })
+    }
+
+    /// A request without a time limit of its own.
+    pub(crate) async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        if request.uri().host().is_none_or(str::is_empty) || request.uri().scheme().is_none() {
+            return Err(Error::Url { reason: "it is not absolute" });
+        }
+        let url = shown(request.uri());
+        self.client.request(request).await.map_err(|error| {
+            if error.is_connect() {
+                Error::Connect { url, source: error.into() }
+            } else {
+                Error::Exchange { url, source: error.into() }
+            }
+        })
+    }
+}
+
+/// Keeps what says nothing about who asks. Anything else may be a secret, whatever its name.
+pub(crate) fn drop_secrets(headers: &mut HeaderMap) {
+    let harmless = [
+        header::ACCEPT,
+        header::ACCEPT_ENCODING,
+        header::ACCEPT_LANGUAGE,
+        header::CACHE_CONTROL,
+        header::CONTENT_TYPE,
+        header::USER_AGENT,
+        header::HeaderName::from_static("last-event-id"),
+    ];
+    let kept = std::mem::take(headers);
+    for (name, value) in &kept {
+        if harmless.contains(name) && !value.is_sensitive() {
+            headers.append(name, value.clone());
+        }
+    }
+}
+
+impl HttpClientBuilder {
+    /// Longest time to connect: name look-up, TCP, proxy and TLS together. Default 10 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Longest time from [`HttpClient::send`] to the response head. Default 30 s. Event streams have their own, in
+    /// their configuration.
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a file it needs cannot be used.
+    pub fn build(self) -> Result<HttpClient, Error> {
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_max_idle_per_host(4)
+            .http1_read_buf_exact_size(READ_BUFFER)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .http2_keep_alive_timeout(Duration::from_secs(10))
+            .http2_initial_stream_window_size(256 << 10)
+            .http2_max_header_list_size(READ_BUFFER as u32)
+            .build(connector(&self));
+        Ok(HttpClient { client, request_timeout: self.request_timeout })
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClient").field("request_timeout", &self.request_timeout).finish_non_exhaustive()
+    }
+}

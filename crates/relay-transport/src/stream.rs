@@ -1,0 +1,336 @@
+//! Event streams: the driver of the connection machine.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use futures_util::task::AtomicWaker;
+use http::{Request, header};
+use http_body_util::Full;
+use relay_proto::eventsource::{Attempt, Backoff, Config, End, Item, Machine, Refused, State, Stop, Want};
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+use self::link::{Input, Link};
+use crate::{Error, HttpClient};
+
+mod link;
+
+type Prepare = Box<dyn FnMut(&Attempt) -> BoxFuture<'static, Result<Request<Full<Bytes>>, Refused>> + Send>;
+
+/// An event stream over as many connections as it takes: a `Stream` of [`Item`]s.
+///
+/// It yields at most one error, a [`Stop`], as its last item; after [`close`](Self::close) it just ends. Everything that
+/// is worth another attempt is an [`Item::Ended`], and the stream goes on.
+///
+/// **Nothing happens unless it is polled**: no bytes are read ahead but what one read of the socket brings, so a slow
+/// caller slows the server down. Dropping it, or closing it, closes the connection. Polling is cancel-safe.
+pub struct EventStream {
+    machine: Machine,
+    link: Link,
+    timer: Timer,
+    http: HttpClient,
+    prepare: Prepare,
+    shared: Arc<Shared>,
+    bytes_read: u64,
+    done: bool,
+}
+
+impl EventStream {
+    /// A stream whose requests are made by `prepare`, once per attempt and redirect: URL, method, headers, body and fresh
+    /// credentials. What belongs to an event stream (`Accept`, `Cache-Control`, `Last-Event-ID`) is added to it, and a
+    /// redirect applied, without what may be a secret when it leads to another origin.
+    ///
+    /// Nothing is sent before the first poll, which must be within a tokio runtime.
+    pub fn new<F>(http: HttpClient, config: Config, prepare: F) -> Self
+    where
+        F: FnMut(&Attempt) -> BoxFuture<'static, Result<Request<Full<Bytes>>, Refused>> + Send + 'static,
+    {
+        Self {
+            machine: Machine::new(config, random_seed()),
+            link: Link::None,
+            timer: Timer::new(),
+            http,
+            prepare: Box::new(prepare),
+            shared: Arc::new(Shared::default()),
+            bytes_read: 0,
+            done: false,
+        }
+    }
+
+    /// A stream of plain GET requests for one URL.
+    ///
+    /// # Errors
+    /// [`Error::Url`] when that is not an absolute URL.
+    pub fn get(http: HttpClient, config: Config, url: &str) -> Result<Self, Error> {
+        let request = Request::get(url)
+            .body(Full::default())
+            .map_err(|_| Error::Url { reason: "it does not parse" })?;
+        Ok(Self::new(http, config, move |_| Box::pin(std::future::ready(Ok(request.clone())))))
+    }
+
+    /// What the stream waits for.
+    pub fn state(&self) -> State {
+        self.machine.state()
+    }
+
+    /// The last event id committed so far.
+    pub fn last_event_id(&self) -> &str {
+        self.machine.last_event_id()
+    }
+
+    /// Bytes of bodies received so far, over all connections.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// Time on the clock of [`Ended::retry_at`](relay_proto::eventsource::Ended::retry_at).
+    pub fn now(&self) -> Duration {
+        self.timer.now()
+    }
+
+    /// A backoff with the settings of this stream, for other requests to the same server.
+    pub fn backoff(&self) -> Backoff {
+        self.machine.config().backoff(random_seed())
+    }
+
+    /// A handle to command and watch the stream from elsewhere.
+    pub fn handle(&self) -> Handle {
+        Handle(self.shared.clone())
+    }
+
+    /// This connection was worth it: the next delay is a first delay again.
+    pub fn progress(&mut self) {
+        self.machine.progress();
+    }
+
+    /// Drops the connection; another follows after the backoff.
+    pub fn restart(&mut self, reason: impl Into<String>) {
+        self.machine.restart(reason, self.timer.now());
+    }
+
+    /// The next reconnect comes after this delay; later ones as usual.
+    pub fn delay_once(&mut self, delay: Duration) {
+        self.machine.delay_once(delay);
+    }
+
+    /// Drops the connection and ends the stream.
+    pub fn close(&mut self) {
+        self.machine.close();
+        self.link = Link::None;
+    }
+
+    fn obey_handles(&mut self, cx: &Context<'_>) {
+        self.shared.waker.register(cx.waker());
+        let order = self.shared.order.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match order {
+            Some(Order::Restart(reason)) => self.restart(reason),
+            Some(Order::Close) => self.close(),
+            None => {}
+        }
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<Item, Stop>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        this.obey_handles(cx);
+        loop {
+            let want = this.machine.poll(this.timer.now());
+            this.shared.tell(this.machine.state());
+            let until = match want {
+                Want::Connect(attempt) => {
+                    let request = (this.prepare)(&attempt);
+                    this.link = Link::open(this.http.clone(), request, attempt);
+                    continue;
+                }
+                Want::Item(item) => {
+                    if matches!(item, Item::Ended(_)) {
+                        this.link = Link::None;
+                    }
+                    return Poll::Ready(Some(Ok(item)));
+                }
+                Want::Stop(stop) => {
+                    this.link = Link::None;
+                    let told = std::mem::replace(&mut this.done, true) || stop == Stop::Closed;
+                    return Poll::Ready((!told).then_some(Err(stop)));
+                }
+                Want::Wait(until) => {
+                    this.link = Link::None;
+                    ready!(this.timer.poll_until(Some(until), cx));
+                    continue;
+                }
+                Want::Response(until) | Want::Bytes(until) => until,
+                _ => None,
+            };
+            let input = this.link.poll_input(cx);
+            let now = this.timer.now();
+            match input {
+                Poll::Ready(Input::Head(head)) => this.machine.handle_response(head.for_machine(), now),
+                Poll::Ready(Input::Bytes(bytes)) => {
+                    this.bytes_read += bytes.len() as u64;
+                    this.machine.handle_bytes(bytes, now);
+                }
+                Poll::Ready(Input::End(end)) => this.machine.handle_end(end, now),
+                Poll::Ready(Input::Refused(refused)) => this.machine.handle_refused(refused, now),
+                Poll::Pending => {
+                    ready!(this.timer.poll_until(until, cx));
+                    this.machine.handle_timeout(this.timer.now());
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventStream")
+            .field("machine", &self.machine)
+            .field("bytes_read", &self.bytes_read)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Commands and watches an [`EventStream`] that somebody else polls. Commands are obeyed when it is polled next, and wake
+/// whoever polls it.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    order: Mutex<Option<Order>>,
+    waker: AtomicWaker,
+    state: StateWatch,
+}
+
+enum Order {
+    Restart(String),
+    Close,
+}
+
+struct StateWatch(watch::Sender<State>);
+
+impl Default for StateWatch {
+    fn default() -> Self {
+        Self(watch::Sender::new(State::Connect))
+    }
+}
+
+impl Shared {
+    fn tell(&self, state: State) {
+        self.state.0.send_if_modified(|known| std::mem::replace(known, state) != state);
+    }
+}
+
+impl Handle {
+    /// As [`EventStream::restart`].
+    pub fn restart(&self, reason: impl Into<String>) {
+        self.order(|order| {
+            if !matches!(order, Some(Order::Close)) {
+                *order = Some(Order::Restart(reason.into()));
+            }
+        });
+    }
+
+    /// As [`EventStream::close`].
+    pub fn close(&self) {
+        self.order(|order| *order = Some(Order::Close));
+    }
+
+    /// What the stream waits for, and every change of it.
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.0.state.0.subscribe()
+    }
+
+    fn order(&self, give: impl FnOnce(&mut Option<Order>)) {
+        give(&mut self.0.order.lock().unwrap_or_else(PoisonError::into_inner));
+        self.0.waker.wake();
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Handle").field(&*self.0.state.0.borrow()).finish()
+    }
+}
+
+/// The stream's clock, and one timer on it.
+struct Timer {
+    origin: Instant,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    fn new() -> Self {
+        Self { origin: Instant::now(), sleep: None }
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// Ready when that time has come. Deadlines move with every read: a timer that is early is left alone and set anew
+    /// when it fires.
+    fn poll_until(&mut self, until: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = until.and_then(|until| self.origin.checked_add(until)) else {
+            return Poll::Pending;
+        };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= deadline {
+                self.sleep = None;
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+fn random_seed() -> u64 {
+    RandomState::new().hash_one(Instant::now())
+}
+
+/// What a redirect and the event stream itself add to the caller's request.
+fn complete(request: &mut Request<Full<Bytes>>, attempt: &Attempt) -> Result<(), Refused> {
+    use http_body::Body as _;
+
+    for (name, value) in attempt.headers() {
+        if let Ok(value) = http::HeaderValue::from_bytes(value) {
+            request.headers_mut().insert(name, value);
+        }
+    }
+    let Some(redirect) = attempt.redirect() else { return Ok(()) };
+    *request.uri_mut() =
+        redirect.url().parse().map_err(|_| Refused::retry("redirected to something that is not a URL"))?;
+    let method = redirect.method(request.method().as_str());
+    if method != request.method().as_str() {
+        *request.method_mut() = http::Method::GET;
+        *request.body_mut() = Full::default();
+        for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::CONTENT_ENCODING] {
+            request.headers_mut().remove(name);
+        }
+    }
+    if !redirect.may_carry_secrets() {
+        crate::client::drop_secrets(request.headers_mut());
+        if !request.body().is_end_stream() {
+            return Err(Refused::retry("redirected to another origin, which may not see the request's body"));
+        }
+    }
+    Ok(())
+}
+
+fn io(error: &Error) -> End {
+    End::Io(error.line())
+}
