@@ -1,1 +1,51 @@
-//! Test peers: scripted HTTP and SSE servers, a seeded fault link.
+//! What tests of a relay or of its clients need on the other end of the wire.
+//!
+//! * [`Peer`] plays a [`Script`]: exact bytes in exact chunks, delays, stalls until a [`Gate`] opens, ends by FIN, RST or
+//!   silence. It records every request. [`RelayScript`] and [`Conversation`] write such scripts in the pod relay's words.
+//! * [`FaultLink`] stands in front of a real server and cuts, stalls, splits and slows what it sends, the same way for
+//!   the same seed.
+//! * [`Oracle`] folds events into pods the slow and obvious way, and [`audit`] compares what a client saw with the log.
+//! * [`Clock`] freezes tokio's time although sockets are in use, and moves it by hand.
+//!
+//! It is no HTTP server: requests are cut apart at their blank line and `Content-Length`, nothing is negotiated, nothing is
+//! checked. There is no TLS. Plain REST with matchers is better done with wiremock. Unlike the rest of the workspace it
+//! panics where a test is wrong: a request that never comes, a script that is not what the test meant.
+//!
+//! Nothing here sleeps to wait for something: what is awaited is an event, within a limit of real time ([`within`]).
+//!
+//! ```
+//! use relay_testkit::{Conversation, Peer, RelayScript};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+//! let relay = RelayScript::new("e1").stream(
+//!     Conversation::new("e1").connected(0).pod("ADDED", &Conversation::sample_pod("web-1")).catchup_complete().cut(),
+//! );
+//! let peer = Peer::start(relay).await;
+//!
+//! // A client, as raw as it gets.
+//! let mut socket = tokio::net::TcpStream::connect(peer.addr()).await?;
+//! socket.write_all(b"GET /events/stream?since_hash=e1.0 HTTP/1.1\r\nhost: relay\r\n\r\n").await?;
+//! let mut answer = String::new();
+//! socket.read_to_string(&mut answer).await?;
+//!
+//! assert!(answer.contains("event: catchup_complete\n"));
+//! assert_eq!(peer.request(0).await.query("since_hash").as_deref(), Some("e1.0"));
+//! # Ok(()) }
+//! ```
+
+mod clock;
+mod link;
+mod oracle;
+mod peer;
+mod relay;
+mod reply;
+mod seed;
+
+pub use clock::{Clock, within};
+pub use link::{Counters, FaultLink, Faults};
+pub use oracle::{Audit, Oracle, audit};
+pub use peer::{Gate, Opening, Peer, Request, Script};
+pub use relay::{Conversation, RelayScript, hash_of, pods_reply, session_reply, sse_event};
+pub use reply::Reply;
+pub use seed::Rng;

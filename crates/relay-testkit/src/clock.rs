@@ -1,0 +1,179 @@
+//! Time under a test's control, and the limit of real time that keeps a broken test from hanging.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+/// Tokio's clock, frozen: it moves when the test says so, and never by itself.
+///
+/// A paused tokio clock jumps to the next timer whenever no task can run. That is right for a test without I/O and wrong
+/// for one with sockets: bytes on their way through the kernel are nothing a runtime knows of, so a deadline of 45 s passes
+/// while a local connection is being set up. This clock holds the jump back, so that sockets take no virtual time at all.
+///
+/// Needs a current-thread runtime. Time runs again when the value is dropped.
+///
+/// ```
+/// use std::time::Duration;
+/// use relay_testkit::Clock;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let clock = Clock::freeze();
+/// let hour = tokio::spawn(tokio::time::sleep(Duration::from_secs(3600)));
+/// clock.advance(Duration::from_secs(3601)).await;
+/// hour.await.expect("an hour has passed");
+/// # }
+/// ```
+pub struct Clock {
+    /// Its end releases the thread that holds time back.
+    _hold: mpsc::Sender<()>,
+    start: tokio::time::Instant,
+}
+
+impl Clock {
+    /// Stops the runtime's clock.
+    ///
+    /// # Panics
+    /// Outside a current-thread runtime, or when the clock is paused already.
+    pub fn freeze() -> Self {
+        tokio::time::pause();
+        let (hold, released) = mpsc::channel::<()>();
+        // The runtime does not jump ahead while a blocking task runs.
+        drop(tokio::task::spawn_blocking(move || released.recv().is_ok()));
+        Self { _hold: hold, start: tokio::time::Instant::now() }
+    }
+
+    /// Lets every ready task run, moves time ahead at once, and lets run what became ready by that. Timers in between fire
+    /// late, all at the same moment; where their order matters use [`run`](Self::run). Tokio rounds timers up to the next
+    /// millisecond: move a little further than the deadline.
+    pub async fn advance(&self, by: Duration) {
+        settle().await;
+        tokio::time::advance(by).await;
+        settle().await;
+    }
+
+    /// Drives `future` to its end, moving time by `step` whenever about a millisecond of real time has passed without that.
+    ///
+    /// The outcome must not depend on how far time has moved in the end: how many steps it takes depends on the machine.
+    ///
+    /// # Panics
+    /// When the future is not done after 30 s of real time.
+    pub async fn run<T>(&self, step: Duration, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let mut steps = pin!(async {
+            loop {
+                // Real time: the runtime's own clock is frozen. Sockets get it to deliver.
+                tokio::task::spawn_blocking(|| std::thread::park_timeout(Duration::from_millis(1)))
+                    .await
+                    .expect("parking does not panic");
+                tokio::time::advance(step).await;
+            }
+        });
+        within("the run on frozen time", async {
+            tokio::select! {
+                biased;
+                output = &mut future => output,
+                () = &mut steps => unreachable!("the steps never end"),
+            }
+        })
+        .await
+    }
+
+    /// How far time has moved since the freeze.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        tokio::time::resume();
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").field("elapsed", &self.elapsed()).finish()
+    }
+}
+
+/// Lets tasks run, and what they wake, and what that wakes.
+async fn settle() {
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Awaits `future` for 30 s of real time at most, whatever the runtime's clock says.
+///
+/// # Panics
+/// When the time is over; `what` names what was waited for.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let (done, finished) = mpsc::channel::<()>();
+    let (expire, expired) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        if finished.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            let _ = expire.send(());
+        }
+    });
+    let output = tokio::select! {
+        biased;
+        output = future => output,
+        _ = expired => panic!("gave up after {} s waiting for {what}", LIMIT.as_secs()),
+    };
+    drop(done);
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn a_frozen_clock_stands_still_while_sockets_work() {
+        let clock = Clock::freeze();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let echo = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut byte = [0];
+            while socket.read_exact(&mut byte).await.is_ok() {
+                socket.write_all(&byte).await.unwrap();
+            }
+        });
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        for _ in 0..50 {
+            socket.write_all(b"x").await.unwrap();
+            let mut byte = [0];
+            let read = tokio::time::timeout(Duration::from_millis(1), socket.read_exact(&mut byte));
+            read.await.expect("no virtual time passes").unwrap();
+        }
+        assert_eq!(clock.elapsed(), Duration::ZERO);
+        drop(socket);
+        echo.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn time_moves_by_hand_and_by_steps() {
+        let clock = Clock::freeze();
+        let nap = tokio::spawn(tokio::time::sleep(Duration::from_secs(60)));
+        clock.advance(Duration::from_secs(59)).await;
+        assert!(!nap.is_finished());
+        clock.advance(Duration::from_millis(1002)).await;
+        assert!(nap.is_finished());
+
+        let year = Duration::from_secs(365 * 86_400);
+        clock.run(year / 4, tokio::time::sleep(year)).await;
+        assert!(clock.elapsed() >= year);
+    }
+
+    #[tokio::test]
+    async fn time_runs_again_afterwards() {
+        drop(Clock::freeze());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        drop(Clock::freeze());
+    }
+}
