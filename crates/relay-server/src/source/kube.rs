@@ -21,6 +21,8 @@ use crate::{BoxFuture, CancellationToken};
 use watch::{Change, Watch};
 
 mod object;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 /// How many changes the watches may be ahead of the log; beyond that the API server has to wait.
@@ -69,14 +71,15 @@ impl KubeSource {
                 let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
                 config.map_err(|error| SourceError::setup(what, error))?
             }
-            None => {
-                Config::infer().await.map_err(|error| SourceError::setup("no cluster to connect to", error))?
-            }
+            None => Config::infer()
+                .await
+                .map_err(|error| SourceError::setup("no cluster to connect to", error))?,
         };
         config.connect_timeout = Some(CONNECT);
         // The watches have their own way to try again, and tell the log meanwhile that it is stale.
         config.default_retry = false;
-        Client::try_from(config).map_err(|error| SourceError::setup("cannot set up the cluster's client", error))
+        Client::try_from(config)
+            .map_err(|error| SourceError::setup("cannot set up the cluster's client", error))
     }
 
     async fn follow(self, publisher: Publisher, stop: CancellationToken) -> Result<(), SourceError> {
@@ -85,13 +88,15 @@ impl KubeSource {
             checked.map_err(|error| SourceError::setup("cannot watch a namespace", error))?;
         }
         let client = self.client().await?;
-        let mut apis: Vec<_> = self.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect();
+        let mut apis: Vec<_> =
+            self.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect();
         if apis.is_empty() {
             apis.push(Api::all(client));
         }
         let (sender, mut changes) = mpsc::channel(AHEAD);
         let mut fold = Fold::new(publisher, self.namespaces.into_iter().collect());
-        let watches = apis.into_iter().enumerate().map(|(scope, api)| Watch::new(api, scope, sender.clone()).run());
+        let watches =
+            apis.into_iter().enumerate().map(|(scope, api)| Watch::new(api, scope, sender.clone()).run());
         let folding = async {
             while let Some((scope, change)) = changes.recv().await {
                 fold.take(scope, change)?;
@@ -160,7 +165,8 @@ impl Fold {
                 }
             }
             Change::Down(why) => {
-                let place = self.namespaces.get(scope).map_or_else(String::new, |name| format!("namespace {name}: "));
+                let place =
+                    self.namespaces.get(scope).map_or_else(String::new, |name| format!("namespace {name}: "));
                 tracing::debug!(place, why, "a watch is lost");
                 self.down[scope] = Some(format!("{place}{why}"));
                 self.report();

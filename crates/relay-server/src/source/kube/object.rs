@@ -37,7 +37,9 @@ impl<'de> Deserialize<'de> for PodObject {
         let resource_version = text("resourceVersion");
         let name = text("name").unwrap_or_default();
         let pod = Pod::deserialize(&object)
-            .inspect_err(|error| tracing::warn!(name, %error, "skipping an object of the API server that is no pod"))
+            .inspect_err(
+                |error| tracing::warn!(name, %error, "skipping an object of the API server that is no pod"),
+            )
             .ok();
         Ok(Self { metadata: ObjectMeta { resource_version, ..ObjectMeta::default() }, pod })
     }

@@ -189,7 +189,9 @@ impl Watch {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 (object.resource_version(), object.into_pod().map(Change::Applied))
             }
-            WatchEvent::Deleted(object) => (object.resource_version(), object.into_pod().map(Change::Deleted)),
+            WatchEvent::Deleted(object) => {
+                (object.resource_version(), object.into_pod().map(Change::Deleted))
+            }
             WatchEvent::Bookmark(bookmark) => (Some(bookmark.metadata.resource_version), None),
             WatchEvent::Error(_) => (None, None),
         };
@@ -228,7 +230,11 @@ impl Watch {
 
 /// What follows from a refusal to watch.
 fn refused(status: &Status) -> Result<Next, Interrupt> {
-    if expired(status) { Ok(Next::List) } else { Err(Interrupt::Failed(format!("watch: {}", describe(status)))) }
+    if expired(status) {
+        Ok(Next::List)
+    } else {
+        Err(Interrupt::Failed(format!("watch: {}", describe(status))))
+    }
 }
 
 /// Bounds the time of a request and words its failure.
