@@ -1,8 +1,9 @@
 //! `cargo xtask test`: what every change has to pass, and nothing that needs more than Rust.
 
 use anyhow::Result;
+use serde_json::Value;
 
-use crate::workspace::{cargo, check};
+use crate::workspace::{cargo, check, metadata, root};
 use crate::{no_arguments, tidy};
 
 /// Runs the steps in order, cheapest first, and the tests last, so that the closing lines are the test runner's.
@@ -14,6 +15,19 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     tidy::run(&[])?;
     step("clippy");
     check(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny=warnings"]))?;
+    // The workspace above has all features on that the command line needs; each library must do with none as well.
+    step("without features");
+    for name in featured_libraries(&metadata(root())?) {
+        check(cargo().args([
+            "clippy",
+            "--locked",
+            "--package",
+            &name,
+            "--no-default-features",
+            "--",
+            "--deny=warnings",
+        ]))?;
+    }
     step("docs");
     check(
         cargo().args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny=warnings"),
@@ -22,6 +36,34 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     check(cargo().args(["test", "--locked", "--workspace", "--no-fail-fast"]))
 }
 
+/// The crates under `crates/` that have features, by `cargo metadata`.
+fn featured_libraries(metadata: &Value) -> Vec<String> {
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let featured =
+        packages.filter(|package| package["features"].as_object().is_some_and(|all| !all.is_empty()));
+    let libraries = featured.filter(|package| {
+        let kinds =
+            package["targets"].as_array().into_iter().flatten().flat_map(|target| target["kind"].as_array());
+        kinds.flatten().any(|kind| kind == "lib")
+    });
+    libraries.filter_map(|package| Some(package["name"].as_str()?.to_owned())).collect()
+}
+
 fn step(name: &str) {
     println!("== {name}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_with_features_are_found() {
+        let names = featured_libraries(&metadata(root()).unwrap());
+        assert!(names.contains(&"relay-proto".to_owned()), "{names:?}");
+        assert!(
+            !names.contains(&"xtask".to_owned()) && !names.contains(&"relay-cli".to_owned()),
+            "{names:?}"
+        );
+    }
 }
