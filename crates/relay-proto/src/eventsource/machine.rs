@@ -249,10 +249,8 @@ impl Machine {
         self.delay_once = Some(delay.min(self.config.retry_max));
     }
 
-    /// The base of the backoff from now on, within the bounds for a server's `retry`: for callers that read
-    /// [`ServerRetry::Ignore`]d `retry` frames themselves.
+    /// The base of the backoff from now on: for callers that read [`ServerRetry::Ignore`]d `retry` frames themselves.
     pub fn set_base(&mut self, base: Duration) {
-        let base = self.config.clamp_retry(base);
         self.backoff.set_base(base);
     }
 
