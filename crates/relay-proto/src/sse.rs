@@ -24,6 +24,7 @@
 //! assert_eq!((event.kind(), event.data(), event.last_event_id()), ("greeting", "hello", "7"));
 //! ```
 
+mod block;
 mod decoder;
 mod encoder;
 mod frame;

@@ -1,19 +1,18 @@
 //! Bytes to frames.
 
-use alloc::borrow::Cow;
 use alloc::collections::VecDeque;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::mem;
-use core::ops::Range;
-use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use memchr::memchr2;
 
-use super::frame::{Comment, Event, EventId, Frame, Limit, Limits, Oversized};
+use super::block::{Block, Field, KEEP, Span, give, parse_line, parse_retry, put, starts_in_two, text};
+use super::frame::{Comment, Event, Frame, Limit, Limits, Oversized};
 
 /// Decodes one event stream, and the streams that continue it after a reconnect.
 ///
@@ -35,28 +34,18 @@ use super::frame::{Comment, Event, EventId, Frame, Limit, Limits, Oversized};
 pub struct Decoder {
     limits: Limits,
 
-    /// The chunk being read; empty when all input was consumed. Ranges below are positions in it.
+    /// The chunk being read; empty when all input was consumed. Spans of the block are positions in it.
     chunk: Bytes,
     pos: usize,
     /// Input that was fed before the chunk was drained.
     queue: VecDeque<Input>,
-    /// The last line ended with a CR at the end of its chunk: an LF that comes next is part of that line end.
-    skip_lf: bool,
-    /// A line has ended since the stream began; before that a BOM may come.
-    past_first_line: bool,
-
+    /// The next line needs more than a look into the chunk: one of the four fields below says so.
+    carry: Carry,
     /// The start of a line whose end is in a chunk to come.
     line: BytesMut,
-    /// That line went over the limit; its bytes are dropped until it ends.
-    line_over: bool,
 
-    /// The block has a line that is not a comment.
-    touched: bool,
-    over: Option<Limit>,
-    data: Data,
-    kind: Value,
-    id: Value,
-    /// Data put together from more than one line or chunk, valid when `data` is `Joined`.
+    block: Block,
+    /// Data put together from more than one line or chunk.
     joined: BytesMut,
     kind_held: Vec<u8>,
     id_held: Vec<u8>,
@@ -66,9 +55,10 @@ pub struct Decoder {
 
     /// The last event id string of the standard: what the dispatched blocks have set.
     committed: String,
-    /// The same in a form that events share, made when the first event without an id of its own needs it.
-    committed_shared: Option<ByteString>,
-    /// Room for slices that were fed, and for shared ids.
+    /// The same for events that have no id of their own, brought up to date when the first of them comes.
+    shared: Arc<String>,
+    shared_is_old: bool,
+    /// Room for slices that were fed.
     scratch: BytesMut,
 }
 
@@ -77,36 +67,36 @@ enum Input {
     End,
 }
 
-#[derive(Default)]
-enum Data {
-    #[default]
-    None,
-    /// One line, still in the chunk.
-    Chunk(Range<usize>),
-    /// In `joined`, from this position on.
-    Joined(usize),
+/// What a line has to take over from before it.
+#[derive(Clone, Copy)]
+struct Carry {
+    /// Any of the others: the one thing to look at.
+    any: bool,
+    /// The last line ended with a CR at the end of its chunk: an LF that comes next is part of that line end.
+    skip_lf: bool,
+    /// This is the first line of the stream; a BOM may come.
+    first_line: bool,
+    /// The line has begun in an earlier chunk, its start is held.
+    line: bool,
+    /// That line went over the limit; its bytes are dropped until it ends.
+    line_over: bool,
 }
 
-#[derive(Default, Clone)]
-enum Value {
-    #[default]
-    None,
-    Chunk(Range<usize>),
-    /// In the buffer of that field.
-    Held,
+impl Default for Carry {
+    fn default() -> Self {
+        Self { any: true, skip_lf: false, first_line: true, line: false, line_over: false }
+    }
 }
 
-/// Smallest allocation for text that is put together; many small events share one.
-const ARENA: usize = 8 << 10;
-
-/// Text longer than this is given away with its buffer: one huge event leaves nothing behind.
-const KEEP: usize = 256 << 10;
+/// Larger chunks are read in pieces, so that positions fit in 32 bits.
+const LARGEST_CHUNK: usize = 1 << 30;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 impl Decoder {
     /// A decoder with these limits. `Decoder::default()` has the default [`Limits`].
     pub fn new(limits: Limits) -> Self {
+        let limits = limits.bounded();
         Self { limits, ..Self::default() }
     }
 
@@ -114,7 +104,7 @@ impl Decoder {
     #[must_use]
     pub fn with_last_event_id(mut self, id: impl Into<String>) -> Self {
         self.committed = id.into();
-        self.committed_shared = None;
+        self.shared_is_old = true;
         self
     }
 
@@ -147,7 +137,10 @@ impl Decoder {
 
     /// Takes a chunk of the stream, of any size. The chunk is not copied: frames may refer to it.
     pub fn feed(&mut self, chunk: impl Into<Bytes>) {
-        let chunk = chunk.into();
+        let mut chunk = chunk.into();
+        while chunk.len() > LARGEST_CHUNK {
+            self.queue.push_back(Input::Chunk(chunk.split_to(LARGEST_CHUNK)));
+        }
         if self.is_drained() {
             self.chunk = chunk;
         } else {
@@ -158,7 +151,7 @@ impl Decoder {
     /// Takes a chunk of the stream, of any size, copying it into a buffer that is reused.
     pub fn feed_slice(&mut self, chunk: &[u8]) {
         put(&mut self.scratch, chunk);
-        let chunk = self.scratch.split().freeze();
+        let chunk = give(&mut self.scratch);
         self.feed(chunk);
     }
 
@@ -177,49 +170,13 @@ impl Decoder {
     /// The next frame, or `None` when more input is needed.
     pub fn next_frame(&mut self) -> Option<Frame> {
         loop {
-            if self.pos >= self.chunk.len() {
-                self.stash();
+            if self.pos == self.chunk.len() {
                 if !self.next_input() {
                     return None;
                 }
                 continue;
             }
-            if self.skip_lf {
-                self.skip_lf = false;
-                if self.chunk[self.pos] == b'\n' {
-                    self.pos += 1;
-                    if !self.touched {
-                        self.block_pos = self.pos;
-                    }
-                    continue;
-                }
-            }
-            let start = self.pos;
-            // Blank lines are every other line of many streams; a look is cheaper than a search.
-            let end = if self.chunk[start] == b'\n' {
-                start
-            } else {
-                match memchr2(b'\n', b'\r', &self.chunk[start..]) {
-                    Some(at) => start + at,
-                    None => {
-                        self.stash();
-                        continue;
-                    }
-                }
-            };
-            self.pos = end + 1;
-            if self.chunk[end] == b'\r' {
-                match self.chunk.get(end + 1) {
-                    Some(b'\n') => self.pos = end + 2,
-                    Some(_) => {}
-                    None => self.skip_lf = true,
-                }
-            }
-            let frame = if self.line.is_empty() && !self.line_over && self.past_first_line {
-                self.end_line(start, end)
-            } else {
-                self.end_held_line(start, end)
-            };
+            let frame = if self.carry.any { self.carried_line() } else { self.lines() };
             if frame.is_some() {
                 return frame;
             }
@@ -230,7 +187,11 @@ impl Decoder {
         self.chunk.is_empty() && self.queue.is_empty()
     }
 
+    /// Leaves the chunk, which is read, for the next one.
     fn next_input(&mut self) -> bool {
+        if !self.chunk.is_empty() {
+            self.leave_chunk();
+        }
         match self.queue.pop_front() {
             Some(Input::Chunk(chunk)) => self.chunk = chunk,
             Some(Input::End) => self.reset(),
@@ -241,29 +202,37 @@ impl Decoder {
 
     /// Forgets the stream, not the last event id.
     fn reset(&mut self) {
+        self.carry = Carry::default();
         self.line.clear();
-        self.line_over = false;
-        self.skip_lf = false;
-        self.past_first_line = false;
         self.clear_block();
-        self.block_before = 0;
-        self.block_pos = self.pos;
+        self.start_block(self.pos);
     }
 
-    /// Leaves the chunk: what belongs to the unfinished line and block is copied out of it.
-    fn stash(&mut self) {
-        self.join_data();
-        hold(&mut self.kind, &mut self.kind_held, &self.chunk);
-        hold(&mut self.id, &mut self.id_held, &self.chunk);
-
+    /// Takes what the unfinished line and block need out of the chunk, and lets the chunk go.
+    fn leave_chunk(&mut self) {
+        if self.block.touched {
+            let Block { data, kind, id, .. } = &mut self.block;
+            for (value, held) in [(kind, &mut self.kind_held), (id, &mut self.id_held)] {
+                if value.is_some() && !value.is_outside() {
+                    held.clear();
+                    held.extend_from_slice(&self.chunk[value.range()]);
+                    *value = Span::outside(0);
+                }
+            }
+            if data.is_some() {
+                self.block.join_data(&self.chunk, &mut self.joined);
+            }
+        }
         let rest = &self.chunk[self.pos..];
-        if !rest.is_empty() && !self.line_over {
+        if !rest.is_empty() && !self.carry.line_over {
+            self.carry.any = true;
+            self.carry.line = true;
             // Whether a BOM is to be taken off is known when the line has ended.
-            let bom = if self.past_first_line { 0 } else { BOM.len() };
-            if self.line.len() + rest.len() > self.limits.line.saturating_add(bom) {
-                self.line_over = true;
+            let bom = if self.carry.first_line { BOM.len() } else { 0 };
+            if self.line.len() + rest.len() > self.limits.line + bom {
+                self.carry.line_over = true;
                 self.line = BytesMut::new();
-                self.go_over(Limit::Line);
+                self.block.go_over(Limit::Line, &mut self.joined);
             } else {
                 put(&mut self.line, rest);
             }
@@ -274,164 +243,212 @@ impl Decoder {
         self.pos = 0;
     }
 
-    /// A line that lies in the chunk has ended.
+    /// Reads lines that lie in the chunk, up to one that makes a frame or to the end of the chunk.
     #[inline]
-    fn end_line(&mut self, start: usize, end: usize) -> Option<Frame> {
-        if start == end {
-            return self.end_block(start);
-        }
-        let line = &self.chunk[start..end];
-        if line.len() > self.limits.line {
-            self.go_over(Limit::Line);
-            return None;
-        }
-        let (field, value) = parse_line(line);
-        let value = start + value..end;
-        match field {
-            Field::Data => {
-                self.touched = true;
-                if self.over.is_none() {
-                    self.add_data(value);
-                }
-            }
-            Field::Event => {
-                self.touched = true;
-                if value.len() > self.limits.kind {
-                    self.go_over(Limit::Type);
-                } else {
-                    self.kind_held.clear();
-                    self.kind = Value::Chunk(value);
-                }
-            }
-            Field::Id => {
-                self.touched = true;
-                if value.len() > self.limits.id {
-                    self.go_over(Limit::Id);
-                } else if memchr::memchr(0, &self.chunk[value.clone()]).is_none() {
-                    self.id_held.clear();
-                    self.id = Value::Chunk(value);
-                }
-            }
-            Field::Retry => {
-                self.touched = true;
-                return parse_retry(&self.chunk[value]).map(Frame::Retry);
-            }
-            Field::Comment => {
-                if !self.touched {
-                    self.block_before = 0;
-                    self.block_pos = self.pos;
-                }
-                return Some(Frame::Comment(Comment(text(self.chunk.slice(value)))));
-            }
-            Field::Unknown => self.touched = true,
-        }
-        None
-    }
-
-    /// A `data` line in the chunk.
-    #[inline]
-    fn add_data(&mut self, value: Range<usize>) {
-        let Some(from) = self.join_data() else {
-            if value.len() > self.limits.data {
-                self.go_over(Limit::Data);
+    fn lines(&mut self) -> Option<Frame> {
+        let chunk = &self.chunk[..];
+        // Kept in registers while the lines of a block go by.
+        let mut block = if self.block.touched { self.block } else { Block::default() };
+        let mut at = self.pos;
+        let frame = loop {
+            let Some(&first) = chunk.get(at) else { break None };
+            // Blank lines are every other line of many streams; a look is cheaper than a search.
+            let end = if first == b'\n' {
+                at
             } else {
-                self.data = Data::Chunk(value);
+                match memchr2(b'\n', b'\r', &chunk[at..]) {
+                    Some(offset) => at + offset,
+                    None => {
+                        self.block = block;
+                        self.pos = at;
+                        self.leave_chunk();
+                        return None;
+                    }
+                }
+            };
+            let start = at;
+            at = end + 1;
+            if chunk[end] == b'\r' {
+                match chunk.get(at) {
+                    Some(b'\n') => at += 1,
+                    Some(_) => {}
+                    None => (self.carry.any, self.carry.skip_lf) = (true, true),
+                }
             }
-            return;
+            if start == end {
+                self.pos = at;
+                if !block.touched {
+                    (self.block_before, self.block_pos) = (0, at);
+                    continue;
+                }
+                return self.end_block(block, start);
+            }
+            let line = &chunk[start..end];
+            if line.len() > self.limits.line {
+                block.go_over(Limit::Line, &mut self.joined);
+                continue;
+            }
+            let (field, value) = parse_line(line);
+            let value = Span::new(start + value, end);
+            match field {
+                Field::Data => {
+                    block.touched = true;
+                    if block.over.is_some() {
+                    } else if !block.data.is_some() {
+                        if value.len() > self.limits.data {
+                            block.go_over(Limit::Data, &mut self.joined);
+                        } else {
+                            block.data = value;
+                        }
+                    } else {
+                        let from = block.join_data(chunk, &mut self.joined);
+                        if value.len() + (self.joined.len() - from + 1) > self.limits.data {
+                            block.go_over(Limit::Data, &mut self.joined);
+                        } else {
+                            put(&mut self.joined, b"\n");
+                            put(&mut self.joined, &chunk[value.range()]);
+                        }
+                    }
+                }
+                Field::Event => {
+                    block.touched = true;
+                    if value.len() > self.limits.kind {
+                        block.go_over(Limit::Type, &mut self.joined);
+                    } else {
+                        block.kind = value;
+                    }
+                }
+                Field::Id => {
+                    block.touched = true;
+                    if value.len() > self.limits.id {
+                        block.go_over(Limit::Id, &mut self.joined);
+                    } else if memchr::memchr(0, &chunk[value.range()]).is_none() {
+                        block.id = value;
+                    }
+                }
+                Field::Retry => {
+                    block.touched = true;
+                    if let Some(delay) = parse_retry(&chunk[value.range()]) {
+                        break Some(Frame::Retry(delay));
+                    }
+                }
+                Field::Comment => {
+                    if !block.touched {
+                        (self.block_before, self.block_pos) = (0, at);
+                    }
+                    break Some(Frame::Comment(Comment(text(self.chunk.slice(value.range())))));
+                }
+                Field::Unknown => block.touched = true,
+            }
         };
-        if value.len().saturating_add(self.joined.len() - from + 1) > self.limits.data {
-            self.go_over(Limit::Data);
-        } else {
-            put(&mut self.joined, b"\n");
-            put(&mut self.joined, &self.chunk[value]);
-        }
+        self.block = block;
+        self.pos = at;
+        frame
     }
 
-    /// Brings the data of the block, if there is any, into `joined`, and says where it begins there.
-    #[inline]
-    fn join_data(&mut self) -> Option<usize> {
-        match &self.data {
-            Data::None => None,
-            Data::Joined(from) => Some(*from),
-            Data::Chunk(range) => {
-                put(&mut self.joined, &self.chunk[range.clone()]);
-                self.data = Data::Joined(0);
-                Some(0)
+    /// Reads on after a carry: the rest of a line, the first line of a stream, or an LF that belongs to a CR.
+    #[inline(never)]
+    fn carried_line(&mut self) -> Option<Frame> {
+        if mem::take(&mut self.carry.skip_lf) {
+            self.carry.any = self.carry.first_line || self.carry.line;
+            if self.chunk[self.pos] == b'\n' {
+                self.pos += 1;
+                if !self.block.touched {
+                    self.start_block(self.pos);
+                }
             }
-        }
-    }
-
-    /// A line has ended whose start was held, or the first line of a stream.
-    #[cold]
-    fn end_held_line(&mut self, start: usize, end: usize) -> Option<Frame> {
-        let first = !mem::replace(&mut self.past_first_line, true);
-        if mem::take(&mut self.line_over) {
             return None;
         }
-        if self.line.is_empty() {
-            let bom = first && self.chunk[start..end].starts_with(BOM);
-            return self.end_line(if bom { start + BOM.len() } else { start }, end);
-        }
-        let held = self.line.len();
-        let rest = &self.chunk[start..end];
-        let bom = if first && (self.line.starts_with(BOM) || starts_in_two(&self.line, rest, BOM)) {
-            BOM.len()
-        } else {
-            0
+        let start = self.pos;
+        let Some(offset) = memchr2(b'\n', b'\r', &self.chunk[start..]) else {
+            self.leave_chunk();
+            return None;
         };
-        let length = held + rest.len() - bom;
+        let end = start + offset;
+        let Carry { first_line, line, line_over, .. } = self.carry;
+        if !line {
+            // The first line of the stream, and it lies in the chunk.
+            let bom = self.chunk[start..].starts_with(BOM);
+            self.pos += if bom { BOM.len() } else { 0 };
+            self.carry = Carry { any: false, first_line: false, ..self.carry };
+            return None;
+        }
+        self.carry = Carry { any: false, skip_lf: false, first_line: false, line: false, line_over: false };
+        self.pos = end + 1;
+        if self.chunk[end] == b'\r' {
+            match self.chunk.get(end + 1) {
+                Some(b'\n') => self.pos += 1,
+                Some(_) => {}
+                None => (self.carry.any, self.carry.skip_lf) = (true, true),
+            }
+        }
+        if line_over {
+            return None;
+        }
+        let rest = &self.chunk[start..end];
+        let bom = if first_line && starts_in_two(&self.line, rest, BOM) { BOM.len() } else { 0 };
+        let length = self.line.len() + rest.len() - bom;
         if length == 0 {
             self.line.clear();
-            return self.end_block(start);
+            self.start_block(self.pos);
+            return None;
         }
         if length > self.limits.line {
             self.line.clear();
-            self.go_over(Limit::Line);
+            self.block.go_over(Limit::Line, &mut self.joined);
             return None;
         }
         put(&mut self.line, rest);
+        self.held_line(bom)
+    }
+
+    /// A line that came in pieces has ended; it is in `line`, after a BOM of that many bytes.
+    fn held_line(&mut self, bom: usize) -> Option<Frame> {
         let (field, value) = parse_line(&self.line[bom..]);
         let value = bom + value;
         let size = self.line.len() - value;
         if !matches!(field, Field::Comment) {
-            self.touched = true;
+            self.block.touched = true;
         }
+        let (block, joined) = (&mut self.block, &mut self.joined);
         let mut frame = None;
         match field {
-            Field::Data if self.over.is_some() => {}
-            Field::Data => match self.join_data() {
-                None if size > self.limits.data => self.go_over(Limit::Data),
-                None => {
+            Field::Data if block.over.is_some() => {}
+            Field::Data if !block.data.is_some() => {
+                if size > self.limits.data {
+                    block.go_over(Limit::Data, joined);
+                } else {
                     // The line becomes the data as it is: nothing is copied twice.
-                    mem::swap(&mut self.line, &mut self.joined);
-                    self.data = Data::Joined(value);
+                    mem::swap(&mut self.line, joined);
+                    block.data = Span::outside(value);
                 }
-                Some(from) if size.saturating_add(self.joined.len() - from + 1) > self.limits.data => {
-                    self.go_over(Limit::Data);
+            }
+            Field::Data => {
+                let from = block.join_data(&self.chunk, joined);
+                if size + (joined.len() - from + 1) > self.limits.data {
+                    block.go_over(Limit::Data, joined);
+                } else {
+                    put(joined, b"\n");
+                    put(joined, &self.line[value..]);
                 }
-                Some(_) => {
-                    put(&mut self.joined, b"\n");
-                    put(&mut self.joined, &self.line[value..]);
-                }
-            },
-            Field::Event if size > self.limits.kind => self.go_over(Limit::Type),
+            }
+            Field::Event if size > self.limits.kind => block.go_over(Limit::Type, joined),
             Field::Event => {
                 self.kind_held.clear();
                 self.kind_held.extend_from_slice(&self.line[value..]);
-                self.kind = Value::Held;
+                block.kind = Span::outside(0);
             }
-            Field::Id if size > self.limits.id => self.go_over(Limit::Id),
+            Field::Id if size > self.limits.id => block.go_over(Limit::Id, joined),
             Field::Id if self.line[value..].contains(&0) => {}
             Field::Id => {
                 self.id_held.clear();
                 self.id_held.extend_from_slice(&self.line[value..]);
-                self.id = Value::Held;
+                block.id = Span::outside(0);
             }
             Field::Retry => frame = parse_retry(&self.line[value..]).map(Frame::Retry),
             Field::Comment => {
-                if !self.touched {
-                    self.block_before = 0;
-                    self.block_pos = self.pos;
+                if !block.touched {
+                    self.start_block(self.pos);
                 }
                 let line = give(&mut self.line);
                 frame = Some(Frame::Comment(Comment(text(line.slice(value..)))));
@@ -445,175 +462,146 @@ impl Decoder {
         frame
     }
 
-    /// A blank line: dispatches what the block has gathered. `at` is where the blank line begins.
+    /// A blank line, which begins at `at`: dispatches what the block has gathered.
     #[inline]
-    fn end_block(&mut self, at: usize) -> Option<Frame> {
-        if !self.touched {
-            self.block_before = 0;
-            self.block_pos = self.pos;
-            return None;
-        }
-        let frame = if self.over.is_some() {
-            self.oversized(at)
+    fn end_block(&mut self, block: Block, at: usize) -> Option<Frame> {
+        let frame = if let Some(limit) = block.over {
+            Some(Frame::Oversized(self.oversized(&block, limit, at)))
+        } else if !block.data.is_some() {
+            self.commit_id(block.id);
+            None
+        } else if block.data.is_outside() || block.kind.is_outside() || block.id.is_outside() {
+            Some(Frame::Event(self.joined_event(block)))
+        } else if let Some(event) = self.borrowed_event(block) {
+            Some(Frame::Event(event))
         } else {
-            match (&self.data, &self.kind, &self.id) {
-                (Data::None, _, _) => {
-                    self.commit_id();
-                    None
-                }
-                (Data::Joined(_), _, _) | (_, Value::Held, _) | (_, _, Value::Held) => {
-                    Some(Frame::Event(self.joined_event()))
-                }
-                (Data::Chunk(data), kind, id) => {
-                    let (data, kind, id) = (data.clone(), kind.clone(), id.clone());
-                    Some(Frame::Event(self.borrowed_event(data, kind, id)))
-                }
-            }
+            Some(Frame::Event(self.joined_event(block)))
         };
-        self.clear_block();
-        self.block_before = 0;
-        self.block_pos = self.pos;
+        if self.block.touched {
+            self.clear_block();
+        }
+        self.start_block(self.pos);
         frame
     }
 
-    /// An event whose parts all lie in the chunk: one view over all of them, checked once.
+    /// An event whose parts all lie in the chunk: one view over all of them, checked once. `None` if it is not UTF-8.
     #[inline]
-    fn borrowed_event(&mut self, data: Range<usize>, kind: Value, id: Value) -> Event {
-        let (mut low, mut high) = (data.start, data.end);
-        for value in [&kind, &id] {
-            if let Value::Chunk(range) = value {
-                low = low.min(range.start);
-                high = high.max(range.end);
+    fn borrowed_event(&mut self, block: Block) -> Option<Event> {
+        let Block { data, mut kind, mut id, .. } = block;
+        let (mut low, mut high) = (data.start(), data.end());
+        for value in [kind, id] {
+            if value.is_some() {
+                (low, high) = (low.min(value.start()), high.max(value.end()));
             }
         }
-        let Ok(text) = ByteString::try_from(self.chunk.slice(low..high)) else {
-            return self.joined_event();
-        };
-        let within = |range: Range<usize>| range.start - low..range.end - low;
-        let id = match id {
-            Value::Chunk(range) => {
-                let range = within(range);
-                self.set_committed(&text[range.clone()]);
-                EventId::Own(range)
-            }
-            _ => EventId::Inherited(self.inherited_id()),
-        };
-        let kind = match kind {
-            Value::Chunk(range) => within(range),
-            _ => 0..0,
-        };
-        Event { data: within(data), text, kind, id }
+        let text = ByteString::try_from(self.chunk.slice(low..high)).ok()?;
+        if kind.is_some() {
+            kind = kind.after(low);
+        }
+        let mut inherited = None;
+        if id.is_some() {
+            id = id.after(low);
+            self.set_committed(&text[id.range()]);
+        } else if !self.committed.is_empty() {
+            inherited = Some(self.inherited_id());
+        }
+        Some(Event { data: data.after(low), kind, id, text, inherited })
     }
 
     /// An event whose parts are gathered in `joined`: data, then type, then id.
-    fn joined_event(&mut self) -> Event {
-        let start = self.join_data().unwrap_or(0);
-        let data = start..self.joined.len();
-        match &self.kind {
-            Value::None => {}
-            Value::Chunk(range) => put(&mut self.joined, &self.chunk[range.clone()]),
-            Value::Held => put(&mut self.joined, &self.kind_held),
-        }
-        let kind = data.end..self.joined.len();
-        match &self.id {
-            Value::None => {}
-            Value::Chunk(range) => put(&mut self.joined, &self.chunk[range.clone()]),
-            Value::Held => put(&mut self.joined, &self.id_held),
-        }
-        let id = kind.end..self.joined.len();
-        let own_id = !matches!(self.id, Value::None);
-        let bytes = give(&mut self.joined);
+    #[inline(never)]
+    fn joined_event(&mut self, mut block: Block) -> Event {
+        let joined = &mut self.joined;
+        let start = block.join_data(&self.chunk, joined);
+        let data = Span::new(start, joined.len());
+        put(joined, value(&self.chunk, block.kind, &self.kind_held));
+        let kind = Span::new(data.end(), joined.len());
+        put(joined, value(&self.chunk, block.id, &self.id_held));
+        let id = Span::new(kind.end(), joined.len());
+        let bytes = give(joined);
         let (text, data, kind, id) = match ByteString::try_from(bytes.clone()) {
             // Valid as a whole does not mean that each part is: a sequence could reach from one into the next.
-            Ok(text) if [data.end, kind.end].iter().all(|&at| text.is_char_boundary(at)) => {
+            Ok(text) if text.is_char_boundary(kind.start()) && text.is_char_boundary(id.start()) => {
                 (text, data, kind, id)
             }
-            _ => {
-                let mut text = String::new();
-                let mut push = |range: Range<usize>| {
-                    let from = text.len();
-                    text.push_str(&String::from_utf8_lossy(&bytes[range]));
-                    from..text.len()
-                };
-                let (data, kind, id) = (push(data), push(kind), push(id));
-                (ByteString::from(text), data, kind, id)
-            }
+            _ => replaced(&bytes, data, kind, id),
         };
-        let id = if own_id {
-            self.set_committed(&text[id.clone()]);
-            EventId::Own(id)
-        } else {
-            EventId::Inherited(self.inherited_id())
-        };
-        Event { text, data, kind, id }
+        let mut inherited = None;
+        if block.id.is_some() {
+            self.set_committed(&text[id.range()]);
+        } else if !self.committed.is_empty() {
+            inherited = Some(self.inherited_id());
+        }
+        Event { text, data, kind, id, inherited }
     }
 
     #[cold]
-    fn oversized(&mut self, at: usize) -> Option<Frame> {
-        let limit = self.over?;
-        self.commit_id();
+    fn oversized(&mut self, block: &Block, limit: Limit, at: usize) -> Oversized {
+        self.commit_id(block.id);
         let size = self.block_before + (at - self.block_pos) as u64;
-        let kind = match &self.kind {
-            Value::None => String::new(),
-            Value::Chunk(range) => String::from_utf8_lossy(&self.chunk[range.clone()]).into_owned(),
-            Value::Held => String::from_utf8_lossy(&self.kind_held).into_owned(),
-        };
-        Some(Frame::Oversized(Oversized { limit, size, kind, last_event_id: self.committed.clone() }))
+        let kind = String::from_utf8_lossy(value(&self.chunk, block.kind, &self.kind_held)).into_owned();
+        Oversized { limit, size, kind, last_event_id: self.committed.clone() }
     }
 
-    /// The block is too large: its data goes, its short lines still count.
-    #[cold]
-    fn go_over(&mut self, limit: Limit) {
-        self.touched = true;
-        self.over.get_or_insert(limit);
-        self.data = Data::None;
-        self.joined = BytesMut::new();
-    }
-
-    /// Makes the id of the block, if it has one, the last event id.
-    fn commit_id(&mut self) {
-        let id = match &self.id {
-            Value::None => return,
-            Value::Chunk(range) => &self.chunk[range.clone()],
-            Value::Held => &self.id_held[..],
-        };
-        self.committed.clear();
-        self.committed.push_str(&String::from_utf8_lossy(id));
-        self.committed_shared = None;
+    /// Makes the id of a block, if it has one, the last event id.
+    fn commit_id(&mut self, id: Span) {
+        if id.is_some() {
+            let id = String::from_utf8_lossy(value(&self.chunk, id, &self.id_held));
+            self.committed.clear();
+            self.committed.push_str(&id);
+            self.shared_is_old = true;
+        }
     }
 
     #[inline]
     fn set_committed(&mut self, id: &str) {
         self.committed.clear();
         self.committed.push_str(id);
-        self.committed_shared = None;
+        self.shared_is_old = true;
     }
 
-    #[inline]
-    fn inherited_id(&mut self) -> ByteString {
-        if self.committed.is_empty() {
-            return ByteString::new();
+    /// The last event id, for an event that sets none.
+    fn inherited_id(&mut self) -> Arc<String> {
+        if mem::take(&mut self.shared_is_old) {
+            match Arc::get_mut(&mut self.shared) {
+                Some(unused) => unused.clone_from(&self.committed),
+                None => self.shared = Arc::new(self.committed.clone()),
+            }
         }
-        let (committed, scratch) = (&self.committed, &mut self.scratch);
-        self.committed_shared
-            .get_or_insert_with(|| {
-                put(scratch, committed.as_bytes());
-                text(scratch.split().freeze())
-            })
-            .clone()
+        Arc::clone(&self.shared)
     }
 
-    #[inline]
     fn clear_block(&mut self) {
-        self.touched = false;
-        self.over = None;
-        self.data = Data::None;
-        self.kind = Value::None;
-        self.id = Value::None;
+        self.block = Block::default();
         self.joined.clear();
         self.kind_held.clear();
         self.id_held.clear();
     }
+
+    /// The next block begins at this position of the chunk.
+    #[inline]
+    fn start_block(&mut self, at: usize) {
+        (self.block_before, self.block_pos) = (0, at);
+    }
+}
+
+/// The bytes of a field, wherever they are.
+#[inline]
+fn value<'a>(chunk: &'a [u8], span: Span, held: &'a [u8]) -> &'a [u8] {
+    if span.is_outside() { held } else { &chunk[span.range()] }
+}
+
+/// The text of the parts with U+FFFD for what is not UTF-8, and where each is in it.
+#[cold]
+fn replaced(bytes: &[u8], data: Span, kind: Span, id: Span) -> (ByteString, Span, Span, Span) {
+    let mut text = String::new();
+    let mut push = |span: Span| {
+        let start = text.len();
+        text.push_str(&String::from_utf8_lossy(&bytes[span.range()]));
+        Span::new(start, text.len())
+    };
+    let (data, kind, id) = (push(data), push(kind), push(id));
+    (ByteString::from(text), data, kind, id)
 }
 
 impl fmt::Debug for Decoder {
@@ -625,84 +613,4 @@ impl fmt::Debug for Decoder {
             .field("block_bytes", &self.block_bytes())
             .finish_non_exhaustive()
     }
-}
-
-enum Field {
-    Data,
-    Event,
-    Id,
-    Retry,
-    Comment,
-    Unknown,
-}
-
-/// The field a line sets, and where its value begins.
-#[inline]
-fn parse_line(line: &[u8]) -> (Field, usize) {
-    let (field, name) = match line {
-        [b'd', b'a', b't', b'a', ..] => (Field::Data, 4),
-        [b'i', b'd', ..] => (Field::Id, 2),
-        [b'e', b'v', b'e', b'n', b't', ..] => (Field::Event, 5),
-        [b':', ..] => return (Field::Comment, 1),
-        [b'r', b'e', b't', b'r', b'y', ..] => (Field::Retry, 5),
-        _ => return (Field::Unknown, line.len()),
-    };
-    match line.get(name..) {
-        Some([b':', b' ', ..]) => (field, name + 2),
-        Some([b':', ..]) => (field, name + 1),
-        Some([]) => (field, name),
-        _ => (Field::Unknown, line.len()),
-    }
-}
-
-/// Digits only, and a number of milliseconds that fits: anything else is no `retry` at all.
-fn parse_retry(value: &[u8]) -> Option<Duration> {
-    if value.is_empty() {
-        return None;
-    }
-    let mut millis: u64 = 0;
-    for byte in value {
-        if !byte.is_ascii_digit() {
-            return None;
-        }
-        millis = millis.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
-    }
-    Some(Duration::from_millis(millis))
-}
-
-/// Text as it is when it is UTF-8, else a copy with U+FFFD for what is not.
-fn text(bytes: Bytes) -> ByteString {
-    match String::from_utf8_lossy(&bytes) {
-        Cow::Owned(replaced) => ByteString::from(replaced),
-        Cow::Borrowed(_) => ByteString::try_from(bytes).unwrap_or_default(),
-    }
-}
-
-/// Appends, taking room for many small texts at a time.
-#[inline]
-fn put(buffer: &mut BytesMut, bytes: &[u8]) {
-    if buffer.capacity() - buffer.len() < bytes.len() {
-        buffer.reserve(bytes.len().max(ARENA));
-    }
-    buffer.extend_from_slice(bytes);
-}
-
-/// The text that was put together, to be shared by a frame. The room behind it stays.
-#[inline]
-fn give(buffer: &mut BytesMut) -> Bytes {
-    if buffer.len() > KEEP { mem::take(buffer).freeze() } else { buffer.split().freeze() }
-}
-
-/// Copies a value out of the chunk that is about to go.
-fn hold(value: &mut Value, held: &mut Vec<u8>, chunk: &[u8]) {
-    if let Value::Chunk(range) = value {
-        held.clear();
-        held.extend_from_slice(&chunk[range.clone()]);
-        *value = Value::Held;
-    }
-}
-
-/// Whether `head` followed by `tail` starts with `prefix`, when `head` alone is too short to tell.
-fn starts_in_two(head: &[u8], tail: &[u8], prefix: &[u8]) -> bool {
-    head.len() < prefix.len() && prefix.starts_with(head) && tail.starts_with(&prefix[head.len()..])
 }

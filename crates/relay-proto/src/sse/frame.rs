@@ -1,12 +1,14 @@
 //! What a decoder yields, and the bounds it keeps.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::fmt;
-use core::ops::Range;
 use core::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+
+use super::block::Span;
 
 /// One thing a stream said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,40 +36,36 @@ pub enum Frame {
 #[derive(Clone)]
 pub struct Event {
     pub(super) text: ByteString,
-    pub(super) data: Range<usize>,
+    pub(super) data: Span,
     /// Empty when the block named no type.
-    pub(super) kind: Range<usize>,
-    pub(super) id: EventId,
-}
-
-/// Where the last event id of an event is: in its own text, or set by an earlier block.
-#[derive(Clone)]
-pub(super) enum EventId {
-    Own(Range<usize>),
-    Inherited(ByteString),
+    pub(super) kind: Span,
+    /// Counts when `inherited` is `None`.
+    pub(super) id: Span,
+    /// The id an earlier block has set, when this one sets none.
+    pub(super) inherited: Option<Arc<String>>,
 }
 
 impl Event {
     /// The event type: the last `event` field of the block, or `message` when there was none or it was empty.
     pub fn kind(&self) -> &str {
-        if self.kind.is_empty() { "message" } else { &self.text[self.kind.clone()] }
+        if self.kind.len() == 0 { "message" } else { &self.text[self.kind.range()] }
     }
 
     /// The `data` lines joined with LF, without a final LF. May be empty.
     pub fn data(&self) -> &str {
-        &self.text[self.data.clone()]
+        &self.text[self.data.range()]
     }
 
     /// The same as [`data`](Self::data), as bytes that share the event's memory. Always valid UTF-8.
     pub fn data_bytes(&self) -> Bytes {
-        self.text.as_bytes().slice(self.data.clone())
+        self.text.as_bytes().slice(self.data.range())
     }
 
     /// The last event id as of this event: set by its own block or by an earlier one. Empty when there is none.
     pub fn last_event_id(&self) -> &str {
-        match &self.id {
-            EventId::Own(range) => &self.text[range.clone()],
-            EventId::Inherited(id) => id,
+        match &self.inherited {
+            Some(id) => id,
+            None => &self.text[self.id.range()],
         }
     }
 }
@@ -173,7 +171,7 @@ impl fmt::Display for Limit {
 ///
 /// Memory: a decoder holds at most one unfinished line and the data, type and id of one unfinished block, so with the
 /// buffers' growth by doubling no more than `2 * (line + data) + id + kind`, and only while a block is that large:
-/// typically a few KiB. A limit of `usize::MAX` is no limit.
+/// typically a few KiB. Larger limits than 1 GiB, for the id and the type 64 MiB, count as those.
 ///
 /// ```
 /// use relay_proto::sse::{Decoder, Limits};
@@ -202,6 +200,17 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// So bounded, positions within an event fit in 32 bits, even if all of it is replaced by U+FFFD.
+    pub(super) fn bounded(self) -> Self {
+        let (large, small) = (1 << 30, 1 << 26);
+        Self {
+            line: self.line.min(large),
+            data: self.data.min(large),
+            id: self.id.min(small),
+            kind: self.kind.min(small),
+        }
+    }
+
     /// Sets [`line`](Self::line), in bytes.
     #[must_use]
     pub fn line(mut self, bytes: usize) -> Self {
