@@ -65,6 +65,7 @@ struct Link {
     contiguous: bool,
     sent: u64,
     caught_up: bool,
+    delivered: bool,
 }
 
 /// What to do with a message.
@@ -183,6 +184,11 @@ impl Continuity {
     /// Whether the replay of the present connection is over.
     pub fn is_caught_up(&self) -> bool {
         self.link.caught_up
+    }
+
+    /// Whether the present connection was worth it: it delivered a new event or reached the end of the replay.
+    pub fn has_progress(&self) -> bool {
+        self.link.delivered || self.link.caught_up
     }
 
     /// How often which rule was used.
@@ -329,6 +335,7 @@ impl Continuity {
                 return self.hole(cause, message);
             }
         }
+        self.link.delivered = true;
         self.place_at(Some(event.hash.clone()), event.sequence);
         Verdict::Accept
     }
@@ -388,6 +395,7 @@ impl Continuity {
             contiguous: !connected.filtered.unwrap_or(self.narrowed),
             sent: 0,
             caught_up: false,
+            delivered: false,
         };
         let Some(start) = &connected.resumes_after else { return };
         let Some(wanted) = &self.resume else {

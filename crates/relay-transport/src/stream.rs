@@ -120,6 +120,16 @@ impl EventStream {
         self.machine.delay_once(delay);
     }
 
+    /// The base of the backoff from now on: see [`Machine::set_base`].
+    pub fn set_base(&mut self, base: Duration) {
+        self.machine.set_base(base);
+    }
+
+    /// The longest silence from now on: see [`Config::idle`].
+    pub fn set_idle(&mut self, idle: Option<Duration>) {
+        self.machine.set_idle(idle);
+    }
+
     /// Drops the connection and ends the stream.
     pub fn close(&mut self) {
         self.machine.close();

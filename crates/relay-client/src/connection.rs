@@ -1,0 +1,380 @@
+//! Messages of a stream's connections, decoded.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use http::Request;
+use http_body_util::Full;
+use relay_proto::eventsource::{Attempt, Backoff, Cause, Config, Ended, Item, Refused, ServerRetry, Stop};
+use relay_proto::pods::{EventHash, Message, Problem, Undecodable};
+use relay_proto::sse::{Event, Frame, Limits};
+use relay_transport::{EventStream, Secret};
+
+use crate::client::display_url;
+use crate::session::{RelaySessions, SessionMode, SessionSource};
+use crate::{Client, Error, StreamOptions};
+
+/// Least and most that a relay's `retry` counts for.
+const RETRY_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// Heartbeats that may be missed before a silent connection counts as dead, and the least time for it.
+const MISSED_HEARTBEATS: f64 = 3.0;
+const MIN_IDLE: Duration = Duration::from_secs(1);
+
+/// What a [`Connection`] brings.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// A connection is open.
+    Opened,
+    /// It said something.
+    Message(RawMessage),
+    /// It ended, or an attempt failed; another follows when it is asked for more.
+    Ended { opened: bool, cause: String },
+}
+
+/// One stream over as many connections as it takes. Nothing happens unless it is asked for more, and asking is
+/// cancel-safe.
+pub(crate) struct Connection {
+    stream: EventStream,
+    url: String,
+    shared: Arc<Shared>,
+    open: bool,
+    base: Duration,
+    /// A `retry` line took effect whose block may yet turn out to be `closing`.
+    base_before_retry: Option<(Duration, Duration)>,
+    closing: bool,
+}
+
+/// What the next attempt needs to know, and what the last one found out.
+#[derive(Debug, Default)]
+struct Shared(Mutex<Attempting>);
+
+#[derive(Debug, Default)]
+struct Attempting {
+    resume: Option<EventHash>,
+    refusal: Option<Error>,
+}
+
+impl Shared {
+    fn with<T>(&self, access: impl FnOnce(&mut Attempting) -> T) -> T {
+        access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(client: &Client, options: &StreamOptions) -> Self {
+        let shared = Arc::new(Shared::default());
+        let sessions: Option<Arc<dyn SessionSource>> = match client.sessions() {
+            SessionMode::Source(source) => Some(source.clone()),
+            SessionMode::Always => Some(Arc::new(RelaySessions::new(client.clone()))),
+            SessionMode::Auto if client.has_token() => Some(Arc::new(RelaySessions::new(client.clone()))),
+            SessionMode::Auto | SessionMode::Off => None,
+        };
+        // A line holds one field: as much as the data, and its name.
+        let limits =
+            Limits::default().data(options.max_event_bytes).line(options.max_event_bytes.saturating_add(64));
+        let config = Config::default()
+            .base(options.reconnect_base)
+            .cap(options.reconnect_cap)
+            .server_retry(ServerRetry::Ignore)
+            .healthy_after(None)
+            .credentials_can_refresh(sessions.is_some())
+            .use_last_event_id(false)
+            .limits(limits);
+        let url = display_url(&client.requests().stream(options, None, None));
+        let prepare = prepare(client.clone(), options.clone(), sessions, shared.clone());
+        Self {
+            stream: EventStream::new(client.http().clone(), config, prepare),
+            url,
+            shared,
+            open: false,
+            base: options.reconnect_base,
+            base_before_retry: None,
+            closing: false,
+        }
+    }
+
+    /// Where the next attempt resumes.
+    pub(crate) fn resume_from(&self, hash: Option<&EventHash>) {
+        self.shared.with(|shared| shared.resume = hash.cloned());
+    }
+
+    /// Whether a connection is open, so that asking for more does not connect.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A backoff with the manners of this stream, for other requests.
+    pub(crate) fn backoff(&self) -> Backoff {
+        self.stream.backoff()
+    }
+
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.stream.bytes_read()
+    }
+
+    /// The present connection was worth it.
+    pub(crate) fn progress(&mut self) {
+        self.stream.progress();
+    }
+
+    /// Gives the connection up; another follows after the backoff.
+    pub(crate) fn restart(&mut self, cause: &str) {
+        self.stream.restart(cause);
+        self.open = false;
+    }
+
+    /// Sets the idle limit from the relay's heartbeat.
+    pub(crate) fn heartbeat(&mut self, seconds: Option<f64>) {
+        let Some(seconds) = seconds.filter(|s| s.is_finite() && *s > 0.0) else { return };
+        let idle = Duration::try_from_secs_f64(seconds * MISSED_HEARTBEATS).unwrap_or(Duration::MAX);
+        self.stream.set_idle(Some(idle.clamp(MIN_IDLE, Duration::from_secs(3600))));
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Incoming, Error> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Error>> {
+        loop {
+            let item = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
+                Some(Ok(item)) => item,
+                Some(Err(stop)) => return Poll::Ready(Err(self.stopped(stop))),
+                None => return Poll::Ready(Err(self.stopped(Stop::Closed))),
+            };
+            match item {
+                Item::Opened => {
+                    self.open = true;
+                    return Poll::Ready(Ok(Incoming::Opened));
+                }
+                Item::Ended(ended) => return Poll::Ready(Ok(self.ended(&ended))),
+                Item::Frame(Frame::Event(event)) => {
+                    self.settle_retry(event.kind() == "closing");
+                    let message = Message::decode(event.kind(), event.last_event_id(), event.data());
+                    return Poll::Ready(Ok(Incoming::Message(RawMessage { message, event: Some(event) })));
+                }
+                Item::Frame(Frame::Oversized(block)) => {
+                    self.settle_retry(false);
+                    let limit = format!("{:?} bytes", block.limit());
+                    let (kind, id) = (block.kind(), block.last_event_id());
+                    let message = Undecodable::oversized(kind, id, block.size(), &limit);
+                    let message = Message::Undecodable(message);
+                    return Poll::Ready(Ok(Incoming::Message(RawMessage { message, event: None })));
+                }
+                Item::Frame(Frame::Retry(delay)) => self.retry(delay),
+                Item::Frame(_) | _ => {}
+            }
+        }
+    }
+
+    /// A `retry` line is the new base, unless its block turns out to be `closing`: then it counts once.
+    fn retry(&mut self, delay: Duration) {
+        let delay = delay.clamp(RETRY_BOUNDS.0, RETRY_BOUNDS.1);
+        let before = self.base_before_retry.map_or(self.base, |(before, _)| before);
+        self.base_before_retry = Some((before, delay));
+        self.set_base(delay);
+    }
+
+    fn settle_retry(&mut self, closing: bool) {
+        self.closing = closing;
+        if let Some((before, delay)) = self.base_before_retry.take()
+            && closing
+        {
+            self.set_base(before);
+            self.stream.delay_once(delay);
+        }
+    }
+
+    fn set_base(&mut self, base: Duration) {
+        self.base = base;
+        self.stream.set_base(base);
+    }
+
+    fn ended(&mut self, ended: &Ended) -> Incoming {
+        self.open = false;
+        self.base_before_retry = None;
+        let closing = std::mem::take(&mut self.closing);
+        let delay = ended.retry_at.saturating_sub(self.stream.now());
+        let cause = match &ended.cause {
+            Cause::Status(status) => Problem::from_body(*status, &ended.body).to_string(),
+            Cause::Eof if closing => "the relay is closing the connection".into(),
+            Cause::Restarted(reason) => reason.clone(),
+            other => other.to_string(),
+        };
+        if closing {
+            tracing::info!(url = self.url, ?delay, "{cause}; connecting again");
+        } else {
+            tracing::warn!(url = self.url, ?delay, attempt = ended.attempt, "{cause}; connecting again");
+        }
+        Incoming::Ended { opened: ended.opened, cause }
+    }
+
+    fn stopped(&mut self, stop: Stop) -> Error {
+        self.open = false;
+        match (self.shared.with(|shared| shared.refusal.take()), &stop) {
+            (Some(refusal), Stop::Refused(_)) => refusal,
+            _ => Error::from_stop(&self.url, stop),
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("url", &self.url).field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+type Prepared = BoxFuture<'static, Result<Request<Full<bytes::Bytes>>, Refused>>;
+
+/// Makes each attempt's request: with the resume position of the moment, and a fresh ticket.
+fn prepare(
+    client: Client,
+    options: StreamOptions,
+    sessions: Option<Arc<dyn SessionSource>>,
+    shared: Arc<Shared>,
+) -> impl FnMut(&Attempt) -> Prepared + Send + 'static {
+    move |_attempt| {
+        let (client, options, sessions, shared) =
+            (client.clone(), options.clone(), sessions.clone(), shared.clone());
+        Box::pin(async move {
+            let made = request(&client, &options, sessions.as_deref(), &shared).await;
+            made.map_err(|error| {
+                let refused = match (error.is_retryable(), error.retry_after()) {
+                    (false, _) => Refused::permanent(error.to_string()),
+                    (true, None) => Refused::retry(error.to_string()),
+                    (true, Some(delay)) => Refused::retry_after(error.to_string(), delay),
+                };
+                let refused = error.status().into_iter().fold(refused, Refused::with_status);
+                shared.with(|shared| shared.refusal = Some(error));
+                refused
+            })
+        })
+    }
+}
+
+async fn request(
+    client: &Client,
+    options: &StreamOptions,
+    sessions: Option<&dyn SessionSource>,
+    shared: &Shared,
+) -> Result<Request<Full<bytes::Bytes>>, Error> {
+    let mut credentials = client.credentials().await?;
+    let ticket: Option<Secret> = match sessions {
+        Some(source) => Some(source.session().await?),
+        None => None,
+    };
+    if ticket.is_some() {
+        // The ticket decides; the token need not travel.
+        credentials.token = None;
+    }
+    let resume = shared.with(|shared| shared.resume.clone());
+    let mut request = client.requests().stream(options, resume.as_ref(), ticket.as_ref());
+    credentials.apply(&mut request)?;
+    Ok(request)
+}
+
+/// One message as it came, and what it means.
+#[derive(Debug, Clone)]
+pub struct RawMessage {
+    message: Message,
+    event: Option<Event>,
+}
+
+impl RawMessage {
+    /// What it means.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// What it means, owned.
+    pub fn into_message(self) -> Message {
+        self.message
+    }
+
+    /// The SSE event name.
+    pub fn event(&self) -> &str {
+        match (&self.event, &self.message) {
+            (Some(event), _) => event.kind(),
+            (None, Message::Undecodable(message)) => &message.event,
+            _ => "message",
+        }
+    }
+
+    /// The SSE id in force.
+    pub fn id(&self) -> &str {
+        self.event.as_ref().map_or("", Event::last_event_id)
+    }
+
+    /// The data; empty when it was over the size limit.
+    pub fn data(&self) -> &str {
+        self.event.as_ref().map_or("", Event::data)
+    }
+
+    /// Bytes that it holds in memory.
+    pub(crate) fn size(&self) -> usize {
+        // The decoded message holds the text a second time, and its own structure.
+        2 * self.data().len() + self.id().len() + size_of::<Self>()
+    }
+}
+
+/// The raw messages of one connection: a `Stream` that ends when the connection ends.
+///
+/// A message that cannot be read comes as it is, with [`Message::Undecodable`]; the stream goes on. A failed attempt to
+/// connect is an error.
+#[derive(Debug)]
+pub struct MessageStream {
+    connection: Connection,
+    done: bool,
+}
+
+impl MessageStream {
+    pub(crate) fn new(client: &Client, options: StreamOptions) -> Self {
+        let connection = Connection::new(client, &options);
+        connection.resume_from(options.since.as_ref());
+        Self { connection, done: false }
+    }
+}
+
+impl Stream for MessageStream {
+    type Item = Result<RawMessage, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if self.done {
+                return Poll::Ready(None);
+            }
+            match ready!(self.connection.poll_next(cx)) {
+                Ok(Incoming::Opened) => {}
+                Ok(Incoming::Message(message)) => {
+                    if let Message::Connected(connected) = message.message() {
+                        self.connection.heartbeat(connected.heartbeat_seconds);
+                    }
+                    return Poll::Ready(Some(Ok(message)));
+                }
+                Ok(Incoming::Ended { opened, cause }) => {
+                    self.done = true;
+                    if opened {
+                        return Poll::Ready(None);
+                    }
+                    let url = self.connection.url().to_owned();
+                    let refusal = self.connection.shared.with(|shared| shared.refusal.take());
+                    return Poll::Ready(Some(Err(
+                        refusal.unwrap_or(Error::Transport { url, source: cause.into() })
+                    )));
+                }
+                Err(error) => {
+                    self.done = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+}

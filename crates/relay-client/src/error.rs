@@ -1,0 +1,165 @@
+//! Errors, by who is to blame.
+
+use std::time::Duration;
+
+use relay_proto::eventsource::Stop;
+use relay_proto::pods::{InvalidPage, InvalidPod, InvalidSession, ListError, Problem, Undecodable};
+
+/// What went wrong with a call or a stream. Names the URL without query and user info, so that it holds no secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The relay refused: it answered with a status other than success.
+    #[error("{url}: the relay refused with {problem}")]
+    Refused {
+        /// What was asked.
+        url: String,
+        /// What the relay said.
+        problem: Box<Problem>,
+        /// How long the relay asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The relay answered, and the answer cannot be used.
+    #[error("{url}: the answer cannot be used: {source}")]
+    Answer {
+        /// What was asked.
+        url: String,
+        /// What is wrong with it.
+        source: AnswerError,
+    },
+    /// The relay ended the stream for good, with status 204.
+    #[error("{url}: the relay has nothing more to send (204)")]
+    Finished {
+        /// What was asked.
+        url: String,
+    },
+    /// A message of the stream cannot be read. On raw streams only, and the stream goes on.
+    #[error("{url}: {message}")]
+    Message {
+        /// The stream.
+        url: String,
+        /// What is known of the message.
+        message: Undecodable,
+    },
+    /// The caller's mistake: a parameter, a URL, a credential that cannot be sent.
+    #[error("{what}")]
+    Usage {
+        /// What is wrong.
+        what: String,
+    },
+    /// An answer took longer, or is larger, than the client allows.
+    #[error("{url}: over the limit of {limit}")]
+    Limit {
+        /// What was asked.
+        url: String,
+        /// The limit.
+        limit: String,
+    },
+    /// The connection could not be made or broke.
+    #[error("{url}: {source}")]
+    Transport {
+        /// What was asked.
+        url: String,
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The credential or the session could not be had: the application's own source failed.
+    #[error("no credential: {source}")]
+    Credential {
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Why an answer cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnswerError {
+    /// A list that ended early or is malformed.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// A history page that is malformed.
+    #[error(transparent)]
+    Page(#[from] InvalidPage),
+    /// A pod that is malformed.
+    #[error(transparent)]
+    Pod(#[from] InvalidPod),
+    /// A session without an id.
+    #[error(transparent)]
+    Session(#[from] InvalidSession),
+    /// The answer to a stream's request was something else.
+    #[error("{0}")]
+    NotAStream(String),
+}
+
+/// Who is to blame for an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Blame {
+    /// The relay, or what stands in front of it.
+    Relay,
+    /// The caller.
+    Caller,
+    /// A limit of this client.
+    Limit,
+    /// The way between.
+    Transport,
+}
+
+impl Error {
+    /// Who is to blame.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Refused { problem, .. } if matches!(problem.status, 400..=499) => Blame::Caller,
+            Self::Refused { .. } | Self::Answer { .. } | Self::Finished { .. } | Self::Message { .. } => {
+                Blame::Relay
+            }
+            Self::Usage { .. } | Self::Credential { .. } => Blame::Caller,
+            Self::Limit { .. } => Blame::Limit,
+            Self::Transport { .. } => Blame::Transport,
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused { problem, .. } => matches!(problem.status, 408 | 425 | 429 | 500 | 502..=599),
+            Self::Answer { .. } | Self::Limit { .. } | Self::Transport { .. } => true,
+            Self::Finished { .. } | Self::Message { .. } | Self::Usage { .. } | Self::Credential { .. } => {
+                false
+            }
+        }
+    }
+
+    /// The HTTP status, when the relay refused with one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { problem, .. } => Some(problem.status),
+            Self::Finished { .. } => Some(204),
+            _ => None,
+        }
+    }
+
+    /// How long the relay asked to wait before another attempt.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    pub(crate) fn usage(what: impl Into<String>) -> Self {
+        Self::Usage { what: what.into() }
+    }
+
+    pub(crate) fn from_stop(url: &str, stop: Stop) -> Self {
+        match stop {
+            Stop::NoContent => Self::Finished { url: url.into() },
+            Stop::Status { status, body } => {
+                let problem = Box::new(Problem::from_body(status, &body));
+                Self::Refused { url: url.into(), problem, retry_after: None }
+            }
+            other => Self::Transport { url: url.into(), source: Box::new(other) },
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What can be asked, and the requests that ask it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue};
+use http::{Method, Request};
+use http_body_util::Full;
+use relay_proto::pods::{Endpoints, EventHash, EventType, Filter};
+use relay_transport::{BaseUrl, Secret};
+
+use crate::Error;
+
+/// Header of the relay's own token, for when `Authorization` belongs to a proxy in front of it.
+pub(crate) const RELAY_TOKEN: HeaderName = HeaderName::from_static("x-relay-token");
+
+/// Which way a history page runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Order {
+    /// Oldest events first.
+    #[default]
+    Oldest,
+    /// Newest events first.
+    Newest,
+}
+
+/// Which part of the history is asked for.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct EventsQuery {
+    /// Events after this position. Default: from the oldest retained one.
+    pub since: Option<EventHash>,
+    /// Events before this position. Default: up to the newest one.
+    pub before: Option<EventHash>,
+    /// Default: oldest first.
+    pub order: Order,
+    /// Events of a page, 1 to 1000. Default: the relay's, 100.
+    pub limit: Option<u32>,
+    /// Types to see. Default: all.
+    pub types: Vec<EventType>,
+    /// Pods to see. Default: all.
+    pub filter: Filter,
+}
+
+/// How a stream begins and behaves.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StreamOptions {
+    /// Pods to see. Default: all.
+    pub filter: Filter,
+    /// Events after this position: the last persisted acknowledgement. Default: none, everything retained is replayed.
+    pub since: Option<EventHash>,
+    /// Without a cursor: begin with events from now on, instead of replaying what is retained. Default: false.
+    pub start_latest: bool,
+    /// Backfill events are applied to the snapshot's pods, which then show history. Default: false.
+    pub apply_backfill_to_current_state_cache: bool,
+    /// Bookmarks that move the acknowledgement are yielded as Live snapshots without an event. Default: false.
+    pub yield_bookmarks: bool,
+    /// Ceiling of the first delay before a reconnect. Default 0.8 s.
+    pub reconnect_base: Duration,
+    /// Ceiling of every delay. Default 30 s.
+    pub reconnect_cap: Duration,
+    /// Bytes of one event; a larger one is reported and skipped. Default 1 MiB.
+    pub max_event_bytes: usize,
+    /// Bytes that are read ahead of the consumer while a list is fetched. Default 8 MiB.
+    pub read_ahead_bytes: usize,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            since: None,
+            start_latest: false,
+            apply_backfill_to_current_state_cache: false,
+            yield_bookmarks: false,
+            reconnect_base: Duration::from_millis(800),
+            reconnect_cap: Duration::from_secs(30),
+            max_event_bytes: 1 << 20,
+            read_ahead_bytes: 8 << 20,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($kind:ident: $($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+        impl $kind {
+            /// The defaults.
+            pub fn new() -> Self {
+                Self::default()
+            }
+            $(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $name(mut self, $name: $type) -> Self {
+                self.$name = $name;
+                self
+            }
+        )* }
+    };
+}
+
+setters! { EventsQuery:
+    /// Sets the position after which events are wanted.
+    since: Option<EventHash>,
+    /// Sets the position before which events are wanted.
+    before: Option<EventHash>,
+    /// Sets the order.
+    order: Order,
+    /// Sets the size of a page.
+    limit: Option<u32>,
+    /// Sets the types.
+    types: Vec<EventType>,
+    /// Sets the filter.
+    filter: Filter,
+}
+
+setters! { StreamOptions:
+    /// Sets the filter.
+    filter: Filter,
+    /// Sets the position to resume from.
+    since: Option<EventHash>,
+    /// Sets whether a stream without a cursor begins with what is new.
+    start_latest: bool,
+    /// Sets whether Backfill events are applied to the pods.
+    apply_backfill_to_current_state_cache: bool,
+    /// Sets whether bookmarks are yielded.
+    yield_bookmarks: bool,
+    /// Sets the first delay's ceiling.
+    reconnect_base: Duration,
+    /// Sets every delay's ceiling.
+    reconnect_cap: Duration,
+    /// Sets the largest event.
+    max_event_bytes: usize,
+    /// Sets the read-ahead buffer.
+    read_ahead_bytes: usize,
+}
+
+/// Builds requests: URLs from the base URL and the endpoints, and credential headers.
+#[derive(Debug, Clone)]
+pub(crate) struct Requests {
+    pub(crate) base: BaseUrl,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) client_id: Option<String>,
+}
+
+/// The credentials of one request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Credentials {
+    /// The relay's own token.
+    pub(crate) token: Option<Secret>,
+    /// What a proxy in front of the relay wants to see.
+    pub(crate) outer: Option<Secret>,
+}
+
+type Query<'a> = Vec<(&'a str, &'a str)>;
+
+impl Requests {
+    pub(crate) fn pods(&self, filter: &Filter, at_least: Option<&EventHash>) -> Request<Full<Bytes>> {
+        let labels = labels(filter);
+        let mut query = self.filter(filter, &labels);
+        query.extend(at_least.map(|hash| (self.endpoints.at_least.as_str(), hash.as_str())));
+        let mut request = self.get(&self.endpoints.pods, &query);
+        let accept = HeaderValue::from_static("application/x-ndjson, application/json;q=0.9");
+        request.headers_mut().insert(ACCEPT, accept);
+        request
+    }
+
+    pub(crate) fn pod(&self, namespace: &str, name: &str, suffix: &str) -> String {
+        format!("{}/{}/{}{suffix}", self.endpoints.pods, BaseUrl::segment(namespace), BaseUrl::segment(name))
+    }
+
+    pub(crate) fn events(&self, path: &str, asked: &EventsQuery) -> Request<Full<Bytes>> {
+        let labels = labels(&asked.filter);
+        let mut query = self.filter(&asked.filter, &labels);
+        query.extend(asked.since.as_ref().map(|hash| (self.endpoints.since_hash.as_str(), hash.as_str())));
+        query.extend(asked.before.as_ref().map(|hash| (self.endpoints.before_hash.as_str(), hash.as_str())));
+        if asked.order == Order::Newest {
+            query.push(("order", "newest"));
+        }
+        let limit = asked.limit.map(|limit| limit.to_string());
+        query.extend(limit.as_deref().map(|limit| ("limit", limit)));
+        query.extend(asked.types.iter().map(|kind| ("type", kind.as_str())));
+        self.get(path, &query)
+    }
+
+    pub(crate) fn stream(
+        &self,
+        options: &StreamOptions,
+        resume: Option<&EventHash>,
+        ticket: Option<&Secret>,
+    ) -> Request<Full<Bytes>> {
+        let labels = labels(&options.filter);
+        let mut query = self.filter(&options.filter, &labels);
+        query.extend(self.client_id.as_deref().map(|id| (self.endpoints.client_id.as_str(), id)));
+        match resume {
+            Some(hash) => query.push((self.endpoints.since_hash.as_str(), hash.as_str())),
+            None if options.start_latest => query.push(("start", "latest")),
+            None => {}
+        }
+        query.extend(ticket.map(|ticket| (self.endpoints.session_id.as_str(), ticket.expose())));
+        self.get(&self.endpoints.stream, &query)
+    }
+
+    pub(crate) fn session(&self) -> Request<Full<Bytes>> {
+        let query: Query<'_> =
+            self.client_id.as_deref().map(|id| (self.endpoints.client_id.as_str(), id)).into_iter().collect();
+        let mut request = self.get(&self.endpoints.session, &query);
+        *request.method_mut() = Method::POST;
+        request
+    }
+
+    pub(crate) fn get(&self, path: &str, query: &[(&str, &str)]) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::default());
+        // The base URL was checked and everything joined to it is percent-encoded.
+        *request.uri_mut() = self.base.join(path, query).parse().expect("a joined URL is a URI");
+        request
+    }
+
+    fn filter<'a>(&'a self, filter: &'a Filter, labels: &'a [String]) -> Query<'a> {
+        let namespaces = filter.namespaces().map(|namespace| (self.endpoints.namespace.as_str(), namespace));
+        namespaces.chain(labels.iter().map(|label| (self.endpoints.label.as_str(), label.as_str()))).collect()
+    }
+}
+
+impl Credentials {
+    /// Puts the credentials into a request. With an outer credential `Authorization` is the proxy's.
+    pub(crate) fn apply(&self, request: &mut Request<Full<Bytes>>) -> Result<(), Error> {
+        if let Some(token) = &self.token {
+            match &self.outer {
+                None => request.headers_mut().insert(AUTHORIZATION, sendable(token.bearer())?),
+                Some(_) => request.headers_mut().insert(RELAY_TOKEN, sendable(token.header())?),
+            };
+        }
+        if let Some(outer) = &self.outer {
+            request.headers_mut().insert(AUTHORIZATION, sendable(outer.bearer())?);
+        }
+        Ok(())
+    }
+}
+
+fn sendable(value: Result<HeaderValue, relay_transport::Error>) -> Result<HeaderValue, Error> {
+    value.map_err(|error| Error::usage(error.line()))
+}
+
+fn labels(filter: &Filter) -> Vec<String> {
+    filter.labels().map(ToString::to_string).collect()
+}

@@ -1,0 +1,65 @@
+//! Single-use tickets: one is needed before each connect when authentication is on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use relay_transport::Secret;
+
+use crate::{Client, Error};
+
+/// Gives a fresh ticket before each connect.
+///
+/// The default is [`RelaySessions`]; an application whose tickets come from elsewhere (a login service, say) hands in
+/// its own.
+pub trait SessionSource: Send + Sync + 'static {
+    /// A ticket that was not used before.
+    ///
+    /// # Errors
+    /// An error whose [`Error::is_retryable`] is true has the connect tried again later; any other ends the stream.
+    fn session(&self) -> BoxFuture<'static, Result<Secret, Error>>;
+}
+
+/// Where tickets come from.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum SessionMode {
+    /// From the relay, whenever the client has a token. The default.
+    #[default]
+    Auto,
+    /// From the relay, token or not.
+    Always,
+    /// No tickets: the token, if there is one, goes into the stream's request as a header.
+    Off,
+    /// From the application.
+    Source(Arc<dyn SessionSource>),
+}
+
+impl fmt::Debug for SessionMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "Auto",
+            Self::Always => "Always",
+            Self::Off => "Off",
+            Self::Source(_) => "Source",
+        })
+    }
+}
+
+/// Mints tickets at the relay itself: the refresher.
+#[derive(Debug, Clone)]
+pub struct RelaySessions(Client);
+
+impl RelaySessions {
+    /// Tickets of the relay that `client` talks to.
+    pub fn new(client: Client) -> Self {
+        Self(client)
+    }
+}
+
+impl SessionSource for RelaySessions {
+    fn session(&self) -> BoxFuture<'static, Result<Secret, Error>> {
+        let client = self.0.clone();
+        Box::pin(async move { Ok(Secret::new(client.create_session().await?.session_id)) })
+    }
+}

@@ -1,0 +1,254 @@
+//! Snapshot streams: the driver of the replay fold.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use futures_util::stream::{BoxStream, unfold};
+use relay_proto::eventsource::Backoff;
+use relay_proto::pods::{EventHash, Message};
+use relay_state::{Phase, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
+
+use crate::connection::{Connection, Incoming, RawMessage};
+use crate::status::{Freshness, StreamHandle};
+use crate::{Client, Error, StreamOptions};
+
+/// Snapshots of the pods: a `Stream` that reconnects, resumes and reseeds by itself.
+///
+/// It runs while it is polled, holds no more than the pods and one bounded read-ahead buffer, and closes its connection
+/// when dropped. Errors are final; what can be retried is retried.
+pub struct SnapshotStream {
+    stream: BoxStream<'static, Result<Snapshot, Error>>,
+    handle: StreamHandle,
+}
+
+impl SnapshotStream {
+    pub(crate) fn new(client: &Client, options: StreamOptions, mode: ReplayMode) -> Self {
+        let driver = Driver::new(client, options, mode);
+        let handle = driver.handle.clone();
+        let stream = unfold(Some(driver), |driver| async move {
+            let mut driver = driver?;
+            match driver.next().await {
+                Ok(snapshot) => Some((Ok(snapshot), Some(driver))),
+                Err(error) => {
+                    driver.handle.stale(&error.to_string());
+                    Some((Err(error), None))
+                }
+            }
+        });
+        Self { stream: Box::pin(stream), handle }
+    }
+
+    /// A handle to look at the stream from elsewhere.
+    pub fn handle(&self) -> StreamHandle {
+        self.handle.clone()
+    }
+}
+
+impl Stream for SnapshotStream {
+    type Item = Result<Snapshot, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.stream.as_mut().poll_next(cx)
+    }
+}
+
+impl fmt::Debug for SnapshotStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotStream").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+struct Driver {
+    client: Client,
+    options: StreamOptions,
+    fold: Replay,
+    connection: Connection,
+    ahead: ReadAhead,
+    backoff: Backoff,
+    handle: StreamHandle,
+}
+
+/// What was read of the connection while a list was fetched. After an end nothing more is read.
+#[derive(Default)]
+struct ReadAhead {
+    items: VecDeque<Result<Incoming, Error>>,
+    bytes: usize,
+    most: usize,
+}
+
+impl Driver {
+    fn new(client: &Client, options: StreamOptions, mode: ReplayMode) -> Self {
+        let fold = ReplayOptions::default()
+            .mode(mode)
+            .since(options.since.clone())
+            .narrowed(!options.filter.is_empty() || client.has_token())
+            .apply_backfill(options.apply_backfill_to_current_state_cache)
+            .yield_bookmarks(options.yield_bookmarks);
+        let connection = Connection::new(client, &options);
+        Self {
+            backoff: connection.backoff(),
+            connection,
+            client: client.clone(),
+            options,
+            fold: Replay::new(fold),
+            ahead: ReadAhead::default(),
+            handle: StreamHandle::default(),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Snapshot, Error> {
+        loop {
+            let step = self.fold.poll();
+            self.publish(&step);
+            match step {
+                Step::Snapshot(snapshot) => return Ok(*snapshot),
+                Step::Reconnect(cause) => self.drop_connection(&cause),
+                Step::Seed { at_least } => self.seed(at_least.as_ref()).await?,
+                Step::Message => self.message().await?,
+                _ => {}
+            }
+        }
+    }
+
+    fn drop_connection(&mut self, cause: &str) {
+        self.connection.restart(cause);
+        self.ahead = ReadAhead { most: self.ahead.most, ..ReadAhead::default() };
+        self.handle.stale(cause);
+    }
+
+    /// Gives the fold the next message, or the end of the connection.
+    async fn message(&mut self) -> Result<(), Error> {
+        let incoming = match self.ahead.pop() {
+            Some(incoming) => incoming?,
+            None => {
+                self.connection.resume_from(self.fold.resume());
+                self.connection.next().await?
+            }
+        };
+        match incoming {
+            Incoming::Opened => self.handle.with(|status| status.statistics.connections += 1),
+            Incoming::Ended { cause, .. } => {
+                self.handle.stale(&cause);
+                self.fold.handle_dropped(&cause);
+            }
+            Incoming::Message(message) => self.fold_message(message.into_message()),
+        }
+        Ok(())
+    }
+
+    fn fold_message(&mut self, message: Message) {
+        if let Message::Connected(connected) = &message {
+            self.connection.heartbeat(connected.heartbeat_seconds);
+            if connected.protocol > relay_proto::pods::PROTOCOL {
+                tracing::warn!(
+                    url = self.connection.url(),
+                    protocol = connected.protocol,
+                    "a newer protocol; best effort"
+                );
+            }
+        }
+        if let Message::Undecodable(message) = &message {
+            tracing::warn!(url = self.connection.url(), "{message}");
+        }
+        if self.fold.handle_message(message).is_err() {
+            // The fold asked for a message just before; it cannot refuse one.
+            tracing::error!("a message came out of turn");
+        }
+        if self.fold.continuity().has_progress() {
+            self.connection.progress();
+        }
+    }
+
+    /// Reads a list until one is taken, and reads the open connection on meanwhile.
+    async fn seed(&mut self, at_least: Option<&EventHash>) -> Result<(), Error> {
+        loop {
+            let (client, filter) = (self.client.clone(), self.options.filter.clone());
+            let list = client.pods_at_least(&filter, at_least);
+            let (cause, delay) = match self.reading_ahead(list).await {
+                Ok(list) => match self.fold.handle_seed(list) {
+                    Ok(SeedVerdict::TooOld) => ("the list is older than the stream".to_owned(), None),
+                    _ => {
+                        self.backoff.reset();
+                        return Ok(());
+                    }
+                },
+                Err(error) if error.is_retryable() => (error.to_string(), error.retry_after()),
+                Err(error) => return Err(error),
+            };
+            self.handle.stale(&cause);
+            // What a relay asks for is the least; others may have been told the same.
+            let delay = self.backoff.next_delay() + delay.unwrap_or_default();
+            tracing::warn!(?delay, "{cause}; asking for the list again");
+            self.reading_ahead(tokio::time::sleep(delay)).await;
+        }
+    }
+
+    async fn reading_ahead<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let may_read = self.connection.is_open() && self.ahead.bytes < self.options.read_ahead_bytes;
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                incoming = self.connection.next(), if may_read => self.ahead.push(incoming),
+            }
+            self.handle.with(|status| {
+                status.statistics.buffered = self.ahead.bytes as u64;
+                status.statistics.buffered_max = self.ahead.most as u64;
+            });
+        }
+    }
+
+    /// Makes what the fold knows visible from outside.
+    fn publish(&self, step: &Step) {
+        let (continuity, cache) = (self.fold.continuity().counts(), self.fold.cache().counts());
+        let acknowledged = self.fold.acknowledged();
+        self.handle.with(|status| {
+            if status.acknowledgement.as_ref() != acknowledged {
+                status.acknowledgement = acknowledged.cloned();
+            }
+            let counts = &mut status.statistics;
+            counts.bytes = self.connection.bytes_read();
+            counts.buffered = self.ahead.bytes as u64;
+            (counts.duplicates, counts.holes, counts.gaps) =
+                (continuity.duplicates, continuity.holes, continuity.gaps);
+            (counts.undecodable, counts.unknown) = (continuity.undecodable, continuity.unknown);
+            (counts.superseded, counts.unknown_types) = (cache.superseded, cache.unknown_types);
+        });
+        let connected = self.fold.is_connected();
+        match step {
+            Step::Snapshot(snapshot) if snapshot.goes_on == Phase::Live && connected => {
+                self.handle.fresh(Freshness::Live)
+            }
+            Step::Snapshot(_) if self.handle.freshness() == Freshness::Cold => {
+                self.handle.fresh(Freshness::Replaying)
+            }
+            Step::Message if !connected => {}
+            Step::Message if self.fold.source_is_stale() => self.handle.stale("the relay's source is away"),
+            Step::Message if self.fold.continuity().is_caught_up() => self.handle.fresh(Freshness::Live),
+            Step::Message => self.handle.fresh(Freshness::Replaying),
+            _ => {}
+        }
+    }
+}
+
+impl ReadAhead {
+    fn push(&mut self, incoming: Result<Incoming, Error>) {
+        if let Ok(Incoming::Message(message)) = &incoming {
+            self.bytes += message.size();
+            self.most = self.most.max(self.bytes);
+        }
+        self.items.push_back(incoming);
+    }
+
+    fn pop(&mut self) -> Option<Result<Incoming, Error>> {
+        let incoming = self.items.pop_front();
+        if let Some(Ok(Incoming::Message(message))) = &incoming {
+            self.bytes -= RawMessage::size(message);
+        }
+        incoming
+    }
+}
