@@ -5,19 +5,27 @@
 //!
 //! It does not print, does not read flags or the environment, does not speak TLS or HTTP/2 (put a proxy in front), and
 //! never waits for a subscriber: one that cannot keep up loses its place in the log and is told so by a `gap`.
-#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod auth;
 mod clock;
+mod config;
+mod conn;
 mod cursor;
+mod http;
 mod log;
+mod metrics;
+mod server;
 mod source;
 mod store;
 
+pub use auth::TokensError;
 pub use clock::Clock;
+pub use config::Config;
 pub use cursor::LogIdentity;
+pub use server::{Builder, Handle, ServeError, Server};
 #[cfg(feature = "kube")]
 pub use source::KubeSource;
-pub use source::{Publisher, Relisted, Scope, Source, SourceError};
+pub use source::{Publisher, Relisted, Scope, SimSource, Source, SourceError};
 pub use store::{Bounds, Change, MemoryStore, Page, Record, Retention, Store, StoreError};
 
 pub use futures_util::future::BoxFuture;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub(crate) struct Log {
     view: RwLock<Arc<View>>,
     head: watch::Sender<u64>,
     source: watch::Sender<SourceStatus>,
+    store_failed: AtomicBool,
 }
 
 /// The pods at one position of the log.
@@ -116,6 +118,7 @@ impl Log {
             source: watch::Sender::new(SourceStatus { synced: false, stale_since }),
             view: RwLock::new(Arc::new(view)),
             writer: Mutex::new(()),
+            store_failed: AtomicBool::new(false),
             store,
             clock,
         })
@@ -138,6 +141,11 @@ impl Log {
 
     pub(crate) fn source(&self) -> SourceStatus {
         self.source.borrow().clone()
+    }
+
+    /// Whether the store took what it was last given.
+    pub(crate) fn store_works(&self) -> bool {
+        !self.store_failed.load(Ordering::Relaxed)
     }
 
     /// Waits until a whole list was ever taken in, or the time is over.
@@ -353,7 +361,9 @@ impl Writer<'_> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        self.log.store.append(std::mem::take(&mut self.pending))?;
+        let taken = self.log.store.append(std::mem::take(&mut self.pending));
+        self.log.store_failed.store(taken.is_err(), Ordering::Relaxed);
+        taken?;
         self.log.store.expire(self.log.clock.unix_millis());
         *self.log.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(self.view.clone());
         self.log.head.send_replace(self.view.sequence);

@@ -13,9 +13,11 @@ use crate::store::StoreError;
 
 #[cfg(feature = "kube")]
 mod kube;
+mod sim;
 
 #[cfg(feature = "kube")]
 pub use kube::KubeSource;
+pub use sim::SimSource;
 
 /// Watches something that has pods and tells a [`Publisher`] about them.
 ///

@@ -10,7 +10,7 @@ use crate::cursor::LogIdentity;
 
 pub use memory::{MemoryStore, Retention};
 pub use record::{Change, Record};
-pub(crate) use record::{Draft, Labels};
+pub(crate) use record::{Draft, Labels, Seen};
 
 /// Keeps the events of one log, oldest first, and drops old ones by its own rule.
 ///

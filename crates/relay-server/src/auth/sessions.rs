@@ -1,0 +1,209 @@
+//! Single-use tickets for streams.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use relay_proto::pods::{Problem, ProblemCode, Timestamp};
+
+use super::Principal;
+use crate::clock::{Clock, millis};
+use crate::cursor::random_text;
+
+/// The tickets that are out. Bounded: the oldest make room for new ones.
+pub(crate) struct Sessions {
+    clock: Clock,
+    ttl: Duration,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// By the digest of the id, so that neither memory nor look-up times tell ids.
+    by_digest: HashMap<[u8; 32], Arc<Session>>,
+    /// Oldest first; all tickets live equally long.
+    order: VecDeque<([u8; 32], i64)>,
+}
+
+#[derive(Debug)]
+struct Session {
+    principal: Principal,
+    client_id: Option<String>,
+    expires_at: i64,
+    used: Mutex<bool>,
+}
+
+/// A ticket that was good when it was looked at. Nothing is used up before [`Self::redeem`].
+#[derive(Debug)]
+pub(crate) struct Ticket(Arc<Session>);
+
+impl Sessions {
+    /// Most tickets held at a time.
+    const MAX: usize = 65_536;
+    /// How long a ticket is remembered after its end, so that "used" and "expired" can be told from "unknown".
+    const REMEMBERED_MILLIS: i64 = 300_000;
+
+    pub(crate) fn new(clock: Clock, ttl: Duration) -> Self {
+        Self { clock, ttl, held: Mutex::default() }
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Makes a ticket; gives its id and when it ends.
+    pub(crate) fn mint(&self, principal: Principal, client_id: Option<String>) -> (String, Timestamp) {
+        let id = random_text::<24>();
+        let now = self.clock.unix_millis();
+        let expires_at = now.saturating_add(millis(self.ttl));
+        let digest = *blake3::hash(id.as_bytes()).as_bytes();
+        let session = Arc::new(Session { principal, client_id, expires_at, used: Mutex::new(false) });
+        let mut held = self.held();
+        held.forget(now.saturating_sub(Self::REMEMBERED_MILLIS), Self::MAX - 1);
+        held.by_digest.insert(digest, session);
+        held.order.push_back((digest, expires_at));
+        (id, Timestamp::from_unix_millis(expires_at))
+    }
+
+    /// Looks at a ticket without using it.
+    ///
+    /// # Errors
+    /// 401 `session-unknown`, `session-used` or `session-expired`.
+    pub(crate) fn look_up(&self, id: &str, client_id: Option<&str>) -> Result<Ticket, Box<Problem>> {
+        let unknown = |detail| Box::new(Problem::new(ProblemCode::SessionUnknown, detail));
+        let session = self.held().by_digest.get(blake3::hash(id.as_bytes()).as_bytes()).cloned();
+        let session = session.ok_or_else(|| unknown("session_id: no such session"))?;
+        if session.principal.revoked.is_cancelled() {
+            return Err(unknown("session_id: the credential it was made with is no longer valid"));
+        }
+        if let (Some(given), Some(bound)) = (client_id, &session.client_id)
+            && given != bound
+        {
+            return Err(unknown("session_id: it was made for another client_id"));
+        }
+        if *session.used.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(used());
+        }
+        if self.clock.unix_millis() >= session.expires_at {
+            let detail = format!("session_id: it was valid for {} s", self.ttl.as_secs_f64());
+            return Err(Box::new(Problem::new(ProblemCode::SessionExpired, detail)));
+        }
+        Ok(Ticket(session))
+    }
+
+    /// Tickets held, used and expired ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.held().by_digest.len()
+    }
+
+    /// Forgets what ended long ago.
+    pub(crate) fn sweep(&self) {
+        let before = self.clock.unix_millis().saturating_sub(Self::REMEMBERED_MILLIS);
+        self.held().forget(before, Self::MAX);
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn forget(&mut self, expired_before: i64, max: usize) {
+        while let Some((digest, expires_at)) = self.order.front()
+            && (*expires_at < expired_before || self.order.len() > max)
+        {
+            self.by_digest.remove(digest);
+            self.order.pop_front();
+        }
+    }
+}
+
+impl Ticket {
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.0.principal
+    }
+
+    pub(crate) fn client_id(&self) -> Option<&str> {
+        self.0.client_id.as_deref()
+    }
+
+    /// Uses the ticket: of several that hold it, exactly one succeeds.
+    ///
+    /// # Errors
+    /// 401 `session-used`.
+    pub(crate) fn redeem(self) -> Result<(), Box<Problem>> {
+        let was_used =
+            std::mem::replace(&mut *self.0.used.lock().unwrap_or_else(PoisonError::into_inner), true);
+        if was_used { Err(used()) } else { Ok(()) }
+    }
+}
+
+fn used() -> Box<Problem> {
+    Box::new(Problem::new(ProblemCode::SessionUsed, "session_id: a session opens one stream"))
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").field("held", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code<T>(result: Result<T, Box<Problem>>) -> Option<ProblemCode> {
+        result.err().and_then(|problem| problem.known_code())
+    }
+
+    #[test]
+    fn a_ticket_works_once_for_its_client_and_in_its_time() {
+        let clock = Clock::manual(0);
+        let sessions = Sessions::new(clock.clone(), Duration::from_secs(30));
+        let (id, expires_at) = sessions.mint(Principal::anyone(), Some("web".into()));
+        assert!(id.len() >= 32, "at least 128 bits");
+        assert_eq!(expires_at.as_str(), "1970-01-01T00:00:30Z");
+        assert_eq!(code(sessions.look_up("nonsense", None)), Some(ProblemCode::SessionUnknown));
+        assert_eq!(code(sessions.look_up(&id, Some("other"))), Some(ProblemCode::SessionUnknown));
+        let first = sessions.look_up(&id, None).unwrap();
+        let second = sessions.look_up(&id, Some("web")).unwrap();
+        assert_eq!(first.client_id(), Some("web"));
+        assert!(first.redeem().is_ok());
+        assert_eq!(code(second.redeem()), Some(ProblemCode::SessionUsed));
+        assert_eq!(code(sessions.look_up(&id, None)), Some(ProblemCode::SessionUsed));
+
+        let (id, _) = sessions.mint(Principal::anyone(), None);
+        clock.advance(Duration::from_millis(29_999));
+        assert!(sessions.look_up(&id, Some("anything")).is_ok());
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(code(sessions.look_up(&id, None)), Some(ProblemCode::SessionExpired));
+    }
+
+    #[test]
+    fn tickets_end_with_their_credential() {
+        let sessions = Sessions::new(Clock::manual(0), Duration::from_secs(30));
+        let principal = Principal::anyone();
+        let (id, _) = sessions.mint(principal.clone(), None);
+        principal.revoked.cancel();
+        assert_eq!(code(sessions.look_up(&id, None)), Some(ProblemCode::SessionUnknown));
+    }
+
+    #[test]
+    fn tickets_are_bounded_in_number_and_forgotten_in_time() {
+        let clock = Clock::manual(0);
+        let sessions = Sessions::new(clock.clone(), Duration::from_secs(30));
+        let (first, _) = sessions.mint(Principal::anyone(), None);
+        for _ in 0..Sessions::MAX {
+            sessions.mint(Principal::anyone(), None);
+        }
+        assert_eq!(sessions.len(), Sessions::MAX);
+        assert_eq!(code(sessions.look_up(&first, None)), Some(ProblemCode::SessionUnknown));
+        clock.advance(Duration::from_secs(330));
+        sessions.sweep();
+        assert_eq!(sessions.len(), Sessions::MAX);
+        clock.advance(Duration::from_millis(1));
+        sessions.sweep();
+        assert_eq!(sessions.len(), 0);
+    }
+}

@@ -1,0 +1,300 @@
+//! One connection: its deadlines, and the answers that the HTTP library would give without a body.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use relay_proto::pods::{Problem, ProblemCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use crate::http::HEAD_RULE;
+
+/// How long a request head may take, from the connect or from its first byte.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a kept-alive connection may be idle.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long what a client still sends is drained after an error answer, so that the answer is not lost in a reset.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a connection is doing, shared between its socket and its requests.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    phase: AtomicU8,
+    linger: AtomicBool,
+}
+
+/// ```text
+///   Fresh --(first byte)--> Head --(request)--> Busy --(answer handed over)--> Idle --(first byte)--> Head
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    Fresh = 0,
+    Head = 1,
+    Busy = 2,
+    Idle = 3,
+}
+
+impl Activity {
+    fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Fresh,
+            1 => Phase::Head,
+            2 => Phase::Busy,
+            _ => Phase::Idle,
+        }
+    }
+
+    fn set(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// A request begins; it ends when the guard is dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> Busy {
+        self.set(Phase::Busy);
+        Busy(self.clone())
+    }
+
+    /// Whether nothing would be lost but time if the connection were closed.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.phase() != Phase::Busy
+    }
+
+    /// Whether the peer has not sent a byte yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.phase() == Phase::Fresh
+    }
+
+    /// After the answer, what the client still sends is to be drained for a moment.
+    pub(crate) fn linger(&self) {
+        self.linger.store(true, Ordering::Release);
+    }
+}
+
+/// A request being answered.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.set(Phase::Idle);
+    }
+}
+
+/// A socket that keeps the connection's deadlines.
+///
+/// Reading sees an end of input when a head takes too long or an idle connection grows old; writing fails when the peer
+/// takes nothing for too long. Errors that the HTTP library answers by itself get a problem document.
+pub(crate) struct Socket {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+    /// The phase that the read deadline belongs to.
+    armed: Phase,
+    read_deadline: Pin<Box<Sleep>>,
+    stall_timeout: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+    /// A substituted answer, and how much of it is written.
+    substitute: Option<(Vec<u8>, usize)>,
+    lingering: Option<Pin<Box<Sleep>>>,
+}
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>, stall_timeout: Duration) -> Self {
+        Self {
+            stream,
+            activity,
+            armed: Phase::Fresh,
+            read_deadline: Box::pin(tokio::time::sleep(HEAD_TIMEOUT)),
+            stall_timeout,
+            stalled: None,
+            substitute: None,
+            lingering: None,
+        }
+    }
+
+    /// Ready when the peer kept us waiting for too long.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let phase = self.activity.phase();
+        if phase != self.armed {
+            self.armed = phase;
+            let patience = if phase == Phase::Idle { IDLE_TIMEOUT } else { HEAD_TIMEOUT };
+            self.read_deadline.as_mut().reset(Instant::now() + patience);
+        }
+        if phase == Phase::Busy { Poll::Pending } else { self.read_deadline.as_mut().poll(cx) }
+    }
+
+    /// Passes a write's outcome on, unless the peer has taken nothing for too long.
+    fn watch_stall<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.stalled = None;
+            return outcome;
+        }
+        let timeout = self.stall_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
+    }
+
+    /// Writes what is left of a substituted answer.
+    fn poll_substitute(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some((answer, written)) = &mut self.substitute {
+            if *written == answer.len() {
+                self.substitute = None;
+                break;
+            }
+            let outcome = Pin::new(&mut self.stream).poll_write(cx, &answer[*written..]);
+            let outcome = self.watch_stall(cx, outcome);
+            let count = ready!(outcome)?;
+            if let Some((_, written)) = &mut self.substitute {
+                *written += count;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the library's own answer to a malformed head out of the stream and puts a problem document in its place.
+    fn substitute(&mut self, bytes: &[u8]) -> bool {
+        let Some(answer) = substitute_for(bytes) else { return false };
+        self.activity.linger();
+        self.substitute = Some((answer, 0));
+        true
+    }
+}
+
+/// The answer that replaces `bytes`, if they are one that the library gives by itself: those have no body.
+fn substitute_for(bytes: &[u8]) -> Option<Vec<u8>> {
+    let rest = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?;
+    let problem = match rest.get(..4)? {
+        b"400 " => Problem::new(ProblemCode::BadParameter, "request: it is not well-formed HTTP/1.1"),
+        b"414 " | b"431 " => Problem::new(ProblemCode::HeadTooLarge, HEAD_RULE),
+        _ => return None,
+    };
+    let head = std::str::from_utf8(bytes).ok()?.to_ascii_lowercase();
+    if !head.ends_with("\r\n\r\n") || !head.contains("\r\ncontent-length: 0\r\n") {
+        return None;
+    }
+    let reason = if problem.status == 400 { "Bad Request" } else { "Request Header Fields Too Large" };
+    let body = serde_json::to_string(&problem).expect("problems are plain text");
+    let (status, length) = (problem.status, body.len());
+    let head = format!(
+        "HTTP/1.1 {status} {reason}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    Some((head + &body).into_bytes())
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        if let Poll::Ready(outcome) = Pin::new(&mut this.stream).poll_read(cx, buf) {
+            if buf.filled().len() > before && this.activity.is_waiting() {
+                let first = this.activity.phase() == Phase::Fresh;
+                this.activity.set(Phase::Head);
+                if first {
+                    // The deadline runs from the connect.
+                    this.armed = Phase::Head;
+                }
+            }
+            // A peer that trickles its head is always ready to be read: it is as late as a silent one.
+            if this.poll_deadline(cx).is_pending() || this.activity.phase() == Phase::Idle {
+                return Poll::Ready(outcome);
+            }
+            buf.set_filled(before);
+            return Poll::Ready(Ok(()));
+        }
+        // An end of input: what the library closes a connection on.
+        this.poll_deadline(cx).map(Ok)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_substitute(cx))?;
+        if this.substitute(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let outcome = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.watch_stall(cx, outcome)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_substitute(cx))?;
+        if let [only] = bufs
+            && this.substitute(only)
+        {
+            return Poll::Ready(Ok(only.len()));
+        }
+        let outcome = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.watch_stall(cx, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_substitute(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_substitute(cx))?;
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            if !this.activity.linger.load(Ordering::Acquire) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let lingering = this.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut scratch = [0; 8192];
+        while lingering.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut buf) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bare_error_heads_are_replaced() {
+        let bare = "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
+        let text = String::from_utf8(substitute_for(bare.as_bytes()).unwrap()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+        assert!(body.contains("urn:relay:problem:head-too-large"), "{body}");
+        let long_target = bare.replace("431 Request Header Fields Too Large", "414 URI Too Long");
+        assert!(substitute_for(long_target.as_bytes()).unwrap().starts_with(b"HTTP/1.1 431 "));
+        assert!(substitute_for(bare.replace("431", "400").as_bytes()).unwrap().starts_with(b"HTTP/1.1 400 "));
+        for other in [
+            bare.replace("431", "200"),
+            bare.replace("length: 0", "length: 5"),
+            format!("{bare}body"),
+            format!("x{bare}"),
+            bare[..20].into(),
+        ] {
+            assert_eq!(substitute_for(other.as_bytes()), None, "{other}");
+        }
+    }
+}

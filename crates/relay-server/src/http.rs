@@ -1,0 +1,313 @@
+//! The HTTP service: routes, credentials, answers.
+
+mod history;
+mod lists;
+mod params;
+mod respond;
+mod sessions;
+mod status;
+mod stream;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use relay_proto::pods::{Problem, ProblemCode};
+use tokio::sync::watch;
+
+use crate::auth::{Principal, Sessions, TokenWatch};
+use crate::config::Config;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use params::{Query, Refusal, percent_decode};
+
+pub(crate) use respond::{Body, Cut};
+use stream::Control;
+
+/// Bytes of a request head that are taken.
+pub(crate) const MAX_HEAD: usize = 64 << 10;
+/// Bytes of a request body that are taken.
+const MAX_BODY: usize = 64 << 10;
+/// How long a request body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What all requests share.
+pub(crate) struct Relay {
+    pub(crate) config: Config,
+    pub(crate) log: Arc<Log>,
+    pub(crate) source_kind: &'static str,
+    /// `None`: no credentials are asked for.
+    pub(crate) tokens: Option<TokenWatch>,
+    pub(crate) sessions: Sessions,
+    pub(crate) metrics: Metrics,
+    pub(crate) subscribers: AtomicU64,
+    pub(crate) control: watch::Sender<Control>,
+}
+
+/// A path that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Route {
+    Health,
+    Livez,
+    Readyz,
+    Metrics,
+    Pods,
+    Pod { namespace: String, name: String },
+    Events,
+    PodEvents { namespace: String, name: String },
+    Session,
+    Stream,
+}
+
+impl Relay {
+    /// Answers one request. The error cuts the connection.
+    pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        let (head, body) = request.into_parts();
+        let route = Route::parse(head.uri.path());
+        let name = route.as_ref().map_or("unknown", Route::name);
+        let response = match self.answer(route, &head, body).await {
+            Ok(response) => response?,
+            Err(refusal) => respond::problem(&refusal),
+        };
+        let status = response.status().as_u16();
+        self.metrics.request(name, status);
+        // The query may hold a ticket and is never logged.
+        tracing::debug!(method = %head.method, route = name, status, "answered");
+        Ok(response)
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        route: Option<Route>,
+        head: &Parts,
+        body: Incoming,
+    ) -> Result<Result<Response<Body>, Cut>, Refusal> {
+        if head_size(head) > MAX_HEAD {
+            return Err(Box::new(Problem::new(ProblemCode::HeadTooLarge, HEAD_RULE)));
+        }
+        let Some(route) = route else {
+            return Err(not_found("the relay serves no such path"));
+        };
+        let allow = route.methods();
+        if !allow.split(", ").any(|method| method == head.method.as_str()) {
+            return Ok(Ok(respond::method_not_allowed(allow)));
+        }
+        if route == Route::Session {
+            return match read_body(body).await {
+                Ok(body) => sessions::create(self, head, &body).map(Ok),
+                Err(Unread::TooLarge) => {
+                    let detail = format!("a request body is at most {MAX_BODY} bytes");
+                    Err(Box::new(Problem::new(ProblemCode::BodyTooLarge, detail)))
+                }
+                Err(Unread::Gone) => Ok(Err(Cut)),
+            };
+        }
+        let query = Query::parse(head.uri.query());
+        let response = match route {
+            Route::Health => status::health(self),
+            Route::Livez => status::livez(),
+            Route::Readyz => status::readyz(self)?,
+            Route::Metrics => status::metrics(self),
+            Route::Stream => sessions::open_stream(self, head, &query).await?,
+            Route::Pods => {
+                lists::pods(self, &self.authenticate(&head.headers)?, &query, &head.headers).await?
+            }
+            Route::Pod { namespace, name } => {
+                lists::pod(self, &self.authenticate(&head.headers)?, &namespace, &name).await?
+            }
+            Route::Events => history::page(self, &self.authenticate(&head.headers)?, &query, None).await?,
+            Route::PodEvents { namespace, name } => {
+                let pod = Some((&*namespace, &*name));
+                history::page(self, &self.authenticate(&head.headers)?, &query, pod).await?
+            }
+            Route::Session => unreachable!("answered above"),
+        };
+        Ok(Ok(response))
+    }
+
+    /// Whose request it is, by its headers.
+    ///
+    /// # Errors
+    /// 401 when a credential is needed and there is none, or one that is not known.
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Refusal> {
+        self.principal_of(credential(headers))
+    }
+
+    fn principal_of(&self, credential: Option<&[u8]>) -> Result<Principal, Refusal> {
+        let Some(tokens) = &self.tokens else { return Ok(Principal::anyone()) };
+        let refuse = |detail| Box::new(Problem::new(ProblemCode::Unauthenticated, detail));
+        let credential = credential.ok_or_else(|| {
+            refuse("a token is needed, as X-Relay-Token: TOKEN or Authorization: Bearer TOKEN")
+        })?;
+        tokens.current().find(credential).ok_or_else(|| refuse("the token is not known"))
+    }
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay").field("log", &self.log).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Route {
+    fn parse(path: &str) -> Option<Self> {
+        let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        let pod = |namespace: &str, name: &str| {
+            let both = (percent_decode(namespace, false), percent_decode(name, false));
+            (!both.0.is_empty() && !both.1.is_empty()).then_some(both)
+        };
+        Some(match segments[..] {
+            ["health"] => Self::Health,
+            ["livez"] => Self::Livez,
+            ["readyz"] => Self::Readyz,
+            ["metrics"] => Self::Metrics,
+            ["pods"] => Self::Pods,
+            ["pods", namespace, name] => {
+                pod(namespace, name).map(|(namespace, name)| Self::Pod { namespace, name })?
+            }
+            ["pods", namespace, name, "events"] => {
+                pod(namespace, name).map(|(namespace, name)| Self::PodEvents { namespace, name })?
+            }
+            ["events"] => Self::Events,
+            ["events", "stream"] => Self::Stream,
+            ["auth", "session"] => Self::Session,
+            _ => return None,
+        })
+    }
+
+    fn methods(&self) -> &'static str {
+        match self {
+            Self::Session => "POST",
+            // A HEAD would have to hold a place among the streams to tell what GET would answer.
+            Self::Stream => "GET",
+            _ => "GET, HEAD",
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Livez => "livez",
+            Self::Readyz => "readyz",
+            Self::Metrics => "metrics",
+            Self::Pods => "pods",
+            Self::Pod { .. } => "pod",
+            Self::Events => "events",
+            Self::PodEvents { .. } => "pod_events",
+            Self::Session => "session",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// What a head over the limit is told.
+pub(crate) const HEAD_RULE: &str = "a request head is at most 65536 bytes and 100 fields";
+
+/// The token that a request carries in a header. `X-Relay-Token` goes first, because `Authorization` may belong to a
+/// proxy on the way; an empty header counts as absent.
+fn credential(headers: &HeaderMap) -> Option<&[u8]> {
+    let own = headers.get("x-relay-token").map(|value| value.as_bytes().trim_ascii());
+    if let Some(own) = own.filter(|own| !own.is_empty()) {
+        return Some(own);
+    }
+    let (scheme, token) = headers.get(AUTHORIZATION)?.as_bytes().trim_ascii().split_at_checked(7)?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+}
+
+fn not_found(detail: &str) -> Refusal {
+    Box::new(Problem::new(ProblemCode::NotFound, detail))
+}
+
+fn not_ready(detail: &str) -> Refusal {
+    Box::new(Problem::new(ProblemCode::NotReady, detail))
+}
+
+/// Bytes of the head as it usually is on the wire.
+fn head_size(head: &Parts) -> usize {
+    let line = head.method.as_str().len() + target_len(head) + " HTTP/1.1\r\n".len() + 1;
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    line + fields.sum::<usize>() + 2
+}
+
+fn target_len(head: &Parts) -> usize {
+    head.uri.path_and_query().map_or(1, |target| target.as_str().len())
+}
+
+enum Unread {
+    TooLarge,
+    Gone,
+}
+
+async fn read_body(body: Incoming) -> Result<Bytes, Unread> {
+    use http_body::Body as _;
+    // Known before it is read, so that no client is told to go on sending.
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(Unread::TooLarge);
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unread::TooLarge),
+        Ok(Err(_)) | Err(_) => Err(Unread::Gone),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_taken_exactly() {
+        let pod = |namespace: &str, name: &str| Route::Pod { namespace: namespace.into(), name: name.into() };
+        for (path, route) in [
+            ("/health", Some(Route::Health)),
+            ("/pods", Some(Route::Pods)),
+            ("/pods/", None),
+            ("/pods/a", None),
+            ("/pods/a/", None),
+            ("/pods//b", None),
+            ("/pods/a/b", Some(pod("a", "b"))),
+            ("/pods/a/b%2Fc", Some(pod("a", "b/c"))),
+            ("/pods/a/b/", None),
+            ("/pods/a/b/events", Some(Route::PodEvents { namespace: "a".into(), name: "b".into() })),
+            ("/events/stream", Some(Route::Stream)),
+            ("/events/stream/", None),
+            ("/auth/session", Some(Route::Session)),
+            ("/", None),
+            ("", None),
+            ("*", None),
+            ("/HEALTH", None),
+        ] {
+            assert_eq!(Route::parse(path), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_relays_own_header_goes_before_authorization() {
+        let cases: &[(&[(&str, &str)], Option<&str>)] = &[
+            (&[], None),
+            (&[("x-relay-token", "a")], Some("a")),
+            (&[("authorization", "Bearer b")], Some("b")),
+            (&[("authorization", "bearer  b ")], Some("b")),
+            (&[("authorization", "Basic b")], None),
+            (&[("authorization", "Bearer")], None),
+            (&[("authorization", "Bearer ")], None),
+            (&[("x-relay-token", "a"), ("authorization", "Bearer b")], Some("a")),
+            (&[("x-relay-token", " "), ("authorization", "Bearer b")], Some("b")),
+        ];
+        for (fields, expected) in cases {
+            let headers = fields
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+                .collect::<HeaderMap>();
+            assert_eq!(credential(&headers), expected.map(str::as_bytes), "{fields:?}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Pages of the retained events.
+
+use http::{Response, StatusCode};
+use relay_proto::pods::{EventHash, Problem, ProblemCode};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use relay_proto::pods::Filter;
+
+use super::params::{Query, Refusal, refuse};
+use super::respond::{self, Body};
+use super::{Relay, not_ready};
+use crate::auth::Principal;
+use crate::store::{Bounds, Page, Record, Resolved, Seen, StoreError};
+
+/// Events read from the store at a time.
+const READ: u64 = 256;
+/// Bytes after which a page ends early; the next one goes on there.
+const MAX_BYTES: usize = 8 << 20;
+
+/// `GET /events` and `GET /pods/{namespace}/{name}/events`.
+pub(crate) async fn page(
+    relay: &Relay,
+    principal: &Principal,
+    query: &Query,
+    pod: Option<(&str, &str)>,
+) -> Result<Response<Body>, Refusal> {
+    let since = query.optional("since_hash")?;
+    let before = query.optional("before_hash")?;
+    let newest_first = query.newest_first()?;
+    let limit = query.limit()?;
+    let changes = query.changes()?;
+    let asked = query.filter()?;
+    if since.is_some() && before.is_some() {
+        return Err(refuse("before_hash: it is not given together with since_hash"));
+    }
+    if let Some((namespace, _)) = pod {
+        principal.check(namespace)?;
+    }
+    let filter = principal.narrow(asked)?;
+    let with_previous = filter.is_empty() && !principal.limited() && changes.is_empty() && pod.is_none();
+    let select = Select { filter, changes, pod };
+
+    let store = &*relay.log.store;
+    let cursor = match since.or(before) {
+        Some(cursor) => match relay.log.resolve_within(cursor, relay.config.wait).await {
+            Ok(Resolved::At(sequence)) => Some(sequence),
+            Ok(Resolved::Ahead(_)) => {
+                return Err(not_ready(
+                    "since_hash, before_hash: the relay has not reached that position yet",
+                ));
+            }
+            Ok(Resolved::Expired(_)) => return Ok(gone(ProblemCode::CursorExpired, &store.bounds())),
+            Ok(Resolved::Unknown) => return Ok(gone(ProblemCode::CursorUnknown, &store.bounds())),
+            Err(_) => return Err(not_ready("the store cannot be read")),
+        },
+        None => None,
+    };
+    let bounds = store.bounds();
+    let (after, until) = match cursor {
+        Some(since_sequence) if since.is_some() => (since_sequence, bounds.head),
+        // The event that stood before it is gone, though not because the log begins there.
+        Some(before_sequence) if before_sequence <= bounds.base + 1 && bounds.base > 0 => {
+            return Ok(gone(ProblemCode::CursorExpired, &bounds));
+        }
+        Some(before_sequence) => (bounds.base, before_sequence.saturating_sub(1)),
+        None => (bounds.base, bounds.head),
+    };
+    let mut page =
+        Writer { out: b"{\"events\":[".to_vec(), last: None, count: 0, limit, more: false, with_previous };
+    let scanned = if newest_first {
+        scan_back(relay, &select, after, until, since.is_some(), &mut page).await
+    } else {
+        scan(relay, &select, after, until, since.is_some(), &mut page).await
+    };
+    match scanned {
+        Ok(Scan::Whole) => {}
+        Ok(Scan::StartGone) => return Ok(gone(ProblemCode::CursorExpired, &store.bounds())),
+        Err(_) => return Err(not_ready("the store cannot be read")),
+    }
+    Ok(respond::full(StatusCode::OK, "application/json", page.finish()))
+}
+
+/// What a page is narrowed to.
+struct Select<'a> {
+    filter: Filter,
+    changes: BTreeSet<&'static str>,
+    pod: Option<(&'a str, &'a str)>,
+}
+
+impl Select<'_> {
+    fn sees(&self, record: &Record) -> Option<Seen> {
+        if self.pod.is_some_and(|(ns, name)| record.key().name() != name || record.key().namespace() != ns) {
+            return None;
+        }
+        let seen = record.seen_through(&self.filter)?;
+        (self.changes.is_empty() || self.changes.contains(seen.change.as_str())).then_some(seen)
+    }
+}
+
+enum Scan {
+    Whole,
+    /// The first event of the page was dropped while it was looked for.
+    StartGone,
+}
+
+/// Oldest first.
+async fn scan(
+    relay: &Relay,
+    select: &Select<'_>,
+    mut after: u64,
+    until: u64,
+    bound: bool,
+    page: &mut Writer,
+) -> Result<Scan, StoreError> {
+    while after < until {
+        match relay.log.store.read(after, READ.min(until - after) as usize)? {
+            // What was found so far ends before the hole: the next request is told.
+            Page::Gone if page.count > 0 => {
+                page.more = true;
+                break;
+            }
+            Page::Gone if bound => return Ok(Scan::StartGone),
+            Page::Gone => after = relay.log.store.bounds().base,
+            Page::Records(records) => {
+                let Some(last) = records.last() else { break };
+                after = last.sequence();
+                if records.iter().any(|record| !page.take(select, record)) {
+                    break;
+                }
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(Scan::Whole)
+}
+
+/// Newest first.
+async fn scan_back(
+    relay: &Relay,
+    select: &Select<'_>,
+    mut after: u64,
+    mut until: u64,
+    bound: bool,
+    page: &mut Writer,
+) -> Result<Scan, StoreError> {
+    while after < until {
+        let from = after.max(until.saturating_sub(READ));
+        match relay.log.store.read(from, (until - from) as usize)? {
+            Page::Gone if bound => return Ok(Scan::StartGone),
+            Page::Gone => after = relay.log.store.bounds().base,
+            Page::Records(records) => {
+                until = from;
+                if records.iter().rev().any(|record| !page.take(select, record)) {
+                    break;
+                }
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(Scan::Whole)
+}
+
+/// The text of a page as it grows.
+struct Writer {
+    out: Vec<u8>,
+    last: Option<EventHash>,
+    count: usize,
+    limit: usize,
+    /// Whether a further event matches.
+    more: bool,
+    with_previous: bool,
+}
+
+impl Writer {
+    /// Takes an event if it belongs to the page; false when the page is full and this one belongs to the next.
+    fn take(&mut self, select: &Select<'_>, record: &Arc<Record>) -> bool {
+        let Some(seen) = select.sees(record) else { return true };
+        if self.count == self.limit || self.out.len() >= MAX_BYTES {
+            self.more = true;
+            return false;
+        }
+        if self.count > 0 {
+            self.out.push(b',');
+        }
+        record.write_object(&mut self.out, seen, self.with_previous);
+        self.count += 1;
+        self.last = Some(record.hash());
+        true
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let next = self.last.filter(|_| self.more);
+        self.out.extend_from_slice(b"],\"next_hash\":");
+        serde_json::to_writer(&mut self.out, &next).expect("writing to memory cannot fail");
+        self.out.push(b'}');
+        self.out
+    }
+}
+
+/// 410 with the oldest retained event, null when there is none.
+fn gone(code: ProblemCode, bounds: &Bounds) -> Response<Body> {
+    #[derive(Serialize)]
+    struct Gone {
+        #[serde(flatten)]
+        problem: Problem,
+        oldest_hash: Option<EventHash>,
+    }
+    let detail = match code {
+        ProblemCode::CursorExpired => "since_hash, before_hash: the events next to it are no longer retained",
+        _ => "since_hash, before_hash: it is not a hash of this log",
+    };
+    let problem = Problem::new(code, detail);
+    let body = Gone { problem, oldest_hash: bounds.oldest_hash.clone() };
+    let body = serde_json::to_vec(&body).expect("problems are plain text");
+    respond::full(StatusCode::GONE, "application/problem+json", body)
+}

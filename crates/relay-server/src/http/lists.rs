@@ -1,0 +1,218 @@
+//! The current pods.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{ACCEPT, VARY};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use relay_proto::pods::{Filter, PodKey};
+use serde_json::json;
+
+use super::params::{Query, Refusal};
+use super::respond::{self, Body};
+use super::{Relay, not_found, not_ready};
+use crate::auth::Principal;
+use crate::log::{Entry, View};
+use crate::store::Resolved;
+
+/// Bytes after which a piece of a list is handed on.
+const PIECE: usize = 64 << 10;
+/// Pods looked at before others get a turn.
+const SCAN: usize = 2048;
+
+/// `GET /pods`: written while it is read, so that the text of a large list is never held whole.
+pub(crate) async fn pods(
+    relay: &Relay,
+    principal: &Principal,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Refusal> {
+    let filter = query.filter()?;
+    let at_least = query.optional("at_least")?;
+    let filter = principal.narrow(filter)?;
+    await_sync(relay).await?;
+    if let Some(cursor) = at_least {
+        match relay.log.resolve_within(cursor, relay.config.wait).await {
+            Ok(Resolved::Ahead(_)) => {
+                return Err(not_ready("at_least: the relay has not reached that position yet"));
+            }
+            Ok(_) => {}
+            Err(_) => return Err(not_ready("the store cannot be read")),
+        }
+    }
+    let view = relay.log.view();
+    let lines = prefers_ndjson(headers);
+    let mut position = json!({
+        "hash": view.hash,
+        "sequence": view.sequence,
+        "epoch": relay.log.store.identity().epoch(),
+        "as_of": relay.log.clock.timestamp(),
+    });
+    let (opening, count) = if lines {
+        let count = count(&view, &filter).await;
+        position["count"] = count.into();
+        (format!("{position}\n"), count)
+    } else {
+        let mut text = position.to_string();
+        text.truncate(text.len() - 1);
+        (format!("{text},\"pods\":["), 0)
+    };
+    let closing = if lines { format!("{}\n", json!({ "end": true, "count": count })) } else { "]}".into() };
+    let writer = ListWriter {
+        view,
+        filter,
+        lines,
+        after: None,
+        opening: Some(opening),
+        closing: Some(closing),
+        any: false,
+    };
+    let pieces = stream::unfold(writer, |mut writer| async {
+        let piece = writer.next().await?;
+        Some((Ok(Frame::data(piece)), writer))
+    });
+    let kind = if lines { "application/x-ndjson" } else { "application/json" };
+    let mut response = respond::with_body(StatusCode::OK, kind, StreamBody::new(pieces).boxed_unsync());
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+/// `GET /pods/{namespace}/{name}`.
+pub(crate) async fn pod(
+    relay: &Relay,
+    principal: &Principal,
+    namespace: &str,
+    name: &str,
+) -> Result<Response<Body>, Refusal> {
+    principal.check(namespace)?;
+    await_sync(relay).await?;
+    match relay.log.view().pods.get(&PodKey::new(namespace, name)) {
+        Some(entry) => Ok(respond::full(StatusCode::OK, "application/json", entry.json.clone())),
+        None => Err(not_found("there is no such pod")),
+    }
+}
+
+/// Before the first sync the log says nothing about the cluster, and an empty list would be a lie.
+async fn await_sync(relay: &Relay) -> Result<(), Refusal> {
+    if relay.log.source().synced || relay.log.synced_within(relay.config.wait).await {
+        return Ok(());
+    }
+    Err(not_ready("the source has not synced yet"))
+}
+
+/// Writes a list piece by piece from a view that nobody changes.
+struct ListWriter {
+    view: Arc<View>,
+    filter: Filter,
+    lines: bool,
+    after: Option<PodKey>,
+    opening: Option<String>,
+    closing: Option<String>,
+    any: bool,
+}
+
+impl ListWriter {
+    async fn next(&mut self) -> Option<Bytes> {
+        self.closing.as_ref()?;
+        let mut out = self.opening.take().unwrap_or_default().into_bytes();
+        loop {
+            let mut scanned = 0;
+            let last = rest(&self.view, self.after.as_ref()).find_map(|(key, entry)| {
+                scanned += 1;
+                if passes(&self.filter, key, entry) {
+                    if self.any && !self.lines {
+                        out.push(b',');
+                    }
+                    self.any = true;
+                    out.extend_from_slice(&entry.json);
+                    if self.lines {
+                        out.push(b'\n');
+                    }
+                }
+                (out.len() >= PIECE || scanned == SCAN).then(|| key.clone())
+            });
+            match last {
+                Some(key) => self.after = Some(key),
+                None => out.extend_from_slice(self.closing.take()?.as_bytes()),
+            }
+            if out.len() >= PIECE || self.closing.is_none() {
+                return Some(out.into());
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn count(view: &View, filter: &Filter) -> usize {
+    if filter.is_empty() {
+        return view.pods.len();
+    }
+    let (mut count, mut after) = (0, None);
+    loop {
+        let mut scanned = 0;
+        let last = rest(view, after.as_ref()).find_map(|(key, entry)| {
+            scanned += 1;
+            count += usize::from(passes(filter, key, entry));
+            (scanned == SCAN).then(|| key.clone())
+        });
+        let Some(last) = last else { return count };
+        after = Some(last);
+        tokio::task::yield_now().await;
+    }
+}
+
+fn rest<'a>(view: &'a View, after: Option<&PodKey>) -> impl Iterator<Item = (&'a PodKey, &'a Entry)> {
+    let start = after.cloned().map_or(Bound::Unbounded, Bound::Excluded);
+    view.pods.range((start, Bound::Unbounded))
+}
+
+fn passes(filter: &Filter, key: &PodKey, entry: &Entry) -> bool {
+    filter.matches_namespace(key.namespace()) && filter.matches_labels(|label| entry.labels.get(label))
+}
+
+/// Whether lines are asked for by name, and not less than JSON.
+fn prefers_ndjson(headers: &HeaderMap) -> bool {
+    let (mut lines, mut json) = (0.0, 0.0);
+    for value in headers.get_all(ACCEPT) {
+        for range in value.to_str().unwrap_or_default().split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let kind = parts.next().unwrap_or_default();
+            let weight = parts
+                .find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
+                .map_or(1.0, |q| q.parse().unwrap_or(0.0));
+            if kind.eq_ignore_ascii_case("application/x-ndjson") {
+                lines = weight;
+            } else if kind.eq_ignore_ascii_case("application/json") {
+                json = weight;
+            }
+        }
+    }
+    lines > 0.0 && lines >= json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_sent_to_who_asks_for_them() {
+        for (accept, lines) in [
+            ("", false),
+            ("*/*", false),
+            ("application/json", false),
+            ("application/x-ndjson", true),
+            ("Application/X-NDJSON; charset=utf-8", true),
+            ("application/json, application/x-ndjson", true),
+            ("application/json;q=0.5, application/x-ndjson;q=0.9, */*", true),
+            ("application/json;q=0.9, application/x-ndjson;q=0.5", false),
+            ("application/x-ndjson;q=0", false),
+        ] {
+            let headers = [(ACCEPT, accept.parse().unwrap())].into_iter().collect();
+            assert_eq!(prefers_ndjson(&headers), lines, "{accept}");
+        }
+    }
+}

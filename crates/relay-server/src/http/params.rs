@@ -1,0 +1,267 @@
+//! Query parameters: what is taken, and what is refused by name.
+
+use std::collections::BTreeSet;
+
+use relay_proto::pods::{Filter, InvalidParameter, Problem, ProblemCode};
+
+use crate::store::Change;
+
+/// A decoded query. Unknown names are simply never asked for.
+#[derive(Debug)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+/// A refusal with its status.
+pub(crate) type Refusal = Box<Problem>;
+
+impl Query {
+    pub(crate) fn parse(query: Option<&str>) -> Self {
+        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        Self(
+            pairs
+                .map(|pair| {
+                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (percent_decode(name, true), percent_decode(value, true))
+                })
+                .collect(),
+        )
+    }
+
+    /// Every value of a name, in order.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a name that may stand once.
+    ///
+    /// # Errors
+    /// 400 when it stands twice.
+    pub(crate) fn single(&self, name: &'static str) -> Result<Option<&str>, Refusal> {
+        let mut values = self.all(name);
+        let first = values.next();
+        match values.next() {
+            // The value is not quoted: it may be a ticket.
+            Some(_) => Err(refuse(&format!("{name}: stands once at most"))),
+            None => Ok(first),
+        }
+    }
+
+    /// Like [`Self::single`], for a name whose empty value means that it is absent.
+    ///
+    /// # Errors
+    /// 400 when it stands twice.
+    pub(crate) fn optional(&self, name: &'static str) -> Result<Option<&str>, Refusal> {
+        Ok(self.single(name)?.filter(|value| !value.is_empty()))
+    }
+
+    /// `namespace` and `label`.
+    ///
+    /// # Errors
+    /// 400 when one breaks Kubernetes' syntax.
+    pub(crate) fn filter(&self) -> Result<Filter, Refusal> {
+        let mut filter = Filter::new();
+        for namespace in self.all("namespace").filter(|value| !value.is_empty()) {
+            filter = filter.namespace(namespace).map_err(invalid)?;
+        }
+        for label in self.all("label").filter(|value| !value.is_empty()) {
+            filter = filter.label(label).map_err(invalid)?;
+        }
+        Ok(filter)
+    }
+
+    /// `client_id`.
+    ///
+    /// # Errors
+    /// 400 when it is not 1 to 128 visible ASCII characters, or stands twice.
+    pub(crate) fn client_id(&self) -> Result<Option<&str>, Refusal> {
+        self.single("client_id")?.map(check_client_id).transpose()
+    }
+
+    /// `start`: true for `latest`.
+    ///
+    /// # Errors
+    /// 400 for anything else.
+    pub(crate) fn start_latest(&self) -> Result<bool, Refusal> {
+        match self.single("start")? {
+            None => Ok(false),
+            Some("latest") => Ok(true),
+            Some(other) => Err(invalid(InvalidParameter::new("start", other, "the only value is latest"))),
+        }
+    }
+
+    /// `limit`, by default 100.
+    ///
+    /// # Errors
+    /// 400 when it is not a number from 1 to 1000.
+    pub(crate) fn limit(&self) -> Result<usize, Refusal> {
+        let Some(text) = self.single("limit")? else { return Ok(100) };
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse() {
+            Ok(limit @ 1..=1000) if digits => Ok(limit),
+            _ => Err(invalid(InvalidParameter::new("limit", text, "a number from 1 to 1000"))),
+        }
+    }
+
+    /// `order`: true for `newest`.
+    ///
+    /// # Errors
+    /// 400 for anything but `oldest` and `newest`.
+    pub(crate) fn newest_first(&self) -> Result<bool, Refusal> {
+        match self.single("order")? {
+            None | Some("oldest") => Ok(false),
+            Some("newest") => Ok(true),
+            Some(other) => Err(invalid(InvalidParameter::new("order", other, "oldest or newest"))),
+        }
+    }
+
+    /// `type`: the changes asked for; empty means all.
+    ///
+    /// # Errors
+    /// 400 for anything but the three names.
+    pub(crate) fn changes(&self) -> Result<BTreeSet<&'static str>, Refusal> {
+        self.all("type")
+            .map(|text| {
+                let known = [Change::Added, Change::Modified, Change::Deleted].map(Change::as_str);
+                known
+                    .into_iter()
+                    .find(|name| *name == text)
+                    .ok_or_else(|| invalid(InvalidParameter::new("type", text, "ADDED, MODIFIED or DELETED")))
+            })
+            .collect()
+    }
+}
+
+/// Checks the name of a consumer.
+///
+/// # Errors
+/// 400 when it is not 1 to 128 visible ASCII characters.
+pub(crate) fn check_client_id(text: &str) -> Result<&str, Refusal> {
+    if (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(text);
+    }
+    Err(invalid(InvalidParameter::new("client_id", text, "1 to 128 visible ASCII characters")))
+}
+
+/// 400 `bad-parameter`.
+pub(crate) fn refuse(detail: &str) -> Refusal {
+    Box::new(Problem::new(ProblemCode::BadParameter, detail))
+}
+
+fn invalid(error: InvalidParameter) -> Refusal {
+    refuse(&error.to_string())
+}
+
+/// Undoes percent-encoding. What is no encoding stays as it is, what is no UTF-8 becomes U+FFFD: neither passes a check.
+pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
+        match (bytes[at], hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high << 4 | low) as u8);
+                at += 3;
+                continue;
+            }
+            (b'+', ..) if plus_is_space => out.push(b' '),
+            (other, ..) => out.push(other),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_encoding_is_undone_once() {
+        for (text, plain) in [
+            ("a%3Db", "a=b"),
+            ("a%253D", "a%3D"),
+            ("a+b", "a b"),
+            ("%", "%"),
+            ("%4", "%4"),
+            ("%zz", "%zz"),
+            ("%c3%BC", "ü"),
+            ("%ff", "\u{fffd}"),
+            ("%0d%0A", "\r\n"),
+        ] {
+            assert_eq!(percent_decode(text, true), plain, "{text}");
+        }
+        assert_eq!(percent_decode("a+b", false), "a+b");
+    }
+
+    #[test]
+    fn each_parameter_takes_what_is_written_and_names_itself_otherwise() {
+        type Check = fn(&Query) -> Result<String, Refusal>;
+        let limit: Check = |q| q.limit().map(|l| l.to_string());
+        let order: Check = |q| q.newest_first().map(|n| n.to_string());
+        let start: Check = |q| q.start_latest().map(|l| l.to_string());
+        let kind: Check = |q| q.changes().map(|c| c.into_iter().collect::<Vec<_>>().join("+"));
+        let client: Check = |q| q.client_id().map(|c| c.unwrap_or("none").to_owned());
+        let filter: Check = |q| q.filter().map(|f| f.to_string());
+        let since: Check = |q| q.optional("since_hash").map(|h| h.unwrap_or("none").to_owned());
+        let long = format!("client_id={}", "x".repeat(129));
+        let cases: &[(&str, Check, Result<&str, &str>)] = &[
+            ("", limit, Ok("100")),
+            ("limit=1", limit, Ok("1")),
+            ("limit=1000", limit, Ok("1000")),
+            ("limit=0", limit, Err("limit \"0\"")),
+            ("limit=1001", limit, Err("limit \"1001\"")),
+            ("limit=", limit, Err("limit \"\"")),
+            ("limit", limit, Err("limit \"\"")),
+            ("limit=%2B5", limit, Err("limit \"+5\"")),
+            ("limit=5.0", limit, Err("limit")),
+            ("limit=99999999999999999999", limit, Err("limit")),
+            ("limit=5&limit=5", limit, Err("limit: stands once")),
+            ("", order, Ok("false")),
+            ("order=newest", order, Ok("true")),
+            ("order=oldest", order, Ok("false")),
+            ("order=", order, Err("order \"\"")),
+            ("order=Newest", order, Err("order \"Newest\"")),
+            ("", start, Ok("false")),
+            ("start=latest", start, Ok("true")),
+            ("start=", start, Err("start \"\"")),
+            ("start=oldest", start, Err("start \"oldest\"")),
+            ("", kind, Ok("")),
+            ("type=DELETED&type=ADDED&type=ADDED", kind, Ok("ADDED+DELETED")),
+            ("type=", kind, Err("type \"\"")),
+            ("type=added", kind, Err("type \"added\"")),
+            ("", client, Ok("none")),
+            ("client_id=a%20b", client, Err("client_id \"a b\"")),
+            ("client_id=a%0d%0ab", client, Err("client_id \"a\\r\\nb\"")),
+            ("client_id=", client, Err("client_id \"\"")),
+            ("client_id=%C3%BC", client, Err("client_id")),
+            (&long, client, Err("client_id")),
+            ("client_id=a&client_id=a", client, Err("client_id: stands once")),
+            ("namespace=&label=", filter, Ok("")),
+            (
+                "namespace=b&namespace=a&label=k%3Dv&label=x",
+                filter,
+                Ok("namespace=a&namespace=b&label=k=v&label=x"),
+            ),
+            ("namespace=A", filter, Err("namespace \"A\"")),
+            ("label=-x", filter, Err("label \"-x\"")),
+            ("label=a%3Db%20c", filter, Err("label \"a=b c\"")),
+            ("since_hash=", since, Ok("none")),
+            ("since_hash=&since_hash=", since, Err("since_hash: stands once")),
+            ("since_hash=x&unknown=1&unknown=2", since, Ok("x")),
+        ];
+        for (query, check, expected) in cases {
+            match (check(&Query::parse(Some(query))), expected) {
+                (Ok(value), Ok(wanted)) => assert_eq!(value, *wanted, "{query}"),
+                (Err(problem), Err(wanted)) => {
+                    assert_eq!(problem.status, 400, "{query}");
+                    let detail = problem.detail.unwrap();
+                    assert!(detail.contains(wanted), "{query}: {detail}");
+                }
+                (got, _) => panic!("{query}: {got:?}"),
+            }
+        }
+        let cut =
+            Query::parse(Some(&format!("limit={}", "9".repeat(500)))).limit().unwrap_err().detail.unwrap();
+        assert!(cut.len() < 150, "{cut}");
+    }
+}

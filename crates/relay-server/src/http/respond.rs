@@ -1,0 +1,81 @@
+//! Answers.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use relay_proto::pods::{Problem, ProblemCode};
+use serde::Serialize;
+
+/// The body was given up: the connection is cut, so that the reader cannot take it for whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was given up")]
+pub(crate) struct Cut;
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, Cut>;
+
+/// A whole body.
+pub(crate) fn full(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let body = Full::new(body.into()).map_err(|never: Infallible| match never {}).boxed_unsync();
+    with_body(status, content_type, body)
+}
+
+/// An answer with any body.
+pub(crate) fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A JSON document.
+pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response<Body> {
+    let body = serde_json::to_vec(document).expect("documents have text keys and finite numbers");
+    full(status, "application/json", body)
+}
+
+/// A problem document with the headers that go with its code.
+pub(crate) fn problem(problem: &Problem) -> Response<Body> {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = serde_json::to_vec(problem).expect("problems are plain text");
+    let mut response = full(status, "application/problem+json", body);
+    let headers = response.headers_mut();
+    match problem.known_code() {
+        Some(ProblemCode::TooManyStreams) => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        Some(ProblemCode::NotReady) => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        Some(ProblemCode::BodyTooLarge | ProblemCode::HeadTooLarge) => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ if status == StatusCode::UNAUTHORIZED => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// 405 with the methods that the path takes.
+pub(crate) fn method_not_allowed(allow: &'static str) -> Response<Body> {
+    let detail = format!("the path takes {allow}");
+    let mut response = problem(&Problem::new(ProblemCode::MethodNotAllowed, detail));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+/// Seconds as a JSON number: a whole one where it is whole.
+pub(crate) fn seconds(duration: Duration) -> serde_json::Number {
+    if duration.subsec_nanos() == 0 {
+        return duration.as_secs().into();
+    }
+    serde_json::Number::from_f64(duration.as_secs_f64()).expect("a duration is finite")
+}

@@ -1,0 +1,115 @@
+//! Health, probes and metrics: open to everyone.
+
+use std::sync::atomic::Ordering;
+
+use http::{Response, StatusCode};
+use relay_proto::pods::{Epoch, EventHash, Position, Timestamp};
+use serde::Serialize;
+
+use super::params::Refusal;
+use super::respond::{self, Body};
+use super::{Relay, not_ready};
+use crate::metrics::Gauge;
+
+#[derive(Serialize)]
+struct Health<'a> {
+    status: &'static str,
+    source: Source,
+    store: Store,
+    epoch: &'a Epoch,
+    head: Position,
+    subscribers: u64,
+}
+
+#[derive(Serialize)]
+struct Source {
+    kind: &'static str,
+    synced: bool,
+    state: &'static str,
+    stale_since: Option<Timestamp>,
+    last_event_age_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Store {
+    kind: &'static str,
+    events: u64,
+    bytes: u64,
+    oldest_hash: Option<EventHash>,
+}
+
+/// 200 while the source has ever synced and the store works.
+pub(crate) fn health(relay: &Relay) -> Response<Body> {
+    let log = &relay.log;
+    let (status, bounds, view) = (log.source(), log.store.bounds(), log.view());
+    let now = log.clock.unix_millis();
+    let age = view.last_event.map(|at| u64::try_from(now.saturating_sub(at)).unwrap_or(0));
+    let works = log.store_works();
+    let health = Health {
+        status: if status.ready() && works { "ok" } else { "degraded" },
+        source: Source {
+            kind: relay.source_kind,
+            synced: status.synced,
+            state: if status.ready() { "live" } else { "stale" },
+            stale_since: status.stale_since,
+            last_event_age_ms: age,
+        },
+        store: Store {
+            kind: log.store.kind(),
+            events: bounds.events,
+            bytes: bounds.bytes,
+            oldest_hash: bounds.oldest_hash,
+        },
+        epoch: log.store.identity().epoch(),
+        head: Position::new(bounds.head_hash, bounds.head),
+        subscribers: relay.subscribers.load(Ordering::Acquire),
+    };
+    let code = if status.synced && works { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    respond::json(code, &health)
+}
+
+/// The process answers.
+pub(crate) fn livez() -> Response<Body> {
+    respond::full(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")
+}
+
+/// The log reflects the source. A quiet source is ready.
+pub(crate) fn readyz(relay: &Relay) -> Result<Response<Body>, Refusal> {
+    let status = relay.log.source();
+    if !status.synced {
+        return Err(not_ready("the source has not synced yet"));
+    }
+    if !status.ready() {
+        return Err(not_ready("the source is away"));
+    }
+    if !relay.log.store_works() {
+        return Err(not_ready("the store does not take events"));
+    }
+    Ok(respond::full(StatusCode::OK, "text/plain; charset=utf-8", "ready\n"))
+}
+
+/// Prometheus' text format.
+pub(crate) fn metrics(relay: &Relay) -> Response<Body> {
+    let log = &relay.log;
+    let (status, bounds) = (log.source(), log.store.bounds());
+    let gauge = |name, help, value| Gauge { name, help, value };
+    let gauges = [
+        gauge("relay_log_head_sequence", "Sequence of the newest event.", bounds.head),
+        gauge("relay_log_base_sequence", "Sequence before the oldest retained event.", bounds.base),
+        gauge("relay_store_events", "Events retained.", bounds.events),
+        gauge("relay_store_bytes", "Bytes retained.", bounds.bytes),
+        gauge(
+            "relay_store_works",
+            "Whether the store took what it was last given.",
+            log.store_works().into(),
+        ),
+        gauge("relay_pods", "Pods in the current list.", log.view().pods.len() as u64),
+        gauge("relay_source_synced", "Whether the source has ever synced.", status.synced.into()),
+        gauge("relay_source_live", "Whether the source is being followed.", status.ready().into()),
+        gauge("relay_streams", "Open streams.", relay.subscribers.load(Ordering::Acquire)),
+        gauge("relay_connections", "Open connections.", relay.metrics.connections.load(Ordering::Relaxed)),
+        gauge("relay_sessions", "Session tickets remembered.", relay.sessions.len() as u64),
+    ];
+    let text = relay.metrics.render(&gauges);
+    respond::full(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+}

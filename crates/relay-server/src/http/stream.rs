@@ -1,0 +1,471 @@
+//! One subscriber: a position in the log, and what it must be told.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use relay_proto::pods::{ClosingReason, Epoch, EventHash, Filter, GapReason, PROTOCOL, Position, Timestamp};
+use relay_proto::sse::Encoder;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Relay;
+use super::respond::{Cut, seconds};
+use crate::auth::Principal;
+use crate::store::{Bounds, Page, StoreError};
+
+/// Bytes after which a piece of the stream is handed on.
+const PIECE: usize = 32 << 10;
+/// Events read from the store at a time.
+const READ: u64 = 128;
+/// Events looked at, none of which passed the filter, before others get a turn.
+const SCAN: usize = 2048;
+
+/// A stream from its first byte to its last.
+///
+/// ```text
+///   connected -> [gap] -> Replay until the head at the connect -> Replay until the head at that moment
+///                  |                                                          |
+///                  +--- already at the head: -------------------> catchup_complete -> Live
+/// ```
+/// At any time: `gap` when the position fell off the log, `heartbeat` after silence, `closing` at the end. Nothing is
+/// queued: the next piece is made when the connection can take it.
+pub(crate) struct Subscriber {
+    relay: Arc<Relay>,
+    principal: Principal,
+    filter: Filter,
+    narrowed: bool,
+    /// Everything up to here is sent, or does not pass the filter.
+    sequence: u64,
+    hash: EventHash,
+    /// `connected`, and the gap that may follow.
+    opening: BytesMut,
+    phase: Phase,
+    /// Pod and gap messages sent.
+    sent: u64,
+    /// Pod messages sent.
+    pods: u64,
+    head: watch::Receiver<u64>,
+    control: watch::Receiver<Control>,
+    cuts_before: u64,
+    rebalances_before: u64,
+    last_message: Instant,
+    ends_at: Option<Instant>,
+    ended: bool,
+    _slot: Slot,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// On the way to the head as sampled at the connect, or, the second time, when that was reached.
+    Replay { target: u64, second: bool },
+    /// `catchup_complete` was sent.
+    Live,
+}
+
+/// What all streams are told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Control {
+    /// Say `closing` and end.
+    pub(crate) closing: Option<ClosingReason>,
+    /// Grows when all open streams are to be cut without a word.
+    pub(crate) cuts: u64,
+    /// Grows when all open streams are to say `closing` with reason `rebalance`.
+    pub(crate) rebalances: u64,
+    /// Stop reading the log.
+    pub(crate) paused: bool,
+}
+
+/// A place among the bounded number of streams.
+pub(crate) struct Slot {
+    relay: Arc<Relay>,
+    consumer: String,
+}
+
+impl Slot {
+    /// Takes a place, if one is free.
+    pub(crate) fn take(relay: &Arc<Relay>, client_id: Option<&str>) -> Option<Self> {
+        let max = relay.config.max_streams as u64;
+        let room = |open| if open < max { Some(open + 1) } else { None };
+        relay.subscribers.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
+        Some(Self { consumer: relay.metrics.consumer_opened(client_id), relay: relay.clone() })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.relay.subscribers.fetch_sub(1, Ordering::AcqRel);
+        self.relay.metrics.consumer_closed(&self.consumer);
+    }
+}
+
+/// Where a stream begins.
+#[derive(Debug, Clone)]
+pub(crate) enum Start {
+    /// At the oldest retained event.
+    Oldest,
+    /// At the head: nothing is replayed.
+    Latest,
+    /// After this position.
+    After(EventHash, u64),
+    /// At the oldest retained event, because the cursor is not good.
+    Gap {
+        reason: GapReason,
+        /// The cursor as it came.
+        requested: String,
+        /// Its sequence, when it is one of ours.
+        sequence: Option<u64>,
+    },
+}
+
+/// What the request asked for.
+pub(crate) struct Order {
+    pub(crate) principal: Principal,
+    pub(crate) client_id: Option<String>,
+    /// Narrowed by the credential already.
+    pub(crate) filter: Filter,
+    pub(crate) start: Start,
+    pub(crate) slot: Slot,
+}
+
+#[derive(Serialize)]
+struct Connected<'a> {
+    protocol: u32,
+    client_id: Option<&'a str>,
+    epoch: &'a Epoch,
+    head: Position,
+    resumes_after: Position,
+    filtered: bool,
+    namespaces: Vec<&'a str>,
+    heartbeat_seconds: serde_json::Number,
+}
+
+#[derive(Serialize)]
+struct Gap<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent: Option<u64>,
+    reason: &'a GapReason,
+    epoch: &'a Epoch,
+    requested_hash: Option<&'a str>,
+    oldest_hash: Option<&'a EventHash>,
+    missed: Option<u64>,
+    hash: &'a EventHash,
+    sequence: u64,
+}
+
+#[derive(Serialize)]
+struct CatchupComplete<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent: Option<u64>,
+    hash: &'a EventHash,
+    sequence: u64,
+    replayed: u64,
+}
+
+#[derive(Serialize)]
+struct Heartbeat<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent: Option<u64>,
+    hash: &'a EventHash,
+    sequence: u64,
+    catching_up: bool,
+    time: Timestamp,
+    source: &'static str,
+    stale_since: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+struct Closing<'a> {
+    reason: &'a ClosingReason,
+}
+
+/// What a look at the log gave.
+enum Found {
+    Messages(Bytes),
+    /// Events that do not pass the filter.
+    Nothing,
+    AtHead,
+}
+
+impl Subscriber {
+    pub(crate) fn new(relay: Arc<Relay>, order: Order) -> Self {
+        let Order { principal, client_id, filter, start, slot } = order;
+        let head = relay.log.watch_head();
+        let control = relay.control.subscribe();
+        let Control { cuts, rebalances, .. } = control.borrow().clone();
+        let bounds = relay.log.store.bounds();
+        let narrowed = !filter.is_empty() || principal.limited();
+        let (sequence, hash) = match &start {
+            Start::Oldest | Start::Gap { .. } => (bounds.base, bounds.base_hash.clone()),
+            Start::Latest => (bounds.head, bounds.head_hash.clone()),
+            Start::After(hash, sequence) => (*sequence, hash.clone()),
+        };
+        let now = Instant::now();
+        let mut subscriber = Self {
+            phase: Phase::Replay { target: bounds.head, second: sequence >= bounds.head },
+            cuts_before: cuts,
+            rebalances_before: rebalances,
+            ends_at: lifetime(relay.config.stream_lifetime).map(|lifetime| now + lifetime),
+            opening: BytesMut::new(),
+            sent: 0,
+            pods: 0,
+            last_message: now,
+            ended: false,
+            _slot: slot,
+            head,
+            control,
+            narrowed,
+            filter,
+            principal,
+            sequence,
+            hash,
+            relay,
+        };
+        let mut opening = BytesMut::new();
+        subscriber.write_connected(&mut opening, client_id.as_deref(), &bounds);
+        if let Start::Gap { reason, requested, sequence } = start {
+            subscriber.write_gap(&mut opening, reason, Some(&requested), sequence, &bounds);
+        }
+        subscriber.opening = opening;
+        subscriber
+    }
+
+    /// The next bytes; `None` once the stream has ended. Dropping the future loses nothing but the wait.
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Cut>> {
+        if self.ended {
+            return None;
+        }
+        loop {
+            let control = self.control.borrow_and_update().clone();
+            let paused = control.paused;
+            if control.cuts != self.cuts_before {
+                self.ended = true;
+                return Some(Err(Cut));
+            }
+            if let Some(reason) = self.closing_reason(control) {
+                self.ended = true;
+                return Some(Ok(self.closing(&reason)));
+            }
+            let found = match paused && self.opening.is_empty() {
+                true => Found::AtHead,
+                false => match self.look() {
+                    Ok(found) => found,
+                    Err(error) => {
+                        // Health and readiness say so too; the reader comes back with its cursor.
+                        tracing::error!(%error, "a stream cannot be read from the store");
+                        self.ended = true;
+                        return Some(Err(Cut));
+                    }
+                },
+            };
+            match found {
+                Found::Messages(bytes) => {
+                    self.last_message = Instant::now();
+                    self.relay.metrics.stream_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    return Some(Ok(bytes));
+                }
+                Found::Nothing if Instant::now() < self.next_heartbeat() => tokio::task::yield_now().await,
+                Found::Nothing => return Some(Ok(self.heartbeat())),
+                Found::AtHead => {
+                    let (beat, end) = (self.next_heartbeat(), self.ends_at);
+                    tokio::select! {
+                        _ = self.head.changed(), if !paused => {}
+                        _ = self.control.changed() => {}
+                        () = self.principal.revoked.cancelled() => {}
+                        () = until(end) => {}
+                        () = tokio::time::sleep_until(beat) => return Some(Ok(self.heartbeat())),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads on in the log until a piece is full, the head is reached or nothing passes for a while.
+    fn look(&mut self) -> Result<Found, StoreError> {
+        let mut out = self.opening.split();
+        // Marked as seen before the store is read, so that what is appended afterwards wakes the wait.
+        self.head.borrow_and_update();
+        let mut scanned = 0;
+        loop {
+            if let Phase::Replay { target, second } = self.phase
+                && self.sequence >= target
+            {
+                let head = self.relay.log.store.bounds().head;
+                if second || head == self.sequence {
+                    self.phase = Phase::Live;
+                    self.write_catchup_complete(&mut out);
+                } else {
+                    self.phase = Phase::Replay { target: head, second: true };
+                }
+            }
+            if out.len() >= PIECE {
+                return Ok(Found::Messages(out.freeze()));
+            }
+            if scanned >= SCAN {
+                return Ok(if out.is_empty() { Found::Nothing } else { Found::Messages(out.freeze()) });
+            }
+            let max = match self.phase {
+                Phase::Replay { target, .. } => READ.min(target - self.sequence),
+                Phase::Live => READ,
+            };
+            let records = match self.relay.log.store.read(self.sequence, max as usize)? {
+                Page::Gone => {
+                    let bounds = self.relay.log.store.bounds();
+                    let fell_off_at = self.sequence;
+                    self.write_gap(&mut out, GapReason::SlowConsumer, None, Some(fell_off_at), &bounds);
+                    continue;
+                }
+                Page::Records(records) => records,
+            };
+            let [.., last] = &records[..] else {
+                return Ok(if out.is_empty() { Found::AtHead } else { Found::Messages(out.freeze()) });
+            };
+            scanned += records.len();
+            (self.sequence, self.hash) = (last.sequence(), last.hash());
+            let sent_before = self.sent;
+            if !self.narrowed {
+                self.sent += records.len() as u64;
+                self.pods += records.len() as u64;
+                if let ([only], true, Phase::Live) = (&records[..], out.is_empty(), self.phase) {
+                    // The usual case of a live stream: the bytes that all subscribers share, not copied.
+                    self.count_messages(1);
+                    return Ok(Found::Messages(only.frame().clone()));
+                }
+                records.iter().for_each(|record| out.extend_from_slice(record.frame()));
+            } else {
+                for record in &records {
+                    if let Some(seen) = record.seen_through(&self.filter) {
+                        self.sent += 1;
+                        self.pods += 1;
+                        record.write_filtered(&mut out, seen, self.sent);
+                    }
+                }
+            }
+            self.count_messages(self.sent - sent_before);
+        }
+    }
+
+    fn closing_reason(&self, told: Control) -> Option<ClosingReason> {
+        if self.principal.revoked.is_cancelled() {
+            Some(ClosingReason::Revoked)
+        } else if told.closing.is_some() {
+            told.closing
+        } else if told.rebalances != self.rebalances_before {
+            Some(ClosingReason::Rebalance)
+        } else {
+            let aged = self.ends_at.is_some_and(|end| Instant::now() >= end);
+            aged.then_some(ClosingReason::Lifetime)
+        }
+    }
+
+    fn next_heartbeat(&self) -> Instant {
+        self.last_message + self.relay.config.heartbeat.max(Duration::from_millis(10))
+    }
+
+    fn count_messages(&self, messages: u64) {
+        self.relay.metrics.stream_messages.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    fn sent_if_narrowed(&self) -> Option<u64> {
+        self.narrowed.then_some(self.sent)
+    }
+
+    fn write_connected(&self, out: &mut BytesMut, client_id: Option<&str>, bounds: &Bounds) {
+        let connected = Connected {
+            protocol: PROTOCOL,
+            client_id,
+            epoch: self.relay.log.store.identity().epoch(),
+            head: Position::new(bounds.head_hash.clone(), bounds.head),
+            resumes_after: Position::new(self.hash.clone(), self.sequence),
+            filtered: self.narrowed,
+            namespaces: self.filter.namespaces().collect(),
+            heartbeat_seconds: seconds(self.relay.config.heartbeat),
+        };
+        write(out, "connected", &connected);
+    }
+
+    /// Moves to the oldest retained event and says so.
+    fn write_gap(
+        &mut self,
+        out: &mut BytesMut,
+        reason: GapReason,
+        requested: Option<&str>,
+        sequence: Option<u64>,
+        bounds: &Bounds,
+    ) {
+        self.sent += 1;
+        (self.sequence, self.hash) = (bounds.base, bounds.base_hash.clone());
+        let missed = sequence.filter(|_| !self.narrowed).map(|sequence| bounds.base.saturating_sub(sequence));
+        let gap = Gap {
+            sent: self.sent_if_narrowed(),
+            reason: &reason,
+            epoch: self.relay.log.store.identity().epoch(),
+            requested_hash: requested,
+            oldest_hash: bounds.oldest_hash.as_ref(),
+            missed,
+            hash: &self.hash,
+            sequence: self.sequence,
+        };
+        write(out, "gap", &gap);
+        self.relay.metrics.gap(reason.as_str());
+    }
+
+    fn write_catchup_complete(&self, out: &mut BytesMut) {
+        let sent = self.sent_if_narrowed();
+        let complete =
+            CatchupComplete { sent, hash: &self.hash, sequence: self.sequence, replayed: self.pods };
+        write(out, "catchup_complete", &complete);
+    }
+
+    fn heartbeat(&mut self) -> Bytes {
+        self.last_message = Instant::now();
+        let status = self.relay.log.source();
+        let heartbeat = Heartbeat {
+            sent: self.sent_if_narrowed(),
+            hash: &self.hash,
+            sequence: self.sequence,
+            catching_up: self.phase != Phase::Live,
+            time: self.relay.log.clock.timestamp(),
+            source: if status.ready() { "live" } else { "stale" },
+            stale_since: status.stale_since,
+        };
+        let mut out = BytesMut::new();
+        write(&mut out, "heartbeat", &heartbeat);
+        out.freeze()
+    }
+
+    fn closing(&self, reason: &ClosingReason) -> Bytes {
+        let spread = self.relay.config.reconnect_spread.min(Duration::from_millis(29_900));
+        let mut out = BytesMut::new();
+        Encoder::new(&mut out).retry(Duration::from_millis(100) + spread.mul_f64(fraction()));
+        write(&mut out, "closing", &Closing { reason });
+        self.relay.metrics.closing(reason.as_str());
+        out.freeze()
+    }
+}
+
+fn write(out: &mut BytesMut, event: &str, data: &impl Serialize) {
+    let data = serde_json::to_string(data).expect("messages have text keys and finite numbers");
+    Encoder::new(out).event(Some(event), None, &data).expect("the names of messages are plain words");
+}
+
+/// A lifetime with up to 10 % on top; `None` for ever.
+fn lifetime(lifetime: Duration) -> Option<Duration> {
+    (!lifetime.is_zero()).then(|| lifetime.saturating_add(lifetime.mul_f64(0.1 * fraction())))
+}
+
+/// Evenly spread over 0 to 1.
+fn fraction() -> f64 {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
