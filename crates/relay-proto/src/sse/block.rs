@@ -6,8 +6,9 @@ use core::mem;
 use core::ops::Range;
 use core::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use bytestring::ByteString;
+use memchr::memchr2;
 
 use super::frame::Limit;
 
@@ -16,6 +17,8 @@ use super::frame::Limit;
 pub(super) struct Block {
     /// There was a line that is not a comment.
     pub(super) touched: bool,
+    /// Not all of it lies in the chunk, in one piece and within the limits.
+    pub(super) scattered: bool,
     pub(super) over: Option<Limit>,
     /// In the chunk when it is one line that still lies there, else outside, with the place where it begins there.
     pub(super) data: Span,
@@ -27,20 +30,10 @@ impl Block {
     /// The block is too large: its data goes, its short lines still count.
     #[cold]
     pub(super) fn go_over(&mut self, limit: Limit, joined: &mut BytesMut) {
-        self.touched = true;
+        (self.touched, self.scattered) = (true, true);
         self.over.get_or_insert(limit);
         self.data = Span::NONE;
         *joined = BytesMut::new();
-    }
-
-    /// Brings the data, which there is, out of the chunk into `joined`, and says where it begins there.
-    #[inline]
-    pub(super) fn join_data(&mut self, chunk: &[u8], joined: &mut BytesMut) -> usize {
-        if !self.data.is_outside() {
-            put(joined, &chunk[self.data.range()]);
-            self.data = Span::outside(0);
-        }
-        self.data.end()
     }
 }
 
@@ -75,6 +68,11 @@ impl Span {
     }
 
     #[inline]
+    pub(super) fn is_inside(self) -> bool {
+        self.is_some() && !self.is_outside()
+    }
+
+    #[inline]
     pub(super) fn start(self) -> usize {
         (self.0 >> 32) as usize
     }
@@ -94,12 +92,29 @@ impl Span {
         self.end() - self.start()
     }
 
-    /// The same place, seen from `origin`.
+    /// The same place, seen from `origin`; nowhere stays nowhere.
     #[inline]
     pub(super) fn after(self, origin: usize) -> Self {
-        Self::new(self.start() - origin, self.end() - origin)
+        if self.is_some() { Self::new(self.start() - origin, self.end() - origin) } else { self }
     }
 }
+
+/// The position of the LF or CR that ends the line which begins at `start`.
+#[inline(always)]
+pub(super) fn find_line_end(chunk: &[u8], start: usize) -> Option<usize> {
+    let rest = chunk.get(start..)?;
+    // Short lines are common, and calling for the large machinery takes longer than looking at two words here. Among
+    // the bytes that differ from `byte`, subtraction borrows only from above one that does not.
+    let look = |at: usize| {
+        let word = u64::from_le_bytes(*rest.get(at..)?.first_chunk()?);
+        let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+        let found = zeros(word ^ ONES * b'\n' as u64) | zeros(word ^ ONES * b'\r' as u64);
+        (found != 0).then(|| start + at + (found.trailing_zeros() / 8) as usize)
+    };
+    look(0).or_else(|| look(8)).or_else(|| memchr2(b'\n', b'\r', rest).map(|at| start + at))
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
 
 /// What a line sets.
 pub(super) enum Field {
@@ -114,6 +129,9 @@ pub(super) enum Field {
 /// The field a line sets, and where its value begins. The line is not empty.
 #[inline(always)]
 pub(super) fn parse_line(line: &[u8]) -> (Field, usize) {
+    if line.starts_with(b"data: ") {
+        return (Field::Data, 6);
+    }
     let (field, name) = match line {
         [b'd', b'a', b't', b'a', ..] => (Field::Data, 4),
         [b'i', b'd', ..] => (Field::Id, 2),
@@ -166,6 +184,26 @@ pub(super) fn put(buffer: &mut BytesMut, bytes: &[u8]) {
         make_room(buffer, bytes.len());
     }
     buffer.extend_from_slice(bytes);
+}
+
+/// Appends an LF and the text.
+#[inline]
+pub(super) fn put_line(buffer: &mut BytesMut, bytes: &[u8]) {
+    if buffer.capacity() - buffer.len() <= bytes.len() {
+        make_room(buffer, bytes.len() + 1);
+    }
+    buffer.put_u8(b'\n');
+    buffer.extend_from_slice(bytes);
+}
+
+/// Brings data, which there is, out of the chunk into `joined`.
+#[inline]
+pub(super) fn join(data: Span, chunk: &[u8], joined: &mut BytesMut) -> Span {
+    if data.is_outside() {
+        return data;
+    }
+    put(joined, &chunk[data.range()]);
+    Span::outside(0)
 }
 
 #[cold]

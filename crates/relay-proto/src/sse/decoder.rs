@@ -6,12 +6,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::mem;
+use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 
-use super::block::{Block, Field, KEEP, Span, give, parse_line, parse_retry, put, starts_in_two, text};
+use super::block::{
+    Block, Field, KEEP, Span, find_line_end, give, join, parse_line, parse_retry, put, put_line,
+    starts_in_two, text,
+};
 use super::frame::{Comment, Event, Frame, Limit, Limits, Oversized};
 
 /// Decodes one event stream, and the streams that continue it after a reconnect.
@@ -65,6 +69,21 @@ pub struct Decoder {
 enum Input {
     Chunk(Bytes),
     End,
+}
+
+/// Why the lines of a chunk are left.
+enum Out {
+    /// All of them are read.
+    More,
+    /// The last one ends in a chunk to come.
+    LineCut,
+    /// A line takes the block over a limit.
+    Over(Limit),
+    /// A blank line, which begins there, ends a block that takes more than a look into the chunk.
+    BlockEnd(usize),
+    Event(Event),
+    Comment(Comment),
+    Retry(Duration),
 }
 
 /// What a line has to take over from before it.
@@ -168,17 +187,67 @@ impl Decoder {
     }
 
     /// The next frame, or `None` when more input is needed.
+    #[inline]
     pub fn next_frame(&mut self) -> Option<Frame> {
+        match self.plain_event() {
+            Some(event) => Some(Frame::Event(event)),
+            None => self.any_frame(),
+        }
+    }
+
+    /// The block that most streams consist of: one line of data and a blank line, in the chunk, with nothing before it.
+    /// Small enough to be part of its caller.
+    #[inline]
+    fn plain_event(&mut self) -> Option<Event> {
+        const DATA: &[u8; 6] = b"data: ";
+        if self.carry.any || self.block.touched {
+            return None;
+        }
+        let chunk = &self.chunk[..];
+        let start = self.pos + DATA.len();
+        if chunk.get(self.pos..start)? != DATA {
+            return None;
+        }
+        let end = find_line_end(chunk, start)?;
+        if chunk.get(end..end + 2)? != b"\n\n"
+            || end - self.pos > self.limits.line
+            || end - start > self.limits.data
+        {
+            return None;
+        }
+        let text = ByteString::try_from(self.chunk.slice(start..end)).ok()?;
+        self.pos = end + 2;
+        self.start_block(self.pos);
+        let inherited = if self.committed.is_empty() { None } else { Some(self.inherited_id()) };
+        Some(Event { data: Span::new(0, text.len()), text, kind: Span::NONE, id: Span::NONE, inherited })
+    }
+
+    /// The next frame, whatever it is.
+    #[inline(never)]
+    fn any_frame(&mut self) -> Option<Frame> {
         loop {
             if self.pos == self.chunk.len() {
                 if !self.next_input() {
                     return None;
                 }
-                continue;
-            }
-            let frame = if self.carry.any { self.carried_line() } else { self.lines() };
-            if frame.is_some() {
-                return frame;
+            } else if self.carry.any {
+                if let Some(frame) = self.carried_line() {
+                    return Some(frame);
+                }
+            } else {
+                match self.lines() {
+                    Out::More => {}
+                    Out::LineCut => self.leave_chunk(),
+                    Out::Over(limit) => self.block.go_over(limit, &mut self.joined),
+                    Out::BlockEnd(start) => {
+                        if let Some(frame) = self.end_block(start) {
+                            return Some(frame);
+                        }
+                    }
+                    Out::Event(event) => return Some(Frame::Event(event)),
+                    Out::Comment(comment) => return Some(Frame::Comment(comment)),
+                    Out::Retry(delay) => return Some(Frame::Retry(delay)),
+                }
             }
         }
     }
@@ -211,16 +280,17 @@ impl Decoder {
     /// Takes what the unfinished line and block need out of the chunk, and lets the chunk go.
     fn leave_chunk(&mut self) {
         if self.block.touched {
-            let Block { data, kind, id, .. } = &mut self.block;
+            let Block { scattered, data, kind, id, .. } = &mut self.block;
+            *scattered = true;
             for (value, held) in [(kind, &mut self.kind_held), (id, &mut self.id_held)] {
-                if value.is_some() && !value.is_outside() {
+                if value.is_inside() {
                     held.clear();
                     held.extend_from_slice(&self.chunk[value.range()]);
                     *value = Span::outside(0);
                 }
             }
             if data.is_some() {
-                self.block.join_data(&self.chunk, &mut self.joined);
+                *data = join(*data, &self.chunk, &mut self.joined);
             }
         }
         let rest = &self.chunk[self.pos..];
@@ -243,30 +313,24 @@ impl Decoder {
         self.pos = 0;
     }
 
-    /// Reads lines that lie in the chunk, up to one that makes a frame or to the end of the chunk.
-    #[inline]
-    fn lines(&mut self) -> Option<Frame> {
+    /// Reads lines that lie in the chunk, up to one that has to be told.
+    #[inline(always)]
+    fn lines(&mut self) -> Out {
         let chunk = &self.chunk[..];
-        // Kept in registers while the lines of a block go by.
-        let mut block = if self.block.touched { self.block } else { Block::default() };
+        // Kept in registers while the lines of a block go by; put back on every way out but the shortest one.
+        let Block { mut touched, mut scattered, over, mut data, mut kind, mut id } = self.block;
         let mut at = self.pos;
-        let frame = loop {
-            let Some(&first) = chunk.get(at) else { break None };
-            // Blank lines are every other line of many streams; a look is cheaper than a search.
-            let end = if first == b'\n' {
-                at
-            } else {
-                match memchr2(b'\n', b'\r', &chunk[at..]) {
-                    Some(offset) => at + offset,
-                    None => {
-                        self.block = block;
-                        self.pos = at;
-                        self.leave_chunk();
-                        return None;
-                    }
-                }
-            };
+        let out = loop {
             let start = at;
+            // Many lines are blank; a look is cheaper than a search.
+            let end = match chunk.get(at) {
+                Some(b'\n') => at,
+                Some(_) => match find_line_end(chunk, at) {
+                    Some(end) => end,
+                    None => break Out::LineCut,
+                },
+                None => break Out::More,
+            };
             at = end + 1;
             if chunk[end] == b'\r' {
                 match chunk.get(at) {
@@ -276,74 +340,88 @@ impl Decoder {
                 }
             }
             if start == end {
-                self.pos = at;
-                if !block.touched {
+                if !touched {
                     (self.block_before, self.block_pos) = (0, at);
                     continue;
                 }
-                return self.end_block(block, start);
+                if scattered || !data.is_some() {
+                    break Out::BlockEnd(start);
+                }
+                // One view over all parts of the event, checked once.
+                let (mut low, mut high) = (data.start(), data.end());
+                for value in [kind, id] {
+                    if value.is_some() {
+                        (low, high) = (low.min(value.start()), high.max(value.end()));
+                    }
+                }
+                let Ok(text) = ByteString::try_from(self.chunk.slice(low..high)) else {
+                    break Out::BlockEnd(start);
+                };
+                if self.block.touched {
+                    self.block = Block::default();
+                }
+                self.pos = at;
+                (self.block_before, self.block_pos) = (0, at);
+                let has_id = id.is_some();
+                let (data, kind, id) = (data.after(low), kind.after(low), id.after(low));
+                let inherited = self.settle_id(has_id.then(|| &text[id.range()]));
+                return Out::Event(Event { text, data, kind, id, inherited });
             }
             let line = &chunk[start..end];
             if line.len() > self.limits.line {
-                block.go_over(Limit::Line, &mut self.joined);
-                continue;
+                break Out::Over(Limit::Line);
             }
             let (field, value) = parse_line(line);
             let value = Span::new(start + value, end);
             match field {
-                Field::Data => {
-                    block.touched = true;
-                    if block.over.is_some() {
-                    } else if !block.data.is_some() {
-                        if value.len() > self.limits.data {
-                            block.go_over(Limit::Data, &mut self.joined);
-                        } else {
-                            block.data = value;
-                        }
-                    } else {
-                        let from = block.join_data(chunk, &mut self.joined);
-                        if value.len() + (self.joined.len() - from + 1) > self.limits.data {
-                            block.go_over(Limit::Data, &mut self.joined);
-                        } else {
-                            put(&mut self.joined, b"\n");
-                            put(&mut self.joined, &chunk[value.range()]);
-                        }
+                Field::Comment => {
+                    if !touched {
+                        (self.block_before, self.block_pos) = (0, at);
                     }
+                    break Out::Comment(Comment(text(self.chunk.slice(value.range()))));
+                }
+                Field::Data if over.is_some() => {}
+                Field::Data if !data.is_some() => {
+                    if value.len() > self.limits.data {
+                        break Out::Over(Limit::Data);
+                    }
+                    data = value;
+                }
+                Field::Data => {
+                    data = join(data, chunk, &mut self.joined);
+                    scattered = true;
+                    if value.len() + (self.joined.len() - data.end() + 1) > self.limits.data {
+                        break Out::Over(Limit::Data);
+                    }
+                    put_line(&mut self.joined, &chunk[value.range()]);
                 }
                 Field::Event => {
-                    block.touched = true;
                     if value.len() > self.limits.kind {
-                        block.go_over(Limit::Type, &mut self.joined);
-                    } else {
-                        block.kind = value;
+                        break Out::Over(Limit::Type);
                     }
+                    kind = value;
                 }
                 Field::Id => {
-                    block.touched = true;
                     if value.len() > self.limits.id {
-                        block.go_over(Limit::Id, &mut self.joined);
-                    } else if memchr::memchr(0, &chunk[value.range()]).is_none() {
-                        block.id = value;
+                        break Out::Over(Limit::Id);
+                    }
+                    if memchr(0, &chunk[value.range()]).is_none() {
+                        id = value;
                     }
                 }
                 Field::Retry => {
-                    block.touched = true;
                     if let Some(delay) = parse_retry(&chunk[value.range()]) {
-                        break Some(Frame::Retry(delay));
+                        touched = true;
+                        break Out::Retry(delay);
                     }
                 }
-                Field::Comment => {
-                    if !block.touched {
-                        (self.block_before, self.block_pos) = (0, at);
-                    }
-                    break Some(Frame::Comment(Comment(text(self.chunk.slice(value.range())))));
-                }
-                Field::Unknown => block.touched = true,
+                Field::Unknown => {}
             }
+            touched = true;
         };
-        self.block = block;
+        self.block = Block { touched, scattered, over, data, kind, id };
         self.pos = at;
-        frame
+        out
     }
 
     /// Reads on after a carry: the rest of a line, the first line of a stream, or an LF that belongs to a CR.
@@ -408,7 +486,7 @@ impl Decoder {
         let value = bom + value;
         let size = self.line.len() - value;
         if !matches!(field, Field::Comment) {
-            self.block.touched = true;
+            (self.block.touched, self.block.scattered) = (true, true);
         }
         let (block, joined) = (&mut self.block, &mut self.joined);
         let mut frame = None;
@@ -424,12 +502,11 @@ impl Decoder {
                 }
             }
             Field::Data => {
-                let from = block.join_data(&self.chunk, joined);
-                if size + (joined.len() - from + 1) > self.limits.data {
+                block.data = join(block.data, &self.chunk, joined);
+                if size + (joined.len() - block.data.end() + 1) > self.limits.data {
                     block.go_over(Limit::Data, joined);
                 } else {
-                    put(joined, b"\n");
-                    put(joined, &self.line[value..]);
+                    put_line(joined, &self.line[value..]);
                 }
             }
             Field::Event if size > self.limits.kind => block.go_over(Limit::Type, joined),
@@ -463,104 +540,74 @@ impl Decoder {
     }
 
     /// A blank line, which begins at `at`: dispatches what the block has gathered.
-    #[inline]
-    fn end_block(&mut self, block: Block, at: usize) -> Option<Frame> {
-        let frame = if let Some(limit) = block.over {
-            Some(Frame::Oversized(self.oversized(&block, limit, at)))
-        } else if !block.data.is_some() {
-            self.commit_id(block.id);
-            None
-        } else if block.data.is_outside() || block.kind.is_outside() || block.id.is_outside() {
-            Some(Frame::Event(self.joined_event(block)))
-        } else if let Some(event) = self.borrowed_event(block) {
-            Some(Frame::Event(event))
+    #[inline(never)]
+    fn end_block(&mut self, at: usize) -> Option<Frame> {
+        let frame = if let Some(limit) = self.block.over {
+            Some(Frame::Oversized(self.oversized(limit, at)))
+        } else if self.block.data.is_some() {
+            Some(Frame::Event(self.joined_event()))
         } else {
-            Some(Frame::Event(self.joined_event(block)))
+            self.commit_id();
+            None
         };
-        if self.block.touched {
-            self.clear_block();
-        }
+        self.clear_block();
         self.start_block(self.pos);
         frame
     }
 
-    /// An event whose parts all lie in the chunk: one view over all of them, checked once. `None` if it is not UTF-8.
-    #[inline]
-    fn borrowed_event(&mut self, block: Block) -> Option<Event> {
-        let Block { data, mut kind, mut id, .. } = block;
-        let (mut low, mut high) = (data.start(), data.end());
-        for value in [kind, id] {
-            if value.is_some() {
-                (low, high) = (low.min(value.start()), high.max(value.end()));
-            }
-        }
-        let text = ByteString::try_from(self.chunk.slice(low..high)).ok()?;
-        if kind.is_some() {
-            kind = kind.after(low);
-        }
-        let mut inherited = None;
-        if id.is_some() {
-            id = id.after(low);
-            self.set_committed(&text[id.range()]);
-        } else if !self.committed.is_empty() {
-            inherited = Some(self.inherited_id());
-        }
-        Some(Event { data: data.after(low), kind, id, text, inherited })
-    }
-
     /// An event whose parts are gathered in `joined`: data, then type, then id.
-    #[inline(never)]
-    fn joined_event(&mut self, mut block: Block) -> Event {
+    fn joined_event(&mut self) -> Event {
         let joined = &mut self.joined;
-        let start = block.join_data(&self.chunk, joined);
+        let Block { data, kind, id, .. } = self.block;
+        let has_id = id.is_some();
+        let start = join(data, &self.chunk, joined).end();
         let data = Span::new(start, joined.len());
-        put(joined, value(&self.chunk, block.kind, &self.kind_held));
-        let kind = Span::new(data.end(), joined.len());
-        put(joined, value(&self.chunk, block.id, &self.id_held));
-        let id = Span::new(kind.end(), joined.len());
+        let kind = append(joined, &self.chunk, kind, &self.kind_held);
+        let id = append(joined, &self.chunk, id, &self.id_held);
         let bytes = give(joined);
+        let whole = |span: Span, text: &ByteString| text.is_char_boundary(span.start());
         let (text, data, kind, id) = match ByteString::try_from(bytes.clone()) {
             // Valid as a whole does not mean that each part is: a sequence could reach from one into the next.
-            Ok(text) if text.is_char_boundary(kind.start()) && text.is_char_boundary(id.start()) => {
-                (text, data, kind, id)
-            }
+            Ok(text) if whole(kind, &text) && whole(id, &text) => (text, data, kind, id),
             _ => replaced(&bytes, data, kind, id),
         };
-        let mut inherited = None;
-        if block.id.is_some() {
-            self.set_committed(&text[id.range()]);
-        } else if !self.committed.is_empty() {
-            inherited = Some(self.inherited_id());
-        }
+        let inherited = self.settle_id(has_id.then(|| &text[id.range()]));
         Event { text, data, kind, id, inherited }
     }
 
     #[cold]
-    fn oversized(&mut self, block: &Block, limit: Limit, at: usize) -> Oversized {
-        self.commit_id(block.id);
+    fn oversized(&mut self, limit: Limit, at: usize) -> Oversized {
+        self.commit_id();
         let size = self.block_before + (at - self.block_pos) as u64;
-        let kind = String::from_utf8_lossy(value(&self.chunk, block.kind, &self.kind_held)).into_owned();
+        let kind = String::from_utf8_lossy(value(&self.chunk, self.block.kind, &self.kind_held)).into_owned();
         Oversized { limit, size, kind, last_event_id: self.committed.clone() }
     }
 
-    /// Makes the id of a block, if it has one, the last event id.
-    fn commit_id(&mut self, id: Span) {
-        if id.is_some() {
-            let id = String::from_utf8_lossy(value(&self.chunk, id, &self.id_held));
+    /// Makes the id of the block, if it has one, the last event id.
+    fn commit_id(&mut self) {
+        if self.block.id.is_some() {
+            let id = String::from_utf8_lossy(value(&self.chunk, self.block.id, &self.id_held));
             self.committed.clear();
             self.committed.push_str(&id);
             self.shared_is_old = true;
         }
     }
 
-    #[inline]
-    fn set_committed(&mut self, id: &str) {
-        self.committed.clear();
-        self.committed.push_str(id);
-        self.shared_is_old = true;
+    /// Makes the id of an event the last event id; gives an event that has none the one in force, if there is one.
+    #[inline(always)]
+    fn settle_id(&mut self, id: Option<&str>) -> Option<Arc<String>> {
+        if let Some(id) = id {
+            self.committed.clear();
+            self.committed.push_str(id);
+            self.shared_is_old = true;
+            None
+        } else if self.committed.is_empty() {
+            None
+        } else {
+            Some(self.inherited_id())
+        }
     }
 
-    /// The last event id, for an event that sets none.
     fn inherited_id(&mut self) -> Arc<String> {
         if mem::take(&mut self.shared_is_old) {
             match Arc::get_mut(&mut self.shared) {
@@ -583,6 +630,16 @@ impl Decoder {
     fn start_block(&mut self, at: usize) {
         (self.block_before, self.block_pos) = (0, at);
     }
+}
+
+/// Appends the bytes of a field, wherever they are, and says where they are now.
+fn append(joined: &mut BytesMut, chunk: &[u8], span: Span, held: &[u8]) -> Span {
+    if !span.is_some() {
+        return span;
+    }
+    let start = joined.len();
+    put(joined, value(chunk, span, held));
+    Span::new(start, joined.len())
 }
 
 /// The bytes of a field, wherever they are.
