@@ -57,10 +57,23 @@ pub enum State {
 
 enum Phase {
     Connect(Trail),
-    Response { trail: Trail, until: Option<Duration> },
-    Problem { problem: Problem, until: Duration },
-    Bytes { opened_at: Duration, silent_since: Option<Duration> },
-    Wait { until: Duration },
+    Response {
+        trail: Trail,
+        until: Option<Duration>,
+    },
+    Problem {
+        problem: Problem,
+        until: Duration,
+    },
+    /// The silence begins when bytes are first waited for, not when the last ones came: who is busy with their frames
+    /// does not wait for more.
+    Bytes {
+        opened_at: Duration,
+        silent_since: Option<Duration>,
+    },
+    Wait {
+        until: Duration,
+    },
     Stopped(Stop),
 }
 
@@ -276,10 +289,6 @@ impl Machine {
         if let Some(frame) = self.decoder.next_frame() {
             if let Frame::Retry(retry) = frame {
                 self.handle_retry(retry);
-            }
-            // Who is busy with this frame does not wait for the next: the silence begins anew.
-            if let Phase::Bytes { silent_since, .. } = &mut self.phase {
-                *silent_since = None;
             }
             return Want::Item(Item::Frame(frame));
         }

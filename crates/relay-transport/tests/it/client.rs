@@ -1,0 +1,91 @@
+//! Single requests.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use relay_testkit::{Peer, Reply, Script};
+use relay_transport::{BaseUrl, Error};
+
+use crate::*;
+
+async fn text(response: Response<Incoming>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+fn get(url: &str) -> Request<Full<Bytes>> {
+    Request::get(url).header("authorization", "Bearer hunter2").body(Full::default()).unwrap()
+}
+
+#[tokio::test]
+async fn a_base_with_a_prefix_reaches_the_wire_as_given() {
+    let path = "/api/v1/namespaces/relay%2Dsystem/services/http:relay:8080/proxy/pods";
+    let peer = Peer::start(Script::new().always(path, Reply::new(200, "text/plain", "[]"))).await;
+    for slash in ["", "/"] {
+        let base =
+            format!("{}/api/v1/namespaces/relay%2Dsystem/services/http:relay:8080/proxy{slash}", peer.url());
+        let url = BaseUrl::parse(&base).unwrap().join("/pods", &[("label", "a=b/c d")]);
+        assert_eq!(text(http().send(get(&url)).await.unwrap()).await, "[]");
+    }
+    for request in peer.requests() {
+        assert_eq!(request.target(), format!("{path}?label=a%3Db%2Fc%20d"));
+    }
+}
+
+#[tokio::test]
+async fn one_pool_for_all_clones() {
+    let peer = Peer::start(Script::new().always("/", Reply::new(200, "text/plain", "ok"))).await;
+    let http = http();
+    for _ in 0..5 {
+        let response = http.clone().send(get(&peer.url())).await.unwrap();
+        assert_eq!(text(response).await, "ok");
+        // The connection is back in the pool once its task has run.
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(peer.connections(), 1);
+}
+
+#[tokio::test]
+async fn redirects_are_an_answer_unless_asked_to_follow() {
+    let other = Peer::start(Script::new().always("/x", Reply::new(200, "text/plain", "there"))).await;
+    let script = Script::new()
+        .always("/a", Reply::redirect(302, "/b"))
+        .always("/b", Reply::redirect(308, &format!("{}/x", other.url())))
+        .always("/loop", Reply::redirect(302, "/loop"))
+        .always("/nowhere", Reply::empty(301));
+    let peer = Peer::start(script).await;
+    let (http, url) = (http(), peer.url());
+    assert_eq!(http.send(get(&format!("{url}/a"))).await.unwrap().status(), 302);
+
+    let response = http.send_following(get(&format!("{url}/a"))).await.unwrap();
+    assert_eq!(text(response).await, "there");
+    assert_eq!(peer.request_to("/b", 0).await.header("authorization"), Some("Bearer hunter2"));
+    assert_eq!(other.request(0).await.header("authorization"), None);
+
+    for (path, reason) in [("/loop", "too many in a row"), ("/nowhere", "301 without a usable Location")] {
+        let error = http.send_following(get(&format!("{url}{path}?ticket=hunter2"))).await.unwrap_err();
+        assert!(matches!(error, Error::Redirect { .. }));
+        assert!(error.to_string().ends_with(reason), "{error}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+    }
+    let post = Request::post(format!("{url}/a")).body(Full::default()).unwrap();
+    assert_eq!(http.send_following(post).await.unwrap().status(), 302, "only GET and HEAD");
+}
+
+#[tokio::test]
+async fn errors_say_who_and_why_but_no_secret() {
+    let gone = gone();
+    let garbage = Peer::start(Script::new().always("/", Reply::raw().send("garbage\r\n\r\n").cut())).await;
+    let http = http();
+    let refused = http.send(get(&format!("{gone}/p?ticket=hunter2"))).await.unwrap_err();
+    assert!(matches!(refused, Error::Connect { .. }) && refused.is_retryable(), "{refused:?}");
+    assert!(refused.line().starts_with(&format!("cannot connect to {gone}/p: ")), "{}", refused.line());
+    let broken = http.send(get(&format!("{}/?ticket=hunter2", garbage.url()))).await.unwrap_err();
+    assert!(matches!(broken, Error::Exchange { .. }) && broken.is_retryable(), "{broken:?}");
+    let relative = http.send(get("/p?ticket=hunter2")).await.unwrap_err();
+    assert!(matches!(relative, Error::Url { .. }) && !relative.is_retryable(), "{relative:?}");
+    for error in [refused, broken, relative] {
+        let shown = format!("{error} {error:?} {}", error.line());
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
