@@ -1,2 +1,64 @@
-//! The command line of relay.
-fn main() {}
+//! `relay`: follow the pods of a Kubernetes cluster through a relay, or be the relay.
+
+mod args;
+mod cursor;
+mod demo;
+mod exit;
+mod follow;
+mod output;
+mod query;
+mod serve;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Args, Command};
+use crate::exit::Exit;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_logging(&args.command);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Exit::Failed(error.into()).report(),
+    };
+    let exit = runtime.block_on(run(args.command));
+    // Tasks that are still running have nothing left to say.
+    runtime.shutdown_background();
+    exit.report()
+}
+
+async fn run(command: Command) -> Exit {
+    let work = async {
+        match command {
+            Command::Demo(args) => demo::run(args).await,
+            Command::Serve(args) => return serve::run(*args).await,
+            Command::Pods(args) => query::pods(args).await,
+            Command::Pod(args) => query::pod(args).await,
+            Command::Events(args) => query::events(args).await,
+            Command::Session(args) => query::session(args).await,
+            Command::Health(args) => query::health(args).await,
+            Command::Stream(args) => follow::stream(args).await,
+            Command::State(args) => follow::state(args).await,
+            Command::Replay(args) => follow::replay(args).await,
+        }
+        .unwrap_or_else(Exit::from)
+    };
+    work.await
+}
+
+/// Warnings, among them every error that is retried, go to stderr. `RELAY_LOG` changes what is told, in the syntax of
+/// `tracing_subscriber::EnvFilter`.
+fn start_logging(command: &Command) {
+    let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_env("RELAY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

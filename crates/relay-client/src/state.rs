@@ -210,6 +210,10 @@ impl Driver {
             if status.acknowledgement.as_ref() != acknowledged {
                 status.acknowledgement = acknowledged.cloned();
             }
+            status.in_hand = match step {
+                Step::Snapshot(snapshot) => snapshot.ack.clone(),
+                _ => None,
+            };
             let counts = &mut status.statistics;
             counts.bytes = self.connection.bytes_read();
             counts.buffered = self.ahead.bytes as u64;

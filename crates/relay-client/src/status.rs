@@ -62,6 +62,8 @@ pub struct StreamHandle(Arc<Mutex<Status>>);
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     pub(crate) acknowledgement: Option<EventHash>,
+    /// The ack of the snapshot that the consumer has in hand.
+    pub(crate) in_hand: Option<EventHash>,
     pub(crate) freshness: Freshness,
     pub(crate) statistics: Statistics,
 }
@@ -71,6 +73,15 @@ impl StreamHandle {
     /// the next), or of a bookmark after it.
     pub fn acknowledgement(&self) -> Option<EventHash> {
         self.with(|status| status.acknowledgement.clone())
+    }
+
+    /// Says that the consumer has finished with the snapshot it has in hand. Asking for the next one says the same.
+    pub fn finish(&self) {
+        self.with(|status| {
+            if let Some(ack) = status.in_hand.take() {
+                status.acknowledgement = Some(ack);
+            }
+        });
     }
 
     /// How far the pods show the present.

@@ -1,0 +1,99 @@
+//! How the program ends, and the signals that end it.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use relay_client::Error;
+use relay_state::CursorError;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The result of a command, which is its exit code.
+#[derive(Debug)]
+pub(crate) enum Exit {
+    /// 0: done.
+    Done,
+    /// 130: interrupted by Ctrl-C.
+    Interrupted,
+    /// 143: a client was asked to end.
+    Terminated,
+    /// 3: what was asked for does not exist.
+    NotFound(String),
+    /// 1, 2, 3 or 4: an error, told apart by its kind.
+    Failed(anyhow::Error),
+}
+
+/// A mistake in how the program was called: exit code 2.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+impl From<anyhow::Error> for Exit {
+    fn from(error: anyhow::Error) -> Self {
+        // The reader of our output went away: nothing is wrong, and nobody is there to be told.
+        match error.downcast_ref::<std::io::Error>() {
+            Some(io) if io.kind() == std::io::ErrorKind::BrokenPipe => Self::Done,
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+impl Exit {
+    /// Tells what is to be told on stderr, and gives the code.
+    #[expect(clippy::print_stderr, reason = "the last words of the command line go to stderr")]
+    pub(crate) fn report(self) -> ExitCode {
+        let code = match &self {
+            Self::Done => 0,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
+            Self::NotFound(what) => {
+                eprintln!("relay: {what}");
+                3
+            }
+            Self::Failed(error) => {
+                eprintln!("relay: {error:#}");
+                code_of(error)
+            }
+        };
+        ExitCode::from(code)
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<Usage>().is_some() {
+        return 2;
+    }
+    if let Some(CursorError::OtherFilter { .. }) = error.downcast_ref() {
+        return 2;
+    }
+    match error.downcast_ref::<Error>() {
+        Some(Error::Usage { .. }) => 2,
+        Some(error) => match error.status() {
+            Some(401 | 403) => 4,
+            Some(404) => 3,
+            _ => 1,
+        },
+        None => 1,
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM, and tells which.
+pub(crate) async fn signalled() -> Exit {
+    let (mut interrupt, mut terminate) =
+        match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+            (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+            (Err(error), _) | (_, Err(error)) => {
+                return Exit::Failed(anyhow::Error::new(error).context("signals"));
+            }
+        };
+    tokio::select! {
+        _ = interrupt.recv() => Exit::Interrupted,
+        _ = terminate.recv() => Exit::Terminated,
+    }
+}

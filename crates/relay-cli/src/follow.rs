@@ -1,0 +1,176 @@
+//! What is followed: raw streams, states, replays.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use relay_client::{Error, Phase, Snapshot, StreamOptions};
+use serde_json::{Value, json};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::args::{ReplayArgs, StateArgs, StreamArgs, Until};
+use crate::cursor::Cursor;
+use crate::exit::{Exit, signalled};
+use crate::output::{Output, snapshot_json, snapshot_text};
+use crate::query::until;
+
+/// How often a bookmark's acknowledgement is looked for.
+const BOOKMARKS: Duration = Duration::from_millis(100);
+
+pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
+    let client = args.connect.client()?;
+    let options =
+        args.reconnect.options(args.which.filter()?).since(args.since_hash).start_latest(args.latest);
+    let mut messages = client.stream(options);
+    let mut out = Output::new(args.print);
+    let mut ending = Ending::new(args.until);
+    while !ending.reached(&out) {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            exit = ending.wait() => return Ok(exit),
+        };
+        let Some(message) = message.transpose().map_err(finished)? else { break };
+        let error = match message.message() {
+            relay_proto::pods::Message::Undecodable(message) => Some(message.to_string()),
+            _ => None,
+        };
+        let data: Value = serde_json::from_str(message.data()).unwrap_or(Value::Null);
+        out.line(
+            || json!({"event": message.event(), "id": message.id(), "data": data, "error": error}),
+            || match &error {
+                Some(error) => format!("{:<18} {}   {error}", message.event(), message.id()),
+                None => format!("{:<18} {}   {data}", message.event(), message.id()),
+            },
+        )?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
+    let client = args.connect.client()?;
+    let mut snapshots = client.stream_pod_state(args.reconnect.options(args.which.filter()?));
+    let mut out = Output::new(args.print);
+    let mut ending = Ending::new(args.until);
+    while !ending.reached(&out) {
+        let snapshot = tokio::select! {
+            snapshot = snapshots.next() => snapshot,
+            exit = ending.wait() => return Ok(exit),
+        };
+        let Some(snapshot) = snapshot.transpose().map_err(finished)? else { break };
+        out.line(|| snapshot_json(&snapshot, args.pods, false), || snapshot_text(&snapshot))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
+    let client = args.connect.client()?;
+    let filter = args.which.filter()?;
+    let cursor = Cursor::open(args.cursor_file.as_deref(), &filter)?;
+    if args.since_hash.is_some() && cursor.is_open() {
+        tracing::warn!("--since-hash is given: the position in the cursor file is not used");
+    }
+    let since = args.since_hash.or_else(|| cursor.loaded().cloned());
+    let options = args
+        .reconnect
+        .options(filter)
+        .since(since)
+        .apply_backfill_to_current_state_cache(args.apply_backfill);
+    let printing = Printing {
+        out: Output::new(args.print),
+        pods: args.pods,
+        exit_after: args.exit_after_phase,
+        until: args.until,
+    };
+    follow_replay(&client, options, cursor, printing).await
+}
+
+/// How a replay is printed and when it ends.
+pub(crate) struct Printing {
+    pub(crate) out: Output,
+    pub(crate) pods: bool,
+    pub(crate) exit_after: Option<Phase>,
+    pub(crate) until: Until,
+}
+
+/// Prints a replay, and keeps its acknowledgements: a line is written and flushed before its ack may be persisted.
+pub(crate) async fn follow_replay(
+    client: &relay_client::Client,
+    options: StreamOptions,
+    mut cursor: Cursor,
+    mut printing: Printing,
+) -> anyhow::Result<Exit> {
+    let mut snapshots = client.stream_pod_state_with_replay(options);
+    let handle = snapshots.handle();
+    let mut ending = Ending::new(printing.until);
+    let mut bookmarks = interval(BOOKMARKS);
+    bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let exit = loop {
+        if ending.reached(&printing.out) {
+            break Exit::Done;
+        }
+        let snapshot = tokio::select! {
+            biased;
+            exit = ending.wait() => break exit,
+            () = cursor.due() => {
+                cursor.flush()?;
+                continue;
+            }
+            _ = bookmarks.tick(), if cursor.is_open() => {
+                if let Some(ack) = handle.acknowledgement() {
+                    cursor.acknowledge(ack)?;
+                }
+                continue;
+            }
+            snapshot = snapshots.next() => snapshot,
+        };
+        let Some(snapshot) = snapshot.transpose().map_err(finished)? else { break Exit::Done };
+        printing.out.line(|| snapshot_json(&snapshot, printing.pods, true), || snapshot_text(&snapshot))?;
+        handle.finish();
+        if let Some(ack) = handle.acknowledgement() {
+            cursor.acknowledge(ack)?;
+        }
+        if printing.exit_after.is_some_and(|phase| reaches(&snapshot, phase)) {
+            break Exit::Done;
+        }
+    };
+    cursor.flush()?;
+    Ok(exit)
+}
+
+/// Live is entered with the list after the catch-up, even when no event comes.
+fn reaches(snapshot: &Snapshot, phase: Phase) -> bool {
+    snapshot.phase == phase
+        || (phase == Phase::Live && snapshot.phase == Phase::CurrentSeed && snapshot.goes_on == Phase::Live)
+}
+
+/// A relay that has nothing more to send is an end, not a failure; it is named on stderr.
+fn finished(error: Error) -> anyhow::Error {
+    if matches!(error, Error::Finished { .. }) {
+        tracing::warn!("{error}");
+    }
+    error.into()
+}
+
+/// When a command ends by itself: a number of lines, a time, a signal.
+struct Ending {
+    max: Option<u64>,
+    deadline: Option<Instant>,
+    signal: std::pin::Pin<Box<dyn Future<Output = Exit> + Send>>,
+}
+
+impl Ending {
+    fn new(until: Until) -> Self {
+        let deadline = until.time.map(|time| Instant::now() + time);
+        Self { max: until.max, deadline, signal: Box::pin(signalled()) }
+    }
+
+    fn reached(&self, out: &Output) -> bool {
+        self.max.is_some_and(|max| out.lines >= max)
+    }
+
+    async fn wait(&mut self) -> Exit {
+        tokio::select! {
+            () = until(self.deadline) => Exit::Done,
+            exit = &mut self.signal => exit,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What is asked once: lists, pods, history, sessions, health.
+
+use std::pin::pin;
+
+use anyhow::Context as _;
+use futures_util::TryStreamExt;
+use relay_client::{EventType, EventsQuery, Order};
+
+use crate::args::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
+use crate::exit::{Exit, Usage, signalled};
+use crate::output::{Output, POD_HEADING, event_json, event_text, pod_row, to_value};
+
+pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<Exit> {
+    let (client, filter) = (args.connect.client()?, args.which.filter()?);
+    let list = tokio::select! {
+        list = client.pods(&filter) => list?,
+        exit = signalled() => return Ok(exit),
+    };
+    let mut out = Output::new(args.print);
+    out.heading(POD_HEADING)?;
+    for pod in &list.pods {
+        out.line(|| to_value(pod), || pod_row(pod))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
+    let (namespace, name) = match (args.pod.as_slice(), &args.namespace) {
+        ([namespace, name], _) => (namespace.as_str(), name.as_str()),
+        ([one], given) => match (one.split_once('/'), given) {
+            (Some(pair), _) => pair,
+            (None, Some(namespace)) => (namespace.as_str(), one.as_str()),
+            (None, None) => {
+                return Err(Usage(format!("pod {one:?}: write NAMESPACE/NAME, or give --namespace")).into());
+            }
+        },
+        _ => return Err(Usage("one pod at a time".into()).into()),
+    };
+    if namespace.is_empty() || name.is_empty() {
+        return Err(Usage("a pod has a namespace and a name".into()).into());
+    }
+    let client = args.connect.client()?;
+    let found = tokio::select! {
+        found = client.pod(namespace, name) => found?,
+        exit = signalled() => return Ok(exit),
+    };
+    let Some(pod) = found else {
+        return Ok(Exit::NotFound(format!("there is no pod {namespace}/{name}")));
+    };
+    let mut out = Output::new(args.print);
+    out.heading(POD_HEADING)?;
+    out.line(|| to_value(&pod), || pod_row(&pod))?;
+    Ok(Exit::Done)
+}
+
+pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
+    let client = args.connect.client()?;
+    let types = args.types.iter().map(|name| match EventType::parse(name) {
+        EventType::Other(_) => Err(Usage(format!("type {name:?}: ADDED, MODIFIED or DELETED"))),
+        known => Ok(known),
+    });
+    let query = EventsQuery::new()
+        .since(args.since_hash)
+        .before(args.before_hash)
+        .order(if args.order == OrderArg::Newest { Order::Newest } else { Order::Oldest })
+        .limit(args.limit)
+        .types(types.collect::<Result<_, _>>()?)
+        .filter(args.which.filter()?);
+    let mut out = Output::new(args.print);
+    let deadline = args.until.time.map(|time| tokio::time::Instant::now() + time);
+    let work = async {
+        let mut print = async |event: relay_client::PodEvent| {
+            out.line(|| event_json(&event), || event_text(&event))?;
+            anyhow::Ok(args.until.max.is_some_and(|max| out.lines >= max))
+        };
+        if args.until.max == Some(0) {
+            return Ok(());
+        }
+        if let Some(pod) = &args.pod {
+            let given = pod.split_once('/').or_else(|| Some((args.which.only_namespace()?, pod.as_str())));
+            let (namespace, name) =
+                given.ok_or_else(|| Usage(format!("pod {pod:?}: write NAMESPACE/NAME")))?;
+            let mut events = pin!(client.all_pod_events(namespace, name, query));
+            while let Some(event) = events.try_next().await? {
+                if print(event).await? {
+                    break;
+                }
+            }
+        } else {
+            let mut events = pin!(client.all_events(query));
+            while let Some(event) = events.try_next().await? {
+                if print(event).await? {
+                    break;
+                }
+            }
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        done = work => done.map(|()| Exit::Done),
+        () = until(deadline) => Ok(Exit::Done),
+        exit = signalled() => Ok(exit),
+    }
+}
+
+pub(crate) async fn session(args: SessionArgs) -> anyhow::Result<Exit> {
+    let client = args.connect.client()?;
+    let session = tokio::select! {
+        session = client.create_session() => session?,
+        exit = signalled() => return Ok(exit),
+    };
+    Output::new(args.print).line(|| to_value(&session), || session.session_id.clone())?;
+    Ok(Exit::Done)
+}
+
+pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<Exit> {
+    let client = args.connect.client()?;
+    let (healthy, health) = tokio::select! {
+        health = client.health() => health.context("no health document")?,
+        exit = signalled() => return Ok(exit),
+    };
+    let text = || {
+        let head = health.head.as_ref().and_then(|head| head.sequence).map_or("-".into(), |s| s.to_string());
+        let status = health.status.as_deref().unwrap_or(if healthy { "ok" } else { "degraded" });
+        format!("{status}, log at {head}, {} streams", health.subscribers.unwrap_or(0))
+    };
+    Output::new(args.print).line(|| health.raw.clone(), text)?;
+    if healthy { Ok(Exit::Done) } else { Ok(Exit::Failed(anyhow::anyhow!("the relay is not well"))) }
+}
+
+/// Waits until then; for ever without a time.
+pub(crate) async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

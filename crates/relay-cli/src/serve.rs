@@ -1,0 +1,57 @@
+//! `relay serve`: the server, with a source that the flags choose.
+
+use anyhow::Context as _;
+use relay_server::{Config, KubeSource, MemoryStore, Retention, Server, SimSource, Source};
+
+use crate::args::{Format, ServeArgs, SourceArg};
+use crate::exit::{Exit, signalled};
+use crate::output::Output;
+
+pub(crate) async fn run(args: ServeArgs) -> Exit {
+    match serve(args).await {
+        // SIGTERM is how a server is asked to end: it is done.
+        Ok(Exit::Terminated) => Exit::Done,
+        Ok(exit) => exit,
+        Err(error) => error.into(),
+    }
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
+    let retention =
+        Retention::default().events(args.retain_events).bytes(args.retain_bytes).age(args.retain_age);
+    let config = Config::default()
+        .tokens_file(args.tokens_file.clone())
+        .session_ttl(args.session_ttl)
+        .heartbeat(args.heartbeat)
+        .max_streams(args.max_streams)
+        .annotations(args.publish_annotations.iter().cloned().collect())
+        .stream_lifetime(args.stream_lifetime);
+    let server = Server::builder(config)
+        .store(MemoryStore::new(retention))
+        .boxed_source(source(&args))
+        .bind(args.listen)
+        .await
+        .with_context(|| format!("cannot serve on {}", args.listen))?;
+    let line = format!("relay listening on http://{}", server.local_addr());
+    Output::in_format(Format::Table).line(|| serde_json::Value::Null, || line)?;
+    let (ended, signal) = tokio::sync::oneshot::channel();
+    server
+        .run(async {
+            let _ = ended.send(signalled().await);
+        })
+        .await?;
+    // Without a signal the server was ended from within.
+    Ok(signal.await.unwrap_or(Exit::Done))
+}
+
+fn source(args: &ServeArgs) -> Box<dyn Source> {
+    match args.source {
+        SourceArg::Sim => {
+            Box::new(SimSource::default().seed(args.sim_seed).pods(args.sim_pods).rate(args.sim_rate))
+        }
+        SourceArg::Kube => {
+            let source = KubeSource::new().namespaces(&args.watch_namespaces);
+            Box::new(args.kubeconfig.iter().fold(source, |source, file| source.kubeconfig(file)))
+        }
+    }
+}
