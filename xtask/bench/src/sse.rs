@@ -129,7 +129,7 @@ fn count(decoder: &str, corpus: &str, passes: u32) -> anyhow::Result<(u64, u64)>
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(std::env::current_exe()?)
-        .args(["sse-once", decoder, corpus, &passes.to_string()])
+        .args(["sse-once", decoder, corpus, &passes.to_string(), "16384"])
         .output()?;
     let log = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "callgrind failed: {log}");
@@ -138,13 +138,16 @@ fn count(decoder: &str, corpus: &str, passes: u32) -> anyhow::Result<(u64, u64)>
     Ok((instructions.trim().parse()?, String::from_utf8_lossy(&output.stdout).trim().parse()?))
 }
 
-/// `bench sse-once DECODER CORPUS PASSES`: what is run under callgrind. Prints the number of events of a pass.
+/// `bench sse-once DECODER CORPUS PASSES CHUNK`: what is run under callgrind, or a profiler. Prints the number of events
+/// of a pass.
 pub fn once(arguments: &[String]) -> anyhow::Result<()> {
-    let [decoder, corpus, passes] = arguments else { bail!("usage: sse-once DECODER CORPUS PASSES") };
+    let [decoder, corpus, passes, chunk] = arguments else {
+        bail!("usage: sse-once DECODER CORPUS PASSES CHUNK");
+    };
     let decoder = ALL.iter().find(|candidate| candidate.name == decoder).context("no such decoder")?;
     let corpora = corpora::all(256 << 10);
     let corpus = corpora.iter().find(|candidate| candidate.name == corpus).context("no such corpus")?;
-    let chunks = corpora::cut(&corpus.stream, 16 << 10);
+    let chunks = corpora::cut(&corpus.stream, chunk.parse()?);
     for _ in 0..passes.parse::<u32>()? {
         (decoder.decode)(&chunks, &mut Sink::default());
     }

@@ -102,16 +102,34 @@ impl Span {
 /// The position of the LF or CR that ends the line which begins at `start`.
 #[inline(always)]
 pub(super) fn find_line_end(chunk: &[u8], start: usize) -> Option<usize> {
+    // Short lines are common, and calling for the large machinery takes longer than looking at two words here.
     let rest = chunk.get(start..)?;
-    // Short lines are common, and calling for the large machinery takes longer than looking at two words here. Among
-    // the bytes that differ from `byte`, subtraction borrows only from above one that does not.
-    let look = |at: usize| {
-        let word = u64::from_le_bytes(*rest.get(at..)?.first_chunk()?);
-        let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
-        let found = zeros(word ^ ONES * b'\n' as u64) | zeros(word ^ ONES * b'\r' as u64);
-        (found != 0).then(|| start + at + (found.trailing_zeros() / 8) as usize)
+    let Some(&first) = rest.first_chunk() else {
+        return rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).map(|at| start + at);
     };
-    look(0).or_else(|| look(8)).or_else(|| memchr2(b'\n', b'\r', rest).map(|at| start + at))
+    if let Some(at) = line_end_in(first) {
+        return Some(start + at);
+    }
+    let skip = rest.len().min(16) - 8;
+    if let Some(&second) = rest[skip..].first_chunk()
+        && let Some(at) = line_end_in(second)
+    {
+        return Some(start + skip + at);
+    }
+    if rest.len() <= 16 {
+        return None;
+    }
+    memchr2(b'\n', b'\r', &rest[16..]).map(|at| start + 16 + at)
+}
+
+/// The same in one word. A byte is found when it differs in nothing from the one looked for: subtracting one from the
+/// difference borrows from its top bit, and only bytes above one that was found can be taken for one wrongly.
+#[inline(always)]
+fn line_end_in(bytes: [u8; 8]) -> Option<usize> {
+    let word = u64::from_le_bytes(bytes);
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+    let found = zeros(word ^ ONES * b'\n' as u64) | zeros(word ^ ONES * b'\r' as u64);
+    (found != 0).then(|| (found.trailing_zeros() / 8) as usize)
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -169,6 +187,19 @@ pub(super) fn text(bytes: Bytes) -> ByteString {
         Cow::Owned(replaced) => ByteString::from(replaced),
         Cow::Borrowed(_) => ByteString::try_from(bytes).unwrap_or_default(),
     }
+}
+
+/// Text if it is UTF-8, else the bytes again.
+#[inline]
+pub(super) fn checked(bytes: Bytes) -> Result<ByteString, Bytes> {
+    // The check swallows what it refuses. Looking at a short text twice takes less time than counting a reference.
+    if bytes.len() <= 256 {
+        if core::str::from_utf8(&bytes).is_err() {
+            return Err(bytes);
+        }
+        return Ok(ByteString::try_from(bytes).unwrap_or_default());
+    }
+    ByteString::try_from(bytes.clone()).map_err(|_| bytes)
 }
 
 /// Smallest allocation for text that is put together; many small texts share one.

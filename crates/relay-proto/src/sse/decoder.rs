@@ -10,10 +10,10 @@ use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use memchr::{memchr, memchr2};
+use memchr::memchr;
 
 use super::block::{
-    Block, Field, KEEP, Span, find_line_end, give, join, parse_line, parse_retry, put, put_line,
+    Block, Field, KEEP, Span, checked, find_line_end, give, join, parse_line, parse_retry, put, put_line,
     starts_in_two, text,
 };
 use super::frame::{Comment, Event, Frame, Limit, Limits, Oversized};
@@ -110,6 +110,9 @@ impl Default for Carry {
 /// Larger chunks are read in pieces, so that positions fit in 32 bits.
 const LARGEST_CHUNK: usize = 1 << 30;
 
+/// Chunks up to this size are looked at when they are fed.
+const CRUMB: usize = 64;
+
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 impl Decoder {
@@ -155,15 +158,23 @@ impl Decoder {
     }
 
     /// Takes a chunk of the stream, of any size. The chunk is not copied: frames may refer to it.
+    #[inline]
     pub fn feed(&mut self, chunk: impl Into<Bytes>) {
-        let mut chunk = chunk.into();
+        self.feed_chunk(chunk.into());
+    }
+
+    fn feed_chunk(&mut self, mut chunk: Bytes) {
         while chunk.len() > LARGEST_CHUNK {
             self.queue.push_back(Input::Chunk(chunk.split_to(LARGEST_CHUNK)));
         }
-        if self.is_drained() {
-            self.chunk = chunk;
-        } else {
+        if !self.is_drained() {
             self.queue.push_back(Input::Chunk(chunk));
+        } else if chunk.len() <= CRUMB && !self.carry.skip_lf && find_line_end(&chunk, 0).is_none() {
+            // The middle of a line; there is nothing to come back for.
+            self.hold_line(&chunk);
+            self.block_before += chunk.len() as u64;
+        } else {
+            self.chunk = chunk;
         }
     }
 
@@ -171,7 +182,7 @@ impl Decoder {
     pub fn feed_slice(&mut self, chunk: &[u8]) {
         put(&mut self.scratch, chunk);
         let chunk = give(&mut self.scratch);
-        self.feed(chunk);
+        self.feed_chunk(chunk);
     }
 
     /// Ends the stream: an unfinished block is dropped, its id does not count.
@@ -261,6 +272,9 @@ impl Decoder {
         if !self.chunk.is_empty() {
             self.leave_chunk();
         }
+        if self.queue.is_empty() {
+            return false;
+        }
         match self.queue.pop_front() {
             Some(Input::Chunk(chunk)) => self.chunk = chunk,
             Some(Input::End) => self.reset(),
@@ -293,24 +307,30 @@ impl Decoder {
                 *data = join(*data, &self.chunk, &mut self.joined);
             }
         }
-        let rest = &self.chunk[self.pos..];
-        if !rest.is_empty() && !self.carry.line_over {
-            self.carry.any = true;
-            self.carry.line = true;
-            // Whether a BOM is to be taken off is known when the line has ended.
-            let bom = if self.carry.first_line { BOM.len() } else { 0 };
-            if self.line.len() + rest.len() > self.limits.line + bom {
-                self.carry.line_over = true;
-                self.line = BytesMut::new();
-                self.block.go_over(Limit::Line, &mut self.joined);
-            } else {
-                put(&mut self.line, rest);
-            }
-        }
-        self.block_before += (self.chunk.len() - self.block_pos) as u64;
+        let chunk = mem::take(&mut self.chunk);
+        self.hold_line(&chunk[self.pos..]);
+        self.block_before += (chunk.len() - self.block_pos) as u64;
         self.block_pos = 0;
-        self.chunk = Bytes::new();
         self.pos = 0;
+    }
+
+    /// Keeps the part of a line that a chunk ends with.
+    #[inline]
+    fn hold_line(&mut self, part: &[u8]) {
+        if part.is_empty() || self.carry.line_over {
+            return;
+        }
+        self.carry.any = true;
+        self.carry.line = true;
+        // Whether a BOM is to be taken off is known when the line has ended.
+        let bom = if self.carry.first_line { BOM.len() } else { 0 };
+        if self.line.len() + part.len() > self.limits.line + bom {
+            self.carry.line_over = true;
+            self.line = BytesMut::new();
+            self.block.go_over(Limit::Line, &mut self.joined);
+        } else {
+            put(&mut self.line, part);
+        }
     }
 
     /// Reads lines that lie in the chunk, up to one that has to be told.
@@ -438,11 +458,10 @@ impl Decoder {
             return None;
         }
         let start = self.pos;
-        let Some(offset) = memchr2(b'\n', b'\r', &self.chunk[start..]) else {
+        let Some(end) = find_line_end(&self.chunk, start) else {
             self.leave_chunk();
             return None;
         };
-        let end = start + offset;
         let Carry { first_line, line, line_over, .. } = self.carry;
         if !line {
             // The first line of the stream, and it lies in the chunk.
@@ -564,12 +583,12 @@ impl Decoder {
         let data = Span::new(start, joined.len());
         let kind = append(joined, &self.chunk, kind, &self.kind_held);
         let id = append(joined, &self.chunk, id, &self.id_held);
-        let bytes = give(joined);
-        let whole = |span: Span, text: &ByteString| text.is_char_boundary(span.start());
-        let (text, data, kind, id) = match ByteString::try_from(bytes.clone()) {
+        let whole = |span: Span, text: &str| text.is_char_boundary(span.start());
+        let (text, data, kind, id) = match checked(give(joined)) {
             // Valid as a whole does not mean that each part is: a sequence could reach from one into the next.
             Ok(text) if whole(kind, &text) && whole(id, &text) => (text, data, kind, id),
-            _ => replaced(&bytes, data, kind, id),
+            Ok(text) => replaced(text.as_bytes(), data, kind, id),
+            Err(bytes) => replaced(&bytes, data, kind, id),
         };
         let inherited = self.settle_id(has_id.then(|| &text[id.range()]));
         Event { text, data, kind, id, inherited }

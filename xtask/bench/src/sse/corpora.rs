@@ -17,9 +17,10 @@ const NETWORK: &[usize] = &[16 << 10, 1460];
 
 /// All corpora, about `size` bytes each.
 pub fn all(size: usize) -> Vec<Corpus> {
-    let pods = || repeat(size, pod);
+    let pods = || repeat(size, |out, random| pod(out, random, "restarted twice"));
     vec![
         corpus("pods", pods(), NETWORK),
+        corpus("pods-utf8", repeat(size, |out, random| pod(out, random, "größe 4 €")), NETWORK),
         corpus("pods-crlf", pods().replace('\n', "\r\n"), NETWORK),
         corpus("deltas", repeat(size, delta), NETWORK),
         corpus("tiny", repeat(size, |out, _| out.push_str("data: 12345\n\n")), &[16 << 10, 1460, 7]),
@@ -48,8 +49,8 @@ fn repeat(size: usize, mut event: impl FnMut(&mut String, &mut Random)) -> Strin
     out
 }
 
-/// A pod event of about 1 KB, as a relay sends it: type, id and one line of JSON.
-fn pod(out: &mut String, random: &mut Random) {
+/// A pod event of about 1 KB, as a relay sends it: type, id and one line of JSON, with a note in it.
+fn pod(out: &mut String, random: &mut Random, note: &str) {
     let (name, node, ip) = (random.word(10), random.word(12), random.next() % 250);
     let (hash, previous, uid) = (random.word(40), random.word(40), random.word(36));
     let version = random.next() % 10_000_000;
@@ -59,7 +60,7 @@ fn pod(out: &mut String, random: &mut Random) {
         "event: pod\nid: {hash}\ndata: {{\"type\":\"MODIFIED\",\"hash\":\"{hash}\",\"previous_hash\":\"{previous}\",\
          \"sequence\":{version},\"timestamp\":\"2026-03-01T12:00:00Z\",\"pod\":{{\"metadata\":{{\"name\":\"worker-{name}\",\
          \"namespace\":\"prod\",\"uid\":\"{uid}\",\"resourceVersion\":\"{version}\",\"labels\":{{\"app\":\"worker\",\"run\":\"{name}\",\
-         \"pod-template-hash\":\"{node}\",\"tier\":\"backend\"}},\"annotations\":{{\"note\":\"größe 4 €\"}},\"ownerReferences\":\
+         \"pod-template-hash\":\"{node}\",\"tier\":\"backend\"}},\"annotations\":{{\"note\":\"{note}\"}},\"ownerReferences\":\
          [{{\"kind\":\"ReplicaSet\",\"name\":\"worker-{node}\",\"controller\":true}}]}},\"spec\":{{\"nodeName\":\"node-{node}\",\
          \"containers\":[{{\"name\":\"main\",\"image\":\"registry.example/worker:1.{ip}\",\"ports\":[{{\"containerPort\":8080}}]}}]}},\
          \"status\":{{\"phase\":\"Running\",\"podIP\":\"10.1.2.{ip}\",\"hostIP\":\"192.168.0.{ip}\",\"conditions\":[{{\"type\":\"Ready\",\
