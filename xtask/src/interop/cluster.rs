@@ -118,6 +118,13 @@ impl Cluster {
         Ok(created["metadata"]["uid"].as_str().context("the created pod has no UID")?.to_owned())
     }
 
+    /// What a scheduler would do; the node need not exist.
+    pub(super) fn bind_pod(&self, namespace: &str, name: &str, node: &str) -> Result<()> {
+        let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
+        self.call("POST", &format!("{}/binding", pod_path(namespace, name)), Some(&binding))?;
+        Ok(())
+    }
+
     /// Merges a change into a pod; a null removes a field.
     pub(super) fn patch_pod(&self, namespace: &str, name: &str, patch: &Value) -> Result<()> {
         self.call("PATCH", &pod_path(namespace, name), Some(patch))?;
