@@ -53,3 +53,8 @@ pub use relay_proto::pods::{
 };
 pub use relay_state::{Change, ChangeKind, Phase, Pods, Snapshot};
 pub use relay_transport::{HttpClient, Secret, TokenSource};
+
+/// The example of the repository's README, so that it compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
