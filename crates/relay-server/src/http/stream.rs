@@ -322,6 +322,10 @@ impl Subscriber {
             let [.., last] = &records[..] else {
                 return Ok(if out.is_empty() { Found::AtHead } else { Found::Messages(out.freeze()) });
             };
+            if self.control.borrow().paused {
+                // Appended after the streams were told to hold back.
+                return Ok(if out.is_empty() { Found::AtHead } else { Found::Messages(out.freeze()) });
+            }
             scanned += records.len();
             (self.sequence, self.hash) = (last.sequence(), last.hash());
             let sent_before = self.sent;
