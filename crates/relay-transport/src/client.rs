@@ -1,32 +1,59 @@
 //! Single requests over one pool of connections.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::InvalidUri;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use relay_proto::eventsource::Redirect;
 
 use crate::Error;
-use crate::connect::{Connector, connector};
-use crate::error::shown;
+use crate::connect::{Connector, Proxies};
+use crate::error::{BoxError, shown};
+use crate::tls::{Tls, TlsSettings};
 
 /// Sends requests. One pool of connections and one TLS set-up, shared by all clones.
 #[derive(Clone)]
 pub struct HttpClient {
     client: Client<Connector, Full<Bytes>>,
+    connector: Connector,
     request_timeout: Duration,
 }
 
 /// Settings of an [`HttpClient`].
 #[derive(Debug, Clone)]
 pub struct HttpClientBuilder {
-    pub(crate) connect_timeout: Duration,
+    connect_timeout: Duration,
     request_timeout: Duration,
+    tls: TlsSettings,
+    proxy: Proxy,
+    h2_only: bool,
+    ping_interval: Duration,
+}
+
+/// Which proxies to use. The URL may hold credentials.
+#[derive(Clone)]
+enum Proxy {
+    Environment,
+    Fixed { url: String, except: String },
+    None,
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Environment => "from the environment",
+            Self::Fixed { .. } => "fixed",
+            Self::None => "none",
+        })
+    }
 }
 
 /// Largest read from a socket, and largest response head. It is what a connection holds once it had traffic.
@@ -41,6 +68,10 @@ impl HttpClient {
         HttpClientBuilder {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            tls: TlsSettings::default(),
+            proxy: Proxy::Environment,
+            h2_only: false,
+            ping_interval: Duration::from_secs(20),
         }
     }
 
@@ -92,11 +123,17 @@ impl HttpClient {
     }
 
     /// A request without a time limit of its own.
-    pub(crate) async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+    pub(crate) async fn exchange(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Error> {
         if request.uri().host().is_none_or(str::is_empty) || request.uri().scheme().is_none() {
             return Err(Error::Url { reason: "it is not absolute" });
         }
         let url = shown(request.uri());
+        if let Some(authorization) = self.connector.proxy_authorization(request.uri()) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
+        }
         self.client.request(request).await.map_err(|error| {
             if error.is_connect() {
                 Error::Connect { url, source: error.into() }
@@ -142,23 +179,107 @@ impl HttpClientBuilder {
         self
     }
 
+    /// Trusts the authorities in this PEM file, in addition to the system's. It is read again when it has changed; when it
+    /// cannot be used then, what was read last is used on.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.ca_file = Some(path.into());
+        self
+    }
+
+    /// Whether to trust the authorities that the operating system trusts. Default true.
+    #[must_use]
+    pub fn system_roots(mut self, trust: bool) -> Self {
+        self.tls.system_roots = trust;
+        self
+    }
+
+    /// Shows servers that ask for one this certificate (PEM, the chain after it), with its private key (PEM). Both are read
+    /// again when they have changed, as in [`ca_file`](Self::ca_file).
+    #[must_use]
+    pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls.identity = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Accepts every certificate for every name. **Whoever is between here and the server can read and change everything**,
+    /// tokens included.
+    #[must_use]
+    pub fn dangerously_accept_any_certificate(mut self) -> Self {
+        self.tls.accept_anything = true;
+        self
+    }
+
+    /// Uses this proxy, `http://user:password@host:port`, for everything but the hosts in `except`, a list in the manner of
+    /// `NO_PROXY`. Default: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment, as curl has them, but never for
+    /// this machine itself (`localhost` and loopback addresses).
+    ///
+    /// Encrypted connections go through a tunnel (`CONNECT`), requests for plain ones are handed to the proxy.
+    #[must_use]
+    pub fn proxy(mut self, url: impl Into<String>, except: impl Into<String>) -> Self {
+        self.proxy = Proxy::Fixed { url: url.into(), except: except.into() };
+        self
+    }
+
+    /// Uses no proxy, whatever the environment says.
+    #[must_use]
+    pub fn no_proxy(mut self) -> Self {
+        self.proxy = Proxy::None;
+        self
+    }
+
+    /// Speaks HTTP/2 without asking, plain connections included. Default false: HTTP/1.1 unless a TLS handshake agrees on
+    /// HTTP/2.
+    #[must_use]
+    pub fn http2_only(mut self, only: bool) -> Self {
+        self.h2_only = only;
+        self
+    }
+
+    /// Time between pings on an HTTP/2 connection that has a request or a stream open; a ping that is not answered within
+    /// half of it ends the connection. Default 20 s.
+    #[must_use]
+    pub fn http2_ping_interval(mut self, interval: Duration) -> Self {
+        self.ping_interval = interval;
+        self
+    }
+
     /// The client.
     ///
     /// # Errors
-    /// [`Error::Config`] when a file it needs cannot be used.
+    /// [`Error::Config`] when a file it needs or the proxy's URL cannot be used.
     pub fn build(self) -> Result<HttpClient, Error> {
+        let matcher = match &self.proxy {
+            Proxy::Environment => Matcher::from_env(),
+            Proxy::None => Matcher::builder().build(),
+            Proxy::Fixed { url, except } => {
+                let unusable = |source: BoxError| Error::Config {
+                    what: "the proxy's URL cannot be used".to_owned(),
+                    source: Some(source),
+                };
+                let uri: http::Uri = url.parse().map_err(|error: InvalidUri| unusable(error.into()))?;
+                if uri.host().is_none() || !matches!(uri.scheme_str(), None | Some("http" | "https")) {
+                    return Err(unusable("only HTTP proxies are supported".into()));
+                }
+                Matcher::builder().all(url.as_str()).no(except.as_str()).build()
+            }
+        };
+        let spare_loopback = matches!(self.proxy, Proxy::Environment);
+        let proxies = Proxies { matcher, spare_loopback };
+        let connector = Connector::new(Tls::new(self.tls)?, proxies, self.connect_timeout);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_max_idle_per_host(4)
             .http1_read_buf_exact_size(READ_BUFFER)
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .http2_keep_alive_timeout(Duration::from_secs(10))
+            .http2_only(self.h2_only)
+            .http2_keep_alive_interval(self.ping_interval)
+            .http2_keep_alive_timeout(self.ping_interval / 2)
             .http2_initial_stream_window_size(256 << 10)
             .http2_max_header_list_size(READ_BUFFER as u32)
-            .build(connector(&self));
-        Ok(HttpClient { client, request_timeout: self.request_timeout })
+            .build(connector.clone());
+        Ok(HttpClient { client, connector, request_timeout: self.request_timeout })
     }
 }
 

@@ -1,30 +1,222 @@
-//! From a URL to a connection.
+//! From a URL to a connection: name look-up, TCP, proxy, TLS.
 
+use std::fmt;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Uri};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tower_service::Service;
 
-use crate::client::HttpClientBuilder;
+use crate::error::{BoxError, shown};
+use crate::tls::Tls;
 
-pub(crate) type Connector = HttpsConnector<HttpConnector>;
+/// Makes connections for the pool: directly or through a proxy, plain or encrypted, in a limited time.
+///
+/// Addresses of both families are tried, the second a moment after the first.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    tcp: HttpConnector,
+    tls: Tls,
+    proxies: Arc<Proxies>,
+    timeout: Duration,
+    h2: bool,
+}
 
-pub(crate) fn connector(settings: &HttpClientBuilder) -> Connector {
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    http.set_nodelay(true);
-    http.set_connect_timeout(Some(settings.connect_timeout));
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring has cipher suites for every default version")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_all_versions()
-        .wrap_connector(http)
+impl Connector {
+    pub(crate) fn new(tls: Tls, proxies: Proxies, timeout: Duration) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(Duration::from_secs(60)));
+        tcp.set_happy_eyeballs_timeout(Some(Duration::from_millis(250)));
+        Self { tcp, tls, proxies: Arc::new(proxies), timeout, h2: true }
+    }
+
+    /// What a request through a plain proxy must say to it. Requests in a tunnel say nothing to the proxy.
+    pub(crate) fn proxy_authorization(&self, uri: &Uri) -> Option<HeaderValue> {
+        let plain = uri.scheme_str() == Some("http");
+        let mut value = self.proxies.intercept(uri).filter(|_| plain)?.basic_auth()?.clone();
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    async fn connect(mut self, uri: Uri) -> Result<Conn, BoxError> {
+        let Some(proxy) = self.proxies.intercept(&uri) else { return self.direct(uri).await };
+        let to = proxy.uri().clone();
+        if !matches!(to.scheme_str(), Some("http" | "https")) {
+            return Err(format!("proxy {} is not an HTTP proxy", shown(&to)).into());
+        }
+        let via = |source| Box::new(ProxyError { proxy: shown(&to), source });
+        if uri.scheme_str() != Some("https") {
+            let conn = self.direct(to.clone()).await.map_err(via)?;
+            return Ok(Conn { proxied: true, h2: false, ..conn });
+        }
+        let hop = Hop(Self { h2: false, ..self.clone() });
+        let mut tunnel = Tunnel::new(to.clone(), hop);
+        if let Some(authorization) = proxy.basic_auth() {
+            tunnel = tunnel.with_auth(authorization.clone());
+        }
+        let conn = tunnel.call(uri.clone()).await.map_err(|error| via(error.into()))?;
+        self.encrypt(conn.io, &uri).await
+    }
+
+    async fn direct(&mut self, uri: Uri) -> Result<Conn, BoxError> {
+        let tcp = self.tcp.call(uri.clone()).await?;
+        match uri.scheme_str() {
+            Some("https") => self.encrypt(Box::new(tcp), &uri).await,
+            _ => Ok(Conn { io: Box::new(tcp), h2: false, proxied: false }),
+        }
+    }
+
+    async fn encrypt(&self, io: Box<dyn Io>, uri: &Uri) -> Result<Conn, BoxError> {
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned())?;
+        let tls = self.tls.clone();
+        // Files may have changed, and looking at them blocks.
+        let mut config = tokio::task::spawn_blocking(move || tls.config()).await??;
+        if !self.h2 {
+            Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
+        }
+        let stream = tokio_rustls::TlsConnector::from(config).connect(name, TokioIo::new(io)).await?;
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Conn { io: Box::new(TokioIo::new(stream)), h2, proxied: false })
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Conn;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Conn, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tcp.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move {
+            let after = connector.timeout;
+            match tokio::time::timeout(after, connector.connect(uri)).await {
+                Ok(result) => result,
+                Err(_) => {
+                    Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {after:?}"))
+                        .into())
+                }
+            }
+        })
+    }
+}
+
+/// Which hosts are reached through which proxy.
+pub(crate) struct Proxies {
+    pub(crate) matcher: Matcher,
+    /// This machine is reached directly, whatever the rules say.
+    pub(crate) spare_loopback: bool,
+}
+
+impl Proxies {
+    fn intercept(&self, uri: &Uri) -> Option<Intercept> {
+        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+        let loopback = host.eq_ignore_ascii_case("localhost")
+            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        if loopback && self.spare_loopback { None } else { self.matcher.intercept(uri) }
+    }
+}
+
+/// The way to a proxy, for the tunnel through it.
+struct Hop(Connector);
+
+impl Service<Uri> for Hop {
+    type Response = Conn;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Conn, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let mut connector = self.0.clone();
+        Box::pin(async move { connector.direct(uri).await })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("proxy {proxy}")]
+struct ProxyError {
+    proxy: String,
+    source: BoxError,
+}
+
+trait Io: Read + Write + Send + Unpin {}
+
+impl<T: Read + Write + Send + Unpin> Io for T {}
+
+/// A connection, whatever it is made of.
+pub(crate) struct Conn {
+    io: Box<dyn Io>,
+    h2: bool,
+    proxied: bool,
+}
+
+impl Connection for Conn {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new().proxy(self.proxied);
+        if self.h2 { connected.negotiated_h2() } else { connected }
+    }
+}
+
+impl Read for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl Write for Conn {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("tls", &self.tls)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }

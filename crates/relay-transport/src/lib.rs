@@ -28,6 +28,7 @@ mod connect;
 mod credentials;
 mod error;
 mod stream;
+mod tls;
 
 pub use base_url::BaseUrl;
 pub use client::{HttpClient, HttpClientBuilder};

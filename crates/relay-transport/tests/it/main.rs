@@ -1,9 +1,13 @@
 //! The driver and the client against real sockets.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod bounds;
 mod client;
+mod http2;
+mod proxy;
 mod stream;
 mod time;
+mod tls;
 mod tokens;
 
 use std::time::Duration;

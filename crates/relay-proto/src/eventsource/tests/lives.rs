@@ -95,6 +95,16 @@ fn retry_after_is_kept_and_spread() {
     assert_eq!(after(503, b"0"), Duration::from_millis(800), "nothing is not a time");
     assert_eq!(after(503, b"soon"), Duration::from_millis(800));
     assert_eq!(after(502, b"7"), Duration::from_millis(800), "only 429 and 503 may choose");
+    // The longer of two wishes.
+    for (once, least) in [(20, 20), (1, 10)] {
+        let mut machine = Machine::new(plain(), 1);
+        drain(&mut machine, Duration::ZERO);
+        machine.delay_once(seconds(once));
+        machine.handle_response(status(503).header("retry-after", b"10"), Duration::ZERO);
+        machine.handle_end(End::Eof, Duration::ZERO);
+        let delay = wait(&mut machine, Duration::ZERO);
+        assert!((seconds(least)..=seconds(least + least / 4)).contains(&delay), "{delay:?}");
+    }
 }
 
 #[test]

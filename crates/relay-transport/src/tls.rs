@@ -1,0 +1,193 @@
+//! Whom to trust, and who we are.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::Error;
+use crate::credentials::Stamp;
+use crate::error::BoxError;
+
+/// The TLS set-up of a client. It is made when the first encrypted connection is, and again when a file has changed;
+/// connections that are open are left alone. Cloning shares it.
+#[derive(Clone)]
+pub(crate) struct Tls(Arc<Shared>);
+
+struct Shared {
+    settings: TlsSettings,
+    system: OnceLock<RootCertStore>,
+    made: Mutex<Option<Made>>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct TlsSettings {
+    pub(crate) system_roots: bool,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) accept_anything: bool,
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self { system_roots: true, ca_file: None, identity: None, accept_anything: false }
+    }
+}
+
+struct Made {
+    files: Vec<Option<Stamp>>,
+    config: Arc<ClientConfig>,
+}
+
+impl Tls {
+    /// Reads the files that are named, so that a mistake is known at once.
+    pub(crate) fn new(settings: TlsSettings) -> Result<Self, Error> {
+        let tls = Self(Arc::new(Shared { settings, system: OnceLock::new(), made: Mutex::new(None) }));
+        if tls.0.settings.ca_file.is_some() || tls.0.settings.identity.is_some() {
+            tls.config()?;
+        }
+        Ok(tls)
+    }
+
+    /// The set-up as of now. When a file that has changed cannot be used, the last good one is used on.
+    pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, Error> {
+        let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the content: what changes while it is read is seen next time.
+        let files: Vec<_> = self.0.settings.files().map(|path| Stamp::of(path).ok()).collect();
+        if let Some(made) = made.as_ref().filter(|made| made.files == files) {
+            return Ok(made.config.clone());
+        }
+        match (self.0.make(), &*made) {
+            (Ok(config), _) => Ok(made.insert(Made { files, config: Arc::new(config) }).config.clone()),
+            (Err(error), Some(last)) => {
+                tracing::warn!(error = %error.line(), "certificates kept");
+                Ok(last.config.clone())
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+}
+
+impl TlsSettings {
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        self.ca_file.iter().chain(identity)
+    }
+}
+
+impl Shared {
+    fn make(&self) -> Result<ClientConfig, Error> {
+        let settings = &self.settings;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        if settings.system_roots && !settings.accept_anything {
+            roots.roots.extend_from_slice(&self.system.get_or_init(system_roots).roots);
+        }
+        if let Some(path) = &settings.ca_file {
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| unusable(path, "an authority", error))?;
+            }
+        }
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("ring has cipher suites for every default version");
+        let builder = if settings.accept_anything {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnything(provider)))
+        } else {
+            builder.with_root_certificates(roots)
+        };
+        let mut config = match &settings.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => builder
+                .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
+                .map_err(|error| unusable(certificate, "the client's certificate", error))?,
+        };
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "system certificates");
+    }
+    roots.add_parsable_certificates(found.certs);
+    roots
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| unusable(path, "certificates", error));
+    match found? {
+        none if none.is_empty() => {
+            Err(Error::Config { what: format!("{} holds no certificate", path.display()), source: None })
+        }
+        found => Ok(found),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| unusable(path, "a private key", error))
+}
+
+fn unusable(path: &Path, what: &str, source: impl Into<BoxError>) -> Error {
+    Error::Config {
+        what: format!("{} cannot be used as {what}", path.display()),
+        source: Some(source.into()),
+    }
+}
+
+/// Encryption without knowing with whom.
+#[derive(Debug)]
+struct AcceptAnything(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAnything {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0.settings, f)
+    }
+}

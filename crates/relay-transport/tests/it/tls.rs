@@ -1,0 +1,284 @@
+//! Encrypted connections: whom we trust, who we are, and what changes on the way.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use http::Request;
+use http_body_util::Full;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use relay_transport::{Error, HttpClientBuilder};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
+
+use crate::*;
+
+/// Signs certificates.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) pem: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        // No two have the same name, as no two have the same key.
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("authority {:x?}", &key.public_key_raw()[1..9]));
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Certificate and key in PEM.
+    pub(crate) fn sign(&self, name: &str, year: i32) -> (String, String) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// What a server with such a certificate does; with a second authority it wants its clients signed by that.
+    pub(crate) fn server(&self, name: &str, year: i32, clients: Option<&Self>) -> ServerConfig {
+        let (certificate, key) = self.sign(name, year);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        builder
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+            )
+            .unwrap()
+    }
+}
+
+const FUTURE: i32 = 2200;
+
+/// Answers every request with the subject of the client's certificate, or with an event of it, once per connection.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    config: Arc<Mutex<Arc<ServerConfig>>>,
+}
+
+impl Server {
+    pub(crate) async fn start(config: ServerConfig) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let config = Arc::new(Mutex::new(Arc::new(config)));
+        let shared = config.clone();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let acceptor = TlsAcceptor::from(shared.lock().unwrap().clone());
+                tokio::spawn(async move {
+                    let mut tls = acceptor.accept(socket).await?;
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(tls.read_u8().await?);
+                    }
+                    let client = tls.get_ref().1.peer_certificates().map_or(0, |chain| chain[0].len());
+                    let kind =
+                        if head.starts_with(b"GET /events") { "text/event-stream" } else { "text/plain" };
+                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n\r\ndata: {client}\n\n");
+                    tls.write_all(answer.as_bytes()).await?;
+                    tls.shutdown().await
+                });
+            }
+        });
+        Self { port, config }
+    }
+
+    fn set(&self, config: ServerConfig) {
+        *self.config.lock().unwrap() = Arc::new(config);
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}", self.port)
+    }
+
+    /// The body of an answer, or the error as a line.
+    async fn ask(&self, http: &HttpClient) -> Result<String, String> {
+        use http_body_util::BodyExt;
+        let request = Request::get(self.url()).body(Full::default()).unwrap();
+        let response = http.send(request).await.map_err(|error| error.line())?;
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        Ok(String::from_utf8(body.to_vec()).unwrap())
+    }
+}
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Puts a file in place as rotations do: written aside, then renamed.
+    fn put(&self, name: &str, content: &str) -> PathBuf {
+        let (aside, path) = (self.0.path().join("aside"), self.0.path().join(name));
+        fs::write(&aside, content).unwrap();
+        fs::rename(aside, &path).unwrap();
+        path
+    }
+}
+
+fn client(change: impl FnOnce(HttpClientBuilder) -> HttpClientBuilder) -> HttpClient {
+    change(HttpClient::builder().no_proxy().system_roots(false)).build().unwrap()
+}
+
+#[tokio::test]
+async fn who_is_trusted() {
+    let (files, ours, theirs) = (Files::new(), Authority::new(), Authority::new());
+    let ca = files.put("ca.pem", &ours.pem);
+    let trusting = client(|builder| builder.ca_file(&ca));
+    for (config, expected) in [
+        (ours.server("localhost", FUTURE, None), Ok("data: 0\n\n")),
+        (ours.server("relay.test", FUTURE, None), Err("not valid for name")),
+        (ours.server("localhost", 2020, None), Err("expired")),
+        (theirs.server("localhost", FUTURE, None), Err("UnknownIssuer")),
+    ] {
+        let server = Server::start(config).await;
+        let answer = server.ask(&trusting).await;
+        match expected {
+            Ok(body) => assert_eq!(answer.as_deref(), Ok(body)),
+            Err(part) => {
+                let line = answer.unwrap_err();
+                assert!(line.starts_with(&format!("cannot connect to {}/: ", server.url())), "{line}");
+                assert!(line.contains(part) && !line.contains('\n'), "{line}");
+            }
+        }
+        // Without the authority none of them is trusted; to who trusts everybody, all are.
+        let line = server.ask(&client(|builder| builder)).await.unwrap_err();
+        assert!(line.contains("certificate"), "{line}");
+        let reckless = client(HttpClientBuilder::dangerously_accept_any_certificate);
+        assert_eq!(server.ask(&reckless).await.as_deref(), Ok("data: 0\n\n"));
+    }
+}
+
+#[tokio::test]
+async fn authorities_change_while_the_client_lives() {
+    let (files, old, new) = (Files::new(), Authority::new(), Authority::new());
+    let ca = files.put("ca.pem", &old.pem);
+    let http = client(|builder| builder.ca_file(&ca));
+    let server = Server::start(old.server("localhost", FUTURE, None)).await;
+    assert!(server.ask(&http).await.is_ok());
+    // A new certificate of the same authority.
+    server.set(old.server("localhost", FUTURE, None));
+    assert!(server.ask(&http).await.is_ok());
+    // Another authority: refused until the file has it.
+    server.set(new.server("localhost", FUTURE, None));
+    assert!(server.ask(&http).await.unwrap_err().contains("certificate"));
+    files.put("ca.pem", &format!("{}{}", old.pem, new.pem));
+    assert!(server.ask(&http).await.is_ok());
+    // A file that is half written, gone, or something else: what was read last is good enough.
+    for broken in ["", "-----BEGIN CERTIFICATE-----\nMIIB", "no certificate at all"] {
+        files.put("ca.pem", broken);
+        assert!(server.ask(&http).await.is_ok(), "{broken:?}");
+    }
+    fs::remove_file(&ca).unwrap();
+    assert!(server.ask(&http).await.is_ok());
+    // What is good is used again: the new authority is not trusted any more.
+    files.put("ca.pem", &old.pem);
+    assert!(server.ask(&http).await.is_err());
+}
+
+#[tokio::test]
+async fn the_client_shows_who_it_is() {
+    let (files, ours, clients) = (Files::new(), Authority::new(), Authority::new());
+    let ca = files.put("ca.pem", &ours.pem);
+    let identity = |(certificate, key): (String, String)| {
+        (files.put("c.pem", &certificate), files.put("k.pem", &key), certificate)
+    };
+    let (certificate, key, pem) = identity(clients.sign("alice", FUTURE));
+    let size =
+        |pem: &str| format!("data: {}\n\n", CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().len());
+    let server = Server::start(ours.server("localhost", FUTURE, Some(&clients))).await;
+
+    let nobody = client(|builder| builder.ca_file(&ca));
+    let line = server.ask(&nobody).await.unwrap_err();
+    assert!(line.to_lowercase().contains("certificate"), "{line}");
+    let http = client(|builder| builder.ca_file(&ca).client_certificate(&certificate, &key));
+    assert_eq!(server.ask(&http).await, Ok(size(&pem)));
+    // Rotated: a longer name makes a longer certificate.
+    let (_, _, longer) = identity(clients.sign("alice-in-the-afternoon", FUTURE));
+    assert_ne!(size(&longer), size(&pem));
+    assert_eq!(server.ask(&http).await, Ok(size(&longer)));
+    // Half rotated: the key does not fit, the pair that did is used on.
+    files.put("k.pem", &clients.sign("bob", FUTURE).1);
+    assert_eq!(server.ask(&http).await, Ok(size(&longer)));
+    files.put("k.pem", "");
+    assert_eq!(server.ask(&http).await, Ok(size(&longer)));
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_known_at_once() {
+    let files = Files::new();
+    let good = Authority::new();
+    let (certificate, key) = good.sign("x", FUTURE);
+    let (c, k, no) = (files.put("c", &certificate), files.put("k", &key), files.put("no", "nothing"));
+    let gone = files.0.path().join("gone");
+    for (builder, names) in [
+        (HttpClient::builder().ca_file(&gone), &gone),
+        (HttpClient::builder().ca_file(&no), &no),
+        (HttpClient::builder().client_certificate(&no, &k), &no),
+        (HttpClient::builder().client_certificate(&c, &gone), &gone),
+        (HttpClient::builder().client_certificate(&c, &no), &no),
+    ] {
+        let error = builder.build().unwrap_err();
+        assert!(matches!(error, Error::Config { .. }) && !error.is_retryable(), "{error:?}");
+        assert!(error.to_string().contains(names.to_str().unwrap()), "{error}");
+        assert!(!format!("{error:?}").contains("PRIVATE"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_gets_over_a_rotation() {
+    let (files, old, new) = (Files::new(), Authority::new(), Authority::new());
+    let ca = files.put("ca.pem", &old.pem);
+    let http = client(|builder| builder.ca_file(&ca));
+    let server = Server::start(old.server("localhost", FUTURE, None)).await;
+    let mut stream = EventStream::get(http, quick(), &format!("{}/events", server.url())).unwrap();
+    assert_eq!(told_next(&mut stream, 2).await, ["opened", "event(0)"]);
+    server.set(new.server("localhost", FUTURE, None));
+    assert!(told(&mut stream).await.starts_with("ended"));
+    let line = told(&mut stream).await;
+    assert!(line.starts_with("failed(cannot connect") && line.contains("certificate"), "{line}");
+    files.put("ca.pem", &new.pem);
+    while !told(&mut stream).await.starts_with("opened") {}
+    assert_eq!(told(&mut stream).await, "event(0)");
+}
+
+#[tokio::test]
+async fn handshakes_that_fail() {
+    for opening in [relay_testkit::Opening::Reset, relay_testkit::Opening::Close] {
+        let peer = Peer::start(relay_testkit::Script::new().opening(opening)).await;
+        let url = peer.url().replace("http:", "https:");
+        let mut stream = EventStream::get(client(|b| b), quick(), &url).unwrap();
+        assert!(told(&mut stream).await.starts_with(&format!("failed(cannot connect to {url}/: ")));
+    }
+    // Not TLS at all, and a silence that the connect timeout ends.
+    let peer = Peer::start(relay_testkit::Script::new().opening(relay_testkit::Opening::Silence)).await;
+    let url = peer.url().replace("http:", "https:");
+    let clock = relay_testkit::Clock::freeze();
+    let mut stream = EventStream::get(client(|b| b), quick(), &url).unwrap();
+    let line = clock.run(Duration::from_secs(1), told(&mut stream)).await;
+    assert!(line.contains("no connection within 10s"), "{line}");
+}
