@@ -1,12 +1,16 @@
 //! Secrets, and where they come from.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
 
 use crate::Error;
 use crate::error::BoxError;
@@ -87,6 +91,7 @@ enum Source {
     Fixed(Secret),
     File(Arc<File>),
     Function(Arc<Function>),
+    Command(Arc<Command>),
 }
 
 impl TokenSource {
@@ -115,6 +120,35 @@ impl TokenSource {
         })))
     }
 
+    /// What a program writes to its standard output, without white space around it. It runs at most once per `keep`, and
+    /// again when [`fresh_token`](Self::fresh_token) is asked for.
+    ///
+    /// It is given 30 s; one that fails is an error, whatever it wrote. Its standard error goes nowhere.
+    pub fn command<A: Into<OsString>>(
+        program: impl Into<OsString>,
+        arguments: impl IntoIterator<Item = A>,
+        keep: Duration,
+    ) -> Self {
+        Self(Source::Command(Arc::new(Command {
+            program: program.into(),
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            keep,
+            last: tokio::sync::Mutex::new(None),
+        })))
+    }
+
+    /// A token other than one that was refused, if the source has a say in that: a command runs again, whatever it gave
+    /// before. As [`token`](Self::token) for the others, which look each time.
+    ///
+    /// # Errors
+    /// As [`token`](Self::token).
+    pub async fn fresh_token(&self) -> Result<Secret, Error> {
+        match &self.0 {
+            Source::Command(command) => command.token(Duration::ZERO).await,
+            _ => self.token().await,
+        }
+    }
+
     /// The token to use now.
     ///
     /// # Errors
@@ -133,6 +167,7 @@ impl TokenSource {
                 what: "the token source failed".to_owned(),
                 source: Some(source),
             }),
+            Source::Command(command) => command.token(command.keep).await,
         }
     }
 }
@@ -143,6 +178,8 @@ impl fmt::Debug for TokenSource {
             Source::Fixed(_) => f.write_str("TokenSource::fixed(***)"),
             Source::File(file) => write!(f, "TokenSource::file({:?})", file.path),
             Source::Function(_) => f.write_str("TokenSource::function(..)"),
+            // Its arguments may be secrets.
+            Source::Command(command) => write!(f, "TokenSource::command({:?})", command.program),
         }
     }
 }
@@ -168,6 +205,63 @@ impl Stamp {
         #[cfg(not(unix))]
         let inode = 0;
         Ok(Self { modified: data.modified().ok(), size: data.len(), inode })
+    }
+}
+
+struct Command {
+    program: OsString,
+    arguments: Vec<OsString>,
+    keep: Duration,
+    last: tokio::sync::Mutex<Option<(Instant, Secret)>>,
+}
+
+/// Longest time for a command.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Command {
+    /// Runs of one command do not overlap: who comes meanwhile shares what it gives.
+    async fn token(&self, keep: Duration) -> Result<Secret, Error> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some((at, token)) = &*last
+            && (at.elapsed() < keep || *at > asked)
+        {
+            return Ok(token.clone());
+        }
+        let fail = |what: &str, source: Option<BoxError>| Error::Credentials {
+            what: format!("command {} {what}", self.program.display()),
+            source,
+        };
+        let output = tokio::time::timeout(PATIENCE, self.run())
+            .await
+            .map_err(|_| fail("did not end in time", None))?
+            .map_err(|error| fail("failed", Some(error)))?;
+        let token = Secret::new(output.trim());
+        if token.expose().is_empty() {
+            return Err(fail("wrote nothing", None));
+        }
+        *last = Some((Instant::now(), token.clone()));
+        Ok(token)
+    }
+
+    async fn run(&self) -> Result<String, BoxError> {
+        let mut child = tokio::process::Command::new(&self.program)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut output = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            // Closing the pipe behind the limit ends who writes on.
+            stdout.take(LONGEST).read_to_end(&mut output).await?;
+        }
+        let status = child.wait().await?;
+        if !status.success() {
+            return Err(status.to_string().into());
+        }
+        Ok(String::from_utf8(output).map_err(|_| "it did not write text")?)
     }
 }
 

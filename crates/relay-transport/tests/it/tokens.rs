@@ -50,6 +50,48 @@ async fn other_sources() {
     assert_eq!(error.line(), "no credentials: the token source failed: vault is sealed");
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_command_runs_when_its_token_is_old_or_no_good() {
+    use std::time::Duration;
+
+    let dir = tempfile::tempdir().unwrap();
+    let script = |text: String| ["-c".to_owned(), text];
+    let count = dir.path().join("count");
+    let counting =
+        script(format!("echo x >> {0}; echo \" token-$(wc -l < {0} | tr -d ' ') \"", count.display()));
+    let expose = async |source: &TokenSource| source.token().await.unwrap().expose().to_owned();
+
+    let source = TokenSource::command("sh", counting.clone(), Duration::from_secs(3600));
+    assert_eq!(expose(&source).await, "token-1");
+    assert_eq!(expose(&source.clone()).await, "token-1", "kept");
+    assert_eq!(source.fresh_token().await.unwrap().expose(), "token-2");
+    let (a, b) = tokio::join!(source.fresh_token(), source.fresh_token());
+    assert_eq!((a.unwrap().expose(), b.unwrap().expose()), ("token-3", "token-3"), "one run for both");
+    assert_eq!(expose(&source).await, "token-3");
+    let source = TokenSource::command("sh", counting, Duration::ZERO);
+    assert_eq!((expose(&source).await, expose(&source).await), ("token-4".into(), "token-5".into()));
+
+    for (text, reason) in
+        [("echo hunter2; exit 3", "command sh failed: exit status: 3"), ("true", "command sh wrote nothing")]
+    {
+        let source = TokenSource::command("sh", script(text.to_owned()), Duration::ZERO);
+        let line = source.token().await.unwrap_err().line();
+        assert_eq!(line, format!("no credentials: {reason}"));
+        assert!(!format!("{source:?}").contains("hunter2"));
+    }
+    let endless = TokenSource::command("sh", script("exec yes".to_owned()), Duration::ZERO);
+    assert!(endless.token().await.unwrap_err().line().starts_with("no credentials: command sh failed: "));
+    let source = TokenSource::command("/does/not/exist", ["hunter2"], Duration::ZERO);
+    let error = source.token().await.unwrap_err();
+    assert!(error.line().contains("/does/not/exist failed: ") && !format!("{error:?}").contains("hunter2"));
+
+    let clock = relay_testkit::Clock::freeze();
+    let source = TokenSource::command("sleep", ["1000"], Duration::ZERO);
+    let error = clock.run(Duration::from_secs(1), source.token()).await.unwrap_err();
+    assert_eq!(error.line(), "no credentials: command sleep did not end in time");
+}
+
 #[tokio::test]
 async fn nothing_prints_a_secret() {
     let secret = Secret::from("hunter2");
