@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use relay_proto::pods::{Problem, ProblemCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::http::HEAD_RULE;
@@ -30,6 +29,7 @@ pub(crate) struct Activity {
 
 /// ```text
 ///   Fresh --(first byte)--> Head --(request)--> Busy --(answer handed over)--> Idle --(first byte)--> Head
+///                                                \--> Streaming --(its end)---/
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -37,7 +37,15 @@ enum Phase {
     Fresh = 0,
     Head = 1,
     Busy = 2,
-    Idle = 3,
+    Streaming = 3,
+    Idle = 4,
+}
+
+impl Phase {
+    /// Whether it is the peer's turn.
+    fn waits(self) -> bool {
+        matches!(self, Self::Fresh | Self::Head | Self::Idle)
+    }
 }
 
 impl Activity {
@@ -46,6 +54,7 @@ impl Activity {
             0 => Phase::Fresh,
             1 => Phase::Head,
             2 => Phase::Busy,
+            3 => Phase::Streaming,
             _ => Phase::Idle,
         }
     }
@@ -62,7 +71,7 @@ impl Activity {
 
     /// Whether nothing would be lost but time if the connection were closed.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.phase() != Phase::Busy
+        self.phase().waits()
     }
 
     /// Whether the peer has not sent a byte yet.
@@ -70,9 +79,46 @@ impl Activity {
         self.phase() == Phase::Fresh
     }
 
+    /// The answer is a stream: a client that stops sending is gone.
+    pub(crate) fn streams(&self) {
+        self.set(Phase::Streaming);
+    }
+
     /// After the answer, what the client still sends is to be drained for a moment.
     pub(crate) fn linger(&self) {
         self.linger.store(true, Ordering::Release);
+    }
+}
+
+/// A body that keeps its connection busy for as long as it is being read.
+pub(crate) struct Held<B> {
+    body: B,
+    _busy: Busy,
+}
+
+impl<B> Held<B> {
+    pub(crate) fn new(body: B, busy: Busy) -> Self {
+        Self { body, _busy: busy }
+    }
+}
+
+impl<B: http_body::Body + Unpin> http_body::Body for Held<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -89,9 +135,10 @@ impl Drop for Busy {
 /// A socket that keeps the connection's deadlines.
 ///
 /// Reading sees an end of input when a head takes too long or an idle connection grows old; writing fails when the peer
-/// takes nothing for too long. Errors that the HTTP library answers by itself get a problem document.
-pub(crate) struct Socket {
-    stream: TcpStream,
+/// takes nothing for too long. Errors that the HTTP library answers by itself get a problem document. A client that
+/// closes its sending side with its request still gets its answer, unless that is a stream.
+pub(crate) struct Socket<S> {
+    stream: S,
     activity: Arc<Activity>,
     /// The phase that the read deadline belongs to.
     armed: Phase,
@@ -101,10 +148,12 @@ pub(crate) struct Socket {
     /// A substituted answer, and how much of it is written.
     substitute: Option<(Vec<u8>, usize)>,
     lingering: Option<Pin<Box<Sleep>>>,
+    /// An end of input that the library was not shown yet.
+    hidden_end: bool,
 }
 
-impl Socket {
-    pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>, stall_timeout: Duration) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    pub(crate) fn new(stream: S, activity: Arc<Activity>, stall_timeout: Duration) -> Self {
         Self {
             stream,
             activity,
@@ -114,18 +163,23 @@ impl Socket {
             stalled: None,
             substitute: None,
             lingering: None,
+            hidden_end: false,
         }
     }
 
     /// Ready when the peer kept us waiting for too long.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let phase = self.activity.phase();
+        if !phase.waits() {
+            self.armed = phase;
+            return Poll::Pending;
+        }
         if phase != self.armed {
             self.armed = phase;
             let patience = if phase == Phase::Idle { IDLE_TIMEOUT } else { HEAD_TIMEOUT };
             self.read_deadline.as_mut().reset(Instant::now() + patience);
         }
-        if phase == Phase::Busy { Poll::Pending } else { self.read_deadline.as_mut().poll(cx) }
+        self.read_deadline.as_mut().poll(cx)
     }
 
     /// Passes a write's outcome on, unless the peer has taken nothing for too long.
@@ -188,21 +242,25 @@ fn substitute_for(bytes: &[u8]) -> Option<Vec<u8>> {
     Some((head + &body).into_bytes())
 }
 
-impl AsyncRead for Socket {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
         if let Poll::Ready(outcome) = Pin::new(&mut this.stream).poll_read(cx, buf) {
-            if buf.filled().len() > before && this.activity.is_waiting() {
-                let first = this.activity.phase() == Phase::Fresh;
-                this.activity.set(Phase::Head);
-                if first {
+            let ended = buf.filled().len() == before;
+            if ended && outcome.is_ok() && this.activity.phase() == Phase::Busy {
+                this.hidden_end = true;
+                return Poll::Pending;
+            }
+            if !ended && this.activity.is_waiting() {
+                if this.activity.phase() == Phase::Fresh {
                     // The deadline runs from the connect.
                     this.armed = Phase::Head;
                 }
+                this.activity.set(Phase::Head);
             }
             // A peer that trickles its head is always ready to be read: it is as late as a silent one.
-            if this.poll_deadline(cx).is_pending() || this.activity.phase() == Phase::Idle {
+            if this.poll_deadline(cx).is_pending() {
                 return Poll::Ready(outcome);
             }
             buf.set_filled(before);
@@ -213,7 +271,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_substitute(cx))?;
@@ -246,6 +304,15 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // The library flushes an answer's end and may not read again by itself: the next deadline begins here.
+        let late = this.poll_deadline(cx).is_ready();
+        // An answer that turned out to be a stream to a client that is gone.
+        let gone = this.hidden_end && this.activity.phase() == Phase::Streaming;
+        if late || gone {
+            // Have the library read, and see the end.
+            this.hidden_end = false;
+            cx.waker().wake_by_ref();
+        }
         ready!(this.poll_substitute(cx))?;
         Pin::new(&mut this.stream).poll_flush(cx)
     }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http_body_util::BodyExt;
+use http::header::CONTENT_TYPE;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use relay_proto::pods::ClosingReason;
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Sessions, TokenWatch, TokensError};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::conn::{Activity, Socket};
+use crate::conn::{Activity, Held, Socket};
 use crate::http::{Cut, MAX_HEAD, Relay};
 use crate::log::Log;
 use crate::metrics::Metrics;
@@ -156,6 +157,8 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         next_id += 1;
+                        // Events are small and wanted at once.
+                        let _ = stream.set_nodelay(true);
                         if let Some(place) = Place::take(&relay, &evict, next_id) {
                             let watch = (evict.subscribe(), stop.clone(), kill.clone());
                             connections.spawn(serve_connection(relay.clone(), stream, place, watch));
@@ -291,27 +294,25 @@ impl Drop for Place {
 
 async fn serve_connection(
     relay: Arc<Relay>,
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     place: Place,
     (mut evict, stop, kill): (watch::Receiver<u64>, CancellationToken, CancellationToken),
 ) {
-    // Events are small and wanted at once.
-    let _ = stream.set_nodelay(true);
     let activity = Arc::new(Activity::default());
     let socket = Socket::new(stream, activity.clone(), relay.config.stall_timeout);
     let service = service_fn(|request| {
         let (relay, activity) = (relay.clone(), activity.clone());
+        // At once, not when the future is first polled: the connection may be looked at in between.
+        let busy = activity.begin();
         async move {
-            let busy = activity.begin();
             let response = relay.serve(request).await?;
             if matches!(response.status().as_u16(), 413 | 431) {
                 activity.linger();
             }
-            let hold = move |frame| {
-                let _ = &busy;
-                frame
-            };
-            Ok::<_, Cut>(response.map(|body| body.map_frame(hold)))
+            if response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
+                activity.streams();
+            }
+            Ok::<_, Cut>(response.map(|body| Held::new(body, busy)))
         }
     });
     let mut http = http1::Builder::new();
@@ -433,3 +434,6 @@ impl fmt::Debug for Handle {
         f.debug_struct("Handle").field("address", &self.address).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

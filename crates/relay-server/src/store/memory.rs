@@ -172,3 +172,111 @@ impl Kept {
         Some(record)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use relay_proto::pods::PodBuilder;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::log::Log;
+    use crate::source::Publisher;
+    use crate::store::{Resolved, resolve};
+
+    fn log(retention: Retention) -> (Arc<Log>, Publisher, Clock) {
+        let clock = Clock::manual(0);
+        let log = Arc::new(Log::open(Arc::new(MemoryStore::new(retention)), clock.clone()).unwrap());
+        (log.clone(), Publisher::new(log, []), clock)
+    }
+
+    fn put(publisher: &Publisher, name: &str) {
+        publisher.upsert(PodBuilder::new("prod", name).build()).unwrap();
+    }
+
+    #[test]
+    fn the_oldest_events_go_by_number() {
+        let (log, publisher, _) = log(Retention::default().events(3));
+        let genesis = log.store.bounds().base_hash;
+        for at in 0..10 {
+            put(&publisher, &format!("p{at}"));
+        }
+        let bounds = log.store.bounds();
+        assert_eq!((bounds.base, bounds.head, bounds.events), (7, 10, 3));
+        assert!(matches!(log.store.read(6, 1), Ok(Page::Gone)));
+        let Ok(Page::Records(kept)) = log.store.read(7, 100) else { panic!() };
+        assert_eq!(kept.iter().map(|r| r.sequence()).collect::<Vec<_>>(), [8, 9, 10]);
+        assert_eq!(Some(kept[0].hash()), bounds.oldest_hash);
+        assert_eq!(kept[0].previous_hash_str(), bounds.base_hash.as_str());
+        assert_eq!(bounds.bytes, kept.iter().map(|r| r.size()).sum::<u64>());
+        let found = |hash: &str| resolve(&*log.store, hash).unwrap();
+        assert_eq!(found(genesis.as_str()), Resolved::Expired(0));
+        assert_eq!(found(bounds.base_hash.as_str()), Resolved::At(7));
+        assert_eq!(found(bounds.head_hash.as_str()), Resolved::At(10));
+        assert_eq!(found(kept[1].hash_str()), Resolved::At(9));
+        let identity = log.store.identity();
+        assert_eq!(found(identity.mint("", 11, b"").as_str()), Resolved::Ahead(11));
+        assert_eq!(found(identity.mint("", 9, b"another").as_str()), Resolved::Unknown, "never taken");
+        assert_eq!(found(LogIdentity::random().genesis().as_str()), Resolved::Unknown);
+    }
+
+    #[test]
+    fn the_oldest_events_go_by_size_even_the_last() {
+        let (log, publisher, _) = log(Retention::default().bytes(2000));
+        for at in 0..10 {
+            put(&publisher, &format!("p{at}"));
+            assert!(log.store.bounds().bytes <= 2000);
+        }
+        assert!((1..10).contains(&log.store.bounds().events));
+        publisher.upsert(PodBuilder::new("prod", "big").message(Some(&"x".repeat(3000))).build()).unwrap();
+        let bounds = log.store.bounds();
+        assert_eq!((bounds.events, bounds.bytes, bounds.base, bounds.oldest_hash), (0, 0, 11, None));
+        assert_eq!(bounds.base_hash, bounds.head_hash);
+        assert_eq!(resolve(&*log.store, bounds.head_hash.as_str()).unwrap(), Resolved::At(11));
+        put(&publisher, "next");
+        assert_eq!(log.store.bounds().events, 1);
+        assert_eq!(log.view().pods.len(), 12, "the pods are all there");
+    }
+
+    #[test]
+    fn the_oldest_events_go_by_age() {
+        let (log, publisher, clock) = log(Retention::default().age(Duration::from_secs(60)));
+        put(&publisher, "a");
+        clock.advance(Duration::from_secs(40));
+        put(&publisher, "b");
+        clock.advance(Duration::from_secs(20));
+        log.store.expire(clock.unix_millis());
+        assert_eq!(log.store.bounds().events, 2, "a minute is not over");
+        clock.advance(Duration::from_millis(1));
+        log.store.expire(clock.unix_millis());
+        assert_eq!(log.store.bounds().base, 1);
+        clock.advance(Duration::from_secs(3600));
+        put(&publisher, "c");
+        assert_eq!(log.store.bounds().base, 2, "appending looks as well");
+    }
+
+    #[test]
+    fn events_that_do_not_follow_are_refused_whole() {
+        let (log, publisher, _) = log(Retention::default());
+        put(&publisher, "a");
+        let Ok(Page::Records(records)) = log.store.read(0, 1) else { panic!() };
+        let error = log.store.append(records).unwrap_err().to_string();
+        assert_eq!(error, "event 1 does not follow 1, the head of the log");
+        assert_eq!(log.store.bounds().head, 1);
+    }
+
+    #[test]
+    fn a_log_over_a_store_with_events_begins_with_their_fold() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Retention::default()));
+        let first = Arc::new(Log::open(store.clone(), Clock::manual(0)).unwrap());
+        let publisher = Publisher::new(first.clone(), []);
+        put(&publisher, "a");
+        put(&publisher, "b");
+        publisher.delete(PodBuilder::new("prod", "a").build()).unwrap();
+        let second = Log::open(store, Clock::manual(0)).unwrap();
+        assert_eq!((second.head(), second.view().hash.clone()), (3, first.view().hash.clone()));
+        assert!(second.view().pods == first.view().pods && second.view().pods.len() == 1);
+        assert!(!second.source().synced);
+    }
+}

@@ -65,6 +65,7 @@ async fn http_1_0_is_understood_and_the_connection_then_closed() {
     peer.send(b"GET /livez HTTP/1.0\r\n\r\n").await;
     let answer = String::from_utf8(peer.rest().await).unwrap();
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    assert!(answer.contains("\r\ncontent-length: 3\r\n"), "{answer}");
 }
 
 #[tokio::test]
@@ -259,6 +260,28 @@ async fn silent_connections_make_room_for_others() {
     stream.until("catchup_complete").await;
     rig.publisher.upsert(pod("prod", "a", 1, &[])).unwrap();
     assert_eq!(stream.expect("pod").await["sequence"], 1, "a stream is never closed to make room");
+}
+
+#[tokio::test]
+async fn a_client_that_half_closes_with_its_request_gets_its_answer() {
+    let rig = Rig::start(Config::default()).await;
+    let pods = (0..5000).map(|at| pod("prod", &format!("web-{at}"), 1, &["app=web"])).collect();
+    rig.publisher.relist(Scope::All, pods).unwrap();
+    for (target, ending) in [("/livez", "ok\n"), ("/pods", "]}\r\n0\r\n\r\n")] {
+        let mut peer = rig.connect().await;
+        peer.send(format!("GET {target} HTTP/1.1\r\nhost: r\r\n\r\n").as_bytes()).await;
+        peer.stream.shutdown().await.unwrap();
+        let answer = String::from_utf8(peer.rest().await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(ending), "{target}");
+    }
+    // A stream to such a client is ended before it has begun.
+    let mut peer = rig.connect().await;
+    peer.send(b"GET /events/stream?start=latest HTTP/1.1\r\nhost: r\r\n\r\n").await;
+    peer.stream.shutdown().await.unwrap();
+    peer.rest().await;
+    while rig.handle.subscribers() > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

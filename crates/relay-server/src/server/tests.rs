@@ -1,0 +1,205 @@
+//! Connections on virtual time: a test runs through hours in a moment.
+
+use super::*;
+use crate::http::Relay;
+use crate::source::Scope;
+use relay_proto::pods::PodBuilder;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::time::Instant;
+
+/// A connection to a relay that is not on the network.
+struct Line {
+    client: DuplexStream,
+    opened: Instant,
+    relay: Arc<Relay>,
+    evict: watch::Sender<u64>,
+}
+
+fn relay(config: Config) -> Arc<Relay> {
+    let store = Arc::new(MemoryStore::new(Retention::default()));
+    let log = Arc::new(Log::open(store, Clock::system()).unwrap());
+    let relay = Relay {
+        source_kind: "test",
+        sessions: Sessions::new(Clock::system(), config.session_ttl),
+        tokens: None,
+        log,
+        metrics: Metrics::default(),
+        subscribers: AtomicU64::new(0),
+        control: watch::Sender::default(),
+        config,
+    };
+    Publisher::new(relay.log.clone(), []).relist(Scope::All, vec![]).unwrap();
+    Arc::new(relay)
+}
+
+fn connect(relay: &Arc<Relay>) -> Line {
+    let (client, server) = tokio::io::duplex(4096);
+    let evict = watch::Sender::new(0);
+    let place = Place::take(relay, &evict, 1).unwrap();
+    let watch = (evict.subscribe(), CancellationToken::new(), CancellationToken::new());
+    tokio::spawn(serve_connection(relay.clone(), server, place, watch));
+    Line { client, opened: Instant::now(), relay: relay.clone(), evict }
+}
+
+impl Line {
+    async fn send(&mut self, text: &str) {
+        self.client.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Reads until the text ends in a mark.
+    async fn read_to(&mut self, mark: &str) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(mark.as_bytes()) {
+            text.push(self.client.read_u8().await.expect("more"));
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    /// Seconds from the connect to the end of the connection, rounded down.
+    async fn end(&mut self) -> u64 {
+        let mut rest = Vec::new();
+        let _ = self.client.read_to_end(&mut rest).await;
+        self.opened.elapsed().as_secs()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_has_ten_seconds() {
+    let relay = relay(Config::default());
+    assert_eq!(connect(&relay).end().await, 10, "nothing at all");
+    let mut line = connect(&relay);
+    line.send("GET /livez HT").await;
+    assert_eq!(line.end().await, 10, "half a head");
+    let mut line = connect(&relay);
+    line.send("GET /livez HTTP/1.1\r\n").await;
+    for _ in 0..9 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        line.send("x: y\r\n").await;
+    }
+    assert_eq!(line.end().await, 10, "a trickle");
+    let mut line = connect(&relay);
+    tokio::time::sleep(Duration::from_millis(9_900)).await;
+    line.send("GET /livez HTTP/1.1\r\n\r\n").await;
+    assert!(line.read_to("ok\n").await.starts_with("HTTP/1.1 200"), "just in time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_kept_for_75_seconds_and_a_later_head_has_ten() {
+    let relay = relay(Config::default());
+    let request = "GET /livez HTTP/1.1\r\nhost: r\r\n\r\n";
+    let mut line = connect(&relay);
+    line.send(request).await;
+    line.read_to("ok\n").await;
+    tokio::time::sleep(Duration::from_secs(74)).await;
+    line.send(request).await;
+    line.read_to("ok\n").await;
+    assert_eq!(line.end().await, 74 + 75);
+    let mut line = connect(&relay);
+    line.send(request).await;
+    line.read_to("ok\n").await;
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    line.send("GET ").await;
+    assert_eq!(line.end().await, 80);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_has_ten_seconds_and_what_is_too_much_is_drained_for_one() {
+    let relay = relay(Config::default());
+    let mut line = connect(&relay);
+    line.send("POST /auth/session HTTP/1.1\r\nhost: r\r\ncontent-length: 10\r\n\r\n{").await;
+    assert_eq!(line.end().await, 10);
+    let mut line = connect(&relay);
+    line.send("POST /auth/session HTTP/1.1\r\nhost: r\r\ncontent-length: 70000\r\n\r\n").await;
+    let answer = line.read_to("}").await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let answered = Instant::now();
+    let mut taken = 0;
+    // Sends on for as long as it is taken.
+    while line.client.write_all(&[b'x'; 1000]).await.is_ok() {
+        taken += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!((9..=12).contains(&taken), "{taken}");
+    assert!(answered.elapsed() < Duration::from_millis(1300));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_stream_has_a_heartbeat_every_15_seconds_until_its_lifetime() {
+    let relay = relay(Config::default());
+    let mut line = connect(&relay);
+    line.send("GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
+    line.read_to("catchup_complete").await;
+    for beat in 1..=3 {
+        line.read_to("event: heartbeat").await;
+        assert_eq!(line.opened.elapsed().as_secs(), 15 * beat);
+    }
+    // Another message puts the next heartbeat off.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    Publisher::new(relay.log.clone(), []).upsert(PodBuilder::new("prod", "a").build()).unwrap();
+    line.read_to("event: heartbeat").await;
+    assert_eq!(line.opened.elapsed().as_secs(), 45 + 10 + 15);
+    let rest = line.read_to("{\"reason\":\"lifetime\"}").await;
+    let age = line.opened.elapsed().as_secs();
+    assert!((3600..=3960).contains(&age), "{age}");
+    assert!(rest.matches("event: heartbeat").count() as u64 >= (3600 - 70) / 15);
+    assert_eq!(relay.subscribers.load(Ordering::Acquire), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_can_live_for_ever() {
+    let relay = relay(Config::default().stream_lifetime(Duration::ZERO).heartbeat(Duration::from_secs(3600)));
+    let mut line = connect(&relay);
+    line.send("GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
+    for _ in 0..1000 {
+        line.read_to("event: heartbeat").await;
+    }
+    assert_eq!(line.opened.elapsed().as_secs(), 3_600_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_for_30_seconds_is_cut_and_who_takes_little_is_not() {
+    let relay = relay(Config::default());
+    let publisher = Publisher::new(relay.log.clone(), []);
+    let pods = (0..3000).map(|at| PodBuilder::new("prod", &format!("pod-{at}")).build()).collect();
+    publisher.relist(Scope::All, pods).unwrap();
+    let mut line = connect(&relay);
+    line.send("GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        // More than fits between the two ends, so that a byte is taken.
+        let mut some = [0; 6000];
+        line.client.read_exact(&mut some).await.unwrap();
+    }
+    assert_eq!(relay.subscribers.load(Ordering::Acquire), 1);
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(relay.subscribers.load(Ordering::Acquire), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_to_come_and_a_first_sync_are_waited_for_5_seconds() {
+    let relay = relay(Config::default());
+    let ahead = relay.log.store.identity().mint("", 5, b"x");
+    for target in ["/pods?at_least=", "/events/stream?since_hash=", "/events?since_hash="] {
+        let mut line = connect(&relay);
+        line.send(&format!("GET {target}{ahead} HTTP/1.1\r\nhost: r\r\n\r\n")).await;
+        let answer = line.read_to("}").await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1\r\n"), "{answer}");
+        assert_eq!(line.opened.elapsed().as_secs(), 5, "{target}");
+    }
+    assert_eq!(relay.subscribers.load(Ordering::Acquire), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_connections_that_wait_for_their_peer_make_room() {
+    let relay = relay(Config::default());
+    let (mut silent, mut half, mut stream) = (connect(&relay), connect(&relay), connect(&relay));
+    half.send("GET /").await;
+    stream.send("GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
+    stream.read_to("catchup_complete").await;
+    for line in [&silent, &half, &stream] {
+        line.evict.send_replace(1);
+    }
+    assert_eq!((silent.end().await, half.end().await), (0, 0));
+    stream.read_to("event: heartbeat").await;
+    assert_eq!(stream.relay.subscribers.load(Ordering::Acquire), 1);
+}
