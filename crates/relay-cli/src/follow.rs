@@ -138,8 +138,7 @@ pub(crate) async fn follow_replay(
 
 /// Live is entered with the list after the catch-up, even when no event comes.
 fn reaches(snapshot: &Snapshot, phase: Phase) -> bool {
-    snapshot.phase == phase
-        || (phase == Phase::Live && snapshot.phase == Phase::CurrentSeed && snapshot.goes_on == Phase::Live)
+    snapshot.phase == phase || (phase == Phase::Live && snapshot.is_live())
 }
 
 /// A relay that has nothing more to send is an end, not a failure; it is named on stderr.

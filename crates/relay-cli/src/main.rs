@@ -38,7 +38,7 @@ async fn run(command: Command) -> Exit {
             Command::Serve(args) => return serve::run(*args).await,
             Command::Pods(args) => query::pods(args).await,
             Command::Pod(args) => query::pod(args).await,
-            Command::Events(args) => query::events(args).await,
+            Command::Events(args) => Box::pin(query::events(args)).await,
             Command::Session(args) => query::session(args).await,
             Command::Health(args) => query::health(args).await,
             Command::Stream(args) => follow::stream(args).await,

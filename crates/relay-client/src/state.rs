@@ -9,7 +9,7 @@ use futures_util::Stream;
 use futures_util::stream::{BoxStream, unfold};
 use relay_proto::eventsource::Backoff;
 use relay_proto::pods::{EventHash, Message};
-use relay_state::{Phase, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
+use relay_state::{Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
 
 use crate::connection::{Connection, Incoming, RawMessage};
 use crate::status::{Freshness, StreamHandle};
@@ -224,9 +224,7 @@ impl Driver {
         });
         let connected = self.fold.is_connected();
         match step {
-            Step::Snapshot(snapshot) if snapshot.goes_on == Phase::Live && connected => {
-                self.handle.fresh(Freshness::Live)
-            }
+            Step::Snapshot(snapshot) if snapshot.is_live() && connected => self.handle.fresh(Freshness::Live),
             Step::Snapshot(_) if self.handle.freshness() == Freshness::Cold => {
                 self.handle.fresh(Freshness::Replaying)
             }

@@ -194,6 +194,14 @@ pub struct Snapshot {
     pub historic: bool,
 }
 
+impl Snapshot {
+    /// Whether the pods show the present and events are followed from here on: a live event, or a list that was read
+    /// while following.
+    pub fn is_live(&self) -> bool {
+        self.goes_on == Phase::Live && self.phase != Phase::CatchupComplete
+    }
+}
+
 /// What a [`Replay`] asks of its driver.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
