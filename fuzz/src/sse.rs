@@ -259,7 +259,7 @@ fn lines(stream: &[u8]) -> Vec<(Vec<u8>, usize)> {
 
 /// Limits chosen by one byte: the default, or small enough for short inputs to pass them.
 fn limits(choice: u8) -> Limits {
-    if choice % 4 == 0 {
+    if choice.is_multiple_of(4) {
         return Limits::default();
     }
     let pick = |shift: u8| 1 + usize::from(choice >> shift & 3) * 4;

@@ -6,6 +6,10 @@
 
 use std::process::ExitCode;
 
+mod bench;
+mod conformance;
+mod conformance_sse;
+mod fuzz;
 mod gate;
 mod interop;
 mod tidy;
@@ -35,6 +39,27 @@ const COMMANDS: &[Command] = &[
         about: "follow systems that are not ours: `interop kube` runs a real Kubernetes API server",
         details: interop::DETAILS,
         run: interop::run,
+    },
+    Command {
+        name: "conformance",
+        arguments: "SUITE [--vectors FILE]..",
+        about: "published rules, case by case: `conformance sse` decodes event streams however they are cut",
+        details: conformance::DETAILS,
+        run: conformance::run,
+    },
+    Command {
+        name: "bench",
+        arguments: "NAME [--quick] [--only WORK] [--json FILE]",
+        about: "how fast it is next to other crates, in one run: `bench sse`",
+        details: bench::DETAILS,
+        run: bench::run,
+    },
+    Command {
+        name: "fuzz",
+        arguments: "[TARGET] [--for 10m]",
+        about: "look for inputs that break a promise",
+        details: fuzz::DETAILS,
+        run: fuzz::run,
     },
 ];
 

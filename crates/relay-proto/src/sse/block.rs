@@ -99,13 +99,34 @@ impl Span {
     }
 }
 
+/// What a line has to take over from before it.
+#[derive(Clone, Copy)]
+pub(super) struct Carry {
+    /// Any of the others: the one thing to look at.
+    pub(super) any: bool,
+    /// The last line ended with a CR at the end of its chunk: an LF that comes next is part of that line end.
+    pub(super) skip_lf: bool,
+    /// This is the first line of the stream; a BOM may come.
+    pub(super) first_line: bool,
+    /// The line has begun in an earlier chunk, its start is held.
+    pub(super) line: bool,
+    /// That line went over the limit; its bytes are dropped until it ends.
+    pub(super) line_over: bool,
+}
+
+impl Default for Carry {
+    fn default() -> Self {
+        Self { any: true, skip_lf: false, first_line: true, line: false, line_over: false }
+    }
+}
+
 /// The position of the LF or CR that ends the line which begins at `start`.
 #[inline(always)]
 pub(super) fn find_line_end(chunk: &[u8], start: usize) -> Option<usize> {
     // Short lines are common, and calling for the large machinery takes longer than looking at two words here.
     let rest = chunk.get(start..)?;
     let Some(&first) = rest.first_chunk() else {
-        return rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).map(|at| start + at);
+        return line_end_in_less(rest).map(|at| start + at);
     };
     if let Some(at) = line_end_in(first) {
         return Some(start + at);
@@ -122,17 +143,28 @@ pub(super) fn find_line_end(chunk: &[u8], start: usize) -> Option<usize> {
     memchr2(b'\n', b'\r', &rest[16..]).map(|at| start + 16 + at)
 }
 
+/// The same in less than a word.
+fn line_end_in_less(rest: &[u8]) -> Option<usize> {
+    let (Some(&head), Some(&tail)) = (rest.first_chunk::<4>(), rest.last_chunk::<4>()) else {
+        return rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+    };
+    let tail = u64::from(u32::from_le_bytes(tail)) << ((rest.len() - 4) * 8);
+    line_end_in((u64::from(u32::from_le_bytes(head)) | tail).to_le_bytes())
+}
+
 /// The same in one word. A byte is found when it differs in nothing from the one looked for: subtracting one from the
 /// difference borrows from its top bit, and only bytes above one that was found can be taken for one wrongly.
 #[inline(always)]
 fn line_end_in(bytes: [u8; 8]) -> Option<usize> {
     let word = u64::from_le_bytes(bytes);
     let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
-    let found = zeros(word ^ ONES * b'\n' as u64) | zeros(word ^ ONES * b'\r' as u64);
+    let found = zeros(word ^ LINE_FEEDS) | zeros(word ^ RETURNS);
     (found != 0).then(|| (found.trailing_zeros() / 8) as usize)
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
+const LINE_FEEDS: u64 = ONES * b'\n' as u64;
+const RETURNS: u64 = ONES * b'\r' as u64;
 
 /// What a line sets.
 pub(super) enum Field {
@@ -189,6 +221,35 @@ pub(super) fn text(bytes: Bytes) -> ByteString {
     }
 }
 
+/// Appends the bytes of a field, wherever they are, and says where they are now.
+pub(super) fn append(joined: &mut BytesMut, chunk: &[u8], span: Span, held: &[u8]) -> Span {
+    if !span.is_some() {
+        return span;
+    }
+    let start = joined.len();
+    put(joined, value(chunk, span, held));
+    Span::new(start, joined.len())
+}
+
+/// The bytes of a field, wherever they are.
+#[inline]
+pub(super) fn value<'a>(chunk: &'a [u8], span: Span, held: &'a [u8]) -> &'a [u8] {
+    if span.is_outside() { held } else { &chunk[span.range()] }
+}
+
+/// The text of the parts with U+FFFD for what is not UTF-8, and where each is in it.
+#[cold]
+pub(super) fn replaced(bytes: &[u8], data: Span, kind: Span, id: Span) -> (ByteString, Span, Span, Span) {
+    let mut text = String::new();
+    let mut push = |span: Span| {
+        let start = text.len();
+        text.push_str(&String::from_utf8_lossy(&bytes[span.range()]));
+        Span::new(start, text.len())
+    };
+    let (data, kind, id) = (push(data), push(kind), push(id));
+    (ByteString::from(text), data, kind, id)
+}
+
 /// Text if it is UTF-8, else the bytes again.
 #[inline]
 pub(super) fn checked(bytes: Bytes) -> Result<ByteString, Bytes> {
@@ -239,7 +300,8 @@ pub(super) fn join(data: Span, chunk: &[u8], joined: &mut BytesMut) -> Span {
 
 #[cold]
 fn make_room(buffer: &mut BytesMut, length: usize) {
-    buffer.reserve(length.max(ARENA));
+    // The same room again whatever is in use of it, so that it is found in the same memory again.
+    buffer.reserve(length.max(ARENA.saturating_sub(buffer.len())));
 }
 
 /// The text that was put together, to be shared by a frame. The room behind it stays.

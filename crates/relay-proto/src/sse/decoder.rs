@@ -13,8 +13,8 @@ use bytestring::ByteString;
 use memchr::memchr;
 
 use super::block::{
-    Block, Field, KEEP, Span, checked, find_line_end, give, join, parse_line, parse_retry, put, put_line,
-    starts_in_two, text,
+    Block, Carry, Field, KEEP, Span, append, checked, find_line_end, give, join, parse_line, parse_retry,
+    put, put_line, replaced, starts_in_two, text, value,
 };
 use super::frame::{Comment, Event, Frame, Limit, Limits, Oversized};
 
@@ -86,32 +86,14 @@ enum Out {
     Retry(Duration),
 }
 
-/// What a line has to take over from before it.
-#[derive(Clone, Copy)]
-struct Carry {
-    /// Any of the others: the one thing to look at.
-    any: bool,
-    /// The last line ended with a CR at the end of its chunk: an LF that comes next is part of that line end.
-    skip_lf: bool,
-    /// This is the first line of the stream; a BOM may come.
-    first_line: bool,
-    /// The line has begun in an earlier chunk, its start is held.
-    line: bool,
-    /// That line went over the limit; its bytes are dropped until it ends.
-    line_over: bool,
-}
-
-impl Default for Carry {
-    fn default() -> Self {
-        Self { any: true, skip_lf: false, first_line: true, line: false, line_over: false }
-    }
-}
-
 /// Larger chunks are read in pieces, so that positions fit in 32 bits.
 const LARGEST_CHUNK: usize = 1 << 30;
 
-/// Chunks up to this size are looked at when they are fed.
+/// Chunks up to this size, in bytes, cost less to copy than to refer to.
 const CRUMB: usize = 64;
+
+/// How the line of data in a plain block begins.
+const DATA: &[u8; 6] = b"data: ";
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -164,25 +146,51 @@ impl Decoder {
     }
 
     fn feed_chunk(&mut self, mut chunk: Bytes) {
+        if self.is_drained() && self.feed_crumb(&chunk) {
+            return;
+        }
         while chunk.len() > LARGEST_CHUNK {
             self.queue.push_back(Input::Chunk(chunk.split_to(LARGEST_CHUNK)));
         }
-        if !self.is_drained() {
-            self.queue.push_back(Input::Chunk(chunk));
-        } else if chunk.len() <= CRUMB && !self.carry.skip_lf && find_line_end(&chunk, 0).is_none() {
-            // The middle of a line; there is nothing to come back for.
-            self.hold_line(&chunk);
-            self.block_before += chunk.len() as u64;
-        } else {
+        if self.is_drained() {
             self.chunk = chunk;
+        } else {
+            self.queue.push_back(Input::Chunk(chunk));
         }
     }
 
     /// Takes a chunk of the stream, of any size, copying it into a buffer that is reused.
     pub fn feed_slice(&mut self, chunk: &[u8]) {
+        if self.is_drained() && self.feed_crumb(chunk) {
+            return;
+        }
         put(&mut self.scratch, chunk);
         let chunk = give(&mut self.scratch);
         self.feed_chunk(chunk);
+    }
+
+    /// Takes a chunk of a few bytes by copying it, when it only goes on with a line. All input before it is read.
+    fn feed_crumb(&mut self, crumb: &[u8]) -> bool {
+        if crumb.len() > CRUMB || self.carry.skip_lf || self.carry.line_over {
+            return false;
+        }
+        if find_line_end(crumb, 0).is_none() {
+            self.hold_line(crumb);
+            self.block_before += crumb.len() as u64;
+            return true;
+        }
+        if self.carry.line {
+            // The end of the line: with its start it makes a chunk like any other.
+            self.carry.line = false;
+            self.carry.any = self.carry.first_line;
+            self.block_before -= self.line.len() as u64;
+            put(&mut self.line, crumb);
+            self.chunk = give(&mut self.line);
+            // What the chunk leaves goes elsewhere, so that its memory is free again when it is read.
+            mem::swap(&mut self.line, &mut self.scratch);
+            return true;
+        }
+        false
     }
 
     /// Ends the stream: an unfinished block is dropped, its id does not count.
@@ -202,6 +210,7 @@ impl Decoder {
     pub fn next_frame(&mut self) -> Option<Frame> {
         match self.plain_event() {
             Some(event) => Some(Frame::Event(event)),
+            None if self.is_drained() => None,
             None => self.any_frame(),
         }
     }
@@ -210,7 +219,6 @@ impl Decoder {
     /// Small enough to be part of its caller.
     #[inline]
     fn plain_event(&mut self) -> Option<Event> {
-        const DATA: &[u8; 6] = b"data: ";
         if self.carry.any || self.block.touched {
             return None;
         }
@@ -220,10 +228,8 @@ impl Decoder {
             return None;
         }
         let end = find_line_end(chunk, start)?;
-        if chunk.get(end..end + 2)? != b"\n\n"
-            || end - self.pos > self.limits.line
-            || end - start > self.limits.data
-        {
+        let blank = chunk.get(end..end + 2)? == b"\n\n";
+        if !blank || end - self.pos > self.limits.line || end - start > self.limits.data {
             return None;
         }
         let text = ByteString::try_from(self.chunk.slice(start..end)).ok()?;
@@ -263,6 +269,7 @@ impl Decoder {
         }
     }
 
+    #[inline]
     fn is_drained(&self) -> bool {
         self.chunk.is_empty() && self.queue.is_empty()
     }
@@ -649,35 +656,6 @@ impl Decoder {
     fn start_block(&mut self, at: usize) {
         (self.block_before, self.block_pos) = (0, at);
     }
-}
-
-/// Appends the bytes of a field, wherever they are, and says where they are now.
-fn append(joined: &mut BytesMut, chunk: &[u8], span: Span, held: &[u8]) -> Span {
-    if !span.is_some() {
-        return span;
-    }
-    let start = joined.len();
-    put(joined, value(chunk, span, held));
-    Span::new(start, joined.len())
-}
-
-/// The bytes of a field, wherever they are.
-#[inline]
-fn value<'a>(chunk: &'a [u8], span: Span, held: &'a [u8]) -> &'a [u8] {
-    if span.is_outside() { held } else { &chunk[span.range()] }
-}
-
-/// The text of the parts with U+FFFD for what is not UTF-8, and where each is in it.
-#[cold]
-fn replaced(bytes: &[u8], data: Span, kind: Span, id: Span) -> (ByteString, Span, Span, Span) {
-    let mut text = String::new();
-    let mut push = |span: Span| {
-        let start = text.len();
-        text.push_str(&String::from_utf8_lossy(&bytes[span.range()]));
-        Span::new(start, text.len())
-    };
-    let (data, kind, id) = (push(data), push(kind), push(id));
-    (ByteString::from(text), data, kind, id)
 }
 
 impl fmt::Debug for Decoder {

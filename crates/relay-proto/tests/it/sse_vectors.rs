@@ -4,7 +4,7 @@ use crate::sse_cases::{Case, parse};
 
 #[track_caller]
 fn check(file: &str, at_least: usize) {
-    let cases = parse(file).unwrap();
+    let cases = parse(file).expect("a case file");
     assert!(cases.len() >= at_least, "{} cases were read", cases.len());
     let failures: Vec<String> = cases.iter().filter_map(|case| case.check().err()).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));

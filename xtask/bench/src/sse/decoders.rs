@@ -76,7 +76,8 @@ pub const ALL: &[Decoder] = &[
 fn relay(chunks: &[Bytes], sink: &mut Sink) {
     let mut decoder = relay_proto::sse::Decoder::default();
     for chunk in chunks {
-        decoder.feed(chunk.clone());
+        // As a reader would: what is kept is given, a few bytes in a read buffer are shown.
+        if chunk.len() < 64 { decoder.feed_slice(chunk) } else { decoder.feed(chunk.clone()) }
         while let Some(frame) = decoder.next_frame() {
             if let relay_proto::sse::Frame::Event(event) = frame {
                 sink.event(event.kind(), event.data(), event.last_event_id());

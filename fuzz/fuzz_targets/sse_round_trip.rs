@@ -1,0 +1,4 @@
+//! What the encoder writes, the decoder reads back.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| relay_fuzz::sse::round_trip(input));

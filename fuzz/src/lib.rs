@@ -1,0 +1,3 @@
+//! What must hold whatever the input, as plain functions: a fuzz target hands them bytes, and so do the tests.
+
+pub mod sse;

@@ -1,0 +1,31 @@
+//! `cargo xtask bench NAME`: builds the benchmark workspace and runs it.
+
+use anyhow::{Result, bail};
+
+use crate::workspace::{cargo, check, root};
+
+/// What `cargo xtask bench --help` says.
+pub(crate) const DETAILS: &str = "\
+`bench sse` compares the event stream decoder with other crates, after a check that all see the same events; it prints
+a table of throughput per CPU second and, where valgrind is installed, of instructions per event.
+  --quick        under a minute, less exact
+  --only WORK    only works whose name contains WORK
+  --json FILE    one object per line: bench, work, impl, unit, value, runs
+The peers are fetched and built the first time; they are no part of the product.";
+
+/// Everything after the name of the benchmark is its own business.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    if arguments.first().is_none_or(|name| name.starts_with('-')) {
+        bail!("which benchmark? `cargo xtask bench sse [--quick] [--only WORK] [--json FILE]`");
+    }
+    let manifest = root().join("xtask/bench/Cargo.toml");
+    check(
+        cargo()
+            // The directory of the caller, so that the files they name are where they look for them.
+            .current_dir(std::env::current_dir()?)
+            .args(["run", "--quiet", "--release", "--locked", "--manifest-path"])
+            .arg(manifest)
+            .arg("--")
+            .args(arguments),
+    )
+}
