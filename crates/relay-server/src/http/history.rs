@@ -43,6 +43,7 @@ pub(crate) async fn page(
     let select = Select { filter, changes, pod };
 
     let store = &*relay.log.store;
+    let cursor_name = if before.is_some() { "before_hash" } else { "since_hash" };
     let cursor = match since.or(before) {
         Some(cursor) => match relay.log.resolve_within(cursor, relay.config.wait).await {
             Ok(Resolved::At(sequence)) => Some(sequence),
@@ -51,8 +52,12 @@ pub(crate) async fn page(
                     "since_hash, before_hash: the relay has not reached that position yet",
                 ));
             }
-            Ok(Resolved::Expired(_)) => return Ok(gone(ProblemCode::CursorExpired, &store.bounds())),
-            Ok(Resolved::Unknown) => return Ok(gone(ProblemCode::CursorUnknown, &store.bounds())),
+            Ok(Resolved::Expired(_)) => {
+                return Ok(gone(ProblemCode::CursorExpired, cursor_name, &store.bounds()));
+            }
+            Ok(Resolved::Unknown) => {
+                return Ok(gone(ProblemCode::CursorUnknown, cursor_name, &store.bounds()));
+            }
             Err(_) => return Err(not_ready("the store cannot be read")),
         },
         None => None,
@@ -62,7 +67,7 @@ pub(crate) async fn page(
         Some(since_sequence) if since.is_some() => (since_sequence, bounds.head),
         // The event that stood before it is gone, though not because the log begins there.
         Some(before_sequence) if before_sequence <= bounds.base + 1 && bounds.base > 0 => {
-            return Ok(gone(ProblemCode::CursorExpired, &bounds));
+            return Ok(gone(ProblemCode::CursorExpired, cursor_name, &bounds));
         }
         Some(before_sequence) => (bounds.base, before_sequence.saturating_sub(1)),
         None => (bounds.base, bounds.head),
@@ -76,7 +81,7 @@ pub(crate) async fn page(
     };
     match scanned {
         Ok(Scan::Whole) => {}
-        Ok(Scan::StartGone) => return Ok(gone(ProblemCode::CursorExpired, &store.bounds())),
+        Ok(Scan::StartGone) => return Ok(gone(ProblemCode::CursorExpired, cursor_name, &store.bounds())),
         Err(_) => return Err(not_ready("the store cannot be read")),
     }
     Ok(respond::full(StatusCode::OK, "application/json", page.finish()))
@@ -200,7 +205,7 @@ impl Writer {
 }
 
 /// 410 with the oldest retained event, null when there is none.
-fn gone(code: ProblemCode, bounds: &Bounds) -> Response<Body> {
+fn gone(code: ProblemCode, parameter: &str, bounds: &Bounds) -> Response<Body> {
     #[derive(Serialize)]
     struct Gone {
         #[serde(flatten)]
@@ -208,10 +213,10 @@ fn gone(code: ProblemCode, bounds: &Bounds) -> Response<Body> {
         oldest_hash: Option<EventHash>,
     }
     let detail = match code {
-        ProblemCode::CursorExpired => "since_hash, before_hash: the events next to it are no longer retained",
-        _ => "since_hash, before_hash: it is not a hash of this log",
+        ProblemCode::CursorExpired => "the event next to it is no longer retained",
+        _ => "it is not a hash of this log",
     };
-    let problem = Problem::new(code, detail);
+    let problem = Problem::new(code, format!("{parameter}: {detail}"));
     let body = Gone { problem, oldest_hash: bounds.oldest_hash.clone() };
     let body = serde_json::to_vec(&body).expect("problems are plain text");
     respond::full(StatusCode::GONE, "application/problem+json", body)

@@ -9,8 +9,8 @@ use http::header::{ACCEPT, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use relay_proto::pods::{Filter, PodKey};
-use serde_json::json;
+use relay_proto::pods::{Epoch, EventHash, Filter, PodKey, Timestamp};
+use serde::Serialize;
 
 use super::params::{Query, Refusal};
 use super::respond::{self, Body};
@@ -23,6 +23,17 @@ use crate::store::Resolved;
 const PIECE: usize = 64 << 10;
 /// Pods looked at before others get a turn.
 const SCAN: usize = 2048;
+
+/// What a list says before its pods.
+#[derive(Serialize)]
+struct Head<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<usize>,
+    hash: &'a EventHash,
+    sequence: u64,
+    epoch: &'a Epoch,
+    as_of: Timestamp,
+}
 
 /// `GET /pods`: written while it is read, so that the text of a large list is never held whole.
 pub(crate) async fn pods(
@@ -46,22 +57,19 @@ pub(crate) async fn pods(
     }
     let view = relay.log.view();
     let lines = prefers_ndjson(headers);
-    let mut position = json!({
-        "hash": view.hash,
-        "sequence": view.sequence,
-        "epoch": relay.log.store.identity().epoch(),
-        "as_of": relay.log.clock.timestamp(),
-    });
-    let (opening, count) = if lines {
-        let count = count(&view, &filter).await;
-        position["count"] = count.into();
-        (format!("{position}\n"), count)
-    } else {
-        let mut text = position.to_string();
-        text.truncate(text.len() - 1);
-        (format!("{text},\"pods\":["), 0)
+    let count = if lines { Some(count(&view, &filter).await) } else { None };
+    let head = Head {
+        count,
+        hash: &view.hash,
+        sequence: view.sequence,
+        epoch: relay.log.store.identity().epoch(),
+        as_of: relay.log.clock.timestamp(),
     };
-    let closing = if lines { format!("{}\n", json!({ "end": true, "count": count })) } else { "]}".into() };
+    let head = serde_json::to_string(&head).expect("a position is plain text and numbers");
+    let (opening, closing) = match count {
+        Some(count) => (format!("{head}\n"), format!("{{\"end\":true,\"count\":{count}}}\n")),
+        None => (format!("{},\"pods\":[", &head[..head.len() - 1]), "]}".to_owned()),
+    };
     let writer = ListWriter {
         view,
         filter,

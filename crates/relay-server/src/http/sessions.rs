@@ -105,7 +105,7 @@ pub(crate) async fn open_stream(
         None => Start::Oldest,
     };
     let slot = Slot::take(relay, client_id.as_deref()).ok_or_else(|| {
-        let detail = format!("{} streams are open already", relay.config.max_streams);
+        let detail = format!("at most {} streams are open at a time", relay.config.max_streams);
         Box::new(Problem::new(ProblemCode::TooManyStreams, detail))
     })?;
     ticket.map_or(Ok(()), Ticket::redeem)?;

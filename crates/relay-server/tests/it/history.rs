@@ -108,7 +108,8 @@ async fn a_pod_keeps_its_history_after_its_end() {
 
 fn gone(answer: &Answer, code: &str, oldest: &Value) {
     assert_eq!(answer.status(), 410, "{answer:?}");
-    answer.problem(code);
+    let detail = answer.problem(code);
+    assert!(detail.starts_with("since_hash: ") || detail.starts_with("before_hash: "), "{detail}");
     assert_eq!(&answer.json()["oldest_hash"], oldest);
 }
 

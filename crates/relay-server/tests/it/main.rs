@@ -9,3 +9,4 @@ mod raw;
 mod sim_faults;
 mod sim_follower;
 mod streams;
+mod wire;

@@ -1,0 +1,289 @@
+//! Streams against a slow, obvious model, without a socket.
+
+use std::collections::BTreeMap;
+
+use futures_util::FutureExt;
+use proptest::prelude::*;
+use relay_proto::pods::{EventType, Message, Pod, PodBuilder, PodEvent, PodKey};
+use relay_proto::sse::{Decoder, Frame};
+
+use super::*;
+use crate::auth::Sessions;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::source::{Publisher, Scope};
+use crate::store::{MemoryStore, Resolved, Retention, resolve};
+
+fn relay(retention: Retention) -> (Arc<Relay>, Publisher) {
+    let clock = Clock::manual(0);
+    let config = Config::default();
+    let log = Arc::new(Log::open(Arc::new(MemoryStore::new(retention)), clock.clone()).unwrap());
+    let publisher = Publisher::new(log.clone(), []);
+    let relay = Relay {
+        source_kind: "test",
+        sessions: Sessions::new(clock, config.session_ttl),
+        tokens: None,
+        log,
+        metrics: Metrics::default(),
+        subscribers: std::sync::atomic::AtomicU64::new(0),
+        control: watch::Sender::default(),
+        config,
+    };
+    (Arc::new(relay), publisher)
+}
+
+fn subscribe(relay: &Arc<Relay>, filter: Filter, start: Start) -> Subscriber {
+    let slot = Slot::take(relay, None).unwrap();
+    let order = Order { principal: Principal::anyone(), client_id: None, filter, start, slot };
+    Subscriber::new(relay.clone(), order)
+}
+
+/// What can be had without waiting: one piece, decoded.
+fn piece(subscriber: &mut Subscriber) -> Vec<Message> {
+    let Some(piece) = subscriber.next().now_or_never() else { return Vec::new() };
+    let mut decoder = Decoder::default();
+    decoder.feed(piece.expect("it goes on").unwrap());
+    let mut messages = Vec::new();
+    while let Some(frame) = decoder.next_frame() {
+        let Frame::Event(event) = frame else { continue };
+        messages.push(Message::decode(event.kind(), event.last_event_id(), event.data()));
+    }
+    messages
+}
+
+fn upsert(publisher: &Publisher, name: &str, version: u64, app: &str) {
+    let pod = PodBuilder::new("prod", name).resource_version(Some(&version.to_string())).label("app", app);
+    publisher.upsert(pod.build()).unwrap();
+}
+
+#[tokio::test]
+async fn catching_up_comes_to_an_end_under_any_load() {
+    let (relay, publisher) = relay(Retention::default());
+    for at in 0..500 {
+        upsert(&publisher, "a", at, "web");
+    }
+    let mut subscriber = subscribe(&relay, Filter::new(), Start::Oldest);
+    // More is appended than is read, always.
+    let mut messages = Vec::new();
+    for round in 0_u64.. {
+        (0..400).for_each(|at| upsert(&publisher, "a", 1000 + 400 * round + at, "web"));
+        messages.extend(piece(&mut subscriber));
+        if messages.iter().any(|message| matches!(message, Message::CatchupComplete(_))) {
+            break;
+        }
+        assert!(round < 1000, "it never comes");
+    }
+    let place = messages.iter().position(|m| matches!(m, Message::CatchupComplete(_))).unwrap();
+    let Message::CatchupComplete(complete) = &messages[place] else { unreachable!() };
+    let (reached, replayed) = (complete.sequence.unwrap(), complete.replayed.unwrap());
+    // The head at the connect was 500; when that was reached the head was some multiple of 400 on top.
+    assert!(reached > 500 && (reached - 500) % 400 == 0, "{reached}");
+    assert_eq!((reached, place as u64), (replayed, replayed + 1), "right after the event it names");
+    assert_eq!(messages.iter().filter(|m| matches!(m, Message::CatchupComplete(_))).count(), 1);
+}
+
+#[tokio::test]
+async fn pieces_are_bounded() {
+    let (relay, publisher) = relay(Retention::default());
+    let pods = (0..20_000).map(|at| PodBuilder::new("prod", &at.to_string()).build()).collect();
+    publisher.relist(Scope::All, pods).unwrap();
+    let mut subscriber = subscribe(&relay, Filter::new(), Start::Oldest);
+    let mut total = 0;
+    while let Some(Some(piece)) = subscriber.next().now_or_never() {
+        let piece = piece.unwrap();
+        assert!(piece.len() < PIECE + READ as usize * 1024, "{}", piece.len());
+        total += piece.len();
+    }
+    assert!(total > 20_000 * 300);
+    // A filter that lets nothing through gives others a turn on the way.
+    let mut subscriber = subscribe(&relay, Filter::new().namespace("none").unwrap(), Start::Oldest);
+    assert_eq!(piece(&mut subscriber).len(), 1, "connected comes before the whole log was looked at");
+    assert!(subscriber.sequence < 20_000);
+}
+
+/// One thing that happens.
+#[derive(Debug, Clone)]
+enum Step {
+    Upsert { namespace: u8, name: u8, app: u8 },
+    Delete { namespace: u8, name: u8, app: u8 },
+    Read,
+    Trim,
+    Reconnect,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let pod = (0..2_u8, 0..4_u8, 0..3_u8);
+    prop_oneof![
+        6 => pod.clone().prop_map(|(namespace, name, app)| Step::Upsert { namespace, name, app }),
+        2 => pod.prop_map(|(namespace, name, app)| Step::Delete { namespace, name, app }),
+        3 => Just(Step::Read),
+        1 => Just(Step::Trim),
+        1 => Just(Step::Reconnect),
+    ]
+}
+
+/// A consumer that trusts what it is told: its pods, and where it is.
+#[derive(Default)]
+struct Consumer {
+    pods: BTreeMap<PodKey, String>,
+    sequence: u64,
+    hash: Option<EventHash>,
+    sent: u64,
+    complete: bool,
+}
+
+impl Consumer {
+    fn take(&mut self, message: Message, filter: &Filter, history: &History) {
+        match message {
+            Message::Connected(connected) => {
+                let after = connected.resumes_after.unwrap();
+                match &self.hash {
+                    // The first connect: what is retained follows, what came before is asked for.
+                    None => self.pods = fold_until(history, after.sequence.unwrap(), filter),
+                    Some(hash) => assert!(*hash == after.hash || after.sequence > Some(self.sequence)),
+                }
+                (self.sequence, self.hash) = (after.sequence.unwrap(), Some(after.hash));
+                (self.sent, self.complete) = (0, false);
+                assert_eq!(connected.filtered, Some(!filter.is_empty()));
+            }
+            Message::Gap(gap) => {
+                self.sent += 1;
+                assert_eq!(gap.sent, (!filter.is_empty()).then_some(self.sent));
+                assert!(gap.sequence.unwrap() >= self.sequence);
+                (self.sequence, self.hash) = (gap.sequence.unwrap(), gap.hash);
+                // The answer to a gap: everything as it was at the gap's position.
+                self.pods = fold_until(history, self.sequence, filter);
+            }
+            Message::Pod(event) => self.pod(event, filter),
+            Message::CatchupComplete(complete) => {
+                assert!(!std::mem::replace(&mut self.complete, true), "once per connection");
+                assert!(complete.sequence.unwrap() >= self.sequence);
+                (self.sequence, self.hash) = (complete.sequence.unwrap(), complete.hash);
+                assert_eq!(complete.sent, (!filter.is_empty()).then_some(self.sent));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pod(&mut self, event: PodEvent, filter: &Filter) {
+        self.sent += 1;
+        if filter.is_empty() {
+            assert_eq!(event.sequence, Some(self.sequence + 1), "no hole");
+            assert_eq!(event.previous_hash, self.hash);
+        } else {
+            assert_eq!((event.sent, event.previous_hash), (Some(self.sent), None));
+            assert!(event.sequence > Some(self.sequence));
+        }
+        (self.sequence, self.hash) = (event.sequence.unwrap(), Some(event.hash));
+        let (key, version) = (event.pod.key().clone(), event.pod.resource_version().unwrap().to_owned());
+        let known = self.pods.contains_key(&key);
+        match event.kind {
+            EventType::Added => assert!(!known, "{key} is added twice"),
+            EventType::Modified | EventType::Deleted => assert!(known, "{key} is not known"),
+            other => panic!("{other:?}"),
+        }
+        assert!(!event.left_filter || event.kind == EventType::Deleted);
+        if event.kind == EventType::Deleted {
+            self.pods.remove(&key);
+        } else {
+            assert!(filter.matches(&event.pod));
+            self.pods.insert(key, version);
+        }
+    }
+}
+
+/// Every event there was: the pod after it, or none.
+type History = Vec<(PodKey, Option<Pod>)>;
+
+/// The pods that pass the filter after so many events, worked out from the start.
+fn fold_until(history: &History, sequence: u64, filter: &Filter) -> BTreeMap<PodKey, String> {
+    let mut pods = BTreeMap::new();
+    for (key, pod) in &history[..sequence as usize] {
+        match pod {
+            Some(pod) => pods.insert(key, pod),
+            None => pods.remove(key),
+        };
+    }
+    pods.retain(|_, pod| filter.matches(pod));
+    let version = |pod: &Pod| pod.resource_version().unwrap().to_owned();
+    pods.into_iter().map(|(key, pod)| (key.clone(), version(pod))).collect()
+}
+
+fn run(steps: &[Step], filter: &Filter, retain: u64) {
+    let (relay, publisher) = relay(Retention::default().events(retain));
+    let mut history = History::new();
+    let mut consumer = Consumer::default();
+    let mut subscriber = subscribe(&relay, filter.clone(), Start::Oldest);
+    for step in steps {
+        match step {
+            Step::Upsert { namespace, name, app } | Step::Delete { namespace, name, app } => {
+                let pod = PodBuilder::new(&format!("n{namespace}"), &format!("p{name}"))
+                    .resource_version(Some(&(history.len() + 1).to_string()))
+                    .label("app", &format!("a{app}"))
+                    .build();
+                let (key, head) = (pod.key().clone(), publisher.head());
+                let after = matches!(step, Step::Upsert { .. }).then(|| pod.clone());
+                if after.is_some() {
+                    publisher.upsert(pod).unwrap()
+                } else {
+                    publisher.delete(pod).unwrap()
+                }
+                if publisher.head() > head {
+                    history.push((key, after));
+                }
+            }
+            Step::Read => {
+                for message in piece(&mut subscriber) {
+                    consumer.take(message, filter, &history);
+                }
+            }
+            Step::Trim => relay.log.store.clear(),
+            Step::Reconnect => {
+                let start = match &consumer.hash {
+                    None => Start::Oldest,
+                    Some(hash) => match resolve(&*relay.log.store, hash.as_str()).unwrap() {
+                        Resolved::At(sequence) => Start::After(hash.clone(), sequence),
+                        Resolved::Expired(sequence) => Start::Gap {
+                            reason: GapReason::CursorExpired,
+                            requested: hash.as_str().into(),
+                            sequence: Some(sequence),
+                        },
+                        other => panic!("{other:?}"),
+                    },
+                };
+                subscriber = subscribe(&relay, filter.clone(), start);
+                consumer.complete = false;
+            }
+        }
+    }
+    while !consumer.complete || subscriber.sequence < publisher.head() {
+        for message in piece(&mut subscriber) {
+            consumer.take(message, filter, &history);
+        }
+    }
+    assert_eq!(consumer.pods, fold_until(&history, publisher.head(), filter));
+    assert_eq!(relay.log.view().pods.len(), fold_until(&history, publisher.head(), &Filter::new()).len());
+}
+
+proptest! {
+    #[test]
+    fn who_follows_the_messages_has_the_pods(
+        steps in prop::collection::vec(step(), 1..120),
+        by_namespace: bool,
+        by_label: bool,
+        retain in 1..20_u64,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _guard = runtime.enter();
+        let mut filter = Filter::new();
+        if by_namespace {
+            filter = filter.namespace("n0").unwrap();
+        }
+        if by_label {
+            filter = filter.label("app=a1").unwrap();
+        }
+        run(&steps, &filter, retain);
+    }
+}
