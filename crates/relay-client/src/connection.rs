@@ -163,7 +163,7 @@ impl Connection {
                 }
                 Item::Frame(Frame::Oversized(block)) => {
                     self.settle_retry(false);
-                    let limit = format!("{:?} bytes", block.limit());
+                    let limit = format!("the {} size", block.limit());
                     let (kind, id) = (block.kind(), block.last_event_id());
                     let message = Undecodable::oversized(kind, id, block.size(), &limit);
                     let message = Message::Undecodable(message);
@@ -310,7 +310,11 @@ impl RawMessage {
 
     /// The SSE id in force.
     pub fn id(&self) -> &str {
-        self.event.as_ref().map_or("", Event::last_event_id)
+        match (&self.event, &self.message) {
+            (Some(event), _) => event.last_event_id(),
+            (None, Message::Undecodable(message)) => message.hash.as_ref().map_or("", EventHash::as_str),
+            _ => "",
+        }
     }
 
     /// The data; empty when it was over the size limit.

@@ -9,7 +9,9 @@
 //! | [`Client::stream_pod_state`] | a snapshot of the pods after each change |
 //! | [`Client::stream_pod_state_with_replay`] | snapshots in six phases, each with what may be persisted |
 //!
-//! **What it does not do:** it starts no tasks for a stream and keeps no queue beyond one bounded buffer. A stream
+//! [`SnapshotStream::watch`] shares one stream among many readers.
+//!
+//! **What it does not do:** it starts no tasks for a stream (unless it is shared) and keeps no queue beyond one bounded buffer. A stream
 //! reads its socket while it is polled, a slow consumer slows the relay, and dropping the stream closes the connection.
 //! It does not decide when your work is done: persist an acknowledgement after you have processed its snapshot.
 //!
@@ -36,6 +38,7 @@ mod request;
 mod session;
 mod state;
 mod status;
+mod watch;
 
 pub use client::{Client, ClientBuilder, ClientFactory};
 pub use connection::{MessageStream, RawMessage};
@@ -45,6 +48,7 @@ pub use request::{EventsQuery, Order, StreamOptions};
 pub use session::{RelaySessions, SessionMode, SessionSource};
 pub use state::SnapshotStream;
 pub use status::{Freshness, Statistics, StreamHandle};
+pub use watch::{GroupWatch, PodWatch};
 
 // The types that its signatures are made of.
 pub use relay_proto::pods::{

@@ -235,6 +235,11 @@ impl Pods {
         self.0.values()
     }
 
+    /// The pods whose label `key` has this value, by namespace and name. Costs one pass over the pods.
+    pub fn group<'a>(&'a self, key: &'a str, value: &'a str) -> impl Iterator<Item = &'a Pod> {
+        self.iter().filter(move |pod| pod.label(key) == Some(value))
+    }
+
     /// The pods by the value of one label, sorted by value, then by namespace and name. Pods without the label are
     /// left out. Costs one pass over the pods.
     pub fn group_by_label(&self, key: &str) -> BTreeMap<&str, Vec<&Pod>> {

@@ -6,6 +6,7 @@ mod pressure;
 mod relay;
 mod streams;
 mod verdicts;
+mod watching;
 mod wire;
 
 use std::time::Duration;
