@@ -6,6 +6,12 @@ use serde_json::Value;
 use crate::workspace::{cargo, check, metadata, root};
 use crate::{no_arguments, tidy};
 
+/// What `test --help` says beyond the table of commands.
+pub(crate) const DETAILS: &str = "\
+Needs nothing but Rust. Runs in order: rustfmt --check, tidy, clippy with warnings as errors (the whole workspace, then
+each library without its features), rustdoc likewise, then every test and doctest. Stops at the first step that fails;
+the last lines are the test runner's own.";
+
 /// Runs the steps in order, cheapest first, and the tests last, so that the closing lines are the test runner's.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     no_arguments(arguments)?;

@@ -21,9 +21,7 @@ const COMMANDS: &[Command] = &[
         name: "test",
         arguments: "",
         about: "everything a change must pass: format, tidy, clippy, docs, tests and doctests",
-        details: "Needs nothing but Rust. Runs in order: rustfmt --check, tidy, clippy with warnings as errors (the whole\n\
-                  workspace, then each library without its features), rustdoc likewise, then every test and doctest. Stops at the first step that\n\
-                  fails; the last lines are the test runner's own.",
+        details: gate::DETAILS,
         run: gate::run,
     },
     Command {
