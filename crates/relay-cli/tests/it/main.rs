@@ -1,0 +1,11 @@
+//! The `relay` binary from outside: child processes, raw sockets, scripted peers and broken links, all on loopback. What is
+//! expected is what `docs/protocol.md` and `relay --help` promise.
+
+mod process;
+mod wire;
+
+mod cursor_file;
+mod faults;
+mod follow;
+mod peers;
+mod queries;
