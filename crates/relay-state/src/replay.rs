@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use relay_proto::pods::{
-    CatchupComplete, Epoch, EventHash, Gap, Heartbeat, Message, PodEvent, PodList, SourceState,
-};
+use relay_proto::pods::{Epoch, EventHash, Gap, Heartbeat, Message, PodEvent, PodList, SourceState};
 use serde::Serialize;
 
 use crate::{Change, Continuity, PodCache, Pods, Verdict};
@@ -448,7 +446,7 @@ impl Replay {
         }
         match self.continuity.check(&message) {
             Verdict::Accept => self.accept(message),
-            Verdict::AcceptAsCatchup(catchup) => self.catch_up(&catchup),
+            Verdict::AcceptAsCatchup(_) => self.catch_up(),
             Verdict::Ignore(_) => {}
             Verdict::Gap(gap) => self.await_gap_seed(gap, None),
             Verdict::GapBefore(gap) => self.await_gap_seed(gap, Some(Box::new(message))),
@@ -465,7 +463,7 @@ impl Replay {
     fn accept(&mut self, message: Message) {
         match message {
             Message::Pod(event) => self.apply(event),
-            Message::CatchupComplete(catchup) => self.catch_up(&catchup),
+            Message::CatchupComplete(_) => self.catch_up(),
             Message::Heartbeat(beat) => self.bookmark(&beat),
             _ => {}
         }
@@ -491,11 +489,12 @@ impl Replay {
         self.push(Snapshot { changed, event: Some(event), ack, ..self.snapshot(phase, phase) });
     }
 
-    fn catch_up(&mut self, catchup: &CatchupComplete) {
+    fn catch_up(&mut self) {
         if self.options.mode == ReplayMode::State {
             return;
         }
-        let ack = catchup.hash.clone().or_else(|| self.continuity.last_hash().cloned());
+        // Not the message's own position: one below the last event moves nothing back.
+        let ack = self.continuity.last_hash().cloned();
         self.push(Snapshot { ack, ..self.snapshot(Phase::CatchupComplete, Phase::Live) });
         self.state = State::CaughtUpSeed { dropped: None };
     }

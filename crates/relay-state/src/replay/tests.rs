@@ -320,6 +320,21 @@ fn the_plain_state_starts_at_the_seed_and_reseeds_only_after_gaps() {
 }
 
 #[test]
+fn a_catch_up_below_the_last_event_acknowledges_that_event() {
+    conversation(
+        "lower catch-up",
+        &phases("h3"),
+        "seed@9 narrow@3 pod@9#1 catch@6#1 seed@9",
+        &[
+            "CurrentSeed pods=9",
+            "Backfill event=h9 ack=h9 pods=9",
+            "CatchupComplete ack=h9 pods=9",
+            "CurrentSeed pods=9",
+        ],
+    );
+}
+
+#[test]
 fn bookmarks_move_the_acknowledgement_and_are_yielded_on_demand() {
     let live = "seed@5 narrow@3 catch@3#0 seed@5";
     let (mut fold, _) = play(&phases("h3"), live);
