@@ -1,0 +1,33 @@
+//! `relay-conformance pods [--dir D]`: plays the conversations of `fixtures/pods`, or of another directory.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use relay_conformance::Report;
+
+const USAGE: &str = "relay-conformance pods [--dir DIRECTORY]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let directory: PathBuf = match words[..] {
+        ["pods"] => concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/pods").into(),
+        ["pods", "--dir", directory] => directory.into(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match Report::of(&directory) {
+        Ok(report) => {
+            print!("{report}");
+            let bad = report.conversations() == 0 || report.failures().next().is_some();
+            ExitCode::from(u8::from(bad))
+        }
+        Err(mistake) => {
+            eprintln!("{mistake}");
+            ExitCode::FAILURE
+        }
+    }
+}
