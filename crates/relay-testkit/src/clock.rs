@@ -57,7 +57,7 @@ impl Clock {
     /// The outcome must not depend on how far time has moved in the end: how many steps it takes depends on the machine.
     ///
     /// # Panics
-    /// When the future is not done after 30 s of real time.
+    /// When the future is not done after 60 s of real time.
     pub async fn run<T>(&self, step: Duration, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         let mut steps = pin!(async {
@@ -104,12 +104,12 @@ async fn settle() {
     }
 }
 
-/// Awaits `future` for 30 s of real time at most, whatever the runtime's clock says.
+/// Awaits `future` for 60 s of real time at most, whatever the runtime's clock says.
 ///
 /// # Panics
 /// When the time is over; `what` names what was waited for.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    const LIMIT: Duration = Duration::from_secs(30);
+    const LIMIT: Duration = Duration::from_secs(60);
     let (done, finished) = mpsc::channel::<()>();
     let (expire, expired) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {

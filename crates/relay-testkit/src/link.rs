@@ -11,6 +11,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use super::seed::Rng;
 
@@ -270,6 +271,7 @@ async fn connection(mut client: TcpStream, mut rng: Rng, shared: Arc<Shared>) {
         rng,
         events: 0,
         bytes: 0,
+        free_at: Instant::now(),
     };
     let end = {
         let up = async {
@@ -328,6 +330,8 @@ struct Down {
     events: u64,
     /// Bytes passed on this connection.
     bytes: u64,
+    /// When the next byte may pass under `slow`.
+    free_at: Instant,
 }
 
 impl Down {
@@ -414,8 +418,14 @@ impl Down {
             if let Some(rate) = faults.slow {
                 // At most a tenth of a second's worth at a time, so that the stream is thin rather than in bursts.
                 size = size.min(usize::try_from(rate / 10).unwrap_or(usize::MAX).max(1));
-                self.shared.count(|tally| &tally.waits, 1);
-                tokio::time::sleep(Duration::from_secs_f64(size as f64 / rate as f64)).await;
+                // Timers are late by a millisecond or two; what they are late is made up for.
+                let now = Instant::now();
+                let due = self.free_at.max(now.checked_sub(Duration::from_millis(20)).unwrap_or(now));
+                self.free_at = due + Duration::from_secs_f64(size as f64 / rate as f64);
+                if self.free_at > now {
+                    self.shared.count(|tally| &tally.waits, 1);
+                    tokio::time::sleep_until(self.free_at).await;
+                }
             }
             let (piece, rest) = bytes.split_at(size);
             if to.write_all(piece).await.is_err() {

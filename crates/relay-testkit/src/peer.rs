@@ -169,7 +169,7 @@ impl Peer {
     /// The `n`-th request of all, from 0, as soon as it has come.
     ///
     /// # Panics
-    /// When it does not come within 30 s of real time.
+    /// When it does not come within 60 s of real time.
     pub async fn request(&self, n: usize) -> Request {
         let look = |journal: &Journal| journal.requests.get(n).map(|entry| entry.request.clone());
         self.until(&format!("request {n}"), look).await
@@ -178,7 +178,7 @@ impl Peer {
     /// The `n`-th request for a path (without query), from 0, as soon as it has come.
     ///
     /// # Panics
-    /// When it does not come within 30 s of real time.
+    /// When it does not come within 60 s of real time.
     pub async fn request_to(&self, path: &str, n: usize) -> Request {
         self.until(&format!("request {n} for {path}"), |journal| {
             journal.requests.iter().map(|entry| &entry.request).filter(|r| r.path() == path).nth(n).cloned()
@@ -189,7 +189,7 @@ impl Peer {
     /// Waits until the reply to the `n`-th request of all has been played to its end.
     ///
     /// # Panics
-    /// When that takes longer than 30 s of real time.
+    /// When that takes longer than 60 s of real time.
     pub async fn played(&self, n: usize) {
         let what = format!("the reply to request {n} to be played");
         self.until(&what, |journal| journal.requests.get(n).filter(|entry| entry.played).map(|_| ())).await;
@@ -198,7 +198,7 @@ impl Peer {
     /// Waits until the client has ended the connection of the `n`-th request of all.
     ///
     /// # Panics
-    /// When that takes longer than 30 s of real time.
+    /// When that takes longer than 60 s of real time.
     pub async fn closed(&self, n: usize) {
         let what = format!("the client to close the connection of request {n}");
         self.until(&what, |journal| journal.requests.get(n).filter(|entry| entry.closed).map(|_| ())).await;
@@ -207,7 +207,7 @@ impl Peer {
     /// Waits for the `n`-th accepted connection, from 0.
     ///
     /// # Panics
-    /// When it does not come within 30 s of real time.
+    /// When it does not come within 60 s of real time.
     pub async fn connection(&self, n: usize) {
         self.until(&format!("connection {n}"), |journal| (journal.connections > n).then_some(())).await;
     }
@@ -473,7 +473,7 @@ impl Gate {
     /// Waits until a script stands at the gate, or has gone through.
     ///
     /// # Panics
-    /// When none comes within 30 s of real time.
+    /// When none comes within 60 s of real time.
     pub async fn reached(&self) {
         let mut state = self.0.subscribe();
         let _ = within("a script to reach the gate", state.wait_for(|(_, arrived)| *arrived > 0)).await;

@@ -36,11 +36,12 @@ pub struct SimSource {
     seed: u64,
     pods: usize,
     rate: f64,
+    events: u64,
 }
 
 impl Default for SimSource {
     fn default() -> Self {
-        Self { seed: 1, pods: 60, rate: 5.0 }
+        Self { seed: 1, pods: 60, rate: 5.0, events: u64::MAX }
     }
 }
 
@@ -64,6 +65,13 @@ impl SimSource {
     #[must_use]
     pub fn rate(mut self, rate: f64) -> Self {
         self.rate = if rate.is_finite() { rate.max(0.0) } else { 0.0 };
+        self
+    }
+
+    /// Sets how many events are made after the start of a run; then it is quiet. Default no limit.
+    #[must_use]
+    pub fn events(mut self, events: u64) -> Self {
+        self.events = events;
         self
     }
 
@@ -92,20 +100,21 @@ impl SimSource {
     /// Makes events at the rate, until stopped.
     async fn follow(&self, publisher: &Publisher, stop: &CancellationToken) -> Result<(), StoreError> {
         let mut cluster = self.start(publisher)?;
+        let mut left = self.events;
         if self.rate == 0.0 {
-            stop.cancelled().await;
-            return Ok(());
+            left = 0;
         }
+        // At no rate the period is that of a division by zero, which is clamped too.
         let mut tick = tokio::time::interval(Duration::from_secs_f64((1.0 / self.rate).clamp(0.01, 1.0)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last, mut owed) = (Instant::now(), 0.0);
-        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        while left > 0 && stop.run_until_cancelled(tick.tick()).await.is_some() {
             let now = Instant::now();
             owed += self.rate * (now - last).as_secs_f64();
             owed = f64::min(owed, self.rate.max(1.0));
             last = now;
             for done in 1_u32.. {
-                if owed < 1.0 {
+                if owed < 1.0 || left == 0 {
                     break;
                 }
                 let Some(change) = cluster.step() else {
@@ -117,6 +126,7 @@ impl SimSource {
                     ChangeKind::Delete => publisher.delete_at(change.pod, &change.at)?,
                 }
                 owed -= 1.0;
+                left -= 1;
                 if done.is_multiple_of(64) {
                     // The streams want to read what was just written.
                     tokio::task::yield_now().await;
@@ -126,6 +136,7 @@ impl SimSource {
                 }
             }
         }
+        stop.cancelled().await;
         Ok(())
     }
 }

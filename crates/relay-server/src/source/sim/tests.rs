@@ -79,7 +79,7 @@ fn check_run(start: Fold, changes: &[Change], last_version: u64) -> Fold {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// Events say all there is to know, the number of pods stays near the target, and every event obeys the rules.
     #[test]
@@ -315,6 +315,9 @@ async fn the_rate_is_kept_and_a_restart_goes_on() {
 
     run(&log, sim.clone().rate(0.5), Duration::from_millis(20_100)).await;
     assert_eq!(log.head(), head + 10);
+
+    run(&log, sim.clone().rate(1000.0).events(77), Duration::from_secs(60)).await;
+    assert_eq!(log.head(), head + 87, "quiet after so many events");
 
     // The same events as one run would have made.
     let mut cluster = Cluster::new(7, 40, 0);
