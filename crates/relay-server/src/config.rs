@@ -19,7 +19,8 @@ pub struct Config {
     pub tokens_file: Option<PathBuf>,
     /// How long a session ticket is valid. Default 30 s.
     pub session_ttl: Duration,
-    /// Silence on a stream after which a heartbeat is sent. Default 15 s; at least 10 ms.
+    /// Silence on a stream after which a heartbeat is sent. Default 15 s; 10 ms to a day, what is
+    /// outside is moved there.
     pub heartbeat: Duration,
     /// Open streams in all; the next one is refused with 429. Default 1,024. A stream that cannot be written to holds up
     /// to 150 KiB.
@@ -58,6 +59,13 @@ impl Default for Config {
             reconnect_spread: Duration::from_secs(2),
             wait: Duration::from_secs(5),
         }
+    }
+}
+
+impl Config {
+    /// The heartbeat in force.
+    pub(crate) fn beat(&self) -> Duration {
+        self.heartbeat.clamp(Duration::from_millis(10), Duration::from_secs(24 * 3600))
     }
 }
 

@@ -291,7 +291,8 @@ mod tests {
 
     #[test]
     fn the_relays_own_header_goes_before_authorization() {
-        let cases: &[(&[(&str, &str)], Option<&str>)] = &[
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+        let cases: &[Case<'_>] = &[
             (&[], None),
             (&[("x-relay-token", "a")], Some("a")),
             (&[("authorization", "Bearer b")], Some("b")),

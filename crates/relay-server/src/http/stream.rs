@@ -207,7 +207,7 @@ impl Subscriber {
             phase: Phase::Replay { target: bounds.head, second: sequence >= bounds.head },
             cuts_before: cuts,
             rebalances_before: rebalances,
-            ends_at: lifetime(relay.config.stream_lifetime).map(|lifetime| now + lifetime),
+            ends_at: lifetime(relay.config.stream_lifetime).and_then(|lifetime| now.checked_add(lifetime)),
             opening: BytesMut::new(),
             sent: 0,
             pods: 0,
@@ -365,7 +365,7 @@ impl Subscriber {
     }
 
     fn next_heartbeat(&self) -> Instant {
-        self.last_message + self.relay.config.heartbeat.max(Duration::from_millis(10))
+        self.last_message + self.relay.config.beat()
     }
 
     fn count_messages(&self, messages: u64) {
@@ -385,7 +385,7 @@ impl Subscriber {
             resumes_after: Position::new(self.hash.clone(), self.sequence),
             filtered: self.narrowed,
             namespaces: self.filter.namespaces().collect(),
-            heartbeat_seconds: seconds(self.relay.config.heartbeat),
+            heartbeat_seconds: seconds(self.relay.config.beat()),
         };
         write(out, "connected", &connected);
     }

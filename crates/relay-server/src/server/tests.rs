@@ -157,6 +157,30 @@ async fn a_stream_can_live_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn extreme_durations_are_taken() {
+    let config = Config::default()
+        .stream_lifetime(Duration::MAX)
+        .heartbeat(Duration::MAX)
+        .stall_timeout(Duration::MAX)
+        .session_ttl(Duration::MAX)
+        .reconnect_spread(Duration::MAX)
+        .wait(Duration::MAX);
+    let relay = relay(config);
+    let mut line = connect(&relay);
+    line.send("POST /auth/session HTTP/1.1\r\nhost: r\r\n\r\n").await;
+    assert!(line.read_to("}").await.contains("9999-12-30T"), "as far as times go");
+    line.send("GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
+    assert!(line.read_to("catchup_complete").await.contains("\"heartbeat_seconds\":86400}"));
+    line.read_to("event: heartbeat").await;
+    relay.control.send_modify(|control| control.rebalances += 1);
+    line.read_to("\"rebalance\"}").await;
+    let relay = self::relay(Config::default().heartbeat(Duration::ZERO));
+    let mut line = connect(&relay);
+    line.send("GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
+    assert!(line.read_to("event: heartbeat").await.contains("\"heartbeat_seconds\":0.01}"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_takes_nothing_for_30_seconds_is_cut_and_who_takes_little_is_not() {
     let relay = relay(Config::default());
     let publisher = Publisher::new(relay.log.clone(), []);

@@ -228,9 +228,7 @@ async fn streams_beyond_the_limit_are_refused_and_keep_their_ticket() {
     assert_eq!(rig.get("/health").await.json()["subscribers"], 2);
     one.until("catchup_complete").await;
     drop(one);
-    while rig.handle.subscribers() > 1 {
-        tokio::task::yield_now().await;
-    }
+    rig.subscribers_are(1).await;
     rig.stream(&format!("/events/stream?session_id={id}")).await;
 }
 

@@ -279,9 +279,7 @@ async fn a_client_that_half_closes_with_its_request_gets_its_answer() {
     peer.send(b"GET /events/stream?start=latest HTTP/1.1\r\nhost: r\r\n\r\n").await;
     peer.stream.shutdown().await.unwrap();
     peer.rest().await;
-    while rig.handle.subscribers() > 0 {
-        tokio::task::yield_now().await;
-    }
+    rig.subscribers_are(0).await;
 }
 
 #[tokio::test]
@@ -292,7 +290,5 @@ async fn a_client_that_half_closes_its_stream_is_gone() {
     assert_eq!(rig.handle.subscribers(), 1);
     stream.peer.stream.shutdown().await.unwrap();
     assert_eq!(stream.block().await, Err(End::Cut));
-    while rig.handle.subscribers() > 0 {
-        tokio::task::yield_now().await;
-    }
+    rig.subscribers_are(0).await;
 }

@@ -47,9 +47,7 @@ async fn a_stream_that_takes_nothing_does_not_keep_a_server_from_ending() {
     let mut peer = rig.connect().await;
     peer.send(b"GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
     peer.head().await;
-    while rig.handle.subscribers() == 0 {
-        tokio::task::yield_now().await;
-    }
+    rig.subscribers_are(1).await;
     rig.handle.shutdown();
     rig.served.await.unwrap();
     assert_eq!(rig.handle.subscribers(), 0);

@@ -53,6 +53,16 @@ impl Rig {
         Peer { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new() }
     }
 
+    /// Waits until so many streams are open.
+    pub(crate) async fn subscribers_are(&self, count: u64) {
+        let reached = async {
+            while self.handle.subscribers() != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.expect("so many streams in time");
+    }
+
     /// One request on a connection of its own.
     pub(crate) async fn get(&self, target: &str) -> Answer {
         self.ask(&format!("GET {target} HTTP/1.1\r\nhost: relay\r\n\r\n")).await

@@ -267,9 +267,7 @@ async fn refusals(fixtures: &mut Fixtures) {
     }
     let head = fixtures.request(&rig, "stream").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    while rig.handle.subscribers() > 0 {
-        tokio::task::yield_now().await;
-    }
+    rig.subscribers_are(0).await;
     for (name, status) in [("pods", 200), ("events", 200), ("unauthenticated", 401), ("not-allowed", 405)] {
         let head = fixtures.request(&rig, name).await;
         assert_eq!(head[9..12], status.to_string(), "{head}");
