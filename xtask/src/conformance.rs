@@ -1,17 +1,44 @@
-//! `cargo xtask conformance SUITE`: our readings of published rules, against cases that anyone can run.
+//! `cargo xtask conformance [SUITE]`: our readings of published rules, against cases that anyone can run.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::conformance_sse;
+use crate::workspace::{cargo, check};
+use crate::{Usage, conformance_sse};
 
 /// What `cargo xtask conformance --help` says.
-pub(crate) const DETAILS: &str = conformance_sse::DETAILS;
+pub(crate) const DETAILS: &str = "\
+Without a suite both are run.
+
+`conformance sse` decodes every vector whole, in chunks of 1, 2 and 3 bytes and cut in two at every place, and prints
+how many hold; it fails unless all do.
+  --vectors FILE    other vectors than those of fixtures/sse; fixtures/README.md describes both formats
+
+`conformance pods` plays every conversation of fixtures/pods through the pure machines and through real HTTP.
+  --dir DIRECTORY   other conversations than those of fixtures/pods; its README describes the format";
 
 /// Runs the suite that is named first, with the arguments after it.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     match arguments.split_first() {
-        Some((suite, rest)) if suite == "sse" => conformance_sse::run(rest),
-        Some((suite, _)) => bail!("there is no suite {suite}; there is: sse"),
-        None => bail!("which suite? `cargo xtask conformance sse [--vectors FILE]`"),
+        None => {
+            conformance_sse::run(&[])?;
+            pods(&[])
+        }
+        Some((suite, rest)) => match suite.as_str() {
+            "sse" => conformance_sse::run(rest),
+            "pods" => pods(rest),
+            _ => Err(Usage(format!("there is no suite `{suite}`; there are: sse, pods")).into()),
+        },
     }
+}
+
+/// The player is a crate of its own: it brings the whole client along, which this program should not have to wait for.
+fn pods(arguments: &[String]) -> Result<()> {
+    let mut command = cargo();
+    // Files are where the caller says they are.
+    command.current_dir(std::env::current_dir()?);
+    check(
+        command
+            .args(["run", "--quiet", "--locked", "--package=relay-conformance", "--", "pods"])
+            .args(arguments),
+    )
 }

@@ -14,12 +14,6 @@ mod sse_cases;
 
 use sse_cases::Case;
 
-/// What `cargo xtask conformance --help` says about it.
-pub(crate) const DETAILS: &str = "\
-`conformance sse` decodes every vector whole, in chunks of 1, 2 and 3 bytes and cut in two at every place, and prints
-how many hold; it fails unless all do.
-  --vectors FILE    other vectors than those of fixtures/sse; fixtures/README.md describes both formats";
-
 /// Runs the vectors of the files that are named, or those of `fixtures/sse`.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut files = Vec::new();

@@ -40,8 +40,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "conformance",
-        arguments: "SUITE [--vectors FILE]..",
-        about: "published rules, case by case: `conformance sse` decodes event streams however they are cut",
+        arguments: "[sse [--vectors FILE].. | pods [--dir DIRECTORY]]",
+        about: "published rules, case by case: event streams (`sse`) and conversations with a relay (`pods`)",
         details: conformance::DETAILS,
         run: conformance::run,
     },
