@@ -19,9 +19,9 @@ fn steady(stream: &str, size: usize) -> (u64, u64) {
             while let Some(frame) = decoder.next_frame() {
                 if let Frame::Event(event) = frame {
                     assert!(!event.data().is_empty() && !event.kind().is_empty());
-                    assert!(
-                        event.data_bytes().len() == event.data().len() && event.last_event_id().len() < 10
-                    );
+                    assert!(event.last_event_id().len() < 10);
+                    // Small data from small chunks is in the event itself: there is nothing to share.
+                    assert!(size < 64 || event.data_bytes() == event.data());
                     events += 1;
                 }
             }

@@ -143,6 +143,12 @@ pub(super) fn find_line_end(chunk: &[u8], start: usize) -> Option<usize> {
     memchr2(b'\n', b'\r', &rest[16..]).map(|at| start + 16 + at)
 }
 
+/// The same, without a look at what is near.
+#[inline]
+pub(super) fn find_far_line_end(chunk: &[u8], start: usize) -> Option<usize> {
+    memchr2(b'\n', b'\r', chunk.get(start..)?).map(|at| start + at)
+}
+
 /// The same in less than a word.
 fn line_end_in_less(rest: &[u8]) -> Option<usize> {
     let (Some(&head), Some(&tail)) = (rest.first_chunk::<4>(), rest.last_chunk::<4>()) else {

@@ -13,10 +13,12 @@ use bytestring::ByteString;
 use memchr::memchr;
 
 use super::block::{
-    Block, Carry, Field, KEEP, Span, append, checked, find_line_end, give, join, parse_line, parse_retry,
-    put, put_line, replaced, starts_in_two, text, value,
+    Block, Carry, Field, KEEP, Span, append, checked, find_far_line_end, find_line_end, give, join,
+    parse_line, parse_retry, put, put_line, replaced, starts_in_two, text, value,
 };
-use super::frame::{Comment, Event, Frame, Limit, Limits, Oversized};
+use super::frame::{Comment, Event, Frame, Limit, Limits, Oversized, Text};
+
+mod crumbs;
 
 /// Decodes one event stream, and the streams that continue it after a reconnect.
 ///
@@ -47,6 +49,10 @@ pub struct Decoder {
     carry: Carry,
     /// The start of a line whose end is in a chunk to come.
     line: BytesMut,
+    /// That end, and maybe more, came in chunks of a few bytes and is in `line` too.
+    crumbs: bool,
+    /// That end came, and nothing after it; what the line means is put off until the next chunk.
+    line_ended: bool,
 
     block: Block,
     /// Data put together from more than one line or chunk.
@@ -88,9 +94,6 @@ enum Out {
 
 /// Larger chunks are read in pieces, so that positions fit in 32 bits.
 const LARGEST_CHUNK: usize = 1 << 30;
-
-/// Chunks up to this size, in bytes, cost less to copy than to refer to.
-const CRUMB: usize = 64;
 
 /// How the line of data in a plain block begins.
 const DATA: &[u8; 6] = b"data: ";
@@ -146,8 +149,11 @@ impl Decoder {
     }
 
     fn feed_chunk(&mut self, mut chunk: Bytes) {
-        if self.is_drained() && self.feed_crumb(&chunk) {
+        if self.is_drained() && self.feed_crumb(&chunk, true) {
             return;
+        }
+        if self.line_ended {
+            self.gather_crumbs();
         }
         while chunk.len() > LARGEST_CHUNK {
             self.queue.push_back(Input::Chunk(chunk.split_to(LARGEST_CHUNK)));
@@ -161,36 +167,12 @@ impl Decoder {
 
     /// Takes a chunk of the stream, of any size, copying it into a buffer that is reused.
     pub fn feed_slice(&mut self, chunk: &[u8]) {
-        if self.is_drained() && self.feed_crumb(chunk) {
+        if self.is_drained() && self.feed_crumb(chunk, false) {
             return;
         }
         put(&mut self.scratch, chunk);
         let chunk = give(&mut self.scratch);
         self.feed_chunk(chunk);
-    }
-
-    /// Takes a chunk of a few bytes by copying it, when it only goes on with a line. All input before it is read.
-    fn feed_crumb(&mut self, crumb: &[u8]) -> bool {
-        if crumb.len() > CRUMB || self.carry.skip_lf || self.carry.line_over {
-            return false;
-        }
-        if find_line_end(crumb, 0).is_none() {
-            self.hold_line(crumb);
-            self.block_before += crumb.len() as u64;
-            return true;
-        }
-        if self.carry.line {
-            // The end of the line: with its start it makes a chunk like any other.
-            self.carry.line = false;
-            self.carry.any = self.carry.first_line;
-            self.block_before -= self.line.len() as u64;
-            put(&mut self.line, crumb);
-            self.chunk = give(&mut self.line);
-            // What the chunk leaves goes elsewhere, so that its memory is free again when it is read.
-            mem::swap(&mut self.line, &mut self.scratch);
-            return true;
-        }
-        false
     }
 
     /// Ends the stream: an unfinished block is dropped, its id does not count.
@@ -211,6 +193,7 @@ impl Decoder {
         match self.plain_event() {
             Some(event) => Some(Frame::Event(event)),
             None if self.is_drained() => None,
+            None if self.crumbs => self.crumb_frame(),
             None => self.any_frame(),
         }
     }
@@ -235,8 +218,8 @@ impl Decoder {
         let text = ByteString::try_from(self.chunk.slice(start..end)).ok()?;
         self.pos = end + 2;
         self.start_block(self.pos);
-        let inherited = if self.committed.is_empty() { None } else { Some(self.inherited_id()) };
-        Some(Event { data: Span::new(0, text.len()), text, kind: Span::NONE, id: Span::NONE, inherited })
+        let (data, text) = (Span::new(0, text.len()), Text::Shared(text));
+        Some(Event { text, data, kind: Span::NONE, id: Span::NONE, inherited: self.inherited_id() })
     }
 
     /// The next frame, whatever it is.
@@ -271,7 +254,7 @@ impl Decoder {
 
     #[inline]
     fn is_drained(&self) -> bool {
-        self.chunk.is_empty() && self.queue.is_empty()
+        self.chunk.is_empty() && !self.crumbs && self.queue.is_empty()
     }
 
     /// Leaves the chunk, which is read, for the next one.
@@ -294,6 +277,7 @@ impl Decoder {
     fn reset(&mut self) {
         self.carry = Carry::default();
         self.line.clear();
+        (self.crumbs, self.line_ended) = (false, false);
         self.clear_block();
         self.start_block(self.pos);
     }
@@ -347,12 +331,14 @@ impl Decoder {
         // Kept in registers while the lines of a block go by; put back on every way out but the shortest one.
         let Block { mut touched, mut scattered, over, mut data, mut kind, mut id } = self.block;
         let mut at = self.pos;
+        let mut long = false;
         let out = loop {
             let start = at;
             // Many lines are blank; a look is cheaper than a search.
             let end = match chunk.get(at) {
                 Some(b'\n') => at,
-                Some(_) => match find_line_end(chunk, at) {
+                // A line after a long one is likely to be long.
+                Some(_) => match if long { find_far_line_end(chunk, at) } else { find_line_end(chunk, at) } {
                     Some(end) => end,
                     None => break Out::LineCut,
                 },
@@ -392,9 +378,10 @@ impl Decoder {
                 let has_id = id.is_some();
                 let (data, kind, id) = (data.after(low), kind.after(low), id.after(low));
                 let inherited = self.settle_id(has_id.then(|| &text[id.range()]));
-                return Out::Event(Event { text, data, kind, id, inherited });
+                return Out::Event(Event { text: Text::Shared(text), data, kind, id, inherited });
             }
             let line = &chunk[start..end];
+            long = line.len() > 16;
             if line.len() > self.limits.line {
                 break Out::Over(Limit::Line);
             }
@@ -598,7 +585,7 @@ impl Decoder {
             Err(bytes) => replaced(&bytes, data, kind, id),
         };
         let inherited = self.settle_id(has_id.then(|| &text[id.range()]));
-        Event { text, data, kind, id, inherited }
+        Event { text: Text::Shared(text), data, kind, id, inherited }
     }
 
     #[cold]
@@ -627,14 +614,18 @@ impl Decoder {
             self.committed.push_str(id);
             self.shared_is_old = true;
             None
-        } else if self.committed.is_empty() {
-            None
         } else {
-            Some(self.inherited_id())
+            self.inherited_id()
         }
     }
 
-    fn inherited_id(&mut self) -> Arc<String> {
+    /// The last event id for an event that sets none; `None` when it is empty.
+    #[inline]
+    fn inherited_id(&mut self) -> Option<Arc<String>> {
+        if self.committed.is_empty() { None } else { Some(self.shared_id()) }
+    }
+
+    fn shared_id(&mut self) -> Arc<String> {
         if mem::take(&mut self.shared_is_old) {
             match Arc::get_mut(&mut self.shared) {
                 Some(unused) => unused.clone_from(&self.committed),

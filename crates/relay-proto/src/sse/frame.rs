@@ -35,7 +35,7 @@ pub enum Frame {
 /// `Debug` shows the size of the data, never the data.
 #[derive(Clone)]
 pub struct Event {
-    pub(super) text: ByteString,
+    pub(super) text: Text,
     pub(super) data: Span,
     /// Empty when the block named no type.
     pub(super) kind: Span,
@@ -45,27 +45,68 @@ pub struct Event {
     pub(super) inherited: Option<Arc<String>>,
 }
 
+/// The text of an event: all of its parts, or, when it is only a little data, a copy in place.
+#[derive(Clone)]
+pub(super) enum Text {
+    Shared(ByteString),
+    /// UTF-8, as `small` has seen to.
+    Small {
+        length: u8,
+        bytes: [u8; SMALL],
+    },
+}
+
+/// As many bytes as fit next to the length where the other kind of text has its pointers.
+const SMALL: usize = 22;
+
+impl Text {
+    /// `None` when it is too long or not UTF-8.
+    #[inline]
+    pub(super) fn small(text: &[u8]) -> Option<Self> {
+        let mut bytes = [0; SMALL];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        core::str::from_utf8(text).ok()?;
+        Some(Self::Small { length: text.len() as u8, bytes })
+    }
+
+    #[inline]
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Shared(text) => text,
+            Self::Small { length, bytes } => {
+                core::str::from_utf8(&bytes[..usize::from(*length)]).unwrap_or_default()
+            }
+        }
+    }
+}
+
 impl Event {
     /// The event type: the last `event` field of the block, or `message` when there was none or it was empty.
     pub fn kind(&self) -> &str {
-        if self.kind.len() == 0 { "message" } else { &self.text[self.kind.range()] }
+        if self.kind.len() == 0 { "message" } else { &self.text.as_str()[self.kind.range()] }
     }
 
     /// The `data` lines joined with LF, without a final LF. May be empty.
     pub fn data(&self) -> &str {
-        &self.text[self.data.range()]
+        &self.text.as_str()[self.data.range()]
     }
 
     /// The same as [`data`](Self::data), as bytes that share the event's memory. Always valid UTF-8.
+    ///
+    /// Data of up to 22 bytes that came in chunks of a few bytes each is part of the event itself and is copied.
     pub fn data_bytes(&self) -> Bytes {
-        self.text.as_bytes().slice(self.data.range())
+        match &self.text {
+            Text::Shared(text) => text.as_bytes().slice(self.data.range()),
+            Text::Small { .. } => Bytes::copy_from_slice(self.data().as_bytes()),
+        }
     }
 
     /// The last event id as of this event: set by its own block or by an earlier one. Empty when there is none.
     pub fn last_event_id(&self) -> &str {
         match &self.inherited {
             Some(id) => id,
-            None => &self.text[self.id.range()],
+            None if self.id.len() == 0 => "",
+            None => &self.text.as_str()[self.id.range()],
         }
     }
 }
@@ -237,5 +278,24 @@ impl Limits {
     pub fn kind(mut self, bytes: usize) -> Self {
         self.kind = bytes;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two more words would be another cache line to copy with each event.
+    #[test]
+    fn an_event_fits_in_a_cache_line() {
+        assert_eq!(size_of::<Event>(), 64);
+    }
+
+    #[test]
+    fn small_texts_are_small_and_utf_8() {
+        assert_eq!(Text::small("22 bytes are not large".as_bytes()).unwrap().as_str().len(), 22);
+        assert!(Text::small("23 bytes are too large.".as_bytes()).is_none());
+        assert!(Text::small(b"\xff").is_none());
+        assert_eq!(Text::small(b"").unwrap().as_str(), "");
     }
 }

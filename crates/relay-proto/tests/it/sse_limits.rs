@@ -131,6 +131,39 @@ fn frames_outlive_the_decoder_and_borrow_the_chunk() {
     assert!(chunk.as_ptr_range().contains(&event.last_event_id().as_ptr()), "the id was copied");
 }
 
+/// The decoder puts a short line off when the blank line after it has yet to come; nobody may notice.
+#[test]
+fn a_line_that_is_put_off_is_not_lost() {
+    for next in [
+        "\n",
+        "\ndata: b\n\n",
+        "data: c\n\n",
+        "id: 1\n",
+        "event: x\nid: 1\n\n: long enough to be no crumb".repeat(9).as_str(),
+    ] {
+        let mut whole = Decoder::default();
+        whole.feed(format!("data: 0\n\ndata: a\n{next}"));
+        let mut pieces = Decoder::default();
+        let mut seen = Vec::new();
+        for piece in ["data: 0\n\nda", "ta: a\n", next] {
+            pieces.feed(piece.to_owned());
+            seen.extend(drain(&mut pieces));
+        }
+        assert_eq!(seen, drain(&mut whole), "{next}");
+        assert_eq!(pieces.block_bytes(), whole.block_bytes(), "{next}");
+        pieces.finish();
+        assert_eq!((pieces.buffered(), pieces.last_event_id()), (0, whole.last_event_id()));
+    }
+    let mut decoder = Decoder::default();
+    for piece in ["data: 0\n\nda", "ta: a\n"] {
+        decoder.feed_slice(piece.as_bytes());
+        drain(&mut decoder);
+    }
+    decoder.finish();
+    decoder.feed("\ndata: b\n\n");
+    assert_eq!(drain(&mut decoder).len(), 1, "what was put off ended with its stream");
+}
+
 #[test]
 fn debug_output_has_no_payload() {
     let mut decoder = Decoder::default();
