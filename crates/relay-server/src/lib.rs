@@ -5,6 +5,21 @@
 //!
 //! It does not print, does not read flags or the environment, does not speak TLS or HTTP/2 (put a proxy in front), and
 //! never waits for a subscriber: one that cannot keep up loses its place in the log and is told so by a `gap`.
+//!
+//! ```
+//! use relay_server::{Config, Server, SimSource};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), relay_server::ServeError> {
+//! let cluster = SimSource::default().seed(7).pods(20).rate(0.0);
+//! let server = Server::builder(Config::default()).source(cluster).bind("127.0.0.1:0").await?;
+//! let handle = server.handle();
+//! println!("listening on http://{}", server.local_addr());
+//! # let relay = handle.clone();
+//! # let stop = async move { while relay.publisher().current().len() < 20 { tokio::task::yield_now().await } };
+//! server.run(stop).await?;
+//! assert_eq!(handle.publisher().current().len(), 20);
+//! # Ok(()) }
+//! ```
 
 mod auth;
 mod clock;

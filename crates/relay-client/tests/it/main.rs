@@ -1,5 +1,5 @@
 //! The client against scripted peers and the real server.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
 
 mod calls;
 mod pressure;
