@@ -59,7 +59,6 @@ pub enum Page {
 
 /// The extent of a log.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Bounds {
     /// Sequence of the position before the oldest kept event: the oldest cursor that still resumes without a hole.
     pub base: u64,

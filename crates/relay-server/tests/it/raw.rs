@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use relay_proto::pods::{Pod, PodBuilder};
-use relay_server::{Clock, Config, Handle, LogIdentity, MemoryStore, Publisher, Retention, Scope, Server};
+use relay_server::{
+    Builder, Clock, Config, Handle, LogIdentity, MemoryStore, Publisher, Retention, Scope, Server,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -36,10 +38,13 @@ impl Rig {
     }
 
     pub(crate) async fn unsynced(config: Config, retention: Retention) -> Self {
-        let clock = Clock::manual(NOW);
         let store = MemoryStore::with_identity(retention, identity());
-        let server =
-            Server::builder(config).store(store).clock(clock.clone()).bind("127.0.0.1:0").await.unwrap();
+        Self::around(Server::builder(config).store(store)).await
+    }
+
+    pub(crate) async fn around(builder: Builder) -> Self {
+        let clock = Clock::manual(NOW);
+        let server = builder.clock(clock.clone()).bind("127.0.0.1:0").await.unwrap();
         let handle = server.handle();
         let served = tokio::spawn(async move { server.run(std::future::pending()).await.unwrap() });
         Self { publisher: handle.publisher(), handle, clock, served }

@@ -103,6 +103,32 @@ async fn pieces_are_bounded() {
     assert!(subscriber.sequence < 20_000);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_long_search_is_no_silence() {
+    let (relay, publisher) = relay(Retention::default());
+    let pods = (0..10_000).map(|at| PodBuilder::new("prod", &at.to_string()).build()).collect();
+    publisher.relist(Scope::All, pods).unwrap();
+    let mut subscriber = subscribe(&relay, Filter::new().namespace("none").unwrap(), Start::Oldest);
+    assert!(matches!(piece(&mut subscriber)[..], [Message::Connected(_)]));
+    tokio::time::advance(relay.config.heartbeat).await;
+    let [Message::Heartbeat(beat)] = &piece(&mut subscriber)[..] else { panic!() };
+    assert!(beat.catching_up && beat.sequence > Some(0) && beat.sequence < Some(10_000));
+    assert_eq!(beat.hash.as_ref(), Some(&subscriber.hash));
+    loop {
+        match &piece(&mut subscriber)[..] {
+            [] => {}
+            [Message::CatchupComplete(complete)] => {
+                assert_eq!((complete.sequence, complete.replayed), (Some(10_000), Some(0)));
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    tokio::time::advance(relay.config.heartbeat).await;
+    let beat = subscriber.next().await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&beat).contains("\"catching_up\":false"));
+}
+
 /// One thing that happens.
 #[derive(Debug, Clone)]
 enum Step {
