@@ -187,7 +187,8 @@ impl Cluster {
         if weather == self.weather {
             return;
         }
-        let concerned = |weather: &Weather| [weather.scaling.map(|(at, _)| at), weather.rolling];
+        let concerned =
+            |weather: &Weather| [weather.scaling.map(|(at, _)| at), weather.rolling.map(|(at, _)| at)];
         let before = concerned(&self.weather);
         self.weather = weather;
         for at in before.into_iter().chain(concerned(&self.weather)).flatten() {
@@ -229,7 +230,9 @@ impl Cluster {
         if let Some(change) = dice.is_multiple_of(8).then(|| self.evict()).flatten() {
             return Some(change);
         }
-        if let Some(node) = self.weather.draining.filter(|_| dice < 80) {
+        // The last one stays, so that there is always a pod whose labels can change.
+        let spare = self.live.len() > 1;
+        if let Some(node) = self.weather.draining.filter(|_| dice < 80 && spare) {
             let pool = self.by_node.get(&self.plan.nodes[node].name);
             if let Some(key) = pool.and_then(|pool| pool.pick(chance)) {
                 return Some(self.mark_deleted(&key));
@@ -246,7 +249,7 @@ impl Cluster {
             }
         }
         let key = self.live.pick(chance).filter(|key| self.pods[key].stage == Stage::Ready)?;
-        if dice.is_multiple_of(2) {
+        if dice.is_multiple_of(2) && spare {
             return Some(self.mark_deleted(&key));
         }
         Some(self.edit(&key, |builder, mut containers| {
@@ -366,7 +369,8 @@ impl Cluster {
         let scaled = self.weather.scaling.filter(|(at, _)| *at == deployment).map_or(0, |(_, by)| by);
         let desired = self.plan.deployments[deployment].replicas.saturating_add_signed(scaled);
         let (mut live, mut waiting) = (0, false);
-        let (mut oldest_old, mut youngest): (Option<(i64, &PodKey)>, Option<(i64, &PodKey)>) = (None, None);
+        let mut oldest_old: Option<(i64, &PodKey)> = None;
+        let mut youngest: Option<(i64, &PodKey)> = None;
         for key in &self.members[deployment] {
             let held = &self.pods[key];
             if held.pod.deleted_at().is_some() {
@@ -394,8 +398,8 @@ impl Cluster {
 
     /// The template new pods of a deployment get: one that is being rolled out, else that of its youngest pod.
     fn target_template(&self, deployment: usize) -> String {
-        if self.weather.rolling == Some(deployment) {
-            return self.plan.template(deployment, self.plan.generation(self.revision));
+        if let Some((_, generation)) = self.weather.rolling.filter(|(at, _)| *at == deployment) {
+            return self.plan.template(deployment, generation);
         }
         let members = self.members[deployment].iter().map(|key| &self.pods[key]);
         let alive = members.filter(|held| held.pod.deleted_at().is_none());

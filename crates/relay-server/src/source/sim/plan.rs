@@ -41,8 +41,8 @@ pub(super) struct Node {
 pub(super) struct Weather {
     /// A deployment has more or fewer replicas than usual.
     pub(super) scaling: Option<(usize, isize)>,
-    /// A deployment has a new template.
-    pub(super) rolling: Option<usize>,
+    /// A deployment has a new template, of this generation.
+    pub(super) rolling: Option<(usize, u64)>,
     /// Containers of a deployment crash.
     pub(super) crashing: Option<usize>,
     /// A node takes no pods and gets rid of its own.
@@ -89,8 +89,6 @@ const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const START: i64 = 1_767_592_800_000;
 /// Virtual milliseconds per revision.
 const PACE: u64 = 200;
-/// Revisions that a deployment is in line for a roll-out.
-const ROLL_WINDOW: u64 = 130;
 
 impl Plan {
     pub(super) fn new(seed: u64, target: usize) -> Self {
@@ -195,15 +193,10 @@ impl Plan {
         });
         Weather {
             scaling,
-            rolling: of(Draw::Roll, ROLL_WINDOW, 1, count).map(|(deployment, _)| deployment),
+            rolling: of(Draw::Roll, 130, 1, count).map(|(deployment, window)| (deployment, window + 1)),
             crashing: of(Draw::Crash, 110, 2, count).map(|(deployment, _)| deployment),
             draining: of(Draw::Drain, 170, 2, self.nodes.len() as u64).map(|(node, _)| node),
         }
-    }
-
-    /// The generation of a template that is rolled out at a revision.
-    pub(super) fn generation(&self, revision: u64) -> u64 {
-        1 + revision / ROLL_WINDOW
     }
 }
 
