@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct EventStream {
     http: HttpClient,
     prepare: Prepare,
     shared: Arc<Shared>,
+    /// What watchers know.
+    told: State,
     bytes_read: u64,
     done: bool,
 }
@@ -59,6 +62,7 @@ impl EventStream {
             http,
             prepare: Box::new(prepare),
             shared: Arc::new(Shared::default()),
+            told: State::Connect,
             bytes_read: 0,
             done: false,
         }
@@ -136,13 +140,25 @@ impl EventStream {
         self.link = Link::None;
     }
 
-    fn obey_handles(&mut self, cx: &Context<'_>) {
-        self.shared.waker.register(cx.waker());
+    /// Obeys what handles have ordered. Whoever waits has registered for orders before looking for them.
+    fn obey_handles(&mut self) {
+        if !self.shared.ordered.swap(false, Ordering::AcqRel) {
+            return;
+        }
         let order = self.shared.order.lock().unwrap_or_else(PoisonError::into_inner).take();
         match order {
             Some(Order::Restart(reason)) => self.restart(reason),
             Some(Order::Close) => self.close(),
             None => {}
+        }
+    }
+
+    /// Tells watchers of a new state, as seldom as there is one.
+    fn tell_watchers(&mut self) {
+        let state = self.machine.state();
+        if self.told != state {
+            self.told = state;
+            self.shared.state.0.send_replace(state);
         }
     }
 }
@@ -152,10 +168,12 @@ impl Stream for EventStream {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        this.obey_handles(cx);
+        // One look at the clock does for everything that happens without waiting.
+        let mut now = this.timer.now();
         loop {
-            let want = this.machine.poll(this.timer.now());
-            this.shared.tell(this.machine.state());
+            this.obey_handles();
+            let want = this.machine.poll(now);
+            this.tell_watchers();
             let until = match want {
                 Want::Connect(attempt) => {
                     let request = (this.prepare)(&attempt);
@@ -175,15 +193,12 @@ impl Stream for EventStream {
                 }
                 Want::Wait(until) => {
                     this.link = Link::None;
-                    ready!(this.timer.poll_until(Some(until), cx));
-                    continue;
+                    Some(until)
                 }
                 Want::Response(until) | Want::Bytes(until) => until,
                 _ => None,
             };
-            let input = this.link.poll_input(cx);
-            let now = this.timer.now();
-            match input {
+            match this.link.poll_input(cx) {
                 Poll::Ready(Input::Head(head)) => this.machine.handle_response(head.for_machine(), now),
                 Poll::Ready(Input::Bytes(bytes)) => {
                     this.bytes_read += bytes.len() as u64;
@@ -192,8 +207,12 @@ impl Stream for EventStream {
                 Poll::Ready(Input::End(end)) => this.machine.handle_end(end, now),
                 Poll::Ready(Input::Refused(refused)) => this.machine.handle_refused(refused, now),
                 Poll::Pending => {
-                    ready!(this.timer.poll_until(until, cx));
-                    this.machine.handle_timeout(this.timer.now());
+                    this.shared.waker.register(cx.waker());
+                    if !this.shared.ordered.load(Ordering::Acquire) {
+                        ready!(this.timer.poll_until(until, cx));
+                    }
+                    now = this.timer.now();
+                    this.machine.handle_timeout(now);
                 }
             }
         }
@@ -217,6 +236,8 @@ pub struct Handle(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     order: Mutex<Option<Order>>,
+    /// There is one: looked at far more often than there is.
+    ordered: AtomicBool,
     waker: AtomicWaker,
     state: StateWatch,
 }
@@ -231,12 +252,6 @@ struct StateWatch(watch::Sender<State>);
 impl Default for StateWatch {
     fn default() -> Self {
         Self(watch::Sender::new(State::Connect))
-    }
-}
-
-impl Shared {
-    fn tell(&self, state: State) {
-        self.state.0.send_if_modified(|known| std::mem::replace(known, state) != state);
     }
 }
 
@@ -262,6 +277,7 @@ impl Handle {
 
     fn order(&self, give: impl FnOnce(&mut Option<Order>)) {
         give(&mut self.0.order.lock().unwrap_or_else(PoisonError::into_inner));
+        self.0.ordered.store(true, Ordering::Release);
         self.0.waker.wake();
     }
 }
