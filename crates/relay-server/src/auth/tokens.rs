@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use relay_proto::pods::Filter;
 use sha2::{Digest, Sha256};
@@ -114,13 +115,19 @@ impl TokenWatch {
         self.state.read().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
-    /// Reads the file again; true when it had changed. Blocks for as long as reading a small file takes.
+    /// Reads the file again; true when it had changed. Blocks for as long as reading a small file takes, and for
+    /// [`SETTLE`] when it differs: a file that is being written in place is not taken half-written, which would close the
+    /// streams of tokens that are about to come back.
     ///
     /// # Errors
     /// When the file is no longer good: the tokens stay as they were.
     pub(crate) fn refresh(&self) -> Result<bool, TokensError> {
         let text = read(&self.path)?;
         if self.state.read().unwrap_or_else(PoisonError::into_inner).0 == text {
+            return Ok(false);
+        }
+        std::thread::sleep(SETTLE);
+        if read(&self.path)? != text {
             return Ok(false);
         }
         let mut tokens = Tokens::parse(as_text(&text)?)?;
@@ -131,6 +138,8 @@ impl TokenWatch {
     }
 }
 
+/// How long a changed file has to stay as it is before it is taken.
+const SETTLE: Duration = Duration::from_millis(100);
 /// Largest tokens file in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
