@@ -7,7 +7,7 @@ use relay_server::{Config, Handle, Server, SimSource};
 
 use crate::args::{DemoArgs, Until};
 use crate::cursor::Cursor;
-use crate::exit::Exit;
+use crate::exit::{Exit, signalled};
 use crate::follow::{Printing, follow_replay};
 use crate::output::Output;
 
@@ -25,6 +25,8 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Exit> {
         .await?;
     let (handle, address) = (server.handle(), server.local_addr());
     let serving = tokio::spawn(server.run(std::future::pending()));
+    // Caught before the first line: the follower catches them only once it runs.
+    let signalled = signalled();
     let mut out = Output::in_format(args.output);
     out.heading(&format!(
         "A relay with a simulated cluster of {PODS} pods is at http://{address}\n\
@@ -36,7 +38,11 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Exit> {
     let options = StreamOptions::new().filter(Filter::new()).reconnect_base(Duration::from_millis(200));
     let until = Until { max: None, time: args.time };
     let printing = Printing { out, pods: args.pods, exit_after: None, until };
-    let exit = follow_replay(&client, options, Cursor::open(None, &Filter::new())?, printing).await;
+    let cursor = Cursor::open(None, &Filter::new())?;
+    let exit = tokio::select! {
+        exit = follow_replay(&client, options, cursor, printing) => exit,
+        exit = signalled => Ok(exit),
+    };
     trouble.abort();
     handle.shutdown();
     serving.await??;

@@ -83,17 +83,19 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Waits for Ctrl-C or SIGTERM, and tells which.
-pub(crate) async fn signalled() -> Exit {
-    let (mut interrupt, mut terminate) =
-        match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+/// Waits for Ctrl-C or SIGTERM, and tells which. They are caught from the call on, before the first poll.
+pub(crate) fn signalled() -> impl Future<Output = Exit> + Send + use<> {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (mut interrupt, mut terminate) = match signals {
             (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
             (Err(error), _) | (_, Err(error)) => {
                 return Exit::Failed(anyhow::Error::new(error).context("signals"));
             }
         };
-    tokio::select! {
-        _ = interrupt.recv() => Exit::Interrupted,
-        _ = terminate.recv() => Exit::Terminated,
+        tokio::select! {
+            _ = interrupt.recv() => Exit::Interrupted,
+            _ = terminate.recv() => Exit::Terminated,
+        }
     }
 }

@@ -32,12 +32,14 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         .bind(args.listen)
         .await
         .with_context(|| format!("cannot serve on {}", args.listen))?;
+    // Whoever has read the line may end the server.
+    let signalled = signalled();
     let line = format!("relay listening on http://{}", server.local_addr());
     Output::in_format(Format::Table).line(|| serde_json::Value::Null, || line)?;
     let (ended, signal) = tokio::sync::oneshot::channel();
     server
         .run(async {
-            let _ = ended.send(signalled().await);
+            let _ = ended.send(signalled.await);
         })
         .await?;
     // Without a signal the server was ended from within.
