@@ -9,3 +9,6 @@ mod faults;
 mod follow;
 mod peers;
 mod queries;
+mod wire_lists;
+mod wire_streams;
+mod wire_tokens;
