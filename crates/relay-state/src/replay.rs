@@ -37,6 +37,8 @@ pub struct Replay {
     ready: VecDeque<Snapshot>,
     /// The message before which events were lost: it is folded after the reseed.
     pending: Option<Box<Message>>,
+    /// The connection ended after the pending message had come: acted on once that is folded.
+    ended: Option<String>,
     /// The driver is to drop its connection.
     reconnect: Option<String>,
     /// The ack of the snapshot that the caller has in hand.
@@ -246,6 +248,7 @@ impl Replay {
             state: State::FirstSeed,
             ready: VecDeque::new(),
             pending: None,
+            ended: None,
             reconnect: None,
             in_hand: None,
             acknowledged: None,
@@ -304,7 +307,12 @@ impl Replay {
                 return Step::Reconnect(cause);
             }
             match self.pending.take() {
-                Some(message) if matches!(self.state, State::Backfill | State::Live) => self.fold(*message),
+                Some(message) if matches!(self.state, State::Backfill | State::Live) => {
+                    self.fold(*message);
+                    if let Some(cause) = self.ended.take() {
+                        self.handle_dropped(&cause);
+                    }
+                }
                 pending => {
                     self.pending = pending;
                     break;
@@ -399,16 +407,15 @@ impl Replay {
     /// The connection ended, or an attempt failed, after all that was decoded had been handed in. Without an open
     /// connection this changes nothing.
     pub fn handle_dropped(&mut self, cause: &str) {
-        if self.continuity.handle_dropped() {
+        if self.pending.is_some() {
+            self.ended.get_or_insert_with(|| cause.into());
+        } else if self.continuity.handle_dropped() {
             self.drop_connection(cause);
         }
     }
 
-    /// A drop waits for the seed that is being read. A pending message comes again after the resume.
+    /// A drop waits for the seed that is being read.
     fn drop_connection(&mut self, cause: &str) {
-        if !matches!(self.state, State::CaughtUpSeed { .. } | State::GapSeed { .. }) {
-            self.pending = None;
-        }
         match &mut self.state {
             State::Backfill | State::Live if self.options.mode == ReplayMode::State => {
                 self.last_drop = Some(cause.into())
@@ -428,6 +435,8 @@ impl Replay {
             return;
         }
         let cause = "the list is of another epoch than the stream".to_owned();
+        // A pending message comes again after the resume.
+        (self.pending, self.ended) = (None, None);
         self.continuity.handle_dropped();
         if self.options.mode == ReplayMode::State {
             self.restart_from(list);

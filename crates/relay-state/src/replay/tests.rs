@@ -320,6 +320,24 @@ fn the_plain_state_starts_at_the_seed_and_reseeds_only_after_gaps() {
 }
 
 #[test]
+fn a_drop_waits_for_the_message_that_showed_a_gap() {
+    conversation(
+        "hole for good, then a drop",
+        &phases("h3"),
+        "seed@5 conn@3 pod@5 seed@5 conn@3 pod@5 drop drop seed@5 drop seed@5 conn@5 pod@6",
+        &[
+            "CurrentSeed pods=5",
+            "reconnect(hole)",
+            "ReconnectReseed cause=hole pods=5",
+            "GapReseed gap=hole@h4 pods=5",
+            "Backfill event=h5 ack=h5 pods=5",
+            "ReconnectReseed cause=eof pods=5",
+            "Backfill event=h6 ack=h6 pods=5",
+        ],
+    );
+}
+
+#[test]
 fn a_catch_up_below_the_last_event_acknowledges_that_event() {
     conversation(
         "lower catch-up",
