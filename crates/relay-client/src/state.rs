@@ -224,6 +224,9 @@ impl Driver {
         });
         let connected = self.fold.is_connected();
         match step {
+            Step::Snapshot(_) if connected && self.fold.source_is_stale() => {
+                self.handle.stale("the relay's source is away");
+            }
             Step::Snapshot(snapshot) if snapshot.is_live() && connected => self.handle.fresh(Freshness::Live),
             Step::Snapshot(_) if self.handle.freshness() == Freshness::Cold => {
                 self.handle.fresh(Freshness::Replaying)
