@@ -188,6 +188,12 @@ pub(super) fn parse_line(line: &[u8]) -> (Field, usize) {
     if line.starts_with(b"data: ") {
         return (Field::Data, 6);
     }
+    if line.starts_with(b"event: ") {
+        return (Field::Event, 7);
+    }
+    if line.starts_with(b"id: ") {
+        return (Field::Id, 4);
+    }
     let (field, name) = match line {
         [b'd', b'a', b't', b'a', ..] => (Field::Data, 4),
         [b'i', b'd', ..] => (Field::Id, 2),

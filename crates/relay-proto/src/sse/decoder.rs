@@ -70,6 +70,8 @@ pub struct Decoder {
     shared_is_old: bool,
     /// Room for slices that were fed.
     scratch: BytesMut,
+    /// Size of the last text that was given away with its buffer.
+    last_huge: usize,
 }
 
 enum Input {
@@ -320,6 +322,10 @@ impl Decoder {
             self.line = BytesMut::new();
             self.block.go_over(Limit::Line, &mut self.joined);
         } else {
+            // Who sent one huge line will send another of its kind: room for it is taken once, not doubled up to.
+            if self.line.len() > KEEP / 8 && self.line.capacity() - self.line.len() < part.len() {
+                self.line.reserve(self.last_huge.saturating_sub(self.line.len()).max(part.len()));
+            }
             put(&mut self.line, part);
         }
     }
@@ -577,6 +583,9 @@ impl Decoder {
         let data = Span::new(start, joined.len());
         let kind = append(joined, &self.chunk, kind, &self.kind_held);
         let id = append(joined, &self.chunk, id, &self.id_held);
+        if joined.len() > KEEP {
+            self.last_huge = joined.len();
+        }
         let whole = |span: Span, text: &str| text.is_char_boundary(span.start());
         let (text, data, kind, id) = match checked(give(joined)) {
             // Valid as a whole does not mean that each part is: a sequence could reach from one into the next.

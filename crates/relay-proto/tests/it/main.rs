@@ -1,5 +1,9 @@
 //! Integration tests of `relay-proto`.
 
+#[path = "../../../../fuzz/src/eventsource.rs"]
+#[allow(unreachable_pub, reason = "public in the fuzz crate, which this file belongs to")]
+mod eventsource_life;
+mod eventsource_lives;
 mod sse_cases;
 mod sse_limits;
 #[path = "../../../../fuzz/src/sse.rs"]

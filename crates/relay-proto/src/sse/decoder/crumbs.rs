@@ -12,6 +12,9 @@ use crate::sse::frame::{Event, Frame, Text};
 /// Chunks up to this size, in bytes, are crumbs.
 const CRUMB: usize = 64;
 
+/// A line longer than this is not read again for the sake of its last few bytes.
+const LONG: usize = 1024;
+
 impl Decoder {
     /// Takes a chunk by copying it, if it is a crumb and all input before it is read. One that is `shared` is left to be
     /// referred to when it does not go on with a line.
@@ -23,7 +26,7 @@ impl Decoder {
         let end = find_line_end(crumb, 0);
         if end.is_none() && !self.line_ended {
             self.hold_line(crumb);
-        } else if shared && !self.carry.line {
+        } else if (shared && !self.carry.line) || self.line.len() > LONG {
             return false;
         } else {
             put(&mut self.line, crumb);
