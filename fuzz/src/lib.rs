@@ -1,3 +1,4 @@
 //! What must hold whatever the input, as plain functions: a fuzz target hands them bytes, and so do the tests.
 
+pub mod eventsource;
 pub mod sse;

@@ -57,7 +57,7 @@ impl fmt::Debug for Proxy {
 }
 
 /// Largest read from a socket, and largest response head. It is what a connection holds once it had traffic.
-const READ_BUFFER: usize = 16 << 10;
+const READ_BUFFER: usize = 8 << 10;
 
 /// Redirects that [`HttpClient::send_following`] follows.
 const MAX_REDIRECTS: u32 = 5;
@@ -277,7 +277,7 @@ impl HttpClientBuilder {
             .http2_keep_alive_interval(self.ping_interval)
             .http2_keep_alive_timeout(self.ping_interval / 2)
             .http2_initial_stream_window_size(256 << 10)
-            .http2_max_header_list_size(READ_BUFFER as u32)
+            .http2_max_header_list_size(16 << 10)
             .build(connector.clone());
         Ok(HttpClient { client, connector, request_timeout: self.request_timeout })
     }
