@@ -21,9 +21,12 @@ fn main() -> ExitCode {
     };
     match Report::of(&directory) {
         Ok(report) => {
+            if report.conversations() == 0 {
+                eprintln!("there is no *.jsonl file in {}", directory.display());
+                return ExitCode::FAILURE;
+            }
             print!("{report}");
-            let bad = report.conversations() == 0 || report.failures().next().is_some();
-            ExitCode::from(u8::from(bad))
+            ExitCode::from(u8::from(report.failures().next().is_some()))
         }
         Err(mistake) => {
             eprintln!("{mistake}");
