@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::process::{Server, fields};
-use super::wire::{history, until_head};
+use super::wire::{eventually, history, until_head};
 
 fn place() -> (TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
@@ -150,6 +150,33 @@ fn a_foreign_position_in_the_file_is_a_gap() {
     assert_ne!(stored(&path)["hash"], old["hash"]);
     assert_eq!(stored(&path)["filter"], old["filter"]);
     assert_eq!(stored(&path)["version"], json!(1));
+}
+
+/// Nothing of the log passes the filter: heartbeats move the position all the same.
+#[test]
+fn bookmarks_move_the_file_of_a_quiet_filter() {
+    let server = Server::start(&["--sim-rate", "100", "--sim-pods", "5", "--heartbeat", "50ms"]);
+    let (_dir, path) = place();
+    let client = server.follow(&["replay", "-l", "no.such/label", "--cursor-file", &path]);
+    client.until_phase("CatchupComplete");
+    let stored_after = |old: Option<&str>| {
+        eventually("the position to move", || {
+            let text = std::fs::read_to_string(&path).ok()?;
+            let hash = serde_json::from_str::<Value>(&text).expect("whole at any moment")["hash"]
+                .as_str()?
+                .to_owned();
+            (Some(hash.as_str()) != old).then_some(hash)
+        })
+    };
+    let first = stored_after(None);
+    let second = stored_after(Some(&first));
+    let third = stored_after(Some(&second));
+    let sequence = |hash: &str| {
+        let events = history(server.addr);
+        events.iter().find(|event| event["hash"] == hash).map(|event| event["sequence"].as_u64().unwrap())
+    };
+    let moved = [sequence(&first), sequence(&second), sequence(&third)];
+    assert!(moved.is_sorted() && moved[1].is_some() && moved[1] < moved[2], "{moved:?}");
 }
 
 /// The client is killed again and again, at moments it cannot foresee. What it printed over its lives covers the log.

@@ -1,14 +1,16 @@
 //! What must hold when processes are killed, connections are cut, and peers are rude.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use relay_testkit::{FaultLink, Faults};
 use serde_json::Value;
 
-use super::process::{DEADLINE, Server, fields, follow_at, key};
+use super::process::{DEADLINE, Server, fields, follow_at, key, resident_kib};
 use super::wire::{Stream, get, history, request, until_head};
 
 type Pods = BTreeMap<(String, String), Value>;
@@ -164,8 +166,47 @@ async fn pods_are_exact_on_a_bad_link() {
     assert_eq!(listed, pods_at(&history(server.addr), sequence));
 }
 
+/// Nobody reads what the client prints: it stays small, and is told what it missed.
+#[test]
+fn a_consumer_that_stalls() {
+    const EVENTS: u64 = 30_000;
+    let args = ["--sim-rate", "10000", "--sim-pods", "20", "--retain-events", "2000"];
+    let server = Server::start(&args);
+    let mut command = server.command(&["replay"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()["phase"], "CurrentSeed");
+    let head = get(server.addr, "/health").ok()["head"]["sequence"].as_u64().unwrap();
+    until_head(server.addr, head + EVENTS);
+    let resident = resident_kib(child.id());
+    assert!(resident < 100 * 1024, "{resident} KiB");
+
+    // What it had in hand comes first, whole; then the gap.
+    let (mut last, mut seen) = (None, 0);
+    let gap = loop {
+        let line = next();
+        if !line["gap"].is_null() {
+            break line;
+        }
+        if let Some(sequence) = line["event"]["sequence"].as_u64() {
+            assert!(last.is_none_or(|last| sequence == last + 1), "{last:?}, then {sequence}");
+            (last, seen) = (Some(sequence), seen + 1);
+            assert!(seen < 2 * EVENTS, "no gap although it cannot have kept up");
+        }
+    };
+    assert_eq!(gap["phase"], "GapReseed");
+    let reason = gap["gap"]["reason"].as_str().unwrap();
+    assert!(["slow-consumer", "cursor-expired"].contains(&reason), "{gap}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn a_thousand_connections_that_say_nothing() {
+    if !enough_files("faults::a_thousand_connections_that_say_nothing") {
+        return;
+    }
     let server = Server::start(&["--sim-rate", "20", "--sim-pods", "60"]);
     let silent: Vec<_> = (0..1000)
         .map(|n| {
@@ -181,9 +222,27 @@ fn a_thousand_connections_that_say_nothing() {
         server.run(&["replay", "--exit-after-phase", "Live"]).expect(0).json()[0]["phase"],
         "CurrentSeed"
     );
-    let resident = server.resident_kib();
+    let resident = resident_kib(server.pid());
     assert!(resident < 200 * 1024, "{resident} KiB");
     drop(silent);
+}
+
+/// Whether this process may open the files that a test needs. Otherwise the test has run in a process that may.
+fn enough_files(test: &str) -> bool {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let soft = line.split_whitespace().next().unwrap();
+    if soft == "unlimited" || soft.parse::<u64>().unwrap() >= 4096 {
+        return true;
+    }
+    let again = Command::new("/bin/sh")
+        .args(["-c", "ulimit -n 4096 && exec \"$0\" --exact \"$1\""])
+        .arg(std::env::current_exe().unwrap())
+        .arg(test)
+        .output()
+        .unwrap();
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stdout));
+    false
 }
 
 #[test]

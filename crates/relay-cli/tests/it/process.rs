@@ -298,12 +298,16 @@ impl Server {
         self.running.wait()
     }
 
-    /// Memory that is resident now, in KiB.
-    pub(crate) fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.pid()
     }
+}
+
+/// Memory of a process that is resident now, in KiB.
+pub(crate) fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// A client command against this base URL, with JSON output and short delays where it reconnects.

@@ -1,5 +1,7 @@
 //! The server on the wire: lists, history, parameters, problems, limits of requests.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use super::process::{Server, fields, key};
@@ -203,6 +205,17 @@ fn requests_have_limits() {
     connection.try_send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no http\r\n\r\n");
     connection.until_end();
     assert_eq!(get(server.addr, "/health").status, 200);
+}
+
+#[test]
+fn a_head_that_takes_too_long_is_cut() {
+    let server = Server::quiet(2);
+    let start = Instant::now();
+    let mut connection = Connection::open(server.addr);
+    connection.send(b"GET /pods HTTP/1.1\r\nhost: rel");
+    connection.until_end();
+    let waited = start.elapsed();
+    assert!((Duration::from_secs(8)..Duration::from_secs(25)).contains(&waited), "10 s, not {waited:?}");
 }
 
 #[test]
