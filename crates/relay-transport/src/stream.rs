@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 use http::{Request, header};
 use http_body_util::Full;
-use relay_proto::eventsource::{Attempt, Backoff, Config, End, Item, Machine, Refused, State, Stop, Want};
+use relay_proto::eventsource::{Attempt, Backoff, Config, Item, Machine, Refused, State, Stop, Want};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
@@ -57,7 +57,7 @@ impl EventStream {
     {
         Self {
             machine: Machine::new(config, random_seed()),
-            link: Link::None,
+            link: Link::none(),
             timer: Timer::new(),
             http,
             prepare: Box::new(prepare),
@@ -137,7 +137,7 @@ impl EventStream {
     /// Drops the connection and ends the stream.
     pub fn close(&mut self) {
         self.machine.close();
-        self.link = Link::None;
+        self.link.end(&Stop::Closed);
     }
 
     /// Obeys what handles have ordered. Whoever waits has registered for orders before looking for them.
@@ -181,20 +181,18 @@ impl Stream for EventStream {
                     continue;
                 }
                 Want::Item(item) => {
-                    if matches!(item, Item::Ended(_)) {
-                        this.link = Link::None;
+                    if let Item::Ended(ended) = &item {
+                        this.link.end(&ended.cause);
                     }
                     return Poll::Ready(Some(Ok(item)));
                 }
                 Want::Stop(stop) => {
-                    this.link = Link::None;
+                    this.link.close();
                     let told = std::mem::replace(&mut this.done, true) || stop == Stop::Closed;
                     return Poll::Ready((!told).then_some(Err(stop)));
                 }
-                Want::Wait(until) => {
-                    this.link = Link::None;
-                    Some(until)
-                }
+                // There is no connection while it waits, and so no input.
+                Want::Wait(until) => Some(until),
                 Want::Response(until) | Want::Bytes(until) => until,
                 _ => None,
             };
@@ -355,8 +353,4 @@ fn complete(request: &mut Request<Full<Bytes>>, attempt: &Attempt) -> Result<(),
         }
     }
     Ok(())
-}
-
-fn io(error: &Error) -> End {
-    End::Io(error.line())
 }

@@ -1,5 +1,6 @@
 //! One connection, from the request to the last byte of the answer.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -11,13 +12,19 @@ use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use relay_proto::eventsource::{Attempt, End, Refused, ResponseHead};
+use tracing::{Instrument, Span, field};
 
-use super::{complete, io};
+use super::complete;
 use crate::error::{line, shown};
 use crate::{Error, HttpClient};
 
-/// What the driver holds of a connection: nothing, an attempt, or the body of its answer.
-pub(super) enum Link {
+/// What the driver holds of a connection, and the span that its log lines stand in.
+pub(super) struct Link {
+    state: State,
+    span: Span,
+}
+
+enum State {
     None,
     Opening(BoxFuture<'static, Result<Head, Input>>),
     Open(Incoming),
@@ -38,38 +45,50 @@ pub(super) struct Head {
 }
 
 impl Link {
+    pub(super) fn none() -> Self {
+        Self { state: State::None, span: Span::none() }
+    }
+
     pub(super) fn open(
         http: HttpClient,
         request: BoxFuture<'static, Result<Request<Full<Bytes>>, Refused>>,
         attempt: Attempt,
     ) -> Self {
-        Self::Opening(Box::pin(async move {
+        let span = tracing::debug_span!("connection", url = field::Empty, attempt = attempt.number());
+        let opening = async move {
             let mut request = request.await.map_err(Input::Refused)?;
             complete(&mut request, &attempt).map_err(Input::Refused)?;
             let url = request.uri().to_string();
-            tracing::debug!(url = shown(request.uri()), attempt = attempt.number(), "connecting");
+            Span::current().record("url", shown(request.uri()));
             match http.exchange(request).await {
                 Ok(response) => Ok(Head { url, response: response.map(Some) }),
                 Err(error @ Error::Url { .. }) => Err(Input::Refused(Refused::permanent(error.line()))),
-                Err(error) => Err(Input::End(io(&error))),
+                Err(error) => Err(Input::End(End::Io(error.line()))),
             }
-        }))
+        };
+        Self { state: State::Opening(Box::pin(opening.instrument(span.clone()))), span }
+    }
+
+    /// Ends the connection, if there is one.
+    pub(super) fn close(&mut self) {
+        self.state = State::None;
     }
 
     pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
-        match self {
-            Self::None => Poll::Pending,
-            Self::Opening(opening) => opening.as_mut().poll(cx).map(|result| match result {
+        match &mut self.state {
+            State::None => Poll::Pending,
+            State::Opening(opening) => opening.as_mut().poll(cx).map(|result| match result {
                 Ok(mut head) => {
-                    *self = head.response.body_mut().take().map_or(Self::None, Self::Open);
+                    tracing::debug!(parent: &self.span, status = head.response.status().as_u16(), "answered");
+                    self.state = head.response.body_mut().take().map_or(State::None, State::Open);
                     Input::Head(head)
                 }
                 Err(input) => {
-                    *self = Self::None;
+                    self.close();
                     input
                 }
             }),
-            Self::Open(body) => loop {
+            State::Open(body) => loop {
                 match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
                     Some(Ok(frame)) => {
                         // Trailers say nothing about events.
@@ -82,6 +101,12 @@ impl Link {
                 }
             },
         }
+    }
+
+    /// The connection, or the attempt at one, is over, and why.
+    pub(super) fn end(&mut self, why: &dyn fmt::Display) {
+        tracing::debug!(parent: &self.span, %why, "ended");
+        self.close();
     }
 }
 

@@ -3,7 +3,9 @@
 
 mod bounds;
 mod client;
+mod faults;
 mod http2;
+mod log;
 mod proxy;
 mod stream;
 mod time;

@@ -1,0 +1,68 @@
+//! What is logged, at the finest level: connections and why they end, no payload and no secret.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use relay_testkit::{Reply, Script};
+use relay_transport::Secret;
+
+use crate::*;
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn connections_but_no_payload_and_no_secret() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+
+    let script = Script::new()
+        .on("/events", Reply::redirect(307, "/there?ticket=hunter2"))
+        .on("/there", Reply::sse().send("event: kind\ndata: payload\n\n"))
+        .on("/events", Reply::new(503, "text/plain", "payload"))
+        .on("/events", Reply::empty(404));
+    let peer = Peer::start(script).await;
+    let url = format!("{}/events?ticket=hunter2", peer.url());
+    let mut stream = EventStream::new(http(), quick(), move |_| {
+        let token = Secret::from("hunter2").bearer().unwrap();
+        let request = Request::get(&url).header("authorization", token).body(Full::<Bytes>::default());
+        Box::pin(std::future::ready(Ok(request.unwrap())))
+    });
+    while told(&mut stream).await != "end" {}
+
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(!text.contains("hunter2") && !text.contains("payload"), "{text}");
+    let span = |path: &str, attempt| format!("connection{{attempt={attempt} url=\"{}{path}\"}}", peer.url());
+    for line in [
+        format!("{}: relay_transport::stream::link: answered status=307", span("/events", 1)),
+        format!("{}: relay_transport::stream::link: answered status=200", span("/there", 1)),
+        format!(
+            "{}: relay_transport::stream::link: ended why=the server ended the connection",
+            span("/there", 1)
+        ),
+        format!("{}: relay_transport::stream::link: ended why=answered with status 503", span("/events", 2)),
+        format!("{}: relay_transport::stream::link: answered status=404", span("/events", 3)),
+    ] {
+        assert!(text.contains(&line), "{line}\nis not in\n{text}");
+    }
+}
