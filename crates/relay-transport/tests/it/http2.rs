@@ -9,7 +9,8 @@ use http_body_util::StreamBody;
 use hyper::body::{Frame as BodyFrame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -82,47 +83,61 @@ async fn agreed_on_in_the_handshake_and_shared() {
     assert_eq!(told(&mut two).await, "event(3)");
 }
 
+/// What a network may swallow without telling anybody.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Swallows {
+    Everything,
+    WhatTheClientSends,
+    WhatTheServerSends,
+}
+
 #[tokio::test]
 async fn a_peer_that_is_gone_is_found_by_pings() {
-    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let upstream_addr = upstream.local_addr().unwrap();
-    let (tell, mut requests) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Ok((socket, _)) = upstream.accept().await {
-            tokio::spawn(serve(socket, tell.clone()));
+    for swallows in [Swallows::Everything, Swallows::WhatTheClientSends, Swallows::WhatTheServerSends] {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream_addr = upstream.local_addr().unwrap();
+        let (tell, mut requests) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = upstream.accept().await {
+                tokio::spawn(serve(socket, tell.clone()));
+            }
+        });
+        let way = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/events", way.local_addr().unwrap());
+        let (swallow, swallowing) = watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = way.accept().await {
+                let (from_client, to_client) = client.into_split();
+                let server = TcpStream::connect(upstream_addr).await.unwrap();
+                let (from_server, to_server) = server.into_split();
+                let (up, down) =
+                    (swallows != Swallows::WhatTheServerSends, swallows != Swallows::WhatTheClientSends);
+                tokio::spawn(pass(from_client, to_server, up.then(|| swallowing.clone())));
+                tokio::spawn(pass(from_server, to_client, down.then(|| swallowing.clone())));
+            }
+        });
+        let builder = HttpClient::builder().http2_only(true).http2_ping_interval(Duration::from_millis(100));
+        let mut stream = EventStream::get(builder.build().unwrap(), quick().idle(None), &url).unwrap();
+        assert_eq!(told(&mut stream).await, "opened");
+        let (_, events) = within("a request", requests.recv()).await.unwrap();
+        say(&events, "data: 1\n\n").await;
+        assert_eq!(told(&mut stream).await, "event(1)");
+        swallow.send(true).unwrap();
+        let line = told(&mut stream).await;
+        assert!(line.starts_with("ended(error reading"), "{swallows:?}: {line}");
+    }
+}
+
+/// Passes bytes on until it is time to swallow them; both ends stay open.
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallowing: Option<watch::Receiver<bool>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(size @ 1..) = from.read(&mut buffer).await {
+        if !swallowing.as_ref().is_some_and(|now| *now.borrow())
+            && to.write_all(&buffer[..size]).await.is_err()
+        {
+            return;
         }
-    });
-    // A way there that can be blocked without anybody being told.
-    let way = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/events", way.local_addr().unwrap());
-    let (block, blocked) = watch::channel(false);
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = way.accept().await {
-            let mut blocked = blocked.clone();
-            tokio::spawn(async move {
-                let mut server = TcpStream::connect(upstream_addr).await.unwrap();
-                tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                    _ = async { drop(blocked.wait_for(|blocked| *blocked).await) } => {}
-                }
-                // Both sides stay open.
-                std::future::pending::<()>().await;
-            });
-        }
-    });
-    let http = HttpClient::builder()
-        .http2_only(true)
-        .http2_ping_interval(Duration::from_millis(100))
-        .build()
-        .unwrap();
-    let mut stream = EventStream::get(http, quick().idle(None), &url).unwrap();
-    assert_eq!(told(&mut stream).await, "opened");
-    let (_, events) = within("a request", requests.recv()).await.unwrap();
-    say(&events, "data: 1\n\n").await;
-    assert_eq!(told(&mut stream).await, "event(1)");
-    block.send(true).unwrap();
-    let line = told(&mut stream).await;
-    assert!(line.starts_with("ended(error reading"), "{line}");
+    }
 }
 
 #[tokio::test]
