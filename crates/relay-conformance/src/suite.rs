@@ -9,9 +9,12 @@ use crate::{Conversation, Mistake, play_http, play_pure};
 /// one line per way: how many conversations hold.
 #[derive(Debug)]
 pub struct Report {
-    ways: Vec<(&'static str, Vec<(String, Result<(), String>)>)>,
+    ways: Vec<(&'static str, Vec<Outcome>)>,
     about: Vec<(String, String)>,
 }
+
+/// The name of a conversation, and how it went.
+type Outcome = (String, Result<(), String>);
 
 impl Report {
     /// Plays every `*.jsonl` file of a directory, in the order of their names.

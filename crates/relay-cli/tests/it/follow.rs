@@ -14,7 +14,7 @@ const REPLAY: [&str; 7] = ["ack", "cause", "changed", "event", "gap", "phase", "
 const STATE: [&str; 5] = ["cause", "changed", "event", "gap", "pods"];
 
 /// Without the fields that `--pods` adds.
-fn without_pods<'a>(line: &'a Value) -> Vec<&'a str> {
+fn without_pods(line: &Value) -> Vec<&str> {
     fields(line).into_iter().filter(|name| *name != "pod_set").collect()
 }
 

@@ -69,7 +69,7 @@ fn pods_and_pod_print_the_flat_shape() {
     for args in
         [vec!["pod", &slashed], vec!["pod", &namespace, &name], vec!["pod", &name, "--namespace", &namespace]]
     {
-        assert_eq!(server.run(&args).expect(0).json(), [pod.clone()], "{args:?}");
+        assert_eq!(server.run(&args).expect(0).json(), std::slice::from_ref(pod), "{args:?}");
     }
     let none = server.run(&["pod", "prod/no-such-pod"]).expect(3);
     assert_eq!(none.stdout, "");

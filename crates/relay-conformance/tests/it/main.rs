@@ -1,4 +1,5 @@
 //! The conversations of this repository hold, and one that does not is found out.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use std::path::Path;
 
