@@ -90,7 +90,8 @@ fn pods_are_narrowed_by_namespaces_and_labels() {
         .to_owned();
     let label = format!("app={app}");
 
-    let cases: [(Vec<&str>, Box<dyn Fn(&Value) -> bool>); 5] = [
+    type Fits<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
+    let cases: [(Vec<&str>, Fits<'_>); 5] = [
         (vec!["-n", "prod"], Box::new(|pod| pod["namespace"] == "prod")),
         (
             vec!["-n", "prod", "--namespace", second],
