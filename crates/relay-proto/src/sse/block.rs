@@ -6,7 +6,7 @@ use core::mem;
 use core::ops::Range;
 use core::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use memchr::memchr2;
 
@@ -290,14 +290,13 @@ pub(super) fn put(buffer: &mut BytesMut, bytes: &[u8]) {
     buffer.extend_from_slice(bytes);
 }
 
-/// Appends an LF and the text.
+/// Appends an LF and the value, which `line` ends with from that position on: the byte before it comes along and turns
+/// into the LF, so that there is one copy and not two.
 #[inline]
-pub(super) fn put_line(buffer: &mut BytesMut, bytes: &[u8]) {
-    if buffer.capacity() - buffer.len() <= bytes.len() {
-        make_room(buffer, bytes.len() + 1);
-    }
-    buffer.put_u8(b'\n');
-    buffer.extend_from_slice(bytes);
+pub(super) fn put_line(buffer: &mut BytesMut, line: &[u8], value: usize) {
+    let at = buffer.len();
+    put(buffer, &line[value - 1..]);
+    buffer[at] = b'\n';
 }
 
 /// Brings data, which there is, out of the chunk into `joined`.

@@ -413,7 +413,7 @@ impl Decoder {
                     if value.len() + (self.joined.len() - data.end() + 1) > self.limits.data {
                         break Out::Over(Limit::Data);
                     }
-                    put_line(&mut self.joined, &chunk[value.range()]);
+                    put_line(&mut self.joined, &chunk[..end], value.start());
                 }
                 Field::Event => {
                     if value.len() > self.limits.kind {
@@ -525,7 +525,7 @@ impl Decoder {
                 if size + (joined.len() - block.data.end() + 1) > self.limits.data {
                     block.go_over(Limit::Data, joined);
                 } else {
-                    put_line(joined, &self.line[value..]);
+                    put_line(joined, &self.line, value);
                 }
             }
             Field::Event if size > self.limits.kind => block.go_over(Limit::Type, joined),
