@@ -157,6 +157,24 @@ async fn a_stream_can_live_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_head_is_a_problem_on_any_transport_and_drained() {
+    let relay = relay(Config::default());
+    for (request, status) in
+        [("nonsense\r\n\r\n".to_owned(), 400), (format!("GET /{}", "y".repeat(90_000)), 431)]
+    {
+        let mut line = connect(&relay);
+        line.send(&request).await;
+        let answer = line.read_to("}").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("application/problem+json"), "{answer}");
+        assert_eq!(line.end().await, 0, "the answer ends at once");
+        line.send("what was still to come is taken").await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert!(line.client.write_all(b"for a moment").await.is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn extreme_durations_are_taken() {
     let config = Config::default()
         .stream_lifetime(Duration::MAX)

@@ -85,6 +85,24 @@ async fn catching_up_comes_to_an_end_under_any_load() {
 }
 
 #[tokio::test]
+async fn who_starts_at_the_head_has_caught_up_whatever_comes_meanwhile() {
+    for by_cursor in [false, true] {
+        let (relay, publisher) = relay(Retention::default());
+        upsert(&publisher, "a", 1, "web");
+        let head = relay.log.view().hash.clone();
+        let start = if by_cursor { Start::After(head, 1) } else { Start::Latest };
+        let mut subscriber = subscribe(&relay, Filter::new(), start);
+        upsert(&publisher, "a", 2, "web");
+        let messages = piece(&mut subscriber);
+        let [Message::Connected(_), Message::CatchupComplete(complete), Message::Pod(_)] = &messages[..]
+        else {
+            panic!("{messages:?}")
+        };
+        assert_eq!((complete.sequence, complete.replayed), (Some(1), Some(0)));
+    }
+}
+
+#[tokio::test]
 async fn pieces_are_bounded() {
     let (relay, publisher) = relay(Retention::default());
     let pods = (0..20_000).map(|at| PodBuilder::new("prod", &at.to_string()).build()).collect();
