@@ -122,7 +122,7 @@ impl Backoff {
     }
 
     /// A delay of `least` plus up to a quarter of it, so that clients that were told the same time come apart.
-    pub(super) fn spread(&mut self, least: Duration) -> Duration {
+    pub fn spread(&mut self, least: Duration) -> Duration {
         least.saturating_add(self.random.below(least / 4)).max(self.floor)
     }
 

@@ -145,14 +145,18 @@ impl Machine {
             self.unauthenticated = false;
         }
         match head.status {
-            200 if head.is_event_stream() || self.config.lenient_mime => {
+            200 if (head.is_event_stream() || self.config.lenient_mime) && head.coding().is_none() => {
                 self.phase = Phase::Bytes { opened_at: now, silent_since: None };
                 self.opened = true;
                 self.refreshed = false;
             }
             200 => {
-                let kind = String::from_utf8_lossy(head.content_type()).chars().take(100).collect();
-                self.end(Cause::ContentType(kind), now);
+                let short = |text| String::from_utf8_lossy(text).chars().take(100).collect();
+                let cause = match head.coding() {
+                    Some(coding) if head.is_event_stream() => Cause::ContentEncoding(short(coding)),
+                    _ => Cause::ContentType(short(head.content_type())),
+                };
+                self.end(cause, now);
             }
             204 => self.stop(Stop::NoContent),
             301 | 302 | 303 | 307 | 308 => self.follow(trail, &head, now),

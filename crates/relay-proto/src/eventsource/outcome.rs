@@ -266,6 +266,8 @@ pub enum Cause {
     Status(u16),
     /// The server answered 200, but not with an event stream: its content type, empty when there was none.
     ContentType(String),
+    /// The server answered with an event stream in a content coding that nobody takes off, such as `gzip`.
+    ContentEncoding(String),
     /// A redirect without a place to go.
     RedirectWithoutLocation(u16),
     /// A redirect to something that is not an `http` or `https` URL.
@@ -293,6 +295,7 @@ impl fmt::Display for Cause {
             Self::ContentType(kind) => {
                 write!(f, "answered with content type {kind:?}, not text/event-stream")
             }
+            Self::ContentEncoding(coding) => write!(f, "answered in content coding {coding:?}"),
             Self::RedirectWithoutLocation(status) => write!(f, "redirected ({status}) without a Location"),
             Self::RedirectNowhere(status) => {
                 write!(f, "redirected ({status}) to something that is not an http URL")

@@ -14,6 +14,7 @@ pub struct ResponseHead<'h> {
     pub(super) status: u16,
     pub(super) url: &'h str,
     content_type: Option<&'h [u8]>,
+    content_encoding: Option<&'h [u8]>,
     retry_after: Option<&'h [u8]>,
     date: Option<&'h [u8]>,
     location: Option<&'h [u8]>,
@@ -27,6 +28,7 @@ impl<'h> ResponseHead<'h> {
             status,
             url,
             content_type: None,
+            content_encoding: None,
             retry_after: None,
             date: None,
             location: None,
@@ -36,10 +38,13 @@ impl<'h> ResponseHead<'h> {
 
     /// Takes a header of the response, if it matters; of a name that repeats, the first counts. Names are compared
     /// without case.
+    ///
+    /// Leave out the `Content-Encoding` that the driver takes off the body itself.
     #[must_use]
     pub fn header(mut self, name: &str, value: &'h [u8]) -> Self {
         let slots = [
             ("content-type", &mut self.content_type),
+            ("content-encoding", &mut self.content_encoding),
             ("retry-after", &mut self.retry_after),
             ("date", &mut self.date),
             ("location", &mut self.location),
@@ -70,13 +75,19 @@ impl<'h> ResponseHead<'h> {
         self.content_type.unwrap_or_default()
     }
 
+    /// The coding that the driver has left on the body: what a decoder would read then is no text.
+    pub(super) fn coding(&self) -> Option<&[u8]> {
+        let coding = self.content_encoding?.trim_ascii();
+        (!coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")).then_some(coding)
+    }
+
     pub(super) fn location(&self) -> Option<&str> {
         let location = core::str::from_utf8(self.location?).ok()?.trim_matches([' ', '\t']);
         (!location.is_empty()).then_some(location)
     }
 
     /// The time to wait, from seconds or from a date; `None` when there is none, it makes no sense or it is over.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+    pub fn retry_after(&self) -> Option<Duration> {
         let value = core::str::from_utf8(self.retry_after?).ok()?.trim_matches([' ', '\t']);
         let delay = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
             // So many digits that they do not fit still mean "very long".

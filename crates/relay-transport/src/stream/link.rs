@@ -1,13 +1,15 @@
 //! One connection, from the request to the last byte of the answer.
 
 use std::fmt;
+use std::io::Write;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use flate2::write::GzDecoder;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -27,7 +29,7 @@ pub(super) struct Link {
 enum State {
     None,
     Opening(BoxFuture<'static, Result<Head, Input>>),
-    Open(Incoming),
+    Open(Incoming, Option<Box<Gunzip>>),
 }
 
 /// What may come of it.
@@ -41,6 +43,7 @@ pub(super) enum Input {
 /// The head of an answer and the URL that was asked. The body is here only until the link takes it.
 pub(super) struct Head {
     url: String,
+    gunzip: bool,
     response: Response<Option<Incoming>>,
 }
 
@@ -59,9 +62,17 @@ impl Link {
             let mut request = request.await.map_err(Input::Refused)?;
             complete(&mut request, &attempt).map_err(Input::Refused)?;
             let url = request.uri().to_string();
+            if http.gzip {
+                request
+                    .headers_mut()
+                    .entry(header::ACCEPT_ENCODING)
+                    .or_insert(HeaderValue::from_static("gzip"));
+            }
             Span::current().record("url", shown(request.uri()));
             match http.exchange(request).await {
-                Ok(response) => Ok(Head { url, response: response.map(Some) }),
+                Ok(response) => {
+                    Ok(Head { url, gunzip: http.gzip && is_gzip(&response), response: response.map(Some) })
+                }
                 Err(error @ Error::Url { .. }) => Err(Input::Refused(Refused::permanent(error.line()))),
                 Err(error) => Err(Input::End(End::Io(error.line()))),
             }
@@ -80,7 +91,9 @@ impl Link {
             State::Opening(opening) => opening.as_mut().poll(cx).map(|result| match result {
                 Ok(mut head) => {
                     tracing::debug!(parent: &self.span, status = head.response.status().as_u16(), "answered");
-                    self.state = head.response.body_mut().take().map_or(State::None, State::Open);
+                    let gunzip = head.gunzip.then(Box::<Gunzip>::default);
+                    let body = head.response.body_mut().take();
+                    self.state = body.map_or(State::None, |body| State::Open(body, gunzip));
                     Input::Head(head)
                 }
                 Err(input) => {
@@ -88,14 +101,21 @@ impl Link {
                     input
                 }
             }),
-            State::Open(body) => loop {
+            State::Open(body, gunzip) => loop {
+                if let Some(gunzip) = gunzip
+                    && let Some(text) = gunzip.next().transpose()
+                {
+                    return Poll::Ready(
+                        text.map_or_else(|error| Input::End(End::Io(line(&error))), Input::Bytes),
+                    );
+                }
                 match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                    Some(Ok(frame)) => {
-                        // Trailers say nothing about events.
-                        if let Ok(bytes) = frame.into_data() {
-                            return Poll::Ready(Input::Bytes(bytes));
-                        }
-                    }
+                    // Trailers say nothing about events.
+                    Some(Ok(frame)) => match (frame.into_data(), &mut *gunzip) {
+                        (Ok(bytes), Some(gunzip)) => gunzip.packed = bytes,
+                        (Ok(bytes), None) => return Poll::Ready(Input::Bytes(bytes)),
+                        (Err(_), _) => {}
+                    },
                     Some(Err(error)) => return Poll::Ready(Input::End(End::Io(line(&error)))),
                     None => return Poll::Ready(Input::End(End::Eof)),
                 }
@@ -114,9 +134,47 @@ impl Head {
     pub(super) fn for_machine(&self) -> ResponseHead<'_> {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let mut head = ResponseHead::new(self.response.status().as_u16(), &self.url).unix_time(since_1970);
-        for (name, value) in self.response.headers() {
+        let taken_off = |name| self.gunzip && name == header::CONTENT_ENCODING;
+        for (name, value) in self.response.headers().iter().filter(|(name, _)| !taken_off(*name)) {
             head = head.header(name.as_str(), value.as_bytes());
         }
         head
+    }
+}
+
+fn is_gzip<B>(response: &Response<B>) -> bool {
+    let coding = response.headers().get(header::CONTENT_ENCODING);
+    coding.is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"gzip"))
+}
+
+/// Takes gzip off a body, little by little: whatever is packed is unpacked no faster than it is taken.
+struct Gunzip {
+    decoder: GzDecoder<Vec<u8>>,
+    packed: Bytes,
+}
+
+/// Packed bytes that are unpacked at a time. Deflate makes at most 1032 bytes of one.
+const STEP: usize = 256;
+
+impl Default for Gunzip {
+    fn default() -> Self {
+        Self { decoder: GzDecoder::new(Vec::new()), packed: Bytes::new() }
+    }
+}
+
+impl Gunzip {
+    /// More text; `None` when there is none without more packed bytes.
+    fn next(&mut self) -> std::io::Result<Option<Bytes>> {
+        while !self.packed.is_empty() {
+            let taken = self.decoder.write(&self.packed[..self.packed.len().min(STEP)])?;
+            self.decoder.flush()?;
+            // What follows the end of the packed text is not taken, and no reason to fail.
+            self.packed.advance(if taken == 0 { self.packed.len() } else { taken });
+            let text = std::mem::take(self.decoder.get_mut());
+            if !text.is_empty() {
+                return Ok(Some(text.into()));
+            }
+        }
+        Ok(None)
     }
 }

@@ -375,3 +375,61 @@ async fn polling_may_be_given_up_at_any_time() {
     assert_eq!(peer.connections(), 1);
     assert_eq!(stream.bytes_read(), 18);
 }
+
+#[tokio::test]
+async fn compressed_streams_when_wanted() {
+    use std::io::Write;
+
+    let pack = |texts: &[&str]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        let mut pieces = Vec::new();
+        for text in texts {
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.flush().unwrap();
+            pieces.push(std::mem::take(encoder.get_mut()));
+        }
+        pieces
+    };
+    let huge = format!("data:{}\n\n", "x".repeat(40 << 20));
+    let pieces = pack(&["data: a\n\n", "data: b\n\n", &huge, "data: c\n\n"]);
+    let gate = Gate::new();
+    let packed = || Reply::sse().header("content-encoding", "GZIP").chunked();
+    let script = Script::new()
+        // Each event comes when it is sent, not when a block is full.
+        .on("/events", packed().send(pieces[0].clone()).hold(&gate).send(pieces[1].clone()).cut())
+        .on("/events", packed().send("no gzip at all"))
+        .on("/events", packed().send_in(7, pieces.concat()))
+        .on("/events", Reply::sse().send("data: plain\n\n"))
+        .on("/events", packed())
+        .on("/events", Reply::empty(204));
+    let peer = Peer::start(script).await;
+    let willing = HttpClient::builder().compressed_streams(true).build().unwrap();
+    let mut stream = EventStream::get(willing, quick(), &format!("{}/events", peer.url())).unwrap();
+    assert_eq!(told_next(&mut stream, 2).await, ["opened", "event(a)"]);
+    gate.open();
+    assert_eq!(told(&mut stream).await, "event(b)");
+    assert!(told(&mut stream).await.starts_with("ended(error reading"));
+    assert_eq!(told_next(&mut stream, 2).await, ["opened", "ended(invalid gzip header)"]);
+    assert_eq!(
+        told_next(&mut stream, 11).await,
+        [
+            "opened",
+            "event(a)",
+            "event(b)",
+            "oversized(line)",
+            "event(c)",
+            "ended(the server ended the connection)",
+            "opened",
+            "event(plain)",
+            "ended(the server ended the connection)",
+            "opened",
+            "ended(the server ended the connection)",
+        ]
+    );
+    assert_eq!(peer.request(0).await.header("accept-encoding"), Some("gzip"));
+
+    let peer = Peer::start(Script::new().on("/events", packed().send(pieces[0].clone()))).await;
+    let mut stream = follow(&peer, quick());
+    assert_eq!(told(&mut stream).await, "failed(answered in content coding \"GZIP\")");
+    assert_eq!(peer.request(0).await.header("accept-encoding"), None);
+}

@@ -419,3 +419,21 @@ fn lenient_about_types_when_told_so() {
     let line = told(&mut machine, Duration::ZERO);
     assert!(line.contains("\\u{1b}") && !line.contains('\x1b'), "{line}");
 }
+
+#[test]
+fn a_stream_in_a_coding_is_no_text() {
+    for (coding, expected) in [
+        ("gzip", "failed(answered in content coding \"gzip\") wait@0.8"),
+        ("br\u{1b}", "failed(answered in content coding \"br\\u{1b}\") wait@0.8"),
+        ("identity", "opened bytes@45"),
+        (" Identity ", "opened bytes@45"),
+        ("", "opened bytes@45"),
+    ] {
+        for lenient in [false, true] {
+            let mut machine = Machine::new(plain().lenient_mime(lenient), 1);
+            drain(&mut machine, Duration::ZERO);
+            machine.handle_response(stream().header("Content-Encoding", coding.as_bytes()), Duration::ZERO);
+            assert_eq!(told(&mut machine, Duration::ZERO), expected);
+        }
+    }
+}
