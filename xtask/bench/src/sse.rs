@@ -105,7 +105,9 @@ fn instructions(corpora: &[Corpus], options: &Options) -> anyhow::Result<Vec<Res
     // The others are slower by so much that their count says nothing new.
     let counted = if options.quick { &ALL[..2] } else { &ALL[..5] };
     for corpus in corpora {
-        if corpus.name == "long-lines" || options.only.as_deref().is_some_and(|only| !corpus.name.contains(only)) {
+        if corpus.name == "long-lines"
+            || options.only.as_deref().is_some_and(|only| !corpus.name.contains(only))
+        {
             continue;
         }
         for Decoder { name, .. } in counted {

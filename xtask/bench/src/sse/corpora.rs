@@ -108,6 +108,8 @@ impl Random {
     }
 
     fn word(&mut self, length: usize) -> String {
-        (0..length).map(|_| char::from(b"abcdefghijklmnopqrstuvwxyz012345"[self.next() as usize % 32])).collect()
+        (0..length)
+            .map(|_| char::from(b"abcdefghijklmnopqrstuvwxyz012345"[self.next() as usize % 32]))
+            .collect()
     }
 }

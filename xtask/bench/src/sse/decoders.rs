@@ -77,7 +77,11 @@ fn relay(chunks: &[Bytes], sink: &mut Sink) {
     let mut decoder = relay_proto::sse::Decoder::default();
     for chunk in chunks {
         // As a reader would: what is kept is given, a few bytes in a read buffer are shown.
-        if chunk.len() < 64 { decoder.feed_slice(chunk) } else { decoder.feed(chunk.clone()) }
+        if chunk.len() < 64 {
+            decoder.feed_slice(chunk)
+        } else {
+            decoder.feed(chunk.clone())
+        }
         while let Some(frame) = decoder.next_frame() {
             if let relay_proto::sse::Frame::Event(event) = frame {
                 sink.event(event.kind(), event.data(), event.last_event_id());
@@ -182,7 +186,8 @@ struct Answer(Vec<Bytes>);
 
 impl launchdarkly_sdk_transport::HttpTransport for Answer {
     fn request(&self, _: http::Request<Option<Bytes>>) -> launchdarkly_sdk_transport::ResponseFuture {
-        let body: launchdarkly_sdk_transport::ByteStream = Box::pin(stream::iter(self.0.clone().into_iter().map(Ok)));
+        let body: launchdarkly_sdk_transport::ByteStream =
+            Box::pin(stream::iter(self.0.clone().into_iter().map(Ok)));
         let response = http::Response::builder().header("content-type", "text/event-stream").body(body);
         Box::pin(async { response.map_err(launchdarkly_sdk_transport::TransportError::new) })
     }
