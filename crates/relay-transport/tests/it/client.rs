@@ -57,8 +57,14 @@ async fn redirects_are_an_answer_unless_asked_to_follow() {
     let (http, url) = (http(), peer.url());
     assert_eq!(http.send(get(&format!("{url}/a"))).await.unwrap().status(), 302);
 
-    let response = http.send_following(get(&format!("{url}/a"))).await.unwrap();
+    let mut request = get(&format!("{url}/a"));
+    // Harmless by its name, but the caller says otherwise.
+    let mut secret = http::HeaderValue::from_static("hunter2");
+    secret.set_sensitive(true);
+    request.headers_mut().insert("user-agent", secret);
+    let response = http.send_following(request).await.unwrap();
     assert_eq!(text(response).await, "there");
+    assert_eq!(other.request(0).await.header("user-agent"), None);
     assert_eq!(peer.request_to("/b", 0).await.header("authorization"), Some("Bearer hunter2"));
     assert_eq!(other.request(0).await.header("authorization"), None);
 
