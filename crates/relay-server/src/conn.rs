@@ -306,8 +306,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         let this = self.get_mut();
         // The library flushes an answer's end and may not read again by itself: the next deadline begins here.
         let late = this.poll_deadline(cx).is_ready();
-        // An answer that turned out to be a stream to a client that is gone.
-        let gone = this.hidden_end && this.activity.phase() == Phase::Streaming;
+        // The answer is whole, or turned out to be a stream: the client is gone.
+        let gone = this.hidden_end && this.activity.phase() != Phase::Busy;
         if late || gone {
             // Have the library read, and see the end.
             this.hidden_end = false;

@@ -264,21 +264,31 @@ async fn silent_connections_make_room_for_others() {
 
 #[tokio::test]
 async fn a_client_that_half_closes_with_its_request_gets_its_answer() {
-    let rig = Rig::start(Config::default()).await;
-    let pods = (0..5000).map(|at| pod("prod", &format!("web-{at}"), 1, &["app=web"])).collect();
-    rig.publisher.relist(Scope::All, pods).unwrap();
-    for (target, ending) in [("/livez", "ok\n"), ("/pods", "]}\r\n0\r\n\r\n")] {
-        let mut peer = rig.connect().await;
-        peer.send(format!("GET {target} HTTP/1.1\r\nhost: r\r\n\r\n").as_bytes()).await;
-        peer.stream.shutdown().await.unwrap();
-        let answer = String::from_utf8(peer.rest().await).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(ending), "{target}");
+    let ahead = Rig::start(Config::default()).await;
+    let mut hashes = Vec::new();
+    for version in 1..=2 {
+        ahead.publisher.upsert(pod("prod", "web", version, &[])).unwrap();
+        hashes.push(ahead.get("/pods").await.json()["hash"].as_str().unwrap().to_owned());
     }
-    // A stream to such a client is ended before it has begun.
-    let mut peer = rig.connect().await;
-    peer.send(b"GET /events/stream?start=latest HTTP/1.1\r\nhost: r\r\n\r\n").await;
-    peer.stream.shutdown().await.unwrap();
-    peer.rest().await;
+    let rig = Rig::start(Config::default()).await;
+    // The server sees the end while it waits for these positions.
+    let mut list = rig.connect().await;
+    list.send(format!("GET /pods?at_least={} HTTP/1.1\r\nhost: r\r\n\r\n", hashes[0]).as_bytes()).await;
+    list.stream.shutdown().await.unwrap();
+    let mut stream = rig.connect().await;
+    let target = format!("/events/stream?since_hash={}", hashes[1]);
+    stream.send(format!("GET {target} HTTP/1.1\r\nhost: r\r\n\r\n").as_bytes()).await;
+    stream.stream.shutdown().await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(rig.get("/livez").await.status(), 200);
+    }
+    rig.publisher.upsert(pod("prod", "web", 1, &[])).unwrap();
+    assert_eq!(list.answer().await.json()["hash"], hashes[0]);
+    assert_eq!(list.rest().await, b"");
+    // A stream to such a client ends as soon as it is one.
+    rig.publisher.upsert(pod("prod", "web", 2, &[])).unwrap();
+    let answer = String::from_utf8(stream.rest().await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && !answer.contains("event: heartbeat"), "{answer}");
     rig.subscribers_are(0).await;
 }
 
