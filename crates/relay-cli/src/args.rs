@@ -11,10 +11,11 @@ use crate::exit::Usage;
 
 /// Follow the pods of a Kubernetes cluster through a relay, or be the relay.
 ///
-/// Every flag can also be set in the environment, as RELAY_ and its name in capitals (RELAY_URL, RELAY_TOKEN_FILE).
+/// Flags that say [env: ..] can also be set in the environment.
 /// Durations are written 500ms, 10s, 5m, 24h; sizes 64KiB, 256MiB. JSON comes as one object per line.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not authorised, 130 after Ctrl-C.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not authorised, 130 after Ctrl-C, 143 when a client is
+/// ended by SIGTERM (a server ends with 0).
 #[derive(Debug, Parser)]
 #[command(name = "relay", version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -52,17 +53,11 @@ pub(crate) struct Connect {
     /// Base URL of the relay; may carry a path prefix
     #[arg(long, env = "RELAY_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     url: String,
-    /// Token of the relay
-    #[arg(
-        long,
-        env = "RELAY_TOKEN",
-        hide_env_values = true,
-        value_name = "TOKEN",
-        conflicts_with = "token_file"
-    )]
+    /// Token of the relay [env: RELAY_TOKEN, unless a token flag is given]
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     token: Option<String>,
-    /// File with the token of the relay; read again when it changes
-    #[arg(long, env = "RELAY_TOKEN_FILE", value_name = "FILE")]
+    /// File with the token of the relay; read again when it changes [env: RELAY_TOKEN_FILE, unless a token flag is given]
+    #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Name of this consumer in the relay's metrics and logs: 1 to 128 visible ASCII characters
     #[arg(long, env = "RELAY_CLIENT_ID", value_name = "NAME")]
@@ -72,10 +67,18 @@ pub(crate) struct Connect {
 impl Connect {
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let mut builder = Client::builder(&*self.url);
-        if let Some(token) = self.token.as_deref().filter(|token| !token.is_empty()) {
+        let in_environment = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let (token, file) = match (&self.token, &self.token_file) {
+            (None, None) => match in_environment("RELAY_TOKEN") {
+                Some(token) => (Some(token), None),
+                None => (None, in_environment("RELAY_TOKEN_FILE").map(PathBuf::from)),
+            },
+            given => (given.0.clone(), given.1.clone()),
+        };
+        if let Some(token) = token.filter(|token| !token.is_empty()) {
             builder = builder.token(token);
         }
-        if let Some(file) = &self.token_file {
+        if let Some(file) = file {
             builder = builder.token_file(file);
         }
         if let Some(id) = &self.client_id {

@@ -57,12 +57,24 @@ impl Exit {
                 3
             }
             Self::Failed(error) => {
-                eprintln!("relay: {error:#}");
+                eprintln!("relay: {}", line(error));
                 code_of(error)
             }
         };
         ExitCode::from(code)
     }
+}
+
+/// The error and its sources on one line. Many errors repeat their source in their own words: each is told once.
+fn line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for part in error.chain().map(ToString::to_string) {
+        if !line.contains(&part) {
+            line += if line.is_empty() { "" } else { ": " };
+            line += &part;
+        }
+    }
+    line
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
@@ -74,6 +86,8 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
     match error.downcast_ref::<Error>() {
         Some(Error::Usage { .. }) => 2,
+        // The relay said that there is nothing more to come: that is an end, and it was named.
+        Some(Error::Finished { .. }) => 0,
         Some(error) => match error.status() {
             Some(401 | 403) => 4,
             Some(404) => 3,

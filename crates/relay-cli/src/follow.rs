@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use relay_client::{Error, Phase, Snapshot, StreamOptions};
+use relay_client::{Phase, Snapshot, SnapshotStream, StreamHandle, StreamOptions};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -28,7 +28,7 @@ pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
             message = messages.next() => message,
             exit = ending.wait() => return Ok(exit),
         };
-        let Some(message) = message.transpose().map_err(finished)? else { break };
+        let Some(message) = message.transpose()? else { break };
         let error = match message.message() {
             relay_proto::pods::Message::Undecodable(message) => Some(message.to_string()),
             _ => None,
@@ -55,7 +55,7 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
             snapshot = snapshots.next() => snapshot,
             exit = ending.wait() => return Ok(exit),
         };
-        let Some(snapshot) = snapshot.transpose().map_err(finished)? else { break };
+        let Some(snapshot) = snapshot.transpose()? else { break };
         out.line(|| snapshot_json(&snapshot, args.pods, false), || snapshot_text(&snapshot))?;
     }
     Ok(Exit::Done)
@@ -101,15 +101,28 @@ pub(crate) async fn follow_replay(
     let mut snapshots = client.stream_pod_state_with_replay(options);
     let handle = snapshots.handle();
     let mut ending = Ending::new(printing.until);
+    let exit = print_replay(&mut snapshots, &handle, &mut cursor, &mut printing, &mut ending).await;
+    // However it ended: what was processed is not to come again.
+    cursor.flush()?;
+    exit
+}
+
+async fn print_replay(
+    snapshots: &mut SnapshotStream,
+    handle: &StreamHandle,
+    cursor: &mut Cursor,
+    printing: &mut Printing,
+    ending: &mut Ending,
+) -> anyhow::Result<Exit> {
     let mut bookmarks = interval(BOOKMARKS);
     bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let exit = loop {
+    loop {
         if ending.reached(&printing.out) {
-            break Exit::Done;
+            return Ok(Exit::Done);
         }
         let snapshot = tokio::select! {
             biased;
-            exit = ending.wait() => break exit,
+            exit = ending.wait() => return Ok(exit),
             () = cursor.due() => {
                 cursor.flush()?;
                 continue;
@@ -122,31 +135,21 @@ pub(crate) async fn follow_replay(
             }
             snapshot = snapshots.next() => snapshot,
         };
-        let Some(snapshot) = snapshot.transpose().map_err(finished)? else { break Exit::Done };
+        let Some(snapshot) = snapshot.transpose()? else { return Ok(Exit::Done) };
         printing.out.line(|| snapshot_json(&snapshot, printing.pods, true), || snapshot_text(&snapshot))?;
         handle.finish();
         if let Some(ack) = handle.acknowledgement() {
             cursor.acknowledge(ack)?;
         }
         if printing.exit_after.is_some_and(|phase| reaches(&snapshot, phase)) {
-            break Exit::Done;
+            return Ok(Exit::Done);
         }
-    };
-    cursor.flush()?;
-    Ok(exit)
+    }
 }
 
 /// Live is entered with the list after the catch-up, even when no event comes.
 fn reaches(snapshot: &Snapshot, phase: Phase) -> bool {
     snapshot.phase == phase || (phase == Phase::Live && snapshot.is_live())
-}
-
-/// A relay that has nothing more to send is an end, not a failure; it is named on stderr.
-fn finished(error: Error) -> anyhow::Error {
-    if matches!(error, Error::Finished { .. }) {
-        tracing::warn!("{error}");
-    }
-    error.into()
 }
 
 /// When a command ends by itself: a number of lines, a time, a signal.
@@ -158,7 +161,8 @@ struct Ending {
 
 impl Ending {
     fn new(until: Until) -> Self {
-        let deadline = until.time.map(|time| Instant::now() + time);
+        // A time beyond the clock is for ever.
+        let deadline = until.time.and_then(|time| Instant::now().checked_add(time));
         Self { max: until.max, deadline, signal: Box::pin(signalled()) }
     }
 

@@ -67,7 +67,7 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
         .types(types.collect::<Result<_, _>>()?)
         .filter(args.which.filter()?);
     let mut out = Output::new(args.print);
-    let deadline = args.until.time.map(|time| tokio::time::Instant::now() + time);
+    let deadline = args.until.time.and_then(|time| tokio::time::Instant::now().checked_add(time));
     let work = async {
         let mut print = async |event: relay_client::PodEvent| {
             out.line(|| event_json(&event), || event_text(&event))?;

@@ -3,14 +3,15 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use relay_proto::eventsource::ResponseHead;
 use relay_proto::pods::{
     Endpoints, EventHash, EventPage, Filter, Health, ListDecoder, ListFormat, ListLimits, Pod, PodEvent,
     PodList, Problem, Session,
@@ -83,6 +84,11 @@ impl Client {
             let response = self.send(request, true).await?;
             let content_type =
                 response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+            let essence = content_type.split(';').next().unwrap_or("").trim();
+            if essence.eq_ignore_ascii_case("text/html") {
+                let what = AnswerError::Unexpected(format!("content type {essence}, not a list"));
+                return Err(Error::Answer { url: url.clone(), source: what });
+            }
             let mut decoder =
                 ListDecoder::new(ListFormat::from_content_type(content_type), self.inner.list_limits);
             let answer = |error| Error::Answer { url: url.clone(), source: AnswerError::List(error) };
@@ -170,7 +176,7 @@ impl Client {
     /// Whether the relay says that it is well, and its health document.
     ///
     /// # Errors
-    /// When the relay cannot be reached or answers with anything but 200 or 503.
+    /// When the relay cannot be reached, or answers with anything but 200 or 503 and a JSON object.
     pub async fn health(&self) -> Result<(bool, Health), Error> {
         let request = self.inner.requests.get(&self.inner.requests.endpoints.health, &[]);
         let url = display_url(&request);
@@ -181,7 +187,15 @@ impl Client {
                 return Err(self.refusal(&url, response).await);
             }
             let body = self.read_body(&url, response.into_body(), MAX_PROBLEM).await?;
-            Ok((status == StatusCode::OK, Health::from_body(&body)))
+            let health = Health::from_body(&body);
+            if !health.raw.is_object() {
+                let what = AnswerError::Unexpected("not a health document".into());
+                return Err(Error::Answer { url: url.clone(), source: what });
+            }
+            Ok((
+                status == StatusCode::OK && health.status.as_deref().is_none_or(|status| status == "ok"),
+                health,
+            ))
         })
         .await
     }
@@ -307,11 +321,17 @@ impl Client {
 
     async fn refusal(&self, url: &str, response: Response<Incoming>) -> Error {
         let status = response.status().as_u16();
-        let seconds =
-            response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut head = ResponseHead::new(status, url).unix_time(since_1970);
+        for name in [RETRY_AFTER, DATE] {
+            if let Some(value) = response.headers().get(&name) {
+                head = head.header(name.as_str(), value.as_bytes());
+            }
+        }
+        let retry_after = head.retry_after();
         let body = self.read_body(url, response.into_body(), MAX_PROBLEM).await.unwrap_or_default();
         let problem = Box::new(Problem::from_body(status, &body));
-        Error::Refused { url: url.into(), problem, retry_after: seconds.map(Duration::from_secs) }
+        Error::Refused { url: url.into(), problem, retry_after }
     }
 
     async fn read_body(&self, url: &str, mut body: Incoming, limit: usize) -> Result<Bytes, Error> {

@@ -17,7 +17,7 @@ use relay_transport::{EventStream, Secret};
 
 use crate::client::display_url;
 use crate::session::{RelaySessions, SessionMode, SessionSource};
-use crate::{Client, Error, StreamOptions};
+use crate::{AnswerError, Client, Error, StreamOptions};
 
 /// Least and most that a relay's `retry` counts for.
 const RETRY_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
@@ -33,7 +33,7 @@ pub(crate) enum Incoming {
     /// It said something.
     Message(RawMessage),
     /// It ended, or an attempt failed; another follows when it is asked for more.
-    Ended { opened: bool, cause: String },
+    Ended { opened: bool, cause: String, error: Box<Error> },
 }
 
 /// One stream over as many connections as it takes. Nothing happens unless it is asked for more, and asking is
@@ -214,7 +214,20 @@ impl Connection {
         } else {
             tracing::warn!(url = self.url, ?delay, attempt = ended.attempt, "{cause}; connecting again");
         }
-        Incoming::Ended { opened: ended.opened, cause }
+        let url = self.url.clone();
+        let refusal = self.shared.with(|shared| shared.refusal.take());
+        let error = match (&ended.cause, refusal) {
+            (Cause::Status(status), _) => {
+                let problem = Box::new(Problem::from_body(*status, &ended.body));
+                Error::Refused { url, problem, retry_after: None }
+            }
+            (Cause::ContentType(_), _) => {
+                Error::Answer { url, source: AnswerError::Unexpected(cause.clone()) }
+            }
+            (Cause::Refused(_), Some(refusal)) => refusal,
+            _ => Error::Transport { url, source: cause.clone().into() },
+        };
+        Incoming::Ended { opened: ended.opened, cause, error: Box::new(error) }
     }
 
     fn stopped(&mut self, stop: Stop) -> Error {
@@ -363,16 +376,9 @@ impl Stream for MessageStream {
                     }
                     return Poll::Ready(Some(Ok(message)));
                 }
-                Ok(Incoming::Ended { opened, cause }) => {
+                Ok(Incoming::Ended { opened, error, .. }) => {
                     self.done = true;
-                    if opened {
-                        return Poll::Ready(None);
-                    }
-                    let url = self.connection.url().to_owned();
-                    let refusal = self.connection.shared.with(|shared| shared.refusal.take());
-                    return Poll::Ready(Some(Err(
-                        refusal.unwrap_or(Error::Transport { url, source: cause.into() })
-                    )));
+                    return Poll::Ready((!opened).then_some(Err(*error)));
                 }
                 Err(error) => {
                     self.done = true;

@@ -87,9 +87,9 @@ pub enum AnswerError {
     /// A session without an id.
     #[error(transparent)]
     Session(#[from] InvalidSession),
-    /// The answer to a stream's request was something else.
+    /// Something else than what was asked for: a page of a proxy, say.
     #[error("{0}")]
-    NotAStream(String),
+    Unexpected(String),
 }
 
 /// Who is to blame for an [`Error`].
@@ -110,6 +110,7 @@ impl Error {
     /// Who is to blame.
     pub fn blame(&self) -> Blame {
         match self {
+            Self::Refused { problem, .. } if matches!(problem.status, 408 | 425 | 429) => Blame::Relay,
             Self::Refused { problem, .. } if matches!(problem.status, 400..=499) => Blame::Caller,
             Self::Refused { .. } | Self::Answer { .. } | Self::Finished { .. } | Self::Message { .. } => {
                 Blame::Relay

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::{BoxStream, unfold};
@@ -14,6 +15,9 @@ use relay_state::{Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step
 use crate::connection::{Connection, Incoming, RawMessage};
 use crate::status::{Freshness, StreamHandle};
 use crate::{Client, Error, StreamOptions};
+
+/// Most that a relay's Retry-After for a list counts for, before up to a quarter is added.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Snapshots of the pods: a `Stream` that reconnects, resumes and reseeds by itself.
 ///
@@ -179,8 +183,11 @@ impl Driver {
                 Err(error) => return Err(error),
             };
             self.handle.stale(&cause);
-            // What a relay asks for is the least; others may have been told the same.
-            let delay = self.backoff.next_delay() + delay.unwrap_or_default();
+            // What a relay asks for is the least, within reason; others may have been told the same.
+            let delay = match delay {
+                Some(delay) => self.backoff.spread(delay.min(LONGEST_RETRY_AFTER)),
+                None => self.backoff.next_delay(),
+            };
             tracing::warn!(?delay, "{cause}; asking for the list again");
             self.reading_ahead(tokio::time::sleep(delay)).await;
         }

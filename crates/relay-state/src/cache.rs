@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// The current pods, folded from a seed and the events after it.
 ///
-/// Rules (`docs/protocol.md`, "Folding"): events at or below the seed's position are already inside; with sequences
+/// Rules (`docs/protocol.md`, "Cache"): events at or below the seed's position are already inside; with sequences
 /// the order of arrival decides; without them versions, uids and tombstones do. An odd event (a deletion of an absent
 /// pod, an addition of a present one) is applied by its meaning and counted, never an error.
 ///
@@ -48,24 +48,24 @@ impl PodCache {
         changes
     }
 
-    /// Applies one event of a stream whose epoch is `epoch`.
+    /// Applies one event of a stream whose epoch is `epoch`. Without an epoch its sequence says nothing: whether the seed
+    /// is of the same log is not known.
     pub fn apply(&mut self, event: &PodEvent, epoch: Option<&Epoch>) -> Applied {
-        let inside =
-            event.sequence.zip(self.seeded_at.as_ref()).is_some_and(|(sequence, (seed_epoch, at))| {
-                let same_epoch = seed_epoch.is_none() || epoch.is_none() || seed_epoch.as_ref() == epoch;
-                same_epoch && sequence <= *at
-            });
+        let sequence = event.sequence.filter(|_| epoch.is_some());
+        let inside = sequence
+            .zip(self.seeded_at.as_ref())
+            .is_some_and(|(sequence, (seed_epoch, at))| seed_epoch.as_ref() == epoch && sequence <= *at);
         if inside {
             self.counts.superseded += 1;
             return Applied::none(Outcome::Superseded);
         }
-        if event.sequence.is_none()
+        if sequence.is_none()
             && let Some(outcome) = self.judge_without_sequence(event)
         {
             return Applied::none(outcome);
         }
         let applied = self.apply_as_it_stands(event);
-        if event.sequence.is_none() {
+        if sequence.is_none() {
             self.remember_deletion(event);
         }
         applied

@@ -397,6 +397,10 @@ impl Continuity {
             caught_up: false,
             delivered: false,
         };
+        if connected.epoch.is_none() {
+            // Nothing says that this is the log of the last connection: sequences of the two do not compare.
+            self.last.sequence = None;
+        }
         let Some(start) = &connected.resumes_after else { return };
         let Some(wanted) = &self.resume else {
             self.epoch.clone_from(&connected.epoch);
@@ -464,6 +468,7 @@ impl Continuity {
         }
         if cause == HoleCause::NotConnected && !matches!(message, Message::Connected(_)) {
             self.link.filtered = self.narrowed;
+            self.link.contiguous = !self.narrowed;
         }
         Verdict::GapBefore(self.own_gap(GapReason::Hole, hash, sequence))
     }

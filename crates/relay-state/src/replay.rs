@@ -345,9 +345,10 @@ impl Replay {
         }
         let stream_epoch = self.continuity.epoch();
         let other_epoch = stream_epoch.zip(list.epoch.as_ref()).is_some_and(|(stream, seed)| stream != seed);
+        let same_epoch = stream_epoch.is_some() && stream_epoch == list.epoch.as_ref();
         let behind =
             list.sequence.zip(self.continuity.last_sequence()).is_some_and(|(seed, stream)| seed < stream);
-        if behind && !other_epoch {
+        if behind && same_epoch {
             return Ok(SeedVerdict::TooOld);
         }
         let changed = self.cache.seed(&list);
@@ -554,5 +555,7 @@ impl Replay {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

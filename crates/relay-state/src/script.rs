@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `seed@5` `seed@5f` `seed` | a list at that position; without one |
 //! | `conn@3` `conn@3f` | `connected`, unfiltered, resuming after that position |
-//! | `narrow@3` `bare` | the same, filtered; without any field |
+//! | `narrow@3` `anon@3` `bare` | the same, filtered; without an epoch; without any field |
 //! | `pod@6` `pod@6#2` `pod@6<4` | MODIFIED of pod `p`, following its predecessor, or that position |
 //! | `catch@6` `hb@6` `hb!@6` `stale@6` | `catchup_complete`; heartbeats: caught up, `catching_up`, stale source |
 //! | `gap@9` `bad@6` `big@6` `bad` | a relay's gap; a pod that cannot be read, is too large, or has no id |
@@ -85,6 +85,7 @@ pub(crate) fn input(word: &str) -> Input {
         "seed" => Input::Seed(seed(at.as_ref())),
         "conn" => message("connected", json!({"epoch": epoch, "resumes_after": start, "filtered": false})),
         "narrow" => message("connected", json!({"epoch": epoch, "resumes_after": start, "filtered": true})),
+        "anon" => message("connected", json!({"resumes_after": start, "filtered": false})),
         "bare" => message("connected", json!({})),
         "pod" => message("pod", pod("MODIFIED")),
         "type" => message("pod", pod("RENAMED")),

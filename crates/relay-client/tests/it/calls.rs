@@ -176,14 +176,16 @@ async fn health_is_a_document_with_either_status() {
     let down = json!({"status": "degraded", "subscribers": 3});
     let down = Mock::given(path("/down/health")).respond_with(ResponseTemplate::new(503).set_body_json(down));
     let odd = Mock::given(path("/odd/health")).respond_with(ResponseTemplate::new(500));
-    for mock in [up, down, odd] {
+    let page = ResponseTemplate::new(200).set_body_raw("<html>", "text/html");
+    let page = Mock::given(path("/page/health")).respond_with(page);
+    for mock in [up, down, odd, page] {
         mock.mount(&server).await;
     }
     let at = |prefix: &str| super::client(&format!("{}/{prefix}", server.uri()));
     assert!(at("up").is_healthy().await);
     let (healthy, health) = at("down").health().await.unwrap();
     assert_eq!((healthy, health.status.as_deref(), health.subscribers), (false, Some("degraded"), Some(3)));
-    assert!(!at("odd").is_healthy().await);
+    assert!(!at("odd").is_healthy().await && !at("page").is_healthy().await);
     assert_eq!(at("odd").health().await.unwrap_err().status(), Some(500));
     assert!(!super::client("http://127.0.0.1:1").is_healthy().await);
 }
@@ -200,7 +202,7 @@ async fn a_list_that_cannot_be_trusted_is_an_error_and_never_short() {
             ResponseTemplate::new(200).set_body_raw("{\"pods\":[{\"namespace\":\"a\"", "application/json"),
             "EOF",
         ),
-        ("/html", ResponseTemplate::new(200).set_body_raw("<html>", "text/html"), "line 1"),
+        ("/html", ResponseTemplate::new(200).set_body_raw("<html>", "text/html"), "text/html"),
     ] {
         Mock::given(path(format!("{at}/pods"))).respond_with(answer).mount(&server).await;
         let error = super::client(&format!("{}{at}", server.uri())).pods(&Filter::new()).await.unwrap_err();
@@ -217,7 +219,7 @@ async fn errors_say_who_is_to_blame_and_whether_a_retry_helps() {
         (401, "unauthenticated", Blame::Caller, false),
         (404, "not-found", Blame::Caller, false),
         (410, "cursor-expired", Blame::Caller, false),
-        (429, "too-many-streams", Blame::Caller, true),
+        (429, "too-many-streams", Blame::Relay, true),
         (500, "oops", Blame::Relay, true),
         (501, "storage-disabled", Blame::Relay, false),
         (503, "not-ready", Blame::Relay, true),

@@ -435,6 +435,22 @@ async fn a_silent_connection_is_dropped_after_three_heartbeats() {
 }
 
 #[tokio::test]
+async fn a_list_waits_as_long_as_the_relay_asks_and_a_quarter_more_at_most() {
+    for (header, least) in [("20", 20), ("18446744073709551615", 3600), ("Sun, 06 Nov 1994 08:49:57 GMT", 20)]
+    {
+        let busy =
+            Reply::empty(503).header("retry-after", header).header("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+        let peer = Peer::start(RelayScript::new("e").on("/pods", busy).seed(1, [])).await;
+        let clock = Clock::freeze();
+        let client = Client::builder(peer.url()).build().unwrap();
+        let mut stream = client.stream_pod_state_with_replay(relay_client::StreamOptions::new());
+        clock.run(Duration::from_secs(1), next(&mut stream)).await;
+        let (waited, least) = (clock.elapsed(), Duration::from_secs(least));
+        assert!(waited >= least && waited < least * 5 / 4 + Duration::from_secs(2), "{header}: {waited:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_relay_that_refuses_for_good_ends_the_stream() {
     let script = RelayScript::new("e")
         .seed(1, [])

@@ -58,6 +58,22 @@ async fn some_answers_are_final_and_named() {
 }
 
 #[tokio::test]
+async fn a_raw_stream_says_why_it_could_not_be_opened() {
+    for (reply, status, why) in [
+        (Reply::json(503, &json!({"code": "not-ready"})), Some(503), "not-ready"),
+        (Reply::new(200, "text/html", "<html>"), None, "text/html"),
+        (Reply::raw().cut(), None, "/events/stream"),
+    ] {
+        let peer = Peer::start(RelayScript::new("e").on("/events/stream", reply)).await;
+        let mut stream = Client::builder(peer.url()).build().unwrap().stream(options());
+        let error = within("the end", stream.next()).await.unwrap().unwrap_err();
+        assert_eq!(error.status(), status, "{error}");
+        assert!(error.to_string().contains(why) && error.is_retryable(), "{error}");
+        assert!(stream.next().await.is_none());
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_is_refused_ends_the_stream_with_the_relays_words() {
     let refusal = Reply::json(401, &json!({"code": "unauthenticated", "detail": "no such token"}));
     let peer = Peer::start(RelayScript::new("e").on("/auth/session", refusal)).await;

@@ -261,7 +261,8 @@ serde_by_name! { EventType GapReason ClosingReason SourceState }
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Gap {
-    /// Why.
+    /// Why; `unspecified` when the relay does not say.
+    #[serde(default = "unspecified")]
     pub reason: GapReason,
     /// The epoch of the log that goes on.
     #[serde(default)]
@@ -284,6 +285,10 @@ pub struct Gap {
     /// Its sequence.
     #[serde(default)]
     pub sequence: Option<u64>,
+}
+
+fn unspecified() -> GapReason {
+    GapReason::Other("unspecified".into())
 }
 
 impl Gap {
@@ -592,7 +597,7 @@ mod tests {
             ("pod", r#"{"type":"ADDED","hash":"a b","pod":{"namespace":"a","name":"b"}}"#, "visible ASCII"),
             ("message", "{", "EOF"),
             ("connected", "[1]", "an array"),
-            ("gap", "{}", "reason"),
+            ("gap", "[]", "an array"),
         ] {
             let found = undecodable(event, "", data);
             assert!(found.reason.contains(why), "{event} {data}: {}", found.reason);
@@ -611,5 +616,7 @@ mod tests {
         assert_eq!((beat.catching_up, beat.source), (true, Some(SourceState::Stale)));
         let Message::Gap(gap) = Message::decode("gap", "", r#"{"reason":"new-reason"}"#) else { panic!() };
         assert_eq!(gap.reason.as_str(), "new-reason");
+        let Message::Gap(gap) = Message::decode("gap", "", "{}") else { panic!() };
+        assert_eq!(gap.reason.as_str(), "unspecified");
     }
 }

@@ -52,6 +52,7 @@ const RULES: &[(&str, Option<&str>, &str, &str, &str)] = &[
     ("1-heartbeat-first",          Some("h3"), "| hb@3", "hole:NotConnected", "h3"),
     ("1-undecodable-first",        Some("h3"), "| bad@4", "hole:NotConnected", "h3"),
     ("1-pod-first-twice",          Some("h3"), "pod@4 | pod@4", "gap-before:hole@h3/3 ok", "h4"),
+    ("1-goes-on-as-unfiltered",    Some("h3"), "pod@4 pod@4 | pod@6", "hole:SequenceJump", "h4"),
     ("1-second-connected",         Some("h3"), "conn@3 | conn@3", "hole:SecondConnected", "h3"),
     ("1-second-connected-twice",   Some("h3"), "conn@3 conn@3 conn@3 | conn@3", "gap-before:hole@h3/3 ok", "h3"),
     ("1-closing-and-unknown-pass", Some("h3"), "| closing new", "ok Unknown", "h3"),
@@ -120,6 +121,9 @@ const RULES: &[(&str, Option<&str>, &str, &str, &str)] = &[
     // a relay that says nothing about itself
     ("9-bare",                     Some("h3"), "bare | pod@4 pod@4", "ok Duplicate", "h4"),
     ("9-bare-resume",              Some("h3"), "bare pod@4 drop bare | pod@4 pod@5", "Duplicate ok", "h5"),
+    ("9-no-epoch-same-log",        Some("h3"), "anon@3 pod@4 drop anon@4 | pod@5", "ok", "h5"),
+    ("9-no-epoch-other-log",       Some("h3"), "anon@3 pod@4 drop anon@0x | pod@1x", "hole:UnannouncedGap", "h4"),
+    ("9-no-epoch-other-log-twice", Some("h3"), "anon@3 pod@4 drop anon@0x pod@1x anon@0x | pod@1x", "gap-before:hole@h0/0 ok", "x1"),
     ("9-unknown-type-moves",       Some("h3"), "conn@3 | type@4", "ok", "h4"),
 ];
 
