@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use relay_proto::pods::{Problem, ProblemCode};
@@ -92,11 +92,20 @@ impl Relay {
         if head_size(head) > MAX_HEAD {
             return Err(Box::new(Problem::new(ProblemCode::HeadTooLarge, HEAD_RULE)));
         }
+        // What is there, and how it is asked for, is nothing for who may not ask at all.
+        let open = matches!(route, Some(Route::Health | Route::Livez | Route::Readyz | Route::Metrics));
+        let known_to_be_wrong = match &route {
+            None => true,
+            Some(route) => !allows(route.methods(), &head.method),
+        };
+        if known_to_be_wrong && !open && head.uri.path() != "/" {
+            self.authenticate(&head.headers)?;
+        }
         let Some(route) = route else {
             return Err(not_found("the relay serves no such path"));
         };
         let allow = route.methods();
-        if !allow.split(", ").any(|method| method == head.method.as_str()) {
+        if !allows(allow, &head.method) {
             return Ok(Ok(respond::method_not_allowed(allow)));
         }
         if route == Route::Session {
@@ -220,6 +229,10 @@ fn credential(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.as_bytes().trim_ascii().split_at_checked(7)?;
     let token = token.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+}
+
+fn allows(methods: &str, method: &Method) -> bool {
+    methods.split(", ").any(|allowed| allowed == method.as_str())
 }
 
 fn not_found(detail: &str) -> Refusal {

@@ -32,9 +32,6 @@ pub(crate) async fn page(
     let limit = query.limit()?;
     let changes = query.changes()?;
     let asked = query.filter()?;
-    if since.is_some() && before.is_some() {
-        return Err(refuse("before_hash: it is not given together with since_hash"));
-    }
     if let Some((namespace, _)) = pod {
         principal.check(namespace)?;
     }
@@ -43,35 +40,21 @@ pub(crate) async fn page(
     let select = Select { filter, changes, pod };
 
     let store = &*relay.log.store;
-    let cursor_name = if before.is_some() { "before_hash" } else { "since_hash" };
-    let cursor = match since.or(before) {
-        Some(cursor) => match relay.log.resolve_within(cursor, relay.config.wait).await {
-            Ok(Resolved::At(sequence)) => Some(sequence),
-            Ok(Resolved::Ahead(_)) => {
-                return Err(not_ready(
-                    "since_hash, before_hash: the relay has not reached that position yet",
-                ));
-            }
-            Ok(Resolved::Expired(_)) => {
-                return Ok(gone(ProblemCode::CursorExpired, cursor_name, &store.bounds()));
-            }
-            Ok(Resolved::Unknown) => {
-                return Ok(gone(ProblemCode::CursorUnknown, cursor_name, &store.bounds()));
-            }
-            Err(_) => return Err(not_ready("the store cannot be read")),
-        },
-        None => None,
+    let since = match place(relay, "since_hash", since).await? {
+        Ok(since) => since,
+        Err(gone) => return Ok(gone),
+    };
+    let before = match place(relay, "before_hash", before).await? {
+        Ok(before) => before,
+        Err(gone) => return Ok(gone),
     };
     let bounds = store.bounds();
-    let (after, until) = match cursor {
-        Some(since_sequence) if since.is_some() => (since_sequence, bounds.head),
+    if before.is_some_and(|before| before <= bounds.base + 1 && bounds.base > 0) {
         // The event that stood before it is gone, though not because the log begins there.
-        Some(before_sequence) if before_sequence <= bounds.base + 1 && bounds.base > 0 => {
-            return Ok(gone(ProblemCode::CursorExpired, cursor_name, &bounds));
-        }
-        Some(before_sequence) => (bounds.base, before_sequence.saturating_sub(1)),
-        None => (bounds.base, bounds.head),
-    };
+        return Ok(gone(ProblemCode::CursorExpired, "before_hash", &bounds));
+    }
+    let after = since.unwrap_or(bounds.base);
+    let until = before.map_or(bounds.head, |before| before.saturating_sub(1));
     let mut page =
         Writer { out: b"{\"events\":[".to_vec(), last: None, count: 0, limit, more: false, with_previous };
     let scanned = if newest_first {
@@ -81,10 +64,29 @@ pub(crate) async fn page(
     };
     match scanned {
         Ok(Scan::Whole) => {}
-        Ok(Scan::StartGone) => return Ok(gone(ProblemCode::CursorExpired, cursor_name, &store.bounds())),
+        Ok(Scan::StartGone) => return Ok(gone(ProblemCode::CursorExpired, "since_hash", &store.bounds())),
         Err(_) => return Err(not_ready("the store cannot be read")),
     }
     Ok(respond::full(StatusCode::OK, "application/json", page.finish()))
+}
+
+/// The sequence of a cursor, or the answer that says that it has none any more.
+async fn place(
+    relay: &Relay,
+    parameter: &'static str,
+    cursor: Option<&str>,
+) -> Result<Result<Option<u64>, Response<Body>>, Refusal> {
+    let Some(cursor) = cursor else { return Ok(Ok(None)) };
+    let code = match relay.log.resolve_within(cursor, relay.config.wait).await {
+        Ok(Resolved::At(sequence)) => return Ok(Ok(Some(sequence))),
+        Ok(Resolved::Ahead(_)) => {
+            return Err(not_ready(&format!("{parameter}: the relay has not reached that position yet")));
+        }
+        Ok(Resolved::Expired(_)) => ProblemCode::CursorExpired,
+        Ok(Resolved::Unknown) => ProblemCode::CursorUnknown,
+        Err(_) => return Err(not_ready("the store cannot be read")),
+    };
+    Ok(Err(gone(code, parameter, &relay.log.store.bounds())))
 }
 
 /// What a page is narrowed to.

@@ -39,8 +39,9 @@ impl Query {
         let mut values = self.all(name);
         let first = values.next();
         match values.next() {
-            // The value is not quoted: it may be a ticket.
-            Some(_) => Err(refuse(&format!("{name}: stands once at most"))),
+            // A ticket is a secret.
+            Some(_) if name == "session_id" => Err(refuse("session_id: stands once at most")),
+            Some(again) => Err(invalid(InvalidParameter::new(name, again, "stands once at most"))),
             None => Ok(first),
         }
     }
