@@ -260,13 +260,24 @@ impl Stream {
     /// `Err`: any answer that is no event stream.
     #[track_caller]
     pub(crate) fn open_with(addr: SocketAddr, query: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
+        Self::almost(addr, query, headers).go()
+    }
+
+    /// Sends the request but for its last byte.
+    #[track_caller]
+    pub(crate) fn almost(addr: SocketAddr, query: &str, headers: &[(&str, &str)]) -> Almost {
         let mut connection = Connection::open(addr);
         let target = format!("/events/stream{query}");
         let mut text = format!("GET {target} HTTP/1.1\r\nhost: relay\r\naccept: text/event-stream\r\n");
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
-        connection.send((text + "\r\n").as_bytes());
+        connection.send((text + "\r").as_bytes());
+        Almost(connection)
+    }
+
+    #[track_caller]
+    fn opened(mut connection: Connection) -> Result<Self, Answer> {
         let head = connection.head();
         if head.status == 200 {
             return Ok(Self { connection, head, text: Vec::new() });
@@ -332,6 +343,17 @@ impl Stream {
     #[track_caller]
     pub(crate) fn until_end(&mut self) {
         self.connection.until_end();
+    }
+}
+
+/// A stream request that waits for its last byte.
+pub(crate) struct Almost(Connection);
+
+impl Almost {
+    #[track_caller]
+    pub(crate) fn go(mut self) -> Result<Stream, Answer> {
+        self.0.send(b"\n");
+        Stream::opened(self.0)
     }
 }
 
