@@ -17,8 +17,18 @@ pub struct Session {
     #[serde(default, alias = "expiresAt")]
     pub expires_at: Option<Timestamp>,
     /// The same as seconds from now, for clients whose clock is off.
-    #[serde(default, alias = "expiresInSeconds")]
+    #[serde(default, alias = "expiresInSeconds", serialize_with = "seconds")]
     pub expires_in_seconds: Option<f64>,
+}
+
+/// Whole seconds are written without a point.
+fn seconds<S: serde::Serializer>(seconds: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match seconds {
+        Some(whole) if whole.fract() == 0.0 && (0.0..=1e15).contains(whole) => {
+            serializer.serialize_u64(*whole as u64)
+        }
+        other => other.serialize(serializer),
+    }
 }
 
 impl Session {
@@ -93,6 +103,7 @@ mod tests {
                     .unwrap();
             assert_eq!((session.session_id.as_str(), session.expires_in_seconds), ("s3cret", Some(30.0)));
             assert!(!format!("{session:?}").contains("s3cret"));
+            assert!(serde_json::to_string(&session).unwrap().ends_with("\"expires_in_seconds\":30}"));
         }
         for bad in ["", "{}", r#"{"session_id":""}"#, r#"{"session_id":5}"#] {
             assert!(Session::from_json(bad.as_bytes()).is_err(), "{bad}");
