@@ -34,7 +34,7 @@ struct Session {
     used: Mutex<bool>,
 }
 
-/// A ticket that was good when it was looked at. Nothing is used up before [`Self::redeem`].
+/// A ticket that was good when it was looked at. Nothing is used up before [`Sessions::redeem`].
 #[derive(Debug)]
 pub(crate) struct Ticket(Arc<Session>);
 
@@ -74,22 +74,41 @@ impl Sessions {
         let unknown = |detail| Box::new(Problem::new(ProblemCode::SessionUnknown, detail));
         let session = self.held().by_digest.get(blake3::hash(id.as_bytes()).as_bytes()).cloned();
         let session = session.ok_or_else(|| unknown("session_id: no such session"))?;
-        if session.principal.revoked.is_cancelled() {
-            return Err(unknown("session_id: the credential it was made with is no longer valid"));
-        }
         if let (Some(given), Some(bound)) = (client_id, &session.client_id)
             && given != bound
         {
             return Err(unknown("session_id: it was made for another client_id"));
         }
-        if *session.used.lock().unwrap_or_else(PoisonError::into_inner) {
-            return Err(used());
-        }
-        if self.clock.unix_millis() >= session.expires_at {
-            let detail = format!("session_id: it was valid for {} s", self.ttl.as_secs_f64());
-            return Err(Box::new(Problem::new(ProblemCode::SessionExpired, detail)));
-        }
+        self.check(&session, *session.used())?;
         Ok(Ticket(session))
+    }
+
+    /// Uses a ticket: of several that hold it, exactly one succeeds. Its position may have been waited for, so that it is
+    /// looked at once more.
+    ///
+    /// # Errors
+    /// As [`Self::look_up`]; the ticket is then not used up.
+    pub(crate) fn redeem(&self, ticket: Ticket) -> Result<(), Box<Problem>> {
+        let mut used = ticket.0.used();
+        self.check(&ticket.0, *used)?;
+        *used = true;
+        Ok(())
+    }
+
+    /// Whether a ticket is good right now.
+    fn check(&self, session: &Session, used: bool) -> Result<(), Box<Problem>> {
+        let (code, detail) = if session.principal.revoked.is_cancelled() {
+            let detail = "session_id: the credential it was made with is no longer valid";
+            (ProblemCode::SessionUnknown, detail.to_owned())
+        } else if used {
+            (ProblemCode::SessionUsed, "session_id: a session opens one stream".to_owned())
+        } else if self.clock.unix_millis() >= session.expires_at {
+            let detail = format!("session_id: it was valid for {} s", self.ttl.as_secs_f64());
+            (ProblemCode::SessionExpired, detail)
+        } else {
+            return Ok(());
+        };
+        Err(Box::new(Problem::new(code, detail)))
     }
 
     /// Tickets held, used and expired ones included.
@@ -127,20 +146,12 @@ impl Ticket {
     pub(crate) fn client_id(&self) -> Option<&str> {
         self.0.client_id.as_deref()
     }
-
-    /// Uses the ticket: of several that hold it, exactly one succeeds.
-    ///
-    /// # Errors
-    /// 401 `session-used`.
-    pub(crate) fn redeem(self) -> Result<(), Box<Problem>> {
-        let was_used =
-            std::mem::replace(&mut *self.0.used.lock().unwrap_or_else(PoisonError::into_inner), true);
-        if was_used { Err(used()) } else { Ok(()) }
-    }
 }
 
-fn used() -> Box<Problem> {
-    Box::new(Problem::new(ProblemCode::SessionUsed, "session_id: a session opens one stream"))
+impl Session {
+    fn used(&self) -> MutexGuard<'_, bool> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl fmt::Debug for Sessions {
@@ -169,15 +180,20 @@ mod tests {
         let first = sessions.look_up(&id, None).unwrap();
         let second = sessions.look_up(&id, Some("web")).unwrap();
         assert_eq!(first.client_id(), Some("web"));
-        assert!(first.redeem().is_ok());
-        assert_eq!(code(second.redeem()), Some(ProblemCode::SessionUsed));
+        assert!(sessions.redeem(first).is_ok());
+        assert_eq!(code(sessions.redeem(second)), Some(ProblemCode::SessionUsed));
         assert_eq!(code(sessions.look_up(&id, None)), Some(ProblemCode::SessionUsed));
 
         let (id, _) = sessions.mint(Principal::anyone(), None);
         clock.advance(Duration::from_millis(29_999));
-        assert!(sessions.look_up(&id, Some("anything")).is_ok());
+        let in_time = sessions.look_up(&id, Some("anything")).unwrap();
         clock.advance(Duration::from_millis(1));
         assert_eq!(code(sessions.look_up(&id, None)), Some(ProblemCode::SessionExpired));
+        assert_eq!(
+            code(sessions.redeem(in_time)),
+            Some(ProblemCode::SessionExpired),
+            "it ran out on the way"
+        );
     }
 
     #[test]
@@ -185,7 +201,9 @@ mod tests {
         let sessions = Sessions::new(Clock::manual(0), Duration::from_secs(30));
         let principal = Principal::anyone();
         let (id, _) = sessions.mint(principal.clone(), None);
+        let ticket = sessions.look_up(&id, None).unwrap();
         principal.revoked.cancel();
+        assert_eq!(code(sessions.redeem(ticket)), Some(ProblemCode::SessionUnknown));
         assert_eq!(code(sessions.look_up(&id, None)), Some(ProblemCode::SessionUnknown));
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::stream;
+use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Frame;
@@ -108,7 +109,7 @@ pub(crate) async fn open_stream(
         let detail = format!("at most {} streams are open at a time", relay.config.max_streams);
         Box::new(Problem::new(ProblemCode::TooManyStreams, detail))
     })?;
-    ticket.map_or(Ok(()), Ticket::redeem)?;
+    ticket.map_or(Ok(()), |ticket| relay.sessions.redeem(ticket))?;
     relay.metrics.streams_opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     tracing::info!(
         client_id = client_id.as_deref(),
@@ -125,6 +126,8 @@ pub(crate) async fn open_stream(
     let body = StreamBody::new(pieces).boxed_unsync();
     let mut response = respond::with_body(StatusCode::OK, "text/event-stream", body);
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    // Who waits for the end of the connection is to see the stream's.
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(response)
 }
 

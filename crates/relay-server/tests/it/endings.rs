@@ -62,9 +62,7 @@ async fn streams_end_with_their_lifetime() {
     let messages = stream.until("closing").await;
     assert_eq!(messages.last().unwrap().1, json!({ "reason": "lifetime" }));
     assert_eq!(stream.block().await, Err(End::Proper));
-    // The connection is fit for the next request.
-    stream.peer.send(b"GET /livez HTTP/1.1\r\nhost: r\r\n\r\n").await;
-    assert_eq!(stream.peer.answer().await.status(), 200);
+    assert_eq!(stream.peer.rest().await, b"", "and their connection with them");
 }
 
 #[tokio::test]
