@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Relay;
 use super::respond::{Cut, seconds};
 use crate::auth::Principal;
-use crate::store::{Bounds, Page, StoreError};
+use crate::store::{Bounds, Page, Record, Store, StoreError};
 
 /// Bytes after which a piece of the stream is handed on.
 const PIECE: usize = 32 << 10;
@@ -42,6 +42,8 @@ pub(crate) struct Subscriber {
     hash: EventHash,
     /// `connected`, and the gap that may follow.
     opening: BytesMut,
+    /// Events read together with the bounds that the opening names, so that a trim cannot come in between.
+    first: Option<Vec<Arc<Record>>>,
     phase: Phase,
     /// Pod and gap messages sent.
     sent: u64,
@@ -120,6 +122,48 @@ pub(crate) enum Start {
     },
 }
 
+impl Start {
+    /// Tries to read the events right after the bounds were taken before a trim came in between.
+    const TRIES: usize = 16;
+
+    /// The start as it is right now: a cursor may have expired since it was looked up. The events are the first to be
+    /// sent; `None` when there are none, or they have to be read again.
+    fn settle(self, store: &dyn Store) -> (Self, Bounds, Option<Vec<Arc<Record>>>) {
+        let mut tries = Self::TRIES;
+        loop {
+            tries -= 1;
+            let bounds = store.bounds();
+            let start = match &self {
+                Self::After(hash, sequence) if *sequence < bounds.base => Self::Gap {
+                    reason: GapReason::CursorExpired,
+                    requested: hash.as_str().to_owned(),
+                    sequence: Some(*sequence),
+                },
+                _ => self.clone(),
+            };
+            let (sequence, _) = start.position(&bounds);
+            let first = match bounds.head.saturating_sub(sequence).min(READ) {
+                0 => None,
+                max => match store.read(sequence, max as usize) {
+                    Ok(Page::Records(records)) => Some(records),
+                    Ok(Page::Gone) if tries > 0 => continue,
+                    // An error shows again when the stream reads.
+                    Ok(Page::Gone) | Err(_) => None,
+                },
+            };
+            return (start, bounds, first);
+        }
+    }
+
+    fn position(&self, bounds: &Bounds) -> (u64, EventHash) {
+        match self {
+            Self::Oldest | Self::Gap { .. } => (bounds.base, bounds.base_hash.clone()),
+            Self::Latest => (bounds.head, bounds.head_hash.clone()),
+            Self::After(hash, sequence) => (*sequence, hash.clone()),
+        }
+    }
+}
+
 /// What the request asked for.
 pub(crate) struct Order {
     pub(crate) principal: Principal,
@@ -195,13 +239,9 @@ impl Subscriber {
         let head = relay.log.watch_head();
         let control = relay.control.subscribe();
         let Control { cuts, rebalances, .. } = control.borrow().clone();
-        let bounds = relay.log.store.bounds();
         let narrowed = !filter.is_empty() || principal.limited();
-        let (sequence, hash) = match &start {
-            Start::Oldest | Start::Gap { .. } => (bounds.base, bounds.base_hash.clone()),
-            Start::Latest => (bounds.head, bounds.head_hash.clone()),
-            Start::After(hash, sequence) => (*sequence, hash.clone()),
-        };
+        let (start, bounds, first) = start.settle(&*relay.log.store);
+        let (sequence, hash) = start.position(&bounds);
         let now = Instant::now();
         let mut subscriber = Self {
             phase: Phase::Replay { target: bounds.head, second: sequence >= bounds.head },
@@ -209,6 +249,7 @@ impl Subscriber {
             rebalances_before: rebalances,
             ends_at: lifetime(relay.config.stream_lifetime).and_then(|lifetime| now.checked_add(lifetime)),
             opening: BytesMut::new(),
+            first,
             sent: 0,
             pods: 0,
             last_message: now,
@@ -310,7 +351,11 @@ impl Subscriber {
                 Phase::Replay { target, .. } => READ.min(target - self.sequence),
                 Phase::Live => READ,
             };
-            let records = match self.relay.log.store.read(self.sequence, max as usize)? {
+            let page = match self.first.take() {
+                Some(records) => Page::Records(records),
+                None => self.relay.log.store.read(self.sequence, max as usize)?,
+            };
+            let records = match page {
                 Page::Gone => {
                     let bounds = self.relay.log.store.bounds();
                     let fell_off_at = self.sequence;
@@ -440,9 +485,10 @@ impl Subscriber {
         out.freeze()
     }
 
-    fn closing(&self, reason: &ClosingReason) -> Bytes {
+    fn closing(&mut self, reason: &ClosingReason) -> Bytes {
         let spread = self.relay.config.reconnect_spread.min(Duration::from_millis(29_900));
-        let mut out = BytesMut::new();
+        // `connected` comes first, whatever follows.
+        let mut out = self.opening.split();
         Encoder::new(&mut out).retry(Duration::from_millis(100) + spread.mul_f64(fraction()));
         write(&mut out, "closing", &Closing { reason });
         self.relay.metrics.closing(reason.as_str());

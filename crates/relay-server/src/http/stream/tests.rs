@@ -103,6 +103,51 @@ async fn who_starts_at_the_head_has_caught_up_whatever_comes_meanwhile() {
 }
 
 #[tokio::test]
+async fn connected_comes_first_even_when_the_end_has_come_already() {
+    let (relay, publisher) = relay(Retention::default());
+    upsert(&publisher, "a", 1, "web");
+    let unknown = Start::Gap { reason: GapReason::CursorUnknown, requested: "x".into(), sequence: None };
+    let mut subscriber = subscribe(&relay, Filter::new(), unknown);
+    relay.control.send_modify(|control| control.rebalances += 1);
+    let messages = piece(&mut subscriber);
+    assert!(
+        matches!(&messages[..], [Message::Connected(_), Message::Gap(_), Message::Closing(_)]),
+        "{messages:?}"
+    );
+    assert!(subscriber.next().await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_trimmed_after_the_look_up_is_told_as_it_is() {
+    let (relay, publisher) = relay(Retention::default());
+    upsert(&publisher, "a", 1, "web");
+    let cursor = relay.log.view().hash.clone();
+    (2..=4).for_each(|at| upsert(&publisher, "a", at, "web"));
+    // Between the look-up of the cursor and the stream.
+    relay.log.store.clear();
+    upsert(&publisher, "a", 5, "web");
+    let mut subscriber = subscribe(&relay, Filter::new(), Start::After(cursor.clone(), 1));
+    let messages = piece(&mut subscriber);
+    let [Message::Connected(connected), Message::Gap(gap), Message::Pod(pod), Message::CatchupComplete(_)] =
+        &messages[..]
+    else {
+        panic!("{messages:?}")
+    };
+    assert_eq!((&gap.reason, gap.missed), (&GapReason::CursorExpired, Some(3)));
+    assert_eq!(gap.requested_hash.as_deref(), Some(cursor.as_str()));
+    assert_eq!(connected.resumes_after.as_ref().and_then(|at| at.sequence), Some(4));
+    assert_eq!(pod.sequence, Some(5));
+    // Between `connected` and the first look at the log.
+    let mut subscriber = subscribe(&relay, Filter::new(), Start::Oldest);
+    relay.log.store.clear();
+    let messages = piece(&mut subscriber);
+    assert!(
+        matches!(&messages[..], [Message::Connected(_), Message::Pod(_), Message::CatchupComplete(_)]),
+        "{messages:?}"
+    );
+}
+
+#[tokio::test]
 async fn pieces_are_bounded() {
     let (relay, publisher) = relay(Retention::default());
     let pods = (0..20_000).map(|at| PodBuilder::new("prod", &at.to_string()).build()).collect();
