@@ -17,6 +17,8 @@ use crate::http::HEAD_RULE;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a kept-alive connection may be idle.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long the writing of an answer that is no stream may take: a list holds on to the pods as they were.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long what a client still sends is drained after an error answer, so that the answer is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -79,6 +81,11 @@ impl Activity {
         self.phase() == Phase::Fresh
     }
 
+    /// Whether the peer has begun to send a request head.
+    pub(crate) fn is_heading(&self) -> bool {
+        self.phase() == Phase::Head
+    }
+
     /// The answer is a stream: a client that stops sending is gone.
     pub(crate) fn streams(&self) {
         self.set(Phase::Streaming);
@@ -135,7 +142,7 @@ impl Drop for Busy {
 /// A socket that keeps the connection's deadlines.
 ///
 /// Reading sees an end of input when a head takes too long or an idle connection grows old; writing fails when the peer
-/// takes nothing for too long. Errors that the HTTP library answers by itself get a problem document. A client that
+/// takes nothing for too long, or too little of an answer that is no stream. Errors that the HTTP library answers by itself get a problem document. A client that
 /// closes its sending side with its request still gets its answer, unless that is a stream.
 pub(crate) struct Socket<S> {
     stream: S,
@@ -145,6 +152,8 @@ pub(crate) struct Socket<S> {
     read_deadline: Pin<Box<Sleep>>,
     stall_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs from the first time that an answer has to wait for the peer.
+    answer_deadline: Option<Pin<Box<Sleep>>>,
     /// A substituted answer, and how much of it is written.
     substitute: Option<(Vec<u8>, usize)>,
     lingering: Option<Pin<Box<Sleep>>>,
@@ -161,6 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             read_deadline: Box::pin(tokio::time::sleep(HEAD_TIMEOUT)),
             stall_timeout,
             stalled: None,
+            answer_deadline: None,
             substitute: None,
             lingering: None,
             hidden_end: false,
@@ -174,6 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             self.armed = phase;
             return Poll::Pending;
         }
+        self.answer_deadline = None;
         if phase != self.armed {
             self.armed = phase;
             let patience = if phase == Phase::Idle { IDLE_TIMEOUT } else { HEAD_TIMEOUT };
@@ -184,6 +195,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Passes a write's outcome on, unless the peer has taken nothing for too long.
     fn watch_stall<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if self.activity.phase() != Phase::Busy {
+            self.answer_deadline = None;
+        } else if outcome.is_pending() || self.answer_deadline.is_some() {
+            let timer = || Box::pin(tokio::time::sleep(ANSWER_TIMEOUT));
+            if self.answer_deadline.get_or_insert_with(timer).as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer is too slow")));
+            }
+        }
         if outcome.is_ready() {
             self.stalled = None;
             return outcome;

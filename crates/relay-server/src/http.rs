@@ -217,7 +217,7 @@ impl Route {
 }
 
 /// What a head over the limit is told.
-pub(crate) const HEAD_RULE: &str = "a request head is at most 65536 bytes and 100 fields";
+pub(crate) const HEAD_RULE: &str = "a request head is at most 65536 bytes and 4096 fields";
 
 /// The token that a request carries in a header. `X-Relay-Token` goes first, because `Authorization` may belong to a
 /// proxy on the way; an empty header counts as absent.

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +30,12 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::source::{Publisher, Source, SourceError};
 use crate::store::{MemoryStore, Retention, Store, StoreError};
+
+/// Fields of a request head that are taken, as [`HEAD_RULE`](crate::http::HEAD_RULE) says. More than this within 64 KiB would be next to empty; room for them is set
+/// aside while a head is read.
+const MAX_FIELDS: usize = 4096;
+/// How long a request head that has begun may still take when the server ends.
+const HEAD_GRACE: Duration = Duration::from_millis(250);
 
 /// A relay whose store is open and whose port listens. It answers once it runs.
 ///
@@ -318,8 +325,11 @@ async fn serve_connection(
     let mut http = http1::Builder::new();
     // Beyond the limit on heads, so that the usual excess is answered by our own check.
     http.max_buf_size(MAX_HEAD + (16 << 10));
+    http.max_headers(MAX_FIELDS);
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
     let mut stopping = false;
+    let mut grace = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut in_grace = false;
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -333,7 +343,15 @@ async fn serve_connection(
                     return;
                 }
                 stopping = true;
+                in_grace = true;
+                grace.as_mut().reset(Instant::now() + HEAD_GRACE);
                 connection.as_mut().graceful_shutdown();
+            }
+            () = &mut grace, if in_grace => {
+                if activity.is_heading() {
+                    return;
+                }
+                in_grace = false;
             }
             () = kill.cancelled() => return,
             Ok(()) = evict.changed() => {

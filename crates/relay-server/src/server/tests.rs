@@ -33,10 +33,14 @@ fn relay(config: Config) -> Arc<Relay> {
 }
 
 fn connect(relay: &Arc<Relay>) -> Line {
+    connect_until(relay, CancellationToken::new())
+}
+
+fn connect_until(relay: &Arc<Relay>, stop: CancellationToken) -> Line {
     let (client, server) = tokio::io::duplex(4096);
     let evict = watch::Sender::new(0);
     let place = Place::take(relay, &evict, 1).unwrap();
-    let watch = (evict.subscribe(), CancellationToken::new(), CancellationToken::new());
+    let watch = (evict.subscribe(), stop, CancellationToken::new());
     tokio::spawn(serve_connection(relay.clone(), server, place, watch));
     Line { client, opened: Instant::now(), relay: relay.clone(), evict }
 }
@@ -215,6 +219,66 @@ async fn who_takes_nothing_for_30_seconds_is_cut_and_who_takes_little_is_not() {
     assert_eq!(relay.subscribers.load(Ordering::Acquire), 1);
     tokio::time::sleep(Duration::from_secs(31)).await;
     assert_eq!(relay.subscribers.load(Ordering::Acquire), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_written_within_five_minutes_however_little_is_taken_at_a_time() {
+    let relay = relay(Config::default());
+    let publisher = Publisher::new(relay.log.clone(), []);
+    let pods = (0..2000).map(|at| PodBuilder::new("prod", &format!("pod-{at}")).build()).collect();
+    publisher.relist(Scope::All, pods).unwrap();
+    let mut line = connect(&relay);
+    line.send("GET /pods HTTP/1.1\r\nhost: r\r\n\r\n").await;
+    let mut some = [0; 4500];
+    while line.client.read_exact(&mut some).await.is_ok() {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    assert!((300..=340).contains(&line.opened.elapsed().as_secs()), "{:?}", line.opened.elapsed());
+    // One that is read at a usual pace leaves nothing behind for the next answer on the connection.
+    let mut line = connect(&relay);
+    for _ in 0..6 {
+        line.send("GET /pods HTTP/1.1\r\nhost: r\r\n\r\n").await;
+        line.read_to("\r\n0\r\n\r\n").await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_head_holds_no_server_back() {
+    let relay = relay(Config::default());
+    let stop = CancellationToken::new();
+    let (mut half, mut rest) = (connect_until(&relay, stop.clone()), connect_until(&relay, stop.clone()));
+    half.send("GET /livez HTTP/1.1\r\n").await;
+    rest.send("GET /livez HTTP/1.1\r\n").await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    stop.cancel();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    rest.send("host: r\r\n\r\n").await;
+    assert!(rest.read_to("ok\n").await.starts_with("HTTP/1.1 200"), "just in time");
+    assert_eq!((half.end().await, rest.end().await), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_is_measured_in_bytes() {
+    let relay = relay(Config::default());
+    for fields in [101, 1000, 4000] {
+        let mut line = connect(&relay);
+        let fields: String = (0..fields).map(|at| format!("x-{at}: y\r\n")).collect();
+        line.send(&format!("GET /livez HTTP/1.1\r\n{fields}\r\n")).await;
+        assert!(line.read_to("ok\n").await.starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_its_connection() {
+    let relay = relay(Config::default());
+    let mut line = connect(&relay);
+    line.send("GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
+    assert!(line.read_to("\r\n\r\n").await.contains("\r\nconnection: close\r\n"));
+    line.read_to("catchup_complete").await;
+    relay.control.send_modify(|control| control.rebalances += 1);
+    line.read_to("\r\n0\r\n\r\n").await;
+    assert_eq!(line.end().await, 0);
 }
 
 #[tokio::test(start_paused = true)]
