@@ -75,7 +75,12 @@ pub(crate) fn pod_row(pod: &Pod) -> String {
 }
 
 pub(crate) fn event_json(event: &PodEvent) -> Value {
-    to_value(event)
+    let mut value = to_value(event);
+    if let Value::Object(fields) = &mut value {
+        // How positions link up is the client's business.
+        fields.remove("previous_hash");
+    }
+    value
 }
 
 pub(crate) fn event_text(event: &PodEvent) -> String {

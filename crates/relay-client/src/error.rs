@@ -56,7 +56,7 @@ pub enum Error {
         limit: String,
     },
     /// The connection could not be made or broke.
-    #[error("{url}: {source}")]
+    #[error("{}", in_words(url, source.as_ref()))]
     Transport {
         /// What was asked.
         url: String,
@@ -104,6 +104,21 @@ pub enum Blame {
     Limit,
     /// The way between.
     Transport,
+}
+
+/// The URL and the causes on one line, as far as each adds something: a caller that logs the error alone knows it all.
+fn in_words(url: &str, source: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = String::new();
+    let mut next = Some(source);
+    while let Some(error) = next {
+        let part = error.to_string();
+        if !line.contains(&part) {
+            line += if line.is_empty() { "" } else { ": " };
+            line += &part;
+        }
+        next = error.source();
+    }
+    if line.contains(url) { line } else { format!("{url}: {line}") }
 }
 
 impl Error {

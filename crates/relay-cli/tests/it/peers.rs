@@ -88,10 +88,28 @@ async fn nothing_more_to_come_ends_it() {
     for command in ["replay", "stream"] {
         let peer = Peer::start(relay(3).always(STREAM, Reply::empty(204))).await;
         let done = run(&peer, &[command]);
-        assert!(matches!(done.code, Some(0 | 1)), "{command}: {done:?}");
+        assert_eq!(done.code, Some(0), "{command}: {done:?}");
         assert!(done.stderr.contains("204"), "{command} names it: {}", done.stderr);
         assert_eq!(streams(&peer), 1, "{command}: not retried");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_proxy_gets_its_own_credential() {
+    let peer = Peer::start(relay(3)).await;
+    let done = run(&peer, &["pods", "--token", "inner", "--proxy-token", "outer"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let asked = peer.request_to(PODS, 0).await;
+    assert_eq!(asked.header("authorization"), Some("Bearer outer"));
+    assert_eq!(asked.header("x-relay-token"), Some("inner"));
+    assert!(!done.stderr.contains("inner") && !done.stderr.contains("outer"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_error_is_told_once() {
+    let done = run_command(command_at("http://127.0.0.1:1", &["pods"]));
+    assert_eq!(done.code, Some(1));
+    assert_eq!(done.stderr.matches("127.0.0.1:1/pods").count(), 1, "{}", done.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use relay_proto::pods::Filter;
 
-use super::params::{Query, Refusal, refuse};
+use super::params::{Query, Refusal};
 use super::respond::{self, Body};
 use super::{Relay, not_ready};
 use crate::auth::Principal;
