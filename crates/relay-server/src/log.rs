@@ -247,14 +247,17 @@ impl Writer<'_> {
         stamp: Stamp<'_>,
         tally: &mut Tally,
     ) -> Result<(), StoreError> {
-        let held = match self.view.pods.get(&pod.key) {
-            Some(held) if pod.replaces(held) => {
-                self.remove(&pod.key.clone(), None, stamp, tally)?;
-                None
+        // The key that is there already is shared by all events of the pod.
+        let (held_key, held) = match self.view.pods.get_key_value(&pod.key) {
+            Some((_, held)) if pod.replaces(held) => {
+                self.remove(&pod.key, None, stamp, tally)?;
+                (None, None)
             }
-            held => held.cloned(),
+            Some((key, held)) => (Some(key.clone()), Some(held.clone())),
+            None => (None, None),
         };
         let Incoming { key, uid, labels, json } = pod;
+        let key = held_key.unwrap_or(key);
         let (change, labels, previous_labels) = match held {
             None => (Change::Added, labels, None),
             Some(held) if held.json == json => return Ok(()),
@@ -278,7 +281,8 @@ impl Writer<'_> {
         stamp: Stamp<'_>,
         tally: &mut Tally,
     ) -> Result<(), StoreError> {
-        let Some(held) = self.view.pods.get(key).cloned() else { return Ok(()) };
+        let Some((key, held)) = self.view.pods.get_key_value(key) else { return Ok(()) };
+        let (key, held) = (key.clone(), held.clone());
         let (labels, previous_labels, json) = match last {
             // News of a predecessor, whose end is in the log already.
             Some(last) if last.replaces(&held) => return Ok(()),
@@ -289,8 +293,8 @@ impl Writer<'_> {
             None => (held.labels, None, held.json),
         };
         tally.deleted += 1;
-        self.append(Change::Deleted, key, labels, previous_labels, &json, stamp)?;
-        self.view.pods.remove(key);
+        self.append(Change::Deleted, &key, labels, previous_labels, &json, stamp)?;
+        self.view.pods.remove(&key);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! One event of the log, encoded once.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -240,15 +241,70 @@ pub(crate) struct Seen {
 }
 
 /// A pod's labels, sorted by key; shared between the events of a pod for as long as they stay the same.
+///
+/// One allocation: the text of each key and value behind its length. There are few, so that a walk finds one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Labels(Arc<[(Box<str>, Box<str>)]>);
+pub(crate) struct Labels(Arc<[u8]>);
 
 impl Labels {
     pub(crate) fn of(pod: &Pod) -> Self {
-        Self(pod.labels().map(|(key, value)| (key.into(), value.into())).collect())
+        let mut packed = Vec::new();
+        for text in pod.labels().flat_map(|(key, value)| [key, value]) {
+            let len = u32::try_from(text.len()).expect("a pod is smaller than 4 GiB");
+            packed.extend_from_slice(&len.to_le_bytes());
+            packed.extend_from_slice(text.as_bytes());
+        }
+        Self(packed.into())
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok().map(|at| &*self.0[at].1)
+        let mut rest = &*self.0;
+        loop {
+            let (found, after) = unpack(rest)?;
+            let (value, after) = unpack(after)?;
+            match found.cmp(key.as_bytes()) {
+                Ordering::Less => rest = after,
+                Ordering::Equal => return std::str::from_utf8(value).ok(),
+                Ordering::Greater => return None,
+            }
+        }
+    }
+}
+
+/// A text behind its length, and what follows.
+fn unpack(packed: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = packed.split_first_chunk()?;
+    rest.split_at_checked(u32::from_le_bytes(*len) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use relay_proto::pods::PodBuilder;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn packed_labels_are_a_map(
+            labels in prop::collection::btree_map("[a-d]{0,3}\\PC?", "\\PC{0,70}", 0..8),
+            others in prop::collection::vec("[a-d]{0,3}", 8),
+        ) {
+            let of = |labels: &BTreeMap<String, String>| {
+                let pod = PodBuilder::new("prod", "a");
+                Labels::of(&labels.iter().fold(pod, |pod, (key, value)| pod.label(key, value)).build())
+            };
+            let packed = of(&labels);
+            for key in labels.keys().chain(&others) {
+                prop_assert_eq!(packed.get(key), labels.get(key).map(String::as_str));
+            }
+            for key in labels.keys() {
+                let mut fewer = labels.clone();
+                fewer.remove(key);
+                prop_assert!(of(&fewer) != packed);
+            }
+        }
     }
 }
