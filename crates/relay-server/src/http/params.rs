@@ -216,7 +216,7 @@ mod tests {
             ("limit=%2B5", limit, Err("limit \"+5\"")),
             ("limit=5.0", limit, Err("limit")),
             ("limit=99999999999999999999", limit, Err("limit")),
-            ("limit=5&limit=5", limit, Err("limit: stands once")),
+            ("limit=5&limit=5", limit, Err("limit \"5\": stands once")),
             ("", order, Ok("false")),
             ("order=newest", order, Ok("true")),
             ("order=oldest", order, Ok("false")),
@@ -236,7 +236,7 @@ mod tests {
             ("client_id=", client, Err("client_id \"\"")),
             ("client_id=%C3%BC", client, Err("client_id")),
             (&long, client, Err("client_id")),
-            ("client_id=a&client_id=a", client, Err("client_id: stands once")),
+            ("client_id=a&client_id=a", client, Err("client_id \"a\": stands once")),
             ("namespace=&label=", filter, Ok("")),
             (
                 "namespace=b&namespace=a&label=k%3Dv&label=x",
@@ -247,7 +247,7 @@ mod tests {
             ("label=-x", filter, Err("label \"-x\"")),
             ("label=a%3Db%20c", filter, Err("label \"a=b c\"")),
             ("since_hash=", since, Ok("none")),
-            ("since_hash=&since_hash=", since, Err("since_hash: stands once")),
+            ("since_hash=&since_hash=", since, Err("since_hash \"\": stands once")),
             ("since_hash=x&unknown=1&unknown=2", since, Ok("x")),
         ];
         for (query, check, expected) in cases {
