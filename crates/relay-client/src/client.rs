@@ -40,6 +40,12 @@ pub struct Client {
 struct Inner {
     http: HttpClient,
     requests: Requests,
+    settings: Settings,
+}
+
+/// What a builder hands over as it is.
+#[derive(Debug, Clone)]
+struct Settings {
     token: Option<TokenSource>,
     outer_token: Option<TokenSource>,
     sessions: SessionMode,
@@ -80,7 +86,7 @@ impl Client {
     ) -> Result<PodList, Error> {
         let request = self.inner.requests.pods(filter, at_least);
         let url = display_url(&request);
-        self.limited(&url, self.inner.list_timeout, async {
+        self.limited(&url, self.inner.settings.list_timeout, async {
             let response = self.send(request, true).await?;
             let content_type =
                 response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
@@ -89,8 +95,10 @@ impl Client {
                 let what = AnswerError::Unexpected(format!("content type {essence}, not a list"));
                 return Err(Error::Answer { url: url.clone(), source: what });
             }
-            let mut decoder =
-                ListDecoder::new(ListFormat::from_content_type(content_type), self.inner.list_limits);
+            let mut decoder = ListDecoder::new(
+                ListFormat::from_content_type(content_type),
+                self.inner.settings.list_limits,
+            );
             let answer = |error| Error::Answer { url: url.clone(), source: AnswerError::List(error) };
             let mut body = response.into_body();
             while let Some(chunk) = self.next_chunk(&url, &mut body).await? {
@@ -180,7 +188,7 @@ impl Client {
     pub async fn health(&self) -> Result<(bool, Health), Error> {
         let request = self.inner.requests.get(&self.inner.requests.endpoints.health, &[]);
         let url = display_url(&request);
-        self.limited(&url, self.inner.request_timeout, async {
+        self.limited(&url, self.inner.settings.request_timeout, async {
             let response = self.exchange(request, false).await?;
             let status = response.status();
             if status != StatusCode::OK && status != StatusCode::SERVICE_UNAVAILABLE {
@@ -229,11 +237,11 @@ impl Client {
     }
 
     pub(crate) fn sessions(&self) -> &SessionMode {
-        &self.inner.sessions
+        &self.inner.settings.sessions
     }
 
     pub(crate) fn has_token(&self) -> bool {
-        self.inner.token.is_some()
+        self.inner.settings.token.is_some()
     }
 
     /// The credentials as they are now: files are read again when they changed.
@@ -246,7 +254,10 @@ impl Client {
                 None => Ok(None),
             }
         };
-        Ok(Credentials { token: read(&self.inner.token).await?, outer: read(&self.inner.outer_token).await? })
+        Ok(Credentials {
+            token: read(&self.inner.settings.token).await?,
+            outer: read(&self.inner.settings.outer_token).await?,
+        })
     }
 
     fn pages(
@@ -283,7 +294,7 @@ impl Client {
     /// Sends a request and reads the whole answer, within the request timeout.
     async fn fetch(&self, request: Request<Full<Bytes>>, credentials: bool) -> Result<Bytes, Error> {
         let url = display_url(&request);
-        self.limited(&url, self.inner.request_timeout, async {
+        self.limited(&url, self.inner.settings.request_timeout, async {
             let response = self.send(request, credentials).await?;
             self.read_body(&url, response.into_body(), MAX_ANSWER).await
         })
@@ -347,8 +358,9 @@ impl Client {
 
     async fn next_chunk(&self, url: &str, body: &mut Incoming) -> Result<Option<Bytes>, Error> {
         loop {
-            let frame =
-                self.limited(url, self.inner.list_idle_timeout, async { Ok(body.frame().await) }).await?;
+            let frame = self
+                .limited(url, self.inner.settings.list_idle_timeout, async { Ok(body.frame().await) })
+                .await?;
             match frame {
                 None => return Ok(None),
                 Some(Ok(frame)) => {
@@ -390,13 +402,7 @@ pub struct ClientBuilder {
     http: Option<HttpClient>,
     endpoints: Endpoints,
     client_id: Option<String>,
-    token: Option<TokenSource>,
-    outer_token: Option<TokenSource>,
-    sessions: SessionMode,
-    request_timeout: Duration,
-    list_timeout: Duration,
-    list_idle_timeout: Duration,
-    list_limits: ListLimits,
+    settings: Settings,
 }
 
 impl ClientBuilder {
@@ -406,27 +412,29 @@ impl ClientBuilder {
             http: None,
             endpoints: Endpoints::default(),
             client_id: None,
-            token: None,
-            outer_token: None,
-            sessions: SessionMode::Auto,
-            request_timeout: Duration::from_secs(30),
-            list_timeout: Duration::from_secs(300),
-            list_idle_timeout: Duration::from_secs(30),
-            list_limits: ListLimits::default(),
+            settings: Settings {
+                token: None,
+                outer_token: None,
+                sessions: SessionMode::Auto,
+                request_timeout: Duration::from_secs(30),
+                list_timeout: Duration::from_secs(300),
+                list_idle_timeout: Duration::from_secs(30),
+                list_limits: ListLimits::default(),
+            },
         }
     }
 
     /// Sets the relay's token. Default: none.
     #[must_use]
     pub fn token(mut self, token: impl Into<Arc<str>>) -> Self {
-        self.token = Some(TokenSource::fixed(Secret::new(token)));
+        self.settings.token = Some(TokenSource::fixed(Secret::new(token)));
         self
     }
 
     /// Sets where the relay's token comes from, such as a file that is read again when it changes.
     #[must_use]
     pub fn token_source(mut self, token: TokenSource) -> Self {
-        self.token = Some(token);
+        self.settings.token = Some(token);
         self
     }
 
@@ -440,7 +448,7 @@ impl ClientBuilder {
     /// travels in `X-Relay-Token`. Default: none.
     #[must_use]
     pub fn outer_token_source(mut self, token: TokenSource) -> Self {
-        self.outer_token = Some(token);
+        self.settings.outer_token = Some(token);
         self
     }
 
@@ -454,7 +462,7 @@ impl ClientBuilder {
     /// Sets where session tickets come from. Default: the relay, whenever there is a token.
     #[must_use]
     pub fn sessions(mut self, sessions: SessionMode) -> Self {
-        self.sessions = sessions;
+        self.settings.sessions = sessions;
         self
     }
 
@@ -475,21 +483,21 @@ impl ClientBuilder {
     /// Sets the longest time of a request that is neither a list nor a stream. Default 30 s.
     #[must_use]
     pub fn request_timeout(mut self, limit: Duration) -> Self {
-        self.request_timeout = limit;
+        self.settings.request_timeout = limit;
         self
     }
 
     /// Sets the longest time of a list, and its longest pause. Default 5 min and 30 s.
     #[must_use]
     pub fn list_timeouts(mut self, whole: Duration, idle: Duration) -> Self {
-        (self.list_timeout, self.list_idle_timeout) = (whole, idle);
+        (self.settings.list_timeout, self.settings.list_idle_timeout) = (whole, idle);
         self
     }
 
     /// Sets the bounds of a list.
     #[must_use]
     pub fn list_limits(mut self, limits: ListLimits) -> Self {
-        self.list_limits = limits;
+        self.settings.list_limits = limits;
         self
     }
 
@@ -509,19 +517,7 @@ impl ClientBuilder {
             None => HttpClient::builder().build().map_err(|error| Error::usage(error.to_string()))?,
         };
         let requests = Requests { base, endpoints: self.endpoints, client_id: self.client_id };
-        Ok(Client {
-            inner: Arc::new(Inner {
-                http,
-                requests,
-                token: self.token,
-                outer_token: self.outer_token,
-                sessions: self.sessions,
-                request_timeout: self.request_timeout,
-                list_timeout: self.list_timeout,
-                list_idle_timeout: self.list_idle_timeout,
-                list_limits: self.list_limits,
-            }),
-        })
+        Ok(Client { inner: Arc::new(Inner { http, requests, settings: self.settings }) })
     }
 }
 

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use http::Request;
 use http_body_util::Full;
 use relay_proto::eventsource::{Attempt, Backoff, Cause, Config, Ended, Item, Refused, ServerRetry, Stop};
-use relay_proto::pods::{EventHash, Message, Problem, Undecodable};
+use relay_proto::pods::{Connected, EventHash, Message, PROTOCOL, Problem, Undecodable};
 use relay_proto::sse::{Event, Frame, Limits};
 use relay_transport::{EventStream, Secret};
 
@@ -132,9 +132,12 @@ impl Connection {
         self.open = false;
     }
 
-    /// Sets the idle limit from the relay's heartbeat.
-    pub(crate) fn heartbeat(&mut self, seconds: Option<f64>) {
-        let Some(seconds) = seconds.filter(|s| s.is_finite() && *s > 0.0) else { return };
+    /// Takes the idle limit from the relay's heartbeat, and notes a protocol that is newer than ours.
+    fn introduced(&mut self, connected: &Connected) {
+        if connected.protocol > PROTOCOL {
+            tracing::warn!(url = self.url, protocol = connected.protocol, "a newer protocol; best effort");
+        }
+        let Some(seconds) = connected.heartbeat_seconds.filter(|s| s.is_finite() && *s > 0.0) else { return };
         let idle = Duration::try_from_secs_f64(seconds * MISSED_HEARTBEATS).unwrap_or(Duration::MAX);
         self.stream.set_idle(Some(idle.clamp(MIN_IDLE, Duration::from_secs(3600))));
     }
@@ -159,6 +162,9 @@ impl Connection {
                 Item::Frame(Frame::Event(event)) => {
                     self.settle_retry(event.kind() == "closing");
                     let message = Message::decode(event.kind(), event.last_event_id(), event.data());
+                    if let Message::Connected(connected) = &message {
+                        self.introduced(connected);
+                    }
                     return Poll::Ready(Ok(Incoming::Message(RawMessage { message, event: Some(event) })));
                 }
                 Item::Frame(Frame::Oversized(block)) => {
@@ -370,12 +376,7 @@ impl Stream for MessageStream {
             }
             match ready!(self.connection.poll_next(cx)) {
                 Ok(Incoming::Opened) => {}
-                Ok(Incoming::Message(message)) => {
-                    if let Message::Connected(connected) = message.message() {
-                        self.connection.heartbeat(connected.heartbeat_seconds);
-                    }
-                    return Poll::Ready(Some(Ok(message)));
-                }
+                Ok(Incoming::Message(message)) => return Poll::Ready(Some(Ok(message))),
                 Ok(Incoming::Ended { opened, error, .. }) => {
                     self.done = true;
                     return Poll::Ready((!opened).then_some(Err(*error)));

@@ -49,9 +49,6 @@ impl PodEventStream {
     }
 
     fn take(&mut self, message: Message) {
-        if let Message::Connected(connected) = &message {
-            self.connection.heartbeat(connected.heartbeat_seconds);
-        }
         loop {
             match self.continuity.check(&message) {
                 Verdict::GapBefore(gap) => {

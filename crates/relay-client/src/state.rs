@@ -144,16 +144,6 @@ impl Driver {
     }
 
     fn fold_message(&mut self, message: Message) {
-        if let Message::Connected(connected) = &message {
-            self.connection.heartbeat(connected.heartbeat_seconds);
-            if connected.protocol > relay_proto::pods::PROTOCOL {
-                tracing::warn!(
-                    url = self.connection.url(),
-                    protocol = connected.protocol,
-                    "a newer protocol; best effort"
-                );
-            }
-        }
         if let Message::Undecodable(message) = &message {
             tracing::warn!(url = self.connection.url(), "{message}");
         }
