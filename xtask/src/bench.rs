@@ -11,12 +11,16 @@ a table of throughput per CPU second and, where valgrind is installed, of instru
   --quick        under a minute, less exact
   --only WORK    only works whose name contains WORK
   --json FILE    one object per line: bench, work, impl, unit, value, runs
+`bench state` compares the set of pods with kube-rs' reflector store and a hash map of `Arc`s: rate of decoding and
+applying, the same with a snapshot per event, look-ups of a group, memory per pod; 1,000 to 1,000,000 pods (with --quick
+up to 100,000; --only takes a number of pods, or `seed`). Then it seeds 100,000 pods through HTTP and shows the peak of
+memory. The largest size needs 12 GB of memory.
 The peers are fetched and built the first time; they are no part of the product.";
 
 /// Everything after the name of the benchmark is its own business.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if arguments.first().is_none_or(|name| name.starts_with('-')) {
-        bail!("which benchmark? `cargo xtask bench sse [--quick] [--only WORK] [--json FILE]`");
+        bail!("which benchmark? `cargo xtask bench sse|state [--quick] [--only WORK] [--json FILE]`");
     }
     let manifest = root().join("xtask/bench/Cargo.toml");
     check(

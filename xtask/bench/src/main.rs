@@ -8,13 +8,17 @@ use std::process::ExitCode;
 
 mod measure;
 mod sse;
+mod state;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.split_first() {
         Some((name, rest)) if name == "sse" => sse::run(rest),
         Some((name, rest)) if name == "sse-once" => sse::once(rest),
-        _ => Err(anyhow::anyhow!("usage: cargo xtask bench sse [--quick] [--only WORK] [--json FILE]")),
+        Some((name, rest)) if name == "state" => state::run(rest),
+        Some((name, rest)) if name == "state-once" => state::once(rest),
+        Some((name, rest)) if name == "state-seed-once" => state::seed_once(rest),
+        _ => Err(anyhow::anyhow!("usage: cargo xtask bench sse|state [--quick] [--only WORK] [--json FILE]")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -39,6 +39,7 @@ impl Options {
 }
 
 /// One figure.
+#[derive(Clone)]
 pub struct Result {
     pub bench: &'static str,
     pub work: String,
@@ -97,7 +98,8 @@ pub fn throughput(
         .collect()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -132,7 +134,8 @@ pub fn table(results: &[Result]) -> String {
             let text = find(name).map_or("-".into(), |result| format!("{:.0}", result.value));
             let _ = write!(out, " {text:>0$} |", name.len());
         }
-        let less_is_better = find("relay").is_some_and(|result| result.unit.starts_with("instructions"));
+        let less_is_better =
+            find("relay").is_some_and(|r| ["instructions/event", "bytes/pod"].contains(&r.unit));
         let peers = names
             .iter()
             .filter(|name| **name != "relay" && !name.starts_with("limit:"))
@@ -158,4 +161,25 @@ pub fn json(results: &[Result]) -> String {
         );
     }
     out
+}
+
+/// The crate with the version that was built, from the lock file.
+pub fn labelled(name: &str) -> anyhow::Result<String> {
+    if ["relay", "hashmap"].contains(&name) {
+        return Ok(name.into());
+    }
+    let lock = include_str!("../Cargo.lock");
+    let (_, package) = lock
+        .split_once(&format!("name = \"{name}\"\nversion = \""))
+        .with_context(|| format!("{name} is not locked"))?;
+    let version = package.split('"').next().unwrap_or_default();
+    Ok(format!("{name} {version}"))
+}
+
+/// Memory of this process in bytes: `VmRSS` now, or `VmHWM`, the most there ever was.
+pub fn memory(name: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no such figure")?;
+    Ok(kilobytes.trim().parse::<u64>()? << 10)
 }

@@ -72,7 +72,7 @@ fn contenders<'a>(corpus: &Corpus, chunks: &'a [Bytes]) -> anyhow::Result<Vec<Co
             pass();
             estimate = start.elapsed();
         }
-        contenders.push(Contender { name: labelled(name)?, pass: Box::new(pass), estimate });
+        contenders.push(Contender { name: measure::labelled(name)?, pass: Box::new(pass), estimate });
     }
     let pass = || decoders::line_ends(chunks);
     let start = ThreadTime::now();
@@ -80,19 +80,6 @@ fn contenders<'a>(corpus: &Corpus, chunks: &'a [Bytes]) -> anyhow::Result<Vec<Co
     let estimate = start.elapsed();
     contenders.push(Contender { name: "limit:memchr2".into(), pass: Box::new(pass), estimate });
     Ok(contenders)
-}
-
-/// The crate with the version that was built, from the lock file.
-fn labelled(name: &str) -> anyhow::Result<String> {
-    if name == "relay" {
-        return Ok(name.into());
-    }
-    let lock = include_str!("../Cargo.lock");
-    let (_, package) = lock
-        .split_once(&format!("name = \"{name}\"\nversion = \""))
-        .with_context(|| format!("{name} is not locked"))?;
-    let version = package.split('"').next().unwrap_or_default();
-    Ok(format!("{name} {version}"))
 }
 
 /// Runs this program under callgrind, with one pass and with three: what two passes cost, divided by their events.
@@ -117,7 +104,7 @@ fn instructions(corpora: &[Corpus], options: &Options) -> anyhow::Result<Vec<Res
             results.push(Result {
                 bench: "sse",
                 work: corpus.name.to_owned(),
-                name: labelled(name)?,
+                name: measure::labelled(name)?,
                 unit: "instructions/event",
                 value: (thrice - once) as f64 / 2.0 / events as f64,
                 runs: 1,
