@@ -18,6 +18,8 @@ pub(crate) enum Exit {
     Terminated,
     /// 3: what was asked for does not exist.
     NotFound(String),
+    /// 5: what was waited for did not happen in time.
+    TimedOut(String),
     /// 1, 2, 3 or 4: an error, told apart by its kind.
     Failed(anyhow::Error),
 }
@@ -55,6 +57,10 @@ impl Exit {
             Self::NotFound(what) => {
                 eprintln!("relay: {what}");
                 3
+            }
+            Self::TimedOut(what) => {
+                eprintln!("relay: {what}");
+                5
             }
             Self::Failed(error) => {
                 eprintln!("relay: {}", line(error));

@@ -1,5 +1,6 @@
 //! What is followed: raw streams, states, replays.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -10,8 +11,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::args::{ReplayArgs, StateArgs, StreamArgs, Until};
 use crate::cursor::Cursor;
 use crate::exit::{Exit, signalled};
-use crate::output::{Output, snapshot_json, snapshot_text};
+use crate::output::{Output, group_json, group_text, snapshot_json, snapshot_text, to_value};
 use crate::query::until;
+use crate::tally::Tally;
 
 /// How often a bookmark's acknowledgement is looked for.
 const BOOKMARKS: Duration = Duration::from_millis(100);
@@ -56,7 +58,20 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
             exit = ending.wait() => return Ok(exit),
         };
         let Some(snapshot) = snapshot.transpose()? else { break };
-        out.line(|| snapshot_json(&snapshot, args.pods, false), || snapshot_text(&snapshot))?;
+        let Some(label) = &args.group_by else {
+            out.line(|| snapshot_json(&snapshot, args.pods, false), || snapshot_text(&snapshot))?;
+            continue;
+        };
+        let touched: BTreeSet<_> =
+            snapshot.changed.iter().flat_map(|change| change.touched_groups(label)).collect();
+        for group in touched {
+            if ending.reached(&out) {
+                break;
+            }
+            let tally: Tally = snapshot.pods.group(label, group).collect();
+            let pods = || args.pods.then(|| snapshot.pods.group(label, group).map(to_value).collect());
+            out.line(|| group_json(label, group, &tally, pods()), || group_text(label, group, &tally))?;
+        }
     }
     Ok(Exit::Done)
 }

@@ -8,6 +8,8 @@ mod follow;
 mod output;
 mod query;
 mod serve;
+mod tally;
+mod wait;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -44,6 +46,7 @@ async fn run(command: Command) -> Exit {
             Command::Stream(args) => follow::stream(args).await,
             Command::State(args) => follow::state(args).await,
             Command::Replay(args) => follow::replay(args).await,
+            Command::Wait(args) => wait::wait(args).await,
         }
         .unwrap_or_else(Exit::from)
     };

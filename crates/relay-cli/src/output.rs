@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::args::{Format, Print};
+use crate::tally::Tally;
 
 /// Standard output, a line at a time, flushed after each.
 #[derive(Debug)]
@@ -127,6 +128,23 @@ pub(crate) fn snapshot_text(snapshot: &Snapshot) -> String {
         text += &format!("   {}", event_text(event));
     }
     text
+}
+
+/// The fields of `state --group-by`.
+pub(crate) fn group_json(label: &str, group: &str, tally: &Tally, pods: Option<Value>) -> Value {
+    let mut line = tally.json();
+    line.insert("label".into(), label.into());
+    line.insert("group".into(), group.into());
+    line.extend(pods.map(|pods| ("pod_set".to_owned(), pods)));
+    Value::Object(line)
+}
+
+pub(crate) fn group_text(label: &str, group: &str, tally: &Tally) -> String {
+    let name = format!("{label}={group}");
+    let (pods, ready, restarts) = (tally.pods, tally.ready, tally.restarts);
+    let text =
+        format!("{name:<40} {ready:>4} of {pods:>4} ready {restarts:>5} restarts   {}", tally.phases_text());
+    text.trim_end().to_owned()
 }
 
 /// Everything we print has string keys and no failing parts.

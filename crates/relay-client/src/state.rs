@@ -220,17 +220,19 @@ impl Driver {
             (counts.superseded, counts.unknown_types) = (cache.superseded, cache.unknown_types);
         });
         let connected = self.fold.is_connected();
+        let caught_up = connected && self.fold.continuity().is_caught_up();
         match step {
             Step::Snapshot(_) if connected && self.fold.source_is_stale() => {
                 self.handle.stale("the relay's source is away");
             }
-            Step::Snapshot(snapshot) if snapshot.is_live() && connected => self.handle.fresh(Freshness::Live),
+            // The plain state has no phase for what is replayed after a drop.
+            Step::Snapshot(snapshot) if snapshot.is_live() && caught_up => self.handle.fresh(Freshness::Live),
             Step::Snapshot(_) if self.handle.freshness() == Freshness::Cold => {
                 self.handle.fresh(Freshness::Replaying)
             }
             Step::Message if !connected => {}
             Step::Message if self.fold.source_is_stale() => self.handle.stale("the relay's source is away"),
-            Step::Message if self.fold.continuity().is_caught_up() => self.handle.fresh(Freshness::Live),
+            Step::Message if caught_up => self.handle.fresh(Freshness::Live),
             Step::Message => self.handle.fresh(Freshness::Replaying),
             _ => {}
         }

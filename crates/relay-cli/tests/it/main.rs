@@ -10,6 +10,7 @@ mod faults;
 mod follow;
 mod peers;
 mod queries;
+mod wait;
 mod wire_lists;
 mod wire_streams;
 mod wire_tokens;

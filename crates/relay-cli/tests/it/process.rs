@@ -317,7 +317,7 @@ pub(crate) fn command_at(url: &str, args: &[&str]) -> Command {
     if !args.contains(&"-o") {
         all.extend(["-o", "json"]);
     }
-    if matches!(args[0], "state" | "replay" | "stream") && !args.contains(&"--reconnect-base") {
+    if matches!(args[0], "state" | "replay" | "stream" | "wait") && !args.contains(&"--reconnect-base") {
         all.extend(["--reconnect-base", "5ms"]);
     }
     relay(&all)

@@ -261,7 +261,7 @@ fn help_and_version_are_no_errors() {
     }
     let help = run(&["--help"]).stdout;
     for command in
-        ["demo", "serve", "pods", "pod", "events", "stream", "state", "replay", "session", "health"]
+        ["demo", "serve", "pods", "pod", "events", "stream", "state", "replay", "wait", "session", "health"]
     {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {help}");
     }

@@ -1,0 +1,113 @@
+//! What is followed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use relay_client::EventHash;
+
+use super::value::{duration, hash, label_key, phase};
+use super::{Connect, Print, Reconnect, Until, Which};
+use crate::wait::Condition;
+
+/// How long `wait` waits unless it is told.
+pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StreamArgs {
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Begin after this position; default: with everything that is retained
+    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash)]
+    pub(crate) since_hash: Option<EventHash>,
+    /// Without a cursor: begin with what is new
+    #[arg(long)]
+    pub(crate) latest: bool,
+    #[command(flatten)]
+    pub(crate) reconnect: Reconnect,
+    #[command(flatten)]
+    pub(crate) until: Until,
+    #[command(flatten)]
+    pub(crate) print: Print,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StateArgs {
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// A line per group of pods that changed instead: the pods with one value of this label; at first, every group
+    #[arg(long, env = "RELAY_GROUP_BY", value_name = "LABEL_KEY", value_parser = label_key)]
+    pub(crate) group_by: Option<String>,
+    /// Add all pods to each line
+    #[arg(long)]
+    pub(crate) pods: bool,
+    #[command(flatten)]
+    pub(crate) reconnect: Reconnect,
+    #[command(flatten)]
+    pub(crate) until: Until,
+    #[command(flatten)]
+    pub(crate) print: Print,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WaitArgs {
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// What to wait for.
+    ///
+    /// ready=N: at least N matching pods are ready. count=N: exactly N pods match. deleted: no pod matches (any more).
+    /// phase=PHASE: pods match, and all of them are in that phase: Pending, Running, Succeeded, Failed or Unknown.
+    #[arg(long = "for", value_name = "CONDITION", value_parser = Condition::parse)]
+    pub(crate) condition: Condition,
+    /// Longest time to wait, connecting included; exit code 5 when it is over.
+    ///
+    /// 0: judge the first live state, and do not wait for another; a relay that gives none within 30s counts as a
+    /// timeout.
+    #[arg(
+        long,
+        env = "RELAY_TIMEOUT",
+        default_value = "30s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) reconnect: Reconnect,
+    #[command(flatten)]
+    pub(crate) print: Print,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Begin after this position; default: with everything that is retained
+    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash)]
+    pub(crate) since_hash: Option<EventHash>,
+    /// Keep the acknowledged position in this file and resume from it; belongs to one filter
+    #[arg(long, env = "RELAY_CURSOR_FILE", value_name = "FILE")]
+    pub(crate) cursor_file: Option<PathBuf>,
+    /// End when this phase is reached: CurrentSeed, Backfill, CatchupComplete, Live, GapReseed or ReconnectReseed
+    #[arg(long, value_name = "PHASE", value_parser = phase)]
+    pub(crate) exit_after_phase: Option<relay_client::Phase>,
+    /// Add all pods to each line
+    #[arg(long)]
+    pub(crate) pods: bool,
+    /// Apply replayed events to the pods, which then show history
+    #[arg(long)]
+    pub(crate) apply_backfill: bool,
+    #[command(flatten)]
+    pub(crate) reconnect: Reconnect,
+    #[command(flatten)]
+    pub(crate) until: Until,
+    #[command(flatten)]
+    pub(crate) print: Print,
+}

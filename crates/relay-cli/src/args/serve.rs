@@ -1,0 +1,129 @@
+//! Being a relay, for real or for show.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::Format;
+use super::value::{duration, positive_duration, rate, size};
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DemoArgs {
+    /// End after this time; default: run until Ctrl-C
+    #[arg(long = "for", env = "RELAY_FOR", value_name = "DURATION", value_parser = duration)]
+    pub(crate) time: Option<Duration>,
+    /// Output: table (lines for people) or json (the lines of `relay replay`)
+    #[arg(
+        short = 'o',
+        long = "output",
+        env = "RELAY_OUTPUT",
+        default_value = "table",
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+    /// Add all pods to each JSON line
+    #[arg(long)]
+    pub(crate) pods: bool,
+    /// Seed of the simulated cluster
+    #[arg(long, env = "RELAY_SIM_SEED", default_value_t = 1, value_name = "N")]
+    pub(crate) sim_seed: u64,
+}
+
+/// Where a relay's pods come from
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SourceArg {
+    /// A simulated cluster: the same seed gives the same cluster and order of events
+    Sim,
+    /// A Kubernetes API server
+    Kube,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServeArgs {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, env = "RELAY_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// Where the pods come from
+    #[arg(long, env = "RELAY_SOURCE", default_value = "sim", value_name = "SOURCE")]
+    pub(crate) source: SourceArg,
+    /// Seed of the simulated cluster
+    #[arg(
+        long,
+        env = "RELAY_SIM_SEED",
+        default_value_t = 1,
+        value_name = "N",
+        help_heading = "Simulated cluster"
+    )]
+    pub(crate) sim_seed: u64,
+    /// Pods at the start
+    #[arg(
+        long,
+        env = "RELAY_SIM_PODS",
+        default_value_t = 60,
+        value_name = "N",
+        help_heading = "Simulated cluster"
+    )]
+    pub(crate) sim_pods: usize,
+    /// Events per second; 0: quiet after the start
+    #[arg(long, env = "RELAY_SIM_RATE", default_value_t = 5.0, value_name = "RATE", value_parser = rate, help_heading = "Simulated cluster")]
+    pub(crate) sim_rate: f64,
+    /// Kubeconfig file; default: KUBECONFIG, ~/.kube/config, or the pod's service account
+    #[arg(long, env = "RELAY_KUBECONFIG", value_name = "FILE", help_heading = "Kubernetes")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Watch only this namespace; repeat for more. Default: all
+    #[arg(
+        long = "watch-namespace",
+        env = "RELAY_WATCH_NAMESPACE",
+        value_delimiter = ',',
+        value_name = "NAMESPACE",
+        help_heading = "Kubernetes"
+    )]
+    pub(crate) watch_namespaces: Vec<String>,
+    /// Publish the annotation with this key; repeat for more. Default: none, as annotations may hold secrets
+    #[arg(
+        long = "publish-annotation",
+        env = "RELAY_PUBLISH_ANNOTATION",
+        value_delimiter = ',',
+        value_name = "KEY",
+        help_heading = "Kubernetes"
+    )]
+    pub(crate) publish_annotations: Vec<String>,
+    /// Events to retain at most
+    #[arg(
+        long,
+        env = "RELAY_RETAIN_EVENTS",
+        default_value_t = 100_000,
+        value_name = "N",
+        help_heading = "Limits"
+    )]
+    pub(crate) retain_events: u64,
+    /// Bytes of events to retain at most
+    #[arg(long, env = "RELAY_RETAIN_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = size, help_heading = "Limits")]
+    pub(crate) retain_bytes: u64,
+    /// Age of events to retain at most
+    #[arg(long, env = "RELAY_RETAIN_AGE", default_value = "24h", value_name = "DURATION", value_parser = duration, help_heading = "Limits")]
+    pub(crate) retain_age: Duration,
+    /// Streams at most, in all
+    #[arg(
+        long,
+        env = "RELAY_MAX_STREAMS",
+        default_value_t = 1024,
+        value_name = "N",
+        help_heading = "Limits"
+    )]
+    pub(crate) max_streams: usize,
+    /// Age at which a stream is closed, plus up to a tenth; 0: never
+    #[arg(long, env = "RELAY_STREAM_LIFETIME", default_value = "1h", value_name = "DURATION", value_parser = duration, help_heading = "Limits")]
+    pub(crate) stream_lifetime: Duration,
+    /// Silence after which a stream is sent a heartbeat
+    #[arg(long, env = "RELAY_HEARTBEAT", default_value = "15s", value_name = "DURATION", value_parser = positive_duration, help_heading = "Limits")]
+    pub(crate) heartbeat: Duration,
+    /// File with a line TOKEN SUBJECT NAMESPACES per token; default: no authentication
+    #[arg(long, env = "RELAY_TOKENS_FILE", value_name = "FILE", help_heading = "Authentication")]
+    pub(crate) tokens_file: Option<PathBuf>,
+    /// Time for which a session ticket is valid
+    #[arg(long, env = "RELAY_SESSION_TTL", default_value = "30s", value_name = "DURATION", value_parser = positive_duration, help_heading = "Authentication")]
+    pub(crate) session_ttl: Duration,
+}

@@ -1,0 +1,92 @@
+//! What several commands have in common: which pods, how to print, when to end, how to reconnect.
+
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, ValueEnum};
+use relay_client::{Filter, StreamOptions};
+
+use super::value::duration;
+use crate::exit::Usage;
+
+/// Which pods
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct Which {
+    /// Only pods of this namespace; repeat for alternatives
+    #[arg(
+        long = "namespace",
+        short = 'n',
+        env = "RELAY_NAMESPACE",
+        value_delimiter = ',',
+        value_name = "NAMESPACE"
+    )]
+    namespaces: Vec<String>,
+    /// Only pods with this label, KEY=VALUE or KEY; repeat for conditions that must all hold
+    #[arg(long = "label", short = 'l', env = "RELAY_LABEL", value_delimiter = ',', value_name = "LABEL")]
+    labels: Vec<String>,
+}
+
+impl Which {
+    pub(crate) fn filter(&self) -> anyhow::Result<Filter> {
+        let wrong = |error: relay_proto::pods::InvalidParameter| Usage(error.to_string());
+        let mut filter = Filter::new();
+        for namespace in self.namespaces.iter().filter(|n| !n.is_empty()) {
+            filter = filter.namespace(namespace).map_err(wrong)?;
+        }
+        for label in self.labels.iter().filter(|l| !l.is_empty()) {
+            filter = filter.label(label).map_err(wrong)?;
+        }
+        Ok(filter)
+    }
+
+    /// The only namespace, for naming one pod.
+    pub(crate) fn only_namespace(&self) -> Option<&str> {
+        if let [namespace] = self.namespaces.as_slice() { Some(namespace) } else { None }
+    }
+}
+
+/// How to print
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Lines for people
+    Table,
+    /// One JSON object per line
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub(crate) struct Print {
+    /// Output; default: table on a terminal, json otherwise
+    #[arg(short = 'o', long = "output", env = "RELAY_OUTPUT", value_name = "FORMAT")]
+    pub(crate) output: Option<Format>,
+}
+
+/// When to end
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub(crate) struct Until {
+    /// End after so many lines
+    #[arg(long, env = "RELAY_MAX", value_name = "N")]
+    pub(crate) max: Option<u64>,
+    /// End after this time
+    #[arg(long = "for", env = "RELAY_FOR", value_name = "DURATION", value_parser = duration)]
+    pub(crate) time: Option<Duration>,
+}
+
+/// How a stream reconnects
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Reconnect {
+    /// Ceiling of the first delay before a reconnect; it doubles with each attempt
+    #[arg(long, env = "RELAY_RECONNECT_BASE", default_value = "800ms", value_name = "DURATION", value_parser = duration)]
+    reconnect_base: Duration,
+    /// Ceiling of every delay before a reconnect
+    #[arg(long, env = "RELAY_RECONNECT_CAP", default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    reconnect_cap: Duration,
+}
+
+impl Reconnect {
+    pub(crate) fn options(&self, filter: Filter) -> StreamOptions {
+        StreamOptions::new()
+            .filter(filter)
+            .reconnect_base(self.reconnect_base)
+            .reconnect_cap(self.reconnect_cap)
+    }
+}

@@ -1,0 +1,119 @@
+//! How values are written: positions, phases, label keys, rates, durations, sizes.
+
+use std::time::Duration;
+
+use relay_client::{EventHash, Filter};
+
+pub(super) fn hash(text: &str) -> Result<EventHash, String> {
+    EventHash::new(text).map_err(|error| error.to_string())
+}
+
+pub(super) fn phase(text: &str) -> Result<relay_client::Phase, String> {
+    let phases = relay_client::Phase::ALL;
+    phases.into_iter().find(|phase| phase.as_str().eq_ignore_ascii_case(text)).ok_or_else(|| {
+        let names: Vec<_> = phases.iter().map(|phase| phase.as_str()).collect();
+        format!("one of {}", names.join(", "))
+    })
+}
+
+pub(super) fn label_key(text: &str) -> Result<String, String> {
+    if text.contains('=') {
+        return Err("a label key, without a value".into());
+    }
+    Filter::new().label(text).map(|_| text.to_owned()).map_err(|error| error.rule().to_owned())
+}
+
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "a number of events per second".to_owned())?;
+    if rate.is_finite() && (0.0..=1e6).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err("0 to 1000000 events per second".into())
+    }
+}
+
+/// `500ms`, `10s`, `5m`, `24h`, `1d`; a bare `0`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let rule = || "a duration is a number and ms, s, m, h or d, such as 500ms or 24h".to_owned();
+    let (number, unit) = number_and_unit(text).ok_or_else(rule)?;
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        "" if number == 0.0 => 1.0,
+        _ => return Err(rule()),
+    };
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| rule())
+}
+
+/// A duration in the largest unit that divides it: what [`duration`] reads.
+pub(crate) fn written(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
+    match units.into_iter().find(|(size, _)| millis > 0 && millis % size == 0) {
+        Some((size, unit)) => format!("{}{unit}", millis / size),
+        None if millis == 0 => "0s".into(),
+        None => format!("{millis}ms"),
+    }
+}
+
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|d| if d.is_zero() { Err("a duration above 0".into()) } else { Ok(d) })
+}
+
+/// `1024`, `64KiB`, `256MiB`, `2GiB`.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let rule = || "a size is a number of bytes, or a number and KiB, MiB or GiB, such as 256MiB".to_owned();
+    let (number, unit) = number_and_unit(text).ok_or_else(rule)?;
+    let factor: u32 = match unit {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(rule()),
+    };
+    let bytes = number * f64::from(1u32 << factor);
+    if bytes.fract() == 0.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err(rule()) }
+}
+
+fn number_and_unit(text: &str) -> Option<(f64, &str)> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+    let number: f64 = text[..digits].parse().ok()?;
+    Some((number, &text[digits..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_are_written_as_documented() {
+        for (text, millis) in
+            [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("24h", 86_400_000), ("0", 0), ("1.5s", 1500)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "10", "s", "10 s", "-1s", "1w", "1e9999s", ".s", "99999999999999999999999h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        for text in ["500ms", "10s", "90s", "2m", "36h", "1d", "0s"] {
+            assert_eq!(written(duration(text).unwrap()), text);
+        }
+        assert_eq!(written(Duration::from_secs(120)), "2m");
+        for (text, bytes) in [
+            ("0", 0),
+            ("1024", 1024),
+            ("64KiB", 65_536),
+            ("256MiB", 1 << 28),
+            ("2GiB", 1 << 31),
+            ("1.5KiB", 1536),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "MiB", "1MB", "-1", "1.5", "1e5"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}
