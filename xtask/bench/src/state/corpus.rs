@@ -122,7 +122,8 @@ impl Cluster {
              \"created_at\":\"2026-11-21T08:59:00Z\",\"started_at\":\"2026-11-21T08:59:01Z\",\"deleted_at\":null,\"reason\":null,\
              \"message\":null,\"owner\":{{\"kind\":\"ReplicaSet\",\"name\":\"{owner}\"}},\"containers\":[{{\"name\":\"app\",\
              \"image\":\"images.example/shop/web:1.4.2\",\"ready\":{ready},\"restart_count\":{restarts},\"state\":\"running\",\
-             \"reason\":null,\"exit_code\":null}}]}}"
+             \"reason\":null,\"exit_code\":null}},{{\"name\":\"proxy\",\"image\":\"images.example/mesh/proxy:3.0.1\",\"ready\":true,\
+             \"restart_count\":0,\"state\":\"running\",\"reason\":null,\"exit_code\":null}}]}}"
         )
     }
 
@@ -136,10 +137,13 @@ impl Cluster {
              \"resourceVersion\":\"{version}\",\"creationTimestamp\":\"2026-11-21T08:59:00Z\",\"labels\":{{\"app\":\"web\",\
              \"pod-template-hash\":\"7d9f{run}\",\"run\":\"{run}\",\"tier\":\"front\"}},\"ownerReferences\":[{{\"apiVersion\":\"apps/v1\",\
              \"kind\":\"ReplicaSet\",\"name\":\"{owner}\",\"uid\":\"{uid}\",\"controller\":true}}]}},\"spec\":{{\"nodeName\":\"{node}\",\
-             \"containers\":[{{\"name\":\"app\",\"image\":\"images.example/shop/web:1.4.2\"}}]}},\"status\":{{\"phase\":\"Running\",\
+             \"containers\":[{{\"name\":\"app\",\"image\":\"images.example/shop/web:1.4.2\"}},{{\"name\":\"proxy\",\
+             \"image\":\"images.example/mesh/proxy:3.0.1\"}}]}},\"status\":{{\"phase\":\"Running\",\
              \"podIP\":\"{ip}\",\"hostIP\":\"{host}\",\"startTime\":\"2026-11-21T08:59:01Z\",\"conditions\":[{{\"type\":\"Ready\",\
              \"status\":\"{condition}\"}}],\"containerStatuses\":[{{\"name\":\"app\",\"image\":\"images.example/shop/web:1.4.2\",\
-             \"imageID\":\"\",\"ready\":{ready},\"restartCount\":{restarts},\"state\":{{\"running\":{{}}}}}}]}}}}"
+             \"imageID\":\"\",\"ready\":{ready},\"restartCount\":{restarts},\"state\":{{\"running\":{{}}}}}},\
+             {{\"name\":\"proxy\",\"image\":\"images.example/mesh/proxy:3.0.1\",\"imageID\":\"\",\"ready\":true,\
+             \"restartCount\":0,\"state\":{{\"running\":{{}}}}}}]}}}}"
         )
     }
 
