@@ -23,6 +23,8 @@ use crate::{AnswerError, Client, Error, StreamOptions};
 const RETRY_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// Heartbeats that may be missed before a silent connection counts as dead, and the least time for it.
 const MISSED_HEARTBEATS: f64 = 3.0;
+/// The same, before the relay has named its heartbeat.
+const MAX_SILENCE: Duration = Duration::from_secs(45);
 const MIN_IDLE: Duration = Duration::from_secs(1);
 
 /// What a [`Connection`] brings.
@@ -43,6 +45,7 @@ pub(crate) struct Connection {
     url: String,
     shared: Arc<Shared>,
     open: bool,
+    idle: Duration,
     base: Duration,
     /// A `retry` line took effect whose block may yet turn out to be `closing`.
     base_before_retry: Option<(Duration, Duration)>,
@@ -82,6 +85,7 @@ impl Connection {
             .cap(options.reconnect_cap)
             .server_retry(ServerRetry::Ignore)
             .healthy_after(None)
+            .idle(Some(MAX_SILENCE))
             .credentials_can_refresh(sessions.is_some())
             .use_last_event_id(false)
             .limits(limits);
@@ -92,6 +96,7 @@ impl Connection {
             url,
             shared,
             open: false,
+            idle: MAX_SILENCE,
             base: options.reconnect_base,
             base_before_retry: None,
             closing: false,
@@ -117,6 +122,11 @@ impl Connection {
         self.stream.backoff()
     }
 
+    /// How long it may be silent before it counts as dead.
+    pub(crate) fn idle(&self) -> Duration {
+        self.idle
+    }
+
     pub(crate) fn bytes_read(&self) -> u64 {
         self.stream.bytes_read()
     }
@@ -139,11 +149,8 @@ impl Connection {
         }
         let Some(seconds) = connected.heartbeat_seconds.filter(|s| s.is_finite() && *s > 0.0) else { return };
         let idle = Duration::try_from_secs_f64(seconds * MISSED_HEARTBEATS).unwrap_or(Duration::MAX);
-        self.stream.set_idle(Some(idle.clamp(MIN_IDLE, Duration::from_secs(3600))));
-    }
-
-    pub(crate) async fn next(&mut self) -> Result<Incoming, Error> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
+        self.idle = idle.clamp(MIN_IDLE, Duration::from_secs(3600));
+        self.stream.set_idle(Some(self.idle));
     }
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Error>> {

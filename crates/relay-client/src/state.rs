@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -129,24 +130,35 @@ impl Driver {
             Some(incoming) => incoming?,
             None => {
                 self.connection.resume_from(self.fold.resume());
-                self.connection.next().await?
+                poll_fn(|cx| self.poll_connection(cx)).await?
             }
         };
         match incoming {
             Incoming::Opened => self.handle.with(|status| status.statistics.connections += 1),
-            Incoming::Ended { cause, .. } => {
-                self.handle.stale(&cause);
-                self.fold.handle_dropped(&cause);
-            }
+            Incoming::Ended { cause, .. } => self.fold.handle_dropped(&cause),
             Incoming::Message(message) => self.fold_message(message.into_message()),
         }
         Ok(())
+    }
+
+    /// Reads on. What that says about freshness is known at once, though it may be folded later.
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Error>> {
+        let before = self.connection.bytes_read();
+        let incoming = self.connection.poll_next(cx);
+        if self.connection.bytes_read() != before || matches!(incoming, Poll::Ready(Ok(Incoming::Opened))) {
+            self.handle.heard(self.connection.idle());
+        }
+        if let Poll::Ready(Ok(Incoming::Ended { cause, .. })) = &incoming {
+            self.handle.stale(cause);
+        }
+        incoming
     }
 
     fn fold_message(&mut self, message: Message) {
         if let Message::Undecodable(message) = &message {
             tracing::warn!(url = self.connection.url(), "{message}");
         }
+        self.handle.saw(&message);
         if self.fold.handle_message(message).is_err() {
             // The fold asked for a message just before; it cannot refuse one.
             tracing::error!("a message came out of turn");
@@ -162,13 +174,16 @@ impl Driver {
             let (client, filter) = (self.client.clone(), self.options.filter.clone());
             let list = client.pods_at_least(&filter, at_least);
             let (cause, delay) = match self.reading_ahead(list).await {
-                Ok(list) => match self.fold.handle_seed(list) {
-                    Ok(SeedVerdict::TooOld) => ("the list is older than the stream".to_owned(), None),
-                    _ => {
-                        self.backoff.reset();
-                        return Ok(());
+                Ok(list) => {
+                    self.handle.saw_list(&list);
+                    match self.fold.handle_seed(list) {
+                        Ok(SeedVerdict::TooOld) => ("the list is older than the stream".to_owned(), None),
+                        _ => {
+                            self.backoff.reset();
+                            return Ok(());
+                        }
                     }
-                },
+                }
                 Err(error) if error.is_retryable() => (error.to_string(), error.retry_after()),
                 Err(error) => return Err(error),
             };
@@ -190,7 +205,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                incoming = self.connection.next(), if may_read => self.ahead.push(incoming),
+                incoming = poll_fn(|cx| self.poll_connection(cx)), if may_read => self.ahead.push(incoming),
             }
             self.handle.with(|status| {
                 status.statistics.buffered = self.ahead.bytes as u64;
@@ -202,24 +217,21 @@ impl Driver {
     /// Makes what the fold knows visible from outside.
     fn publish(&self, step: &Step) {
         let (continuity, cache) = (self.fold.continuity().counts(), self.fold.cache().counts());
-        let acknowledged = self.fold.acknowledged();
         self.handle.with(|status| {
-            if status.acknowledgement.as_ref() != acknowledged {
-                status.acknowledgement = acknowledged.cloned();
-            }
-            status.in_hand = match step {
-                Step::Snapshot(snapshot) => snapshot.ack.clone(),
-                _ => None,
-            };
+            status.advance(step, self.fold.acknowledged(), self.fold.continuity());
             let counts = &mut status.statistics;
             counts.bytes = self.connection.bytes_read();
             counts.buffered = self.ahead.bytes as u64;
             (counts.duplicates, counts.holes, counts.gaps) =
                 (continuity.duplicates, continuity.holes, continuity.gaps);
             (counts.undecodable, counts.unknown) = (continuity.undecodable, continuity.unknown);
-            (counts.superseded, counts.unknown_types) = (cache.superseded, cache.unknown_types);
+            (counts.superseded, counts.stale_versions, counts.late) =
+                (cache.superseded, cache.stale_versions, cache.late);
+            (counts.replaced, counts.odd, counts.unknown_types) =
+                (cache.replaced, cache.odd, cache.unknown_types);
         });
-        let connected = self.fold.is_connected();
+        // An end that was read may still stand behind messages that were not folded.
+        let connected = self.fold.is_connected() && self.connection.is_open();
         let caught_up = connected && self.fold.continuity().is_caught_up();
         match step {
             Step::Snapshot(_) if connected && self.fold.source_is_stale() => {
@@ -234,7 +246,18 @@ impl Driver {
             Step::Message if self.fold.source_is_stale() => self.handle.stale("the relay's source is away"),
             Step::Message if caught_up => self.handle.fresh(Freshness::Live),
             Step::Message => self.handle.fresh(Freshness::Replaying),
+            Step::Seed { .. } if connected && self.handle.freshness() == Freshness::Live => {
+                self.handle.stale("events were lost; the list is read again");
+            }
             _ => {}
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if !matches!(self.handle.freshness(), Freshness::Stale { .. }) {
+            self.handle.stale("the stream was dropped");
         }
     }
 }

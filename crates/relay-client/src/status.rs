@@ -1,12 +1,18 @@
 //! What can be seen of a running stream from outside.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use relay_proto::pods::EventHash;
+use relay_proto::pods::{Epoch, EventHash, Message, PodList};
+use relay_state::{Continuity, Step};
 use serde::Serialize;
+use tokio::time::Instant;
 
 /// How far the pods of a stream can be trusted to show the present. A level, not a latch: it falls back.
+///
+/// It is worked out when it is read. A stream from which nothing was read for as long as its relay may be silent (three
+/// heartbeats, 45 s until the relay has named its heartbeat) is stale, also when nobody polls it, and fresh again with the
+/// next bytes that are read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Freshness {
@@ -21,36 +27,54 @@ pub enum Freshness {
     Stale {
         /// Since when.
         since: SystemTime,
-        /// Why: the connection dropped, the list cannot be read, the relay's source is away.
+        /// Why: the connection dropped, events were lost, the list cannot be read, the relay's source is away, nothing
+        /// was read for too long, the stream was dropped.
         why: String,
     },
 }
 
-/// What a stream has counted since it began.
+/// What a stream has counted since it began, over all its connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Statistics {
     /// Connections that were opened.
     pub connections: u64,
-    /// Bytes received on the stream.
+    /// Connections that were opened after the first.
+    pub reconnects: u64,
+    /// Bytes received on the stream, heads and lists not counted.
     pub bytes: u64,
-    /// Bytes held in the read-ahead buffer now, and the most there ever were.
+    /// Bytes held in the read-ahead buffer now.
     pub buffered: u64,
     /// The most bytes that were ever held in the read-ahead buffer.
     pub buffered_max: u64,
-    /// Messages that were handed over before.
+    /// The newest position of the relay's log that is known of, as a sequence: from `connected`, events, heartbeats and
+    /// lists. `None` before the first of them, and from a relay that gives no sequences.
+    pub head: Option<u64>,
+    /// Events of the log between what the consumer has finished with and `head`: head minus acknowledged. What a gap
+    /// announced as lost is not among them; on a filtered stream those that the filter leaves out are, until the next
+    /// heartbeat. `None` where one of the two is not known.
+    pub lag: Option<u64>,
+    /// Messages that were handed over before, and dropped.
     pub duplicates: u64,
-    /// Holes found.
+    /// Holes found, each healed by a resume or reported as a gap.
     pub holes: u64,
-    /// Gaps reported.
+    /// Gaps reported, the relay's and our own.
     pub gaps: u64,
     /// Messages that could not be read.
     pub undecodable: u64,
     /// SSE events of unknown name.
     pub unknown: u64,
-    /// Events that a list already held.
+    /// Events that a list already held: handed over, not applied.
     pub superseded: u64,
-    /// Events of unknown type.
+    /// Events not applied because the held pod is as new. Only from a relay without sequences.
+    pub stale_versions: u64,
+    /// Events not applied because they are about a former pod of that name. Only from a relay without sequences.
+    pub late: u64,
+    /// Pods that an event replaced by another of the same name.
+    pub replaced: u64,
+    /// Events applied by their meaning although they did not fit, such as the deletion of an absent pod.
+    pub odd: u64,
+    /// Events of unknown type, not applied.
     pub unknown_types: u64,
 }
 
@@ -61,11 +85,21 @@ pub struct StreamHandle(Arc<Mutex<Status>>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Status {
-    pub(crate) acknowledgement: Option<EventHash>,
+    acknowledgement: Option<EventHash>,
     /// The ack of the snapshot that the consumer has in hand.
-    pub(crate) in_hand: Option<EventHash>,
-    pub(crate) freshness: Freshness,
+    in_hand: Option<EventHash>,
+    freshness: Freshness,
+    heard: Option<Heard>,
+    log: LogPosition,
     pub(crate) statistics: Statistics,
+}
+
+/// When the stream was read last, and how long it may be silent.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    at: Instant,
+    since: SystemTime,
+    limit: Duration,
 }
 
 impl StreamHandle {
@@ -81,17 +115,23 @@ impl StreamHandle {
             if let Some(ack) = status.in_hand.take() {
                 status.acknowledgement = Some(ack);
             }
+            status.log.finish();
         });
     }
 
-    /// How far the pods show the present.
+    /// How far the pods show the present, at this moment.
     pub fn freshness(&self) -> Freshness {
-        self.with(|status| status.freshness.clone())
+        self.with(|status| status.freshness())
     }
 
     /// What was counted.
     pub fn statistics(&self) -> Statistics {
-        self.with(|status| status.statistics.clone())
+        self.with(|status| Statistics {
+            reconnects: status.statistics.connections.saturating_sub(1),
+            head: status.log.head,
+            lag: status.log.lag(),
+            ..status.statistics.clone()
+        })
     }
 
     pub(crate) fn with<T>(&self, access: impl FnOnce(&mut Status) -> T) -> T {
@@ -101,7 +141,7 @@ impl StreamHandle {
     /// Stale since now, or since before with another reason.
     pub(crate) fn stale(&self, why: &str) {
         self.with(|status| {
-            let since = match status.freshness {
+            let since = match status.freshness() {
                 Freshness::Cold => return,
                 Freshness::Stale { since, .. } => since,
                 _ => SystemTime::now(),
@@ -112,5 +152,112 @@ impl StreamHandle {
 
     pub(crate) fn fresh(&self, freshness: Freshness) {
         self.with(|status| status.freshness = freshness);
+    }
+
+    /// The stream was read just now, and may be silent for this long.
+    pub(crate) fn heard(&self, limit: Duration) {
+        let (at, since) = (Instant::now(), SystemTime::now());
+        self.with(|status| status.heard = Some(Heard { at, since, limit }));
+    }
+
+    /// A message, before it is folded.
+    pub(crate) fn saw(&self, message: &Message) {
+        self.with(|status| status.log.saw(message));
+    }
+
+    /// A list, before it is folded.
+    pub(crate) fn saw_list(&self, list: &PodList) {
+        self.with(|status| status.log.saw_list(list));
+    }
+}
+
+impl Status {
+    /// What the fold has come to: it asks for a step, so that the snapshot before is finished.
+    pub(crate) fn advance(&mut self, step: &Step, acknowledged: Option<&EventHash>, continuity: &Continuity) {
+        if self.acknowledgement.as_ref() != acknowledged {
+            self.acknowledgement = acknowledged.cloned();
+        }
+        self.log.finish();
+        self.in_hand = match step {
+            Step::Snapshot(snapshot) => {
+                self.log.hand_over(continuity);
+                snapshot.ack.clone()
+            }
+            Step::Message => {
+                // Nothing is in hand: what was folded without a snapshot is finished too.
+                self.log.hand_over(continuity);
+                self.log.finish();
+                None
+            }
+            _ => None,
+        };
+    }
+
+    pub(crate) fn freshness(&self) -> Freshness {
+        match (&self.freshness, self.heard) {
+            (Freshness::Live | Freshness::Replaying, Some(Heard { at, since, limit }))
+                if at.elapsed() >= limit =>
+            {
+                Freshness::Stale { since, why: format!("nothing was read for {limit:?}") }
+            }
+            (freshness, _) => freshness.clone(),
+        }
+    }
+}
+
+/// How far the relay's log goes, and how far the consumer is. Sequences of one epoch.
+#[derive(Debug, Default)]
+struct LogPosition {
+    epoch: Option<Epoch>,
+    head: Option<u64>,
+    finished: Option<u64>,
+    in_hand: Option<u64>,
+}
+
+impl LogPosition {
+    fn lag(&self) -> Option<u64> {
+        Some(self.head?.saturating_sub(self.finished?))
+    }
+
+    fn saw(&mut self, message: &Message) {
+        match message {
+            Message::Connected(connected) => {
+                // Without an epoch nothing says that this is the log of the last connection.
+                if connected.epoch.is_none() || connected.epoch != self.epoch {
+                    *self = Self { epoch: connected.epoch.clone(), ..Self::default() };
+                }
+                self.reaches(connected.head.as_ref().and_then(|head| head.sequence));
+                let start = connected.resumes_after.as_ref().and_then(|start| start.sequence);
+                self.finished = self.finished.or(start);
+            }
+            Message::Pod(event) => self.reaches(event.sequence),
+            Message::Gap(gap) => self.reaches(gap.sequence),
+            Message::CatchupComplete(catchup) => self.reaches(catchup.sequence),
+            Message::Heartbeat(beat) => self.reaches(beat.sequence),
+            _ => {}
+        }
+    }
+
+    fn saw_list(&mut self, list: &PodList) {
+        if self.head.is_none() {
+            self.epoch.clone_from(&list.epoch);
+        }
+        if self.epoch == list.epoch {
+            self.reaches(list.sequence);
+        }
+    }
+
+    fn reaches(&mut self, sequence: Option<u64>) {
+        self.head = self.head.max(sequence);
+    }
+
+    fn hand_over(&mut self, continuity: &Continuity) {
+        if continuity.epoch() == self.epoch.as_ref() {
+            self.in_hand = continuity.last_sequence();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.finished = self.in_hand.take().or(self.finished);
     }
 }

@@ -50,7 +50,8 @@ struct Latest {
     ended: Option<Arc<Error>>,
 }
 
-/// Wakes the watchers of a group: by label key, then by value.
+/// Wakes the watchers of a group: by label key, then by value. There is an entry for each group that is watched now, and
+/// for no other.
 type Groups = HashMap<String, HashMap<String, watch::Sender<u64>>>;
 
 impl SnapshotStream {
@@ -95,20 +96,31 @@ impl Shared {
         access(&mut self.groups.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Costs as much as there are changes, times the label keys that anybody watches.
+    /// One look-up per change and label key that anybody watches, however many groups and watchers there are.
     fn wake(&self, changes: &[Change]) {
         self.with_groups(|groups| {
-            for (key, values) in groups.iter_mut() {
+            for (key, values) in groups.iter() {
                 for value in changes.iter().flat_map(|change| change.touched_groups(key)) {
-                    let Some(group) = values.get(value) else { continue };
-                    if group.is_closed() {
-                        values.remove(value);
-                    } else {
+                    if let Some(group) = values.get(value) {
                         group.send_modify(|version| *version += 1);
                     }
                 }
             }
-            groups.retain(|_, values| !values.is_empty());
+        });
+    }
+
+    /// A watcher leaves; the last one of a group takes its entry along.
+    fn leave(&self, key: &str, value: &str, version: Option<watch::Receiver<u64>>) {
+        self.with_groups(|groups| {
+            // Within the lock, so that of two that leave at once one finds itself the last.
+            drop(version);
+            let Some(values) = groups.get_mut(key) else { return };
+            if values.get(value).is_some_and(watch::Sender::is_closed) {
+                values.remove(value);
+            }
+            if values.is_empty() {
+                groups.remove(key);
+            }
         });
     }
 }
@@ -172,7 +184,7 @@ impl PodWatch {
             let values = groups.entry(key.into()).or_default();
             values.entry(value.into()).or_insert_with(|| watch::Sender::new(0)).subscribe()
         });
-        GroupWatch { watch: self.clone(), key: key.into(), value: value.into(), version }
+        GroupWatch { watch: self.clone(), key: key.into(), value: value.into(), version: Some(version) }
     }
 
     /// How far the pods show the present.
@@ -197,13 +209,14 @@ impl fmt::Debug for PodWatch {
     }
 }
 
-/// One group of pods, of [`PodWatch::group`].
+/// One group of pods, of [`PodWatch::group`]. A clone begins with the changes that this one has not seen.
 #[derive(Clone)]
 pub struct GroupWatch {
     watch: PodWatch,
     key: String,
     value: String,
-    version: watch::Receiver<u64>,
+    /// Always there, until it is dropped.
+    version: Option<watch::Receiver<u64>>,
 }
 
 impl GroupWatch {
@@ -218,11 +231,19 @@ impl GroupWatch {
     /// # Errors
     /// When the stream has ended.
     pub async fn changed(&mut self) -> Result<(), Arc<Error>> {
-        if self.version.changed().await.is_ok() {
+        if let Some(version) = &mut self.version
+            && version.changed().await.is_ok()
+        {
             return Ok(());
         }
         let ended = self.watch.latest.borrow().ended.clone();
         Err(ended.unwrap_or_else(|| Arc::new(Error::usage("the stream was stopped"))))
+    }
+}
+
+impl Drop for GroupWatch {
+    fn drop(&mut self) {
+        self.watch.shared.leave(&self.key, &self.value, self.version.take());
     }
 }
 
@@ -232,5 +253,31 @@ impl fmt::Debug for GroupWatch {
             .field("key", &self.key)
             .field("value", &self.value)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Client, StreamOptions};
+
+    #[tokio::test]
+    async fn groups_that_nobody_watches_take_no_memory() {
+        let client = Client::builder("http://127.0.0.1:1").build().expect("a client");
+        let pods = client.stream_pod_state(StreamOptions::new()).watch();
+        let sizes =
+            || pods.shared.with_groups(|groups| (groups.len(), groups.values().map(HashMap::len).sum()));
+        let mut kept = Vec::new();
+        for n in 0..1000 {
+            let group = pods.group(if n % 2 == 0 { "run" } else { "app" }, &n.to_string());
+            if n >= 990 {
+                kept.push(group.clone());
+            }
+        }
+        assert_eq!(sizes(), (2, 10));
+        kept.retain(|group| group.key == "app");
+        assert_eq!(sizes(), (1, 5));
+        kept.clear();
+        assert_eq!(sizes(), (0, 0));
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod freshness;
 mod pressure;
 mod relay;
 mod streams;

@@ -14,7 +14,9 @@ const EVENTS: u64 = 100_000;
 const BOUND: u64 = 1 << 20;
 
 async fn relay(retain: u64) -> (Handle, Client) {
-    let server = Server::builder(Config::default())
+    // A machine that is busy with other things must not make the relay or the client lose patience.
+    let hour = Duration::from_secs(3600);
+    let server = Server::builder(Config::default().stall_timeout(hour).heartbeat(hour))
         .store(MemoryStore::new(Retention::default().events(retain)))
         .bind("127.0.0.1:0")
         .await

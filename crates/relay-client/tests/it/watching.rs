@@ -1,7 +1,14 @@
 //! One stream, many readers.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
+
 use futures_util::FutureExt;
-use relay_client::{Client, Freshness, Pod, PodWatch};
+use relay_client::{Client, Error, Freshness, Pod, PodWatch};
+use relay_server::{Config, Server, SimSource};
 use relay_testkit::{Conversation, Gate, Peer, RelayScript, Reply, within};
 
 use super::options;
@@ -61,6 +68,88 @@ async fn a_group_wakes_only_when_it_changed() {
     within("a change of y", y.changed()).await.unwrap();
     assert!(z.changed().now_or_never().is_none());
     assert_eq!((x.pods().len(), y.pods().len()), (0, 2));
+}
+
+/// Counts how often a watcher is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn of_a_thousand_watchers_those_are_woken_whose_group_changed() {
+    const GROUPS: usize = 1000;
+    type Changed = Pin<Box<dyn Future<Output = Result<(), Arc<Error>>>>>;
+    let run = |n: usize| format!("d-{n}");
+    let (move_one, change_one) = (Gate::new(), Gate::new());
+    let pods: Vec<Pod> = (0..GROUPS).map(|n| pod(&format!("pod-{n}"), &run(n), 1)).collect();
+    let talk = Conversation::new("e").connected(1).catchup_complete().hold(&move_one);
+    // One pod goes from one group to another, and then a group of many watchers changes.
+    let talk = talk.pod("MODIFIED", &pod("pod-3", &run(7), 2)).hold(&change_one);
+    let talk = talk.pod("DELETED", &pod("pod-500", &run(500), 3)).silence();
+    let (_peer, mut all) = watch(RelayScript::new("e").seed(1, &pods).stream(talk)).await;
+    within("the list", all.changed()).await.unwrap();
+    // Beside one watcher per group there are a hundred of one of them.
+    let groups: Vec<usize> = (0..GROUPS).chain([500; 100]).collect();
+    let mut watchers: Vec<(usize, Arc<Woken>, Changed)> = Vec::new();
+    for &n in &groups {
+        let mut group = all.group("run", &run(n));
+        watchers.push((n, Arc::default(), Box::pin(async move { group.changed().await })));
+    }
+    for (_, woken, changed) in &mut watchers {
+        let waker = Waker::from(woken.clone());
+        assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    let woken = |watchers: &[(usize, Arc<Woken>, Changed)]| -> Vec<(usize, usize)> {
+        let counted = watchers.iter().map(|(n, woken, _)| (*n, woken.0.load(Ordering::Relaxed)));
+        counted.filter(|(_, times)| *times > 0).collect()
+    };
+    move_one.open();
+    within("the first event", all.changed()).await.unwrap();
+    assert_eq!(woken(&watchers), [(3, 1), (7, 1)]);
+    change_one.open();
+    within("the second event", all.changed()).await.unwrap();
+    let again: Vec<_> = [(3, 1), (7, 1), (500, 1)].into_iter().chain([(500, 1); 100]).collect();
+    assert_eq!(woken(&watchers), again);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_tasks_need_one_stream() {
+    let cluster = SimSource::default().seed(3).pods(40).rate(500.0);
+    let server = Server::builder(Config::default()).source(cluster).bind("127.0.0.1:0").await.unwrap();
+    let relay = server.handle();
+    tokio::spawn(server.run(std::future::pending()));
+    let client = Client::builder(format!("http://{}", relay.local_addr())).build().unwrap();
+    let pods = client.stream_pod_state_with_replay(options()).watch();
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..20 {
+        let mut pods = pods.clone();
+        tasks.spawn(async move {
+            pods.wait_for(|pods| pods.len() >= 30).await.unwrap();
+            let runs: Vec<String> = pods.pods().group_by_label("run").into_keys().map(String::from).collect();
+            // Half of them watch a group, half of them everything.
+            let mut group = pods.group("run", &runs[n % runs.len()]);
+            for _ in 0..20 {
+                if n % 2 == 0 {
+                    pods.changed().await.unwrap();
+                } else {
+                    futures_util::future::select(Box::pin(group.changed()), Box::pin(pods.changed())).await;
+                }
+            }
+            pods.acknowledgement().is_some()
+        });
+    }
+    let done = within("twenty tasks", tasks.join_all()).await;
+    assert_eq!(done, [true; 20]);
+    assert_eq!(relay.subscribers(), 1);
+    let counted = pods.statistics();
+    assert_eq!((counted.connections, counted.gaps, counted.holes), (1, 0, 0));
+    assert_eq!(pods.freshness(), Freshness::Live);
+    assert!(counted.head.is_some() && counted.lag.is_some());
 }
 
 #[tokio::test]
