@@ -7,7 +7,8 @@ mod serve;
 mod shared;
 mod value;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use connect::Connect;
 pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArgs};
@@ -18,7 +19,7 @@ pub(crate) use value::written;
 
 /// Follow the pods of a Kubernetes cluster through a relay, or be the relay.
 ///
-/// Flags that say [env: ..] can also be set in the environment.
+/// Flags that say [env: ..] can also be set in the environment; an empty variable counts as none.
 /// Durations are written 500ms, 10s, 5m, 24h; sizes 64KiB, 256MiB. JSON comes as one object per line.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not authorised, 5 timed out (wait), 130 after Ctrl-C, 143
@@ -28,6 +29,22 @@ pub(crate) use value::written;
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Args {
+    /// Reads the command line and the environment; ends the program when they are wrong, or ask for help.
+    pub(crate) fn read() -> Self {
+        let mut matches = without_empty_variables(Self::command()).get_matches();
+        Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// An empty variable is how a variable is taken away where it cannot be unset.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if arg.get_env().is_some_and(empty) { arg.env(Resettable::Reset) } else { arg })
+        .mut_subcommands(without_empty_variables)
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,7 +80,6 @@ pub(crate) enum Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_flags_are_consistent() {

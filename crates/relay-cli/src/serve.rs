@@ -1,7 +1,7 @@
 //! `relay serve`: the server, with a source that the flags choose.
 
 use anyhow::Context as _;
-use relay_server::{Config, KubeSource, MemoryStore, Retention, Server, SimSource, Source};
+use relay_server::{Config, KubeSource, MemoryStore, Retention, Server, SimSource, Source, SourceError};
 
 use crate::args::{Format, ServeArgs, SourceArg};
 use crate::exit::{Exit, signalled};
@@ -28,7 +28,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         .stream_lifetime(args.stream_lifetime);
     let server = Server::builder(config)
         .store(MemoryStore::new(retention))
-        .boxed_source(source(&args))
+        .boxed_source(source(&args).await.context("the source failed")?)
         .bind(args.listen)
         .await
         .with_context(|| format!("cannot serve on {}", args.listen))?;
@@ -46,14 +46,17 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
     Ok(signal.await.unwrap_or(Exit::Done))
 }
 
-fn source(args: &ServeArgs) -> Box<dyn Source> {
+/// The source, fit to begin: nobody is to be told of a server that ends at once.
+async fn source(args: &ServeArgs) -> Result<Box<dyn Source>, SourceError> {
     match args.source {
         SourceArg::Sim => {
-            Box::new(SimSource::default().seed(args.sim_seed).pods(args.sim_pods).rate(args.sim_rate))
+            Ok(Box::new(SimSource::default().seed(args.sim_seed).pods(args.sim_pods).rate(args.sim_rate)))
         }
         SourceArg::Kube => {
             let source = KubeSource::new().namespaces(&args.watch_namespaces);
-            Box::new(args.kubeconfig.iter().fold(source, |source, file| source.kubeconfig(file)))
+            let source = args.kubeconfig.iter().fold(source, |source, file| source.kubeconfig(file));
+            source.check().await?;
+            Ok(Box::new(source))
         }
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) fn written(duration: Duration) -> String {
     let millis = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
-    match units.into_iter().find(|(size, _)| millis > 0 && millis % size == 0) {
+    match units.into_iter().find(|(size, _)| millis > 0 && millis.is_multiple_of(*size)) {
         Some((size, unit)) => format!("{}{unit}", millis / size),
         None if millis == 0 => "0s".into(),
         None => format!("{millis}ms"),

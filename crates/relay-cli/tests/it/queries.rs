@@ -254,6 +254,23 @@ fn wrong_usage_is_refused_with_2() {
 }
 
 #[test]
+fn a_server_that_cannot_begin_does_not_say_that_it_listens() {
+    for args in [
+        ["--kubeconfig", "/no/such/kubeconfig"],
+        ["--watch-namespace", "Not_A_Namespace"],
+        // No kubeconfig in its home directory, and no service account.
+        ["--sim-seed", "1"],
+    ] {
+        let mut command = relay(&["serve", "--source", "kube", "--listen", "127.0.0.1:0", args[0], args[1]]);
+        command.env("HOME", "/no/such/home");
+        let done = run_command(command).expect(1);
+        assert_eq!(done.stdout, "", "{args:?}");
+        assert!(done.stderr.contains("the source failed"), "{args:?}: {}", done.stderr);
+        assert!(args[0] == "--sim-seed" || done.stderr.contains(args[1]), "{args:?}: {}", done.stderr);
+    }
+}
+
+#[test]
 fn help_and_version_are_no_errors() {
     for args in [vec!["--help"], vec!["--version"], vec!["replay", "--help"], vec!["help", "serve"]] {
         let done = run(&args).expect(0);
@@ -304,9 +321,25 @@ fn settings_come_from_the_environment_and_flags_beat_them() {
     command.env("RELAY_URL", server.url()).env("RELAY_LABEL", "!");
     assert_eq!(run_command(command).code, Some(2));
 
+    // An empty one is none, whatever it would set.
+    let mut command = relay(&["pods", "--url", &server.url()]);
+    let names = ["RELAY_URL", "RELAY_TOKEN", "RELAY_TOKEN_FILE", "RELAY_CLIENT_ID", "RELAY_PROXY_TOKEN"];
+    let more = ["RELAY_CA_FILE", "RELAY_CLIENT_CERT", "RELAY_CLIENT_KEY", "RELAY_CONNECT_TIMEOUT"];
+    let rest = ["RELAY_NAMESPACE", "RELAY_LABEL", "RELAY_OUTPUT", "RELAY_LOG"];
+    command.envs(names.into_iter().chain(more).chain(rest).map(|name| (name, "")));
+    assert_eq!(run_command(command).expect(0).json().len(), 40);
+    let mut command = relay(&["replay", "--max", "1"]);
+    command.env("RELAY_URL", server.url()).env("RELAY_SINCE_HASH", "").env("RELAY_CURSOR_FILE", "");
+    command.env("RELAY_MAX", "").env("RELAY_FOR", "").env("RELAY_RECONNECT_BASE", "");
+    assert_eq!(run_command(command).expect(0).json().len(), 1);
+    let mut command = relay(&["wait", "--for", "count=40"]);
+    command.env("RELAY_URL", server.url()).env("RELAY_TIMEOUT", "");
+    run_command(command).expect(0);
+
     // The server's too.
     let mut command = relay(&["serve"]);
     command.env("RELAY_LISTEN", "127.0.0.1:0").env("RELAY_SIM_PODS", "3").env("RELAY_SIM_RATE", "0");
+    command.env("RELAY_TOKENS_FILE", "").env("RELAY_HEARTBEAT", "").env("RELAY_KUBECONFIG", "");
     let running = super::process::Running::start(command);
     let first = running.line().unwrap();
     let addr = first.strip_prefix("relay listening on http://").unwrap().parse().unwrap();

@@ -63,7 +63,20 @@ impl KubeSource {
         self
     }
 
+    /// Whether the source can begin: the namespaces are well-formed, and the kubeconfig and what it names can be read.
+    /// Connects to nothing. A run finds the same, but only after its server listens.
+    ///
+    /// # Errors
+    /// What [`Source::run`] would end with at once.
+    pub async fn check(&self) -> Result<(), SourceError> {
+        self.client().await.map(drop)
+    }
+
     async fn client(&self) -> Result<Client, SourceError> {
+        for namespace in &self.namespaces {
+            let checked = Filter::new().namespace(namespace);
+            checked.map_err(|error| SourceError::setup("cannot watch a namespace", error))?;
+        }
         let mut config = match &self.kubeconfig {
             Some(path) => {
                 let what = format!("cannot use the kubeconfig {}", path.display());
@@ -83,10 +96,6 @@ impl KubeSource {
     }
 
     async fn follow(self, publisher: Publisher, stop: CancellationToken) -> Result<(), SourceError> {
-        for namespace in &self.namespaces {
-            let checked = Filter::new().namespace(namespace);
-            checked.map_err(|error| SourceError::setup("cannot watch a namespace", error))?;
-        }
         let client = self.client().await?;
         let mut apis: Vec<_> =
             self.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect();
