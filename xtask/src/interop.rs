@@ -8,14 +8,18 @@ use anyhow::{Context, Result, bail};
 use crate::{Usage, workspace};
 
 mod cluster;
+mod golang;
 mod kube;
 mod link;
 mod process;
 mod relay;
+mod sse;
 
 /// What `interop --help` says beyond the table of commands.
 pub(crate) const DETAILS: &str = "\
 Suites (all of them when none is named):
+  sse    builds a server of event streams with github.com/launchdarkly/eventsource (Go 1.24), then follows it while it
+         publishes, closes streams, compresses, is killed and started again
   kube   builds a Kubernetes API server with its etcd (Go 1.26; several minutes the first time, seconds later), then
          creates, changes and deletes pods, cuts connections and restarts the server, while `relay serve --source kube`
          and `relay replay` follow
@@ -25,7 +29,7 @@ Suites (all of them when none is named):
 
 type Suite = fn(&mut Run) -> Result<()>;
 
-const SUITES: &[(&str, Suite)] = &[("kube", kube::run)];
+const SUITES: &[(&str, Suite)] = &[("sse", sse::run), ("kube", kube::run)];
 
 /// Runs the named suites and prints what passed, one line each, and a count as the last line.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {

@@ -34,7 +34,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "interop",
         arguments: "[SUITE..] [--relay PATH] [--keep]",
-        about: "follow systems that are not ours: `interop kube` runs a real Kubernetes API server",
+        about: "talk to systems that are not ours, running for real: `interop sse` and `interop kube`",
         details: interop::DETAILS,
         run: interop::run,
     },

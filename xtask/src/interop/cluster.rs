@@ -10,8 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::process::Process;
-use super::wait_for;
-use crate::workspace;
+use super::{golang, wait_for};
 
 /// How long the server may take to answer; a restart takes 2 to 4 s on two cores.
 const READY: Duration = Duration::from_secs(90);
@@ -199,20 +198,9 @@ fn agent(certificates: &[u8]) -> Result<ureq::Agent> {
     Ok(config.timeout_global(Some(Duration::from_secs(30))).build().into())
 }
 
-/// Builds the server; Go sees for itself when there is nothing to do.
+/// Builds the server.
 pub(super) fn build() -> Result<PathBuf> {
-    if let Err(error) = workspace::output(Command::new("go").arg("version")) {
-        bail!(
-            "this suite needs Go 1.26 or later on the PATH, and for the first build a way to the Go modules of \
-             Kubernetes (750 MB of modules, 4 GB of build cache): {error:#}"
-        );
-    }
-    let directory = workspace::target_directory()?.join("interop");
-    std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let binary = directory.join("kube-apiserver");
-    println!("building the Kubernetes API server (minutes the first time)");
-    let mut command = Command::new("go");
-    command.current_dir(workspace::root().join("xtask/interop/kube")).env("CGO_ENABLED", "0");
-    workspace::check(command.args(["build", "-ldflags=-s -w", "-o"]).arg(&binary).arg("."))?;
-    Ok(binary)
+    let needs = "this suite needs Go 1.26 or later on the PATH, and for the first build a way to the Go modules of \
+                 Kubernetes (750 MB of modules, 4 GB of build cache)";
+    golang::build("kube", "kube-apiserver", needs)
 }

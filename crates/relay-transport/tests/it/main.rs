@@ -4,6 +4,7 @@
 mod bounds;
 mod client;
 mod faults;
+mod golang;
 mod http2;
 mod log;
 mod proxy;

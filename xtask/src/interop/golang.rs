@@ -1,0 +1,25 @@
+//! The programs in Go that suites bring along, each in a directory of `xtask/interop` with the versions it needs.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace;
+
+/// Builds the program in that directory and returns where it is; Go sees for itself when there is nothing to do.
+///
+/// `needs` is what to say when there is no Go.
+pub(super) fn build(directory: &str, name: &str, needs: &str) -> Result<PathBuf> {
+    if let Err(error) = workspace::output(Command::new("go").arg("version")) {
+        bail!("{needs}: {error:#}");
+    }
+    let target = workspace::target_directory()?.join("interop");
+    std::fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
+    let binary = target.join(name);
+    println!("building {name} (Go)");
+    let mut command = Command::new("go");
+    command.current_dir(workspace::root().join("xtask/interop").join(directory)).env("CGO_ENABLED", "0");
+    workspace::check(command.args(["build", "-mod=readonly", "-ldflags=-s -w", "-o"]).arg(&binary).arg("."))?;
+    Ok(binary)
+}

@@ -1,0 +1,79 @@
+//! `interop sse`: the event stream client against a server that others wrote.
+//!
+//! The steps are tests of relay-transport, where the client and everything to watch it with is; here the server is
+//! built, and each test run with it. A test starts, kills and asks servers of its own.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{Run, golang};
+use crate::workspace::{cargo, output};
+
+/// The module of relay-transport's tests that is run.
+const MODULE: &str = "golang::";
+
+/// Runs the suite.
+pub(super) fn run(run: &mut Run) -> Result<()> {
+    let needs = "this suite needs Go 1.24 or later on the PATH, and for the first build a way to the Go module \
+                 github.com/launchdarkly/eventsource";
+    let server = golang::build("sse", "sse-server", needs)?;
+    let tests = build()?;
+    let list = output(Command::new(&tests).args(["--list", "--ignored", "--format=terse"]))?;
+    let names = names(&list);
+    ensure!(!names.is_empty(), "there are no tests in {MODULE}");
+    for name in names {
+        run.step(name, || {
+            let mut test = Command::new(&tests);
+            test.args([name, "--exact", "--ignored", "--nocapture"]).env("SSE_SERVER", &server);
+            let end = test.output().context("cannot run the tests")?;
+            let text = String::from_utf8_lossy(&end.stdout);
+            if !end.status.success() {
+                let why = String::from_utf8_lossy(&end.stderr);
+                let lines = why.lines().chain(text.lines()).filter(|line| !line.trim().is_empty());
+                bail!("{}", lines.collect::<Vec<_>>().join(" / "));
+            }
+            ensure!(text.contains("1 passed"), "it was not run");
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+/// Builds the tests and returns where they are.
+fn build() -> Result<PathBuf> {
+    println!("building the tests of relay-transport");
+    let arguments = ["test", "--locked", "--no-run", "--package=relay-transport", "--test=it"];
+    let messages = output(cargo().args(arguments).arg("--message-format=json"))?;
+    executable(&messages).context("cargo named no test binary")
+}
+
+/// The binary that cargo's messages name.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    messages.filter_map(|message| Some(message["executable"].as_str()?.into())).next_back()
+}
+
+/// The names of the tests in a list.
+fn names(list: &str) -> Vec<&str> {
+    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    names.filter(|name| name.starts_with(MODULE)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_binary_and_its_tests_are_found() {
+        let messages = r#"{"reason":"compiler-artifact","executable":null}
+warning: not JSON
+{"reason":"compiler-artifact","executable":"/target/it-1"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executable(messages), Some("/target/it-1".into()));
+        assert_eq!(executable(""), None);
+        assert_eq!(names("golang::a: test\nproxy::b: test\n\n1 test, 0 benchmarks\n"), ["golang::a"]);
+    }
+}
