@@ -62,3 +62,8 @@ pub use relay_transport::{HttpClient, Secret, TokenSource};
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The examples of the repository's guide, so that they compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/replacing-a-polling-loop.md")]
+struct ReplacingAPollingLoop;
