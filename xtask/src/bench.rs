@@ -8,6 +8,8 @@ use crate::workspace::{cargo, check, root};
 pub(crate) const DETAILS: &str = "\
 `bench sse` compares the event stream decoder with other crates, after a check that all see the same events; it prints
 a table of throughput per CPU second and, where valgrind is installed, of instructions per event.
+`bench client` compares clients over loopback, each in a process of its own, with hyper reading the body and throwing it
+away: CPU time per event, events per second, peak memory, and memory per idle connection, fresh and after traffic.
   --quick        under a minute, less exact
   --only WORK    only works whose name contains WORK
   --json FILE    one object per line: bench, work, impl, unit, value, runs
@@ -20,7 +22,7 @@ The peers are fetched and built the first time; they are no part of the product.
 /// Everything after the name of the benchmark is its own business.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if arguments.first().is_none_or(|name| name.starts_with('-')) {
-        bail!("which benchmark? `cargo xtask bench sse|state [--quick] [--only WORK] [--json FILE]`");
+        bail!("which benchmark? `cargo xtask bench sse|state|client [--quick] [--only WORK] [--json FILE]`");
     }
     let manifest = root().join("xtask/bench/Cargo.toml");
     check(

@@ -6,6 +6,8 @@
 
 use std::process::ExitCode;
 
+mod client;
+mod corpora;
 mod measure;
 mod sse;
 mod state;
@@ -18,7 +20,13 @@ fn main() -> ExitCode {
         Some((name, rest)) if name == "state" => state::run(rest),
         Some((name, rest)) if name == "state-once" => state::once(rest),
         Some((name, rest)) if name == "state-seed-once" => state::seed_once(rest),
-        _ => Err(anyhow::anyhow!("usage: cargo xtask bench sse|state [--quick] [--only WORK] [--json FILE]")),
+        Some((name, rest)) if name == "client" => client::run(rest),
+        Some((name, rest)) if name == "client-once" => client::once(rest),
+        Some((name, rest)) if name == "client-idle" => client::idle(rest),
+        Some((name, _)) if name == "client-server" => client::serve(),
+        _ => Err(anyhow::anyhow!(
+            "usage: cargo xtask bench sse|state|client [--quick] [--only WORK] [--json FILE]"
+        )),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -104,6 +104,53 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// The name of a crate with the version that was built, from the lock file; parts of relay as they are.
+pub fn labelled(name: &str) -> anyhow::Result<String> {
+    if name.starts_with("relay") || name == "hashmap" {
+        return Ok(name.into());
+    }
+    let lock = include_str!("../Cargo.lock");
+    let (_, package) = lock
+        .split_once(&format!("name = \"{name}\"\nversion = \""))
+        .with_context(|| format!("{name} is not locked"))?;
+    let version = package.split('"').next().unwrap_or_default();
+    Ok(format!("{name} {version}"))
+}
+
+/// A table with a row per contender and a column per work.
+pub fn grid(results: &[&Result], decimals: usize) -> String {
+    let mut works: Vec<&str> = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
+    for result in results {
+        if !works.contains(&result.work.as_str()) {
+            works.push(&result.work);
+        }
+        if !names.contains(&result.name.as_str()) {
+            names.push(&result.name);
+        }
+    }
+    let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
+    let mut out = format!("| {:width$} |", "");
+    for work in &works {
+        let _ = write!(out, " {work:>8} |");
+    }
+    let _ = write!(out, "\n|{}|", "-".repeat(width + 2));
+    for work in &works {
+        let _ = write!(out, "{}:|", "-".repeat(work.len().max(8) + 1));
+    }
+    out.push('\n');
+    for name in &names {
+        let _ = write!(out, "| {name:width$} |");
+        for work in &works {
+            let value = results.iter().find(|result| result.work == *work && result.name == *name);
+            let text = value.map_or("-".into(), |result| format!("{:.decimals$}", result.value));
+            let _ = write!(out, " {text:>0$} |", work.len().max(8));
+        }
+        out.push('\n');
+    }
+    out
+}
+
 /// A table with a row per work and a column per contender, and below it the ratio of relay to the best peer.
 pub fn table(results: &[Result]) -> String {
     let mut works: Vec<&str> = Vec::new();
@@ -157,23 +204,10 @@ pub fn json(results: &[Result]) -> String {
     for Result { bench, work, name, unit, value, runs } in results {
         let _ = writeln!(
             out,
-            "{{\"bench\":\"{bench}\",\"work\":\"{work}\",\"impl\":\"{name}\",\"unit\":\"{unit}\",\"value\":{value:.1},\"runs\":{runs}}}"
+            "{{\"bench\":\"{bench}\",\"work\":\"{work}\",\"impl\":\"{name}\",\"unit\":\"{unit}\",\"value\":{value:.3},\"runs\":{runs}}}"
         );
     }
     out
-}
-
-/// The crate with the version that was built, from the lock file.
-pub fn labelled(name: &str) -> anyhow::Result<String> {
-    if ["relay", "hashmap"].contains(&name) {
-        return Ok(name.into());
-    }
-    let lock = include_str!("../Cargo.lock");
-    let (_, package) = lock
-        .split_once(&format!("name = \"{name}\"\nversion = \""))
-        .with_context(|| format!("{name} is not locked"))?;
-    let version = package.split('"').next().unwrap_or_default();
-    Ok(format!("{name} {version}"))
 }
 
 /// Memory of this process in bytes: `VmRSS` now, or `VmHWM`, the most there ever was.

@@ -6,12 +6,11 @@ use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use cpu_time::ThreadTime;
 
+use crate::corpora::{self, Corpus};
 use crate::measure::{self, Contender, Options, Result};
 
-mod corpora;
 mod decoders;
 
-use corpora::Corpus;
 use decoders::{ALL, Decoder, Sink};
 
 const SIZE: usize = 2 << 20;

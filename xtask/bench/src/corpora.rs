@@ -54,7 +54,7 @@ fn pod(out: &mut String, random: &mut Random, note: &str) {
     let (name, node, ip) = (random.word(10), random.word(12), random.next() % 250);
     let (hash, previous, uid) = (random.word(40), random.word(40), random.word(36));
     let version = random.next() % 10_000_000;
-    let ready = random.next() % 2 == 0;
+    let ready = random.next().is_multiple_of(2);
     let _ = write!(
         out,
         "event: pod\nid: {hash}\ndata: {{\"type\":\"MODIFIED\",\"hash\":\"{hash}\",\"previous_hash\":\"{previous}\",\
