@@ -9,12 +9,12 @@ use relay_proto::pods::{InvalidPage, InvalidPod, InvalidSession, ListError, Prob
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The relay refused: it answered with a status other than success.
-    #[error("{url}: the relay refused with {problem}")]
+    /// The relay, or a Kubernetes API server in front of it, refused: the answer had a status other than success.
+    #[error("{url}: {}refused with {problem}", if problem.from_kubernetes { "" } else { "the relay " })]
     Refused {
         /// What was asked.
         url: String,
-        /// What the relay said.
+        /// What was said, and by whom.
         problem: Box<Problem>,
         /// How long the relay asks to wait.
         retry_after: Option<Duration>,

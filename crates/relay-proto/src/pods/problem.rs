@@ -27,6 +27,20 @@ pub struct Problem {
     /// With `cursor-expired` and `cursor-unknown`: the oldest retained event.
     #[serde(default, alias = "oldestHash", skip_serializing_if = "Option::is_none")]
     pub oldest_hash: Option<String>,
+    /// Said by a Kubernetes API server, through whose service proxy the relay was asked, and not by the relay: the body was
+    /// one of its `Status` objects.
+    #[serde(skip)]
+    pub from_kubernetes: bool,
+}
+
+/// What a Kubernetes API server answers instead of what was asked for.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KubernetesStatus {
+    kind: String,
+    api_version: String,
+    #[serde(default)]
+    message: String,
 }
 
 impl Problem {
@@ -39,24 +53,29 @@ impl Problem {
             detail: Some(detail.into()),
             code: Some(code.as_str().into()),
             oldest_hash: None,
+            from_kubernetes: false,
         }
     }
 
-    /// Reads the body of an error answer. A body that is no problem document gives its first 200 characters as the
-    /// detail, so that a proxy's own words are not lost.
+    /// Reads the body of an error answer. Of a Kubernetes `Status` the first 400 characters of its message are the detail,
+    /// and of a body that is no document of either kind its first 200, so that a proxy's own words are not lost.
     pub fn from_body(status: u16, body: &[u8]) -> Self {
+        if let Ok(said) = serde_json::from_slice::<KubernetesStatus>(body)
+            && (said.kind.as_str(), said.api_version.as_str()) == ("Status", "v1")
+        {
+            return Self { from_kubernetes: true, ..Self::in_words(status, &said.message, 400) };
+        }
         match serde_json::from_slice::<Self>(body) {
             Ok(problem) => Self { status, ..problem },
-            Err(_) => {
-                let text: String = String::from_utf8_lossy(&body[..body.len().min(800)])
-                    .chars()
-                    .map(|c| if c.is_control() { ' ' } else { c })
-                    .take(200)
-                    .collect();
-                let detail = text.trim();
-                Self { status, detail: (!detail.is_empty()).then(|| detail.into()), ..Self::default() }
-            }
+            Err(_) => Self::in_words(status, &String::from_utf8_lossy(&body[..body.len().min(800)]), 200),
         }
+    }
+
+    /// A problem of which nothing but the start of somebody's words is known.
+    fn in_words(status: u16, words: &str, limit: usize) -> Self {
+        let text: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(limit).collect();
+        let detail = text.trim();
+        Self { status, detail: (!detail.is_empty()).then(|| detail.into()), ..Self::default() }
     }
 
     /// The code, when it is one of ours.
@@ -68,6 +87,9 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)?;
+        if self.from_kubernetes {
+            f.write_str(" of the Kubernetes API server")?;
+        }
         if let Some(code) = &self.code {
             write!(f, " {code}")?;
         }
@@ -158,5 +180,21 @@ mod tests {
         assert_eq!(html.to_string(), "502: <html>  Bad Gateway</html>");
         assert_eq!(Problem::from_body(503, b"").to_string(), "503");
         assert_eq!(Problem::from_body(500, &[0xff; 5000]).detail.unwrap().chars().count(), 200);
+    }
+
+    #[test]
+    fn an_api_server_is_not_taken_for_the_relay_behind_it() {
+        let status = br#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",
+            "message":"Unauthorized","reason":"Unauthorized","code":401}"#;
+        let problem = Problem::from_body(401, status);
+        assert!(problem.from_kubernetes);
+        assert_eq!(problem.to_string(), "401 of the Kubernetes API server: Unauthorized");
+        assert_eq!(problem.known_code(), None);
+        let long = format!(r#"{{"kind":"Status","apiVersion":"v1","message":"\n{}"}}"#, "x".repeat(5000));
+        assert_eq!(Problem::from_body(403, long.as_bytes()).detail.unwrap().len(), 399);
+        let silent = Problem::from_body(503, br#"{"kind":"Status","apiVersion":"v1","code":503}"#);
+        assert_eq!(silent.to_string(), "503 of the Kubernetes API server");
+        let others = br#"{"kind":"Status","apiVersion":"v2","code":"x","status":400}"#;
+        assert!(!Problem::from_body(400, others).from_kubernetes);
     }
 }
