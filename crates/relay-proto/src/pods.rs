@@ -7,27 +7,38 @@
 //! Nothing here does I/O, and nothing here decides whether a message may be trusted in its context: that is the
 //! order of checks in `relay-state`.
 
+mod builder;
 mod cursor;
+mod event;
 mod filter;
 mod history;
+mod json;
+mod key;
 mod kubernetes;
+mod layout;
 mod list;
 mod message;
 mod pod;
 mod problem;
 mod session;
+mod text;
+mod timestamp;
 
+pub use builder::PodBuilder;
 pub use cursor::{Epoch, EventHash, InvalidHash, Position};
+pub use event::{EventType, PodEvent};
 pub use filter::{Filter, InvalidParameter, LabelMatch};
 pub use history::{EventPage, InvalidPage};
+pub use key::PodKey;
 pub use list::{ListDecoder, ListError, ListFormat, ListLimits, PodList};
 pub use message::{
-    CatchupComplete, Closing, ClosingReason, Connected, EventType, Gap, GapReason, Heartbeat, Message,
-    PodEvent, SourceState, Undecodable,
+    CatchupComplete, Closing, ClosingReason, Connected, Gap, GapReason, Heartbeat, Message, SourceState,
+    Undecodable,
 };
-pub use pod::{Container, InvalidPod, Owner, Pod, PodBuilder, PodKey, Timestamp};
+pub use pod::{Container, InvalidPod, Owner, Pod};
 pub use problem::{Problem, ProblemCode};
 pub use session::{Health, InvalidSession, Session};
+pub use timestamp::Timestamp;
 
 /// Protocol version that [`Connected::protocol`] carries and this crate reads and writes.
 pub const PROTOCOL: u32 = 1;

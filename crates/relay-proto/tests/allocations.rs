@@ -1,4 +1,4 @@
-//! Counts what the SSE decoder allocates. A program of its own, since it has an allocator of its own.
+//! Counts what the SSE decoder and the pod messages allocate. A program of its own, since it has an allocator of its own.
 
 use allocation_counter::measure;
 use bytes::Bytes;
@@ -107,4 +107,53 @@ fn an_endless_line_is_bounded() {
         }
     });
     assert!(peak.bytes_max < 4 << 20, "{peak:?}");
+}
+
+/// A message with a pod as a relay sends it, and the bytes of the pod's JSON.
+#[cfg(feature = "pods")]
+fn pod_message(n: usize) -> (String, usize) {
+    let pod = format!(
+        concat!(
+            r#"{{"namespace":"prod","name":"web-7d9f8c6b5-{n:05}","uid":"6f1c2a3b-1111-2222-3333-{n:012}","resource_version":"{n}","#,
+            r#""labels":{{"app":"web","pod-template-hash":"7d9f8c6b5","run":"d-17","tier":"frontend"}},"annotations":{{}},"phase":"Running","#,
+            r#""ready":true,"node_name":"node-3","pod_ip":"10.1.2.3","host_ip":"10.0.0.3","created_at":"2026-11-21T09:00:00Z","#,
+            r#""started_at":"2026-11-21T09:00:05Z","deleted_at":null,"reason":null,"message":null,"owner":{{"kind":"ReplicaSet","name":"web"}},"#,
+            r#""containers":[{{"name":"app","image":"i:1","ready":true,"restart_count":0,"state":"running","reason":null,"exit_code":null}}]}}"#
+        ),
+        n = n
+    );
+    let hash = "x".repeat(48);
+    let head = format!(r#""type":"MODIFIED","previous_hash":"{hash}","hash":"{hash}","sequence":{n}"#);
+    (format!(r#"{{{head},"timestamp":"2026-11-21T09:00:00.123Z","pod":{pod}}}"#), pod.len())
+}
+
+#[cfg(feature = "pods")]
+#[test]
+fn a_pod_is_its_text_and_little_more() {
+    use relay_proto::pods::{Message, Pod};
+
+    let messages: Vec<(String, usize)> = (0..1000).map(pod_message).collect();
+    let text: usize = messages.iter().map(|(_, bytes)| bytes).sum();
+    let mut pods: Vec<Pod> = Vec::with_capacity(messages.len());
+    let decoding = measure(|| {
+        for (data, _) in &messages {
+            let Message::Pod(event) = Message::decode("pod", "", data) else { panic!("{data}") };
+            pods.push(event.pod);
+        }
+    });
+    // The hashes, the key, the text, and what points into it.
+    assert_eq!(decoding.count_total, 4 * pods.len() as u64);
+    let beside = decoding.bytes_current as usize - text;
+    assert!(beside < 230 * pods.len(), "{} bytes beside the text of each pod", beside / pods.len());
+
+    let reading = measure(|| {
+        for pod in &pods {
+            assert_eq!((pod.label("run"), pod.phase(), pod.ready()), (Some("d-17"), Some("Running"), true));
+            assert!(pod.created_at().is_some() && pod.message().is_none() && pod.labels().count() == 4);
+        }
+    });
+    assert_eq!(reading.count_total, 0, "fields are read where they stand");
+    let cold = measure(|| assert_eq!(pods[0].containers()[0].name, "app"));
+    assert!(cold.count_total > 0 && cold.bytes_current > 0, "kept from then on");
+    assert_eq!(measure(|| assert!(pods[0].owner().is_some())).count_total, 0);
 }

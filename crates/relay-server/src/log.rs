@@ -89,7 +89,7 @@ impl Incoming {
             key: pod.key().clone(),
             uid: pod.uid().map(Into::into),
             labels: Labels::of(pod),
-            json: serde_json::to_vec(pod).expect("a pod is always representable as JSON"),
+            json: pod.to_json().into_owned().into_bytes(),
         }
     }
 
@@ -208,7 +208,8 @@ impl View {
             self.pods.remove(record.key());
         } else {
             let json = record.pod_json();
-            let uid = serde_json::from_slice::<Pod>(&json).ok().and_then(|pod| pod.uid().map(Into::into));
+            let pod = std::str::from_utf8(&json).ok().and_then(|json| Pod::from_json(json).ok());
+            let uid = pod.and_then(|pod| pod.uid().map(Into::into));
             self.pods.insert(record.key().clone(), Entry { uid, labels: record.labels().clone(), json });
         }
         self.advance(record);

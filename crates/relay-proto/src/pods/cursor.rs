@@ -1,6 +1,7 @@
 //! Positions in a relay's log.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -8,8 +9,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// An opaque cursor: names one position of one log. Cheap to clone; compare only for equality.
 ///
 /// 1 to 256 visible ASCII characters (`docs/protocol.md`, "Cursors").
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct EventHash(Arc<str>);
+#[derive(Clone)]
+pub struct EventHash {
+    /// May hold a neighbour too: the two hashes of a message share one allocation.
+    text: Arc<str>,
+    start: u16,
+    end: u16,
+}
 
 impl EventHash {
     /// Longest hash in bytes.
@@ -20,31 +26,64 @@ impl EventHash {
     /// # Errors
     /// When `text` is empty, longer than [`Self::MAX_LEN`] or holds anything but visible ASCII.
     pub fn new(text: &str) -> Result<Self, InvalidHash> {
-        let valid = (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        if valid { Ok(Self(text.into())) } else { Err(InvalidHash { length: text.len() }) }
+        Self::check(text)?;
+        Ok(Self { text: text.into(), start: 0, end: text.len() as u16 })
+    }
+
+    /// Checks and takes two hashes.
+    pub(super) fn pair(first: &str, second: &str) -> Result<(Self, Self), InvalidHash> {
+        Self::check(first)?;
+        Self::check(second)?;
+        let (split, end) = (first.len(), first.len() + second.len());
+        let mut both = [0; 2 * Self::MAX_LEN];
+        both[..split].copy_from_slice(first.as_bytes());
+        both[split..end].copy_from_slice(second.as_bytes());
+        let text: Arc<str> = std::str::from_utf8(&both[..end]).expect("it is ASCII").into();
+        let (split, end) = (split as u16, end as u16);
+        Ok((Self { text: text.clone(), start: 0, end: split }, Self { text, start: split, end }))
+    }
+
+    fn check(text: &str) -> Result<(), InvalidHash> {
+        let visible = || text.bytes().fold(true, |visible, byte| visible & byte.is_ascii_graphic());
+        let valid = (1..=Self::MAX_LEN).contains(&text.len()) && visible();
+        if valid { Ok(()) } else { Err(InvalidHash { length: text.len() }) }
     }
 
     /// The text as on the wire.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text[self.start.into()..self.end.into()]
+    }
+}
+
+impl PartialEq for EventHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for EventHash {}
+
+impl Hash for EventHash {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
     }
 }
 
 impl fmt::Debug for EventHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EventHash({})", self.0)
+        write!(f, "EventHash({})", self.as_str())
     }
 }
 
 impl fmt::Display for EventHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl Serialize for EventHash {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.serialize_str(self.as_str())
     }
 }
 

@@ -6,6 +6,8 @@ use serde::Deserialize;
 
 use super::{Container, Owner, Pod, PodBuilder, Timestamp};
 
+const TOO_LARGE: &str = "a pod is smaller than 4 GiB";
+
 type Map = BTreeMap<String, String>;
 
 /// Every field of both shapes, all optional. `metadata` tells them apart.
@@ -136,7 +138,7 @@ impl WirePod {
     }
 
     fn into_flat(self) -> Result<Pod, &'static str> {
-        Ok(named(self.namespace.as_deref(), self.name.as_deref())?
+        named(self.namespace.as_deref(), self.name.as_deref())?
             .uid(self.uid.as_deref())
             .resource_version(self.resource_version.as_deref())
             .labels(self.labels.unwrap_or_default())
@@ -153,7 +155,8 @@ impl WirePod {
             .message(self.message.as_deref())
             .owner(self.owner)
             .containers(self.containers.unwrap_or_default())
-            .build())
+            .try_build()
+            .ok_or(TOO_LARGE)
     }
 }
 
@@ -176,7 +179,7 @@ fn from_object(metadata: Metadata, spec: Spec, status: Status) -> Result<Pod, &'
     let mut owners = metadata.owner_references.unwrap_or_default();
     let controller = owners.iter().position(|o| o.controller == Some(true)).unwrap_or(0);
     let owner = (controller < owners.len()).then(|| owners.swap_remove(controller));
-    Ok(named(metadata.namespace.as_deref(), metadata.name.as_deref())?
+    named(metadata.namespace.as_deref(), metadata.name.as_deref())?
         .uid(metadata.uid.as_deref())
         .resource_version(metadata.resource_version.as_deref())
         .labels(metadata.labels.unwrap_or_default())
@@ -196,7 +199,8 @@ fn from_object(metadata: Metadata, spec: Spec, status: Status) -> Result<Pod, &'
             spec.containers.unwrap_or_default(),
             status.container_statuses.unwrap_or_default(),
         ))
-        .build())
+        .try_build()
+        .ok_or(TOO_LARGE)
 }
 
 /// The specification gives the order; a container without a status yet has none.

@@ -1,8 +1,11 @@
 //! `/pods`: the current pods with the position they reflect, decoded while the bytes arrive.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, EventHash, Pod, Timestamp};
+use super::json::{Odd, Scan, Scanner};
+use super::{Epoch, EventHash, Pod, PodKey, Timestamp};
 
 /// The current pods and the position of the log that they reflect: events at or below it are already inside.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -71,10 +74,10 @@ impl Default for ListLimits {
 /// assert_eq!((list.pods.len(), list.sequence), (1, Some(7)));
 /// # Ok::<(), relay_proto::pods::ListError>(())
 /// ```
-#[derive(Debug)]
 pub struct ListDecoder {
     format: ListFormat,
     limits: ListLimits,
+    reuse: Option<Box<Reuse>>,
     /// The unfinished line, or the document so far.
     buffer: Vec<u8>,
     list: PodList,
@@ -83,18 +86,30 @@ pub struct ListDecoder {
     ended: bool,
 }
 
+/// Finds a pod that is held already.
+type Reuse = dyn Fn(&PodKey) -> Option<Pod> + Send + Sync;
+
 impl ListDecoder {
     /// A decoder at the start of a body.
     pub fn new(format: ListFormat, limits: ListLimits) -> Self {
         Self {
             format,
             limits,
+            reuse: None,
             buffer: Vec::new(),
             list: PodList::default(),
             announced: None,
             lines: 0,
             ended: false,
         }
+    }
+
+    /// Asks `held` for each pod: one that is equal to what came is put into the list in its place, so that a list of
+    /// pods that are held already takes hardly any memory of its own.
+    #[must_use]
+    pub fn reuse(mut self, held: impl Fn(&PodKey) -> Option<Pod> + Send + Sync + 'static) -> Self {
+        self.reuse = Some(Box::new(held));
+        self
     }
 
     /// Takes the next bytes of the body.
@@ -168,6 +183,10 @@ impl ListDecoder {
             header.position.put(&mut self.list);
             return Ok(());
         }
+        // A pod with an `end` field is unusual enough not to be found here.
+        if let Ok(Ok(pod)) = std::str::from_utf8(line).map(Pod::scan_whole) {
+            return self.push(pod);
+        }
         if let Ok(end) = serde_json::from_slice::<End>(line) {
             let count = self.list.pods.len() as u64;
             if !end.end || end.count.is_some_and(|announced| announced != count) {
@@ -176,28 +195,106 @@ impl ListDecoder {
             self.ended = true;
             return Ok(());
         }
+        let pod = if self.list.pods.len() < self.limits.pods {
+            serde_json::from_slice(line).map_err(malformed)
+        } else {
+            Err(self.too_many())
+        };
+        self.push(pod?)
+    }
+
+    fn push(&mut self, pod: Pod) -> Result<(), ListError> {
         if self.list.pods.len() >= self.limits.pods {
-            return Err(ListError::TooLarge { what: "pods of a list", limit: self.limits.pods });
+            return Err(self.too_many());
         }
-        self.list.pods.push(serde_json::from_slice(line).map_err(malformed)?);
+        let pod = self.held(pod);
+        self.list.pods.push(pod);
         Ok(())
     }
 
+    fn too_many(&self) -> ListError {
+        ListError::TooLarge { what: "pods of a list", limit: self.limits.pods }
+    }
+
+    /// The equal pod that is held already, or this one.
+    fn held(&self, pod: Pod) -> Pod {
+        let held = self.reuse.as_ref().and_then(|held| held(pod.key()));
+        held.filter(|held| *held == pod).unwrap_or(pod)
+    }
+
     fn document(self) -> Result<PodList, ListError> {
+        let text = std::str::from_utf8(&self.buffer).map_err(|_| Odd);
+        let list = text.and_then(|text| self.scan(text)).or_else(|Odd| self.decode_tolerantly())?;
+        if list.pods.len() > self.limits.pods {
+            return Err(self.too_many());
+        }
+        Ok(list)
+    }
+
+    /// Reads a document as a relay writes it; whatever is unusual is left to serde.
+    fn scan(&self, text: &str) -> Scan<PodList> {
+        let mut list = PodList::default();
+        let mut scanner = Scanner::new(text)?;
+        let pods = |list: &mut PodList, scanner: &mut Scanner<'_>| {
+            scanner.array(|scanner| {
+                list.pods.push(self.held(Pod::scan_any(scanner)?));
+                Ok(())
+            })
+        };
+        if scanner.peek()? == b'[' {
+            pods(&mut list, &mut scanner)?;
+            return scanner.end().map(|()| list);
+        }
+        let field = |scanner: &mut Scanner<'_>, at| {
+            match at {
+                0 => pods(&mut list, scanner)?,
+                _ if scanner.null()? => {}
+                1 => {
+                    let hash = scanner.string()?.plain(text)?;
+                    list.hash = Some(EventHash::new(hash).map_err(|_| Odd)?);
+                }
+                2 => list.sequence = Some(scanner.count()?),
+                3 => list.epoch = Some(Epoch::new(scanner.string()?.plain(text)?)),
+                _ => list.as_of = Some(Timestamp::new(scanner.string()?.plain(text)?)),
+            }
+            Ok(())
+        };
+        let other = |scanner: &mut Scanner<'_>, key: &str| match key {
+            "items" | "asOf" => Err(Odd),
+            _ => scanner.skip(),
+        };
+        let names = ["\"pods\":", "\"hash\":", "\"sequence\":", "\"epoch\":", "\"as_of\":"];
+        let seen = scanner.fields(&names, field, other)?;
+        if seen & 1 == 0 {
+            return Err(Odd);
+        }
+        scanner.end().map(|()| list)
+    }
+
+    pub(super) fn decode_tolerantly(&self) -> Result<PodList, ListError> {
         let malformed = |source| ListError::Malformed { line: 1, source };
         let first = self.buffer.iter().find(|b| !b.is_ascii_whitespace());
         let mut list = PodList::default();
-        if first == Some(&b'[') {
-            list.pods = serde_json::from_slice(&self.buffer).map_err(malformed)?;
+        let pods: Vec<Pod> = if first == Some(&b'[') {
+            serde_json::from_slice(&self.buffer).map_err(malformed)?
         } else {
             let document: Document = serde_json::from_slice(&self.buffer).map_err(malformed)?;
             document.position.put(&mut list);
-            list.pods = document.pods;
-        }
-        if list.pods.len() > self.limits.pods {
-            return Err(ListError::TooLarge { what: "pods of a list", limit: self.limits.pods });
-        }
+            document.pods
+        };
+        list.pods = pods.into_iter().map(|pod| self.held(pod)).collect();
         Ok(list)
+    }
+}
+
+impl fmt::Debug for ListDecoder {
+    /// Says how far it is; the buffer may hold what does not belong into logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListDecoder")
+            .field("format", &self.format)
+            .field("limits", &self.limits)
+            .field("pods", &self.list.pods.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -355,6 +452,37 @@ mod tests {
                 let error = decode(format, body.as_bytes(), chunk).unwrap_err().to_string();
                 assert!(error.contains(why), "{body}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn pods_that_are_held_already_are_taken_again() {
+        let text = |name: &str, more: &str| {
+            format!("{{\"namespace\":\"a\",\"name\":\"{name}\",\"uid\":\"{more}\"}}")
+        };
+        let held: Vec<Pod> =
+            ["same", "spaced", "changed"].map(|name| Pod::from_json(&text(name, "u")).unwrap()).into();
+        let pods = [
+            text("same", "u"),
+            text("spaced", "u").replace(':', ": "),
+            text("changed", "v"),
+            text("new", "u"),
+        ];
+        let lines = format!("{{}}\n{}\n{{\"end\":true}}\n", pods.join("\n"));
+        let odd = format!("{{\"pods\":[{}],\"asOf\":null}}", pods.join(","));
+        for (format, body) in [
+            (ListFormat::Ndjson, lines),
+            (ListFormat::Json, format!("[{}]", pods.join(","))),
+            (ListFormat::Json, odd),
+        ] {
+            let before = held.clone();
+            let mut decoder = ListDecoder::new(format, ListLimits::default())
+                .reuse(move |key| before.iter().find(|pod| pod.key() == key).cloned());
+            decoder.feed(body.as_bytes()).unwrap();
+            let list = decoder.finish().unwrap();
+            let same = |at: usize| held.iter().any(|pod| pod.is_same(&list.pods[at]));
+            assert_eq!([same(0), same(1), same(2), same(3)], [true, true, false, false], "{body}");
+            assert_eq!((list.pods[2].uid(), list.pods[3].name()), (Some("v"), "new"));
         }
     }
 

@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 
-use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::RawValue;
 
-use super::{Epoch, EventHash, Pod, Position, Timestamp};
+use super::event::WireEvent;
+use super::{Epoch, EventHash, EventType, PodEvent, Position, Timestamp};
 
 /// One decoded message of a relay's stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,109 +64,6 @@ pub struct Connected {
 
 fn protocol_one() -> u32 {
     1
-}
-
-/// What happened to a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EventType {
-    /// The pod appeared, or entered the filter.
-    Added,
-    /// The pod changed.
-    Modified,
-    /// The pod is gone, or left the filter.
-    Deleted,
-    /// A type this version does not know: yielded, not applied, counted.
-    Other(Box<str>),
-}
-
-impl EventType {
-    /// Reads a type without regard to case; `CREATED`, `UPDATED` and `REMOVED` are synonyms.
-    pub fn parse(text: &str) -> Self {
-        match text.to_ascii_uppercase().as_str() {
-            "ADDED" | "CREATED" => Self::Added,
-            "MODIFIED" | "UPDATED" => Self::Modified,
-            "DELETED" | "REMOVED" => Self::Deleted,
-            _ => Self::Other(text.into()),
-        }
-    }
-
-    /// The name as written on the wire.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Added => "ADDED",
-            Self::Modified => "MODIFIED",
-            Self::Deleted => "DELETED",
-            Self::Other(name) => name,
-        }
-    }
-}
-
-/// `pod`: one event of the log.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct PodEvent {
-    /// What happened.
-    pub kind: EventType,
-    /// The event's position.
-    pub hash: EventHash,
-    /// The position before it; unfiltered streams and pages only.
-    pub previous_hash: Option<EventHash>,
-    /// Messages sent on this connection so far, this one included; filtered streams only.
-    pub sent: Option<u64>,
-    /// Number within the epoch, growing by one per event of the log.
-    pub sequence: Option<u64>,
-    /// When the relay took the event into its log.
-    pub timestamp: Option<Timestamp>,
-    /// The pod after the event; for a deletion, its last state.
-    pub pod: Pod,
-    /// Made by the relay from a difference between its log and a fresh list.
-    pub synthetic: bool,
-    /// With [`EventType::Deleted`]: the pod lives on, but its labels left the filter.
-    pub left_filter: bool,
-}
-
-impl PodEvent {
-    /// An event with a hash, a sequence and nothing optional.
-    pub fn new(kind: EventType, hash: EventHash, sequence: Option<u64>, pod: Pod) -> Self {
-        Self {
-            kind,
-            hash,
-            previous_hash: None,
-            sent: None,
-            sequence,
-            timestamp: None,
-            pod,
-            synthetic: false,
-            left_filter: false,
-        }
-    }
-
-    /// Its hash and sequence.
-    pub fn position(&self) -> Position {
-        Position { hash: self.hash.clone(), sequence: self.sequence }
-    }
-}
-
-impl Serialize for PodEvent {
-    /// Writes `type`, `hash`, `previous_hash` (when known), `sequence`, `timestamp`, `synthetic`, `left_filter` (when
-    /// true) and `pod`. `sent` counts messages of one connection and is left out.
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("type", self.kind.as_str())?;
-        map.serialize_entry("hash", &self.hash)?;
-        if let Some(previous) = &self.previous_hash {
-            map.serialize_entry("previous_hash", previous)?;
-        }
-        map.serialize_entry("sequence", &self.sequence)?;
-        map.serialize_entry("timestamp", &self.timestamp)?;
-        map.serialize_entry("synthetic", &self.synthetic)?;
-        if self.left_filter {
-            map.serialize_entry("left_filter", &true)?;
-        }
-        map.serialize_entry("pod", &self.pod)?;
-        map.end()
-    }
 }
 
 /// `catchup_complete`: the replay and what arrived meanwhile have been sent.
@@ -455,29 +351,6 @@ impl std::fmt::Display for Undecodable {
     }
 }
 
-/// The wire shape of a pod event. The pod is kept raw first, so that an error can tell the two apart.
-#[derive(Deserialize)]
-struct WireEvent<'a> {
-    #[serde(default, borrow)]
-    r#type: Option<Cow<'a, str>>,
-    #[serde(default)]
-    hash: Option<EventHash>,
-    #[serde(default, alias = "previousHash")]
-    previous_hash: Option<EventHash>,
-    #[serde(default)]
-    sent: Option<u64>,
-    #[serde(default)]
-    sequence: Option<u64>,
-    #[serde(default)]
-    timestamp: Option<Timestamp>,
-    #[serde(default, borrow, alias = "object")]
-    pod: Option<&'a RawValue>,
-    #[serde(default)]
-    synthetic: Option<bool>,
-    #[serde(default, alias = "leftFilter")]
-    left_filter: Option<bool>,
-}
-
 impl Message {
     /// Decodes one SSE event: its type, its last event id and its data. Never fails: what cannot be read is
     /// [`Message::Undecodable`], what is not known is [`Message::Unknown`].
@@ -489,9 +362,12 @@ impl Message {
             "heartbeat" => object(data).map(Self::Heartbeat),
             "closing" => object(data).map(Self::Closing),
             "pod" | "pod_event" => PodEvent::decode(id, data).map(Self::Pod),
-            "event" | "message" => match object::<WireEvent<'_>>(data) {
-                Ok(wire) if wire.pod.is_none() => return Self::Unknown { event: event.into() },
-                _ => PodEvent::decode(id, data).map(Self::Pod),
+            "event" | "message" => match PodEvent::decode(id, data) {
+                Ok(event) => Ok(Self::Pod(event)),
+                Err(error) => match object::<WireEvent<'_>>(data) {
+                    Ok(wire) if wire.pod.is_none() => return Self::Unknown { event: event.into() },
+                    _ => Err(error),
+                },
             },
             _ => return Self::Unknown { event: event.into() },
         };
@@ -507,36 +383,8 @@ impl Message {
     }
 }
 
-impl PodEvent {
-    /// Reads an event from its JSON; `id` stands in for a missing hash, as the SSE id is the hash.
-    ///
-    /// # Errors
-    /// When the JSON is malformed, the type or the pod is missing, the pod is not one, or there is no hash.
-    pub fn decode(id: &str, data: &str) -> Result<Self, serde_json::Error> {
-        use serde::de::Error;
-        let wire: WireEvent<'_> = object(data)?;
-        let kind = wire.r#type.ok_or_else(|| Error::missing_field("type"))?;
-        let pod = wire.pod.ok_or_else(|| Error::missing_field("pod"))?;
-        Ok(Self {
-            kind: EventType::parse(&kind),
-            hash: match wire.hash {
-                Some(hash) => hash,
-                None => EventHash::new(id)
-                    .map_err(|_| serde_json::Error::custom("neither a hash nor an SSE id"))?,
-            },
-            previous_hash: wire.previous_hash,
-            sent: wire.sent,
-            sequence: wire.sequence,
-            timestamp: wire.timestamp,
-            pod: serde_json::from_str(pod.get())?,
-            synthetic: wire.synthetic.unwrap_or(false),
-            left_filter: wire.left_filter.unwrap_or(false),
-        })
-    }
-}
-
 /// Reads a JSON object. A derived reader alone would also take an array as a list of the fields.
-fn object<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, serde_json::Error> {
+pub(super) fn object<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, serde_json::Error> {
     match data.trim_start().as_bytes().first() {
         Some(b'[') => Err(serde::de::Error::custom("an array where an object belongs")),
         _ => serde_json::from_str(data),

@@ -1,38 +1,44 @@
 //! The pod itself: opaque, cheap to clone, read tolerantly and written in one shape.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use serde::ser::SerializeMap;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::kubernetes;
+use super::builder::{Fields, Flat, PodBuilder};
+use super::json::{Odd, Scan, Scanner, Text};
+use super::layout::{Field, Layout};
+use super::text::{PodText, unescape};
+use super::{PodKey, Timestamp, kubernetes};
 
 /// A pod as a relay describes it. Cheap to clone (one reference count); accessors only, so that its representation
 /// may change.
 ///
+/// It is kept as the JSON it came in, and fields are read where they stand. Annotations, owner and containers are parsed
+/// when they are first asked for, and kept from then on; comparing and writing pods keeps nothing.
+///
 /// `Serialize` writes the flat shape of `docs/protocol.md` with every field present; `Deserialize` also takes
-/// `camelCase` names and whole Kubernetes objects (`metadata` / `spec` / `status`).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Pod(Arc<Fields>);
+/// `camelCase` names and whole Kubernetes objects (`metadata` / `spec` / `status`). [`Self::from_json`] does the same
+/// and is far faster.
+#[derive(Clone)]
+pub struct Pod(Arc<Inner>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Fields {
+struct Inner {
     key: PodKey,
-    uid: Option<Box<str>>,
-    resource_version: Option<Box<str>>,
-    labels: Vec<(Box<str>, Box<str>)>,
-    annotations: Vec<(Box<str>, Box<str>)>,
-    phase: Option<Box<str>>,
+    text: PodText,
+    /// Whether the text is what `Serialize` writes.
+    canonical: bool,
     ready: bool,
-    node_name: Option<Box<str>>,
-    pod_ip: Option<Box<str>>,
-    host_ip: Option<Box<str>>,
-    created_at: Option<Timestamp>,
-    started_at: Option<Timestamp>,
-    deleted_at: Option<Timestamp>,
-    reason: Option<Box<str>>,
-    message: Option<Box<str>>,
+    details: OnceLock<Box<Details>>,
+}
+
+/// What is seldom asked for.
+#[derive(Clone, Default, PartialEq)]
+struct Details {
+    annotations: Vec<(Box<str>, Box<str>)>,
     owner: Option<Owner>,
     containers: Vec<Container>,
 }
@@ -43,7 +49,58 @@ impl Pod {
     /// # Errors
     /// When the text is not JSON, a known field has the wrong type, or namespace or name is missing.
     pub fn from_json(json: &str) -> Result<Self, InvalidPod> {
-        serde_json::from_str(json).map_err(|source| InvalidPod { source })
+        Self::scan_whole(json)
+            .or_else(|Odd| serde_json::from_str(json))
+            .map_err(|source| InvalidPod { source })
+    }
+
+    /// Reads a text that is a flat pod and nothing else.
+    pub(super) fn scan_whole(json: &str) -> Scan<Self> {
+        let mut scanner = Scanner::new(json)?;
+        let pod = Self::scan(&mut scanner)?;
+        scanner.end().map(|()| pod)
+    }
+
+    /// Reads a pod in either shape.
+    pub(super) fn scan_any(scanner: &mut Scanner<'_>) -> Scan<Self> {
+        scanner.peek()?;
+        let before = scanner.clone();
+        Self::scan(scanner).or_else(|Odd| {
+            *scanner = before;
+            let start = scanner.at();
+            scanner.skip()?;
+            serde_json::from_str(&scanner.text()[start..scanner.at()]).map_err(|_| Odd)
+        })
+    }
+
+    /// Reads a flat pod; whatever is unusual is left to serde.
+    fn scan(scanner: &mut Scanner<'_>) -> Scan<Self> {
+        let layout = Layout::scan(scanner)?.named()?;
+        let source = scanner.text();
+        let part = |text: Text| match text.plain(source) {
+            Ok(text) => Ok(Cow::Borrowed(text)),
+            Err(_) => unescape(source, text).map(Cow::Owned),
+        };
+        let key = PodKey::new(&part(layout.namespace)?, &part(layout.name)?);
+        Ok(Self::of(key, PodText::new(source, &layout)?, layout.ready, false))
+    }
+
+    /// The pod that a builder made; `None` when its JSON is 4 GiB or more.
+    pub(super) fn built(key: PodKey, json: &str) -> Option<Self> {
+        let layout = Layout::scan(&mut Scanner::new(json).ok()?).ok()?;
+        Some(Self::of(key, PodText::new(json, &layout).ok()?, layout.ready, true))
+    }
+
+    fn of(key: PodKey, text: PodText, ready: bool, canonical: bool) -> Self {
+        Self(Arc::new(Inner { key, text, canonical, ready, details: OnceLock::new() }))
+    }
+
+    /// The JSON that `Serialize` writes; borrowed where a builder has written it already.
+    pub fn to_json(&self) -> Cow<'_, str> {
+        if self.0.canonical {
+            return Cow::Borrowed(self.0.text.json());
+        }
+        Cow::Owned(serde_json::to_string(self).expect("a pod is always representable as JSON"))
     }
 
     /// Namespace and name.
@@ -63,37 +120,38 @@ impl Pod {
 
     /// Kubernetes' unique id: tells a pod from its successor of the same name.
     pub fn uid(&self) -> Option<&str> {
-        self.0.uid.as_deref()
+        self.0.text.get(Field::Uid)
     }
 
     /// Kubernetes' opaque version.
     pub fn resource_version(&self) -> Option<&str> {
-        self.0.resource_version.as_deref()
+        self.0.text.get(Field::ResourceVersion)
     }
 
     /// The value of one label.
     pub fn label(&self, key: &str) -> Option<&str> {
-        look_up(&self.0.labels, key)
+        self.labels().take_while(|(k, _)| *k <= key).find(|(k, _)| *k == key).map(|(_, value)| value)
     }
 
     /// All labels, sorted by key.
     pub fn labels(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.0.labels.iter().map(|(k, v)| (&**k, &**v))
+        self.0.text.labels()
     }
 
     /// The value of one annotation. A relay publishes only annotations on its allow-list.
     pub fn annotation(&self, key: &str) -> Option<&str> {
-        look_up(&self.0.annotations, key)
+        let pairs = &self.details().annotations;
+        pairs.binary_search_by(|(k, _)| (**k).cmp(key)).ok().map(|at| &*pairs[at].1)
     }
 
     /// All published annotations, sorted by key.
     pub fn annotations(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.0.annotations.iter().map(|(k, v)| (&**k, &**v))
+        self.details().annotations.iter().map(|(k, v)| (&**k, &**v))
     }
 
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
     pub fn phase(&self) -> Option<&str> {
-        self.0.phase.as_deref()
+        self.0.text.get(Field::Phase)
     }
 
     /// Whether the pod's `Ready` condition holds; false when unknown.
@@ -103,147 +161,136 @@ impl Pod {
 
     /// The node it was scheduled to.
     pub fn node_name(&self) -> Option<&str> {
-        self.0.node_name.as_deref()
+        self.0.text.get(Field::NodeName)
     }
 
     /// The pod's address.
     pub fn pod_ip(&self) -> Option<&str> {
-        self.0.pod_ip.as_deref()
+        self.0.text.get(Field::PodIp)
     }
 
     /// The node's address.
     pub fn host_ip(&self) -> Option<&str> {
-        self.0.host_ip.as_deref()
+        self.0.text.get(Field::HostIp)
     }
 
     /// When the object was created.
-    pub fn created_at(&self) -> Option<&Timestamp> {
-        self.0.created_at.as_ref()
+    pub fn created_at(&self) -> Option<Timestamp> {
+        self.0.text.get(Field::CreatedAt).map(Timestamp::new)
     }
 
     /// When the kubelet took the pod.
-    pub fn started_at(&self) -> Option<&Timestamp> {
-        self.0.started_at.as_ref()
+    pub fn started_at(&self) -> Option<Timestamp> {
+        self.0.text.get(Field::StartedAt).map(Timestamp::new)
     }
 
     /// When deletion was asked for; a pod with this set still exists.
-    pub fn deleted_at(&self) -> Option<&Timestamp> {
-        self.0.deleted_at.as_ref()
+    pub fn deleted_at(&self) -> Option<Timestamp> {
+        self.0.text.get(Field::DeletedAt).map(Timestamp::new)
     }
 
     /// A short machine-readable reason of the phase, such as `Evicted`.
     pub fn reason(&self) -> Option<&str> {
-        self.0.reason.as_deref()
+        self.0.text.get(Field::Reason)
     }
 
     /// A human-readable message of the phase.
     pub fn message(&self) -> Option<&str> {
-        self.0.message.as_deref()
+        self.0.text.get(Field::Message)
     }
 
     /// The controlling owner.
     pub fn owner(&self) -> Option<&Owner> {
-        self.0.owner.as_ref()
+        self.details().owner.as_ref()
     }
 
     /// The containers, in the order of the pod's specification.
     pub fn containers(&self) -> &[Container] {
-        &self.0.containers
+        &self.details().containers
+    }
+
+    /// Whether both are one pod in memory: clones of each other. Cheap, where `==` may have to read both.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// A builder that begins with this pod's fields.
     pub fn to_builder(&self) -> PodBuilder {
-        PodBuilder((*self.0).clone())
+        let Details { annotations, owner, containers } = self.peek_details().into_owned();
+        let text = |field| self.0.text.get(field).map(Into::into);
+        PodBuilder(Fields {
+            key: self.key().clone(),
+            uid: text(Field::Uid),
+            resource_version: text(Field::ResourceVersion),
+            labels: self.labels().map(|(key, value)| (key.into(), value.into())).collect(),
+            annotations,
+            phase: text(Field::Phase),
+            ready: self.ready(),
+            node_name: text(Field::NodeName),
+            pod_ip: text(Field::PodIp),
+            host_ip: text(Field::HostIp),
+            created_at: self.created_at(),
+            started_at: self.started_at(),
+            deleted_at: self.deleted_at(),
+            reason: text(Field::Reason),
+            message: text(Field::Message),
+            owner,
+            containers,
+        })
+    }
+
+    /// Parses the details once.
+    fn details(&self) -> &Details {
+        self.0.details.get_or_init(|| Box::new(Details::read(&self.0.text)))
+    }
+
+    /// The details without keeping them.
+    fn peek_details(&self) -> Cow<'_, Details> {
+        match self.0.details.get() {
+            Some(details) => Cow::Borrowed(details),
+            None => Cow::Owned(Details::read(&self.0.text)),
+        }
     }
 }
+
+impl Details {
+    fn read(text: &PodText) -> Self {
+        let annotations: BTreeMap<String, String> = read_at(text.json(), text.annotations);
+        Self {
+            annotations: annotations.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
+            owner: read_at(text.json(), text.owner),
+            containers: read_at(text.json(), text.containers),
+        }
+    }
+}
+
+/// Reads the value that begins at `at`. The scanner has checked it when the pod was made, so that this does not fail.
+fn read_at<T: DeserializeOwned + Default>(json: &str, at: u32) -> T {
+    let value =
+        (at > 0).then(|| T::deserialize(&mut serde_json::Deserializer::from_str(&json[at as usize..])));
+    value.transpose().unwrap_or_default().unwrap_or_default()
+}
+
+impl PartialEq for Pod {
+    /// Compares all fields, not how they were written.
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (&*self.0, &*other.0);
+        let same_text = self.is_same(other) || a.text.json() == b.text.json();
+        same_text
+            || (a.key == b.key
+                && a.ready == b.ready
+                && Field::ALL.iter().all(|field| a.text.get(*field) == b.text.get(*field))
+                && a.text.labels().eq(b.text.labels())
+                && self.peek_details() == other.peek_details())
+    }
+}
+
+impl Eq for Pod {}
 
 impl fmt::Debug for Pod {
     /// Names the pod and its version; the rest may hold what does not belong into logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pod({} {:?})", self.0.key, self.0.resource_version.as_deref().unwrap_or(""))
-    }
-}
-
-fn look_up<'a>(pairs: &'a [(Box<str>, Box<str>)], key: &str) -> Option<&'a str> {
-    pairs.binary_search_by(|(k, _)| (**k).cmp(key)).ok().map(|at| &*pairs[at].1)
-}
-
-/// Namespace and name of a pod, ordered by namespace, then name. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PodKey {
-    /// `namespace NUL name`: NUL sorts below every other byte, so the text's order is that of the pair.
-    joined: Arc<str>,
-    split: u32,
-}
-
-impl PodKey {
-    /// Joins a namespace and a name. NUL characters, which Kubernetes names cannot have, become U+FFFD.
-    pub fn new(namespace: &str, name: &str) -> Self {
-        let clean = |part: &str| part.replace('\0', "\u{fffd}");
-        let namespace = clean(namespace);
-        let split = u32::try_from(namespace.len()).expect("a name of 4 GiB does not fit a message");
-        Self { joined: format!("{namespace}\0{}", clean(name)).into(), split }
-    }
-
-    /// The namespace.
-    pub fn namespace(&self) -> &str {
-        &self.joined[..self.split as usize]
-    }
-
-    /// The name.
-    pub fn name(&self) -> &str {
-        &self.joined[self.split as usize + 1..]
-    }
-}
-
-impl fmt::Debug for PodKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PodKey({self})")
-    }
-}
-
-impl fmt::Display for PodKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace(), self.name())
-    }
-}
-
-/// A point in time as the relay wrote it, RFC 3339. Kept as text, so that nothing is lost in passing it on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Timestamp(Box<str>);
-
-impl Timestamp {
-    /// Takes a text as it is; [`Self::unix_millis`] tells whether it is a time.
-    pub fn new(text: &str) -> Self {
-        Self(text.into())
-    }
-
-    /// The RFC 3339 text of a number of milliseconds since 1970-01-01T00:00:00Z, in UTC with millisecond precision
-    /// where there are any. Out-of-range values are clamped to the years -9999 to 9999.
-    pub fn from_unix_millis(millis: i64) -> Self {
-        let time = jiff::Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {
-            jiff::Timestamp::MIN
-        } else {
-            jiff::Timestamp::MAX
-        });
-        Self(time.to_string().into())
-    }
-
-    /// The text as on the wire.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Milliseconds since 1970-01-01T00:00:00Z; `None` when the text is not RFC 3339.
-    pub fn unix_millis(&self) -> Option<i64> {
-        self.0.parse::<jiff::Timestamp>().ok().map(|time| time.as_millisecond())
-    }
-}
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write!(f, "Pod({} {:?})", self.0.key, self.resource_version().unwrap_or(""))
     }
 }
 
@@ -278,155 +325,6 @@ pub struct Container {
     pub exit_code: Option<i32>,
 }
 
-/// Builds a [`Pod`] field by field: for servers and tests.
-#[derive(Debug, Clone)]
-pub struct PodBuilder(Fields);
-
-macro_rules! optional_text {
-    ($($(#[$doc:meta])* $field:ident)*) => { $(
-        $(#[$doc])*
-        #[must_use]
-        pub fn $field(mut self, value: Option<&str>) -> Self {
-            self.0.$field = value.map(Into::into);
-            self
-        }
-    )* };
-}
-
-macro_rules! optional_time {
-    ($($(#[$doc:meta])* $field:ident)*) => { $(
-        $(#[$doc])*
-        #[must_use]
-        pub fn $field(mut self, value: Option<Timestamp>) -> Self {
-            self.0.$field = value;
-            self
-        }
-    )* };
-}
-
-impl PodBuilder {
-    /// A pod with nothing but its name.
-    pub fn new(namespace: &str, name: &str) -> Self {
-        Self(Fields {
-            key: PodKey::new(namespace, name),
-            uid: None,
-            resource_version: None,
-            labels: Vec::new(),
-            annotations: Vec::new(),
-            phase: None,
-            ready: false,
-            node_name: None,
-            pod_ip: None,
-            host_ip: None,
-            created_at: None,
-            started_at: None,
-            deleted_at: None,
-            reason: None,
-            message: None,
-            owner: None,
-            containers: Vec::new(),
-        })
-    }
-
-    /// The finished pod.
-    pub fn build(self) -> Pod {
-        Pod(Arc::new(self.0))
-    }
-
-    optional_text! {
-        /// Sets the unique id.
-        uid
-        /// Sets the version.
-        resource_version
-        /// Sets the phase.
-        phase
-        /// Sets the node.
-        node_name
-        /// Sets the pod's address.
-        pod_ip
-        /// Sets the node's address.
-        host_ip
-        /// Sets the reason of the phase.
-        reason
-        /// Sets the message of the phase.
-        message
-    }
-
-    optional_time! {
-        /// Sets the creation time.
-        created_at
-        /// Sets the start time.
-        started_at
-        /// Sets the deletion time.
-        deleted_at
-    }
-
-    /// Sets whether the pod is ready.
-    #[must_use]
-    pub fn ready(mut self, ready: bool) -> Self {
-        self.0.ready = ready;
-        self
-    }
-
-    /// Sets one label, replacing a former value.
-    #[must_use]
-    pub fn label(mut self, key: &str, value: &str) -> Self {
-        insert(&mut self.0.labels, key, value);
-        self
-    }
-
-    /// Replaces all labels.
-    #[must_use]
-    pub fn labels<K: AsRef<str>, V: AsRef<str>>(mut self, labels: impl IntoIterator<Item = (K, V)>) -> Self {
-        self.0.labels.clear();
-        for (key, value) in labels {
-            insert(&mut self.0.labels, key.as_ref(), value.as_ref());
-        }
-        self
-    }
-
-    /// Replaces all annotations.
-    #[must_use]
-    pub fn annotations<K: AsRef<str>, V: AsRef<str>>(
-        mut self,
-        annotations: impl IntoIterator<Item = (K, V)>,
-    ) -> Self {
-        self.0.annotations.clear();
-        for (key, value) in annotations {
-            insert(&mut self.0.annotations, key.as_ref(), value.as_ref());
-        }
-        self
-    }
-
-    /// Keeps only the annotations whose key passes.
-    #[must_use]
-    pub fn retain_annotations(mut self, keep: impl Fn(&str) -> bool) -> Self {
-        self.0.annotations.retain(|(key, _)| keep(key));
-        self
-    }
-
-    /// Sets the owner.
-    #[must_use]
-    pub fn owner(mut self, owner: Option<Owner>) -> Self {
-        self.0.owner = owner;
-        self
-    }
-
-    /// Sets the containers.
-    #[must_use]
-    pub fn containers(mut self, containers: Vec<Container>) -> Self {
-        self.0.containers = containers;
-        self
-    }
-}
-
-fn insert(pairs: &mut Vec<(Box<str>, Box<str>)>, key: &str, value: &str) {
-    match pairs.binary_search_by(|(k, _)| (**k).cmp(key)) {
-        Ok(at) => pairs[at].1 = value.into(),
-        Err(at) => pairs.insert(at, (key.into(), value.into())),
-    }
-}
-
 /// Text that is not a pod.
 #[derive(Debug, thiserror::Error)]
 #[error("not a pod: {source}")]
@@ -442,35 +340,31 @@ impl<'de> Deserialize<'de> for Pod {
 
 impl Serialize for Pod {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Fields { key, uid, resource_version, labels, annotations, phase, ready, node_name, .. } =
-            &*self.0;
-        let mut map = serializer.serialize_map(Some(18))?;
-        map.serialize_entry("namespace", key.namespace())?;
-        map.serialize_entry("name", key.name())?;
-        map.serialize_entry("uid", uid)?;
-        map.serialize_entry("resource_version", resource_version)?;
-        map.serialize_entry("labels", &Pairs(labels))?;
-        map.serialize_entry("annotations", &Pairs(annotations))?;
-        map.serialize_entry("phase", phase)?;
-        map.serialize_entry("ready", ready)?;
-        map.serialize_entry("node_name", node_name)?;
-        map.serialize_entry("pod_ip", &self.0.pod_ip)?;
-        map.serialize_entry("host_ip", &self.0.host_ip)?;
-        map.serialize_entry("created_at", &self.0.created_at)?;
-        map.serialize_entry("started_at", &self.0.started_at)?;
-        map.serialize_entry("deleted_at", &self.0.deleted_at)?;
-        map.serialize_entry("reason", &self.0.reason)?;
-        map.serialize_entry("message", &self.0.message)?;
-        map.serialize_entry("owner", &self.0.owner)?;
-        map.serialize_entry("containers", &self.0.containers)?;
-        map.end()
+        let text = &self.0.text;
+        let details = self.peek_details();
+        let flat = Flat {
+            namespace: self.namespace(),
+            name: self.name(),
+            uid: text.get(Field::Uid),
+            resource_version: text.get(Field::ResourceVersion),
+            labels: text.labels(),
+            annotations: details.annotations.iter().map(|(k, v)| (&**k, &**v)),
+            phase: text.get(Field::Phase),
+            ready: self.ready(),
+            node_name: text.get(Field::NodeName),
+            pod_ip: text.get(Field::PodIp),
+            host_ip: text.get(Field::HostIp),
+            created_at: text.get(Field::CreatedAt),
+            started_at: text.get(Field::StartedAt),
+            deleted_at: text.get(Field::DeletedAt),
+            reason: text.get(Field::Reason),
+            message: text.get(Field::Message),
+            owner: details.owner.as_ref(),
+            containers: &details.containers,
+        };
+        flat.serialize(serializer)
     }
 }
 
-struct Pairs<'a>(&'a [(Box<str>, Box<str>)]);
-
-impl Serialize for Pairs<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(k, v)| (k, v)))
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -554,7 +554,7 @@ impl Held {
             pod.label("run").filter(|_| owned).and_then(|run| plan.deployment(run, pod.namespace()));
         let text = pod.uid().unwrap_or(pod.name());
         let spot = text.bytes().fold(0, |sum, byte| mix(sum ^ u64::from(byte)));
-        let created = pod.created_at().and_then(Timestamp::unix_millis).unwrap_or(0);
+        let created = pod.created_at().and_then(|at| at.unix_millis()).unwrap_or(0);
         Self { stage: Stage::of(&pod), deployment, created, spot, pod }
     }
 }

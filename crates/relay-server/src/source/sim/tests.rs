@@ -56,7 +56,7 @@ fn check_run(start: Fold, changes: &[Change], last_version: u64) -> Fold {
             (None, ChangeKind::Upsert) => {
                 assert!(uids.insert(pod.uid().unwrap().into()), "a new pod has a new uid");
                 assert_eq!((pod.phase(), pod.ready(), pod.node_name()), (Some("Pending"), false, None));
-                assert_eq!(pod.created_at(), Some(&change.at));
+                assert_eq!(pod.created_at().as_ref(), Some(&change.at));
             }
             (None, ChangeKind::Delete) => panic!("{pod:?} was never there"),
             (Some(before), kind) => {
@@ -260,9 +260,9 @@ fn pods_look_like_pods() {
         assert!(owner.kind == "ReplicaSet" && pod.name().starts_with(&format!("{}-", owner.name)));
         assert!(pod.node_name().is_some() && pod.pod_ip().is_some() && pod.host_ip().is_some());
         assert!(pod.ready() && pod.phase() == Some("Running") && pod.deleted_at().is_none());
-        let millis = |time: Option<&Timestamp>| time.and_then(Timestamp::unix_millis).unwrap();
+        let millis = |time: Option<Timestamp>| time.and_then(|time| time.unix_millis()).unwrap();
         assert!(millis(pod.created_at()) < millis(pod.started_at()));
-        assert!(millis(pod.started_at()) < millis(Some(&cluster.now())));
+        assert!(millis(pod.started_at()) < millis(Some(cluster.now())));
         assert_eq!(pod.uid().unwrap().split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
         assert!(
             pod.containers()

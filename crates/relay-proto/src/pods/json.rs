@@ -1,0 +1,352 @@
+//! A strict scanner of JSON: finds where values stand in a text without building them.
+//!
+//! It accepts what `serde_json` accepts as a `Value`, and nothing else: RFC 8259 with complete surrogate pairs, finite
+//! numbers and at most 127 levels.
+
+/// The text is not JSON, or not of the shape that was asked for. It carries no reason: who meets it reads the text
+/// again with serde, which decides and explains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Odd;
+
+pub(super) type Scan<T> = Result<T, Odd>;
+
+/// Where a string's content stands, without its quotes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Text {
+    /// Its first byte. Never 0, as there is a quote before it.
+    pub(super) start: u32,
+    pub(super) end: u32,
+    /// Whether the content has escapes, and so is not what it says.
+    pub(super) escaped: bool,
+}
+
+impl Text {
+    /// The content as it is written.
+    pub(super) fn of<'a>(&self, text: &'a str) -> &'a str {
+        &text[self.start as usize..self.end as usize]
+    }
+
+    /// The content of a string without escapes.
+    pub(super) fn plain<'a>(&self, text: &'a str) -> Scan<&'a str> {
+        if self.escaped { Err(Odd) } else { Ok(self.of(text)) }
+    }
+}
+
+/// A position in a text. Each method reads one value, or a part of one, and stands behind it afterwards; after an error
+/// the position is of no use.
+#[derive(Debug, Clone)]
+pub(super) struct Scanner<'a> {
+    text: &'a str,
+    at: usize,
+    depth: u8,
+}
+
+impl<'a> Scanner<'a> {
+    /// One more level than this is too deep.
+    const DEPTH: u8 = 127;
+
+    /// At the start of a text, which may have up to 4 GiB.
+    pub(super) fn new(text: &'a str) -> Scan<Self> {
+        if u32::try_from(text.len()).is_ok() { Ok(Self { text, at: 0, depth: 0 }) } else { Err(Odd) }
+    }
+
+    /// The whole text.
+    pub(super) fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Bytes before the position.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The first byte of the next value or sign, which is left where it is.
+    #[inline]
+    pub(super) fn peek(&mut self) -> Scan<u8> {
+        loop {
+            match self.text.as_bytes().get(self.at) {
+                Some(b' ' | b'\n' | b'\t' | b'\r') => self.at += 1,
+                Some(&byte) => return Ok(byte),
+                None => return Err(Odd),
+            }
+        }
+    }
+
+    /// Whether there is nothing left but white space.
+    pub(super) fn end(mut self) -> Scan<()> {
+        if self.peek().is_err() { Ok(()) } else { Err(Odd) }
+    }
+
+    /// Reads an object. `member` is given each key and reads its value.
+    #[inline]
+    pub(super) fn object(&mut self, mut member: impl FnMut(&mut Self, Text) -> Scan<()>) -> Scan<()> {
+        self.open(b'{')?;
+        if self.peek()? == b'}' {
+            return self.close();
+        }
+        loop {
+            let key = self.string()?;
+            self.sign(b':')?;
+            member(self, key)?;
+            match self.peek()? {
+                b',' => self.at += 1,
+                b'}' => return self.close(),
+                _ => return Err(Odd),
+            }
+        }
+    }
+
+    /// Reads an object whose fields have the `names`, each written with its quotes and a colon. `field` is given the
+    /// number of a name and reads the value; `other` is given any other key and does the same. A name that comes twice,
+    /// and any key with escapes, is [`Odd`]. Returns which names came, one bit each.
+    ///
+    /// Fields are expected in the order of their names: the next one is met by a look at its text.
+    #[inline]
+    pub(super) fn fields(
+        &mut self,
+        names: &[&str],
+        mut field: impl FnMut(&mut Self, usize) -> Scan<()>,
+        mut other: impl FnMut(&mut Self, &'a str) -> Scan<()>,
+    ) -> Scan<u32> {
+        self.open(b'{')?;
+        if self.peek()? == b'}' {
+            return self.close().map(|()| 0);
+        }
+        let (mut next, mut seen) = (0, 0_u32);
+        loop {
+            self.peek()?;
+            let rest = &self.text.as_bytes()[self.at..];
+            let at = match names.get(next) {
+                Some(name) if rest.starts_with(name.as_bytes()) => {
+                    self.at += name.len();
+                    Ok(next)
+                }
+                _ => {
+                    let key = self.string()?.plain(self.text)?;
+                    self.sign(b':')?;
+                    names.iter().position(|name| name[1..name.len() - 2] == *key).ok_or(key)
+                }
+            };
+            match at {
+                Ok(at) => {
+                    if seen & (1 << at) != 0 {
+                        return Err(Odd);
+                    }
+                    seen |= 1 << at;
+                    next = at + 1;
+                    field(self, at)?;
+                }
+                Err(key) => other(self, key)?,
+            }
+            match self.peek()? {
+                b',' => self.at += 1,
+                b'}' => return self.close().map(|()| seen),
+                _ => return Err(Odd),
+            }
+        }
+    }
+
+    /// Reads an array. `item` reads one value each time.
+    #[inline]
+    pub(super) fn array(&mut self, mut item: impl FnMut(&mut Self) -> Scan<()>) -> Scan<()> {
+        self.open(b'[')?;
+        if self.peek()? == b']' {
+            return self.close();
+        }
+        loop {
+            item(self)?;
+            match self.peek()? {
+                b',' => self.at += 1,
+                b']' => return self.close(),
+                _ => return Err(Odd),
+            }
+        }
+    }
+
+    /// Reads a string.
+    #[inline]
+    pub(super) fn string(&mut self) -> Scan<Text> {
+        self.sign(b'"')?;
+        let bytes = self.text.as_bytes();
+        let start = self.at;
+        let mut escaped = false;
+        loop {
+            self.at = plain_end(bytes, self.at);
+            match bytes.get(self.at) {
+                Some(b'"') => break,
+                Some(b'\\') => self.escape()?,
+                _ => return Err(Odd),
+            }
+            escaped = true;
+        }
+        let text = Text { start: start as u32, end: self.at as u32, escaped };
+        self.at += 1;
+        Ok(text)
+    }
+
+    /// Reads a number that is a plain count: no sign, fraction or exponent, below 10^19.
+    pub(super) fn count(&mut self) -> Scan<u64> {
+        self.peek()?;
+        let start = self.at;
+        let number = self.number()?;
+        if number.len() > 19 || !number.bytes().all(|b| b.is_ascii_digit()) {
+            self.at = start;
+            return Err(Odd);
+        }
+        number.parse().map_err(|_| Odd)
+    }
+
+    /// Reads a number, checks it, and gives its text.
+    pub(super) fn number(&mut self) -> Scan<&'a str> {
+        self.peek()?;
+        let (bytes, start) = (self.text.as_bytes(), self.at);
+        if bytes.get(self.at) == Some(&b'-') {
+            self.at += 1;
+        }
+        let leading = self.at;
+        self.digits()?;
+        if bytes[leading] == b'0' && self.at > leading + 1 {
+            return Err(Odd);
+        }
+        if bytes.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        let exponent = matches!(bytes.get(self.at), Some(b'e' | b'E'));
+        if exponent {
+            self.at += 1;
+            if matches!(bytes.get(self.at), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        let number = &self.text[start..self.at];
+        // Only such a number can be too large for an f64.
+        if (exponent || number.len() > 300) && serde_json::from_str::<f64>(number).is_err() {
+            return Err(Odd);
+        }
+        Ok(number)
+    }
+
+    /// Reads `true` or `false`.
+    pub(super) fn boolean(&mut self) -> Scan<bool> {
+        let value = self.peek()? == b't';
+        self.word(if value { "true" } else { "false" })?;
+        Ok(value)
+    }
+
+    /// Reads `null` if it is next, and says whether it was.
+    #[inline]
+    pub(super) fn null(&mut self) -> Scan<bool> {
+        if self.peek()? != b'n' {
+            return Ok(false);
+        }
+        self.word("null").map(|()| true)
+    }
+
+    /// Reads any value.
+    pub(super) fn skip(&mut self) -> Scan<()> {
+        match self.peek()? {
+            b'"' => self.string().map(drop),
+            b'{' => self.object(|scanner, _| scanner.skip()),
+            b'[' => self.array(Self::skip),
+            b'n' => self.word("null"),
+            b't' | b'f' => self.boolean().map(drop),
+            _ => self.number().map(drop),
+        }
+    }
+
+    fn open(&mut self, bracket: u8) -> Scan<()> {
+        self.sign(bracket)?;
+        self.depth += 1;
+        if self.depth > Self::DEPTH { Err(Odd) } else { Ok(()) }
+    }
+
+    fn close(&mut self) -> Scan<()> {
+        self.at += 1;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    #[inline]
+    fn sign(&mut self, sign: u8) -> Scan<()> {
+        if self.peek()? != sign {
+            return Err(Odd);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    #[inline]
+    fn word(&mut self, word: &str) -> Scan<()> {
+        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+            return Err(Odd);
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    /// Reads at least one digit.
+    fn digits(&mut self) -> Scan<()> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let count = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+        self.at += count;
+        if count == 0 { Err(Odd) } else { Ok(()) }
+    }
+
+    /// Reads an escape, standing at its backslash.
+    fn escape(&mut self) -> Scan<()> {
+        let kind = self.text.as_bytes().get(self.at + 1);
+        self.at += 2;
+        match kind {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(()),
+            Some(b'u') => match self.hex()? {
+                // The first half of a pair asks for the second; a second half alone is nothing.
+                0xd800..=0xdbff => {
+                    if !self.text.as_bytes()[self.at..].starts_with(b"\\u") {
+                        return Err(Odd);
+                    }
+                    self.at += 2;
+                    if matches!(self.hex()?, 0xdc00..=0xdfff) { Ok(()) } else { Err(Odd) }
+                }
+                0xdc00..=0xdfff => Err(Odd),
+                _ => Ok(()),
+            },
+            _ => Err(Odd),
+        }
+    }
+
+    fn hex(&mut self) -> Scan<u16> {
+        let digits = self.text.get(self.at..self.at + 4).ok_or(Odd)?;
+        self.at += 4;
+        // The number reader of the standard library would take a plus sign.
+        if digits.starts_with('+') { Err(Odd) } else { u16::from_str_radix(digits, 16).map_err(|_| Odd) }
+    }
+}
+
+/// Where the run of plain characters that begins at `at` ends: at a quote, a backslash, a control character or the end.
+#[inline]
+pub(super) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    // Eight bytes at a time: the lowest high bit that is set marks the first byte looked for; above it there may be
+    // false ones.
+    let below = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word;
+    let (words, rest) = bytes.get(at..).unwrap_or_default().as_chunks();
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        // Turning one bit puts the quote right above the control characters.
+        let quote_or_control = below(word ^ (ONES * 0x02), 0x21);
+        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+        let found = (quote_or_control | backslash) & HIGH;
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let plain = rest.iter().position(|b| matches!(b, b'"' | b'\\' | ..0x20));
+    plain.map_or(bytes.len(), |plain| at + plain)
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,164 @@
+//! A pod's text and where its fields stand in it.
+
+use std::collections::BTreeMap;
+use std::iter::FusedIterator;
+
+use super::json::{Odd, Scan, Text, plain_end};
+use super::layout::{Field, Layout};
+
+/// The JSON of a pod in one allocation of its own, read where it stands: a field costs four bytes beside the text.
+///
+/// Behind the JSON stand the values that the JSON does not hold as they are: texts with escapes, and the labels when
+/// they are untidy. Each is written as its length in decimal digits, a colon, and the text.
+#[derive(Debug)]
+pub(super) struct PodText {
+    text: Box<str>,
+    /// Bytes of the JSON.
+    json: u32,
+    /// By [`Field`], the start of a value; 0 for none.
+    texts: [u32; Field::COUNT],
+    /// Where the labels begin.
+    labels: u32,
+    label_count: u32,
+    /// Where these begin in the JSON; 0 when empty.
+    pub(super) annotations: u32,
+    pub(super) owner: u32,
+    pub(super) containers: u32,
+}
+
+impl PodText {
+    /// Copies the pod that was found in `source`.
+    pub(super) fn new(source: &str, layout: &Layout) -> Scan<Self> {
+        let (start, end) = (layout.start, layout.end);
+        let json = &source[start as usize..end as usize];
+        // Only a value that stands in the source has a start, and it is behind the opening brace.
+        let moved = |at: u32| at.saturating_sub(start);
+        let mut this = Self {
+            text: Box::default(),
+            json: end - start,
+            texts: layout.texts.map(|text| moved(text.start)),
+            labels: moved(layout.labels.start),
+            label_count: layout.labels.count,
+            annotations: moved(layout.annotations),
+            owner: moved(layout.owner),
+            containers: moved(layout.containers),
+        };
+        let escaped = layout.texts.iter().any(|text| text.escaped);
+        this.text = if escaped || layout.labels.untidy {
+            this.with_tail(source, json, layout)?.into()
+        } else {
+            json.into()
+        };
+        Ok(this)
+    }
+
+    #[cold]
+    fn with_tail(&mut self, source: &str, json: &str, layout: &Layout) -> Scan<String> {
+        let mut text = json.to_owned();
+        for (at, found) in self.texts.iter_mut().zip(layout.texts) {
+            if found.escaped {
+                *at = append(&mut text, &unescape(source, found)?)?;
+            }
+        }
+        if layout.labels.untidy {
+            let labels = &source[layout.labels.start as usize..layout.labels.end as usize];
+            // Sorts them, and lets the last of equal keys win.
+            let labels: BTreeMap<String, String> = serde_json::from_str(labels).map_err(|_| Odd)?;
+            self.labels = u32::try_from(text.len()).map_err(|_| Odd)?;
+            self.label_count = labels.len() as u32;
+            for (key, value) in &labels {
+                append(&mut text, key)?;
+                append(&mut text, value)?;
+            }
+        }
+        Ok(text)
+    }
+
+    /// The JSON as it came.
+    pub(super) fn json(&self) -> &str {
+        &self.text[..self.json as usize]
+    }
+
+    /// The value of a field; `None` when null or absent.
+    pub(super) fn get(&self, field: Field) -> Option<&str> {
+        match self.texts[field as usize] {
+            0 => None,
+            at if at < self.json => Some(self.quoted(at as usize)),
+            at => Some(self.counted(at as usize)),
+        }
+    }
+
+    /// The labels, sorted by key.
+    pub(super) fn labels(&self) -> Labels<'_> {
+        Labels { text: self, at: self.labels as usize, left: self.label_count }
+    }
+
+    /// The rest of a string that begins at `at`, in the JSON and without escapes.
+    fn quoted(&self, at: usize) -> &str {
+        &self.text[at..plain_end(self.text.as_bytes(), at)]
+    }
+
+    /// The text whose length stands at `at`, behind the JSON.
+    fn counted(&self, at: usize) -> &str {
+        let (len, rest) = self.text[at..].split_once(':').unwrap_or_default();
+        len.parse().ok().and_then(|len| rest.get(..len)).unwrap_or_default()
+    }
+}
+
+/// Appends a text behind its length and says where it begins.
+fn append(text: &mut String, value: &str) -> Scan<u32> {
+    use std::fmt::Write;
+    let at = u32::try_from(text.len()).map_err(|_| Odd)?;
+    write!(text, "{}:{value}", value.len()).map_err(|_| Odd)?;
+    Ok(at)
+}
+
+/// What a string says.
+pub(super) fn unescape(source: &str, text: Text) -> Scan<String> {
+    let quoted = &source[text.start as usize - 1..=text.end as usize];
+    serde_json::from_str(quoted).map_err(|_| Odd)
+}
+
+/// Labels, sorted by key.
+#[derive(Debug, Clone)]
+pub(super) struct Labels<'a> {
+    text: &'a PodText,
+    /// In the JSON somewhere before the next key's quote; behind it at the next length.
+    at: usize,
+    left: u32,
+}
+
+impl<'a> Labels<'a> {
+    fn text(&mut self) -> &'a str {
+        let (text, bytes) = (self.text, self.text.text.as_bytes());
+        if self.at < text.json as usize {
+            // Between two strings there are only signs and white space.
+            while bytes[self.at] != b'"' {
+                self.at += 1;
+            }
+            let found = text.quoted(self.at + 1);
+            self.at += found.len() + 2;
+            return found;
+        }
+        let found = text.counted(self.at);
+        let digits = bytes[self.at..].iter().take_while(|b| **b != b':').count();
+        self.at += digits + 1 + found.len();
+        found
+    }
+}
+
+impl<'a> Iterator for Labels<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        Some((self.text(), self.text()))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left as usize, Some(self.left as usize))
+    }
+}
+
+impl ExactSizeIterator for Labels<'_> {}
+impl FusedIterator for Labels<'_> {}
