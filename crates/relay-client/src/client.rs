@@ -16,6 +16,7 @@ use relay_proto::pods::{
     Endpoints, EventHash, EventPage, Filter, Health, ListDecoder, ListFormat, ListLimits, Pod, PodEvent,
     PodList, Problem, Session,
 };
+use relay_state::Pods;
 use relay_transport::{BaseUrl, HttpClient, Secret, TokenSource};
 use tokio::time::timeout;
 
@@ -84,6 +85,16 @@ impl Client {
         filter: &Filter,
         at_least: Option<&EventHash>,
     ) -> Result<PodList, Error> {
+        self.list(filter, at_least, Pods::default()).await
+    }
+
+    /// A list in which a pod that is held already stands for the equal one that came, so that it costs no memory twice.
+    pub(crate) async fn list(
+        &self,
+        filter: &Filter,
+        at_least: Option<&EventHash>,
+        held: Pods,
+    ) -> Result<PodList, Error> {
         let request = self.inner.requests.pods(filter, at_least);
         let url = display_url(&request);
         self.limited(&url, self.inner.settings.list_timeout, async {
@@ -98,7 +109,8 @@ impl Client {
             let mut decoder = ListDecoder::new(
                 ListFormat::from_content_type(content_type),
                 self.inner.settings.list_limits,
-            );
+            )
+            .reuse(move |key| held.get(key).cloned());
             let answer = |error| Error::Answer { url: url.clone(), source: AnswerError::List(error) };
             let mut body = response.into_body();
             while let Some(chunk) = self.next_chunk(&url, &mut body).await? {

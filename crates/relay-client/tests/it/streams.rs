@@ -283,6 +283,23 @@ async fn a_list_older_than_the_stream_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn pods_that_a_list_brings_again_are_held_once() {
+    let (same, old) = (pod("same"), pod("other"));
+    let new = old.to_builder().ready(!old.ready()).build();
+    let script = RelayScript::new("e")
+        .seed(1, [&same, &old])
+        .stream(talk().connected(1).catchup_complete().gap("slow-consumer", 2).silence())
+        .seed(2, [&same, &new]);
+    let peer = Peer::start(script).await;
+    let mut stream = client(&peer.url()).stream_pod_state(options());
+    let (seed, reseed) = (next(&mut stream).await, next(&mut stream).await);
+    let held = |pod: &Pod| seed.pods.get(pod.key()).unwrap().is_same(reseed.pods.get(pod.key()).unwrap());
+    assert!(held(&same), "not a copy");
+    assert!(!held(&new), "and not an old state");
+    assert_eq!(reseed.pods.get(new.key()), Some(&new));
+}
+
+#[tokio::test]
 async fn a_list_of_another_epoch_is_shown_and_the_stream_resumed() {
     let web = pod("web");
     let script = RelayScript::new("e")
