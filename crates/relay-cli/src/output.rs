@@ -110,7 +110,7 @@ pub(crate) fn snapshot_json(snapshot: &Snapshot, with_pods: bool, with_phase: bo
     line.insert("cause".into(), to_value(&snapshot.cause));
     line.insert("changed".into(), to_value(&snapshot.changed));
     if with_pods {
-        line.insert("pod_set".into(), snapshot.pods.iter().map(to_value).collect());
+        line.insert("pod_set".into(), snapshot.pods.sorted().into_iter().map(to_value).collect());
     }
     Value::Object(line)
 }

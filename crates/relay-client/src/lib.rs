@@ -55,7 +55,7 @@ pub use relay_proto::pods::{
     Endpoints, EventHash, EventPage, EventType, Filter, Gap, GapReason, Health, Pod, PodEvent, PodKey,
     PodList, Problem, ProblemCode, Session,
 };
-pub use relay_state::{Change, ChangeKind, Phase, Pods, Snapshot};
+pub use relay_state::{Change, ChangeKind, Group, Groups, Phase, Pods, Snapshot};
 pub use relay_transport::{HttpClient, Secret, TokenSource};
 
 /// The example of the repository's README, so that it compiles.

@@ -223,7 +223,7 @@ impl GroupWatch {
     /// The pods of the group now, by namespace and name.
     pub fn pods(&self) -> Vec<relay_proto::pods::Pod> {
         let pods = self.watch.pods();
-        pods.group(&self.key, &self.value).cloned().collect()
+        pods.group(&self.key, &self.value).sorted().into_iter().cloned().collect()
     }
 
     /// Waits until the group has changed since the last call.

@@ -1,10 +1,20 @@
 //! The pod cache: a fold of seeds and events into the current set of pods.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use relay_proto::pods::{Epoch, EventType, Pod, PodEvent, PodKey, PodList};
+use relay_proto::pods::{Epoch, EventType, Pod, PodEvent, PodList};
 use serde::Serialize;
+
+use change::differ;
+
+mod change;
+mod index;
+mod pods;
+mod trie;
+
+pub use change::{Change, ChangeKind};
+pub use pods::{Group, Groups, Pods};
 
 /// The current pods, folded from a seed and the events after it.
 ///
@@ -39,13 +49,11 @@ impl PodCache {
 
     /// Replaces the whole content, and tells what changed, in the order of the keys.
     pub fn seed(&mut self, list: &PodList) -> Vec<Change> {
-        let next: imbl::OrdMap<PodKey, Pod> =
-            list.pods.iter().map(|pod| (pod.key().clone(), pod.clone())).collect();
+        let before = self.pods();
+        self.pods.replace(&list.pods);
         self.seeded_at = list.sequence.map(|sequence| (list.epoch.clone(), sequence));
         self.tombstones = Tombstones::default();
-        let changes = changes_between(&self.pods.0, &next);
-        self.pods = Pods(next);
-        changes
+        self.pods.diff(&before)
     }
 
     /// Applies one event of a stream whose epoch is `epoch`. Without an epoch its sequence says nothing: whether the seed
@@ -73,35 +81,31 @@ impl PodCache {
 
     /// Applies an event of the past by its type alone: no comparison of positions, versions or uids.
     pub fn apply_as_it_stands(&mut self, event: &PodEvent) -> Applied {
-        let key = event.pod.key();
-        let held = self.pods.0.get(key).cloned();
         match &event.kind {
             EventType::Other(_) => {
                 self.counts.unknown_types += 1;
                 Applied::none(Outcome::UnknownType)
             }
-            EventType::Deleted => match held {
-                Some(before) => {
-                    self.pods.0.remove(key);
-                    Applied::new(vec![Change::removed(before)])
-                }
+            EventType::Deleted => match self.pods.remove(event.pod.key()) {
+                Some(before) => Applied::new(vec![Change::removed(before)]),
                 None => {
                     self.counts.odd += 1;
                     Applied::new(Vec::new())
                 }
             },
             EventType::Added | EventType::Modified | _ => {
+                let held = self.pods.insert(&event.pod);
                 if (event.kind == EventType::Added) == held.is_some() {
                     self.counts.odd += 1;
                 }
-                self.pods.0.insert(key.clone(), event.pod.clone());
+                let after = event.pod.clone();
                 Applied::new(match held {
-                    Some(before) if differ(before.uid(), event.pod.uid()) => {
+                    Some(before) if differ(before.uid(), after.uid()) => {
                         self.counts.replaced += 1;
-                        vec![Change::removed(before), Change::added(event.pod.clone())]
+                        vec![Change::removed(before), Change::added(after)]
                     }
-                    Some(before) => vec![Change::modified(before, event.pod.clone())],
-                    None => vec![Change::added(event.pod.clone())],
+                    Some(before) => vec![Change::modified(before, after)],
+                    None => vec![Change::added(after)],
                 })
             }
         }
@@ -117,7 +121,7 @@ impl PodCache {
             self.counts.late += 1;
             return Some(Outcome::Late);
         }
-        let held = self.pods.0.get(pod.key())?;
+        let held = self.pods.get(pod.key())?;
         if differ(held.uid(), pod.uid()) {
             let created = |p: &Pod| p.created_at().and_then(|at| at.unix_millis());
             let older = created(held).zip(created(pod)).is_some_and(|(held, new)| new < held);
@@ -148,35 +152,10 @@ impl PodCache {
     }
 }
 
-/// Both sides have a uid, and they are not the same.
-fn differ(held: Option<&str>, new: Option<&str>) -> bool {
-    held.zip(new).is_some_and(|(held, new)| held != new)
-}
-
 /// The resource version, when it is a decimal number. (In general it is opaque.)
 fn version(pod: &Pod) -> Option<u128> {
     let text = pod.resource_version()?;
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
-}
-
-fn changes_between(before: &imbl::OrdMap<PodKey, Pod>, after: &imbl::OrdMap<PodKey, Pod>) -> Vec<Change> {
-    use imbl::ordmap::DiffItem;
-    let mut changes = Vec::new();
-    for item in before.diff(after) {
-        match item {
-            DiffItem::Add(_, pod) => changes.push(Change::added(pod.clone())),
-            DiffItem::Remove(_, pod) => changes.push(Change::removed(pod.clone())),
-            DiffItem::Update { old: (_, old), new: (_, new) } => {
-                if differ(old.uid(), new.uid()) {
-                    changes.push(Change::removed(old.clone()));
-                    changes.push(Change::added(new.clone()));
-                } else {
-                    changes.push(Change::modified(old.clone(), new.clone()));
-                }
-            }
-        }
-    }
-    changes
 }
 
 /// Deleted pods of relays without sequences: (uid, version), the newest 65,536 since the last seed.
@@ -207,113 +186,6 @@ impl Tombstones {
             (Some(deleted), Some(version)) => version <= *deleted,
             _ => true,
         })
-    }
-}
-
-/// An immutable set of pods, ordered by namespace and name. Cloning is O(1); keep as many as you like.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pods(imbl::OrdMap<PodKey, Pod>);
-
-impl Pods {
-    /// Number of pods.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// One pod by its key.
-    pub fn get(&self, key: &PodKey) -> Option<&Pod> {
-        self.0.get(key)
-    }
-
-    /// All pods, by namespace and name.
-    pub fn iter(&self) -> impl Iterator<Item = &Pod> {
-        self.0.values()
-    }
-
-    /// The pods whose label `key` has this value, by namespace and name. Costs one pass over the pods.
-    pub fn group<'a>(&'a self, key: &'a str, value: &'a str) -> impl Iterator<Item = &'a Pod> {
-        self.iter().filter(move |pod| pod.label(key) == Some(value))
-    }
-
-    /// The pods by the value of one label, sorted by value, then by namespace and name. Pods without the label are
-    /// left out. Costs one pass over the pods.
-    pub fn group_by_label(&self, key: &str) -> BTreeMap<&str, Vec<&Pod>> {
-        let mut groups: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
-        for pod in self.iter() {
-            if let Some(value) = pod.label(key) {
-                groups.entry(value).or_default().push(pod);
-            }
-        }
-        groups
-    }
-}
-
-/// What happened to one key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum ChangeKind {
-    /// The pod was not there before.
-    Added,
-    /// The pod was there before, with the same identity.
-    Modified,
-    /// The pod is gone.
-    Removed,
-}
-
-/// One change of the set of pods.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Change {
-    /// What happened.
-    pub kind: ChangeKind,
-    /// The pod before, unless it was added.
-    pub before: Option<Pod>,
-    /// The pod after, unless it was removed.
-    pub after: Option<Pod>,
-}
-
-impl Change {
-    fn added(pod: Pod) -> Self {
-        Self { kind: ChangeKind::Added, before: None, after: Some(pod) }
-    }
-
-    fn modified(before: Pod, after: Pod) -> Self {
-        Self { kind: ChangeKind::Modified, before: Some(before), after: Some(after) }
-    }
-
-    fn removed(pod: Pod) -> Self {
-        Self { kind: ChangeKind::Removed, before: Some(pod), after: None }
-    }
-
-    /// Which pod it is about.
-    pub fn key(&self) -> &PodKey {
-        let pod = self.after.as_ref().or(self.before.as_ref());
-        pod.expect("a change has a pod before or after: its constructors see to it").key()
-    }
-
-    /// The groups by label `key` that this change touched: the value before, and the value after when it is another.
-    pub fn touched_groups(&self, key: &str) -> impl Iterator<Item = &str> {
-        let before = self.before.as_ref().and_then(|pod| pod.label(key));
-        let after = self.after.as_ref().and_then(|pod| pod.label(key));
-        before.into_iter().chain(after.filter(|value| Some(*value) != before))
-    }
-}
-
-impl Serialize for Change {
-    /// Writes `namespace`, `name` and `change`.
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeStruct;
-        let mut out = serializer.serialize_struct("Change", 3)?;
-        out.serialize_field("namespace", self.key().namespace())?;
-        out.serialize_field("name", self.key().name())?;
-        out.serialize_field("change", &self.kind)?;
-        out.end()
     }
 }
 

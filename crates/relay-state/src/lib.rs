@@ -29,7 +29,7 @@ mod replay;
 #[cfg(test)]
 mod script;
 
-pub use cache::{Applied, CacheCounts, Change, ChangeKind, Outcome, PodCache, Pods};
+pub use cache::{Applied, CacheCounts, Change, ChangeKind, Group, Groups, Outcome, PodCache, Pods};
 pub use continuity::{Continuity, ContinuityCounts, HoleCause, Ignored, Verdict};
 #[cfg(feature = "files")]
 pub use cursor::FileCursorStore;

@@ -38,7 +38,7 @@ async fn readers_see_the_latest_and_wait_for_conditions() {
     gate.open();
     for reader in &mut readers {
         let pods = within("three pods", reader.wait_for(|pods| pods.len() == 3)).await.unwrap();
-        assert_eq!(pods.group("run", "y").count(), 2);
+        assert_eq!(pods.group("run", "y").len(), 2);
     }
     assert_eq!(readers[0].freshness(), Freshness::Live);
     assert_eq!(readers[0].latest().unwrap().pods.len(), 3);

@@ -1,5 +1,5 @@
 use super::*;
-use relay_proto::pods::{EventHash, PodBuilder, Timestamp};
+use relay_proto::pods::{EventHash, PodBuilder, PodKey, Timestamp};
 
 /// `name:uid:version:created` with `-` for what is missing.
 fn pod(text: &str) -> Pod {
@@ -121,44 +121,6 @@ fn a_seed_replaces_everything_and_tells_the_difference() {
     assert_eq!(show(&changes), "~b:1 -c:1 -d:1 +d:2 +e:1");
     assert_eq!((kept.len(), cache.pods().len()), (4, 4));
     assert!(kept.get(&PodKey::new("ns", "c")).is_some(), "a snapshot never changes");
-}
-
-#[test]
-fn groups_and_touched_groups_follow_labels() {
-    let labelled = |name: &str, run: Option<&str>| {
-        let builder = PodBuilder::new("ns", name);
-        run.map_or(builder.clone(), |run| builder.label("run", run)).build()
-    };
-    let mut cache = PodCache::new();
-    let mut seed = PodList::default();
-    seed.pods = vec![
-        labelled("a", Some("x")),
-        labelled("b", Some("y")),
-        labelled("c", Some("x")),
-        labelled("d", None),
-    ];
-    cache.seed(&seed);
-    let pods = cache.pods();
-    let groups: Vec<(&str, Vec<&str>)> = pods
-        .group_by_label("run")
-        .into_iter()
-        .map(|(v, pods)| (v, pods.iter().map(|p| p.name()).collect()))
-        .collect();
-    assert_eq!(groups, [("x", vec!["a", "c"]), ("y", vec!["b"])]);
-
-    let hash = EventHash::new("h").unwrap();
-    let moved = PodEvent::new(EventType::Modified, hash.clone(), Some(1), labelled("a", Some("y")));
-    let touched = |cache: &mut PodCache, event: &PodEvent| -> Vec<String> {
-        let applied = cache.apply(event, None);
-        applied
-            .changes
-            .iter()
-            .flat_map(|c| c.touched_groups("run").map(String::from).collect::<Vec<_>>())
-            .collect()
-    };
-    assert_eq!(touched(&mut cache, &moved), ["x", "y"]);
-    let gone = PodEvent::new(EventType::Deleted, hash, Some(2), labelled("b", Some("y")));
-    assert_eq!(touched(&mut cache, &gone), ["y"]);
 }
 
 #[test]

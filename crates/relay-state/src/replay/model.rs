@@ -524,8 +524,11 @@ impl<C: Choices> World<C> {
             .map(|p| (p.name().to_owned(), p.resource_version().map(String::from)))
             .collect();
         let pods = self.client.cache().pods();
-        let have: Vec<_> =
-            pods.iter().map(|p| (p.name().to_owned(), p.resource_version().map(String::from))).collect();
+        let have: Vec<_> = pods
+            .sorted()
+            .into_iter()
+            .map(|p| (p.name().to_owned(), p.resource_version().map(String::from)))
+            .collect();
         if have == expected { Ok(()) } else { Err(format!("the pods are {have:?}, not {expected:?}")) }
     }
 }

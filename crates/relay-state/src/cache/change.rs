@@ -1,0 +1,81 @@
+//! What happened to the pods.
+
+use relay_proto::pods::{Pod, PodKey};
+use serde::Serialize;
+
+/// What happened to one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ChangeKind {
+    /// The pod was not there before.
+    Added,
+    /// The pod was there before, with the same identity.
+    Modified,
+    /// The pod is gone.
+    Removed,
+}
+
+/// One change of the set of pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change {
+    /// What happened.
+    pub kind: ChangeKind,
+    /// The pod before, unless it was added.
+    pub before: Option<Pod>,
+    /// The pod after, unless it was removed.
+    pub after: Option<Pod>,
+}
+
+impl Change {
+    pub(super) fn added(pod: Pod) -> Self {
+        Self { kind: ChangeKind::Added, before: None, after: Some(pod) }
+    }
+
+    pub(super) fn modified(before: Pod, after: Pod) -> Self {
+        Self { kind: ChangeKind::Modified, before: Some(before), after: Some(after) }
+    }
+
+    pub(super) fn removed(pod: Pod) -> Self {
+        Self { kind: ChangeKind::Removed, before: Some(pod), after: None }
+    }
+
+    /// Which pod it is about.
+    pub fn key(&self) -> &PodKey {
+        let pod = self.after.as_ref().or(self.before.as_ref());
+        pod.expect("a change has a pod before or after: its constructors see to it").key()
+    }
+
+    /// The groups by label `key` that this change touched: the value before, and the value after when it is another.
+    pub fn touched_groups(&self, key: &str) -> impl Iterator<Item = &str> {
+        let before = self.before.as_ref().and_then(|pod| pod.label(key));
+        let after = self.after.as_ref().and_then(|pod| pod.label(key));
+        before.into_iter().chain(after.filter(|value| Some(*value) != before))
+    }
+
+    /// Every group that this change touched, as (label key, value): those of the pod before, then those that it joined. A
+    /// change of anything touches all the groups that the pod is in.
+    pub fn touched(&self) -> impl Iterator<Item = (&str, &str)> {
+        let was = |key, value| self.before.as_ref().is_some_and(|pod| pod.label(key) == Some(value));
+        let joined = self.after.iter().flat_map(Pod::labels).filter(move |(key, value)| !was(key, value));
+        self.before.iter().flat_map(Pod::labels).chain(joined)
+    }
+}
+
+impl Serialize for Change {
+    /// Writes `namespace`, `name` and `change`.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut out = serializer.serialize_struct("Change", 3)?;
+        out.serialize_field("namespace", self.key().namespace())?;
+        out.serialize_field("name", self.key().name())?;
+        out.serialize_field("change", &self.kind)?;
+        out.end()
+    }
+}
+
+/// Both sides have a uid, and they are not the same.
+pub(super) fn differ(held: Option<&str>, new: Option<&str>) -> bool {
+    held.zip(new).is_some_and(|(held, new)| held != new)
+}
