@@ -68,8 +68,9 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
             if ending.reached(&out) {
                 break;
             }
-            let tally: Tally = snapshot.pods.group(label, group).collect();
-            let pods = || args.pods.then(|| snapshot.pods.group(label, group).map(to_value).collect());
+            let of_group = snapshot.pods.group(label, group);
+            let tally: Tally = of_group.iter().collect();
+            let pods = || args.pods.then(|| of_group.sorted().into_iter().map(to_value).collect());
             out.line(|| group_json(label, group, &tally, pods()), || group_text(label, group, &tally))?;
         }
     }

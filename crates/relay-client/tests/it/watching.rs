@@ -130,7 +130,8 @@ async fn twenty_tasks_need_one_stream() {
         let mut pods = pods.clone();
         tasks.spawn(async move {
             pods.wait_for(|pods| pods.len() >= 30).await.unwrap();
-            let runs: Vec<String> = pods.pods().group_by_label("run").into_keys().map(String::from).collect();
+            let runs: Vec<String> =
+                pods.pods().group_by_label("run").iter().map(|(run, _)| run.into()).collect();
             // Half of them watch a group, half of them everything.
             let mut group = pods.group("run", &runs[n % runs.len()]);
             for _ in 0..20 {

@@ -103,7 +103,8 @@ impl Store for Relay {
 
     fn group(&self, value: &str) -> (usize, usize) {
         let pods = self.cache.pods();
-        pods.group("run", value).fold((0, 0), |(all, ready), pod| (all + 1, ready + usize::from(pod.ready())))
+        let group = pods.group("run", value);
+        (group.len(), group.iter().filter(|pod| pod.ready()).count())
     }
 
     fn digest(&self) -> (usize, u64) {
