@@ -57,13 +57,20 @@ pub struct StreamOptions {
     pub apply_backfill_to_current_state_cache: bool,
     /// Bookmarks that move the acknowledgement are yielded as Live snapshots without an event. Default: false.
     pub yield_bookmarks: bool,
+    /// Events that are there already when the consumer comes back are handed over as one snapshot, which lists them all
+    /// ([`Snapshot::events`](crate::Snapshot::events)) and shows the net change: for consumers that want the pods rather
+    /// than each event. Never across a list, a gap, a drop or the end of the replay. Snapshot streams only. Default: false.
+    pub conflate: bool,
+    /// The most events of one conflated snapshot, which holds them all: the pod of each as it was sent, usually 1 to
+    /// 4 KiB. What is added ends, beside that, with `read_ahead_bytes`. At least 1. Default 1,024.
+    pub conflate_most: usize,
     /// Ceiling of the first delay before a reconnect. Default 0.8 s.
     pub reconnect_base: Duration,
     /// Ceiling of every delay. Default 30 s.
     pub reconnect_cap: Duration,
     /// Bytes of one event; a larger one is reported and skipped. Default 1 MiB.
     pub max_event_bytes: usize,
-    /// Bytes that are read ahead of the consumer while a list is fetched. Default 8 MiB.
+    /// Bytes that are read ahead of the consumer while a list is fetched, and that are conflated at once. Default 8 MiB.
     pub read_ahead_bytes: usize,
 }
 
@@ -75,6 +82,8 @@ impl Default for StreamOptions {
             start_latest: false,
             apply_backfill_to_current_state_cache: false,
             yield_bookmarks: false,
+            conflate: false,
+            conflate_most: 1024,
             reconnect_base: Duration::from_millis(800),
             reconnect_cap: Duration::from_secs(30),
             max_event_bytes: 1 << 20,
@@ -127,6 +136,10 @@ setters! { StreamOptions:
     apply_backfill_to_current_state_cache: bool,
     /// Sets whether bookmarks are yielded.
     yield_bookmarks: bool,
+    /// Sets whether events that are there already are handed over together.
+    conflate: bool,
+    /// Sets how many of them at most.
+    conflate_most: usize,
     /// Sets the first delay's ceiling.
     reconnect_base: Duration,
     /// Sets every delay's ceiling.

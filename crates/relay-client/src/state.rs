@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::{BoxStream, unfold};
 use relay_proto::eventsource::Backoff;
 use relay_proto::pods::{EventHash, Message};
-use relay_state::{Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
+use relay_state::{Conflation, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
 
 use crate::connection::{Connection, Incoming, RawMessage};
 use crate::status::{Freshness, StreamHandle};
@@ -106,7 +106,12 @@ impl Driver {
 
     async fn next(&mut self) -> Result<Snapshot, Error> {
         loop {
-            let step = self.fold.poll();
+            let mut step = self.fold.poll();
+            if self.options.conflate
+                && let Step::Snapshot(first) = step
+            {
+                step = Step::Snapshot(Box::new(self.conflate(*first).await));
+            }
             self.publish(&step);
             match step {
                 Step::Snapshot(snapshot) => return Ok(*snapshot),
@@ -139,6 +144,50 @@ impl Driver {
             Incoming::Message(message) => self.fold_message(message.into_message()),
         }
         Ok(())
+    }
+
+    /// Adds the events to a snapshot that are there already, decoded or to be read without waiting. Whatever is no event,
+    /// and an end too, is left for the next time.
+    ///
+    /// Bytes of the socket are brought by a task of the HTTP client. It is given way to as often as that brings more.
+    async fn conflate(&mut self, snapshot: Snapshot) -> Snapshot {
+        let mut conflation = Conflation::new(snapshot);
+        let (mut bytes, mut brought) = (0, false);
+        while conflation.is_open()
+            && self.fold.wants_message()
+            && conflation.events() < self.options.conflate_most
+            && bytes < self.options.read_ahead_bytes
+        {
+            let incoming = match self.ahead.pop() {
+                Some(incoming) => incoming,
+                None if !self.connection.is_open() => break,
+                None => match self.ready_now() {
+                    Poll::Ready(incoming) => incoming,
+                    Poll::Pending if std::mem::take(&mut brought) => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    Poll::Pending => break,
+                },
+            };
+            match incoming {
+                Ok(Incoming::Message(message)) if matches!(message.message(), Message::Pod(_)) => {
+                    (bytes, brought) = (bytes + message.size(), true);
+                    self.fold_message(message.into_message());
+                    self.fold.conflate(&mut conflation);
+                }
+                other => {
+                    self.ahead.put_back(other);
+                    break;
+                }
+            }
+        }
+        conflation.finish()
+    }
+
+    /// What can be read without waiting. Nobody is woken for more: who asks for the next snapshot leaves a waker.
+    fn ready_now(&mut self) -> Poll<Result<Incoming, Error>> {
+        self.poll_connection(&mut Context::from_waker(Waker::noop()))
     }
 
     /// Reads on. What that says about freshness is known at once, though it may be folded later.
@@ -269,6 +318,11 @@ impl ReadAhead {
             self.most = self.most.max(self.bytes);
         }
         self.items.push_back(incoming);
+    }
+
+    fn put_back(&mut self, incoming: Result<Incoming, Error>) {
+        self.push(incoming);
+        self.items.rotate_right(1);
     }
 
     fn pop(&mut self) -> Option<Result<Incoming, Error>> {

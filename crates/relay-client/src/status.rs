@@ -180,12 +180,13 @@ impl Status {
         self.log.finish();
         self.in_hand = match step {
             Step::Snapshot(snapshot) => {
-                self.log.hand_over(continuity);
+                let event = snapshot.event.as_ref();
+                self.log.hand_over(continuity, event.and_then(|event| event.sequence));
                 snapshot.ack.clone()
             }
             Step::Message => {
                 // Nothing is in hand: what was folded without a snapshot is finished too.
-                self.log.hand_over(continuity);
+                self.log.hand_over(continuity, None);
                 self.log.finish();
                 None
             }
@@ -251,9 +252,10 @@ impl LogPosition {
         self.head = self.head.max(sequence);
     }
 
-    fn hand_over(&mut self, continuity: &Continuity) {
+    /// Up to this sequence, or up to where the stream is.
+    fn hand_over(&mut self, continuity: &Continuity, sequence: Option<u64>) {
         if continuity.epoch() == self.epoch.as_ref() {
-            self.in_hand = continuity.last_sequence();
+            self.in_hand = sequence.or(continuity.last_sequence());
         }
     }
 

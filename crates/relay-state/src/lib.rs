@@ -34,4 +34,6 @@ pub use continuity::{Continuity, ContinuityCounts, HoleCause, Ignored, Verdict};
 #[cfg(feature = "files")]
 pub use cursor::FileCursorStore;
 pub use cursor::{CursorError, CursorStore, MemoryCursorStore};
-pub use replay::{OutOfTurn, Phase, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
+pub use replay::{
+    Conflation, OutOfTurn, Phase, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step,
+};

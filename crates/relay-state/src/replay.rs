@@ -8,6 +8,10 @@ use serde::Serialize;
 
 use crate::{Change, Continuity, PodCache, Pods, Verdict};
 
+mod conflate;
+
+pub use conflate::Conflation;
+
 /// Folds lists, messages and ends of connections into [`Snapshot`]s with a phase and an acknowledgement.
 ///
 /// ```text
@@ -182,8 +186,10 @@ pub struct Snapshot {
     pub pods: Pods,
     /// What changed in `pods` since the snapshot before.
     pub changed: Vec<Change>,
-    /// The event, in Backfill and Live. `None` in Live for a bookmark.
+    /// The event, in Backfill and Live; the last one when it is conflated. `None` in Live for a bookmark.
     pub event: Option<PodEvent>,
+    /// When it is conflated: the events before `event` that it covers too, oldest first. [`Snapshot::events`] has them all.
+    pub earlier: Vec<PodEvent>,
     /// With GapReseed: what was lost and why.
     pub gap: Option<Gap>,
     /// With ReconnectReseed: why the connection dropped.
@@ -536,6 +542,7 @@ impl Replay {
             pods: self.cache.pods(),
             changed: Vec::new(),
             event: None,
+            earlier: Vec::new(),
             gap: None,
             cause: None,
             ack: None,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod conflation;
 mod freshness;
 mod pressure;
 mod relay;

@@ -1,0 +1,158 @@
+//! Conflation: several events in one snapshot, for a caller that is slower than the relay.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use relay_proto::pods::{EventHash, Pod, PodEvent, PodKey};
+
+use super::{Replay, Snapshot, State};
+use crate::{Change, ChangeKind};
+
+/// Merges consecutive event snapshots into one, which stands for all of them.
+///
+/// The merged snapshot lists every event ([`Snapshot::events`]), has the pods and the ack of the last one, and the net
+/// change against what was handed over before the first. Only snapshots of events of one phase are merged: whatever else
+/// comes between them (a list, a gap, a drop, the end of the replay, a bookmark) stays by itself and in its place.
+///
+/// It holds the merged events, and two pods per key that changed.
+#[derive(Debug, Clone)]
+pub struct Conflation {
+    /// The one added last, without what the others hold.
+    last: Snapshot,
+    /// The events before its own.
+    earlier: Vec<PodEvent>,
+    /// `None` until there is more than one.
+    net: Option<BTreeMap<PodKey, Net>>,
+}
+
+/// A key before the first of the merged changes and after the last.
+#[derive(Debug, Clone, Default)]
+struct Net {
+    before: Option<Pod>,
+    after: Option<Pod>,
+}
+
+impl Conflation {
+    /// Begins with a snapshot, which comes out as it is when nothing is added.
+    pub fn new(first: Snapshot) -> Self {
+        Self { last: first, earlier: Vec::new(), net: None }
+    }
+
+    /// Whether anything can be added: it began with a snapshot of an event.
+    pub fn is_open(&self) -> bool {
+        is_of_an_event(&self.last)
+    }
+
+    /// Number of events covered so far.
+    pub fn events(&self) -> usize {
+        self.earlier.len() + self.last.events().count()
+    }
+
+    /// What may be persisted once everything covered was processed.
+    pub fn ack(&self) -> Option<&EventHash> {
+        self.last.ack.as_ref()
+    }
+
+    /// Adds the snapshot that follows.
+    ///
+    /// # Errors
+    /// Gives it back when it may not be merged: it comes after this one, by itself.
+    pub fn push(&mut self, mut next: Snapshot) -> Result<(), Box<Snapshot>> {
+        let last = &mut self.last;
+        let fits = is_of_an_event(last)
+            && is_of_an_event(&next)
+            && (next.phase, next.goes_on, next.historic) == (last.phase, last.goes_on, last.historic);
+        if !fits {
+            return Err(Box::new(next));
+        }
+        let net = self.net.get_or_insert_default();
+        // What the first one changed is in there with the second.
+        add_up(net, std::mem::take(&mut last.changed));
+        add_up(net, std::mem::take(&mut next.changed));
+        self.earlier.append(&mut last.earlier);
+        self.earlier.extend(last.event.take());
+        self.last = next;
+        Ok(())
+    }
+
+    /// The snapshot that stands for all.
+    pub fn finish(self) -> Snapshot {
+        let Self { mut last, mut earlier, net } = self;
+        let Some(net) = net else { return last };
+        earlier.append(&mut last.earlier);
+        let changed = net.into_iter().flat_map(|(_, net)| net.changes()).collect();
+        Snapshot { changed, earlier, ..last }
+    }
+}
+
+impl Snapshot {
+    /// The events that it covers, oldest first: none, one, or several when it is conflated.
+    pub fn events(&self) -> impl Iterator<Item = &PodEvent> {
+        self.earlier.iter().chain(&self.event)
+    }
+}
+
+impl Replay {
+    /// Whether a message is all that it waits for: nothing is to be handed over, dropped or read before.
+    pub fn wants_message(&self) -> bool {
+        !self.has_output() && matches!(self.state, State::Backfill | State::Live)
+    }
+
+    /// For a driver that conflates: merges the snapshots that are due, where they may be, into the one that the caller
+    /// is about to get. What is merged is acknowledged together, once the caller has finished with it; what may not be
+    /// merged is left for [`Replay::poll`].
+    pub fn conflate(&mut self, into: &mut Conflation) {
+        while let Some(next) = self.ready.pop_front() {
+            if let Err(apart) = into.push(next) {
+                self.ready.push_front(*apart);
+                return;
+            }
+            self.in_hand = into.ack().cloned();
+        }
+    }
+}
+
+/// An event and nothing else. A bookmark has none, and would take the ack beyond the last event.
+fn is_of_an_event(snapshot: &Snapshot) -> bool {
+    snapshot.event.is_some() && snapshot.gap.is_none() && snapshot.cause.is_none()
+}
+
+fn add_up(net: &mut BTreeMap<PodKey, Net>, changes: Vec<Change>) {
+    for Change { before, after, .. } in changes {
+        let Some(key) = after.as_ref().or(before.as_ref()).map(|pod| pod.key().clone()) else { continue };
+        match net.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(Net { before, after });
+            }
+            // It goes on from where the change before left off.
+            Entry::Occupied(entry) => entry.into_mut().after = after,
+        }
+    }
+}
+
+impl Net {
+    /// The change of one key as a list would show it: nothing, one change, or a removal and an addition.
+    fn changes(self) -> impl Iterator<Item = Change> {
+        let change = |kind, before, after| Some(Change { kind, before, after });
+        let changes = match (self.before, self.after) {
+            (None, None) => [None, None],
+            (None, after) => [change(ChangeKind::Added, None, after), None],
+            (before, None) => [change(ChangeKind::Removed, before, None), None],
+            (before, after) if before == after => [None, None],
+            (Some(before), Some(after)) if another(&before, &after) => [
+                change(ChangeKind::Removed, Some(before), None),
+                change(ChangeKind::Added, None, Some(after)),
+            ],
+            (before, after) => [change(ChangeKind::Modified, before, after), None],
+        };
+        changes.into_iter().flatten()
+    }
+}
+
+/// Another pod under the same name.
+fn another(before: &Pod, after: &Pod) -> bool {
+    before.uid().zip(after.uid()).is_some_and(|(before, after)| before != after)
+}
+
+#[cfg(test)]
+mod tests;
