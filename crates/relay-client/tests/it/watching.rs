@@ -124,7 +124,8 @@ async fn twenty_tasks_need_one_stream() {
     let relay = server.handle();
     tokio::spawn(server.run(std::future::pending()));
     let client = Client::builder(format!("http://{}", relay.local_addr())).build().unwrap();
-    let pods = client.stream_pod_state_with_replay(options()).watch();
+    let mut pods = client.stream_pod_state_with_replay(options()).watch();
+    while !within("a snapshot", pods.changed()).await.unwrap().is_live() {}
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..20 {
         let mut pods = pods.clone();

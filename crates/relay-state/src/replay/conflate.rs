@@ -80,7 +80,7 @@ impl Conflation {
         let Self { mut last, mut earlier, net } = self;
         let Some(net) = net else { return last };
         earlier.append(&mut last.earlier);
-        let changed = net.into_iter().flat_map(|(_, net)| net.changes()).collect();
+        let changed = net.into_values().flat_map(Net::changes).collect();
         Snapshot { changed, earlier, ..last }
     }
 }
