@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -167,20 +167,24 @@ impl Connection {
                 }
                 Item::Ended(ended) => return Poll::Ready(Ok(self.ended(&ended))),
                 Item::Frame(Frame::Event(event)) => {
-                    self.settle_retry(event.kind() == "closing");
-                    let message = Message::decode(event.kind(), event.last_event_id(), event.data());
-                    if let Message::Connected(connected) = &message {
+                    let kind = event.kind();
+                    if self.closing || self.base_before_retry.is_some() || kind == "closing" {
+                        self.settle_retry(kind == "closing");
+                    }
+                    let introduces = kind == "connected";
+                    let message = RawMessage { event: Some(event), message: OnceLock::new() };
+                    if introduces && let Message::Connected(connected) = message.message() {
                         self.introduced(connected);
                     }
-                    return Poll::Ready(Ok(Incoming::Message(RawMessage { message, event: Some(event) })));
+                    return Poll::Ready(Ok(Incoming::Message(message)));
                 }
                 Item::Frame(Frame::Oversized(block)) => {
                     self.settle_retry(false);
                     let limit = format!("the {} size", block.limit());
                     let (kind, id) = (block.kind(), block.last_event_id());
                     let message = Undecodable::oversized(kind, id, block.size(), &limit);
-                    let message = Message::Undecodable(message);
-                    return Poll::Ready(Ok(Incoming::Message(RawMessage { message, event: None })));
+                    let message = OnceLock::from(Box::new(Message::Undecodable(message)));
+                    return Poll::Ready(Ok(Incoming::Message(RawMessage { event: None, message })));
                 }
                 Item::Frame(Frame::Retry(delay)) => self.retry(delay),
                 Item::Frame(_) | _ => {}
@@ -308,37 +312,46 @@ async fn request(
 }
 
 /// One message as it came, and what it means.
+///
+/// It is decoded when somebody asks what it means, once: who only passes messages on does not pay for it.
 #[derive(Debug, Clone)]
 pub struct RawMessage {
-    message: Message,
+    /// `None` when it was over the size limit; then the message says so.
     event: Option<Event>,
+    message: OnceLock<Box<Message>>,
 }
 
 impl RawMessage {
     /// What it means.
     pub fn message(&self) -> &Message {
-        &self.message
+        self.message.get_or_init(|| Box::new(self.decode()))
     }
 
     /// What it means, owned.
-    pub fn into_message(self) -> Message {
-        self.message
+    pub fn into_message(mut self) -> Message {
+        self.message.take().map_or_else(|| self.decode(), |message| *message)
+    }
+
+    fn decode(&self) -> Message {
+        Message::decode(self.event(), self.id(), self.data())
     }
 
     /// The SSE event name.
     pub fn event(&self) -> &str {
-        match (&self.event, &self.message) {
+        match (&self.event, self.message.get().map(Box::as_ref)) {
             (Some(event), _) => event.kind(),
-            (None, Message::Undecodable(message)) => &message.event,
+            (None, Some(Message::Undecodable(message))) => &message.event,
             _ => "message",
         }
     }
 
     /// The SSE id in force.
     pub fn id(&self) -> &str {
-        match (&self.event, &self.message) {
+        match (&self.event, self.message.get().map(Box::as_ref)) {
             (Some(event), _) => event.last_event_id(),
-            (None, Message::Undecodable(message)) => message.hash.as_ref().map_or("", EventHash::as_str),
+            (None, Some(Message::Undecodable(message))) => {
+                message.hash.as_ref().map_or("", EventHash::as_str)
+            }
             _ => "",
         }
     }
@@ -348,10 +361,10 @@ impl RawMessage {
         self.event.as_ref().map_or("", Event::data)
     }
 
-    /// Bytes that it holds in memory.
+    /// Bytes that it holds in memory, at most.
     pub(crate) fn size(&self) -> usize {
-        // The decoded message holds the text a second time, and its own structure.
-        2 * self.data().len() + self.id().len() + size_of::<Self>()
+        // A decoded message holds the text a second time, and its own structure.
+        2 * self.data().len() + self.id().len() + size_of::<Self>() + size_of::<Message>()
     }
 }
 
