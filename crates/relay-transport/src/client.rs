@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::uri::InvalidUri;
 use http::{HeaderMap, Method, Request, Response, header};
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -23,6 +24,8 @@ use crate::tls::{Tls, TlsSettings};
 #[derive(Clone)]
 pub struct HttpClient {
     client: Client<Connector, Full<Bytes>>,
+    /// The same for streams, which take their connections over.
+    streams: Client<Connector, Full<Bytes>>,
     connector: Connector,
     request_timeout: Duration,
     pub(crate) gzip: bool,
@@ -58,7 +61,7 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// Largest read from a socket, and largest response head. It is what a connection holds once it had traffic.
+/// Largest response head, and largest read of hyper from a socket, which it holds for as long as it has the connection.
 const READ_BUFFER: usize = 8 << 10;
 
 /// Redirects that [`HttpClient::send_following`] follows.
@@ -126,8 +129,24 @@ impl HttpClient {
     }
 
     /// A request without a time limit of its own.
-    pub(crate) async fn exchange(
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        self.exchange_by(&self.client, request).await
+    }
+
+    /// A request without a time limit of its own, whose answer may come with a [`Loan`](crate::handover::Loan) of the
+    /// connection.
+    pub(crate) async fn open_stream(
         &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Error> {
+        // A connection cannot be taken over while hyper may be writing to it.
+        let client = if request.body().is_end_stream() { &self.streams } else { &self.client };
+        self.exchange_by(client, request).await
+    }
+
+    async fn exchange_by(
+        &self,
+        client: &Client<Connector, Full<Bytes>>,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, Error> {
         if request.uri().host().is_none_or(str::is_empty) || request.uri().scheme().is_none() {
@@ -137,7 +156,7 @@ impl HttpClient {
         if let Some(authorization) = self.connector.proxy_authorization(request.uri()) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
         }
-        self.client.request(request).await.map_err(|error| {
+        client.request(request).await.map_err(|error| {
             if error.is_connect() {
                 Error::Connect { url, source: error.into() }
             } else {
@@ -281,8 +300,8 @@ impl HttpClientBuilder {
         let spare_loopback = matches!(self.proxy, Proxy::Environment);
         let proxies = Proxies { matcher, spare_loopback };
         let connector = Connector::new(Tls::new(self.tls)?, proxies, self.connect_timeout);
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
+        let mut pool = Client::builder(TokioExecutor::new());
+        pool.timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_max_idle_per_host(4)
@@ -291,9 +310,12 @@ impl HttpClientBuilder {
             .http2_keep_alive_interval(self.ping_interval)
             .http2_keep_alive_timeout(self.ping_interval / 2)
             .http2_initial_stream_window_size(256 << 10)
-            .http2_max_header_list_size(16 << 10)
-            .build(connector.clone());
-        Ok(HttpClient { client, connector, request_timeout: self.request_timeout, gzip: self.gzip })
+            .http2_max_header_list_size(16 << 10);
+        let client = pool.build(connector.clone());
+        // HTTP/2 without asking has nothing to take over.
+        let lending = if self.h2_only { connector.clone() } else { connector.clone().lending() };
+        let streams = pool.build(lending);
+        Ok(HttpClient { client, streams, connector, request_timeout: self.request_timeout, gzip: self.gzip })
     }
 }
 

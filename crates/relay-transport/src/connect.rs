@@ -15,9 +15,11 @@ use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 use crate::error::{BoxError, shown};
+use crate::handover::Loan;
 use crate::tls::Tls;
 
 /// Makes connections for the pool: directly or through a proxy, plain or encrypted, in a limited time.
@@ -30,6 +32,7 @@ pub(crate) struct Connector {
     proxies: Arc<Proxies>,
     timeout: Duration,
     h2: bool,
+    lend: bool,
 }
 
 impl Connector {
@@ -39,7 +42,13 @@ impl Connector {
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(60)));
         tcp.set_happy_eyeballs_timeout(Some(Duration::from_millis(250)));
-        Self { tcp, tls, proxies: Arc::new(proxies), timeout, h2: true }
+        Self { tcp, tls, proxies: Arc::new(proxies), timeout, h2: true, lend: false }
+    }
+
+    /// Connections that are not HTTP/2 are only lent to hyper: see [`Loan`].
+    pub(crate) fn lending(mut self) -> Self {
+        self.lend = true;
+        self
     }
 
     /// What a request through a plain proxy must say to it. Requests in a tunnel say nothing to the proxy.
@@ -61,20 +70,20 @@ impl Connector {
             let conn = self.direct(to.clone()).await.map_err(via)?;
             return Ok(Conn { proxied: true, h2: false, ..conn });
         }
-        let hop = Hop(Self { h2: false, ..self.clone() });
+        let hop = Hop(Self { h2: false, lend: false, ..self.clone() });
         let mut tunnel = Tunnel::new(to.clone(), hop);
         if let Some(authorization) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(authorization.clone());
         }
         let conn = tunnel.call(uri.clone()).await.map_err(|error| via(error.into()))?;
-        self.encrypt(conn.io, &uri).await
+        self.encrypt(conn.into_io()?, &uri).await
     }
 
     async fn direct(&mut self, uri: Uri) -> Result<Conn, BoxError> {
-        let tcp = self.tcp.call(uri.clone()).await?;
+        let tcp = Box::new(self.tcp.call(uri.clone()).await?.into_inner());
         match uri.scheme_str() {
-            Some("https") => self.encrypt(Box::new(tcp), &uri).await,
-            _ => Ok(Conn { io: Box::new(tcp), h2: false, proxied: false }),
+            Some("https") => self.encrypt(tcp, &uri).await,
+            _ => Ok(self.conn(tcp, false)),
         }
     }
 
@@ -87,9 +96,14 @@ impl Connector {
         if !self.h2 {
             Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
         }
-        let stream = tokio_rustls::TlsConnector::from(config).connect(name, TokioIo::new(io)).await?;
+        let stream = tokio_rustls::TlsConnector::from(config).connect(name, io).await?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Conn { io: Box::new(TokioIo::new(stream)), h2, proxied: false })
+        Ok(self.conn(Box::new(stream), h2))
+    }
+
+    fn conn(&self, io: Box<dyn Io>, h2: bool) -> Conn {
+        let io = if self.lend && !h2 { Hold::Lent(Loan::new(io)) } else { Hold::Given(TokioIo::new(io)) };
+        Conn { io, h2, proxied: false }
     }
 }
 
@@ -158,21 +172,41 @@ struct ProxyError {
     source: BoxError,
 }
 
-trait Io: Read + Write + Send + Unpin {}
+/// What a connection is made of: a socket, or TLS on something of the kind.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: Read + Write + Send + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// A connection, whatever it is made of.
+/// A connection as hyper gets it.
 pub(crate) struct Conn {
-    io: Box<dyn Io>,
+    io: Hold,
     h2: bool,
     proxied: bool,
+}
+
+enum Hold {
+    Given(TokioIo<Box<dyn Io>>),
+    Lent(Loan),
+}
+
+impl Conn {
+    /// What it is made of, when it is not lent.
+    fn into_io(self) -> Result<Box<dyn Io>, BoxError> {
+        match self.io {
+            Hold::Given(io) => Ok(io.into_inner()),
+            Hold::Lent(_) => Err("the connection is lent".into()),
+        }
+    }
 }
 
 impl Connection for Conn {
     fn connected(&self) -> Connected {
         let connected = Connected::new().proxy(self.proxied);
-        if self.h2 { connected.negotiated_h2() } else { connected }
+        match &self.io {
+            Hold::Lent(loan) => connected.extra(loan.clone()),
+            Hold::Given(_) if self.h2 => connected.negotiated_h2(),
+            Hold::Given(_) => connected,
+        }
     }
 }
 
@@ -182,25 +216,37 @@ impl Read for Conn {
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        match &mut self.io {
+            Hold::Given(io) => Pin::new(io).poll_read(cx, buf),
+            Hold::Lent(loan) => Pin::new(loan).poll_read(cx, buf),
+        }
     }
 }
 
 impl Write for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        match &mut self.io {
+            Hold::Given(io) => Pin::new(io).poll_write(cx, buf),
+            Hold::Lent(loan) => Pin::new(loan).poll_write(cx, buf),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        match &mut self.io {
+            Hold::Given(io) => Pin::new(io).poll_flush(cx),
+            Hold::Lent(loan) => Pin::new(loan).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        match &mut self.io {
+            Hold::Given(io) => Pin::new(io).poll_shutdown(cx),
+            Hold::Lent(loan) => Pin::new(loan).poll_shutdown(cx),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        matches!(&self.io, Hold::Given(io) if io.is_write_vectored())
     }
 
     fn poll_write_vectored(
@@ -208,7 +254,10 @@ impl Write for Conn {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        match &mut self.io {
+            Hold::Given(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Hold::Lent(loan) => Pin::new(loan).poll_write_vectored(cx, bufs),
+        }
     }
 }
 

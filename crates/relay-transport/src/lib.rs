@@ -27,6 +27,7 @@ mod client;
 mod connect;
 mod credentials;
 mod error;
+mod handover;
 mod stream;
 mod tls;
 

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep};
 use self::link::{Input, Link};
 use crate::{Error, HttpClient};
 
+mod body;
 mod link;
 
 type Prepare = Box<dyn FnMut(&Attempt) -> BoxFuture<'static, Result<Request<Full<Bytes>>, Refused>> + Send>;
@@ -142,7 +143,9 @@ impl EventStream {
 
     /// Obeys what handles have ordered. Whoever waits has registered for orders before looking for them.
     fn obey_handles(&mut self) {
-        if !self.shared.ordered.swap(false, Ordering::AcqRel) {
+        // Looking is cheaper than swapping.
+        if !self.shared.ordered.load(Ordering::Acquire) || !self.shared.ordered.swap(false, Ordering::AcqRel)
+        {
             return;
         }
         let order = self.shared.order.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -161,34 +164,29 @@ impl EventStream {
             self.shared.state.0.send_replace(state);
         }
     }
-}
 
-impl Stream for EventStream {
-    type Item = Result<Item, Stop>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Stop>>> {
         // One look at the clock does for everything that happens without waiting.
-        let mut now = this.timer.now();
+        let mut now = self.timer.now();
         loop {
-            this.obey_handles();
-            let want = this.machine.poll(now);
-            this.tell_watchers();
+            self.obey_handles();
+            let want = self.machine.poll(now);
+            self.tell_watchers();
             let until = match want {
                 Want::Connect(attempt) => {
-                    let request = (this.prepare)(&attempt);
-                    this.link = Link::open(this.http.clone(), request, attempt);
+                    let request = (self.prepare)(&attempt);
+                    self.link = Link::open(self.http.clone(), request, attempt);
                     continue;
                 }
                 Want::Item(item) => {
                     if let Item::Ended(ended) = &item {
-                        this.link.end(&ended.cause);
+                        self.link.end(&ended.cause);
                     }
                     return Poll::Ready(Some(Ok(item)));
                 }
                 Want::Stop(stop) => {
-                    this.link.close();
-                    let told = std::mem::replace(&mut this.done, true) || stop == Stop::Closed;
+                    self.link.close();
+                    let told = std::mem::replace(&mut self.done, true) || stop == Stop::Closed;
                     return Poll::Ready((!told).then_some(Err(stop)));
                 }
                 // There is no connection while it waits, and so no input.
@@ -196,24 +194,40 @@ impl Stream for EventStream {
                 Want::Response(until) | Want::Bytes(until) => until,
                 _ => None,
             };
-            match this.link.poll_input(cx) {
-                Poll::Ready(Input::Head(head)) => this.machine.handle_response(head.for_machine(), now),
+            match self.link.poll_input(cx) {
+                Poll::Ready(Input::Head(head)) => self.machine.handle_response(head.for_machine(), now),
                 Poll::Ready(Input::Bytes(bytes)) => {
-                    this.bytes_read += bytes.len() as u64;
-                    this.machine.handle_bytes(bytes, now);
+                    self.bytes_read += bytes.len() as u64;
+                    self.machine.handle_bytes(bytes, now);
                 }
-                Poll::Ready(Input::End(end)) => this.machine.handle_end(end, now),
-                Poll::Ready(Input::Refused(refused)) => this.machine.handle_refused(refused, now),
+                Poll::Ready(Input::End(end)) => self.machine.handle_end(end, now),
+                Poll::Ready(Input::Refused(refused)) => self.machine.handle_refused(refused, now),
                 Poll::Pending => {
-                    this.shared.waker.register(cx.waker());
-                    if !this.shared.ordered.load(Ordering::Acquire) {
-                        ready!(this.timer.poll_until(until, cx));
+                    self.machine.release_memory();
+                    self.shared.waker.register(cx.waker());
+                    if !self.shared.ordered.load(Ordering::Acquire) {
+                        ready!(self.timer.poll_until(until, cx));
                     }
-                    now = this.timer.now();
-                    this.machine.handle_timeout(now);
+                    now = self.timer.now();
+                    self.machine.handle_timeout(now);
                 }
             }
         }
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<Item, Stop>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        // The clock, the socket and the watchers are not bothered for what is there already.
+        if !this.shared.ordered.load(Ordering::Acquire)
+            && let Some(frame) = this.machine.next_frame()
+        {
+            return Poll::Ready(Some(Ok(Item::Frame(frame))));
+        }
+        this.poll_input(cx)
     }
 }
 

@@ -290,10 +290,7 @@ impl Machine {
         if mem::take(&mut self.opened) {
             return Want::Item(Item::Opened);
         }
-        if let Some(frame) = self.decoder.next_frame() {
-            if let Frame::Retry(retry) = frame {
-                self.handle_retry(retry);
-            }
+        if let Some(frame) = self.next_frame() {
             return Want::Item(Item::Frame(frame));
         }
         if let Some(ended) = self.ended.take() {
@@ -326,6 +323,26 @@ impl Machine {
             }
             Phase::Stopped(stop) => Want::Stop(stop.clone()),
         }
+    }
+
+    /// What [`poll`](Self::poll) would hand out now, if that is a frame: without a look at the clock, for drivers that take
+    /// many frames in a row. `None` says nothing but that it is time to poll.
+    #[inline]
+    pub fn next_frame(&mut self) -> Option<Frame> {
+        if self.opened {
+            return None;
+        }
+        let frame = self.decoder.next_frame()?;
+        if let Frame::Retry(retry) = frame {
+            self.handle_retry(retry);
+        }
+        Some(frame)
+    }
+
+    /// Gives back memory that is only kept to be used again: for drivers with many connections, when there is nothing to
+    /// read.
+    pub fn release_memory(&mut self) {
+        self.decoder.release_memory();
     }
 
     fn attempt(&self, trail: &Trail) -> Attempt {

@@ -177,6 +177,19 @@ impl Decoder {
         self.feed_chunk(chunk);
     }
 
+    /// Gives back memory that is only kept to be used again; what is unfinished stays. For who waits for input on many
+    /// streams; while input comes, it would have to be taken again.
+    pub fn release_memory(&mut self) {
+        for buffer in [&mut self.line, &mut self.joined, &mut self.scratch] {
+            if buffer.is_empty() {
+                *buffer = BytesMut::new();
+            }
+        }
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+    }
+
     /// Ends the stream: an unfinished block is dropped, its id does not count.
     ///
     /// The decoder can be fed again, with a new stream: the last event id is kept, a BOM may come again. Frames that

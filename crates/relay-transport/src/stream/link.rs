@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::Write;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -10,12 +9,11 @@ use bytes::{Buf, Bytes};
 use flate2::write::GzDecoder;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
-use http_body::Body as _;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use relay_proto::eventsource::{Attempt, End, Refused, ResponseHead};
 use tracing::{Instrument, Span, field};
 
+use super::body::Body;
 use super::complete;
 use crate::error::{line, shown};
 use crate::{Error, HttpClient};
@@ -29,7 +27,7 @@ pub(super) struct Link {
 enum State {
     None,
     Opening(BoxFuture<'static, Result<Head, Input>>),
-    Open(Incoming, Option<Box<Gunzip>>),
+    Open(Body, Option<Box<Gunzip>>),
 }
 
 /// What may come of it.
@@ -44,7 +42,8 @@ pub(super) enum Input {
 pub(super) struct Head {
     url: String,
     gunzip: bool,
-    response: Response<Option<Incoming>>,
+    response: Response<()>,
+    body: Option<Body>,
 }
 
 impl Link {
@@ -69,9 +68,10 @@ impl Link {
                     .or_insert(HeaderValue::from_static("gzip"));
             }
             Span::current().record("url", shown(request.uri()));
-            match http.exchange(request).await {
+            match http.open_stream(request).await {
                 Ok(response) => {
-                    Ok(Head { url, gunzip: http.gzip && is_gzip(&response), response: response.map(Some) })
+                    let (response, body) = Body::of(response);
+                    Ok(Head { url, gunzip: http.gzip && is_gzip(&response), response, body: Some(body) })
                 }
                 Err(error @ Error::Url { .. }) => Err(Input::Refused(Refused::permanent(error.line()))),
                 Err(error) => Err(Input::End(End::Io(error.line()))),
@@ -92,7 +92,7 @@ impl Link {
                 Ok(mut head) => {
                     tracing::debug!(parent: &self.span, status = head.response.status().as_u16(), "answered");
                     let gunzip = head.gunzip.then(Box::<Gunzip>::default);
-                    let body = head.response.body_mut().take();
+                    let body = head.body.take();
                     self.state = body.map_or(State::None, |body| State::Open(body, gunzip));
                     Input::Head(head)
                 }
@@ -109,15 +109,11 @@ impl Link {
                         text.map_or_else(|error| Input::End(End::Io(line(&error))), Input::Bytes),
                     );
                 }
-                match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                    // Trailers say nothing about events.
-                    Some(Ok(frame)) => match (frame.into_data(), &mut *gunzip) {
-                        (Ok(bytes), Some(gunzip)) => gunzip.packed = bytes,
-                        (Ok(bytes), None) => return Poll::Ready(Input::Bytes(bytes)),
-                        (Err(_), _) => {}
-                    },
-                    Some(Err(error)) => return Poll::Ready(Input::End(End::Io(line(&error)))),
-                    None => return Poll::Ready(Input::End(End::Eof)),
+                match (std::task::ready!(body.poll_bytes(cx)), &mut *gunzip) {
+                    (Some(Ok(bytes)), Some(gunzip)) => gunzip.packed = bytes,
+                    (Some(Ok(bytes)), None) => return Poll::Ready(Input::Bytes(bytes)),
+                    (Some(Err(error)), _) => return Poll::Ready(Input::End(End::Io(error))),
+                    (None, _) => return Poll::Ready(Input::End(End::Eof)),
                 }
             },
         }

@@ -1,0 +1,248 @@
+//! The body of a stream's answer, read from the connection itself.
+//!
+//! hyper hands a body over chunk by chunk, from one task to another, and counts a reference for each byte of a chunk's
+//! head. A stream of small events has a chunk for each of them. Here, what one read brings is taken out of its chunks in
+//! place, and is one piece again.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, Response, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::io::AsyncReadExt;
+
+use crate::connect::Io;
+use crate::error::{BoxError, line};
+use crate::handover::Loan;
+
+/// Where the bytes of an answer come from.
+pub(super) enum Body {
+    /// From its connection, which nobody else has.
+    Direct(Direct),
+    /// From hyper, which shares the connection among streams.
+    Hyper(Incoming),
+}
+
+impl Body {
+    /// Takes the connection over from hyper, where it is lent.
+    pub(super) fn of(response: Response<Incoming>) -> (Response<()>, Self) {
+        let (mut parts, body) = response.into_parts();
+        let loan = parts.extensions.remove::<Loan>();
+        let direct = loan.and_then(|loan| loan.take()).map(|(io, start)| {
+            let framing = Framing::of(parts.status.as_u16(), &parts.headers);
+            Direct { io, buffer: start, framing, next: SMALLEST_READ }
+        });
+        (Response::from_parts(parts, ()), direct.map_or(Self::Hyper(body), Self::Direct))
+    }
+
+    /// More of it, never an empty piece; `None` at its end.
+    pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+        match self {
+            Self::Direct(direct) => direct.poll_bytes(cx).map(|bytes| {
+                let what = |error| format!("error reading a body from connection: {}", line(&error));
+                bytes.map_err(what).transpose()
+            }),
+            Self::Hyper(body) => loop {
+                match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                    // Trailers say nothing about events.
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(bytes) if !bytes.is_empty() => return Poll::Ready(Some(Ok(bytes))),
+                        _ => {}
+                    },
+                    Some(Err(error)) => return Poll::Ready(Some(Err(line(&error)))),
+                    None => return Poll::Ready(None),
+                }
+            },
+        }
+    }
+}
+
+/// A body and its connection. It holds no buffer while it waits.
+pub(super) struct Direct {
+    io: Box<dyn Io>,
+    /// Bytes as they were sent, not looked at yet.
+    buffer: BytesMut,
+    framing: Framing,
+    /// Size of the next read: grows while reads are full.
+    next: usize,
+}
+
+const SMALLEST_READ: usize = 8 << 10;
+/// Larger ones save few calls, and leave the processor's nearest caches.
+const LARGEST_READ: usize = 64 << 10;
+
+impl Direct {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        loop {
+            if !self.buffer.is_empty() {
+                let bytes = self.framing.take_off(&mut self.buffer)?;
+                if !bytes.is_empty() {
+                    return Poll::Ready(Ok(Some(bytes)));
+                }
+                continue;
+            }
+            if self.framing.is_done() {
+                return Poll::Ready(Ok(None));
+            }
+            self.buffer.reserve(self.next);
+            let Poll::Ready(read) = pin!(self.io.read_buf(&mut self.buffer)).poll(cx) else {
+                self.buffer = BytesMut::new();
+                return Poll::Pending;
+            };
+            match read? {
+                0 if self.framing.may_end() => return Poll::Ready(Ok(None)),
+                0 => return Poll::Ready(Err(bad(io::ErrorKind::UnexpectedEof, "the body is not complete"))),
+                full if full >= self.next => self.next = (2 * self.next).min(LARGEST_READ),
+                little if little < self.next / 4 => self.next = (self.next / 2).max(SMALLEST_READ),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// How the end of a body is known, and how much of it is left.
+enum Framing {
+    UntilClosed,
+    Length(u64),
+    Chunked(Chunked),
+}
+
+/// The place in a chunked body.
+enum Chunked {
+    /// The size of a chunk, of which so many digits were read.
+    Size(u64, u32),
+    /// What may stand between the size and the end of its line: so many bytes of it were read.
+    Extension(u64, usize),
+    /// The LF behind that line.
+    SizeEnd(u64),
+    Data(u64),
+    /// The CR and the LF behind a chunk.
+    DataReturn,
+    DataEnd,
+    /// Trailers, of which so many bytes were read; whether the line is empty so far.
+    Trailers(usize, bool),
+    Done,
+}
+
+/// Most bytes of an extension, and of all trailers.
+const MOST_IGNORED: usize = 8 << 10;
+
+/// A longer piece of data is not moved, but is a piece of its own.
+const LONG: usize = 4 << 10;
+
+impl Framing {
+    /// As RFC 9112 has it. hyper has refused what is not clear.
+    fn of(status: u16, headers: &HeaderMap) -> Self {
+        if matches!(status, 204 | 304) {
+            return Self::Length(0);
+        }
+        if let Some(coding) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
+            let last = coding.as_bytes().rsplit(|&byte| byte == b',').next().unwrap_or_default();
+            return if last.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                Self::Chunked(Chunked::Size(0, 0))
+            } else {
+                Self::UntilClosed
+            };
+        }
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        length.and_then(|length| length.trim().parse().ok()).map_or(Self::UntilClosed, Self::Length)
+    }
+
+    fn is_done(&self) -> bool {
+        matches!(self, Self::Length(0) | Self::Chunked(Chunked::Done))
+    }
+
+    /// Whether the end of the connection is the end of the body.
+    fn may_end(&self) -> bool {
+        matches!(self, Self::UntilClosed) || self.is_done()
+    }
+
+    /// Takes bytes of the body out of the buffer, together as far as that is cheap. All of the buffer is consumed when there
+    /// are none.
+    fn take_off(&mut self, buffer: &mut BytesMut) -> io::Result<Bytes> {
+        match self {
+            Self::UntilClosed => Ok(buffer.split().freeze()),
+            Self::Length(left) => {
+                let size = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= size as u64;
+                let mut bytes = buffer.split();
+                bytes.truncate(size);
+                Ok(bytes.freeze())
+            }
+            Self::Chunked(place) => {
+                // Where the data begins, how much there is in a row, and how far the buffer was read.
+                let (mut start, mut size, mut at) = (0, 0, 0);
+                while let Some(&byte) = buffer.get(at) {
+                    let Chunked::Data(left) = place else {
+                        *place = place.after(byte)?;
+                        at += 1;
+                        continue;
+                    };
+                    let more = (buffer.len() - at).min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    if size == 0 {
+                        start = at;
+                    } else if more >= LONG {
+                        break;
+                    } else {
+                        buffer.copy_within(at..at + more, start + size);
+                    }
+                    size += more;
+                    at += more;
+                    *left -= more as u64;
+                    if *left == 0 {
+                        *place = Chunked::DataReturn;
+                    }
+                }
+                let mut bytes = buffer.split_to(at);
+                bytes.advance(start);
+                bytes.truncate(size);
+                Ok(bytes.freeze())
+            }
+        }
+    }
+}
+
+impl Chunked {
+    /// The place behind one more byte that is not data.
+    fn after(&self, byte: u8) -> io::Result<Self> {
+        let wrong = |what| Err(bad(io::ErrorKind::InvalidData, what));
+        Ok(match (self, byte) {
+            (&Self::Size(size, digits), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                let digit = char::from(byte).to_digit(16).unwrap_or_default();
+                if digits == 16 {
+                    return wrong("the size of a chunk is too large");
+                }
+                Self::Size(size << 4 | u64::from(digit), digits + 1)
+            }
+            (Self::Size(_, 0), _) => return wrong("a chunk has no size"),
+            (&Self::Size(size, _), b'\r') => Self::SizeEnd(size),
+            (&Self::Size(size, _), b'\t' | b' ' | b';') => Self::Extension(size, 0),
+            (&Self::Extension(size, _), b'\r') => Self::SizeEnd(size),
+            (&Self::Extension(size, read), _) if byte != b'\n' && read < MOST_IGNORED => {
+                Self::Extension(size, read + 1)
+            }
+            (Self::SizeEnd(0), b'\n') => Self::Trailers(0, true),
+            (&Self::SizeEnd(size), b'\n') => Self::Data(size),
+            (Self::Size(..) | Self::Extension(..) | Self::SizeEnd(_), _) => {
+                return wrong("the size of a chunk is not clear");
+            }
+            (Self::DataReturn, b'\r') => Self::DataEnd,
+            (Self::DataEnd, b'\n') => Self::Size(0, 0),
+            (Self::Data(_) | Self::DataReturn | Self::DataEnd, _) => {
+                return wrong("a chunk does not end where it should");
+            }
+            (Self::Trailers(_, true), b'\n') | (Self::Done, _) => Self::Done,
+            (&Self::Trailers(read, empty), _) if read < MOST_IGNORED => {
+                Self::Trailers(read + 1, byte == b'\n' || (empty && byte == b'\r'))
+            }
+            (Self::Trailers(..), _) => return wrong("the trailers are too long"),
+        })
+    }
+}
+
+fn bad(kind: io::ErrorKind, what: &'static str) -> io::Error {
+    io::Error::new(kind, BoxError::from(what))
+}
