@@ -155,6 +155,9 @@ impl Connection {
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Error>> {
         loop {
+            if let Some(message) = self.next_message() {
+                return Poll::Ready(Ok(Incoming::Message(message)));
+            }
             let item = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
                 Some(Ok(item)) => item,
                 Some(Err(stop)) => return Poll::Ready(Err(self.stopped(stop))),
@@ -166,29 +169,56 @@ impl Connection {
                     return Poll::Ready(Ok(Incoming::Opened));
                 }
                 Item::Ended(ended) => return Poll::Ready(Ok(self.ended(&ended))),
-                Item::Frame(Frame::Event(event)) => {
-                    let kind = event.kind();
-                    if self.closing || self.base_before_retry.is_some() || kind == "closing" {
-                        self.settle_retry(kind == "closing");
+                Item::Frame(frame) => {
+                    if let Some(message) = self.message(frame) {
+                        return Poll::Ready(Ok(Incoming::Message(message)));
                     }
-                    let introduces = kind == "connected";
-                    let message = RawMessage { event: Some(event), message: OnceLock::new() };
-                    if introduces && let Message::Connected(connected) = message.message() {
-                        self.introduced(connected);
-                    }
-                    return Poll::Ready(Ok(Incoming::Message(message)));
                 }
-                Item::Frame(Frame::Oversized(block)) => {
-                    self.settle_retry(false);
-                    let limit = format!("the {} size", block.limit());
-                    let (kind, id) = (block.kind(), block.last_event_id());
-                    let message = Undecodable::oversized(kind, id, block.size(), &limit);
-                    let message = OnceLock::from(Box::new(Message::Undecodable(message)));
-                    return Poll::Ready(Ok(Incoming::Message(RawMessage { event: None, message })));
-                }
-                Item::Frame(Frame::Retry(delay)) => self.retry(delay),
-                Item::Frame(_) | _ => {}
+                _ => {}
             }
+        }
+    }
+
+    /// The next message, if it has been received.
+    #[inline]
+    fn next_message(&mut self) -> Option<RawMessage> {
+        loop {
+            let frame = self.stream.next_frame()?;
+            if let Some(message) = self.message(frame) {
+                return Some(message);
+            }
+        }
+    }
+
+    /// What a frame brings, if it is a message.
+    #[inline]
+    fn message(&mut self, frame: Frame) -> Option<RawMessage> {
+        match frame {
+            Frame::Event(event) => {
+                let kind = event.kind();
+                let (introduces, closing) = (kind == "connected", kind == "closing");
+                if closing || self.closing || self.base_before_retry.is_some() {
+                    self.settle_retry(closing);
+                }
+                let message = RawMessage { event: Some(event), message: OnceLock::new() };
+                if introduces && let Message::Connected(connected) = message.message() {
+                    self.introduced(connected);
+                }
+                Some(message)
+            }
+            Frame::Oversized(block) => {
+                self.settle_retry(false);
+                let limit = format!("the {} size", block.limit());
+                let (kind, id) = (block.kind(), block.last_event_id());
+                let message = Undecodable::oversized(kind, id, block.size(), &limit);
+                let message = OnceLock::from(Box::new(Message::Undecodable(message)));
+                Some(RawMessage { event: None, message })
+            }
+            Frame::Retry(delay) => {
+                self.retry(delay);
+                None
+            }
+            _ => None,
         }
     }
 
@@ -393,6 +423,9 @@ impl Stream for MessageStream {
         loop {
             if self.done {
                 return Poll::Ready(None);
+            }
+            if let Some(message) = self.connection.next_message() {
+                return Poll::Ready(Some(Ok(message)));
             }
             match ready!(self.connection.poll_next(cx)) {
                 Ok(Incoming::Opened) => {}

@@ -15,6 +15,7 @@ use futures_util::task::AtomicWaker;
 use http::{Request, header};
 use http_body_util::Full;
 use relay_proto::eventsource::{Attempt, Backoff, Config, Item, Machine, Refused, State, Stop, Want};
+use relay_proto::sse::Frame;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
@@ -135,6 +136,14 @@ impl EventStream {
         self.machine.set_idle(idle);
     }
 
+    /// What polling would yield at once, if that is a frame: for who takes many in a row. `None` says nothing but that it is
+    /// time to poll.
+    #[inline]
+    pub fn next_frame(&mut self) -> Option<Frame> {
+        // The clock, the socket and the watchers are not bothered for what is there already.
+        if self.shared.ordered.load(Ordering::Acquire) { None } else { self.machine.next_frame() }
+    }
+
     /// Drops the connection and ends the stream.
     pub fn close(&mut self) {
         self.machine.close();
@@ -165,6 +174,8 @@ impl EventStream {
         }
     }
 
+    /// The next item, when there is no frame.
+    #[inline(never)]
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Stop>>> {
         // One look at the clock does for everything that happens without waiting.
         let mut now = self.timer.now();
@@ -219,15 +230,13 @@ impl EventStream {
 impl Stream for EventStream {
     type Item = Result<Item, Stop>;
 
+    #[inline]
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        // The clock, the socket and the watchers are not bothered for what is there already.
-        if !this.shared.ordered.load(Ordering::Acquire)
-            && let Some(frame) = this.machine.next_frame()
-        {
-            return Poll::Ready(Some(Ok(Item::Frame(frame))));
+        match this.next_frame() {
+            Some(frame) => Poll::Ready(Some(Ok(Item::Frame(frame)))),
+            None => this.poll_input(cx),
         }
-        this.poll_input(cx)
     }
 }
 
