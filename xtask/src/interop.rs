@@ -7,11 +7,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::{Usage, workspace};
 
+mod address;
 mod cluster;
 mod golang;
 mod kube;
 mod link;
 mod process;
+mod proxy;
 mod relay;
 mod sse;
 
@@ -22,7 +24,8 @@ Suites (all of them when none is named):
          publishes, closes streams, compresses, is killed and started again
   kube   builds a Kubernetes API server with its etcd (Go 1.26; several minutes the first time, seconds later), then
          creates, changes and deletes pods, cuts connections and restarts the server, while `relay serve --source kube`
-         and `relay replay` follow
+         and `relay replay` follow; then the same through the service proxy of that API server, for which the loopback
+         device is given an address (192.0.2.1) meanwhile: this part is skipped when that is not allowed
 
   --relay PATH   use this relay binary instead of building one
   --keep         keep the directory with the logs, also when everything passed";
@@ -90,6 +93,7 @@ struct Run {
     keep: bool,
     passed: u32,
     failed: u32,
+    skipped: u32,
     started: Instant,
 }
 
@@ -104,6 +108,7 @@ impl Run {
             keep: options.keep,
             passed: 0,
             failed: 0,
+            skipped: 0,
             started: Instant::now(),
         })
     }
@@ -140,13 +145,20 @@ impl Run {
         }
     }
 
+    /// Says that a part of the suite cannot be run here, and why.
+    fn skip(&mut self, part: &str, why: &anyhow::Error) {
+        self.skipped += 1;
+        println!("SKIPPED {part}: {why:#}");
+    }
+
     /// Prints the closing lines and returns the number of failures.
     fn finish(self) -> u32 {
         if self.keep || self.failed > 0 {
             println!("logs are in {}", self.directory.keep().display());
         }
-        println!("interop {}: {} passed, {} failed", self.suite, self.passed, self.failed);
-        println!("{} passed, {} failed", self.passed, self.failed);
+        let skipped = if self.skipped > 0 { format!(", {} SKIPPED", self.skipped) } else { String::new() };
+        println!("interop {}: {} passed, {} failed{skipped}", self.suite, self.passed, self.failed);
+        println!("{} passed, {} failed{skipped}", self.passed, self.failed);
         self.failed
     }
 }

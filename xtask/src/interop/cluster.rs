@@ -1,7 +1,7 @@
 //! A real Kubernetes API server with its etcd, built from Go sources in `xtask/interop/kube` and driven over REST.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -15,8 +15,11 @@ use super::{golang, wait_for};
 /// How long the server may take to answer; a restart takes 2 to 4 s on two cores.
 const READY: Duration = Duration::from_secs(90);
 
-/// The one user the server knows; the token is worth nothing outside this machine's loopback and this run.
-const TOKEN: &str = "interop";
+/// The user who may do everything; the tokens are worth nothing outside this machine's loopback and this run.
+pub(super) const TOKEN: &str = "interop";
+
+/// A user who may do nothing.
+pub(super) const STRANGER: &str = "interop-stranger";
 
 /// A cluster of an API server alone: pods are objects, nothing runs them.
 pub(super) struct Cluster {
@@ -32,7 +35,10 @@ impl Cluster {
     pub(super) fn start(binary: PathBuf, directory: &Path) -> Result<Self> {
         let directory = directory.join("cluster");
         std::fs::create_dir_all(&directory)?;
-        std::fs::write(directory.join("tokens"), format!("{TOKEN},admin,1,\"system:masters\"\n"))?;
+        std::fs::write(
+            directory.join("tokens"),
+            format!("{TOKEN},admin,1,\"system:masters\"\n{STRANGER},stranger,2\n"),
+        )?;
         // The server cannot be told to choose a port, and keeps it through restarts.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let agent = ureq::Agent::new_with_defaults();
@@ -149,6 +155,36 @@ impl Cluster {
         Ok(())
     }
 
+    /// Makes a service of that port whose only endpoint is this address, as one of the running pod `name`. Such a pod is
+    /// made too.
+    pub(super) fn serve_at(&self, namespace: &str, name: &str, port: u16, at: SocketAddr) -> Result<()> {
+        let (pod, ip) = (format!("{name}-0"), at.ip().to_string());
+        self.create_pod(namespace, &pod, &[])?;
+        self.run_pod(namespace, &pod, &ip)?;
+        let base = format!("/api/v1/namespaces/{namespace}");
+        let ports = json!([{"name": "http", "port": port, "targetPort": at.port()}]);
+        let service = json!({"metadata": {"name": name}, "spec": {"ports": ports}});
+        self.call("POST", &format!("{base}/services"), Some(&service))?;
+        let target = json!({"kind": "Pod", "namespace": namespace, "name": pod});
+        let subset = json!({
+            "addresses": [{"ip": ip, "targetRef": target}],
+            "ports": [{"name": "http", "port": at.port()}],
+        });
+        let endpoints = json!({"metadata": {"name": name}, "subsets": [subset]});
+        self.call("POST", &format!("{base}/endpoints"), Some(&endpoints))?;
+        Ok(())
+    }
+
+    /// The status and the `Location` of what the server answers to a GET; redirects are not followed.
+    pub(super) fn head(&self, path: &str) -> Result<(u16, Option<String>)> {
+        let url = format!("https://127.0.0.1:{}{path}", self.port);
+        let request = ureq::http::Request::get(url).header("authorization", format!("Bearer {TOKEN}"));
+        let request = self.agent.configure_request(request.body(())?).max_redirects(0);
+        let answer = self.agent.run(request.max_redirects_will_error(false).build())?;
+        let location = answer.headers().get("location").and_then(|value| value.to_str().ok());
+        Ok((answer.status().as_u16(), location.map(str::to_owned)))
+    }
+
     /// The pods of all namespaces as the server lists them.
     pub(super) fn pods(&self) -> Result<Vec<Value>> {
         match self.call("GET", "/api/v1/pods", None)?["items"].take() {
@@ -157,7 +193,8 @@ impl Cluster {
         }
     }
 
-    fn certificate(&self) -> PathBuf {
+    /// The certificate that the server shows, which is its own authority.
+    pub(super) fn certificate(&self) -> PathBuf {
         self.directory.join("certificates/apiserver.crt")
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::cluster::{self, Cluster};
 use super::link::Link;
 use super::relay::{Follower, SOON, Server, facts, kubernetes_facts};
-use super::{Run, wait_for};
+use super::{Run, proxy, wait_for};
 
 /// Runs the suite.
 pub(super) fn run(run: &mut Run) -> Result<()> {
@@ -33,7 +33,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     cluster.create_pod("staging", "web-0", &[("app", "web")])?;
     let source = ["--source", "kube", "--kubeconfig", &kubeconfig];
     let server = Server::start(&relay, &source, &log("serve.log"))?;
-    let mut follower = server.follow(&[], &log("replay.log"))?;
+    let mut follower = server.way().follow(&[], &log("replay.log"))?;
 
     run.step("pods that were there before relay are synthetic additions", || {
         same_everywhere(&cluster, &server, &mut follower)?;
@@ -44,7 +44,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         Ok(())
     });
     run.step("annotations stay inside unless they are allowed out", || {
-        let pods = server.pods()?;
+        let pods = server.way().pods()?;
         ensure!(pods.len() == 4 && pods.iter().all(|pod| pod["annotations"] == json!({})), "{pods:?}");
         Ok(())
     });
@@ -150,7 +150,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     });
     run.step("the consumer saw no gap, no drop and every sequence", || follower.check_unbroken());
     run.step("a consumer that comes late folds the same from the whole history", || {
-        let mut late = server.follow(&["--exit-after-phase", "Live"], &log("late.log"))?;
+        let mut late = server.way().follow(&["--exit-after-phase", "Live"], &log("late.log"))?;
         late.read_to_end()?;
         ensure!(facts(&late.pods) == kubernetes_facts(&cluster.pods()?), "other pods than the API server's");
         late.check_unbroken()?;
@@ -161,7 +161,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     run.step("a server for one namespace sees that one alone", || {
         let arguments = [&source[..], &["--watch-namespace", "staging"]].concat();
         let narrow = Server::start(&relay, &arguments, &log("narrow.log"))?;
-        let mut consumer = narrow.follow(&[], &log("narrow-replay.log"))?;
+        let mut consumer = narrow.way().follow(&[], &log("narrow-replay.log"))?;
         let here = |cluster: &Cluster| -> Result<Vec<Value>> {
             Ok(cluster.pods()?.into_iter().filter(|pod| pod["metadata"]["namespace"] == "staging").collect())
         };
@@ -170,11 +170,11 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         consumer.until("the pods of one namespace", |f| {
             Ok(facts(&f.pods) == kubernetes_facts(&here(&cluster)?))
         })?;
-        ensure!(facts(&narrow.pods()?) == kubernetes_facts(&here(&cluster)?), "relay pods differs");
+        ensure!(facts(&narrow.way().pods()?) == kubernetes_facts(&here(&cluster)?), "relay pods differs");
         narrow.stop()
     });
     run.step("the server ends in order", || server.stop());
-    Ok(())
+    proxy::run(run, &relay, &mut cluster)
 }
 
 /// Waits until the consumer, the relay's list and the API server agree on the pods.
@@ -182,7 +182,7 @@ fn same_everywhere(cluster: &Cluster, server: &Server, follower: &mut Follower) 
     let expected = kubernetes_facts(&cluster.pods()?);
     let end = follower.until("the API server's pods at the consumer", |f| Ok(facts(&f.pods) == expected));
     end.with_context(|| format!("expected {expected:?}, have {:?}", facts(&follower.pods)))?;
-    let listed = facts(&server.pods()?);
+    let listed = facts(&server.way().pods()?);
     ensure!(listed == expected, "relay pods prints {listed:?}, the API server has {expected:?}");
     Ok(())
 }

@@ -32,48 +32,101 @@ fn command(binary: &Path) -> Command {
     command
 }
 
-/// `relay serve` on a port of the system's choice.
-pub(super) struct Server {
+/// A way to a relay: the program, and what to tell it of where the relay is and who asks.
+#[derive(Clone)]
+pub(super) struct Way {
     binary: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Way {
+    pub(super) fn new(binary: &Path, arguments: &[&str]) -> Self {
+        Self { binary: binary.to_owned(), arguments: arguments.iter().map(|&one| one.to_owned()).collect() }
+    }
+
+    /// The same way with further arguments.
+    pub(super) fn with(&self, arguments: &[&str]) -> Self {
+        let mut way = self.clone();
+        way.arguments.extend(arguments.iter().map(|&one| one.to_owned()));
+        way
+    }
+
+    /// What a command of relay prints, an object per line.
+    pub(super) fn ask(&self, words: &[&str]) -> Result<Vec<Value>> {
+        let text = output(self.command(words).args(["-o", "json"]))?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// How a command that must fail does: the exit code and what it printed as its errors.
+    pub(super) fn refused(&self, words: &[&str]) -> Result<(i32, String)> {
+        let end = self.command(words).output()?;
+        ensure!(!end.status.success(), "{words:?} succeeded: {}", String::from_utf8_lossy(&end.stdout));
+        let code = end.status.code().with_context(|| format!("{words:?} ended with {}", end.status))?;
+        Ok((code, String::from_utf8_lossy(&end.stderr).trim().to_owned()))
+    }
+
+    /// The pods as `relay pods` prints them.
+    pub(super) fn pods(&self) -> Result<Vec<Value>> {
+        self.ask(&["pods"])
+    }
+
+    /// Starts a consumer with further arguments for `relay replay`.
+    pub(super) fn follow(&self, arguments: &[&str], log: &Path) -> Result<Follower> {
+        let mut replay = self.command(&["replay", "--pods", "-o", "json"]);
+        let (process, stdout) = Process::start_piped(replay.args(arguments), log)?;
+        Ok(Follower { process, lines: lines(stdout), seen: Vec::new(), pods: Vec::new() })
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = command(&self.binary);
+        command.args(words).args(&self.arguments);
+        command
+    }
+}
+
+/// `relay serve`.
+pub(super) struct Server {
+    way: Way,
     url: String,
     process: Process,
 }
 
 impl Server {
-    /// Starts the server and waits for the line that says where it listens.
+    /// Starts the server on a loopback port of the system's choice and waits for the line that says where it listens.
     pub(super) fn start(binary: &Path, arguments: &[&str], log: &Path) -> Result<Self> {
+        Self::listen(binary, "127.0.0.1:0", arguments, log)
+    }
+
+    /// Starts the server there.
+    pub(super) fn listen(binary: &Path, at: &str, arguments: &[&str], log: &Path) -> Result<Self> {
         let mut serve = command(binary);
         let (process, stdout) =
-            Process::start_piped(serve.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments), log)?;
+            Process::start_piped(serve.args(["serve", "--listen", at]).args(arguments), log)?;
         let lines = lines(stdout);
         let first = lines.recv_timeout(SOON).with_context(|| process.log_end())?;
         let url = first
             .strip_prefix("relay listening on ")
             .with_context(|| format!("unexpected first line `{first}`"))?;
-        Ok(Self { binary: binary.to_owned(), url: url.to_owned(), process })
+        Ok(Self { way: Way::new(binary, &["--url", url]), url: url.to_owned(), process })
     }
 
-    /// The pods as `relay pods` prints them.
-    pub(super) fn pods(&self) -> Result<Vec<Value>> {
-        let text = output(command(&self.binary).args(["pods", "--url", &self.url, "-o", "json"]))?;
-        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    /// The way straight to it.
+    pub(super) fn way(&self) -> &Way {
+        &self.way
+    }
+
+    /// Host and port.
+    pub(super) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
     }
 
     /// What `/health` says about the source: `live` or `stale`.
     pub(super) fn source_state(&self) -> Result<String> {
         // While degraded the answer is 503 and the command fails, but the body is printed all the same.
-        let answer = command(&self.binary).args(["health", "--url", &self.url, "-o", "json"]).output()?;
+        let answer = self.way.command(&["health", "-o", "json"]).output()?;
         let health: Value =
             serde_json::from_slice(&answer.stdout).context("relay health did not print JSON")?;
         Ok(health["source"]["state"].as_str().context("health names no source state")?.to_owned())
-    }
-
-    /// Starts a consumer with further arguments for `relay replay`.
-    pub(super) fn follow(&self, arguments: &[&str], log: &Path) -> Result<Follower> {
-        let mut replay = command(&self.binary);
-        replay.args(["replay", "--url", &self.url, "--pods", "-o", "json"]).args(arguments);
-        let (process, stdout) = Process::start_piped(&mut replay, log)?;
-        Ok(Follower { process, lines: lines(stdout), seen: Vec::new(), pods: Vec::new() })
     }
 
     /// Asks the server to shut down and checks that it does so in order.
@@ -81,6 +134,11 @@ impl Server {
         let status = self.process.terminate(SOON)?;
         ensure!(status.success(), "SIGTERM ended the server with {status}");
         Ok(())
+    }
+
+    /// Kills the server outright.
+    pub(super) fn kill(mut self) -> Result<()> {
+        self.process.kill()
     }
 }
 
