@@ -177,7 +177,12 @@ impl Framing {
                 let (mut start, mut size, mut at) = (0, 0, 0);
                 while let Some(&byte) = buffer.get(at) {
                     let Chunked::Data(left) = place else {
-                        *place = place.after(byte)?;
+                        match place.after(byte) {
+                            Ok(next) => *place = next,
+                            Err(error) if size == 0 => return Err(error),
+                            // What came before it counts; it will be met again.
+                            Err(_) => break,
+                        }
                         at += 1;
                         continue;
                     };

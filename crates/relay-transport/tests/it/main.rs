@@ -4,6 +4,7 @@
 mod bounds;
 mod client;
 mod faults;
+mod framing;
 mod golang;
 mod http2;
 mod log;
