@@ -49,6 +49,9 @@ struct Inner {
 struct Settings {
     token: Option<TokenSource>,
     outer_token: Option<TokenSource>,
+    /// The outer token is the whole header, scheme included.
+    outer_has_scheme: bool,
+    behind_proxy: bool,
     sessions: SessionMode,
     request_timeout: Duration,
     list_timeout: Duration,
@@ -269,6 +272,8 @@ impl Client {
         Ok(Credentials {
             token: read(&self.inner.settings.token).await?,
             outer: read(&self.inner.settings.outer_token).await?,
+            outer_has_scheme: self.inner.settings.outer_has_scheme,
+            behind_proxy: self.inner.settings.behind_proxy,
         })
     }
 
@@ -427,6 +432,8 @@ impl ClientBuilder {
             settings: Settings {
                 token: None,
                 outer_token: None,
+                outer_has_scheme: false,
+                behind_proxy: false,
                 sessions: SessionMode::Auto,
                 request_timeout: Duration::from_secs(30),
                 list_timeout: Duration::from_secs(300),
@@ -460,7 +467,23 @@ impl ClientBuilder {
     /// travels in `X-Relay-Token`. Default: none.
     #[must_use]
     pub fn outer_token_source(mut self, token: TokenSource) -> Self {
-        self.settings.outer_token = Some(token);
+        (self.settings.outer_token, self.settings.outer_has_scheme) = (Some(token), false);
+        self.behind_proxy()
+    }
+
+    /// As [`outer_token_source`](Self::outer_token_source), for a proxy that wants something else than a bearer token: what
+    /// comes is the whole `Authorization`, such as `Basic dXNlcjpwYXNzd29yZA==`.
+    #[must_use]
+    pub fn outer_authorization_source(mut self, authorization: TokenSource) -> Self {
+        (self.settings.outer_token, self.settings.outer_has_scheme) = (Some(authorization), true);
+        self.behind_proxy()
+    }
+
+    /// Says that `Authorization` belongs to a proxy in front of the relay, even if nothing is to be said to it there (it may
+    /// know us by our certificate): the relay's token travels in `X-Relay-Token`. An outer credential implies it.
+    #[must_use]
+    pub fn behind_proxy(mut self) -> Self {
+        self.settings.behind_proxy = true;
         self
     }
 

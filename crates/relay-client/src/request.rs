@@ -165,6 +165,10 @@ pub(crate) struct Credentials {
     pub(crate) token: Option<Secret>,
     /// What a proxy in front of the relay wants to see.
     pub(crate) outer: Option<Secret>,
+    /// That is the whole header, not just a bearer token.
+    pub(crate) outer_has_scheme: bool,
+    /// `Authorization` is not the relay's.
+    pub(crate) behind_proxy: bool,
 }
 
 type Query<'a> = Vec<(&'a str, &'a str)>;
@@ -238,16 +242,18 @@ impl Requests {
 }
 
 impl Credentials {
-    /// Puts the credentials into a request. With an outer credential `Authorization` is the proxy's.
+    /// Puts the credentials into a request. Behind a proxy `Authorization` is the proxy's.
     pub(crate) fn apply(&self, request: &mut Request<Full<Bytes>>) -> Result<(), Error> {
         if let Some(token) = &self.token {
-            match &self.outer {
-                None => request.headers_mut().insert(AUTHORIZATION, sendable(token.bearer())?),
-                Some(_) => request.headers_mut().insert(RELAY_TOKEN, sendable(token.header())?),
-            };
+            if self.behind_proxy {
+                request.headers_mut().insert(RELAY_TOKEN, sendable(token.header())?);
+            } else {
+                request.headers_mut().insert(AUTHORIZATION, sendable(token.bearer())?);
+            }
         }
         if let Some(outer) = &self.outer {
-            request.headers_mut().insert(AUTHORIZATION, sendable(outer.bearer())?);
+            let value = if self.outer_has_scheme { outer.header() } else { outer.bearer() };
+            request.headers_mut().insert(AUTHORIZATION, sendable(value)?);
         }
         Ok(())
     }

@@ -14,11 +14,12 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use relay_proto::eventsource::Redirect;
+use rustls::pki_types::ServerName;
 
 use crate::Error;
 use crate::connect::{Connector, Proxies};
 use crate::error::{BoxError, shown};
-use crate::tls::{Tls, TlsSettings};
+use crate::tls::{ClientIdentity, Identity, Tls, TlsSettings, certificates_in};
 
 /// Sends requests. One pool of connections and one TLS set-up, shared by all clones.
 #[derive(Clone)]
@@ -37,6 +38,7 @@ pub struct HttpClientBuilder {
     connect_timeout: Duration,
     request_timeout: Duration,
     tls: TlsSettings,
+    tls_server_name: Option<String>,
     proxy: Proxy,
     h2_only: bool,
     ping_interval: Duration,
@@ -74,6 +76,7 @@ impl HttpClient {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             tls: TlsSettings::default(),
+            tls_server_name: None,
             proxy: Proxy::Environment,
             h2_only: false,
             ping_interval: Duration::from_secs(20),
@@ -220,7 +223,32 @@ impl HttpClientBuilder {
     /// again when they have changed, as in [`ca_file`](Self::ca_file).
     #[must_use]
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        self.tls.identity = Some((certificate.into(), key.into()));
+        self.tls.identity = Some(Identity::Files { certificate: certificate.into(), key: key.into() });
+        self
+    }
+
+    /// Trusts the authorities in this PEM text, in addition to others.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it holds no certificate.
+    pub fn ca_pem(mut self, pem: &[u8]) -> Result<Self, Error> {
+        self.tls.ca = certificates_in(pem)?;
+        Ok(self)
+    }
+
+    /// Shows servers that ask for one a certificate that is held in memory, in the place of
+    /// [`client_certificate`](Self::client_certificate).
+    #[must_use]
+    pub fn client_identity(mut self, identity: ClientIdentity) -> Self {
+        self.tls.identity = Some(Identity::Held(identity));
+        self
+    }
+
+    /// Expects this name in the certificates of all servers (not of proxies), in the place of the name in their URL.
+    /// Default: the name in the URL.
+    #[must_use]
+    pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls_server_name = Some(name.into());
         self
     }
 
@@ -299,7 +327,14 @@ impl HttpClientBuilder {
         };
         let spare_loopback = matches!(self.proxy, Proxy::Environment);
         let proxies = Proxies { matcher, spare_loopback };
-        let connector = Connector::new(Tls::new(self.tls)?, proxies, self.connect_timeout);
+        let server_name = self.tls_server_name.map(|name| {
+            ServerName::try_from(name).map_err(|error| Error::Config {
+                what: "the name expected in certificates is neither a DNS name nor an address".to_owned(),
+                source: Some(error.into()),
+            })
+        });
+        let connector =
+            Connector::new(Tls::new(self.tls)?, server_name.transpose()?, proxies, self.connect_timeout);
         let mut pool = Client::builder(TokioExecutor::new());
         pool.timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

@@ -29,6 +29,8 @@ use crate::tls::Tls;
 pub(crate) struct Connector {
     tcp: HttpConnector,
     tls: Tls,
+    /// What is expected in certificates of servers, in the place of the name in their URL.
+    server_name: Option<ServerName<'static>>,
     proxies: Arc<Proxies>,
     timeout: Duration,
     h2: bool,
@@ -36,13 +38,18 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    pub(crate) fn new(tls: Tls, proxies: Proxies, timeout: Duration) -> Self {
+    pub(crate) fn new(
+        tls: Tls,
+        server_name: Option<ServerName<'static>>,
+        proxies: Proxies,
+        timeout: Duration,
+    ) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(60)));
         tcp.set_happy_eyeballs_timeout(Some(Duration::from_millis(250)));
-        Self { tcp, tls, proxies: Arc::new(proxies), timeout, h2: true, lend: false }
+        Self { tcp, tls, server_name, proxies: Arc::new(proxies), timeout, h2: true, lend: false }
     }
 
     /// Connections that are not HTTP/2 are only lent to hyper: see [`Loan`].
@@ -66,11 +73,14 @@ impl Connector {
             return Err(format!("proxy {} is not an HTTP proxy", shown(&to)).into());
         }
         let via = |source| Box::new(ProxyError { proxy: shown(&to), source });
+        // The proxy goes by its own name.
+        let mut hop = Self { server_name: None, ..self.clone() };
         if uri.scheme_str() != Some("https") {
-            let conn = self.direct(to.clone()).await.map_err(via)?;
+            let conn = hop.direct(to.clone()).await.map_err(via)?;
             return Ok(Conn { proxied: true, h2: false, ..conn });
         }
-        let hop = Hop(Self { h2: false, lend: false, ..self.clone() });
+        (hop.h2, hop.lend) = (false, false);
+        let hop = Hop(hop);
         let mut tunnel = Tunnel::new(to.clone(), hop);
         if let Some(authorization) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(authorization.clone());
@@ -89,7 +99,10 @@ impl Connector {
 
     async fn encrypt(&self, io: Box<dyn Io>, uri: &Uri) -> Result<Conn, BoxError> {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let name = ServerName::try_from(host.to_owned())?;
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host.to_owned())?,
+        };
         let tls = self.tls.clone();
         // Files may have changed, and looking at them blocks.
         let mut config = tokio::task::spawn_blocking(move || tls.config()).await??;

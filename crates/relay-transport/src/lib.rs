@@ -36,3 +36,4 @@ pub use client::{HttpClient, HttpClientBuilder};
 pub use credentials::{Secret, TokenSource};
 pub use error::Error;
 pub use stream::{EventStream, Handle};
+pub use tls::ClientIdentity;

@@ -29,18 +29,26 @@ struct Shared {
 pub(crate) struct TlsSettings {
     pub(crate) system_roots: bool,
     pub(crate) ca_file: Option<PathBuf>,
-    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) ca: Vec<CertificateDer<'static>>,
+    pub(crate) identity: Option<Identity>,
     pub(crate) accept_anything: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Identity {
+    Files { certificate: PathBuf, key: PathBuf },
+    Held(ClientIdentity),
 }
 
 impl Default for TlsSettings {
     fn default() -> Self {
-        Self { system_roots: true, ca_file: None, identity: None, accept_anything: false }
+        Self { system_roots: true, ca_file: None, ca: Vec::new(), identity: None, accept_anything: false }
     }
 }
 
 struct Made {
     files: Vec<Option<Stamp>>,
+    held: Option<u64>,
     config: Arc<ClientConfig>,
 }
 
@@ -59,11 +67,12 @@ impl Tls {
         let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the content: what changes while it is read is seen next time.
         let files: Vec<_> = self.0.settings.files().map(|path| Stamp::of(path).ok()).collect();
-        if let Some(made) = made.as_ref().filter(|made| made.files == files) {
+        let held = self.0.settings.held().map(|identity| identity.with(|held| held.version));
+        if let Some(made) = made.as_ref().filter(|made| made.files == files && made.held == held) {
             return Ok(made.config.clone());
         }
         match (self.0.make(), &*made) {
-            (Ok(config), _) => Ok(made.insert(Made { files, config: Arc::new(config) }).config.clone()),
+            (Ok(config), _) => Ok(made.insert(Made { files, held, config: Arc::new(config) }).config.clone()),
             (Err(error), Some(last)) => {
                 tracing::warn!(error = %error.line(), "certificates kept");
                 Ok(last.config.clone())
@@ -75,8 +84,18 @@ impl Tls {
 
 impl TlsSettings {
     fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        let identity = self.identity.iter().flat_map(|identity| match identity {
+            Identity::Files { certificate, key } => vec![certificate, key],
+            Identity::Held(_) => Vec::new(),
+        });
         self.ca_file.iter().chain(identity)
+    }
+
+    fn held(&self) -> Option<&ClientIdentity> {
+        match &self.identity {
+            Some(Identity::Held(identity)) => Some(identity),
+            _ => None,
+        }
     }
 }
 
@@ -93,6 +112,12 @@ impl Shared {
                 roots.add(certificate).map_err(|error| unusable(path, "an authority", error))?;
             }
         }
+        for certificate in &settings.ca {
+            roots.add(certificate.clone()).map_err(|error| Error::Config {
+                what: "a certificate that was given cannot be used as an authority".to_owned(),
+                source: Some(error.into()),
+            })?;
+        }
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .expect("ring has cipher suites for every default version");
@@ -103,13 +128,82 @@ impl Shared {
         };
         let mut config = match &settings.identity {
             None => builder.with_no_client_auth(),
-            Some((certificate, key)) => builder
+            Some(Identity::Files { certificate, key }) => builder
                 .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
                 .map_err(|error| unusable(certificate, "the client's certificate", error))?,
+            Some(Identity::Held(identity)) => {
+                let (chain, key) = identity.with(|held| (held.chain.clone(), held.key.clone_key()));
+                builder.with_client_auth_cert(chain, key).map_err(|error| Error::Config {
+                    what: "the client's certificate cannot be used with its key".to_owned(),
+                    source: Some(error.into()),
+                })?
+            }
         };
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
+}
+
+/// A client certificate with its private key, held in memory. Cloning shares it: what [`replace`](Self::replace) puts
+/// in its place is what connections show from then on; those that are open are left alone.
+#[derive(Clone)]
+pub struct ClientIdentity(Arc<Mutex<Held>>);
+
+struct Held {
+    version: u64,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl ClientIdentity {
+    /// From PEM: the certificate, the chain after it, and the key.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there is no certificate or no key.
+    pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
+        Ok(Self(Arc::new(Mutex::new(Held::from_pem(certificate, key)?))))
+    }
+
+    /// Another certificate with its key. When they cannot be used together, what was held before is used on.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there is no certificate or no key; what was held before stays.
+    pub fn replace(&self, certificate: &[u8], key: &[u8]) -> Result<(), Error> {
+        let new = Held::from_pem(certificate, key)?;
+        self.with(|held| *held = Held { version: held.version + 1, ..new });
+        Ok(())
+    }
+
+    fn with<T>(&self, access: impl FnOnce(&mut Held) -> T) -> T {
+        access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for ClientIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientIdentity(***)")
+    }
+}
+
+impl Held {
+    fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| Error::Config {
+            what: "no private key in what was given as one".to_owned(),
+            source: Some(error.into()),
+        })?;
+        Ok(Self { version: 0, chain: certificates_in(certificate)?, key })
+    }
+}
+
+/// The certificates of a PEM text; at least one.
+pub(crate) fn certificates_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let unusable = |source: Option<BoxError>| Error::Config {
+        what: "no certificate in what was given as one".to_owned(),
+        source,
+    };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found = found.map_err(|error| unusable(Some(error.into())))?;
+    if found.is_empty() { Err(unusable(None)) } else { Ok(found) }
 }
 
 fn system_roots() -> RootCertStore {

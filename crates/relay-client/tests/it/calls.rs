@@ -148,6 +148,26 @@ async fn tokens_travel_in_the_header_that_is_theirs() {
     let proxied = format!("{}/proxied", server.uri());
     let proxied = Client::builder(proxied).token("inner").outer_token_source(outer).build().unwrap();
     proxied.create_session().await.unwrap();
+
+    // A proxy that wants another scheme, and one that wants nothing in a header.
+    for (base, authorization) in [("/basic", Some("Basic dTpw")), ("/certificate", None)] {
+        Mock::given(method("POST"))
+            .and(path(format!("{base}/auth/session")))
+            .and(header("x-relay-token", "inner"))
+            .and(move |request: &wiremock::Request| {
+                request.headers.get("authorization").map(|value| value.to_str().unwrap()) == authorization
+            })
+            .respond_with(ResponseTemplate::new(201).set_body_json(json!({"session_id": "t"})))
+            .expect(1)
+            .mount(&server)
+            .await;
+        let builder = Client::builder(format!("{}{base}", server.uri())).token("inner").behind_proxy();
+        let builder = match authorization {
+            Some(text) => builder.outer_authorization_source(TokenSource::fixed(text)),
+            None => builder,
+        };
+        builder.build().unwrap().create_session().await.unwrap();
+    }
 }
 
 #[tokio::test]

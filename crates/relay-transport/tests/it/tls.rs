@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use http::Request;
 use http_body_util::Full;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use relay_transport::{Error, HttpClientBuilder};
+use relay_transport::{ClientIdentity, Error, HttpClientBuilder};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -226,6 +226,43 @@ async fn the_client_shows_who_it_is() {
     assert_eq!(server.ask(&http).await, Ok(size(&longer)));
     files.put("k.pem", "");
     assert_eq!(server.ask(&http).await, Ok(size(&longer)));
+}
+
+#[tokio::test]
+async fn certificates_may_be_held_in_memory() {
+    let (ours, clients) = (Authority::new(), Authority::new());
+    let server = Server::start(ours.server("api.cluster.test", FUTURE, Some(&clients))).await;
+    let (certificate, key) = clients.sign("alice", FUTURE);
+    let identity = ClientIdentity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    assert!(!format!("{identity:?}").contains("48"), "no bytes of it: {identity:?}");
+    let shown = identity.clone();
+    let base = move |builder: HttpClientBuilder| {
+        builder.ca_pem(ours.pem.as_bytes()).unwrap().client_identity(shown.clone())
+    };
+    // The name in the URL is not that of the certificate: it is expected by another.
+    let line = server.ask(&client(&base)).await.unwrap_err();
+    assert!(line.contains("not valid for name"), "{line}");
+    let http = client(|builder| base(builder).tls_server_name("api.cluster.test"));
+    let size =
+        |pem: &str| format!("data: {}\n\n", CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().len());
+    assert_eq!(server.ask(&http).await, Ok(size(&certificate)));
+    let wrong = client(|builder| base(builder).tls_server_name("another.test"));
+    assert!(server.ask(&wrong).await.unwrap_err().contains("not valid for name"));
+
+    let (longer, key) = clients.sign("alice-in-the-afternoon", FUTURE);
+    identity.replace(longer.as_bytes(), key.as_bytes()).unwrap();
+    assert_eq!(server.ask(&http).await, Ok(size(&longer)));
+    // What cannot be read, and what does not fit together: the pair that did is used on.
+    assert!(identity.replace(b"", key.as_bytes()).is_err());
+    identity.replace(certificate.as_bytes(), key.as_bytes()).unwrap();
+    assert_eq!(server.ask(&http).await, Ok(size(&longer)));
+
+    let ca = HttpClient::builder().ca_pem(b"nothing").unwrap_err();
+    let name = HttpClient::builder().tls_server_name("not a name").build().unwrap_err();
+    let no_key = ClientIdentity::from_pem(certificate.as_bytes(), certificate.as_bytes()).unwrap_err();
+    for error in [ca, name, no_key] {
+        assert!(matches!(error, Error::Config { .. }), "{error:?}");
+    }
 }
 
 #[tokio::test]
