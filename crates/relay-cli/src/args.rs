@@ -10,12 +10,14 @@ mod value;
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub(crate) use connect::Connect;
+pub(crate) use connect::{Connect, KubeFlags};
 pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArgs};
 pub(crate) use query::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
 pub(crate) use serve::{DemoArgs, ServeArgs, SourceArg};
 pub(crate) use shared::{Format, Print, Reconnect, Until, Which};
 pub(crate) use value::written;
+
+use crate::exit::Usage;
 
 /// Follow the pods of a Kubernetes cluster through a relay, or be the relay.
 ///
@@ -27,6 +29,8 @@ pub(crate) use value::written;
 #[derive(Debug, Parser)]
 #[command(name = "relay", version, max_term_width = 100)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) kube: KubeFlags,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -36,6 +40,19 @@ impl Args {
     pub(crate) fn read() -> Self {
         let mut matches = without_empty_variables(Self::command()).get_matches();
         Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The command, with what was given before its name.
+    pub(crate) fn into_command(self) -> Result<Command, Usage> {
+        let Self { kube, mut command } = self;
+        match (command.connect(), kube.given()) {
+            (Some(connect), _) => connect.fall_back_to(kube),
+            (None, None) => {}
+            (None, Some(flag)) => {
+                return Err(Usage(format!("{flag} before the command is for commands that talk to a relay")));
+            }
+        }
+        Ok(command)
     }
 }
 
@@ -75,6 +92,24 @@ pub(crate) enum Command {
     Session(SessionArgs),
     /// Print the health document; exit code 1 when the relay is not well
     Health(HealthArgs),
+}
+
+impl Command {
+    /// Of the commands that talk to a relay.
+    fn connect(&mut self) -> Option<&mut Connect> {
+        match self {
+            Self::Demo(_) | Self::Serve(_) => None,
+            Self::Pods(args) => Some(&mut args.connect),
+            Self::Pod(args) => Some(&mut args.connect),
+            Self::Events(args) => Some(&mut args.connect),
+            Self::Stream(args) => Some(&mut args.connect),
+            Self::State(args) => Some(&mut args.connect),
+            Self::Replay(args) => Some(&mut args.connect),
+            Self::Wait(args) => Some(&mut args.connect),
+            Self::Session(args) => Some(&mut args.connect),
+            Self::Health(args) => Some(&mut args.connect),
+        }
+    }
 }
 
 #[cfg(test)]

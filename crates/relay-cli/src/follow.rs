@@ -19,7 +19,7 @@ use crate::tally::Tally;
 const BOOKMARKS: Duration = Duration::from_millis(100);
 
 pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
-    let client = args.connect.client()?;
+    let client = args.connect.client().await?;
     let options =
         args.reconnect.options(args.which.filter()?).since(args.since_hash).start_latest(args.latest);
     let mut messages = client.stream(options);
@@ -48,7 +48,7 @@ pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
 }
 
 pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
-    let client = args.connect.client()?;
+    let client = args.connect.client().await?;
     let mut snapshots = client.stream_pod_state(args.reconnect.options(args.which.filter()?));
     let mut out = Output::new(args.print);
     let mut ending = Ending::new(args.until);
@@ -78,7 +78,7 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
 }
 
 pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
-    let client = args.connect.client()?;
+    let client = args.connect.client().await?;
     let filter = args.which.filter()?;
     let cursor = Cursor::open(args.cursor_file.as_deref(), &filter)?;
     if args.since_hash.is_some() && cursor.is_open() {

@@ -5,9 +5,11 @@ mod cursor;
 mod demo;
 mod exit;
 mod follow;
+mod kubeconfig;
 mod output;
 mod query;
 mod serve;
+mod service_proxy;
 mod tally;
 mod wait;
 
@@ -20,13 +22,16 @@ use crate::args::{Args, Command};
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
-    let args = Args::read();
-    start_logging(&args.command);
+    let command = match Args::read().into_command() {
+        Ok(command) => command,
+        Err(usage) => return Exit::Failed(usage.into()).report(),
+    };
+    start_logging(&command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Exit::Failed(error.into()).report(),
     };
-    let exit = runtime.block_on(run(args.command));
+    let exit = runtime.block_on(run(command));
     // Tasks that are still running have nothing left to say.
     runtime.shutdown_background();
     exit.report()

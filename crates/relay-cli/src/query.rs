@@ -11,7 +11,7 @@ use crate::exit::{Exit, Usage, signalled};
 use crate::output::{Output, POD_HEADING, event_json, event_text, pod_row, to_value};
 
 pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<Exit> {
-    let (client, filter) = (args.connect.client()?, args.which.filter()?);
+    let (client, filter) = (args.connect.client().await?, args.which.filter()?);
     let list = tokio::select! {
         list = client.pods(&filter) => list?,
         exit = signalled() => return Ok(exit),
@@ -39,7 +39,7 @@ pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
     if namespace.is_empty() || name.is_empty() {
         return Err(Usage("a pod has a namespace and a name".into()).into());
     }
-    let client = args.connect.client()?;
+    let client = args.connect.client().await?;
     let found = tokio::select! {
         found = client.pod(namespace, name) => found?,
         exit = signalled() => return Ok(exit),
@@ -54,7 +54,7 @@ pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
 }
 
 pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
-    let client = args.connect.client()?;
+    let client = args.connect.client().await?;
     let types = args.types.iter().map(|name| match EventType::parse(name) {
         EventType::Other(_) => Err(Usage(format!("type {name:?}: ADDED, MODIFIED or DELETED"))),
         known => Ok(known),
@@ -104,7 +104,7 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
 }
 
 pub(crate) async fn session(args: SessionArgs) -> anyhow::Result<Exit> {
-    let client = args.connect.client()?;
+    let client = args.connect.client().await?;
     let session = tokio::select! {
         session = client.create_session() => session?,
         exit = signalled() => return Ok(exit),
@@ -114,7 +114,7 @@ pub(crate) async fn session(args: SessionArgs) -> anyhow::Result<Exit> {
 }
 
 pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<Exit> {
-    let client = args.connect.client()?;
+    let client = args.connect.client().await?;
     let (healthy, health) = tokio::select! {
         health = client.health() => health.context("no health document")?,
         exit = signalled() => return Ok(exit),

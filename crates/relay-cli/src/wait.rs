@@ -26,9 +26,17 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
     let limit = if once { DEFAULT_WAIT } else { args.timeout };
     // A time beyond the clock is for ever.
     let deadline = Instant::now().checked_add(limit);
+    let options = args.reconnect.options(args.which.filter()?);
+    // A credential plugin may take its time.
+    let client = tokio::select! {
+        client = args.connect.client() => client?,
+        () = until(deadline) => {
+            let what = format!("timed out after {}: no credentials for the relay yet", written(args.timeout));
+            return Ok(Exit::TimedOut(what));
+        }
+    };
     let signalled = signalled();
-    let client = args.connect.client()?;
-    let snapshots = client.stream_pod_state(args.reconnect.options(args.which.filter()?));
+    let snapshots = client.stream_pod_state(options);
     let mut view = LiveView::new(client, snapshots);
     let ended = {
         let mut work = pin!(view.wait_for(&args.condition, once));

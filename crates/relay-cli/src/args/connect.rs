@@ -5,15 +5,20 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use relay_client::{Client, HttpClient, TokenSource};
+use relay_transport::HttpClientBuilder;
 
 use super::value::positive_duration;
+use crate::exit::Usage;
+use crate::kubeconfig::Kubeconfig;
+use crate::service_proxy::{self, KubeService, Unless};
 
 /// How to reach a relay
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Connect {
-    /// Base URL of the relay; may carry a path prefix
-    #[arg(long, env = "RELAY_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
-    url: String,
+    /// Base URL of the relay; may carry a path prefix. Default: http://127.0.0.1:8080 [env: RELAY_URL, unless
+    /// --kube-service is given]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
     /// Token of the relay [env: RELAY_TOKEN, unless a token flag is given]
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     token: Option<String>,
@@ -66,12 +71,80 @@ pub(crate) struct Connect {
     /// Accept any certificate: whoever is on the way can read and change everything
     #[arg(long, help_heading = "Transport")]
     insecure_accept_any_certificate: bool,
+    #[command(flatten)]
+    kube: KubeFlags,
+}
+
+/// How to reach a relay through a Kubernetes API server
+#[derive(Debug, Clone, Default, ClapArgs)]
+#[command(next_help_heading = "Through a Kubernetes API server")]
+pub(crate) struct KubeFlags {
+    /// Reach the relay through the service proxy of an API server: NAMESPACE/NAME:PORT, or NAMESPACE/https:NAME:PORT
+    /// [env: RELAY_KUBE_SERVICE, unless --url is given]
+    #[arg(long, value_name = "SERVICE")]
+    kube_service: Option<String>,
+    /// Context of the kubeconfig. Default: the current one [env: RELAY_KUBE_CONTEXT]
+    #[arg(long, value_name = "CONTEXT")]
+    kube_context: Option<String>,
+    /// Kubeconfig file. Default: RELAY_KUBECONFIG, else KUBECONFIG, which may list several, else ~/.kube/config
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+}
+
+impl KubeFlags {
+    /// The first flag that was given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        [
+            ("--kube-service", self.kube_service.is_some()),
+            ("--kube-context", self.kube_context.is_some()),
+            ("--kubeconfig", self.kubeconfig.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(name, given)| given.then_some(name))
+    }
+}
+
+/// Where the relay is.
+enum Place {
+    Url(String),
+    Service { service: KubeService, context: Option<String>, kubeconfig: Option<PathBuf> },
+}
+
+/// An empty variable counts as none.
+fn in_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl Connect {
-    pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        let mut builder = Client::builder(&*self.url);
-        let in_environment = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    /// Takes what was given before the name of the command, unless it was given again after it.
+    pub(crate) fn fall_back_to(&mut self, before: KubeFlags) {
+        let kube = std::mem::take(&mut self.kube);
+        self.kube = KubeFlags {
+            kube_service: kube.kube_service.or(before.kube_service),
+            kube_context: kube.kube_context.or(before.kube_context),
+            kubeconfig: kube.kubeconfig.or(before.kubeconfig),
+        };
+    }
+
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        let place = self.place()?;
+        let mut http = self.http();
+        let mut builder = match &place {
+            Place::Url(url) => Client::builder(url.as_str()),
+            Place::Service { service, context, kubeconfig } => {
+                let access = Kubeconfig::load(kubeconfig.as_deref())?.access(context.as_deref())?;
+                let builder = Client::builder(service.url(&access.server));
+                let given = Unless {
+                    ca_file: self.ca_file.is_some(),
+                    identity: self.client_cert.is_some(),
+                    credential: self.proxy_token.is_some(),
+                    any_certificate: self.insecure_accept_any_certificate,
+                };
+                let (with_access, builder) = service_proxy::apply(access, given, http, builder).await?;
+                http = with_access;
+                builder
+            }
+        };
         let (token, file) = match (&self.token, &self.token_file) {
             (None, None) => match in_environment("RELAY_TOKEN") {
                 Some(token) => (Some(token), None),
@@ -91,10 +164,40 @@ impl Connect {
         if let Some(token) = self.proxy_token.as_deref().filter(|token| !token.is_empty()) {
             builder = builder.outer_token_source(TokenSource::fixed(token));
         }
-        Ok(builder.http(self.http()?).build()?)
+        Ok(builder.http(http.build()?).build()?)
     }
 
-    fn http(&self) -> anyhow::Result<HttpClient> {
+    /// Flags beat the environment; what excludes each other is an error.
+    fn place(&self) -> anyhow::Result<Place> {
+        let (url, kube) = (&self.url, &self.kube);
+        if let (Some(_), Some(flag)) = (url, kube.given()) {
+            return Err(Usage(format!("--url and {flag} exclude each other")).into());
+        }
+        if let Some(url) = url {
+            return Ok(Place::Url(url.clone()));
+        }
+        let in_environment = (in_environment("RELAY_URL"), in_environment("RELAY_KUBE_SERVICE"));
+        let service = match (&kube.kube_service, in_environment) {
+            (Some(service), _) => service.clone(),
+            (None, (Some(_), Some(_))) => {
+                return Err(Usage("RELAY_URL and RELAY_KUBE_SERVICE exclude each other".into()).into());
+            }
+            (None, (None, Some(service))) => service,
+            (None, (url, None)) => {
+                if let Some(flag) = kube.given() {
+                    return Err(Usage(format!("{flag} needs --kube-service NAMESPACE/NAME:PORT")).into());
+                }
+                return Ok(Place::Url(url.unwrap_or_else(|| "http://127.0.0.1:8080".into())));
+            }
+        };
+        Ok(Place::Service {
+            service: KubeService::parse(&service)?,
+            context: kube.kube_context.clone().or_else(|| self::in_environment("RELAY_KUBE_CONTEXT")),
+            kubeconfig: kube.kubeconfig.clone(),
+        })
+    }
+
+    fn http(&self) -> HttpClientBuilder {
         let mut http = HttpClient::builder().connect_timeout(self.connect_timeout);
         if let Some(file) = &self.ca_file {
             http = http.ca_file(file);
@@ -108,6 +211,6 @@ impl Connect {
             );
             http = http.dangerously_accept_any_certificate();
         }
-        Ok(http.build()?)
+        http
     }
 }

@@ -8,6 +8,7 @@ mod wire;
 mod cursor_file;
 mod faults;
 mod follow;
+mod kube;
 mod peers;
 mod queries;
 mod wait;

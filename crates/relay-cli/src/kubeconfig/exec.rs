@@ -1,0 +1,240 @@
+//! Credential plugins: a command prints who we are, and until when.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, anyhow, bail};
+use relay_client::Secret;
+use relay_proto::pods::Timestamp;
+use relay_transport::ClientIdentity;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+use tokio::sync::Mutex;
+
+/// A plugin, ready to be run.
+pub(crate) struct ExecPlugin {
+    command: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    api_version: String,
+    install_hint: Option<String>,
+    /// `KUBERNETES_EXEC_INFO`.
+    info: String,
+}
+
+/// What a plugin gave.
+struct Given {
+    token: Option<Secret>,
+    identity: Option<(String, String)>,
+    expires: Option<SystemTime>,
+}
+
+/// A plugin that was run, and is run again when what it gave has expired.
+pub(crate) struct ExecSession {
+    plugin: ExecPlugin,
+    given: Mutex<Given>,
+    /// The certificate, when it gave one at first.
+    pub(crate) identity: Option<ClientIdentity>,
+    pub(crate) has_token: bool,
+}
+
+/// Longest time for a plugin: somebody may have to log in.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Most that it may print.
+const LARGEST: u64 = 1 << 20;
+/// What is about to expire counts as expired: it has a way to go.
+const MARGIN: Duration = Duration::from_secs(10);
+/// Time between two runs of a plugin whose certificate expires, at least.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// As a kubeconfig has it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ExecConfig {
+    api_version: Option<String>,
+    command: Option<String>,
+    args: Option<Vec<String>>,
+    env: Option<Vec<Variable>>,
+    install_hint: Option<String>,
+    interactive_mode: Option<String>,
+    provide_cluster_info: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Variable {
+    name: String,
+    value: Option<String>,
+}
+
+impl ExecConfig {
+    pub(super) fn plugin(
+        &self,
+        dir: &Path,
+        cluster: impl Fn() -> anyhow::Result<Value>,
+    ) -> anyhow::Result<ExecPlugin> {
+        let api_version = self.api_version.clone().unwrap_or_default();
+        if !["client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"]
+            .contains(&api_version.as_str())
+        {
+            bail!("apiVersion {api_version:?} is not supported: client.authentication.k8s.io/v1 or v1beta1");
+        }
+        if self.interactive_mode.as_deref() == Some("Always") {
+            bail!("interactiveMode Always is not supported: a plugin gets no terminal");
+        }
+        let command = self.command.clone().filter(|command| !command.is_empty()).context("no command")?;
+        // With a slash it is a path, without one it is looked for where commands are.
+        let command = if command.contains('/') { dir.join(command) } else { command.into() };
+        let mut spec = json!({"interactive": false});
+        if self.provide_cluster_info == Some(true) {
+            spec["cluster"] = cluster()?;
+        }
+        let info = json!({"apiVersion": api_version, "kind": "ExecCredential", "spec": spec}).to_string();
+        let env = self.env.iter().flatten();
+        Ok(ExecPlugin {
+            command,
+            args: self.args.clone().unwrap_or_default(),
+            env: env
+                .map(|variable| (variable.name.clone(), variable.value.clone().unwrap_or_default()))
+                .collect(),
+            api_version,
+            install_hint: self.install_hint.clone(),
+            info,
+        })
+    }
+}
+
+impl ExecPlugin {
+    async fn run(&self) -> anyhow::Result<Given> {
+        let output = tokio::time::timeout(PATIENCE, self.output());
+        let output = output.await.map_err(|_| anyhow!("it did not end in time")).flatten();
+        let given = output.and_then(|output| Given::read(&output, &self.api_version));
+        given.with_context(|| {
+            let hint = self.install_hint.as_ref().map_or(String::new(), |hint| format!(" ({})", hint.trim()));
+            format!("credential plugin {}{hint}", self.command.display())
+        })
+    }
+
+    async fn output(&self) -> anyhow::Result<Vec<u8>> {
+        let mut child = tokio::process::Command::new(&self.command)
+            .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .env("KUBERNETES_EXEC_INFO", &self.info)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            // Its own words are for whoever runs us: that a login is needed, for one.
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut output = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            // Closing the pipe behind the limit ends who writes on.
+            stdout.take(LARGEST).read_to_end(&mut output).await?;
+        }
+        let status = child.wait().await?;
+        if !status.success() {
+            bail!("{status}");
+        }
+        Ok(output)
+    }
+}
+
+impl Given {
+    /// Nothing of what was printed is in the errors.
+    fn read(output: &[u8], api_version: &str) -> anyhow::Result<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Credential {
+            api_version: String,
+            kind: String,
+            status: Option<Status>,
+        }
+        #[derive(Deserialize, Default)]
+        #[serde(default, rename_all = "camelCase")]
+        struct Status {
+            token: Option<String>,
+            client_certificate_data: Option<String>,
+            client_key_data: Option<String>,
+            expiration_timestamp: Option<String>,
+        }
+        let read: Credential = serde_json::from_slice(output)
+            .map_err(|error| anyhow!("line {} of its output: no ExecCredential", error.line()))?;
+        if read.kind != "ExecCredential" || read.api_version != api_version {
+            bail!("its output is no ExecCredential of {api_version}");
+        }
+        let status = read.status.context("its output has no status")?;
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let token = given(status.token).map(Secret::new);
+        let identity = match (given(status.client_certificate_data), given(status.client_key_data)) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => bail!("clientCertificateData and clientKeyData go together"),
+        };
+        if token.is_none() && identity.is_none() {
+            bail!("its output has neither a token nor a certificate");
+        }
+        let expires = given(status.expiration_timestamp).map(|text| {
+            let millis = Timestamp::new(&text).unix_millis().context("expirationTimestamp is not a time")?;
+            let since_1970 = Duration::from_millis(millis.try_into().unwrap_or(0));
+            anyhow::Ok(SystemTime::UNIX_EPOCH + since_1970)
+        });
+        Ok(Self { token, identity, expires: expires.transpose()? })
+    }
+
+    /// Time until it counts as expired.
+    fn lasts(&self) -> Duration {
+        match self.expires {
+            None => Duration::MAX,
+            Some(at) => at.duration_since(SystemTime::now()).unwrap_or_default().saturating_sub(MARGIN),
+        }
+    }
+}
+
+impl ExecSession {
+    /// Runs the plugin for the first time.
+    pub(crate) async fn begin(plugin: ExecPlugin) -> anyhow::Result<Arc<Self>> {
+        let given = plugin.run().await?;
+        let identity = given
+            .identity
+            .as_ref()
+            .map(|(certificate, key)| ClientIdentity::from_pem(certificate.as_bytes(), key.as_bytes()))
+            .transpose()
+            .context("the certificate of a credential plugin")?;
+        let has_token = given.token.is_some();
+        Ok(Arc::new(Self { plugin, given: Mutex::new(given), identity, has_token }))
+    }
+
+    /// The token of now.
+    pub(crate) async fn token(&self) -> anyhow::Result<Secret> {
+        let mut given = self.given.lock().await;
+        if given.lasts().is_zero() {
+            *given = self.renewed().await?;
+        }
+        given.token.clone().context("the credential plugin gave no token any more")
+    }
+
+    /// Without a token nobody asks before each request: the certificate is renewed when it is time.
+    pub(crate) async fn keep_certificate(self: Arc<Self>) {
+        loop {
+            let lasts = self.given.lock().await.lasts();
+            if lasts == Duration::MAX {
+                return;
+            }
+            tokio::time::sleep(lasts.max(PAUSE)).await;
+            match self.renewed().await {
+                Ok(given) => *self.given.lock().await = given,
+                Err(error) => tracing::warn!("{error:#}; the certificate is kept"),
+            }
+        }
+    }
+
+    async fn renewed(&self) -> anyhow::Result<Given> {
+        let given = self.plugin.run().await?;
+        if let (Some((certificate, key)), Some(identity)) = (&given.identity, &self.identity) {
+            identity.replace(certificate.as_bytes(), key.as_bytes())?;
+        }
+        Ok(given)
+    }
+}

@@ -1,0 +1,171 @@
+//! A relay behind a Kubernetes API server: a service, reached through the server's proxy.
+
+use anyhow::Context as _;
+use relay_client::{ClientBuilder, Filter, TokenSource};
+use relay_transport::{ClientIdentity, HttpClientBuilder};
+
+use crate::exit::Usage;
+use crate::kubeconfig::{Access, Credential, ExecSession, Pem};
+
+/// A port of a service, and how it speaks: `NAMESPACE/NAME:PORT`, or `NAMESPACE/https:NAME:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KubeService {
+    namespace: String,
+    /// `http:NAME:PORT`
+    service: String,
+}
+
+impl KubeService {
+    pub(crate) fn parse(text: &str) -> Result<Self, Usage> {
+        let wrong = |rule: &str| {
+            let text: String = text.chars().take(300).collect();
+            Usage(format!("--kube-service {text:?}: {rule}"))
+        };
+        let form = "NAMESPACE/NAME:PORT, or NAMESPACE/https:NAME:PORT";
+        let (namespace, service) = text.split_once('/').ok_or_else(|| wrong(form))?;
+        let (scheme, name, port) = match service.split(':').collect::<Vec<_>>()[..] {
+            [name, port] => ("http", name, port),
+            [scheme @ ("http" | "https"), name, port] => (scheme, name, port),
+            _ => return Err(wrong(form)),
+        };
+        if Filter::new().namespace(namespace).is_err() {
+            return Err(wrong("a namespace is a DNS-1123 label"));
+        }
+        // A service's name follows a stricter rule than a namespace's, a port's name the same with fewer characters.
+        if Filter::new().namespace(name).is_err() {
+            return Err(wrong("the name of a service is a DNS label"));
+        }
+        let number = port.bytes().all(|byte| byte.is_ascii_digit());
+        let known = if number {
+            port.parse::<u16>().is_ok_and(|port| port > 0)
+        } else {
+            port.len() <= 15 && Filter::new().namespace(port).is_ok()
+        };
+        if !known {
+            return Err(wrong("a port is 1 to 65535, or its name in the service"));
+        }
+        Ok(Self { namespace: namespace.into(), service: format!("{scheme}:{name}:{port}") })
+    }
+
+    /// Where the service's paths begin.
+    pub(crate) fn url(&self, server: &str) -> String {
+        let (server, Self { namespace, service }) = (server.trim_end_matches('/'), self);
+        format!("{server}/api/v1/namespaces/{namespace}/services/{service}/proxy")
+    }
+}
+
+/// What is used of a kubeconfig; what was given on the command line takes its place.
+pub(crate) struct Unless {
+    pub(crate) ca_file: bool,
+    pub(crate) identity: bool,
+    pub(crate) credential: bool,
+    /// Somebody has said that any certificate will do.
+    pub(crate) any_certificate: bool,
+}
+
+/// Trusts, and shows, what the kubeconfig says.
+pub(crate) async fn apply(
+    access: Access,
+    given: Unless,
+    mut http: HttpClientBuilder,
+    mut client: ClientBuilder,
+) -> anyhow::Result<(HttpClientBuilder, ClientBuilder)> {
+    if access.skip_verification && !given.any_certificate {
+        return Err(Usage(format!(
+            "cluster {:?} says insecure-skip-tls-verify: anybody could be its API server and take the credentials. To \
+             go on all the same give --insecure-accept-any-certificate",
+            access.cluster
+        ))
+        .into());
+    }
+    match access.ca {
+        None => {}
+        Some(Pem::File(path)) if !given.ca_file => http = http.system_roots(false).ca_file(path),
+        Some(ca) => {
+            let pem = ca.read()?;
+            let http_with = http.system_roots(false).ca_pem(&pem);
+            http =
+                http_with.with_context(|| format!("cluster {:?}: certificate-authority", access.cluster))?;
+        }
+    }
+    if let Some(name) = access.tls_server_name {
+        http = http.tls_server_name(name);
+    }
+    if let Some(url) = access.proxy {
+        http = http.proxy(url, "");
+    }
+    match access.identity {
+        _ if given.identity => {}
+        None => {}
+        Some((Pem::File(certificate), Pem::File(key))) => http = http.client_certificate(certificate, key),
+        Some((certificate, key)) => {
+            let identity = ClientIdentity::from_pem(&certificate.read()?, &key.read()?);
+            http = http.client_identity(identity.context("the user's client certificate")?);
+        }
+    }
+    client = client.behind_proxy();
+    match access.credential {
+        _ if given.credential => {}
+        Credential::None => {}
+        Credential::Token(token) => client = client.outer_token_source(TokenSource::fixed(token)),
+        Credential::TokenFile(path) => client = client.outer_token_source(TokenSource::file(path)),
+        Credential::Basic(header) => client = client.outer_authorization_source(TokenSource::fixed(header)),
+        Credential::Exec(plugin) => {
+            let session = ExecSession::begin(*plugin).await?;
+            if let Some(identity) = session.identity.as_ref().filter(|_| !given.identity) {
+                http = http.client_identity(identity.clone());
+            }
+            if session.has_token {
+                let source = TokenSource::function(move || {
+                    let session = session.clone();
+                    async move { session.token().await }
+                });
+                client = client.outer_token_source(source);
+            } else {
+                tokio::spawn(session.keep_certificate());
+            }
+        }
+    }
+    Ok((http, client))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_written_as_documented() {
+        let prefix = "https://api:6443/k8s/api/v1/namespaces";
+        for (text, url) in [
+            ("relay-system/relay:8080", "relay-system/services/http:relay:8080/proxy"),
+            ("a/https:relay:443", "a/services/https:relay:443/proxy"),
+            ("a/http:relay:web", "a/services/http:relay:web/proxy"),
+        ] {
+            let service = KubeService::parse(text).unwrap();
+            assert_eq!(service.url("https://api:6443/k8s/"), format!("{prefix}/{url}"), "{text}");
+            assert_eq!(service.url("https://api:6443/k8s"), format!("{prefix}/{url}"), "{text}");
+        }
+        for bad in [
+            "",
+            "relay",
+            "relay:8080",
+            "a/relay",
+            "a/relay:",
+            "a/:8080",
+            "/relay:8080",
+            "a/relay:0",
+            "a/relay:65536",
+            "a/relay:80 80",
+            "a/ftp:relay:21",
+            "a/b/relay:8080",
+            "A/relay:8080",
+            "a/..:8080",
+            "a/relay:8080/proxy",
+            "a/http:http:relay:8080",
+            "a/relay:8080?x=y",
+        ] {
+            let error = KubeService::parse(bad).unwrap_err().to_string();
+            assert!(error.starts_with("--kube-service "), "{bad}: {error}");
+        }
+    }
+}
