@@ -8,6 +8,7 @@
 //! order of checks in `relay-state`.
 
 mod builder;
+mod canonical;
 mod cursor;
 mod event;
 mod filter;

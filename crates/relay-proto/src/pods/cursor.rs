@@ -35,7 +35,11 @@ impl EventHash {
         Self::check(first)?;
         Self::check(second)?;
         let (split, end) = (first.len(), first.len() + second.len());
-        let mut both = [0; 2 * Self::MAX_LEN];
+        // Usually they are short. Two allocations do no harm otherwise.
+        let mut both = [0; 128];
+        if end > both.len() {
+            return Ok((Self::new(first)?, Self::new(second)?));
+        }
         both[..split].copy_from_slice(first.as_bytes());
         both[split..end].copy_from_slice(second.as_bytes());
         let text: Arc<str> = std::str::from_utf8(&both[..end]).expect("it is ASCII").into();

@@ -129,42 +129,33 @@ impl PodEvent {
 
     /// Reads an event as a relay writes it; whatever is unusual is left to serde.
     pub(super) fn scan(scanner: &mut Scanner<'_>, id: &str) -> Scan<Self> {
-        let text = scanner.text();
-        let (mut hash, mut previous_hash, mut kind) = (None, None, None);
-        let (mut sent, mut sequence, mut timestamp, mut pod) = (None, None, None, None);
-        let (mut synthetic, mut left_filter) = (false, false);
-        let field = |scanner: &mut Scanner<'_>, at| {
-            if scanner.null()? {
-                return Ok(());
+        let mut straight = scanner.clone();
+        let parts = match Parts::canonical(&mut straight) {
+            Ok(parts) => {
+                *scanner = straight;
+                parts
             }
-            match at {
-                0 => sent = Some(scanner.count()?),
-                1 => kind = Some(EventType::parse(scanner.string()?.plain(text)?)),
-                2 => left_filter = scanner.boolean()?,
-                3 => previous_hash = Some(scanner.string()?.plain(text)?),
-                4 => hash = Some(scanner.string()?.plain(text)?),
-                5 => sequence = Some(scanner.count()?),
-                6 => timestamp = Some(Timestamp::new(scanner.string()?.plain(text)?)),
-                7 => synthetic = scanner.boolean()?,
-                _ => pod = Some(Pod::scan_any(scanner)?),
-            }
-            Ok(())
+            Err(Odd) => Parts::scan(scanner)?,
         };
-        let other = |scanner: &mut Scanner<'_>, key: &str| match key {
-            "previousHash" | "leftFilter" | "object" => Err(Odd),
-            _ => scanner.skip(),
-        };
-        scanner.fields(&NAMES, field, other)?;
-        let hash = hash.unwrap_or(id);
-        let (hash, previous_hash) = match previous_hash {
+        let hash = parts.hash.unwrap_or(id);
+        let (hash, previous_hash) = match parts.previous_hash {
             Some(previous) => {
                 let (previous, hash) = EventHash::pair(previous, hash).map_err(|_| Odd)?;
                 (hash, Some(previous))
             }
             None => (EventHash::new(hash).map_err(|_| Odd)?, None),
         };
-        let (kind, pod) = (kind.ok_or(Odd)?, pod.ok_or(Odd)?);
-        Ok(Self { kind, hash, previous_hash, sent, sequence, timestamp, pod, synthetic, left_filter })
+        Ok(Self {
+            kind: EventType::parse(parts.kind.ok_or(Odd)?),
+            hash,
+            previous_hash,
+            sent: parts.sent,
+            sequence: parts.sequence,
+            timestamp: parts.timestamp.map(Timestamp::new),
+            pod: parts.pod.ok_or(Odd)?,
+            synthetic: parts.synthetic,
+            left_filter: parts.left_filter,
+        })
     }
 
     pub(super) fn decode_tolerantly(id: &str, data: &str) -> Result<Self, serde_json::Error> {
@@ -187,6 +178,50 @@ impl PodEvent {
             synthetic: wire.synthetic.unwrap_or(false),
             left_filter: wire.left_filter.unwrap_or(false),
         })
+    }
+}
+
+/// The fields of an event as they stand in its text.
+#[derive(Default)]
+pub(super) struct Parts<'a> {
+    pub(super) sent: Option<u64>,
+    pub(super) kind: Option<&'a str>,
+    pub(super) left_filter: bool,
+    pub(super) previous_hash: Option<&'a str>,
+    pub(super) hash: Option<&'a str>,
+    pub(super) sequence: Option<u64>,
+    pub(super) timestamp: Option<&'a str>,
+    pub(super) synthetic: bool,
+    pub(super) pod: Option<Pod>,
+}
+
+impl<'a> Parts<'a> {
+    fn scan(scanner: &mut Scanner<'a>) -> Scan<Self> {
+        let text = scanner.text();
+        let mut parts = Self::default();
+        let field = |scanner: &mut Scanner<'a>, at| {
+            if scanner.null()? {
+                return Ok(());
+            }
+            match at {
+                0 => parts.sent = Some(scanner.count()?),
+                1 => parts.kind = Some(scanner.string()?.plain(text)?),
+                2 => parts.left_filter = scanner.boolean()?,
+                3 => parts.previous_hash = Some(scanner.string()?.plain(text)?),
+                4 => parts.hash = Some(scanner.string()?.plain(text)?),
+                5 => parts.sequence = Some(scanner.count()?),
+                6 => parts.timestamp = Some(scanner.string()?.plain(text)?),
+                7 => parts.synthetic = scanner.boolean()?,
+                _ => parts.pod = Some(Pod::scan_any(scanner)?),
+            }
+            Ok(())
+        };
+        let other = |scanner: &mut Scanner<'a>, key: &str| match key {
+            "previousHash" | "leftFilter" | "object" => Err(Odd),
+            _ => scanner.skip(),
+        };
+        scanner.fields(&NAMES, field, other)?;
+        Ok(parts)
     }
 }
 

@@ -167,33 +167,71 @@ impl<'a> Scanner<'a> {
     #[inline]
     pub(super) fn string(&mut self) -> Scan<Text> {
         self.sign(b'"')?;
-        let bytes = self.text.as_bytes();
-        let start = self.at;
-        let mut escaped = false;
+        self.rest_of_string()
+    }
+
+    /// Reads what follows a string's first quote.
+    #[inline]
+    pub(super) fn rest_of_string(&mut self) -> Scan<Text> {
+        let (bytes, start) = (self.text.as_bytes(), self.at);
+        let end = plain_end(bytes, start);
+        if bytes.get(end) != Some(&b'"') {
+            return self.escaped_string(end);
+        }
+        self.at = end + 1;
+        Ok(Text { start: start as u32, end: end as u32, escaped: false })
+    }
+
+    #[cold]
+    fn escaped_string(&mut self, mut end: usize) -> Scan<Text> {
+        let (bytes, start) = (self.text.as_bytes(), self.at as u32);
         loop {
-            self.at = plain_end(bytes, self.at);
-            match bytes.get(self.at) {
+            self.at = end;
+            match bytes.get(end) {
                 Some(b'"') => break,
                 Some(b'\\') => self.escape()?,
                 _ => return Err(Odd),
             }
-            escaped = true;
+            end = plain_end(bytes, self.at);
         }
-        let text = Text { start: start as u32, end: self.at as u32, escaped };
         self.at += 1;
-        Ok(text)
+        Ok(Text { start, end: end as u32, escaped: true })
     }
 
-    /// Reads a number that is a plain count: no sign, fraction or exponent, below 10^19.
-    pub(super) fn count(&mut self) -> Scan<u64> {
-        self.peek()?;
-        let start = self.at;
-        let number = self.number()?;
-        if number.len() > 19 || !number.bytes().all(|b| b.is_ascii_digit()) {
-            self.at = start;
-            return Err(Odd);
+    /// Reads exactly these bytes if they are next, and says whether they were.
+    #[inline(always)]
+    pub(super) fn literal<const N: usize>(&mut self, literal: &[u8; N]) -> bool {
+        let found = self.text.as_bytes().get(self.at..).and_then(<[u8]>::first_chunk) == Some(literal);
+        if found {
+            self.at += N;
         }
-        number.parse().map_err(|_| Odd)
+        found
+    }
+
+    /// Reads exactly these bytes.
+    #[inline(always)]
+    pub(super) fn need<const N: usize>(&mut self, literal: &[u8; N]) -> Scan<()> {
+        if self.literal(literal) { Ok(()) } else { Err(Odd) }
+    }
+
+    /// Reads a number that is a plain count: no sign, fraction or exponent, below 10^19. Whatever else a number may have
+    /// is left behind it, where nothing can follow.
+    #[inline]
+    pub(super) fn count(&mut self) -> Scan<u64> {
+        if self.peek()? == b'0' {
+            self.at += 1;
+            return Ok(0);
+        }
+        let start = self.at;
+        let mut count = 0;
+        while let Some(digit @ b'0'..=b'9') = self.text.as_bytes().get(self.at) {
+            if self.at - start == 19 {
+                return Err(Odd);
+            }
+            count = count * 10 + u64::from(digit - b'0');
+            self.at += 1;
+        }
+        if self.at == start { Err(Odd) } else { Ok(count) }
     }
 
     /// Reads a number, checks it, and gives its text.

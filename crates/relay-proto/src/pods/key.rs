@@ -22,6 +22,11 @@ impl PodKey {
             let clean = |part: &str| part.replace('\0', "\u{fffd}");
             return Self::new(&clean(namespace), &clean(name));
         }
+        Self::join(namespace, name)
+    }
+
+    /// Joins two texts without NUL.
+    pub(super) fn join(namespace: &str, name: &str) -> Self {
         let split = u32::try_from(namespace.len()).expect("a name of 4 GiB does not fit a message");
         let (at, len) = (namespace.len(), namespace.len() + 1 + name.len());
         // Joined on the stack, so that there is one allocation.

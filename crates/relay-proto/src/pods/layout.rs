@@ -102,6 +102,17 @@ pub(super) struct Labels {
     pub(super) untidy: bool,
 }
 
+impl Labels {
+    /// Takes in one more, whose key comes after `last`, and gives that key.
+    #[inline]
+    pub(super) fn member<'a>(&mut self, text: &'a str, last: &str, key: Text, value: Text) -> &'a str {
+        let name = key.of(text);
+        self.untidy |= key.escaped || value.escaped || (self.count > 0 && last >= name);
+        self.count += 1;
+        name
+    }
+}
+
 /// A pod keeps its text; from this many bytes of unknown fields on it keeps what it needs instead.
 const UNKNOWN_BYTES: usize = 512;
 
@@ -110,6 +121,11 @@ impl Layout {
     /// [`Odd`]; what is found here, serde finds too.
     pub(super) fn scan(scanner: &mut Scanner<'_>) -> Scan<Self> {
         scanner.peek()?;
+        let mut straight = scanner.clone();
+        if let Ok(layout) = Self::canonical(&mut straight) {
+            *scanner = straight;
+            return Ok(layout);
+        }
         let mut layout = Self { start: scanner.at() as u32, ..Self::default() };
         let mut unknown = 0;
         scanner.fields(
@@ -194,9 +210,7 @@ fn labels(scanner: &mut Scanner<'_>) -> Scan<Labels> {
     let mut last = "";
     scanner.object(|scanner, key| {
         let value = scanner.string()?;
-        let name = key.of(text);
-        found.untidy |= key.escaped || value.escaped || (found.count > 0 && last >= name);
-        (last, found.count) = (name, found.count + 1);
+        last = found.member(text, last, key, value);
         Ok(())
     })?;
     found.end = scanner.at() as u32;
@@ -236,6 +250,6 @@ fn container(scanner: &mut Scanner<'_>) -> Scan<()> {
 }
 
 /// Checks for a whole number of 32 bits. Minus zero is a fraction to serde.
-fn exit_code(number: &str) -> Scan<()> {
+pub(super) fn exit_code(number: &str) -> Scan<()> {
     if number == "-0" || number.parse::<i32>().is_err() { Err(Odd) } else { Ok(()) }
 }

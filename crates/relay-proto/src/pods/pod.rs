@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::{Fields, Flat, PodBuilder};
-use super::json::{Odd, Scan, Scanner, Text};
+use super::json::{Odd, Scan, Scanner};
 use super::layout::{Field, Layout};
 use super::text::{PodText, unescape};
 use super::{PodKey, Timestamp, kubernetes};
@@ -77,11 +77,13 @@ impl Pod {
     fn scan(scanner: &mut Scanner<'_>) -> Scan<Self> {
         let layout = Layout::scan(scanner)?.named()?;
         let source = scanner.text();
-        let part = |text: Text| match text.plain(source) {
-            Ok(text) => Ok(Cow::Borrowed(text)),
-            Err(_) => unescape(source, text).map(Cow::Owned),
+        let (namespace, name) = (layout.namespace, layout.name);
+        let key = if namespace.escaped || name.escaped {
+            PodKey::new(&unescape(source, namespace)?, &unescape(source, name)?)
+        } else {
+            // Without an escape there is no NUL.
+            PodKey::join(namespace.of(source), name.of(source))
         };
-        let key = PodKey::new(&part(layout.namespace)?, &part(layout.name)?);
         Ok(Self::of(key, PodText::new(source, &layout)?, layout.ready, false))
     }
 
