@@ -11,23 +11,22 @@ use futures_util::future::BoxFuture;
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
+use crate::dial::Dialer;
 use crate::error::{BoxError, shown};
 use crate::handover::Loan;
 use crate::tls::Tls;
 
 /// Makes connections for the pool: directly or through a proxy, plain or encrypted, in a limited time.
-///
-/// Addresses of both families are tried, the second a moment after the first.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    tcp: HttpConnector,
+    dialer: Dialer,
     tls: Tls,
     /// What is expected in certificates of servers, in the place of the name in their URL.
     server_name: Option<ServerName<'static>>,
@@ -39,17 +38,13 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub(crate) fn new(
+        dialer: Dialer,
         tls: Tls,
         server_name: Option<ServerName<'static>>,
         proxies: Proxies,
         timeout: Duration,
     ) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_keepalive(Some(Duration::from_secs(60)));
-        tcp.set_happy_eyeballs_timeout(Some(Duration::from_millis(250)));
-        Self { tcp, tls, server_name, proxies: Arc::new(proxies), timeout, h2: true, lend: false }
+        Self { dialer, tls, server_name, proxies: Arc::new(proxies), timeout, h2: true, lend: false }
     }
 
     /// Connections that are not HTTP/2 are only lent to hyper: see [`Loan`].
@@ -66,7 +61,7 @@ impl Connector {
         Some(value)
     }
 
-    async fn connect(mut self, uri: Uri) -> Result<Conn, BoxError> {
+    async fn connect(self, uri: Uri) -> Result<Conn, BoxError> {
         let Some(proxy) = self.proxies.intercept(&uri) else { return self.direct(uri).await };
         let to = proxy.uri().clone();
         if !matches!(to.scheme_str(), Some("http" | "https")) {
@@ -89,8 +84,8 @@ impl Connector {
         self.encrypt(conn.into_io()?, &uri).await
     }
 
-    async fn direct(&mut self, uri: Uri) -> Result<Conn, BoxError> {
-        let tcp = Box::new(self.tcp.call(uri.clone()).await?.into_inner());
+    async fn direct(&self, uri: Uri) -> Result<Conn, BoxError> {
+        let tcp = Box::new(self.dialer.dial(&uri).await?);
         match uri.scheme_str() {
             Some("https") => self.encrypt(tcp, &uri).await,
             _ => Ok(self.conn(tcp, false)),
@@ -125,8 +120,8 @@ impl Service<Uri> for Connector {
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Conn, BoxError>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.tcp.poll_ready(cx).map_err(Into::into)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
@@ -173,7 +168,7 @@ impl Service<Uri> for Hop {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let mut connector = self.0.clone();
+        let connector = self.0.clone();
         Box::pin(async move { connector.direct(uri).await })
     }
 }

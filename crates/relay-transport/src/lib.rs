@@ -26,6 +26,7 @@ mod base_url;
 mod client;
 mod connect;
 mod credentials;
+mod dial;
 mod error;
 mod handover;
 mod stream;

@@ -95,3 +95,25 @@ async fn errors_say_who_and_why_but_no_secret() {
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 }
+
+#[tokio::test]
+async fn every_address_of_a_host_is_tried() {
+    let peer = Peer::start(Script::new().always("/", Reply::new(200, "text/plain", "here"))).await;
+    let port = peer.addr().port();
+    let ask = async |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse::<std::net::IpAddr>().unwrap());
+        let http = HttpClient::builder().no_proxy().resolve("Relay.test", addresses).build().unwrap();
+        let request = http::Request::get(format!("http://relay.test:{port}/")).body(Full::default()).unwrap();
+        within("an answer", http.send(request)).await.map_err(|error| error.line())
+    };
+    // Nobody listens at the others, and IPv6 may not even be there.
+    for addresses in [&["127.0.0.1"][..], &["::1", "127.0.0.1"], &["127.0.0.2", "::1", "127.0.0.1"]] {
+        assert_eq!(ask(addresses).await.unwrap().status(), 200, "{addresses:?}");
+    }
+    let line = ask(&["127.0.0.2", "127.0.0.3"]).await.unwrap_err();
+    assert!(line.starts_with(&format!("cannot connect to http://relay.test:{port}/: ")), "{line}");
+    assert!(line.contains(&format!("127.0.0.2:{port}: ")) && line.contains("refused"), "{line}");
+    assert!(ask(&[]).await.unwrap_err().contains("the host has no address"));
+    let requests = peer.request(2).await;
+    assert_eq!(requests.header("host"), Some(&*format!("relay.test:{port}")));
+}
