@@ -212,8 +212,18 @@ pub fn json(results: &[Result]) -> String {
 
 /// Memory of this process in bytes: `VmRSS` now, or `VmHWM`, the most there ever was.
 pub fn memory(name: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no such figure")?;
-    Ok(kilobytes.trim().parse::<u64>()? << 10)
+    kilobytes("/proc/self/status", name)
+}
+
+/// Memory of the machine that nobody uses, in bytes.
+pub fn available_memory() -> anyhow::Result<u64> {
+    kilobytes("/proc/meminfo", "MemAvailable")
+}
+
+/// The figure of that name, in bytes.
+fn kilobytes(path: &str, name: &str) -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string(path)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no such figure")?;
+    Ok(number.trim().parse::<u64>()? << 10)
 }

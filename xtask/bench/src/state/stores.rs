@@ -24,8 +24,8 @@ pub trait Store {
     /// the next. Gives the number of events.
     fn feed(&mut self, chunk: &Bytes, snapshots: bool) -> Result<u64>;
 
-    /// Pods whose label `run` has this value, and how many of them are ready.
-    fn group(&self, value: &str) -> (usize, usize);
+    /// How many pods have this value of the label `run`.
+    fn group(&self, value: &str) -> usize;
 
     /// Pods, and the sum of their restarts: what all must agree on.
     fn digest(&self) -> (usize, u64);
@@ -101,10 +101,8 @@ impl Store for Relay {
         Ok(events)
     }
 
-    fn group(&self, value: &str) -> (usize, usize) {
-        let pods = self.cache.pods();
-        let group = pods.group("run", value);
-        (group.len(), group.iter().filter(|pod| pod.ready()).count())
+    fn group(&self, value: &str) -> usize {
+        self.cache.pods().group("run", value).len()
     }
 
     fn digest(&self) -> (usize, u64) {
@@ -178,15 +176,11 @@ impl Store for Kube {
         Ok(events)
     }
 
-    fn group(&self, value: &str) -> (usize, usize) {
-        let pods = self.reader.state_filter(|pod| {
+    fn group(&self, value: &str) -> usize {
+        let of_group = |pod: &v1::Pod| {
             pod.metadata.labels.as_ref().and_then(|labels| labels.get("run")).is_some_and(|run| run == value)
-        });
-        let ready = |pod: &&Arc<v1::Pod>| {
-            let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-            conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
         };
-        (pods.len(), pods.iter().filter(ready).count())
+        self.reader.state_filter(of_group).len()
     }
 
     fn digest(&self) -> (usize, u64) {
@@ -295,9 +289,8 @@ impl Store for Plain {
         Ok(events)
     }
 
-    fn group(&self, value: &str) -> (usize, usize) {
-        let of_group = self.pods.values().filter(|pod| pod.labels.get("run").is_some_and(|run| run == value));
-        of_group.fold((0, 0), |(all, ready), pod| (all + 1, ready + usize::from(pod.ready)))
+    fn group(&self, value: &str) -> usize {
+        self.pods.values().filter(|pod| pod.labels.get("run").is_some_and(|run| run == value)).count()
     }
 
     fn digest(&self) -> (usize, u64) {
