@@ -227,10 +227,10 @@ impl LiveView {
 
     /// What was seen last, and whether it can be trusted.
     fn last_words(&self, condition: &Condition) -> String {
-        let doubt = match &self.freshness {
+        let doubt = match self.handle.freshness() {
             _ if self.source_is_away => Some("the relay's source is away".to_owned()),
             Freshness::Live => None,
-            Freshness::Stale { why, .. } => Some(why.clone()),
+            Freshness::Stale { why, .. } => Some(why),
             Freshness::Cold => Some("no list was read".to_owned()),
             _ => Some("the stream did not catch up".to_owned()),
         };

@@ -132,7 +132,10 @@ impl Client {
         let request = self.inner.requests.get(&self.inner.requests.pod(namespace, name, ""), &[]);
         let url = display_url(&request);
         let body = match self.fetch(request, true).await {
-            Err(error) if error.status() == Some(404) => return Ok(None),
+            // An API server's 404 is about the relay's service, and says nothing of the pod.
+            Err(Error::Refused { problem, .. }) if problem.status == 404 && !problem.from_kubernetes => {
+                return Ok(None);
+            }
             other => other?,
         };
         let pod = Pod::from_json(&String::from_utf8_lossy(&body));

@@ -415,11 +415,14 @@ async fn a_service_that_is_not_there_is_told_by_the_api_server() {
     ] {
         let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": message, "reason": reason, "code": status});
-        let peer =
-            Peer::start(Script::new().always(&format!("{PROXY}/pods"), Reply::json(status, &body))).await;
+        let reply = || Reply::json(status, &body);
+        let script = Script::new().always(&format!("{PROXY}/pods"), reply());
+        let peer = Peer::start(script.always(&format!("{PROXY}/pods/prod/web"), reply())).await;
         home.config(json!({"server": peer.url()}), json!({"token": "s3cr3t"}));
         let done = home.pods(&[]).expect(code);
         assert!(done.stderr.contains(message), "{status}: {}", done.stderr);
+        let done = run(home.command(&["pod", "prod/web", "--kube-service", SERVICE])).expect(code);
+        assert!(done.stderr.contains(message), "that is not about the pod: {}", done.stderr);
     }
 }
 
