@@ -25,7 +25,8 @@ use crate::dial::Dialer;
 use crate::error::{BoxError, shown};
 use crate::tls::{ClientIdentity, Identity, Tls, TlsSettings, certificates_in};
 
-/// Sends requests. One pool of connections and one TLS set-up, shared by all clones.
+/// Sends requests. One pool of connections and one TLS set-up, shared by all clones; connections of event streams are kept
+/// apart from those of single requests.
 #[derive(Clone)]
 pub struct HttpClient {
     client: Client<Connector, Full<Bytes>>,
