@@ -68,13 +68,13 @@ impl Connector {
             return Err(format!("proxy {} is not an HTTP proxy", shown(&to)).into());
         }
         let via = |source| Box::new(ProxyError { proxy: shown(&to), source });
-        // The proxy goes by its own name.
-        let mut hop = Self { server_name: None, ..self.clone() };
+        // The proxy goes by its own name, and is spoken to in HTTP/1.1.
+        let mut hop = Self { server_name: None, h2: false, ..self.clone() };
         if uri.scheme_str() != Some("https") {
             let conn = hop.direct(to.clone()).await.map_err(via)?;
-            return Ok(Conn { proxied: true, h2: false, ..conn });
+            return Ok(Conn { proxied: true, ..conn });
         }
-        (hop.h2, hop.lend) = (false, false);
+        hop.lend = false;
         let hop = Hop(hop);
         let mut tunnel = Tunnel::new(to.clone(), hop);
         if let Some(authorization) = proxy.basic_auth() {
