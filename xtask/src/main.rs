@@ -12,6 +12,7 @@ mod conformance_sse;
 mod fuzz;
 mod gate;
 mod interop;
+mod soak;
 mod tidy;
 mod workspace;
 
@@ -44,6 +45,13 @@ const COMMANDS: &[Command] = &[
         about: "published rules, case by case: event streams (`sse`) and conversations with a relay (`pods`)",
         details: conformance::DETAILS,
         run: conformance::run,
+    },
+    Command {
+        name: "soak",
+        arguments: "[--for 10m] [--seed N]",
+        about: "follow relays through random faults, and check that nothing is lost and nothing grows",
+        details: soak::DETAILS,
+        run: soak::run,
     },
     Command {
         name: "bench",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -81,7 +81,8 @@ impl Faults {
         self
     }
 
-    /// After this many events a connection passes nothing any more and stays open: a peer that is gone without a FIN.
+    /// After this many events a connection passes nothing any more and stays open until the client closes it: a peer that is
+    /// gone without a FIN.
     #[must_use]
     pub fn hang_every(mut self, events: u64) -> Self {
         self.hang_every = Some(events.max(1));
@@ -264,7 +265,9 @@ async fn connection(mut client: TcpStream, mut rng: Rng, shared: Arc<Shared>) {
     let mut cut_all = shared.cut.subscribe();
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
+    let hung = Arc::new(Notify::new());
     let down = Down {
+        hung: hung.clone(),
         scanner: Scanner::default(),
         faults: shared.faults.subscribe(),
         shared: shared.clone(),
@@ -276,8 +279,8 @@ async fn connection(mut client: TcpStream, mut rng: Rng, shared: Arc<Shared>) {
     let end = {
         let up = async {
             pass_up(&mut from_client, &mut to_server, &shared).await;
-            // The client is done sending; the answer may still be on its way.
-            std::future::pending::<()>().await;
+            // The client is done sending; the answer may still be on its way, unless nothing passes any more.
+            hung.notified().await;
         };
         tokio::select! {
             biased;
@@ -322,6 +325,8 @@ async fn pass_up(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, shared: &Share
 
 /// The direction from the server to the client.
 struct Down {
+    /// Told when nothing passes any more: the connection then ends when its client leaves.
+    hung: Arc<Notify>,
     scanner: Scanner,
     faults: watch::Receiver<Arc<Faults>>,
     shared: Arc<Shared>,
@@ -380,6 +385,7 @@ impl Down {
         }
         if hang {
             self.shared.count(|tally| &tally.hangs, 1);
+            self.hung.notify_one();
             std::future::pending::<()>().await;
         }
         if !cut {

@@ -168,3 +168,25 @@ async fn a_server_that_is_down_and_a_client_that_leaves() {
     drop(peer);
     assert_eq!(rest(&mut ask(through.addr(), "/s").await).await.0, "");
 }
+
+/// A client that gives up on a silent connection must not leave the half to the server behind.
+#[tokio::test]
+async fn a_hung_connection_ends_with_its_client() {
+    let peer = peer().await;
+    let link = link(&peer, 2, Faults::none().hang_every(5)).await;
+    for n in 0..3 {
+        let mut socket = ask(link.addr(), "/s").await;
+        let mut text = String::new();
+        within("five events", async {
+            while text.matches("id: 4\n").count() == 0 {
+                let mut bytes = [0; 512];
+                let read = socket.read(&mut bytes).await.unwrap();
+                text += std::str::from_utf8(&bytes[..read]).unwrap();
+            }
+        })
+        .await;
+        drop(socket);
+        within("the peer sees the end", peer.closed(n)).await;
+    }
+    assert_eq!(link.counters().hangs, 3);
+}

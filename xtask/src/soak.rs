@@ -1,0 +1,20 @@
+//! `cargo xtask soak`: relays and clients under random faults, for as long as wanted.
+
+use anyhow::Result;
+
+use crate::workspace::{cargo, check};
+
+/// What `cargo xtask soak --help` says.
+pub(crate) const DETAILS: &str = "\
+Eight followers (replay or plain state, filtered or not, conflated or not) follow real relays of a simulated cluster
+through links that fail, while relays restart and followers are killed. Every event and acknowledgement is checked against
+the log; after each round all must have arrived. Prints each minute what happened, and fails when something is lost
+unannounced or repeated, when a kind of fault never happened, or when memory, sockets or tasks grow.
+  --for 10m     how long: 90s, 10m, 24h; a round is always finished
+  --seed N      the faults of another run again; without one a new seed is taken, and printed
+A short run is part of `cargo xtask test`.";
+
+/// The soak is a crate of its own: it brings the client and the server along, which this program should not wait for.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    check(cargo().args(["run", "--quiet", "--locked", "--package=relay-soak", "--"]).args(arguments))
+}
