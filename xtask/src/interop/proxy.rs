@@ -78,6 +78,16 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         }
         Ok(())
     });
+    run.step("a kubeconfig says all that a consumer needs to know of the API server", || {
+        let service = format!("{NAMESPACE}/relay:80");
+        let named = ["--kubeconfig", &kubeconfig, "--kube-context", "interop", "--kube-service", &service];
+        let way = Way::new(relay, &[&named[..], &["--token", RELAY_TOKEN]].concat());
+        ensure!(way.pods()? == straight.pods()?, "another list than the relay's own");
+        let count = format!("count={}", straight.pods()?.len());
+        let met = way.ask(&["wait", "--for", &count])?;
+        ensure!(met[0]["condition"] == json!(count), "{met:?}");
+        Ok(())
+    });
     run.step("changes stream through the service proxy", || {
         let start = follower.seen.len();
         cluster.create_pod("prod", "proxied-0", &[("app", "proxied")])?;
