@@ -17,8 +17,9 @@ pub(super) struct PodText {
     json: u32,
     /// By [`Field`], the start of a value; 0 for none.
     texts: [u32; Field::COUNT],
-    /// Where the labels begin.
+    /// Where the labels begin and end.
     labels: u32,
+    labels_end: u32,
     label_count: u32,
     /// Where these begin in the JSON; 0 when empty.
     pub(super) annotations: u32,
@@ -38,6 +39,7 @@ impl PodText {
             json: end - start,
             texts: layout.texts.map(|text| moved(text.start)),
             labels: moved(layout.labels.start),
+            labels_end: moved(layout.labels.end),
             label_count: layout.labels.count,
             annotations: moved(layout.annotations),
             owner: moved(layout.owner),
@@ -70,6 +72,7 @@ impl PodText {
                 append(&mut text, key)?;
                 append(&mut text, value)?;
             }
+            self.labels_end = u32::try_from(text.len()).map_err(|_| Odd)?;
         }
         Ok(text)
     }
@@ -91,6 +94,17 @@ impl PodText {
     /// The labels, sorted by key.
     pub(super) fn labels(&self) -> Labels<'_> {
         Labels { text: self, at: self.labels as usize, left: self.label_count }
+    }
+
+    /// Whether both have the same labels. Those that are written alike need not be read.
+    pub(super) fn same_labels(&self, other: &Self) -> bool {
+        let in_json = |text: &Self| text.labels < text.json;
+        (in_json(self) == in_json(other) && self.written_labels() == other.written_labels())
+            || self.labels().eq(other.labels())
+    }
+
+    fn written_labels(&self) -> &[u8] {
+        &self.text.as_bytes()[self.labels as usize..self.labels_end as usize]
     }
 
     /// The rest of a string that begins at `at`, in the JSON and without escapes.

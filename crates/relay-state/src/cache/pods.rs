@@ -177,7 +177,7 @@ impl Pods {
     /// Tells the index what became of a pod's labels.
     fn move_in_groups(&mut self, hash: u64, before: Option<&Pod>, after: Option<&Pod>) {
         if let Some((before, after)) = before.zip(after)
-            && before.labels().eq(after.labels())
+            && before.same_labels(after)
         {
             return;
         }

@@ -192,6 +192,43 @@ fn pods_are_equal_by_what_they_say() {
 }
 
 #[test]
+fn labels_are_the_same_however_they_are_written() {
+    let pod = |labels: &str| {
+        Pod::from_json(&format!(r#"{{"namespace":"a","name":"b","labels":{labels}}}"#)).unwrap()
+    };
+    let same = [
+        "{\"a\":\"1\",\"b\":\"2\"}",
+        "{ \"a\":\"1\",\"b\" : \"2\"}",
+        "{\"b\":\"2\",\"a\":\"1\"}",
+        r#"{"\u0061":"1","b":"2"}"#,
+    ];
+    for (a, b) in same.iter().flat_map(|a| same.map(|b| (a, b))) {
+        assert!(pod(a).same_labels(&pod(b)), "{a} {b}");
+    }
+    let none = ["{}", "null", "{ }"];
+    for (a, b) in none.iter().flat_map(|a| none.map(|b| (a, b))) {
+        assert!(pod(a).same_labels(&pod(b)), "{a} {b}");
+    }
+    for other in [
+        r#"{"a":"1"}"#,
+        r#"{"a":"1","b":"3"}"#,
+        r#"{"b":"2","a":"3"}"#,
+        r#"{"b":"2","a":"1","c":"4"}"#,
+        "{}",
+        "null",
+        r#"{"a":"2","b":"1"}"#,
+    ] {
+        for labels in same {
+            assert!(
+                !pod(labels).same_labels(&pod(other)) && !pod(other).same_labels(&pod(labels)),
+                "{other}"
+            );
+        }
+    }
+    assert!(!pod(r#"{"b":"1","a":"1"}"#).same_labels(&pod(r#"{"b":"1","a":"2"}"#)), "both behind the text");
+}
+
+#[test]
 fn comparing_writing_and_building_keep_nothing() {
     let (pod, other) = (Pod::from_json(WHOLE).unwrap(), serde_pod(&WHOLE.replace("i:1", "i:2")).unwrap());
     assert!(pod != other && serde_json::to_string(&pod).unwrap().len() > 100);
