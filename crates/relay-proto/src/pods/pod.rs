@@ -221,6 +221,11 @@ impl Pod {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// Whether clones of it are held elsewhere. A hint: they may come and go at any moment.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// A builder that begins with this pod's fields.
     pub fn to_builder(&self) -> PodBuilder {
         let Details { annotations, owner, containers } = self.peek_details().into_owned();

@@ -1,6 +1,7 @@
 //! A persistent hash trie: the set that snapshots share.
 
 use std::array;
+use std::hint::black_box;
 use std::slice;
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ pub(super) trait Entry: Clone {
 
     /// Reads the memory that a clone will write, if any.
     fn touch(&self) {}
+
+    /// Reads the memory that a comparison with its successor will read, if any.
+    fn warm(&self) {}
 }
 
 /// A set of entries by key. Cloning is O(1), and versions share what is the same: a change copies the nodes on the way
@@ -96,6 +100,29 @@ impl<T: Entry> Trie<T> {
         Iter::over(slice::from_ref(slot))
     }
 
+    /// Reads what a change of this hash's entry will read and write. With many entries that is all over the memory: these
+    /// reads do not wait for each other, as the steps of the change would.
+    fn warm(&self, hash: u64) {
+        let (mut slot, mut depth, mut shared) = (&self.root, 0, false);
+        while let Slot::Node(node) = slot
+            && depth < u64::BITS
+        {
+            shared |= Arc::strong_count(node) > 1;
+            if shared {
+                node.touch();
+            }
+            let digit = digit(hash, depth);
+            if node.values & digit == 0 {
+                return;
+            }
+            slot = &node.slots[place(node.values, digit)];
+            depth += BITS;
+        }
+        if let Slot::Leaf(entry) = slot {
+            entry.warm();
+        }
+    }
+
     /// The entry of a key, to be changed in place. Its key must stay.
     pub(super) fn get_mut(&mut self, hash: u64, key: &T::Key) -> Option<&mut T> {
         self.get(hash, key)?;
@@ -118,11 +145,13 @@ impl<T: Entry> Trie<T> {
             self.root = Slot::Leaf(entry);
             return None;
         }
+        self.warm(hash);
         self.root.insert(0, hash, entry)
     }
 
     /// Takes an entry out. Copies nothing when there is none.
     pub(super) fn remove(&mut self, hash: u64, key: &T::Key) -> Option<T> {
+        self.warm(hash);
         let held = self.get(hash, key)?.clone();
         match self.root {
             Slot::Leaf(_) => *self = Self::default(),
@@ -161,7 +190,6 @@ fn node<T>(values: u32, count: usize, slot: impl FnMut(usize) -> Slot<T>) -> Arc
 /// The slots of a node, which is copied first if it is shared.
 fn unshared<T: Entry>(shared: &mut Arc<Node<[Slot<T>]>>) -> &mut [Slot<T>] {
     if Arc::get_mut(shared).is_none() {
-        shared.touch();
         *shared = node(shared.values, shared.slots.len(), |at| shared.slots[at].clone());
     }
     &mut Arc::get_mut(shared).expect("a copy of our own").slots
@@ -177,14 +205,13 @@ impl<T: Entry> Node<[Slot<T>]> {
         (self.values & digit != 0).then(|| place(self.values, digit))
     }
 
-    /// A copy counts one more reference to each child, and those are far apart in memory. The reads do not wait for each
-    /// other, as the writes would.
+    /// Reads what a copy will write: the number of references to each child.
     fn touch(&self) {
         for slot in &self.slots {
             match slot {
                 Slot::Leaf(entry) => entry.touch(),
                 Slot::Node(node) => {
-                    std::hint::black_box(Arc::strong_count(node));
+                    black_box(Arc::strong_count(node));
                 }
             }
         }
@@ -205,7 +232,6 @@ impl<T: Entry> Slot<T> {
                 None => {
                     let digit = digit(hash, depth);
                     let (new, mut leaf) = (place(shared.values, digit), Some(Slot::Leaf(entry)));
-                    shared.touch();
                     *shared = node(shared.values | digit, shared.slots.len() + 1, |at| {
                         let old = || shared.slots[at - usize::from(at > new)].clone();
                         leaf.take_if(|_| at == new).unwrap_or_else(old)
@@ -244,7 +270,6 @@ impl<T: Entry> Slot<T> {
                 return;
             }
         }
-        shared.touch();
         let rest = shared.values & !digit(hash, depth);
         *shared =
             node(rest, shared.slots.len() - 1, |left| shared.slots[left + usize::from(left >= at)].clone());
