@@ -149,7 +149,8 @@ impl Driver {
     /// Adds the events to a snapshot that are there already, decoded or to be read without waiting. Whatever is no event,
     /// and an end too, is left for the next time.
     ///
-    /// Bytes of the socket are brought by a task of the HTTP client. It is given way to as often as that brings more.
+    /// Whether a socket has more is learnt from the runtime, on HTTP/2 also from a task of the HTTP client. They are given
+    /// way to as often as that brings more.
     async fn conflate(&mut self, snapshot: Snapshot) -> Snapshot {
         let mut conflation = Conflation::new(snapshot);
         let (mut bytes, mut brought) = (0, false);

@@ -125,6 +125,10 @@ impl Soak {
         {
             return Err(format!("`{name}` never happened"));
         }
+        if report.holes + report.duplicates > 0 {
+            let (holes, duplicates) = (report.holes, report.duplicates);
+            return Err(format!("{holes} holes and {duplicates} duplicates, although no relay made any"));
+        }
         report.medians = flat(&samples)?;
         Ok(report)
     }
