@@ -78,14 +78,25 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         }
         Ok(())
     });
-    run.step("a kubeconfig says all that a consumer needs to know of the API server", || {
-        let service = format!("{NAMESPACE}/relay:80");
-        let named = ["--kubeconfig", &kubeconfig, "--kube-context", "interop", "--kube-service", &service];
-        let way = Way::new(relay, &[&named[..], &["--token", RELAY_TOKEN]].concat());
+    run.step("a kubeconfig names the API server, its certificate and the credential for it", || {
+        let file = cluster.kubeconfig(link.port())?.display().to_string();
+        let named = |context: &str, service: &str| {
+            let server = ["--kubeconfig", &file, "--kube-context", context, "--kube-service", service];
+            Way::new(relay, &[&server[..], &["--token", RELAY_TOKEN]].concat())
+        };
+        let way = named("interop", "relay-system/relay:80");
         ensure!(way.pods()? == straight.pods()?, "another list than the relay's own");
+        ensure!(way.ask(&["session"])?.len() == 1, "no ticket");
         let count = format!("count={}", straight.pods()?.len());
         let met = way.ask(&["wait", "--for", &count])?;
         ensure!(met[0]["condition"] == json!(count), "{met:?}");
+        let mut late = way.follow(&["--exit-after-phase", "CatchupComplete"], &log("kubeconfig.log"))?;
+        late.read_to_end()?;
+        ensure!(late.events_since(0).count() == straight.ask(&["events"])?.len(), "another history");
+        let (code, words) = named("interop", "relay-system/nobody:80").refused(&["pods"])?;
+        ensure!(code == 3 && words.contains("404 of the Kubernetes API server"), "{code}: {words}");
+        let (code, words) = named("moon", "relay-system/relay:80").refused(&["pods"])?;
+        ensure!(words.contains("moon"), "{code}: {words}");
         Ok(())
     });
     run.step("changes stream through the service proxy", || {
