@@ -11,7 +11,7 @@ use std::task::Poll;
 use allocation_counter::{measure, opt_out};
 use futures_util::{Stream, StreamExt};
 use relay_proto::eventsource::{Config, Item};
-use relay_proto::sse::Frame;
+use relay_proto::sse::{Frame, Limits};
 use relay_transport::{EventStream, HttpClient};
 
 /// A server that greets each connection, and sends it events when it is told to.
@@ -97,4 +97,119 @@ fn an_idle_connection_holds_little() {
     let each = each + traffic.bytes_current / CONNECTIONS;
     assert!((1..=8 << 10).contains(&each), "{each} bytes for a connection after 1 MB");
     assert!(streams.iter().all(|stream| stream.bytes_read() > 1_000_000));
+}
+
+/// The address of a server that answers each connection's request with this, and then with the same bytes for as long as
+/// they are taken.
+fn flood(start: Vec<u8>, again: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let request = BufReader::new(socket.try_clone().unwrap());
+            let _ = request.lines().map_while(Result::ok).find(String::is_empty);
+            let mut end = socket.write_all(&start);
+            while end.is_ok() && !again.is_empty() {
+                end = socket.write_all(&again);
+            }
+        }
+    });
+    addr
+}
+
+/// The first line of an answer with these headers, and nothing of its body.
+fn answer(status: &str, headers: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status}\r\n{headers}\r\n").into_bytes()
+}
+
+/// Bytes without rhyme or reason, the same for the same seed.
+fn garbage(mut seed: u32, size: usize) -> Vec<u8> {
+    let mut next = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 17;
+        seed ^= seed << 5;
+        seed.to_le_bytes()[0]
+    };
+    (0..size).map(|_| next()).collect()
+}
+
+/// Reads until this many bytes of the body are there, or the connection has ended; says how.
+async fn drain(stream: &mut EventStream, most: u64) -> String {
+    while stream.bytes_read() < most {
+        match stream.next().await {
+            Some(Ok(Item::Ended(ended))) => return ended.cause.to_string(),
+            Some(Ok(_)) => {}
+            other => return format!("{other:?}"),
+        }
+    }
+    "still open".to_owned()
+}
+
+/// 64 MiB of one event, in gzip: 64 KiB on the wire.
+fn bomb() -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(b"data: ").unwrap();
+    for _ in 0..64 {
+        packed.write_all(&vec![b'x'; 1 << 20]).unwrap();
+    }
+    packed.finish().unwrap()
+}
+
+const MIB: u64 = 1 << 20;
+const EVENTS: &str = "content-type: text/event-stream\r\n";
+
+/// What a stream holds at most while one of these peers has its way, on top of nothing: client and pool are part of it.
+/// Lines and events are limited to 1 MiB here.
+#[test]
+fn bad_input_holds_little() {
+    let chunked = answer("200 OK", &format!("{EVENTS}transfer-encoding: chunked\r\n"));
+    let packed = answer("200 OK", &format!("{EVENTS}content-encoding: gzip\r\n"));
+    let (ok, html) = (answer("200 OK", EVENTS), answer("200 OK", "content-type: text/html\r\n"));
+    let redirect = answer("302 Found", "location: /events\r\ncontent-length: 0\r\n");
+    let (head, page) = (b"x-more: and more\r\n".repeat(99), b"<p>".repeat(999));
+    let tunnel = b"HTTP/1.1 200 OK\r\n".to_vec();
+    // The head, the start of an error body; what one read of a fast body brings; one event.
+    let (few, some, event) = (192 << 10, MIB / 2, 3 * MIB);
+    for (what, start, again, end, most) in [
+        ("a head without end", &b"HTTP/1.1 200 OK\r\n"[..], head.clone(), "head is too large", few),
+        ("a status line without end", b"HTTP/1.1 200 ", b"very ok ".repeat(99), "head is too large", few),
+        ("no HTTP", b"SSH-2.0-\r\n", garbage(1, 4096), "invalid HTTP version", few),
+        ("HTML without end", &html, page.clone(), "answered with content type \"text/html\"", few),
+        ("an error without end", &answer("502 Bad", ""), page, "answered with status 502", few),
+        ("redirects without end", &redirect, Vec::new(), "too many redirects", few),
+        ("garbage", &ok, garbage(2, 1 << 16), "still open", some),
+        ("garbage for chunks", &chunked, garbage(3, 4096), "the size of a chunk is not clear", few),
+        ("a chunk size without end", &chunked, b"0".repeat(999), "the size of a chunk is too large", few),
+        ("a line without end", &ok, b"data: xxxxxxxx".repeat(999), "an event did not end", event),
+        ("an event without end", &ok, b"data: xxxxxxxx\n".repeat(999), "an event did not end", event),
+        ("comments without end", &ok, b": xxxxxxxx\n".repeat(999), "still open", some),
+        ("a bomb", &[&packed[..], &bomb()].concat(), Vec::new(), "an event did not end", event),
+        ("garbage for gzip", &packed, garbage(4, 4096), "invalid gzip header", few),
+        ("garbage for TLS", b"", garbage(5, 4096), "cannot connect to https://", few),
+        ("a proxy that rambles", &tunnel, head, "tunnel error", few),
+    ] {
+        let addr = flood(start.to_vec(), again);
+        let (proxy, url) = match what {
+            "garbage for TLS" => (None, format!("https://{addr}/events")),
+            "a proxy that rambles" => {
+                (Some(format!("http://{addr}")), "https://relay.test/events".to_owned())
+            }
+            _ => (None, format!("http://{addr}/events")),
+        };
+        let limits = Limits::default().line(1_usize << 20).data(1_usize << 20);
+        let config = Config::default().max_block_bytes(32 * MIB).limits(limits);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut told = String::new();
+        let used = measure(|| {
+            let http = HttpClient::builder().system_roots(false).compressed_streams(true);
+            let http = match proxy {
+                None => http.no_proxy(),
+                Some(url) => http.proxy(url, ""),
+            };
+            let mut stream = EventStream::get(http.build().unwrap(), config, &url).unwrap();
+            told = runtime.block_on(drain(&mut stream, 40 * MIB));
+        });
+        assert!(told.contains(end), "{what}: {told}");
+        assert!((1..=most).contains(&used.bytes_max), "{what}: {} bytes", used.bytes_max);
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use relay_proto::sse::Limits;
+use relay_testkit::{Reply, Script};
 
 use crate::*;
 
@@ -115,4 +116,23 @@ async fn a_caller_that_does_not_poll_stops_the_server() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn garbage_is_nothing_and_what_follows_it_counts() {
+    let bytes = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]);
+    let garbage: Vec<u8> = bytes.filter(|byte| !b"\r\n".contains(byte)).collect();
+    let lines: Vec<u8> = garbage.chunks(97).collect::<Vec<_>>().join(&b'\n');
+    for body in [garbage, lines] {
+        let body = [&body[..], b"\n\nid: 7\ndata: good\n\n"].concat();
+        let peer = Peer::start(Script::new().on("/events", Reply::sse().send(body).silence())).await;
+        let mut stream = follow(&peer, Config::default());
+        assert_eq!(told(&mut stream).await, "opened");
+        let mut line = told(&mut stream).await;
+        while line.starts_with("comment(") {
+            line = told(&mut stream).await;
+        }
+        assert_eq!(line, "event(good)");
+        assert_eq!(stream.last_event_id(), "7");
+    }
 }
