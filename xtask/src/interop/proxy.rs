@@ -143,7 +143,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         cluster.delete_pod("prod", "cut-1")?;
         link.mend();
         settled(cluster, &way, &mut follower)?;
-        resumed(&follower, start)
+        resumed(&mut follower, start)
     });
     run.step("a killed API server is resumed through the one that follows, without a loss", || {
         let start = follower.seen.len();
@@ -152,7 +152,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         cluster.create_pod("prod", "killed-0", &[])?;
         cluster.delete_pod("prod", "cut-0")?;
         settled(cluster, &way, &mut follower)?;
-        resumed(&follower, start)
+        resumed(&mut follower, start)
     });
     let mut restarted = None;
     run.step("a relay that is killed is missed by the API server, and its successor read anew", || {
@@ -189,10 +189,12 @@ fn settled(cluster: &Cluster, way: &Way, follower: &mut Follower) -> Result<()> 
     Ok(())
 }
 
-/// Checks that a stream ended and went on where it was: no gap, and every sequence once.
-fn resumed(follower: &Follower, start: usize) -> Result<()> {
-    let dropped = follower.seen[start..].iter().any(|line| line["phase"] == "ReconnectReseed");
-    ensure!(dropped, "the stream did not end");
+/// Waits for a stream that ended to be caught up again, and checks that it went on where it was: no gap, and every
+/// sequence once.
+fn resumed(follower: &mut Follower, start: usize) -> Result<()> {
+    let phase = |f: &Follower, phase: &str| f.seen[start..].iter().any(|line| line["phase"] == phase);
+    follower.until("the end of the catch-up", |f| Ok(phase(f, "CatchupComplete")))?;
+    ensure!(phase(follower, "ReconnectReseed"), "the stream did not end");
     let gap = follower.seen[start..].iter().find(|line| !line["gap"].is_null());
     ensure!(gap.is_none(), "a gap was reported: {}", gap.unwrap_or(&Value::Null));
     let sequences = follower.events_since(0).map(|event| event["sequence"].as_u64());
