@@ -6,6 +6,8 @@ use relay_proto::pods::{
 };
 use serde::Serialize;
 
+use crate::rules::{Rule, rule};
+
 /// Checks every message of a stream, across connections, before it is handed over.
 ///
 /// It keeps the *resume position* (where the next connect starts) and the last position that was handed over, and
@@ -28,6 +30,8 @@ pub struct Continuity {
     epoch: Option<Epoch>,
     /// Where a hole showed that a resume was to heal.
     healing: Option<Last>,
+    /// Where the list stands that followed a gap without a position: the next position tells whether it was new enough.
+    listed: Option<(Epoch, u64)>,
     link: Link,
     counts: ContinuityCounts,
 }
@@ -35,6 +39,7 @@ pub struct Continuity {
 /// The last position handed over. The hash may be known without the sequence (restored from a file) and, after a gap
 /// that the client found, the sequence without the hash.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 struct Last {
     hash: Option<EventHash>,
     sequence: Option<u64>,
@@ -203,9 +208,26 @@ impl Continuity {
         self.epoch = epoch;
     }
 
+    /// A list was taken after a gap.
+    pub fn handle_gap_list(&mut self, sequence: Option<u64>, epoch: Option<&Epoch>) {
+        if self.last == Last::default() && rule(Rule::ListReachesGap) {
+            self.listed = epoch.cloned().zip(sequence);
+        }
+    }
+
     /// The connection ended. Tells whether it had been open.
     pub fn handle_dropped(&mut self) -> bool {
         std::mem::take(&mut self.link).open
+    }
+
+    /// All that decides what comes next: everything but the counts.
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> impl std::hash::Hash + '_ {
+        let link = &self.link;
+        let flags = [link.open, link.fresh, link.gap_is_due, link.filtered, link.contiguous, link.caught_up];
+        let start = link.resumes_after.as_ref().map(|p| (&p.hash, p.sequence));
+        let link = (flags, link.sent, link.delivered, &link.epoch, start);
+        (&self.resume, &self.last, &self.epoch, &self.healing, &self.listed, link)
     }
 
     /// Judges the next message and moves the positions past it when it is accepted.
@@ -218,7 +240,8 @@ impl Continuity {
             Message::Closing(_) => return Verdict::Accept,
             _ => {}
         }
-        if let Some(verdict) = self.check_link(message).or_else(|| self.check_sent(message)) {
+        let verdict = self.check_link(message).or_else(|| self.check_list(message));
+        if let Some(verdict) = verdict.or_else(|| self.check_sent(message)) {
             return verdict;
         }
         match message {
@@ -227,7 +250,9 @@ impl Continuity {
                 Verdict::Accept
             }
             Message::Pod(event) => self.check_pod(message, event),
-            Message::CatchupComplete(_) if self.link.caught_up => Verdict::Ignore(Ignored::SecondCatchup),
+            Message::CatchupComplete(_) if self.link.caught_up && rule(Rule::OneCatchup) => {
+                Verdict::Ignore(Ignored::SecondCatchup)
+            }
             Message::CatchupComplete(CatchupComplete { hash, sequence, .. }) => {
                 self.check_bookmark(message, hash.as_ref(), *sequence).unwrap_or_else(|| {
                     self.link.caught_up = true;
@@ -236,7 +261,8 @@ impl Continuity {
             }
             Message::Heartbeat(beat) => {
                 self.check_bookmark(message, beat.hash.as_ref(), beat.sequence).unwrap_or_else(|| {
-                    if self.link.caught_up || beat.catching_up {
+                    let catching_up = beat.catching_up && rule(Rule::CatchingUp);
+                    if self.link.caught_up || catching_up || !rule(Rule::LostCatchup) {
                         Verdict::Accept
                     } else {
                         self.lost_catchup(beat)
@@ -253,9 +279,13 @@ impl Continuity {
     fn check_link(&mut self, message: &Message) -> Option<Verdict> {
         match (self.link.open, matches!(message, Message::Connected(_))) {
             (false, true) => return None,
-            (false, false) => return Some(self.hole(HoleCause::NotConnected, message)),
-            (true, true) => return Some(self.hole(HoleCause::SecondConnected, message)),
-            (true, false) => {}
+            (false, false) if rule(Rule::ConnectedFirst) => {
+                return Some(self.hole(HoleCause::NotConnected, message));
+            }
+            (true, true) if rule(Rule::ConnectedOnce) => {
+                return Some(self.hole(HoleCause::SecondConnected, message));
+            }
+            _ => {}
         }
         if !self.link.fresh {
             return None;
@@ -272,12 +302,28 @@ impl Continuity {
         if new && !(changed && is_gap) {
             self.epoch.clone_from(&self.link.epoch);
         }
-        if changed && !is_gap {
+        if changed && !is_gap && rule(Rule::EpochChange) {
             let position = self.link.resumes_after.clone();
             let (hash, sequence) = position.map_or((None, None), |p| (Some(p.hash), p.sequence));
             return Some(Verdict::GapBefore(self.own_gap(GapReason::EpochChanged, hash, sequence)));
         }
         None
+    }
+
+    /// After a message that had neither content nor id: the list that followed may be from before it. `None`: it is not,
+    /// or nobody can tell.
+    fn check_list(&mut self, message: &Message) -> Option<Verdict> {
+        let (epoch, listed) = self.listed.as_ref()?;
+        let (hash, reached) = match message {
+            Message::Pod(event) => (&event.previous_hash, event.sequence.map(|s| s.saturating_sub(1))),
+            Message::CatchupComplete(catchup) => (&catchup.hash, catchup.sequence),
+            Message::Heartbeat(beat) => (&beat.hash, beat.sequence),
+            _ => return None,
+        };
+        if self.link.epoch.as_ref() != Some(epoch) || reached? <= *listed {
+            return None;
+        }
+        Some(Verdict::GapBefore(self.own_gap(GapReason::Undecodable, hash.clone(), reached)))
     }
 
     /// Rule 4, and the count itself. `None`: nothing against it.
@@ -289,12 +335,14 @@ impl Continuity {
             Message::Heartbeat(beat) => (beat.sent, false),
             // What could not be read was a pod or a gap, unless its name says otherwise.
             Message::Undecodable(m) => {
-                (None, !matches!(&*m.event, "connected" | "catchup_complete" | "heartbeat" | "closing"))
+                let counts = !matches!(&*m.event, "connected" | "catchup_complete" | "heartbeat" | "closing");
+                (None, counts && rule(Rule::UnreadableCounts))
             }
             _ => return None,
         };
         let expected = self.link.sent + u64::from(counts);
-        if self.link.filtered && sent.is_some_and(|sent| sent != expected) {
+        let judged = rule(if counts { Rule::SentOfEvents } else { Rule::SentOfBookmarks });
+        if judged && self.link.filtered && sent.is_some_and(|sent| sent != expected) {
             return Some(self.hole(HoleCause::SentCount, message));
         }
         self.link.sent = expected;
@@ -305,7 +353,9 @@ impl Continuity {
     fn check_pod(&mut self, message: &Message, event: &PodEvent) -> Verdict {
         let same_hash = self.last.hash.as_ref() == Some(&event.hash);
         let duplicate = match self.last.sequence.zip(event.sequence) {
-            Some((last, sequence)) if sequence == last && !same_hash && self.last.hash.is_some() => {
+            Some((last, sequence))
+                if sequence == last && !same_hash && self.last.hash.is_some() && rule(Rule::Rewind) =>
+            {
                 self.uncount(message);
                 let gap = self.own_gap(
                     GapReason::Rewind,
@@ -317,7 +367,7 @@ impl Continuity {
             Some((last, sequence)) => sequence <= last,
             None => same_hash,
         };
-        if duplicate {
+        if duplicate && rule(Rule::Duplicates) {
             self.counts.duplicates += 1;
             return Verdict::Ignore(Ignored::Duplicate);
         }
@@ -330,6 +380,7 @@ impl Continuity {
                 .as_ref()
                 .zip(event.previous_hash.as_ref())
                 .is_some_and(|(last, previous)| previous != last);
+            let (jump, elsewhere) = (jump && rule(Rule::SequenceJump), elsewhere && rule(Rule::PreviousHash));
             if jump || elsewhere {
                 let cause = if jump { HoleCause::SequenceJump } else { HoleCause::PreviousHash };
                 return self.hole(cause, message);
@@ -349,20 +400,25 @@ impl Continuity {
     ) -> Option<Verdict> {
         let hash = hash?;
         match self.last.sequence.zip(sequence) {
-            Some((last, sequence)) if sequence > last && self.link.contiguous => {
+            Some((last, sequence))
+                if sequence > last && self.link.contiguous && rule(Rule::BookmarkAhead) =>
+            {
                 return Some(self.hole(HoleCause::BookmarkAhead, message));
             }
             Some((last, sequence))
-                if sequence == last && self.last.hash.as_ref().is_some_and(|held| held != hash) =>
+                if sequence == last
+                    && self.last.hash.as_ref().is_some_and(|held| held != hash)
+                    && rule(Rule::RewindOfBookmark) =>
             {
                 let gap = self.own_gap(GapReason::Rewind, Some(hash.clone()), Some(sequence));
                 return Some(Verdict::GapBefore(gap));
             }
-            Some((last, sequence)) if sequence < last => return None,
+            Some((last, sequence)) if sequence < last && rule(Rule::BookmarksMoveOn) => return None,
             // After a message that could not be read its hash alone is known.
             None if sequence.is_some()
                 && self.link.contiguous
-                && self.last.hash.as_ref().is_some_and(|held| held != hash) =>
+                && self.last.hash.as_ref().is_some_and(|held| held != hash)
+                && rule(Rule::BookmarkElsewhere) =>
             {
                 return Some(self.hole(HoleCause::BookmarkAhead, message));
             }
@@ -403,18 +459,27 @@ impl Continuity {
         }
         let Some(start) = &connected.resumes_after else { return };
         let Some(wanted) = &self.resume else {
-            self.epoch.clone_from(&connected.epoch);
-            self.place_at(Some(start.hash.clone()), start.sequence);
+            if rule(Rule::StartIsResume) {
+                self.epoch.clone_from(&connected.epoch);
+                self.place_at(Some(start.hash.clone()), start.sequence);
+            }
             return;
         };
         let other_epoch =
             self.epoch.as_ref().zip(connected.epoch.as_ref()).is_some_and(|(ours, theirs)| ours != theirs);
         if other_epoch {
+            if !rule(Rule::EpochAfterConnected) {
+                self.epoch.clone_from(&connected.epoch);
+            }
             return;
         }
         match self.last.sequence {
-            Some(last) => self.link.gap_is_due = start.sequence.is_some_and(|sequence| sequence > last),
-            None if start.hash != *wanted => self.link.gap_is_due = true,
+            Some(last) => {
+                let above = start.sequence.is_some_and(|sequence| sequence > last);
+                self.link.gap_is_due = above && rule(Rule::GapIsDueAbove);
+            }
+            None if start.hash != *wanted => self.link.gap_is_due = rule(Rule::GapIsDueElsewhere),
+            None if !rule(Rule::StartTellsSequence) => {}
             None => {
                 self.last.sequence = start.sequence;
                 self.epoch.clone_from(&connected.epoch);
@@ -424,22 +489,34 @@ impl Continuity {
 
     fn take_gap(&mut self, gap: &Gap) -> Verdict {
         self.counts.gaps += 1;
-        if let Some(epoch) = gap.epoch.as_ref().or(self.link.epoch.as_ref()) {
+        if let Some(epoch) = gap.epoch.as_ref().or(self.link.epoch.as_ref())
+            && rule(Rule::GapSetsEpoch)
+        {
             self.epoch = Some(epoch.clone());
         }
-        self.place_at(gap.hash.clone(), gap.sequence);
+        if rule(Rule::GapSetsPosition) {
+            self.place_at(gap.hash.clone(), gap.sequence);
+        }
         Verdict::Gap(gap.clone())
     }
 
     fn take_undecodable(&mut self, message: &Undecodable) -> Verdict {
         self.counts.undecodable += 1;
-        Verdict::Gap(self.own_gap(message.gap_reason(), message.hash.clone(), None))
+        if !rule(Rule::UnreadableIsGap) {
+            return Verdict::Ignore(Ignored::Unknown);
+        }
+        let hash = message.hash.clone().filter(|_| rule(Rule::UnreadableMovesOn));
+        Verdict::Gap(self.own_gap(message.gap_reason(), hash, None))
     }
 
     /// A hole shows at `message`: heal it, or report it when healing did not help.
     fn hole(&mut self, cause: HoleCause, message: &Message) -> Verdict {
         self.counts.holes += 1;
-        if !self.healing.as_ref().is_some_and(|healing| healing.is_at(&self.last)) {
+        let again = self
+            .healing
+            .as_ref()
+            .is_some_and(|healing| healing.is_at(&self.last) || !rule(Rule::HealEachPlace));
+        if rule(Rule::HealFirst) && !(again && rule(Rule::HealOnce)) {
             self.healing = Some(self.last.clone());
             return Verdict::Hole(cause);
         }
@@ -451,7 +528,9 @@ impl Continuity {
         if self.link.epoch.is_some() {
             self.epoch.clone_from(&self.link.epoch);
         }
-        let before = |sequence: Option<u64>| sequence.map(|s| s.saturating_sub(1));
+        let before = |sequence: Option<u64>| {
+            sequence.map(|s| if rule(Rule::GapEndsBefore) { s.saturating_sub(1) } else { s })
+        };
         let (hash, sequence, sent) = match message {
             Message::Connected(connected) => {
                 let start = connected.resumes_after.clone();
@@ -463,7 +542,7 @@ impl Continuity {
             Message::Heartbeat(beat) => (beat.hash.clone(), beat.sequence, beat.sent),
             _ => (self.last.hash.clone(), self.last.sequence, None),
         };
-        if let Some(sent) = sent {
+        if let Some(sent) = sent.filter(|_| rule(Rule::CountIsTheRelays)) {
             self.link.sent = sent;
         }
         if cause == HoleCause::NotConnected && !matches!(message, Message::Connected(_)) {
@@ -495,6 +574,7 @@ impl Continuity {
             self.resume.clone_from(&hash);
         }
         self.last = Last { hash, sequence };
+        self.listed = None;
     }
 }
 

@@ -26,6 +26,7 @@ mod cache;
 mod continuity;
 mod cursor;
 mod replay;
+mod rules;
 #[cfg(test)]
 mod script;
 

@@ -6,6 +6,7 @@ use std::fmt;
 use relay_proto::pods::{Epoch, EventHash, Gap, Heartbeat, Message, PodEvent, PodList, SourceState};
 use serde::Serialize;
 
+use crate::rules::{Rule, rule};
 use crate::{Change, Continuity, PodCache, Pods, Verdict};
 
 mod conflate;
@@ -307,6 +308,9 @@ impl Replay {
         loop {
             if let Some(snapshot) = self.ready.pop_front() {
                 self.in_hand.clone_from(&snapshot.ack);
+                if !rule(Rule::AckAfterCaller) {
+                    self.finish();
+                }
                 return Step::Snapshot(Box::new(snapshot));
             }
             if let Some(cause) = self.reconnect.take() {
@@ -325,6 +329,7 @@ impl Replay {
                 }
             }
         }
+        let last = || self.continuity.last_hash().filter(|_| rule(Rule::AtLeast)).cloned();
         match &self.state {
             State::FirstSeed => Step::Seed { at_least: None },
             State::Backfill | State::Live => Step::Message,
@@ -333,11 +338,11 @@ impl Replay {
                     Some(Message::Pod(event)) => Some(event.hash.clone()),
                     _ => None,
                 };
-                Step::Seed { at_least: self.continuity.last_hash().cloned().or_else(of_pending) }
+                // After a message without an id not even that is known: at least not before what came last.
+                let resume = || self.resume().filter(|_| rule(Rule::AtLeast)).cloned();
+                Step::Seed { at_least: last().or_else(of_pending).or_else(resume) }
             }
-            State::CaughtUpSeed { .. } | State::DropSeed { .. } => {
-                Step::Seed { at_least: self.continuity.last_hash().cloned() }
-            }
+            State::CaughtUpSeed { .. } | State::DropSeed { .. } => Step::Seed { at_least: last() },
         }
     }
 
@@ -354,7 +359,7 @@ impl Replay {
         let same_epoch = stream_epoch.is_some() && stream_epoch == list.epoch.as_ref();
         let behind =
             list.sequence.zip(self.continuity.last_sequence()).is_some_and(|(seed, stream)| seed < stream);
-        if behind && same_epoch {
+        if behind && same_epoch && rule(Rule::OlderList) {
             return Ok(SeedVerdict::TooOld);
         }
         let changed = self.cache.seed(&list);
@@ -376,6 +381,7 @@ impl Replay {
                 self.after_seed(&list, other_epoch, dropped);
             }
             State::GapSeed { gap, back_to, dropped } => {
+                self.continuity.handle_gap_list(list.sequence, list.epoch.as_ref());
                 self.state = if back_to == Phase::Live { State::Live } else { State::Backfill };
                 let cause = self.last_drop.take();
                 self.push(Snapshot {
@@ -414,7 +420,7 @@ impl Replay {
     /// The connection ended, or an attempt failed, after all that was decoded had been handed in. Without an open
     /// connection this changes nothing.
     pub fn handle_dropped(&mut self, cause: &str) {
-        if self.pending.is_some() {
+        if self.pending.is_some() && rule(Rule::EndWaitsForPending) {
             self.ended.get_or_insert_with(|| cause.into());
         } else if self.continuity.handle_dropped() {
             self.drop_connection(cause);
@@ -428,8 +434,15 @@ impl Replay {
                 self.last_drop = Some(cause.into())
             }
             State::Backfill | State::Live => self.state = State::DropSeed { cause: cause.into() },
-            State::CaughtUpSeed { dropped } | State::GapSeed { dropped, .. } => *dropped = Some(cause.into()),
-            State::FirstSeed | State::DropSeed { .. } => {}
+            State::CaughtUpSeed { dropped } | State::GapSeed { dropped, .. }
+                if rule(Rule::EndWaitsForList) =>
+            {
+                *dropped = Some(cause.into());
+            }
+            State::FirstSeed
+            | State::CaughtUpSeed { .. }
+            | State::GapSeed { .. }
+            | State::DropSeed { .. } => {}
         }
     }
 
@@ -438,14 +451,16 @@ impl Replay {
         if let Some(cause) = dropped {
             return self.drop_connection(&cause);
         }
-        if !other_epoch {
+        if !other_epoch || !rule(Rule::OtherEpochList) {
             return;
         }
         let cause = "the list is of another epoch than the stream".to_owned();
         // A pending message comes again after the resume.
-        (self.pending, self.ended) = (None, None);
+        if rule(Rule::PendingIsDiscarded) {
+            (self.pending, self.ended) = (None, None);
+        }
         self.continuity.handle_dropped();
-        if self.options.mode == ReplayMode::State {
+        if self.options.mode == ReplayMode::State && rule(Rule::PlainGoesOnFromList) {
             self.restart_from(list);
         }
         self.drop_connection(&cause);
@@ -462,7 +477,7 @@ impl Replay {
         }
         match self.continuity.check(&message) {
             Verdict::Accept => self.accept(message),
-            Verdict::AcceptAsCatchup(_) => self.catch_up(),
+            Verdict::AcceptAsCatchup(_) => self.catch_up(self.continuity.last_hash().cloned()),
             Verdict::Ignore(_) => {}
             Verdict::Gap(gap) => self.await_gap_seed(gap, None),
             Verdict::GapBefore(gap) => self.await_gap_seed(gap, Some(Box::new(message))),
@@ -479,7 +494,8 @@ impl Replay {
     fn accept(&mut self, message: Message) {
         match message {
             Message::Pod(event) => self.apply(event),
-            Message::CatchupComplete(_) => self.catch_up(),
+            Message::CatchupComplete(catchup) if !rule(Rule::CatchupAcksLast) => self.catch_up(catchup.hash),
+            Message::CatchupComplete(_) => self.catch_up(self.continuity.last_hash().cloned()),
             Message::Heartbeat(beat) => self.bookmark(&beat),
             _ => {}
         }
@@ -489,10 +505,10 @@ impl Replay {
         self.last_drop = None;
         let live = matches!(self.state, State::Live);
         let epoch: Option<Epoch> = self.continuity.epoch().cloned();
-        let changed = if live {
+        let changed = if live && rule(Rule::InsideList) {
             self.cache.apply(&event, epoch.as_ref()).changes
-        } else if self.options.apply_backfill {
-            self.historic = true;
+        } else if live || self.options.apply_backfill {
+            self.historic = !live && rule(Rule::HistoryIsMarked);
             self.cache.apply_as_it_stands(&event).changes
         } else {
             Vec::new()
@@ -505,19 +521,20 @@ impl Replay {
         self.push(Snapshot { changed, event: Some(event), ack, ..self.snapshot(phase, phase) });
     }
 
-    fn catch_up(&mut self) {
+    /// `ack` is not the message's own position: one below the last event moves nothing back.
+    fn catch_up(&mut self, ack: Option<EventHash>) {
         if self.options.mode == ReplayMode::State {
             return;
         }
-        // Not the message's own position: one below the last event moves nothing back.
-        let ack = self.continuity.last_hash().cloned();
         self.push(Snapshot { ack, ..self.snapshot(Phase::CatchupComplete, Phase::Live) });
         self.state = State::CaughtUpSeed { dropped: None };
     }
 
     /// Everything before the heartbeat is finished: the caller asked for what comes after.
     fn bookmark(&mut self, beat: &Heartbeat) {
-        let Some(hash) = beat.hash.as_ref().filter(|hash| self.continuity.last_hash() == Some(hash)) else {
+        let at_last = |hash: &&EventHash| self.continuity.last_hash() == Some(*hash);
+        let Some(hash) = beat.hash.as_ref().filter(|hash| at_last(hash) || !rule(Rule::BookmarkAcksLast))
+        else {
             return;
         };
         let moved = self.acknowledged.as_ref() != Some(hash);
