@@ -400,6 +400,39 @@ fn the_plain_state_starts_at_the_seed_and_reseeds_only_after_gaps() {
 }
 
 #[test]
+fn a_list_from_before_a_message_without_content_or_id_is_not_trusted_for_good() {
+    let (_, out) = play(&phases("h3"), "seed@5 conn@3 catch@3 seed@5 pod@4 bad");
+    assert_eq!(out.last().unwrap(), "seed?>=h4", "at least not before what came last");
+    conversation(
+        "an older list, then one that reaches the next position",
+        &phases("h3"),
+        "seed@3 conn@3 catch@3 seed@3 bad seed@3 pod@5 seed@3 seed@4 pod@6",
+        &[
+            "CurrentSeed pods=3",
+            "CatchupComplete ack=h3 pods=3",
+            "CurrentSeed pods=3",
+            "GapReseed gap=undecodable@- pods=3",
+            "too-old",
+            "GapReseed gap=undecodable@h4 pods=4",
+            "Live event=h5 ack=h5 pods=5",
+            "Live event=h6 ack=h6 pods=6",
+        ],
+    );
+    conversation(
+        "a list that reaches it",
+        &phases("h3"),
+        "seed@3 conn@3 catch@3 seed@3 bad seed@4 pod@5",
+        &[
+            "CurrentSeed pods=3",
+            "CatchupComplete ack=h3 pods=3",
+            "CurrentSeed pods=3",
+            "GapReseed gap=undecodable@- pods=4",
+            "Live event=h5 ack=h5 pods=5",
+        ],
+    );
+}
+
+#[test]
 fn a_drop_waits_for_the_message_that_showed_a_gap() {
     conversation(
         "hole for good, then a drop",
