@@ -140,7 +140,11 @@ impl Driver {
         };
         match incoming {
             Incoming::Opened => self.handle.with(|status| status.statistics.connections += 1),
-            Incoming::Ended { cause, .. } => self.fold.handle_dropped(&cause),
+            // In its turn: what was received before it has been handed over.
+            Incoming::Ended { cause, .. } => {
+                self.handle.stale(&cause);
+                self.fold.handle_dropped(&cause);
+            }
             Incoming::Message(message) => self.fold_message(message.into_message()),
         }
         Ok(())
@@ -191,15 +195,12 @@ impl Driver {
         self.poll_connection(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Reads on. What that says about freshness is known at once, though it may be folded later.
+    /// Reads on, and notes that something was read.
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Error>> {
         let before = self.connection.bytes_read();
         let incoming = self.connection.poll_next(cx);
         if self.connection.bytes_read() != before || matches!(incoming, Poll::Ready(Ok(Incoming::Opened))) {
             self.handle.heard(self.connection.idle());
-        }
-        if let Poll::Ready(Ok(Incoming::Ended { cause, .. })) = &incoming {
-            self.handle.stale(cause);
         }
         incoming
     }
@@ -280,8 +281,7 @@ impl Driver {
             (counts.replaced, counts.odd, counts.unknown_types) =
                 (cache.replaced, cache.odd, cache.unknown_types);
         });
-        // An end that was read may still stand behind messages that were not folded.
-        let connected = self.fold.is_connected() && self.connection.is_open();
+        let connected = self.fold.is_connected();
         let caught_up = connected && self.fold.continuity().is_caught_up();
         match step {
             Step::Snapshot(_) if connected && self.fold.source_is_stale() => {
