@@ -265,6 +265,22 @@ mod file {
         }
 
         #[test]
+        fn a_save_that_fails_leaves_what_was_there() {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("c");
+            let mut store = FileCursorStore::open(&path, &Filter::new()).unwrap();
+            store.save(&hash("h1")).unwrap();
+            // Nothing can be written under that name, as on a disk that is full or read-only.
+            fs::create_dir(dir.path().join("c.tmp")).unwrap();
+            let error = store.save(&hash("h2")).unwrap_err().to_string();
+            assert!(error.contains("cannot create its temporary file"), "{error}");
+            assert_eq!(store.load().unwrap(), Some(hash("h1")));
+            fs::remove_dir(dir.path().join("c.tmp")).unwrap();
+            store.save(&hash("h2")).unwrap();
+            assert_eq!(store.load().unwrap(), Some(hash("h2")));
+        }
+
+        #[test]
         fn a_directory_that_is_not_there_is_an_error() {
             let dir = tempfile::tempdir().unwrap();
             let error = FileCursorStore::open(dir.path().join("no/c"), &Filter::new()).unwrap_err();
