@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_util::StreamExt;
@@ -35,6 +36,8 @@ use crate::{Error, Freshness, Statistics};
 pub struct PodWatch {
     shared: Arc<Shared>,
     latest: watch::Receiver<Latest>,
+    /// Whether the latest snapshot shows the present, as far as messages tell.
+    live: watch::Receiver<bool>,
 }
 
 /// Ends the task when the last reader is gone.
@@ -62,20 +65,41 @@ impl SnapshotStream {
     pub fn watch(self) -> PodWatch {
         let handle = self.handle();
         let (sender, latest) = watch::channel(Latest::default());
+        let (live_sender, live) = watch::channel(false);
         let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
-            let task = tokio::spawn(publish(self, sender, shared.clone())).abort_handle();
+            let task = tokio::spawn(publish(self, sender, live_sender, shared.clone())).abort_handle();
             Shared { groups: Mutex::default(), handle: handle.clone(), task }
         });
-        PodWatch { shared, latest }
+        PodWatch { shared, latest, live }
     }
 }
 
-async fn publish(mut stream: SnapshotStream, latest: watch::Sender<Latest>, shared: Weak<Shared>) {
-    while let Some(item) = stream.next().await {
+async fn publish(
+    mut stream: SnapshotStream,
+    latest: watch::Sender<Latest>,
+    live: watch::Sender<bool>,
+    shared: Weak<Shared>,
+) {
+    let handle = stream.handle();
+    let tell_freshness = || {
+        let now = handle.freshness() == Freshness::Live;
+        live.send_if_modified(|live| std::mem::replace(live, now) != now);
+    };
+    loop {
+        let item = poll_fn(|cx| {
+            let item = stream.poll_next_unpin(cx);
+            // Not every change comes with a snapshot. One that does is told after it: the pods before are not live.
+            if item.is_pending() {
+                tell_freshness();
+            }
+            item
+        });
+        let Some(item) = item.await else { break };
         match item {
             Ok(snapshot) => {
                 let snapshot = Arc::new(snapshot);
                 latest.send_modify(|latest| latest.snapshot = Some(snapshot.clone()));
+                tell_freshness();
                 if let Some(shared) = shared.upgrade() {
                     shared.wake(&snapshot.changed);
                     shared.handle.finish();
@@ -159,19 +183,27 @@ impl PodWatch {
         }
     }
 
-    /// Waits until the pods fulfil a condition, and gives them. What they are now counts.
+    /// Waits until the pods are live and fulfil a condition, and gives them. What they are now counts; pods of the past
+    /// (a replay, a connection that dropped, a relay whose source is away) do not.
     ///
     /// # Errors
     /// When the stream has ended.
     pub async fn wait_for(&mut self, mut condition: impl FnMut(&Pods) -> bool) -> Result<Pods, Arc<Error>> {
         loop {
+            let live = *self.live.borrow_and_update() && self.freshness() == Freshness::Live;
             if let Some(snapshot) = self.latest()
+                && live
                 && !snapshot.historic
                 && condition(&snapshot.pods)
             {
                 return Ok(snapshot.pods.clone());
             }
-            self.changed().await?;
+            let mut live = self.live.clone();
+            tokio::select! {
+                biased;
+                changed = self.changed() => drop(changed?),
+                Ok(()) = live.changed() => {}
+            }
         }
     }
 

@@ -45,6 +45,25 @@ async fn readers_see_the_latest_and_wait_for_conditions() {
 }
 
 #[tokio::test]
+async fn a_condition_is_met_by_what_is_live_and_not_by_what_was() {
+    let (cut, back) = (Gate::new(), Gate::new());
+    let talk = || Conversation::new("e");
+    let script = RelayScript::new("e")
+        .seed(1, [&pod("a", "x", 1)])
+        .stream(talk().connected(1).catchup_complete().hold(&cut).cut())
+        .stream(talk().hold(&back).connected(1).catchup_complete().silence());
+    let (peer, mut reader) = watch(script).await;
+    assert_eq!(within("a pod", reader.wait_for(|pods| pods.len() == 1)).await.unwrap().len(), 1);
+    cut.open();
+    peer.request_to("/events/stream", 1).await;
+    // The pods are there, but as they were. That they are so still comes without a snapshot.
+    let mut waiting = Box::pin(reader.wait_for(|pods| pods.len() == 1));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    back.open();
+    assert_eq!(within("the same pod", waiting).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_group_wakes_only_when_it_changed() {
     let (one, two) = (Gate::new(), Gate::new());
     let talk = Conversation::new("e")
