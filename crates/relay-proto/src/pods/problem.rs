@@ -73,7 +73,7 @@ impl Problem {
 
     /// A problem of which nothing but the start of somebody's words is known.
     fn in_words(status: u16, words: &str, limit: usize) -> Self {
-        let text: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(limit).collect();
+        let text: String = OneLine(words).to_string().chars().take(limit).collect();
         let detail = text.trim();
         Self { status, detail: (!detail.is_empty()).then(|| detail.into()), ..Self::default() }
     }
@@ -84,6 +84,15 @@ impl Problem {
     }
 }
 
+/// Somebody else's words on one line: what a terminal could take for an order becomes a space.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| fmt::Write::write_char(f, if c.is_control() { ' ' } else { c }))
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)?;
@@ -91,9 +100,10 @@ impl fmt::Display for Problem {
             f.write_str(" of the Kubernetes API server")?;
         }
         if let Some(code) = &self.code {
-            write!(f, " {code}")?;
+            write!(f, " {}", OneLine(code))?;
         }
-        self.detail.as_ref().or(self.title.as_ref()).map_or(Ok(()), |text| write!(f, ": {text}"))
+        let text = self.detail.as_ref().or(self.title.as_ref());
+        text.map_or(Ok(()), |text| write!(f, ": {}", OneLine(text)))
     }
 }
 
@@ -176,6 +186,8 @@ mod tests {
         assert_eq!(read, problem);
         assert_eq!(read.known_code(), Some(ProblemCode::BadParameter));
         assert_eq!(read.to_string(), "400 bad-parameter: limit \"0\": 1 to 1000");
+        let orders = Problem::from_body(400, br#"{"code":"a\u001b[2J","detail":"x\r\ny\u001b]0;z\u0007"}"#);
+        assert_eq!(orders.to_string(), "400 a [2J: x  y ]0;z ");
         let html = Problem::from_body(502, b"<html>\r\nBad Gateway</html>");
         assert_eq!(html.to_string(), "502: <html>  Bad Gateway</html>");
         assert_eq!(Problem::from_body(503, b"").to_string(), "503");
