@@ -117,18 +117,23 @@ pub fn labelled(name: &str) -> anyhow::Result<String> {
     Ok(format!("{name} {version}"))
 }
 
-/// A table with a row per contender and a column per work.
-pub fn grid(results: &[&Result], decimals: usize) -> String {
-    let mut works: Vec<&str> = Vec::new();
-    let mut names: Vec<&str> = Vec::new();
-    for result in results {
-        if !works.contains(&result.work.as_str()) {
-            works.push(&result.work);
+/// The works and the names that occur, in the order in which they do.
+fn axes<'a>(results: impl IntoIterator<Item = &'a Result>) -> (Vec<&'a str>, Vec<&'a str>) {
+    let (mut works, mut names): (Vec<&str>, Vec<&str>) = Default::default();
+    for Result { work, name, .. } in results {
+        if !works.contains(&work.as_str()) {
+            works.push(work);
         }
-        if !names.contains(&result.name.as_str()) {
-            names.push(&result.name);
+        if !names.contains(&name.as_str()) {
+            names.push(name);
         }
     }
+    (works, names)
+}
+
+/// A table with a row per contender and a column per work.
+pub fn grid(results: &[&Result], decimals: usize) -> String {
+    let (works, names) = axes(results.iter().copied());
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
     let mut out = format!("| {:width$} |", "");
     for work in &works {
@@ -153,16 +158,7 @@ pub fn grid(results: &[&Result], decimals: usize) -> String {
 
 /// A table with a row per work and a column per contender, and below it the ratio of relay to the best peer.
 pub fn table(results: &[Result]) -> String {
-    let mut works: Vec<&str> = Vec::new();
-    let mut names: Vec<&str> = Vec::new();
-    for result in results {
-        if !works.contains(&result.work.as_str()) {
-            works.push(&result.work);
-        }
-        if !names.contains(&result.name.as_str()) {
-            names.push(&result.name);
-        }
-    }
+    let (works, names) = axes(results);
     let mut out = String::new();
     let width = works.iter().map(|work| work.len()).max().unwrap_or(0);
     let _ = write!(out, "| {:width$} |", "work");
