@@ -20,7 +20,7 @@ pub(crate) struct StreamArgs {
     #[command(flatten)]
     pub(crate) which: Which,
     /// Begin after this position; default: with everything that is retained
-    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash)]
+    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash, allow_hyphen_values = true)]
     pub(crate) since_hash: Option<EventHash>,
     /// Without a cursor: begin with what is new
     #[arg(long)]
@@ -90,7 +90,7 @@ pub(crate) struct ReplayArgs {
     #[command(flatten)]
     pub(crate) which: Which,
     /// Begin after this position; default: with everything that is retained
-    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash)]
+    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash, allow_hyphen_values = true)]
     pub(crate) since_hash: Option<EventHash>,
     /// Keep the acknowledged position in this file and resume from it; belongs to one filter
     #[arg(long, env = "RELAY_CURSOR_FILE", value_name = "FILE")]

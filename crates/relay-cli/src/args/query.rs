@@ -40,10 +40,10 @@ pub(crate) struct EventsArgs {
     #[command(flatten)]
     pub(crate) which: Which,
     /// Only events after this position
-    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash)]
+    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash, allow_hyphen_values = true)]
     pub(crate) since_hash: Option<EventHash>,
     /// Only events before this position
-    #[arg(long, value_name = "HASH", value_parser = hash)]
+    #[arg(long, value_name = "HASH", value_parser = hash, allow_hyphen_values = true)]
     pub(crate) before_hash: Option<EventHash>,
     /// Which end to begin at
     #[arg(long, default_value = "oldest", value_name = "ORDER")]
