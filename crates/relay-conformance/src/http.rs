@@ -37,7 +37,7 @@ pub fn play_http(conversation: &Conversation) -> Result<(), String> {
 }
 
 async fn play(conversation: &Conversation) -> Result<(), String> {
-    let Scripted { script, ends, seen, lists, connects } = script(conversation);
+    let Scripted { script, ends, lists, connects } = script(conversation);
     let peer = Peer::start(script).await;
     // A list that the file has after the end of a connection is answered after that end.
     let opening = async {
@@ -48,7 +48,7 @@ async fn play(conversation: &Conversation) -> Result<(), String> {
         std::future::pending::<()>().await
     };
     let mut trace = Trace::new(conversation);
-    let following = follow(conversation, &peer, &mut trace, [lists, connects], seen);
+    let following = follow(conversation, &peer, &mut trace, [lists, connects]);
     tokio::select! {
         biased;
         played = following => played?,
@@ -61,8 +61,6 @@ struct Scripted {
     script: Script,
     /// Requests whose reply has to be played to its end before a gate opens.
     ends: Vec<(usize, Gate)>,
-    /// Snapshots that have to be seen before a gate opens.
-    seen: Vec<(usize, Gate)>,
     lists: usize,
     connects: usize,
 }
@@ -71,17 +69,6 @@ struct Scripted {
 fn script(conversation: &Conversation) -> Scripted {
     let mut script = Script::new();
     let (mut ends, mut lists, mut connects) = (Vec::new(), 0, 0);
-    let (mut snapshots, mut fresh, mut seen) = (0, false, Vec::new());
-    // The client knows of an end as soon as it is there, whatever it has still to hand over: who wants to see a freshness
-    // from before must see it before.
-    let mut cut = |reply: Reply, shown: Option<usize>| match shown {
-        Some(snapshots) => {
-            let gate = Gate::new();
-            seen.push((snapshots, gate.clone()));
-            reply.hold(&gate).cut()
-        }
-        None => reply.cut(),
-    };
     let mut stream: Option<Reply> = None;
     let mut ended: Option<usize> = None;
     let mut connected_at = 0;
@@ -109,24 +96,20 @@ fn script(conversation: &Conversation) -> Scripted {
             Step::Bytes(bytes) => stream = stream.map(|reply| reply.send(bytes.clone())),
             Step::Time(time) => stream = stream.map(|reply| reply.delay(*time)),
             Step::Cut => {
-                let shown = std::mem::take(&mut fresh).then_some(snapshots);
-                script = stream.take().into_iter().fold(script, |s, reply| s.on(STREAM, cut(reply, shown)));
+                script = stream.take().into_iter().fold(script, |s, reply| s.on(STREAM, reply.cut()));
                 ended = Some(connected_at);
             }
             Step::ClientEnds => {
                 script = stream.take().into_iter().fold(script, |s, reply| s.on(STREAM, reply.silence()));
             }
-            Step::Expect(expect) => {
-                snapshots += 1;
-                fresh |= expect.freshness.is_some();
-            }
+            Step::Expect(_) => {}
         }
     }
-    script = stream.into_iter().fold(script, |s, reply| s.on(STREAM, cut(reply, fresh.then_some(snapshots))));
+    script = stream.into_iter().fold(script, |s, reply| s.on(STREAM, reply.cut()));
     for path in [LIST, STREAM] {
         script = script.always(path, Reply::empty(404));
     }
-    Scripted { script, ends, seen, lists, connects }
+    Scripted { script, ends, lists, connects }
 }
 
 /// Consumes the client's stream up to its final error.
@@ -135,7 +118,6 @@ async fn follow(
     peer: &Peer,
     trace: &mut Trace<'_>,
     scripted: [usize; 2],
-    gates: Vec<(usize, Gate)>,
 ) -> Result<(), String> {
     let (client, options) = client(conversation, &peer.url())?;
     let mut snapshots = match conversation.header.mode {
@@ -144,7 +126,6 @@ async fn follow(
     };
     let handle = snapshots.handle();
     let mut requests = Requests { seen: 0, left: scripted };
-    let mut seen = 0;
     while let Some(snapshot) = snapshots.next().await {
         requests.tell(peer, trace);
         match snapshot {
@@ -159,8 +140,6 @@ async fn follow(
                     }),
                 };
                 trace.shows(&snapshot, &beside);
-                seen += 1;
-                gates.iter().filter(|(wanted, _)| *wanted <= seen).for_each(|(_, gate)| gate.open());
             }
             Err(error) if error.status() == Some(404) => {}
             Err(error) => trace.surprise(&error.to_string()),
