@@ -14,8 +14,8 @@ use crate::workspace::{cargo, check, output, root, target_directory};
 
 /// What `cargo xtask fuzz --help` says.
 pub(crate) const DETAILS: &str = "\
-Runs the fuzz targets of fuzz/ one after another, starting from their checked-in corpora, and fails when one of them
-finds an input that breaks a promise; the input is then in fuzz/artifacts. What is learned on the way stays in the
+Runs the fuzz targets of xtask/fuzz one after another, starting from their checked-in corpora, and fails when one of them
+finds an input that breaks a promise; the input is then in xtask/fuzz/artifacts. What is learned on the way stays in the
 target directory.
   TARGET       only targets whose name contains TARGET
   --for 10m    how long in all; s, m and h are understood; 10m if not given
@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         bail!("{} is not there: fuzzing needs a C++ compiler, for libFuzzer", compiler.to_string_lossy());
     }
 
-    let fuzz = root().join("fuzz");
+    let fuzz = root().join("xtask/fuzz");
     let mut targets = Vec::new();
     for entry in fs::read_dir(fuzz.join("fuzz_targets"))? {
         let path = entry?.path();

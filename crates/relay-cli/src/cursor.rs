@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use relay_client::{EventHash, Filter};
+use relay_pods::{EventHash, Filter};
 use relay_state::{CursorError, CursorStore, FileCursorStore};
 use tokio::time::{Instant, sleep_until};
 

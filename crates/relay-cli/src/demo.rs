@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use relay_client::{Client, Filter, StreamOptions};
-use relay_server::{Config, Handle, Server, SimSource};
+use relay_pods::{Client, Filter, StreamOptions};
+use relay_pods_server::{Config, Handle, Server, SimSource};
 
 use crate::args::{DemoArgs, Until};
 use crate::cursor::Cursor;

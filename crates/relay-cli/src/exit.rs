@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use relay_client::Error;
+use relay_pods::Error;
 use relay_state::CursorError;
 use tokio::signal::unix::{SignalKind, signal};
 

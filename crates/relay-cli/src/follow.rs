@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use relay_client::{Phase, Snapshot, SnapshotStream, StreamHandle, StreamOptions};
+use relay_pods::{Phase, Snapshot, SnapshotStream, StreamHandle, StreamOptions};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -109,7 +109,7 @@ pub(crate) struct Printing {
 
 /// Prints a replay, and keeps its acknowledgements: a line is written and flushed before its ack may be persisted.
 pub(crate) async fn follow_replay(
-    client: &relay_client::Client,
+    client: &relay_pods::Client,
     options: StreamOptions,
     mut cursor: Cursor,
     mut printing: Printing,

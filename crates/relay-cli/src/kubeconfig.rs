@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use relay_client::Secret;
+use relay_pods::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

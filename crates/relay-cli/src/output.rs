@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use relay_client::{Pod, PodEvent, Snapshot};
+use relay_pods::{Pod, PodEvent, Snapshot};
 use serde::Serialize;
 use serde_json::{Value, json};
 

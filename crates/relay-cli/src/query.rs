@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use anyhow::Context as _;
 use futures_util::TryStreamExt;
-use relay_client::{EventType, EventsQuery, Order};
+use relay_pods::{EventType, EventsQuery, Order};
 
 use crate::args::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
 use crate::exit::{Exit, Usage, signalled};
@@ -69,7 +69,7 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
     let mut out = Output::new(args.print);
     let deadline = args.until.time.and_then(|time| tokio::time::Instant::now().checked_add(time));
     let work = async {
-        let mut print = async |event: relay_client::PodEvent| {
+        let mut print = async |event: relay_pods::PodEvent| {
             out.line(|| event_json(&event), || event_text(&event))?;
             anyhow::Ok(args.until.max.is_some_and(|max| out.lines >= max))
         };

@@ -1,7 +1,7 @@
 //! `relay serve`: the server, with a source that the flags choose.
 
 use anyhow::Context as _;
-use relay_server::{Config, KubeSource, MemoryStore, Retention, Server, SimSource, Source, SourceError};
+use relay_pods_server::{Config, KubeSource, MemoryStore, Retention, Server, SimSource, Source, SourceError};
 
 use crate::args::{Format, ServeArgs, SourceArg};
 use crate::exit::{Exit, signalled};

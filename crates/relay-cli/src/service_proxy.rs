@@ -1,7 +1,7 @@
 //! A relay behind a Kubernetes API server: a service, reached through the server's proxy.
 
 use anyhow::Context as _;
-use relay_client::{ClientBuilder, Filter, TokenSource};
+use relay_pods::{ClientBuilder, Filter, TokenSource};
 use relay_transport::{ClientIdentity, HttpClientBuilder};
 
 use crate::exit::Usage;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use relay_client::Pod;
+use relay_pods::Pod;
 use serde_json::{Map, Value, json};
 
 /// Counts of a set of pods.

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::Stream;
-use relay_client::{Client, Error, Freshness, Pods, SnapshotStream, StreamHandle};
+use relay_pods::{Client, Error, Freshness, Pods, SnapshotStream, StreamHandle};
 use tokio::time::{Instant, sleep};
 
 use crate::args::{DEFAULT_WAIT, WaitArgs, written};

@@ -2,7 +2,7 @@
 //!
 //! **What it does not do:** no I/O (cursor files excepted, behind the feature `files`), no clock, no async, no
 //! threads. A driver feeds it lists, messages and ends of connections, and does what [`Replay::poll`] asks for;
-//! `relay-client` is such a driver.
+//! `relay-pods` is such a driver.
 //!
 //! ```
 //! use relay_proto::pods::{ListDecoder, ListFormat, ListLimits, Message};

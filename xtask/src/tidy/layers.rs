@@ -13,8 +13,19 @@ use crate::workspace;
 const LAYERS: &[&[&str]] = &[
     &["relay-proto"],
     &["relay-state"],
-    &["relay-transport"],
-    &["relay-client", "relay-server", "relay-autoconfig", "relay-durable", "relay-parsec", "relay-bus"],
+    &["relay-transport", "relay-log"],
+    &["relay-kube"],
+    &[
+        "relay-pods",
+        "relay-pods-server",
+        "relay-autoconfig",
+        "relay-autoconfig-server",
+        "relay-bus",
+        "relay-durable",
+        "relay-durable-server",
+        "relay-parsec",
+        "relay-parsec-server",
+    ],
     &["relay-cli"],
 ];
 
@@ -180,26 +191,26 @@ mod tests {
 
     #[test]
     fn an_optional_arrow_up_is_found_too() {
-        let optional = "[dependencies]\nrelay-client = { path = \"../relay-client\", optional = true }";
-        assert_eq!(check_workspace(&[("relay-state", optional), ("relay-client", "")]).len(), 1);
+        let optional = "[dependencies]\nrelay-pods = { path = \"../relay-pods\", optional = true }";
+        assert_eq!(check_workspace(&[("relay-state", optional), ("relay-pods", "")]).len(), 1);
     }
 
     #[test]
     fn client_and_server_must_not_know_each_other_except_in_tests() {
         assert_eq!(
-            check_workspace(&[("relay-client", &on("relay-server")), ("relay-server", "")]),
-            ["crates/relay-client/Cargo.toml: relay-client -> relay-server: arrows point down only"]
+            check_workspace(&[("relay-pods", &on("relay-pods-server")), ("relay-pods-server", "")]),
+            ["crates/relay-pods/Cargo.toml: relay-pods -> relay-pods-server: arrows point down only"]
         );
-        let dev = "[dev-dependencies]\nrelay-server = { path = \"../relay-server\" }";
-        assert_eq!(check_workspace(&[("relay-client", dev), ("relay-server", "")]), [""; 0]);
+        let dev = "[dev-dependencies]\nrelay-pods-server = { path = \"../relay-pods-server\" }";
+        assert_eq!(check_workspace(&[("relay-pods", dev), ("relay-pods-server", "")]), [""; 0]);
     }
 
     #[test]
     fn the_testkit_is_for_tests_and_unpublished() {
         assert_eq!(
-            check_workspace(&[("relay-client", &on("relay-testkit")), ("relay-testkit", "publish = false")]),
+            check_workspace(&[("relay-pods", &on("relay-testkit")), ("relay-testkit", "publish = false")]),
             [
-                "crates/relay-client/Cargo.toml: relay-client -> relay-testkit: allowed among the dev-dependencies only"
+                "crates/relay-pods/Cargo.toml: relay-pods -> relay-testkit: allowed among the dev-dependencies only"
             ]
         );
         let user = ("relay-conformance", format!("publish = false\n{}", on("relay-testkit")));
@@ -215,8 +226,8 @@ mod tests {
     #[test]
     fn libraries_do_not_use_anyhow() {
         let manifest = "[dependencies]\nanyhow = \"1\"";
-        let findings = check_workspace(&[("relay-client", manifest), ("relay-cli", manifest)]);
-        assert!(findings.len() == 1 && findings[0].contains("relay-client is a library"), "{findings:?}");
+        let findings = check_workspace(&[("relay-pods", manifest), ("relay-cli", manifest)]);
+        assert!(findings.len() == 1 && findings[0].contains("relay-pods is a library"), "{findings:?}");
     }
 
     #[test]

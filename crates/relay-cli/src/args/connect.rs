@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use relay_client::{Client, HttpClient, TokenSource};
+use relay_pods::{Client, HttpClient, TokenSource};
 use relay_transport::HttpClientBuilder;
 
 use super::value::positive_duration;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use relay_client::EventHash;
+use relay_pods::EventHash;
 
 use super::value::{duration, hash, label_key, phase};
 use super::{Connect, Print, Reconnect, Until, Which};
@@ -97,7 +97,7 @@ pub(crate) struct ReplayArgs {
     pub(crate) cursor_file: Option<PathBuf>,
     /// End when this phase is reached: CurrentSeed, Backfill, CatchupComplete, Live, GapReseed or ReconnectReseed
     #[arg(long, value_name = "PHASE", value_parser = phase)]
-    pub(crate) exit_after_phase: Option<relay_client::Phase>,
+    pub(crate) exit_after_phase: Option<relay_pods::Phase>,
     /// Add all pods to each line
     #[arg(long)]
     pub(crate) pods: bool,

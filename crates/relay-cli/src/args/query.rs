@@ -1,7 +1,7 @@
 //! What is asked once.
 
 use clap::{Args as ClapArgs, ValueEnum};
-use relay_client::EventHash;
+use relay_pods::EventHash;
 
 use super::value::hash;
 use super::{Connect, Print, Until, Which};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use relay_client::{Filter, StreamOptions};
+use relay_pods::{Filter, StreamOptions};
 
 use super::value::duration;
 use crate::exit::Usage;

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use relay_client::{EventHash, Filter};
+use relay_pods::{EventHash, Filter};
 
 pub(super) fn hash(text: &str) -> Result<EventHash, String> {
     EventHash::new(text).map_err(|error| error.to_string())
 }
 
-pub(super) fn phase(text: &str) -> Result<relay_client::Phase, String> {
-    let phases = relay_client::Phase::ALL;
+pub(super) fn phase(text: &str) -> Result<relay_pods::Phase, String> {
+    let phases = relay_pods::Phase::ALL;
     phases.into_iter().find(|phase| phase.as_str().eq_ignore_ascii_case(text)).ok_or_else(|| {
         let names: Vec<_> = phases.iter().map(|phase| phase.as_str()).collect();
         format!("one of {}", names.join(", "))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow, bail};
-use relay_client::Secret;
+use relay_pods::Secret;
 use relay_proto::pods::Timestamp;
 use relay_transport::ClientIdentity;
 use serde::Deserialize;

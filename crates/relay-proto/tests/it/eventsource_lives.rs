@@ -15,7 +15,7 @@ proptest! {
 
 #[test]
 fn the_fuzz_corpus_holds() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/eventsource_life");
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../xtask/fuzz/corpus/eventsource_life");
     let mut inputs = 0;
     for entry in std::fs::read_dir(corpus).unwrap() {
         life(&std::fs::read(entry.unwrap().path()).unwrap());

@@ -1,12 +1,12 @@
 //! Integration tests of `relay-proto`.
 
-#[path = "../../../../fuzz/src/eventsource.rs"]
+#[path = "../../../../xtask/fuzz/src/eventsource.rs"]
 #[allow(unreachable_pub, reason = "public in the fuzz crate, which this file belongs to")]
 mod eventsource_life;
 mod eventsource_lives;
 mod sse_cases;
 mod sse_limits;
-#[path = "../../../../fuzz/src/sse.rs"]
+#[path = "../../../../xtask/fuzz/src/sse.rs"]
 #[allow(unreachable_pub, reason = "public in the fuzz crate, which this file belongs to")]
 mod sse_model;
 mod sse_properties;

@@ -102,7 +102,7 @@ proptest! {
 
 #[test]
 fn the_fuzz_corpora_hold() {
-    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../xtask/fuzz/corpus");
     for (name, body) in [
         ("sse_split", sse_model::split_invariance as fn(&[u8])),
         ("sse_reference", sse_model::reference),

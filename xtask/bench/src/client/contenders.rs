@@ -36,8 +36,8 @@ pub const ALL: &[Contender] = &[
     Contender { name: "sseer", read: |url, tally| Box::pin(sseer(url, tally)) },
     Contender { name: "eventsource-client", read: |url, tally| Box::pin(eventsource_client(url, tally)) },
     Contender { name: "relay-transport", read: |url, tally| Box::pin(relay_transport(url, tally)) },
-    Contender { name: "relay-client", read: |url, tally| Box::pin(relay_client(url, tally)) },
-    Contender { name: "relay-client-decoded", read: |url, tally| Box::pin(relay_client_decoded(url, tally)) },
+    Contender { name: "relay-pods", read: |url, tally| Box::pin(relay_pods(url, tally)) },
+    Contender { name: "relay-pods-decoded", read: |url, tally| Box::pin(relay_pods_decoded(url, tally)) },
 ];
 
 /// What a client has seen so far, and who wants to know.
@@ -240,8 +240,8 @@ async fn relay_transport(url: String, mut tally: Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn relay_client(url: String, mut tally: Tally) -> anyhow::Result<()> {
-    let client = relay_client::Client::builder(url).build()?;
+async fn relay_pods(url: String, mut tally: Tally) -> anyhow::Result<()> {
+    let client = relay_pods::Client::builder(url).build()?;
     let mut stream = client.stream(Default::default());
     while let Some(message) = stream.next().await {
         let message = message?;
@@ -253,8 +253,8 @@ async fn relay_client(url: String, mut tally: Tally) -> anyhow::Result<()> {
 }
 
 /// The same, with a look at what each message means.
-async fn relay_client_decoded(url: String, mut tally: Tally) -> anyhow::Result<()> {
-    let client = relay_client::Client::builder(url).build()?;
+async fn relay_pods_decoded(url: String, mut tally: Tally) -> anyhow::Result<()> {
+    let client = relay_pods::Client::builder(url).build()?;
     let mut stream = client.stream(Default::default());
     while let Some(message) = stream.next().await {
         let message = message?;

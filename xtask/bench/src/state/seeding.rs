@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
-use relay_client::{Client, Phase, StreamOptions};
+use relay_pods::{Client, Phase, StreamOptions};
 
 use super::corpus::{Cluster, EPOCH, hash};
 use crate::measure::{self, Result as Figure};

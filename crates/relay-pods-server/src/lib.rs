@@ -1,0 +1,47 @@
+//! The Pod Event Relay server as a library: a log of pod events, and the HTTP service in front of it.
+//!
+//! A [`Source`] tells a [`Publisher`] about pods; the publisher appends what changed to the log of a [`Store`]; every
+//! subscriber holds a position in that one log and is sent the bytes that were encoded once.
+//!
+//! It does not print, does not read flags or the environment, does not speak TLS or HTTP/2 (put a proxy in front), and
+//! never waits for a subscriber: one that cannot keep up loses its place in the log and is told so by a `gap`.
+//!
+//! ```
+//! use relay_pods_server::{Config, Server, SimSource};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), relay_pods_server::ServeError> {
+//! let cluster = SimSource::default().seed(7).pods(20).rate(0.0);
+//! let server = Server::builder(Config::default()).source(cluster).bind("127.0.0.1:0").await?;
+//! let handle = server.handle();
+//! println!("listening on http://{}", server.local_addr());
+//! # let relay = handle.clone();
+//! # let stop = async move { while relay.publisher().current().len() < 20 { tokio::task::yield_now().await } };
+//! server.run(stop).await?;
+//! assert_eq!(handle.publisher().current().len(), 20);
+//! # Ok(()) }
+//! ```
+
+mod auth;
+mod clock;
+mod config;
+mod conn;
+mod cursor;
+mod http;
+mod log;
+mod metrics;
+mod server;
+mod source;
+mod store;
+
+pub use auth::TokensError;
+pub use clock::Clock;
+pub use config::Config;
+pub use cursor::LogIdentity;
+pub use server::{Builder, Handle, ServeError, Server};
+#[cfg(feature = "kube")]
+pub use source::KubeSource;
+pub use source::{Publisher, Relisted, Scope, SimSource, Source, SourceError};
+pub use store::{Bounds, Change, MemoryStore, Page, Record, Retention, Store, StoreError};
+
+pub use futures_util::future::BoxFuture;
+pub use tokio_util::sync::CancellationToken;

@@ -1,0 +1,265 @@
+//! Where pods come from, and the one way into the log.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use relay_proto::pods::{Pod, PodKey, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use crate::log::{Incoming, Log, Stamp, Tally};
+use crate::store::StoreError;
+
+#[cfg(feature = "kube")]
+mod kube;
+mod sim;
+
+#[cfg(feature = "kube")]
+pub use kube::KubeSource;
+pub use sim::SimSource;
+
+/// Watches something that has pods and tells a [`Publisher`] about them.
+///
+/// ```
+/// use relay_proto::pods::PodBuilder;
+/// use relay_pods_server::{BoxFuture, CancellationToken, Publisher, Scope, Source, SourceError};
+///
+/// /// One pod that never changes.
+/// struct Rock;
+///
+/// impl Source for Rock {
+///     fn kind(&self) -> &'static str {
+///         "rock"
+///     }
+///
+///     fn run(self: Box<Self>, publisher: Publisher, stop: CancellationToken) -> BoxFuture<'static, Result<(), SourceError>> {
+///         Box::pin(async move {
+///             publisher.relist(Scope::All, vec![PodBuilder::new("prod", "rock").build()])?;
+///             stop.cancelled().await;
+///             Ok(())
+///         })
+///     }
+/// }
+/// ```
+pub trait Source: Send {
+    /// A short name for `/health`, such as `sim` or `kube`.
+    fn kind(&self) -> &'static str;
+
+    /// Follows the source until `stop` is cancelled: first a [`Publisher::relist`], then changes.
+    ///
+    /// A source that is away for a while says [`Publisher::stale`], goes on trying, and relists when it is back. A run
+    /// that ends before `stop` leaves the log stale.
+    ///
+    /// # Errors
+    /// Only what trying again cannot help, such as a configuration that cannot be read: it ends the server.
+    fn run(
+        self: Box<Self>,
+        publisher: Publisher,
+        stop: CancellationToken,
+    ) -> BoxFuture<'static, Result<(), SourceError>>;
+}
+
+/// The only way into the log: folds what a source says into it. Cheap to clone; calls from several clones take turns.
+///
+/// Calls return once the store has taken the events. Annotations that are not on the server's allow-list are removed
+/// here, before anything is compared or kept.
+#[derive(Clone)]
+pub struct Publisher {
+    log: Arc<Log>,
+    annotations: Arc<BTreeSet<String>>,
+}
+
+impl Publisher {
+    pub(crate) fn new(log: Arc<Log>, annotations: impl IntoIterator<Item = String>) -> Self {
+        Self { log, annotations: Arc::new(annotations.into_iter().collect()) }
+    }
+
+    /// Takes in a whole list: the difference between it and the log is appended as synthetic events. Marks the source
+    /// synced and live.
+    ///
+    /// Pods of the scope that the list lacks are deleted, in the order of their keys; then those that it has are added
+    /// or modified, in the order of their keys. A pod with another UID is deleted and added. Of two pods with one key
+    /// the later counts; pods outside of the scope are ignored.
+    ///
+    /// # Errors
+    /// When the store does not take the events; the log then stands where the store does, and the list may be given
+    /// again.
+    pub fn relist(&self, scope: Scope, pods: Vec<Pod>) -> Result<Relisted, StoreError> {
+        self.relist_stamped(scope, pods, None)
+    }
+
+    /// [`Self::relist`] with a time of the source's own as the events' timestamp.
+    ///
+    /// # Errors
+    /// Those of [`Self::relist`].
+    pub fn relist_at(&self, scope: Scope, pods: Vec<Pod>, at: &Timestamp) -> Result<Relisted, StoreError> {
+        self.relist_stamped(scope, pods, Some(at))
+    }
+
+    /// Appends ADDED or MODIFIED, by what the log has: nothing for a pod that is the same, DELETED and ADDED for one
+    /// with another UID.
+    ///
+    /// # Errors
+    /// When the store does not take the events.
+    pub fn upsert(&self, pod: Pod) -> Result<(), StoreError> {
+        self.upsert_stamped(pod, None)
+    }
+
+    /// [`Self::upsert`] with a time of the source's own as the event's timestamp.
+    ///
+    /// # Errors
+    /// Those of [`Self::upsert`].
+    pub fn upsert_at(&self, pod: Pod, at: &Timestamp) -> Result<(), StoreError> {
+        self.upsert_stamped(pod, Some(at))
+    }
+
+    /// Appends DELETED with the pod's last state: nothing when the log does not have the pod, or has one of another UID.
+    ///
+    /// # Errors
+    /// When the store does not take the event.
+    pub fn delete(&self, pod: Pod) -> Result<(), StoreError> {
+        self.delete_stamped(pod, None)
+    }
+
+    /// [`Self::delete`] with a time of the source's own as the event's timestamp.
+    ///
+    /// # Errors
+    /// Those of [`Self::delete`].
+    pub fn delete_at(&self, pod: Pod, at: &Timestamp) -> Result<(), StoreError> {
+        self.delete_stamped(pod, Some(at))
+    }
+
+    /// Says that the source is being followed (again) and nothing was missed: after [`Self::stale`], when a watch could
+    /// be resumed without a new list. A source becomes synced by a relist only.
+    pub fn live(&self) {
+        self.log.set_live(true, false);
+    }
+
+    /// Says that the source is not being followed right now: the log stands still, and readers are told.
+    pub fn stale(&self, why: &str) {
+        if self.log.source().stale_since.is_none() {
+            tracing::warn!(why, "the source is away");
+        }
+        self.log.set_live(false, false);
+    }
+
+    /// The pods of the log, in the order of their keys.
+    pub fn current(&self) -> Vec<Pod> {
+        let view = self.log.view();
+        view.pods.values().filter_map(|entry| serde_json::from_slice(&entry.json).ok()).collect()
+    }
+
+    /// Sequence of the newest event, 0 in a new log.
+    pub fn head(&self) -> u64 {
+        self.log.head()
+    }
+
+    fn relist_stamped(
+        &self,
+        scope: Scope,
+        pods: Vec<Pod>,
+        at: Option<&Timestamp>,
+    ) -> Result<Relisted, StoreError> {
+        let pods = pods.into_iter().map(|pod| self.incoming(pod)).collect();
+        let mut tally = Tally::default();
+        let mut writer = self.log.write();
+        writer.replace(|key| scope.contains(key), pods, Stamp { at, synthetic: true }, &mut tally)?;
+        writer.finish()?;
+        self.log.set_live(true, true);
+        let Tally { added, modified, deleted } = tally;
+        tracing::info!(added, modified, deleted, "took in a list of the source");
+        Ok(Relisted { added, modified, deleted })
+    }
+
+    fn upsert_stamped(&self, pod: Pod, at: Option<&Timestamp>) -> Result<(), StoreError> {
+        let pod = self.incoming(pod);
+        let mut writer = self.log.write();
+        writer.put(pod, Stamp { at, synthetic: false }, &mut Tally::default())?;
+        writer.finish()
+    }
+
+    fn delete_stamped(&self, pod: Pod, at: Option<&Timestamp>) -> Result<(), StoreError> {
+        let key = pod.key().clone();
+        let last = self.incoming(pod);
+        let mut writer = self.log.write();
+        writer.remove(&key, Some(last), Stamp { at, synthetic: false }, &mut Tally::default())?;
+        writer.finish()
+    }
+
+    fn incoming(&self, pod: Pod) -> Incoming {
+        let published = |key: &str| self.annotations.contains(key);
+        if pod.annotations().all(|(key, _)| published(key)) {
+            return Incoming::new(&pod);
+        }
+        Incoming::new(&pod.to_builder().retain_annotations(published).build())
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("log", &self.log).finish_non_exhaustive()
+    }
+}
+
+/// What a list speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scope {
+    /// All pods there are.
+    All,
+    /// The pods of some namespaces; others are left as they are.
+    Namespaces(BTreeSet<String>),
+}
+
+impl Scope {
+    fn contains(&self, key: &PodKey) -> bool {
+        match self {
+            Self::All => true,
+            Self::Namespaces(namespaces) => namespaces.contains(key.namespace()),
+        }
+    }
+}
+
+/// What a list changed: counts of appended events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Relisted {
+    /// ADDED.
+    pub added: u64,
+    /// MODIFIED.
+    pub modified: u64,
+    /// DELETED.
+    pub deleted: u64,
+}
+
+/// Why a source cannot go on for good.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The source is set up wrongly, or refuses us: trying again cannot help.
+    #[error("{what}: {source}")]
+    Setup {
+        /// What was being done.
+        what: String,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The log's store failed.
+    #[error("the log cannot be written: {source}")]
+    Store {
+        /// What went wrong.
+        #[from]
+        source: StoreError,
+    },
+}
+
+impl SourceError {
+    /// A permanent failure of the source's set-up.
+    pub fn setup(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Setup { what: what.into(), source: source.into() }
+    }
+}

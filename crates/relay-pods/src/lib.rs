@@ -1,0 +1,70 @@
+//! Client of a Pod Event Relay: a gap-less, resumable, bounded view of a cluster's pods.
+//!
+//! [`Client`] asks for lists, single pods, history, sessions and health, and opens streams:
+//!
+//! | call | gives |
+//! |---|---|
+//! | [`Client::stream`] | the raw messages of one connection |
+//! | [`Client::stream_pod_events`] | events and gaps; reconnects, resumes, heals |
+//! | [`Client::stream_pod_state`] | a snapshot of the pods after each change |
+//! | [`Client::stream_pod_state_with_replay`] | snapshots in six phases, each with what may be persisted |
+//!
+//! [`SnapshotStream::watch`] shares one stream among many readers. With [`StreamOptions::conflate`] a consumer that is slower
+//! than the relay gets several events in one snapshot.
+//!
+//! **What it does not do:** it starts no tasks for a stream (unless it is shared) and keeps no queue beyond one bounded buffer. A stream
+//! reads its socket while it is polled, a slow consumer slows the relay, and dropping the stream closes the connection.
+//! It does not decide when your work is done: persist an acknowledgement after you have processed its snapshot.
+//!
+//! ```no_run
+//! use futures_util::TryStreamExt;
+//! use relay_pods::{Client, Filter, StreamOptions};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let relay = Client::builder("http://localhost:8080").build()?;
+//! let workers = Filter::new().namespace("prod")?.label("app=worker")?;
+//! let mut snapshots = relay.stream_pod_state_with_replay(StreamOptions::new().filter(workers));
+//! while let Some(snapshot) = snapshots.try_next().await? {
+//!     println!("{}: {} pods", snapshot.phase, snapshot.pods.len());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod client;
+mod connection;
+mod error;
+mod events;
+mod request;
+mod session;
+mod state;
+mod status;
+mod watch;
+
+pub use client::{Client, ClientBuilder, ClientFactory};
+pub use connection::{MessageStream, RawMessage};
+pub use error::{AnswerError, Blame, Error};
+pub use events::{PodEventItem, PodEventStream};
+pub use request::{EventsQuery, Order, StreamOptions};
+pub use session::{RelaySessions, SessionMode, SessionSource};
+pub use state::SnapshotStream;
+pub use status::{Freshness, Statistics, StreamHandle};
+pub use watch::{GroupWatch, PodWatch};
+
+// The types that its signatures are made of.
+pub use relay_proto::pods::{
+    Endpoints, EventHash, EventPage, EventType, Filter, Gap, GapReason, Health, Pod, PodEvent, PodKey,
+    PodList, Problem, ProblemCode, Session,
+};
+pub use relay_state::{Change, ChangeKind, Group, Groups, Phase, Pods, Snapshot};
+pub use relay_transport::{HttpClient, Secret, TokenSource};
+
+/// The example of the repository's README, so that it compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
+/// The examples of the repository's guide, so that they compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/replacing-a-polling-loop.md")]
+struct ReplacingAPollingLoop;

@@ -1,0 +1,230 @@
+//! What the relays' logs really held: every event, seen where the store takes it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use relay_pods::{EventHash, EventType, Filter, Pod, PodEvent};
+use relay_pods_server::{Bounds, LogIdentity, MemoryStore, Page, Record, Retention, Store, StoreError};
+use relay_proto::pods::Message;
+use relay_proto::sse::{Decoder, Frame};
+use relay_testkit::Oracle;
+
+/// Events that are remembered of one log, and logs. Followers are never further behind than relays retain.
+const EVENTS: usize = 20_000;
+const LOGS: usize = 4;
+
+/// The logs of all relays of a run, one after the other. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Ledger(Arc<Mutex<Book>>);
+
+struct Book {
+    /// What the filtered streams ask for.
+    filter: Filter,
+    logs: VecDeque<Log>,
+    /// Logs that were begun.
+    begun: u64,
+    /// Where each remembered hash is.
+    places: HashMap<EventHash, Place>,
+    events: u64,
+    broken: Option<String>,
+}
+
+struct Log {
+    number: u64,
+    epoch: String,
+    /// Sequence of the first remembered event.
+    first: u64,
+    events: VecDeque<Entry>,
+    pods: Oracle,
+}
+
+struct Entry {
+    hash: EventHash,
+    /// Whether a filtered stream sees it.
+    filtered: bool,
+}
+
+/// A position: the number of the log, and the sequence there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) log: u64,
+    pub(crate) sequence: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(filter: Filter) -> Self {
+        let (logs, places) = (VecDeque::new(), HashMap::new());
+        Self(Arc::new(Mutex::new(Book { filter, logs, begun: 0, places, events: 0, broken: None })))
+    }
+
+    fn with<T>(&self, access: impl FnOnce(&mut Book) -> T) -> T {
+        access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A store of a new log, in memory, which outlives the relays that use it.
+    pub(crate) fn store(&self, retention: Retention) -> Recorded {
+        let store = Recorded { inner: Arc::new(MemoryStore::new(retention)), ledger: self.clone() };
+        self.begin(store.identity().epoch().as_str(), store.identity().genesis());
+        store
+    }
+
+    fn begin(&self, epoch: &str, genesis: EventHash) {
+        self.with(|book| {
+            let number = book.begun;
+            book.begun += 1;
+            book.places.insert(genesis, Place { log: number, sequence: 0 });
+            let pods = Oracle::default();
+            book.logs.push_back(Log { number, epoch: epoch.into(), first: 1, events: VecDeque::new(), pods });
+            if book.logs.len() > LOGS {
+                book.logs.pop_front();
+            }
+            let oldest = book.logs.front().map_or(0, |log| log.number);
+            book.places.retain(|_, place| place.log >= oldest);
+        });
+    }
+
+    fn record(&self, event: &PodEvent) {
+        self.with(|book| {
+            let Some(log) = book.logs.back_mut() else { return };
+            let sequence = log.first + log.events.len() as u64;
+            if event.sequence != Some(sequence) {
+                book.broken = Some(format!("the log has {:?} in the place of {sequence}", event.sequence));
+                return;
+            }
+            let before = log.pods.pods().find(|pod| pod.key() == event.pod.key());
+            let before = before.is_some_and(|pod| book.filter.matches(pod));
+            let after = book.filter.matches(&event.pod);
+            let filtered = match event.kind {
+                EventType::Added => after,
+                EventType::Modified => before || after,
+                _ => before,
+            };
+            log.pods.apply(event);
+            log.events.push_back(Entry { hash: event.hash.clone(), filtered });
+            book.places.insert(event.hash.clone(), Place { log: log.number, sequence });
+            if log.events.len() > EVENTS
+                && let Some(oldest) = log.events.pop_front()
+            {
+                log.first += 1;
+                book.places.remove(&oldest.hash);
+            }
+            book.events += 1;
+        });
+    }
+
+    /// Events of all logs.
+    pub(crate) fn events(&self) -> u64 {
+        self.with(|book| book.events)
+    }
+
+    /// What the logs themselves did wrong.
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.with(|book| book.broken.clone())
+    }
+
+    pub(crate) fn place(&self, hash: &EventHash) -> Option<Place> {
+        self.with(|book| book.places.get(hash).copied())
+    }
+
+    /// The number of the log with this epoch.
+    pub(crate) fn log(&self, epoch: &str) -> Option<u64> {
+        self.with(|book| book.logs.iter().find(|log| log.epoch == epoch).map(|log| log.number))
+    }
+
+    /// The first event after a place, up to a sequence, that such a stream should have seen.
+    pub(crate) fn first_between(&self, after: Place, up_to: u64, filtered: bool) -> Option<u64> {
+        self.with(|book| {
+            let log = book.logs.iter().find(|log| log.number == after.log)?;
+            let skipped = usize::try_from((after.sequence + 1).saturating_sub(log.first)).ok()?;
+            let events = log.events.iter().zip(log.first..).skip(skipped);
+            let mut seen = events.take_while(|(_, sequence)| *sequence <= up_to);
+            seen.find(|(event, _)| event.filtered || !filtered).map(|(_, sequence)| sequence)
+        })
+    }
+
+    /// The end of the newest log.
+    pub(crate) fn head(&self) -> Place {
+        self.with(|book| {
+            book.logs.back().map_or(Place { log: 0, sequence: 0 }, |log| Place {
+                log: log.number,
+                sequence: log.first + log.events.len() as u64 - 1,
+            })
+        })
+    }
+
+    /// The pods at the end of the newest log.
+    pub(crate) fn pods(&self, filtered: bool) -> Vec<Pod> {
+        self.with(|book| {
+            let pods = book.logs.back().into_iter().flat_map(|log| log.pods.pods());
+            pods.filter(|pod| !filtered || book.filter.matches(pod)).cloned().collect()
+        })
+    }
+}
+
+/// A store that tells the ledger what it takes.
+#[derive(Clone)]
+pub(crate) struct Recorded {
+    inner: Arc<MemoryStore>,
+    ledger: Ledger,
+}
+
+impl Store for Recorded {
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+
+    fn identity(&self) -> &LogIdentity {
+        self.inner.identity()
+    }
+
+    fn append(&self, records: Vec<Arc<Record>>) -> Result<(), StoreError> {
+        // First the ledger: what the store has taken may be on its way to a follower already.
+        for record in &records {
+            let mut decoder = Decoder::default();
+            decoder.feed(record.frame().clone());
+            while let Some(frame) = decoder.next_frame() {
+                if let Frame::Event(event) = frame
+                    && let Message::Pod(event) =
+                        Message::decode(event.kind(), event.last_event_id(), event.data())
+                {
+                    self.ledger.record(&event);
+                }
+            }
+        }
+        self.inner.append(records)
+    }
+
+    fn read(&self, after: u64, max: usize) -> Result<Page, StoreError> {
+        self.inner.read(after, max)
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.inner.bounds()
+    }
+
+    fn expire(&self, now_millis: i64) {
+        self.inner.expire(now_millis);
+    }
+
+    fn clear(&self) {
+        self.inner.clear();
+    }
+}
+
+#[cfg(test)]
+impl Ledger {
+    /// A log of made-up events: `+` is seen by filtered streams, `-` is not. Their hashes are `EPOCH.N`.
+    pub(crate) fn with_log(self, epoch: &str, events: &str) -> Self {
+        let hash = |n: usize| EventHash::new(&format!("{epoch}.{n}")).expect("a hash");
+        self.begin(epoch, hash(0));
+        for (n, kind) in (1..).zip(events.chars()) {
+            let namespace = if kind == '+' { "prod" } else { "dev" };
+            let pod = relay_proto::pods::PodBuilder::new(namespace, "web").build();
+            let mut event = PodEvent::new(EventType::Modified, hash(n), None, pod);
+            event.sequence = Some(n as u64);
+            self.record(&event);
+        }
+        assert_eq!(self.broken(), None);
+        self
+    }
+}
