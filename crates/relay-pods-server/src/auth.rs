@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use relay_proto::pods::{Filter, Problem, ProblemCode};
+use relay_proto::pods::Filter;
+use relay_proto::pods::problem_codes;
+use relay_proto::problem::Problem;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use sessions::{Sessions, Ticket};
@@ -45,7 +47,7 @@ impl Principal {
             Some(allowed) if !allowed.contains(namespace) => {
                 let namespace: String = namespace.chars().take(80).collect();
                 let detail = format!("namespace {namespace:?}: the credential does not reach it");
-                Err(Box::new(Problem::new(ProblemCode::ForbiddenNamespace, detail)))
+                Err(Box::new(Problem::new(problem_codes::FORBIDDEN_NAMESPACE, detail)))
             }
             _ => Ok(()),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use relay_proto::pods::Timestamp;
+use relay_proto::time::Timestamp;
 
 /// Where a server takes the time of day from: timestamps of events, the age of retained events and the validity of
 /// sessions. Delays between messages are the runtime's business and not affected. Cheap to clone.

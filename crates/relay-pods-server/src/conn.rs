@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use relay_proto::pods::{Problem, ProblemCode};
+use relay_proto::problem::{Problem, ProblemCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -243,8 +243,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 fn substitute_for(bytes: &[u8]) -> Option<Vec<u8>> {
     let rest = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?;
     let problem = match rest.get(..4)? {
-        b"400 " => Problem::new(ProblemCode::BadParameter, "request: it is not well-formed HTTP/1.1"),
-        b"414 " | b"431 " => Problem::new(ProblemCode::HeadTooLarge, HEAD_RULE),
+        b"400 " => Problem::new(ProblemCode::BAD_PARAMETER, "request: it is not well-formed HTTP/1.1"),
+        b"414 " | b"431 " => Problem::new(ProblemCode::HEAD_TOO_LARGE, HEAD_RULE),
         _ => return None,
     };
     let head = std::str::from_utf8(bytes).ok()?.to_ascii_lowercase();

@@ -19,7 +19,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use relay_proto::pods::{Problem, ProblemCode};
+use relay_proto::problem::{Problem, ProblemCode};
 use tokio::sync::watch;
 
 use crate::auth::{Principal, Sessions, TokenWatch};
@@ -90,7 +90,7 @@ impl Relay {
         body: Incoming,
     ) -> Result<Result<Response<Body>, Cut>, Refusal> {
         if head_size(head) > MAX_HEAD {
-            return Err(Box::new(Problem::new(ProblemCode::HeadTooLarge, HEAD_RULE)));
+            return Err(Box::new(Problem::new(ProblemCode::HEAD_TOO_LARGE, HEAD_RULE)));
         }
         // What is there, and how it is asked for, is nothing for who may not ask at all.
         let open = matches!(route, Some(Route::Health | Route::Livez | Route::Readyz | Route::Metrics));
@@ -113,7 +113,7 @@ impl Relay {
                 Ok(body) => sessions::create(self, head, &body).map(Ok),
                 Err(Unread::TooLarge) => {
                     let detail = format!("a request body is at most {MAX_BODY} bytes");
-                    Err(Box::new(Problem::new(ProblemCode::BodyTooLarge, detail)))
+                    Err(Box::new(Problem::new(ProblemCode::BODY_TOO_LARGE, detail)))
                 }
                 Err(Unread::Gone) => Ok(Err(Cut)),
             };
@@ -151,7 +151,7 @@ impl Relay {
 
     fn principal_of(&self, credential: Option<&[u8]>) -> Result<Principal, Refusal> {
         let Some(tokens) = &self.tokens else { return Ok(Principal::anyone()) };
-        let refuse = |detail| Box::new(Problem::new(ProblemCode::Unauthenticated, detail));
+        let refuse = |detail| Box::new(Problem::new(ProblemCode::UNAUTHENTICATED, detail));
         let credential = credential.ok_or_else(|| {
             refuse("a token is needed, as X-Relay-Token: TOKEN or Authorization: Bearer TOKEN")
         })?;
@@ -236,11 +236,11 @@ fn allows(methods: &str, method: &Method) -> bool {
 }
 
 fn not_found(detail: &str) -> Refusal {
-    Box::new(Problem::new(ProblemCode::NotFound, detail))
+    Box::new(Problem::new(ProblemCode::NOT_FOUND, detail))
 }
 
 fn not_ready(detail: &str) -> Refusal {
-    Box::new(Problem::new(ProblemCode::NotReady, detail))
+    Box::new(Problem::new(ProblemCode::NOT_READY, detail))
 }
 
 /// Bytes of the head as it usually is on the wire.

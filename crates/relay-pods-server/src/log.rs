@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use imbl::OrdMap;
-use relay_proto::pods::{EventHash, Pod, PodKey, Timestamp};
+use relay_proto::pods::{EventHash, Pod, PodKey};
+use relay_proto::time::Timestamp;
 use tokio::sync::watch;
 
 use crate::clock::Clock;

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use relay_proto::pods::{Pod, PodKey, Timestamp};
+use relay_proto::pods::{Pod, PodKey};
+use relay_proto::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::log::{Incoming, Log, Stamp, Tally};

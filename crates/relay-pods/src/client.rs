@@ -11,11 +11,12 @@ use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use relay_proto::eventsource::ResponseHead;
+use relay_proto::http::ResponseHead;
 use relay_proto::pods::{
     Endpoints, EventHash, EventPage, Filter, Health, ListDecoder, ListFormat, ListLimits, Pod, PodEvent,
-    PodList, Problem, Session,
+    PodList, Session,
 };
+use relay_proto::problem::Problem;
 use relay_state::Pods;
 use relay_transport::{BaseUrl, HttpClient, Secret, TokenSource};
 use tokio::time::timeout;

@@ -10,8 +10,10 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use http::Request;
 use http_body_util::Full;
-use relay_proto::eventsource::{Attempt, Backoff, Cause, Config, Ended, Item, Refused, ServerRetry, Stop};
-use relay_proto::pods::{Connected, EventHash, Message, PROTOCOL, Problem, Undecodable};
+use relay_proto::eventsource::{Attempt, Cause, Config, Ended, Item, Refused, ServerRetry, Stop};
+use relay_proto::pods::{Connected, EventHash, Message, PROTOCOL, Undecodable};
+use relay_proto::problem::Problem;
+use relay_proto::retry::Backoff;
 use relay_proto::sse::{Event, Frame, Limits};
 use relay_transport::{EventStream, Secret};
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use relay_proto::eventsource::Stop;
-use relay_proto::pods::{InvalidPage, InvalidPod, InvalidSession, ListError, Problem, Undecodable};
+use relay_proto::pods::{InvalidPage, InvalidPod, InvalidSession, ListError, Undecodable};
+use relay_proto::problem::Problem;
 
 /// What went wrong with a call or a stream. Names the URL without query and user info, so that it holds no secret.
 #[derive(Debug, thiserror::Error)]

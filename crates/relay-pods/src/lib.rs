@@ -54,8 +54,9 @@ pub use watch::{GroupWatch, PodWatch};
 // The types that its signatures are made of.
 pub use relay_proto::pods::{
     Endpoints, EventHash, EventPage, EventType, Filter, Gap, GapReason, Health, Pod, PodEvent, PodKey,
-    PodList, Problem, ProblemCode, Session,
+    PodList, Session,
 };
+pub use relay_proto::problem::{Problem, ProblemCode};
 pub use relay_state::{Change, ChangeKind, Group, Groups, Phase, Pods, Snapshot};
 pub use relay_transport::{HttpClient, Secret, TokenSource};
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::{BoxStream, unfold};
-use relay_proto::eventsource::Backoff;
 use relay_proto::pods::{EventHash, Message};
+use relay_proto::retry::Backoff;
 use relay_state::{Conflation, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
 
 use crate::connection::{Connection, Incoming, RawMessage};

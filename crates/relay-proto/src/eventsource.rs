@@ -27,7 +27,8 @@
 //!
 //! ```
 //! use core::time::Duration;
-//! use relay_proto::eventsource::{Attempt, Config, End, Item, Machine, ResponseHead, Stop, Want};
+//! use relay_proto::eventsource::{Attempt, Config, End, Item, Machine, Stop, Want};
+//! use relay_proto::http::ResponseHead;
 //!
 //! # fn open(attempt: &Attempt) -> Result<(u16, Option<&'static str>), String> {
 //! #     Ok(if attempt.number() == 1 { (200, Some("text/event-stream")) } else { (204, None) })
@@ -63,18 +64,12 @@
 //! assert!(matches!(stop, Stop::NoContent));
 //! ```
 
-mod backoff;
 mod config;
-mod location;
 mod machine;
 mod outcome;
-mod response;
 #[cfg(test)]
 mod tests;
 
-pub use backoff::{Backoff, Jitter};
 pub use config::{Config, ServerRetry, StatusPolicy, Verdict};
-pub use location::{resolve, same_origin};
 pub use machine::{Machine, State};
-pub use outcome::{Attempt, Cause, End, Ended, Item, Redirect, Refused, Retry, Stop, Want};
-pub use response::ResponseHead;
+pub use outcome::{Attempt, Cause, End, Ended, Item, Refused, Retry, Stop, Want};

@@ -21,6 +21,15 @@
 extern crate alloc;
 
 pub mod eventsource;
+pub mod http;
+#[cfg(feature = "json")]
+#[cfg_attr(not(feature = "pods"), allow(dead_code, reason = "each wire format needs a part of it"))]
+mod json;
 #[cfg(feature = "pods")]
 pub mod pods;
+#[cfg(feature = "problem")]
+pub mod problem;
+pub mod retry;
 pub mod sse;
+#[cfg(feature = "time")]
+pub mod time;

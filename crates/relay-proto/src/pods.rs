@@ -13,17 +13,15 @@ mod cursor;
 mod event;
 mod filter;
 mod history;
-mod json;
 mod key;
 mod kubernetes;
 mod layout;
 mod list;
 mod message;
 mod pod;
-mod problem;
+pub mod problem_codes;
 mod session;
 mod text;
-mod timestamp;
 
 pub use builder::PodBuilder;
 pub use cursor::{Epoch, EventHash, InvalidHash, Position};
@@ -37,9 +35,7 @@ pub use message::{
     Undecodable,
 };
 pub use pod::{Container, InvalidPod, Owner, Pod};
-pub use problem::{Problem, ProblemCode};
 pub use session::{Health, InvalidSession, Session};
-pub use timestamp::Timestamp;
 
 /// Protocol version that [`Connected::protocol`] carries and this crate reads and writes.
 pub const PROTOCOL: u32 = 1;

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use relay_proto::eventsource::Redirect;
+use relay_proto::http::Redirect;
 use rustls::pki_types::ServerName;
 
 use crate::Error;

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use relay_proto::eventsource::{Config, End, Item, Jitter, Machine, ResponseHead, ServerRetry, Want};
+use relay_proto::eventsource::{Config, End, Item, Machine, ServerRetry, Want};
+use relay_proto::http::ResponseHead;
 use relay_proto::pods::{EventHash, InvalidHash, ListDecoder, ListFormat, ListLimits, Message, Undecodable};
+use relay_proto::retry::Jitter;
 use relay_proto::sse::{Frame, Limits};
 use relay_state::{Replay, ReplayMode, ReplayOptions, SeedVerdict, Step as Ask};
 use serde_json::json;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use relay_proto::eventsource::{Config, End, Machine, Refused, ResponseHead, ServerRetry, State, Want};
+use relay_proto::eventsource::{Config, End, Machine, Refused, ServerRetry, State, Want};
+use relay_proto::http::ResponseHead;
 use relay_proto::sse::Limits;
 
 /// A life of a machine: it always waits for input or for a time, never asks twice for a connection without a wait or a

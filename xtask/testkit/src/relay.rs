@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use relay_proto::pods::{Endpoints, Pod, PodBuilder, Timestamp};
+use relay_proto::pods::{Endpoints, Pod, PodBuilder};
 use relay_proto::sse::Encoder;
+use relay_proto::time::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::peer::{Gate, Request, Script};

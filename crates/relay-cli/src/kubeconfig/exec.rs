@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow, bail};
 use relay_pods::Secret;
-use relay_proto::pods::Timestamp;
+use relay_proto::time::Timestamp;
 use relay_transport::ClientIdentity;
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use relay_proto::pods::{Problem, ProblemCode, Timestamp};
+use relay_proto::pods::problem_codes;
+use relay_proto::problem::Problem;
+use relay_proto::time::Timestamp;
 
 use super::Principal;
 use crate::clock::{Clock, millis};
@@ -71,7 +73,7 @@ impl Sessions {
     /// # Errors
     /// 401 `session-unknown`, `session-used` or `session-expired`.
     pub(crate) fn look_up(&self, id: &str, client_id: Option<&str>) -> Result<Ticket, Box<Problem>> {
-        let unknown = |detail| Box::new(Problem::new(ProblemCode::SessionUnknown, detail));
+        let unknown = |detail| Box::new(Problem::new(problem_codes::SESSION_UNKNOWN, detail));
         let session = self.held().by_digest.get(blake3::hash(id.as_bytes()).as_bytes()).cloned();
         let session = session.ok_or_else(|| unknown("session_id: no such session"))?;
         if let (Some(given), Some(bound)) = (client_id, &session.client_id)
@@ -99,12 +101,12 @@ impl Sessions {
     fn check(&self, session: &Session, used: bool) -> Result<(), Box<Problem>> {
         let (code, detail) = if session.principal.revoked.is_cancelled() {
             let detail = "session_id: the credential it was made with is no longer valid";
-            (ProblemCode::SessionUnknown, detail.to_owned())
+            (problem_codes::SESSION_UNKNOWN, detail.to_owned())
         } else if used {
-            (ProblemCode::SessionUsed, "session_id: a session opens one stream".to_owned())
+            (problem_codes::SESSION_USED, "session_id: a session opens one stream".to_owned())
         } else if self.clock.unix_millis() >= session.expires_at {
             let detail = format!("session_id: it was valid for {} s", self.ttl.as_secs_f64());
-            (ProblemCode::SessionExpired, detail)
+            (problem_codes::SESSION_EXPIRED, detail)
         } else {
             return Ok(());
         };
@@ -162,10 +164,13 @@ impl fmt::Debug for Sessions {
 
 #[cfg(test)]
 mod tests {
+    use relay_proto::problem::ProblemCode;
+
     use super::*;
 
     fn code<T>(result: Result<T, Box<Problem>>) -> Option<ProblemCode> {
-        result.err().and_then(|problem| problem.known_code())
+        let problem = result.err()?;
+        problem_codes::ALL.iter().copied().find(|code| problem.is(*code))
     }
 
     #[test]
@@ -175,23 +180,23 @@ mod tests {
         let (id, expires_at) = sessions.mint(Principal::anyone(), Some("web".into()));
         assert!(id.len() >= 32, "at least 128 bits");
         assert_eq!(expires_at.as_str(), "1970-01-01T00:00:30Z");
-        assert_eq!(code(sessions.look_up("nonsense", None)), Some(ProblemCode::SessionUnknown));
-        assert_eq!(code(sessions.look_up(&id, Some("other"))), Some(ProblemCode::SessionUnknown));
+        assert_eq!(code(sessions.look_up("nonsense", None)), Some(problem_codes::SESSION_UNKNOWN));
+        assert_eq!(code(sessions.look_up(&id, Some("other"))), Some(problem_codes::SESSION_UNKNOWN));
         let first = sessions.look_up(&id, None).unwrap();
         let second = sessions.look_up(&id, Some("web")).unwrap();
         assert_eq!(first.client_id(), Some("web"));
         assert!(sessions.redeem(first).is_ok());
-        assert_eq!(code(sessions.redeem(second)), Some(ProblemCode::SessionUsed));
-        assert_eq!(code(sessions.look_up(&id, None)), Some(ProblemCode::SessionUsed));
+        assert_eq!(code(sessions.redeem(second)), Some(problem_codes::SESSION_USED));
+        assert_eq!(code(sessions.look_up(&id, None)), Some(problem_codes::SESSION_USED));
 
         let (id, _) = sessions.mint(Principal::anyone(), None);
         clock.advance(Duration::from_millis(29_999));
         let in_time = sessions.look_up(&id, Some("anything")).unwrap();
         clock.advance(Duration::from_millis(1));
-        assert_eq!(code(sessions.look_up(&id, None)), Some(ProblemCode::SessionExpired));
+        assert_eq!(code(sessions.look_up(&id, None)), Some(problem_codes::SESSION_EXPIRED));
         assert_eq!(
             code(sessions.redeem(in_time)),
-            Some(ProblemCode::SessionExpired),
+            Some(problem_codes::SESSION_EXPIRED),
             "it ran out on the way"
         );
     }
@@ -203,8 +208,8 @@ mod tests {
         let (id, _) = sessions.mint(principal.clone(), None);
         let ticket = sessions.look_up(&id, None).unwrap();
         principal.revoked.cancel();
-        assert_eq!(code(sessions.redeem(ticket)), Some(ProblemCode::SessionUnknown));
-        assert_eq!(code(sessions.look_up(&id, None)), Some(ProblemCode::SessionUnknown));
+        assert_eq!(code(sessions.redeem(ticket)), Some(problem_codes::SESSION_UNKNOWN));
+        assert_eq!(code(sessions.look_up(&id, None)), Some(problem_codes::SESSION_UNKNOWN));
     }
 
     #[test]
@@ -216,7 +221,7 @@ mod tests {
             sessions.mint(Principal::anyone(), None);
         }
         assert_eq!(sessions.len(), Sessions::MAX);
-        assert_eq!(code(sessions.look_up(&first, None)), Some(ProblemCode::SessionUnknown));
+        assert_eq!(code(sessions.look_up(&first, None)), Some(problem_codes::SESSION_UNKNOWN));
         clock.advance(Duration::from_secs(330));
         sessions.sweep();
         assert_eq!(sessions.len(), Sessions::MAX);

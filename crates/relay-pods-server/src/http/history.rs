@@ -1,8 +1,9 @@
 //! Pages of the retained events.
 
 use http::{Response, StatusCode};
-use relay_proto::pods::{EventHash, Problem, ProblemCode};
-use serde::Serialize;
+use relay_proto::pods::EventHash;
+use relay_proto::pods::problem_codes;
+use relay_proto::problem::{Problem, ProblemCode};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ pub(crate) async fn page(
     let bounds = store.bounds();
     if before.is_some_and(|before| before <= bounds.base + 1 && bounds.base > 0) {
         // The event that stood before it is gone, though not because the log begins there.
-        return Ok(gone(ProblemCode::CursorExpired, "before_hash", &bounds));
+        return Ok(gone(problem_codes::CURSOR_EXPIRED, "before_hash", &bounds));
     }
     let after = since.unwrap_or(bounds.base);
     let until = before.map_or(bounds.head, |before| before.saturating_sub(1));
@@ -64,7 +65,7 @@ pub(crate) async fn page(
     };
     match scanned {
         Ok(Scan::Whole) => {}
-        Ok(Scan::StartGone) => return Ok(gone(ProblemCode::CursorExpired, "since_hash", &store.bounds())),
+        Ok(Scan::StartGone) => return Ok(gone(problem_codes::CURSOR_EXPIRED, "since_hash", &store.bounds())),
         Err(_) => return Err(not_ready("the store cannot be read")),
     }
     Ok(respond::full(StatusCode::OK, "application/json", page.finish()))
@@ -82,8 +83,8 @@ async fn place(
         Ok(Resolved::Ahead(_)) => {
             return Err(not_ready(&format!("{parameter}: the relay has not reached that position yet")));
         }
-        Ok(Resolved::Expired(_)) => ProblemCode::CursorExpired,
-        Ok(Resolved::Unknown) => ProblemCode::CursorUnknown,
+        Ok(Resolved::Expired(_)) => problem_codes::CURSOR_EXPIRED,
+        Ok(Resolved::Unknown) => problem_codes::CURSOR_UNKNOWN,
         Err(_) => return Err(not_ready("the store cannot be read")),
     };
     Ok(Err(gone(code, parameter, &relay.log.store.bounds())))
@@ -208,18 +209,10 @@ impl Writer {
 
 /// 410 with the oldest retained event, null when there is none.
 fn gone(code: ProblemCode, parameter: &str, bounds: &Bounds) -> Response<Body> {
-    #[derive(Serialize)]
-    struct Gone {
-        #[serde(flatten)]
-        problem: Problem,
-        oldest_hash: Option<EventHash>,
-    }
     let detail = match code {
-        ProblemCode::CursorExpired => "the event next to it is no longer retained",
+        problem_codes::CURSOR_EXPIRED => "the event next to it is no longer retained",
         _ => "it is not a hash of this log",
     };
-    let problem = Problem::new(code, format!("{parameter}: {detail}"));
-    let body = Gone { problem, oldest_hash: bounds.oldest_hash.clone() };
-    let body = serde_json::to_vec(&body).expect("problems are plain text");
-    respond::full(StatusCode::GONE, "application/problem+json", body)
+    let oldest = bounds.oldest_hash.as_ref().map(EventHash::as_str);
+    respond::problem(&Problem::new(code, format!("{parameter}: {detail}")).member("oldest_hash", oldest))
 }

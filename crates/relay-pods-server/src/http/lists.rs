@@ -9,7 +9,8 @@ use http::header::{ACCEPT, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use relay_proto::pods::{Epoch, EventHash, Filter, PodKey, Timestamp};
+use relay_proto::pods::{Epoch, EventHash, Filter, PodKey};
+use relay_proto::time::Timestamp;
 use serde::Serialize;
 
 use super::params::{Query, Refusal};

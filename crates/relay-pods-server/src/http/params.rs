@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use relay_proto::pods::{Filter, InvalidParameter, Problem, ProblemCode};
+use relay_proto::pods::{Filter, InvalidParameter};
+use relay_proto::problem::{Problem, ProblemCode};
 
 use crate::store::Change;
 
@@ -144,7 +145,7 @@ pub(crate) fn check_client_id(text: &str) -> Result<&str, Refusal> {
 
 /// 400 `bad-parameter`.
 pub(crate) fn refuse(detail: &str) -> Refusal {
-    Box::new(Problem::new(ProblemCode::BadParameter, detail))
+    Box::new(Problem::new(ProblemCode::BAD_PARAMETER, detail))
 }
 
 fn invalid(error: InvalidParameter) -> Refusal {

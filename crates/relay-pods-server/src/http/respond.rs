@@ -8,7 +8,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, 
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use relay_proto::pods::{Problem, ProblemCode};
+use relay_proto::problem::{Problem, ProblemCode};
 use serde::Serialize;
 
 /// The body was given up: the connection is cut, so that the reader cannot take it for whole.
@@ -40,23 +40,23 @@ pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response<Bo
     full(status, "application/json", body)
 }
 
-/// A problem document with the headers that go with its code.
+/// A problem document with the headers that go with its status.
 pub(crate) fn problem(problem: &Problem) -> Response<Body> {
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = serde_json::to_vec(problem).expect("problems are plain text");
     let mut response = full(status, "application/problem+json", body);
     let headers = response.headers_mut();
-    match problem.known_code() {
-        Some(ProblemCode::TooManyStreams) => {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
         }
-        Some(ProblemCode::NotReady) => {
+        StatusCode::SERVICE_UNAVAILABLE => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        Some(ProblemCode::BodyTooLarge | ProblemCode::HeadTooLarge) => {
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        _ if status == StatusCode::UNAUTHORIZED => {
+        StatusCode::UNAUTHORIZED => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         _ => {}
@@ -67,7 +67,7 @@ pub(crate) fn problem(problem: &Problem) -> Response<Body> {
 /// 405 with the methods that the path takes.
 pub(crate) fn method_not_allowed(allow: &'static str) -> Response<Body> {
     let detail = format!("the path takes {allow}");
-    let mut response = problem(&Problem::new(ProblemCode::MethodNotAllowed, detail));
+    let mut response = problem(&Problem::new(ProblemCode::METHOD_NOT_ALLOWED, detail));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response
 }

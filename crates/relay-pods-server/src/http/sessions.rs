@@ -8,7 +8,9 @@ use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use relay_proto::pods::{EventHash, GapReason, Problem, ProblemCode, Timestamp};
+use relay_proto::pods::{EventHash, GapReason};
+use relay_proto::problem::{Problem, ProblemCode};
+use relay_proto::time::Timestamp;
 use serde::Serialize;
 
 use super::params::{Query, Refusal, check_client_id, refuse};
@@ -107,7 +109,7 @@ pub(crate) async fn open_stream(
     };
     let slot = Slot::take(relay, client_id.as_deref()).ok_or_else(|| {
         let detail = format!("at most {} streams are open at a time", relay.config.max_streams);
-        Box::new(Problem::new(ProblemCode::TooManyStreams, detail))
+        Box::new(Problem::new(ProblemCode::TOO_MANY_STREAMS, detail))
     })?;
     ticket.map_or(Ok(()), |ticket| relay.sessions.redeem(ticket))?;
     relay.metrics.streams_opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

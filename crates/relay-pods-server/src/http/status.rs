@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use http::{Response, StatusCode};
-use relay_proto::pods::{Epoch, EventHash, Position, Timestamp};
+use relay_proto::pods::{Epoch, EventHash, Position};
+use relay_proto::time::Timestamp;
 use serde::Serialize;
 
 use super::params::Refusal;

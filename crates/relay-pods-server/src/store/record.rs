@@ -6,7 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use relay_proto::pods::{EventHash, Filter, Pod, PodKey, Timestamp};
+use relay_proto::pods::{EventHash, Filter, Pod, PodKey};
+use relay_proto::time::Timestamp;
 
 use crate::cursor::LogIdentity;
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use relay_pods_server::{Config, Retention, Scope};
-use relay_proto::pods::{Container, Owner, Pod, PodBuilder, Timestamp};
+use relay_proto::pods::{Container, Owner, Pod, PodBuilder};
+use relay_proto::time::Timestamp;
 
 use crate::raw::{Answer, Rig};
 

@@ -5,7 +5,8 @@ use std::net::TcpStream;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use relay_proto::eventsource::{Attempt, Config, End, Item, Machine, Refused, ResponseHead, Stop, Want};
+use relay_proto::eventsource::{Attempt, Config, End, Item, Machine, Refused, Stop, Want};
+use relay_proto::http::ResponseHead;
 
 use crate::http1::{Part, Reader, Target};
 

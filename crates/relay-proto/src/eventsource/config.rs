@@ -3,7 +3,7 @@
 use alloc::string::String;
 use core::time::Duration;
 
-use super::backoff::{Backoff, Jitter};
+use crate::retry::{Backoff, Jitter};
 use crate::sse::Limits;
 
 /// Settings of a [`Machine`](super::Machine): `Config::default()` and setters named like the fields.

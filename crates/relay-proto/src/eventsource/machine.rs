@@ -8,10 +8,10 @@ use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::backoff::Backoff;
 use super::config::{Config, ServerRetry, Verdict};
-use super::outcome::{Attempt, Cause, End, Ended, Item, Redirect, Refused, Retry, Stop, Want};
-use super::response::ResponseHead;
+use super::outcome::{Attempt, Cause, End, Ended, Item, Refused, Retry, Stop, Want};
+use crate::http::{Redirect, ResponseHead};
+use crate::retry::Backoff;
 use crate::sse::{Decoder, Frame};
 
 /// One event stream over as many connections as it takes. See the [module](super) for the states and a driver.

@@ -1,12 +1,12 @@
 //! What goes out of the machine and, in words, why.
 
-use alloc::borrow::ToOwned;
 use alloc::string::String;
 use core::fmt;
 use core::time::Duration;
 
 use bytes::Bytes;
 
+use crate::http::Redirect;
 use crate::sse::Frame;
 
 /// What the machine wants its driver to do next.
@@ -84,55 +84,6 @@ impl Attempt {
         [("accept", &b"text/event-stream"[..]), ("cache-control", b"no-cache")]
             .into_iter()
             .chain(sendable.then_some(("last-event-id", id)))
-    }
-}
-
-/// Where redirects have led.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Redirect {
-    pub(super) url: String,
-    pub(super) secrets: bool,
-    pub(super) see_other: bool,
-    pub(super) moved: bool,
-}
-
-impl Redirect {
-    /// The first redirect of a request to `from`; `None` when `location` leads nowhere.
-    pub fn new(from: &str, status: u16, location: &str) -> Option<Self> {
-        Self { url: from.to_owned(), secrets: true, see_other: false, moved: false }.then(status, location)
-    }
-
-    /// The next redirect in a row.
-    pub fn then(&self, status: u16, location: &str) -> Option<Self> {
-        let url = super::resolve(&self.url, location)?;
-        Some(Self {
-            secrets: self.secrets && super::same_origin(&self.url, &url),
-            see_other: self.see_other || status == 303,
-            moved: self.moved || matches!(status, 301 | 302),
-            url,
-        })
-    }
-
-    /// The absolute URL to ask, without a fragment.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Whether credentials may go along: false once a redirect has led to another scheme, host or port.
-    pub fn may_carry_secrets(&self) -> bool {
-        self.secrets
-    }
-
-    /// The method to use when the caller's was `method`: 303 turns everything but HEAD to GET, 301 and 302 turn POST
-    /// to GET. When it changes, the body is dropped with it.
-    pub fn method<'m>(&self, method: &'m str) -> &'m str {
-        match method {
-            "HEAD" => method,
-            _ if self.see_other => "GET",
-            "POST" if self.moved => "GET",
-            _ => method,
-        }
     }
 }
 

@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::*;
+use crate::http::{Redirect, ResponseHead};
+use crate::retry::{Backoff, Jitter};
 use crate::sse::Frame;
 
 pub(super) const URL: &str = "http://relay.test/events";

@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::PodKey;
 use super::pod::{Container, Owner, Pod};
-use super::{PodKey, Timestamp};
+use crate::time::Timestamp;
 
 /// Builds a [`Pod`] field by field: for servers and tests.
 #[derive(Clone)]

@@ -3,9 +3,9 @@
 //! each key. Whatever differs is read again by the scan that takes fields as they come.
 
 use super::event::Parts;
-use super::json::{Odd, Scan, Scanner, Text};
 use super::layout::{Labels, Layout, exit_code};
 use super::pod::Pod;
+use crate::json::{Scan, Scanner, Text, Unusual};
 
 impl Layout {
     /// Reads a pod.
@@ -169,7 +169,7 @@ fn containers(scanner: &mut Scanner<'_>) -> Scan<u32> {
         scanner.need(b",\"ready\":")?;
         boolean(scanner)?;
         scanner.need(b",\"restart_count\":")?;
-        u32::try_from(scanner.count()?).map_err(|_| Odd)?;
+        u32::try_from(scanner.count()?).map_err(|_| Unusual)?;
         scanner.need(b",\"state\":")?;
         text(scanner)?;
         scanner.need(b",\"reason\":")?;

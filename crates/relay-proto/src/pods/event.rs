@@ -6,9 +6,10 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::json::{Odd, Scan, Scanner};
 use super::message::object;
-use super::{EventHash, Pod, Position, Timestamp};
+use super::{EventHash, Pod, Position};
+use crate::json::{Scan, Scanner, Unusual};
+use crate::time::Timestamp;
 
 /// What happened to a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -124,7 +125,7 @@ impl PodEvent {
             let event = Self::scan(&mut scanner, id)?;
             scanner.end().map(|()| event)
         });
-        found.or_else(|Odd| Self::decode_tolerantly(id, data))
+        found.or_else(|Unusual| Self::decode_tolerantly(id, data))
     }
 
     /// Reads an event as a relay writes it; whatever is unusual is left to serde.
@@ -135,24 +136,24 @@ impl PodEvent {
                 *scanner = straight;
                 parts
             }
-            Err(Odd) => Parts::scan(scanner)?,
+            Err(Unusual) => Parts::scan(scanner)?,
         };
         let hash = parts.hash.unwrap_or(id);
         let (hash, previous_hash) = match parts.previous_hash {
             Some(previous) => {
-                let (previous, hash) = EventHash::pair(previous, hash).map_err(|_| Odd)?;
+                let (previous, hash) = EventHash::pair(previous, hash).map_err(|_| Unusual)?;
                 (hash, Some(previous))
             }
-            None => (EventHash::new(hash).map_err(|_| Odd)?, None),
+            None => (EventHash::new(hash).map_err(|_| Unusual)?, None),
         };
         Ok(Self {
-            kind: EventType::parse(parts.kind.ok_or(Odd)?),
+            kind: EventType::parse(parts.kind.ok_or(Unusual)?),
             hash,
             previous_hash,
             sent: parts.sent,
             sequence: parts.sequence,
             timestamp: parts.timestamp.map(Timestamp::new),
-            pod: parts.pod.ok_or(Odd)?,
+            pod: parts.pod.ok_or(Unusual)?,
             synthetic: parts.synthetic,
             left_filter: parts.left_filter,
         })
@@ -217,7 +218,7 @@ impl<'a> Parts<'a> {
             Ok(())
         };
         let other = |scanner: &mut Scanner<'a>, key: &str| match key {
-            "previousHash" | "leftFilter" | "object" => Err(Odd),
+            "previousHash" | "leftFilter" | "object" => Err(Unusual),
             _ => scanner.skip(),
         };
         scanner.fields(&NAMES, field, other)?;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{Odd, Scan, Scanner};
 use super::{EventHash, PodEvent};
+use crate::json::{Scan, Scanner, Unusual};
 
 /// One page of `/events` or of one pod's history.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -21,8 +21,8 @@ impl EventPage {
     /// # Errors
     /// When it is malformed.
     pub fn from_json(json: &[u8]) -> Result<Self, InvalidPage> {
-        let text = std::str::from_utf8(json).map_err(|_| Odd);
-        text.and_then(Self::scan).or_else(|Odd| Self::decode_tolerantly(json))
+        let text = std::str::from_utf8(json).map_err(|_| Unusual);
+        text.and_then(Self::scan).or_else(|Unusual| Self::decode_tolerantly(json))
     }
 
     /// Reads a page as a relay writes it; whatever is unusual is left to serde.
@@ -43,17 +43,17 @@ impl EventPage {
                 _ if scanner.null()? => Ok(()),
                 _ => {
                     let hash = scanner.string()?.plain(json)?;
-                    page.next_hash = Some(EventHash::new(hash).map_err(|_| Odd)?);
+                    page.next_hash = Some(EventHash::new(hash).map_err(|_| Unusual)?);
                     Ok(())
                 }
             };
             let other = |scanner: &mut Scanner<'_>, key: &str| match key {
-                "nextHash" => Err(Odd),
+                "nextHash" => Err(Unusual),
                 _ => scanner.skip(),
             };
             let seen = scanner.fields(&["\"events\":", "\"next_hash\":"], field, other)?;
             if seen & 1 == 0 {
-                return Err(Odd);
+                return Err(Unusual);
             }
         }
         scanner.end().map(|()| page)

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Container, Owner, Pod, PodBuilder, Timestamp};
+use super::{Container, Owner, Pod, PodBuilder};
+use crate::time::Timestamp;
 
 const TOO_LARGE: &str = "a pod is smaller than 4 GiB";
 

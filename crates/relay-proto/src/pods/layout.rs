@@ -1,6 +1,6 @@
 //! Finds where a pod's fields stand in its flat JSON, checking everything on the way.
 
-use super::json::{Odd, Scan, Scanner, Text};
+use crate::json::{Scan, Scanner, Text, Unusual};
 
 /// A field that is text or null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ const UNKNOWN_BYTES: usize = 512;
 
 impl Layout {
     /// Reads a flat pod in `snake_case` from an object. Anything else that the tolerant reader may know, or refuse, is
-    /// [`Odd`]; what is found here, serde finds too.
+    /// [`Unusual`]; what is found here, serde finds too.
     pub(super) fn scan(scanner: &mut Scanner<'_>) -> Scan<Self> {
         scanner.peek()?;
         let mut straight = scanner.clone();
@@ -135,7 +135,7 @@ impl Layout {
                 let start = scanner.at();
                 scanner.skip()?;
                 unknown += scanner.at() - start;
-                if ELSEWHERE.contains(&key) || unknown > UNKNOWN_BYTES { Err(Odd) } else { Ok(()) }
+                if ELSEWHERE.contains(&key) || unknown > UNKNOWN_BYTES { Err(Unusual) } else { Ok(()) }
             },
         )?;
         layout.end = scanner.at() as u32;
@@ -145,7 +145,7 @@ impl Layout {
     /// Passes on a pod that has a namespace and a name.
     pub(super) fn named(self) -> Scan<Self> {
         let some = |text: Text| text.end > text.start;
-        if some(self.namespace) && some(self.name) { Ok(self) } else { Err(Odd) }
+        if some(self.namespace) && some(self.name) { Ok(self) } else { Err(Unusual) }
     }
 
     /// Reads the value of the field that [`NAMES`] has at `at`.
@@ -221,7 +221,7 @@ fn owner(scanner: &mut Scanner<'_>) -> Scan<()> {
     let names = ["\"kind\":", "\"name\":"];
     let seen =
         scanner.fields(&names, |scanner, _| scanner.string().map(drop), |scanner, _| scanner.skip())?;
-    if seen == 0b11 { Ok(()) } else { Err(Odd) }
+    if seen == 0b11 { Ok(()) } else { Err(Unusual) }
 }
 
 fn container(scanner: &mut Scanner<'_>) -> Scan<()> {
@@ -237,13 +237,13 @@ fn container(scanner: &mut Scanner<'_>) -> Scan<()> {
     let value = |scanner: &mut Scanner<'_>, at| match at {
         0 => scanner.string().map(drop),
         2 => scanner.boolean().map(drop),
-        3 => u32::try_from(scanner.count()?).map(drop).map_err(|_| Odd),
+        3 => u32::try_from(scanner.count()?).map(drop).map_err(|_| Unusual),
         _ if scanner.null()? => Ok(()),
         6 => exit_code(scanner.number()?),
         _ => scanner.string().map(drop),
     };
     let other = |scanner: &mut Scanner<'_>, key: &str| match key {
-        "restartCount" | "exitCode" => Err(Odd),
+        "restartCount" | "exitCode" => Err(Unusual),
         _ => scanner.skip(),
     };
     scanner.fields(&NAMES, value, other).map(drop)
@@ -251,5 +251,5 @@ fn container(scanner: &mut Scanner<'_>) -> Scan<()> {
 
 /// Checks for a whole number of 32 bits. Minus zero is a fraction to serde.
 pub(super) fn exit_code(number: &str) -> Scan<()> {
-    if number == "-0" || number.parse::<i32>().is_err() { Err(Odd) } else { Ok(()) }
+    if number == "-0" || number.parse::<i32>().is_err() { Err(Unusual) } else { Ok(()) }
 }

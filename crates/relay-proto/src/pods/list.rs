@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{Odd, Scan, Scanner};
-use super::{Epoch, EventHash, Pod, PodKey, Timestamp};
+use super::{Epoch, EventHash, Pod, PodKey};
+use crate::json::{Scan, Scanner, Unusual};
+use crate::time::Timestamp;
 
 /// The current pods and the position of the log that they reflect: events at or below it are already inside.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -223,8 +224,8 @@ impl ListDecoder {
     }
 
     fn document(self) -> Result<PodList, ListError> {
-        let text = std::str::from_utf8(&self.buffer).map_err(|_| Odd);
-        let list = text.and_then(|text| self.scan(text)).or_else(|Odd| self.decode_tolerantly())?;
+        let text = std::str::from_utf8(&self.buffer).map_err(|_| Unusual);
+        let list = text.and_then(|text| self.scan(text)).or_else(|Unusual| self.decode_tolerantly())?;
         if list.pods.len() > self.limits.pods {
             return Err(self.too_many());
         }
@@ -251,7 +252,7 @@ impl ListDecoder {
                 _ if scanner.null()? => {}
                 1 => {
                     let hash = scanner.string()?.plain(text)?;
-                    list.hash = Some(EventHash::new(hash).map_err(|_| Odd)?);
+                    list.hash = Some(EventHash::new(hash).map_err(|_| Unusual)?);
                 }
                 2 => list.sequence = Some(scanner.count()?),
                 3 => list.epoch = Some(Epoch::new(scanner.string()?.plain(text)?)),
@@ -260,13 +261,13 @@ impl ListDecoder {
             Ok(())
         };
         let other = |scanner: &mut Scanner<'_>, key: &str| match key {
-            "items" | "asOf" => Err(Odd),
+            "items" | "asOf" => Err(Unusual),
             _ => scanner.skip(),
         };
         let names = ["\"pods\":", "\"hash\":", "\"sequence\":", "\"epoch\":", "\"as_of\":"];
         let seen = scanner.fields(&names, field, other)?;
         if seen & 1 == 0 {
-            return Err(Odd);
+            return Err(Unusual);
         }
         scanner.end().map(|()| list)
     }

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::event::WireEvent;
-use super::{Epoch, EventHash, EventType, PodEvent, Position, Timestamp};
+use super::{Epoch, EventHash, EventType, PodEvent, Position};
+use crate::time::Timestamp;
 
 /// One decoded message of a relay's stream.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,10 +9,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::{Fields, Flat, PodBuilder};
-use super::json::{Odd, Scan, Scanner};
 use super::layout::{Field, Layout};
 use super::text::{PodText, unescape};
-use super::{PodKey, Timestamp, kubernetes};
+use super::{PodKey, kubernetes};
+use crate::json::{Scan, Scanner, Unusual};
+use crate::time::Timestamp;
 
 /// A pod as a relay describes it. Cheap to clone (one reference count); accessors only, so that its representation
 /// may change.
@@ -50,7 +51,7 @@ impl Pod {
     /// When the text is not JSON, a known field has the wrong type, or namespace or name is missing.
     pub fn from_json(json: &str) -> Result<Self, InvalidPod> {
         Self::scan_whole(json)
-            .or_else(|Odd| serde_json::from_str(json))
+            .or_else(|Unusual| serde_json::from_str(json))
             .map_err(|source| InvalidPod { source })
     }
 
@@ -65,11 +66,11 @@ impl Pod {
     pub(super) fn scan_any(scanner: &mut Scanner<'_>) -> Scan<Self> {
         scanner.peek()?;
         let before = scanner.clone();
-        Self::scan(scanner).or_else(|Odd| {
+        Self::scan(scanner).or_else(|Unusual| {
             *scanner = before;
             let start = scanner.at();
             scanner.skip()?;
-            serde_json::from_str(&scanner.text()[start..scanner.at()]).map_err(|_| Odd)
+            serde_json::from_str(&scanner.text()[start..scanner.at()]).map_err(|_| Unusual)
         })
     }
 

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, Position, Timestamp};
+use super::{Epoch, Position};
+use crate::time::Timestamp;
 
 /// A single-use ticket for one stream. Its id is a secret: `Debug` does not print it.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::iter::FusedIterator;
 
-use super::json::{Odd, Scan, Text, plain_end};
 use super::layout::{Field, Layout};
+use crate::json::{Scan, Text, Unusual, plain_end};
 
 /// The JSON of a pod in one allocation of its own, read where it stands: a field costs four bytes beside the text.
 ///
@@ -65,14 +65,14 @@ impl PodText {
         if layout.labels.untidy {
             let labels = &source[layout.labels.start as usize..layout.labels.end as usize];
             // Sorts them, and lets the last of equal keys win.
-            let labels: BTreeMap<String, String> = serde_json::from_str(labels).map_err(|_| Odd)?;
-            self.labels = u32::try_from(text.len()).map_err(|_| Odd)?;
+            let labels: BTreeMap<String, String> = serde_json::from_str(labels).map_err(|_| Unusual)?;
+            self.labels = u32::try_from(text.len()).map_err(|_| Unusual)?;
             self.label_count = labels.len() as u32;
             for (key, value) in &labels {
                 append(&mut text, key)?;
                 append(&mut text, value)?;
             }
-            self.labels_end = u32::try_from(text.len()).map_err(|_| Odd)?;
+            self.labels_end = u32::try_from(text.len()).map_err(|_| Unusual)?;
         }
         Ok(text)
     }
@@ -122,15 +122,15 @@ impl PodText {
 /// Appends a text behind its length and says where it begins.
 fn append(text: &mut String, value: &str) -> Scan<u32> {
     use std::fmt::Write;
-    let at = u32::try_from(text.len()).map_err(|_| Odd)?;
-    write!(text, "{}:{value}", value.len()).map_err(|_| Odd)?;
+    let at = u32::try_from(text.len()).map_err(|_| Unusual)?;
+    write!(text, "{}:{value}", value.len()).map_err(|_| Unusual)?;
     Ok(at)
 }
 
 /// What a string says.
 pub(super) fn unescape(source: &str, text: Text) -> Scan<String> {
     let quoted = &source[text.start as usize - 1..=text.end as usize];
-    serde_json::from_str(quoted).map_err(|_| Odd)
+    serde_json::from_str(quoted).map_err(|_| Unusual)
 }
 
 /// Labels, sorted by key.

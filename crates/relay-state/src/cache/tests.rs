@@ -1,5 +1,6 @@
 use super::*;
-use relay_proto::pods::{EventHash, PodBuilder, PodKey, Timestamp};
+use relay_proto::pods::{EventHash, PodBuilder, PodKey};
+use relay_proto::time::Timestamp;
 
 /// `name:uid:version:created` with `-` for what is missing.
 fn pod(text: &str) -> Pod {

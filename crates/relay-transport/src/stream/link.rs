@@ -10,7 +10,8 @@ use flate2::write::GzDecoder;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
-use relay_proto::eventsource::{Attempt, End, Refused, ResponseHead};
+use relay_proto::eventsource::{Attempt, End, Refused};
+use relay_proto::http::ResponseHead;
 use tracing::{Instrument, Span, field};
 
 use super::body::Body;

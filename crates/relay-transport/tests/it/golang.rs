@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 
 use http_body_util::{BodyExt, Full};
-use relay_proto::eventsource::{Cause, Jitter};
+use relay_proto::eventsource::Cause;
+use relay_proto::retry::Jitter;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 

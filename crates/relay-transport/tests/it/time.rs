@@ -156,7 +156,7 @@ async fn backoff_grows_and_progress_resets_it() {
     let script = Script::new().always("/events", Reply::empty(500));
     let peer = Peer::start(script).await;
     let clock = Clock::freeze();
-    let config = Config::default().jitter(relay_proto::eventsource::Jitter::None);
+    let config = Config::default().jitter(relay_proto::retry::Jitter::None);
     let mut stream = follow(&peer, config);
     let mut waits = Vec::new();
     for round in 0..8 {

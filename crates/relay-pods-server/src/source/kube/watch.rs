@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kube::api::{Api, ListParams, VersionMatch, WatchEvent, WatchParams};
 use kube::core::Status;
-use relay_proto::eventsource::{Backoff, Jitter};
 use relay_proto::pods::Pod;
+use relay_proto::retry::{Backoff, Jitter};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 

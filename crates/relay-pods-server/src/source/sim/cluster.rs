@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use relay_proto::pods::{Container, Owner, Pod, PodBuilder, PodKey, Timestamp};
+use relay_proto::pods::{Container, Owner, Pod, PodBuilder, PodKey};
+use relay_proto::time::Timestamp;
 
 use super::plan::{Draw, Plan, Weather, mix};
 

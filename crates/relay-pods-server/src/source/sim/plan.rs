@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use relay_proto::pods::{Container, Timestamp};
+use relay_proto::pods::Container;
+use relay_proto::time::Timestamp;
 
 /// The fixed part of a simulated cluster. Everything here is a function of the seed, the number of pods and, for events,
 /// the revision: a number that grows by one per event and stands for time.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use relay_proto::pods::{Pod, PodKey, Timestamp};
+use relay_proto::pods::{Pod, PodKey};
+use relay_proto::time::Timestamp;
 
 use super::cluster::{Change, ChangeKind, Cluster};
 use super::*;

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt.
+//! How long to wait before the next attempt: for reconnects, plain calls and sources alike.
 
 use core::time::Duration;
 
@@ -10,7 +10,7 @@ use core::time::Duration;
 ///
 /// ```
 /// use core::time::Duration;
-/// use relay_proto::eventsource::Backoff;
+/// use relay_proto::retry::Backoff;
 ///
 /// let mut backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(30), 7);
 /// assert!(backoff.next_delay() <= Duration::from_millis(800));
@@ -127,7 +127,7 @@ impl Backoff {
     }
 
     /// A delay in the upper half of the cap, for answers that are not worth asking again soon.
-    pub(super) fn long_delay(&mut self) -> Duration {
+    pub(crate) fn long_delay(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         (self.cap / 2 + self.random.below(self.cap / 2)).max(self.floor)
     }

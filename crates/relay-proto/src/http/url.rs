@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 /// characters no URL has, or carries a user name: that would be a secret chosen by somebody else.
 ///
 /// ```
-/// use relay_proto::eventsource::resolve;
+/// use relay_proto::http::resolve;
 /// assert_eq!(resolve("http://a/b/c?d", "../e%2F?f#g").as_deref(), Some("http://a/e%2F?f"));
 /// assert_eq!(resolve("https://a/b", "//c:8443").as_deref(), Some("https://c:8443/"));
 /// assert_eq!(resolve("http://a/", "ftp://b/"), None);

@@ -1,6 +1,7 @@
 //! Errors as a relay reports them: RFC 9457 problem documents.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// A problem document: what a relay answers instead of what was asked for.
@@ -24,9 +25,9 @@ pub struct Problem {
     /// The machine-readable code; see [`ProblemCode`].
     #[serde(default)]
     pub code: Option<String>,
-    /// With `cursor-expired` and `cursor-unknown`: the oldest retained event.
-    #[serde(default, alias = "oldestHash", skip_serializing_if = "Option::is_none")]
-    pub oldest_hash: Option<String>,
+    /// Members beyond those of the standard, such as the oldest retained event when a cursor has expired.
+    #[serde(flatten)]
+    pub members: Map<String, Value>,
     /// Said by a Kubernetes API server, through whose service proxy the relay was asked, and not by the relay: the body was
     /// one of its `Status` objects.
     #[serde(skip)]
@@ -47,12 +48,12 @@ impl Problem {
     /// A problem of a known code.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
         Self {
-            r#type: Some(format!("urn:relay:problem:{}", code.as_str())),
-            title: Some(code.title().into()),
-            status: code.status(),
+            r#type: Some(format!("urn:relay:problem:{}", code.name)),
+            title: Some(code.title.into()),
+            status: code.status,
             detail: Some(detail.into()),
-            code: Some(code.as_str().into()),
-            oldest_hash: None,
+            code: Some(code.name.into()),
+            members: Map::new(),
             from_kubernetes: false,
         }
     }
@@ -78,9 +79,16 @@ impl Problem {
         Self { status, detail: (!detail.is_empty()).then(|| detail.into()), ..Self::default() }
     }
 
-    /// The code, when it is one of ours.
-    pub fn known_code(&self) -> Option<ProblemCode> {
-        self.code.as_deref().and_then(ProblemCode::parse)
+    /// Adds a member beyond those of the standard.
+    #[must_use]
+    pub fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Whether the document carries this code.
+    pub fn is(&self, code: ProblemCode) -> bool {
+        self.code.as_deref() == Some(code.name)
     }
 }
 
@@ -107,72 +115,62 @@ impl fmt::Display for Problem {
     }
 }
 
-macro_rules! codes {
-    ($($(#[$doc:meta])* $variant:ident $name:literal $status:literal $title:literal;)*) => {
-        /// The codes of `docs/protocol.md`.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum ProblemCode { $($(#[$doc])* $variant,)* }
-
-        impl ProblemCode {
-            /// Every code.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            /// The code as on the wire.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// The HTTP status that goes with it.
-            pub fn status(self) -> u16 {
-                match self { $(Self::$variant => $status,)* }
-            }
-
-            fn title(self) -> &'static str {
-                match self { $(Self::$variant => $title,)* }
-            }
-        }
-    };
-}
-
-codes! {
-    /// A parameter breaks its rule.
-    BadParameter "bad-parameter" 400 "A parameter is not valid";
-    /// No credential, or one that is not known.
-    Unauthenticated "unauthenticated" 401 "A credential is needed";
-    /// The session ticket was used before.
-    SessionUsed "session-used" 401 "The session was used before";
-    /// The session ticket is too old.
-    SessionExpired "session-expired" 401 "The session has expired";
-    /// The session ticket is not known, or belongs to another client.
-    SessionUnknown "session-unknown" 401 "The session is not known";
-    /// The credential does not reach this namespace.
-    ForbiddenNamespace "forbidden-namespace" 403 "The namespace is not allowed";
-    /// There is no such thing.
-    NotFound "not-found" 404 "Not found";
-    /// The path does not take this method.
-    MethodNotAllowed "method-not-allowed" 405 "The method is not allowed";
-    /// The cursor's next event is no longer retained.
-    CursorExpired "cursor-expired" 410 "The cursor has expired";
-    /// The cursor is not of this log.
-    CursorUnknown "cursor-unknown" 410 "The cursor is not known";
-    /// The request body is over the limit.
-    BodyTooLarge "body-too-large" 413 "The body is too large";
-    /// Too many streams are open.
-    TooManyStreams "too-many-streams" 429 "Too many streams";
-    /// The request head is over the limit.
-    HeadTooLarge "head-too-large" 431 "The request head is too large";
-    /// The relay keeps no history.
-    StorageDisabled "storage-disabled" 501 "No storage is configured";
-    /// The relay cannot answer yet.
-    NotReady "not-ready" 503 "Not ready";
+/// A kind of problem: what `code`, `status` and `title` say together. Each system has constants of its own for the kinds
+/// that only it has, and uses those here for what every server of the house answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProblemCode {
+    name: &'static str,
+    status: u16,
+    title: &'static str,
 }
 
 impl ProblemCode {
-    /// Reads a code.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    /// A code as on the wire, such as `not-found`, the HTTP status that goes with it, and a title of a few words.
+    pub const fn new(name: &'static str, status: u16, title: &'static str) -> Self {
+        Self { name, status, title }
     }
+
+    /// The code as on the wire.
+    pub fn as_str(self) -> &'static str {
+        self.name
+    }
+
+    /// The HTTP status that goes with it.
+    pub fn status(self) -> u16 {
+        self.status
+    }
+
+    /// A parameter breaks its rule.
+    pub const BAD_PARAMETER: Self = Self::new("bad-parameter", 400, "A parameter is not valid");
+    /// No credential, or one that is not known.
+    pub const UNAUTHENTICATED: Self = Self::new("unauthenticated", 401, "A credential is needed");
+    /// There is no such thing.
+    pub const NOT_FOUND: Self = Self::new("not-found", 404, "Not found");
+    /// The path does not take this method.
+    pub const METHOD_NOT_ALLOWED: Self = Self::new("method-not-allowed", 405, "The method is not allowed");
+    /// The request body is over the limit.
+    pub const BODY_TOO_LARGE: Self = Self::new("body-too-large", 413, "The body is too large");
+    /// Too many streams are open.
+    pub const TOO_MANY_STREAMS: Self = Self::new("too-many-streams", 429, "Too many streams");
+    /// The request head is over the limit.
+    pub const HEAD_TOO_LARGE: Self = Self::new("head-too-large", 431, "The request head is too large");
+    /// The relay keeps no history.
+    pub const STORAGE_DISABLED: Self = Self::new("storage-disabled", 501, "No storage is configured");
+    /// The relay cannot answer yet.
+    pub const NOT_READY: Self = Self::new("not-ready", 503, "Not ready");
+
+    /// Those above: what any server of the house may answer.
+    pub const ALL: &'static [Self] = &[
+        Self::BAD_PARAMETER,
+        Self::UNAUTHENTICATED,
+        Self::NOT_FOUND,
+        Self::METHOD_NOT_ALLOWED,
+        Self::BODY_TOO_LARGE,
+        Self::TOO_MANY_STREAMS,
+        Self::HEAD_TOO_LARGE,
+        Self::STORAGE_DISABLED,
+        Self::NOT_READY,
+    ];
 }
 
 #[cfg(test)]
@@ -181,10 +179,10 @@ mod tests {
 
     #[test]
     fn a_problem_survives_the_wire_and_a_foreign_body_gives_its_words() {
-        let problem = Problem::new(ProblemCode::BadParameter, "limit \"0\": 1 to 1000");
+        let problem = Problem::new(ProblemCode::BAD_PARAMETER, "limit \"0\": 1 to 1000");
         let read = Problem::from_body(400, &serde_json::to_vec(&problem).unwrap());
         assert_eq!(read, problem);
-        assert_eq!(read.known_code(), Some(ProblemCode::BadParameter));
+        assert!(read.is(ProblemCode::BAD_PARAMETER));
         assert_eq!(read.to_string(), "400 bad-parameter: limit \"0\": 1 to 1000");
         let orders = Problem::from_body(400, br#"{"code":"a\u001b[2J","detail":"x\r\ny\u001b]0;z\u0007"}"#);
         assert_eq!(orders.to_string(), "400 a [2J: x  y ]0;z ");
@@ -201,7 +199,7 @@ mod tests {
         let problem = Problem::from_body(401, status);
         assert!(problem.from_kubernetes);
         assert_eq!(problem.to_string(), "401 of the Kubernetes API server: Unauthorized");
-        assert_eq!(problem.known_code(), None);
+        assert_eq!(problem.code, None);
         let long = format!(r#"{{"kind":"Status","apiVersion":"v1","message":"\n{}"}}"#, "x".repeat(5000));
         assert_eq!(Problem::from_body(403, long.as_bytes()).detail.unwrap().len(), 399);
         let silent = Problem::from_body(503, br#"{"kind":"Status","apiVersion":"v1","code":503}"#);

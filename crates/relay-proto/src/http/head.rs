@@ -1,18 +1,18 @@
-//! What the machine needs of a response head.
+//! What a client needs of a response head.
 
 use core::time::Duration;
 
 /// The head of a response, reduced to what decides about a connection.
 ///
 /// ```
-/// use relay_proto::eventsource::ResponseHead;
+/// use relay_proto::http::ResponseHead;
 /// let head = ResponseHead::new(503, "https://relay.example/events").header("Retry-After", b"120");
 /// # let _ = head;
 /// ```
 #[derive(Debug, Clone)]
 pub struct ResponseHead<'h> {
-    pub(super) status: u16,
-    pub(super) url: &'h str,
+    pub(crate) status: u16,
+    pub(crate) url: &'h str,
     content_type: Option<&'h [u8]>,
     content_encoding: Option<&'h [u8]>,
     retry_after: Option<&'h [u8]>,
@@ -66,22 +66,22 @@ impl<'h> ResponseHead<'h> {
     }
 
     /// `text/event-stream`, whatever its parameters.
-    pub(super) fn is_event_stream(&self) -> bool {
+    pub(crate) fn is_event_stream(&self) -> bool {
         let essence = self.content_type.and_then(|value| value.split(|&byte| byte == b';').next());
         essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
     }
 
-    pub(super) fn content_type(&self) -> &[u8] {
+    pub(crate) fn content_type(&self) -> &[u8] {
         self.content_type.unwrap_or_default()
     }
 
     /// The coding that the driver has left on the body: what a decoder would read then is no text.
-    pub(super) fn coding(&self) -> Option<&[u8]> {
+    pub(crate) fn coding(&self) -> Option<&[u8]> {
         let coding = self.content_encoding?.trim_ascii();
         (!coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")).then_some(coding)
     }
 
-    pub(super) fn location(&self) -> Option<&str> {
+    pub(crate) fn location(&self) -> Option<&str> {
         let location = core::str::from_utf8(self.location?).ok()?.trim_matches([' ', '\t']);
         (!location.is_empty()).then_some(location)
     }

@@ -6,36 +6,36 @@
 /// The text is not JSON, or not of the shape that was asked for. It carries no reason: who meets it reads the text
 /// again with serde, which decides and explains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Odd;
+pub(crate) struct Unusual;
 
-pub(super) type Scan<T> = Result<T, Odd>;
+pub(crate) type Scan<T> = Result<T, Unusual>;
 
 /// Where a string's content stands, without its quotes.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Text {
+pub(crate) struct Text {
     /// Its first byte. Never 0, as there is a quote before it.
-    pub(super) start: u32,
-    pub(super) end: u32,
+    pub(crate) start: u32,
+    pub(crate) end: u32,
     /// Whether the content has escapes, and so is not what it says.
-    pub(super) escaped: bool,
+    pub(crate) escaped: bool,
 }
 
 impl Text {
     /// The content as it is written.
-    pub(super) fn of<'a>(&self, text: &'a str) -> &'a str {
+    pub(crate) fn of<'a>(&self, text: &'a str) -> &'a str {
         &text[self.start as usize..self.end as usize]
     }
 
     /// The content of a string without escapes.
-    pub(super) fn plain<'a>(&self, text: &'a str) -> Scan<&'a str> {
-        if self.escaped { Err(Odd) } else { Ok(self.of(text)) }
+    pub(crate) fn plain<'a>(&self, text: &'a str) -> Scan<&'a str> {
+        if self.escaped { Err(Unusual) } else { Ok(self.of(text)) }
     }
 }
 
 /// A position in a text. Each method reads one value, or a part of one, and stands behind it afterwards; after an error
 /// the position is of no use.
 #[derive(Debug, Clone)]
-pub(super) struct Scanner<'a> {
+pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     depth: u8,
@@ -46,40 +46,40 @@ impl<'a> Scanner<'a> {
     const DEPTH: u8 = 127;
 
     /// At the start of a text, which may have up to 4 GiB.
-    pub(super) fn new(text: &'a str) -> Scan<Self> {
-        if u32::try_from(text.len()).is_ok() { Ok(Self { text, at: 0, depth: 0 }) } else { Err(Odd) }
+    pub(crate) fn new(text: &'a str) -> Scan<Self> {
+        if u32::try_from(text.len()).is_ok() { Ok(Self { text, at: 0, depth: 0 }) } else { Err(Unusual) }
     }
 
     /// The whole text.
-    pub(super) fn text(&self) -> &'a str {
+    pub(crate) fn text(&self) -> &'a str {
         self.text
     }
 
     /// Bytes before the position.
-    pub(super) fn at(&self) -> usize {
+    pub(crate) fn at(&self) -> usize {
         self.at
     }
 
     /// The first byte of the next value or sign, which is left where it is.
     #[inline]
-    pub(super) fn peek(&mut self) -> Scan<u8> {
+    pub(crate) fn peek(&mut self) -> Scan<u8> {
         loop {
             match self.text.as_bytes().get(self.at) {
                 Some(b' ' | b'\n' | b'\t' | b'\r') => self.at += 1,
                 Some(&byte) => return Ok(byte),
-                None => return Err(Odd),
+                None => return Err(Unusual),
             }
         }
     }
 
     /// Whether there is nothing left but white space.
-    pub(super) fn end(mut self) -> Scan<()> {
-        if self.peek().is_err() { Ok(()) } else { Err(Odd) }
+    pub(crate) fn end(mut self) -> Scan<()> {
+        if self.peek().is_err() { Ok(()) } else { Err(Unusual) }
     }
 
     /// Reads an object. `member` is given each key and reads its value.
     #[inline]
-    pub(super) fn object(&mut self, mut member: impl FnMut(&mut Self, Text) -> Scan<()>) -> Scan<()> {
+    pub(crate) fn object(&mut self, mut member: impl FnMut(&mut Self, Text) -> Scan<()>) -> Scan<()> {
         self.open(b'{')?;
         if self.peek()? == b'}' {
             return self.close();
@@ -91,18 +91,18 @@ impl<'a> Scanner<'a> {
             match self.peek()? {
                 b',' => self.at += 1,
                 b'}' => return self.close(),
-                _ => return Err(Odd),
+                _ => return Err(Unusual),
             }
         }
     }
 
     /// Reads an object whose fields have the `names`, each written with its quotes and a colon. `field` is given the
     /// number of a name and reads the value; `other` is given any other key and does the same. A name that comes twice,
-    /// and any key with escapes, is [`Odd`]. Returns which names came, one bit each.
+    /// and any key with escapes, is [`Unusual`]. Returns which names came, one bit each.
     ///
     /// Fields are expected in the order of their names: the next one is met by a look at its text.
     #[inline]
-    pub(super) fn fields(
+    pub(crate) fn fields(
         &mut self,
         names: &[&str],
         mut field: impl FnMut(&mut Self, usize) -> Scan<()>,
@@ -130,7 +130,7 @@ impl<'a> Scanner<'a> {
             match at {
                 Ok(at) => {
                     if seen & (1 << at) != 0 {
-                        return Err(Odd);
+                        return Err(Unusual);
                     }
                     seen |= 1 << at;
                     next = at + 1;
@@ -141,14 +141,14 @@ impl<'a> Scanner<'a> {
             match self.peek()? {
                 b',' => self.at += 1,
                 b'}' => return self.close().map(|()| seen),
-                _ => return Err(Odd),
+                _ => return Err(Unusual),
             }
         }
     }
 
     /// Reads an array. `item` reads one value each time.
     #[inline]
-    pub(super) fn array(&mut self, mut item: impl FnMut(&mut Self) -> Scan<()>) -> Scan<()> {
+    pub(crate) fn array(&mut self, mut item: impl FnMut(&mut Self) -> Scan<()>) -> Scan<()> {
         self.open(b'[')?;
         if self.peek()? == b']' {
             return self.close();
@@ -158,21 +158,21 @@ impl<'a> Scanner<'a> {
             match self.peek()? {
                 b',' => self.at += 1,
                 b']' => return self.close(),
-                _ => return Err(Odd),
+                _ => return Err(Unusual),
             }
         }
     }
 
     /// Reads a string.
     #[inline]
-    pub(super) fn string(&mut self) -> Scan<Text> {
+    pub(crate) fn string(&mut self) -> Scan<Text> {
         self.sign(b'"')?;
         self.rest_of_string()
     }
 
     /// Reads what follows a string's first quote.
     #[inline]
-    pub(super) fn rest_of_string(&mut self) -> Scan<Text> {
+    pub(crate) fn rest_of_string(&mut self) -> Scan<Text> {
         let (bytes, start) = (self.text.as_bytes(), self.at);
         let end = plain_end(bytes, start);
         if bytes.get(end) != Some(&b'"') {
@@ -190,7 +190,7 @@ impl<'a> Scanner<'a> {
             match bytes.get(end) {
                 Some(b'"') => break,
                 Some(b'\\') => self.escape()?,
-                _ => return Err(Odd),
+                _ => return Err(Unusual),
             }
             end = plain_end(bytes, self.at);
         }
@@ -200,7 +200,7 @@ impl<'a> Scanner<'a> {
 
     /// Reads exactly these bytes if they are next, and says whether they were.
     #[inline(always)]
-    pub(super) fn literal<const N: usize>(&mut self, literal: &[u8; N]) -> bool {
+    pub(crate) fn literal<const N: usize>(&mut self, literal: &[u8; N]) -> bool {
         let found = self.text.as_bytes().get(self.at..).and_then(<[u8]>::first_chunk) == Some(literal);
         if found {
             self.at += N;
@@ -210,14 +210,14 @@ impl<'a> Scanner<'a> {
 
     /// Reads exactly these bytes.
     #[inline(always)]
-    pub(super) fn need<const N: usize>(&mut self, literal: &[u8; N]) -> Scan<()> {
-        if self.literal(literal) { Ok(()) } else { Err(Odd) }
+    pub(crate) fn need<const N: usize>(&mut self, literal: &[u8; N]) -> Scan<()> {
+        if self.literal(literal) { Ok(()) } else { Err(Unusual) }
     }
 
     /// Reads a number that is a plain count: no sign, fraction or exponent, below 10^19. Whatever else a number may have
     /// is left behind it, where nothing can follow.
     #[inline]
-    pub(super) fn count(&mut self) -> Scan<u64> {
+    pub(crate) fn count(&mut self) -> Scan<u64> {
         if self.peek()? == b'0' {
             self.at += 1;
             return Ok(0);
@@ -226,16 +226,16 @@ impl<'a> Scanner<'a> {
         let mut count = 0;
         while let Some(digit @ b'0'..=b'9') = self.text.as_bytes().get(self.at) {
             if self.at - start == 19 {
-                return Err(Odd);
+                return Err(Unusual);
             }
             count = count * 10 + u64::from(digit - b'0');
             self.at += 1;
         }
-        if self.at == start { Err(Odd) } else { Ok(count) }
+        if self.at == start { Err(Unusual) } else { Ok(count) }
     }
 
     /// Reads a number, checks it, and gives its text.
-    pub(super) fn number(&mut self) -> Scan<&'a str> {
+    pub(crate) fn number(&mut self) -> Scan<&'a str> {
         self.peek()?;
         let (bytes, start) = (self.text.as_bytes(), self.at);
         if bytes.get(self.at) == Some(&b'-') {
@@ -244,7 +244,7 @@ impl<'a> Scanner<'a> {
         let leading = self.at;
         self.digits()?;
         if bytes[leading] == b'0' && self.at > leading + 1 {
-            return Err(Odd);
+            return Err(Unusual);
         }
         if bytes.get(self.at) == Some(&b'.') {
             self.at += 1;
@@ -261,13 +261,13 @@ impl<'a> Scanner<'a> {
         let number = &self.text[start..self.at];
         // Only such a number can be too large for an f64.
         if (exponent || number.len() > 300) && serde_json::from_str::<f64>(number).is_err() {
-            return Err(Odd);
+            return Err(Unusual);
         }
         Ok(number)
     }
 
     /// Reads `true` or `false`.
-    pub(super) fn boolean(&mut self) -> Scan<bool> {
+    pub(crate) fn boolean(&mut self) -> Scan<bool> {
         let value = self.peek()? == b't';
         self.word(if value { "true" } else { "false" })?;
         Ok(value)
@@ -275,7 +275,7 @@ impl<'a> Scanner<'a> {
 
     /// Reads `null` if it is next, and says whether it was.
     #[inline]
-    pub(super) fn null(&mut self) -> Scan<bool> {
+    pub(crate) fn null(&mut self) -> Scan<bool> {
         if self.peek()? != b'n' {
             return Ok(false);
         }
@@ -283,7 +283,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads any value.
-    pub(super) fn skip(&mut self) -> Scan<()> {
+    pub(crate) fn skip(&mut self) -> Scan<()> {
         match self.peek()? {
             b'"' => self.string().map(drop),
             b'{' => self.object(|scanner, _| scanner.skip()),
@@ -297,7 +297,7 @@ impl<'a> Scanner<'a> {
     fn open(&mut self, bracket: u8) -> Scan<()> {
         self.sign(bracket)?;
         self.depth += 1;
-        if self.depth > Self::DEPTH { Err(Odd) } else { Ok(()) }
+        if self.depth > Self::DEPTH { Err(Unusual) } else { Ok(()) }
     }
 
     fn close(&mut self) -> Scan<()> {
@@ -309,7 +309,7 @@ impl<'a> Scanner<'a> {
     #[inline]
     fn sign(&mut self, sign: u8) -> Scan<()> {
         if self.peek()? != sign {
-            return Err(Odd);
+            return Err(Unusual);
         }
         self.at += 1;
         Ok(())
@@ -318,7 +318,7 @@ impl<'a> Scanner<'a> {
     #[inline]
     fn word(&mut self, word: &str) -> Scan<()> {
         if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
-            return Err(Odd);
+            return Err(Unusual);
         }
         self.at += word.len();
         Ok(())
@@ -329,7 +329,7 @@ impl<'a> Scanner<'a> {
         let rest = &self.text.as_bytes()[self.at..];
         let count = rest.iter().take_while(|b| b.is_ascii_digit()).count();
         self.at += count;
-        if count == 0 { Err(Odd) } else { Ok(()) }
+        if count == 0 { Err(Unusual) } else { Ok(()) }
     }
 
     /// Reads an escape, standing at its backslash.
@@ -342,29 +342,33 @@ impl<'a> Scanner<'a> {
                 // The first half of a pair asks for the second; a second half alone is nothing.
                 0xd800..=0xdbff => {
                     if !self.text.as_bytes()[self.at..].starts_with(b"\\u") {
-                        return Err(Odd);
+                        return Err(Unusual);
                     }
                     self.at += 2;
-                    if matches!(self.hex()?, 0xdc00..=0xdfff) { Ok(()) } else { Err(Odd) }
+                    if matches!(self.hex()?, 0xdc00..=0xdfff) { Ok(()) } else { Err(Unusual) }
                 }
-                0xdc00..=0xdfff => Err(Odd),
+                0xdc00..=0xdfff => Err(Unusual),
                 _ => Ok(()),
             },
-            _ => Err(Odd),
+            _ => Err(Unusual),
         }
     }
 
     fn hex(&mut self) -> Scan<u16> {
-        let digits = self.text.get(self.at..self.at + 4).ok_or(Odd)?;
+        let digits = self.text.get(self.at..self.at + 4).ok_or(Unusual)?;
         self.at += 4;
         // The number reader of the standard library would take a plus sign.
-        if digits.starts_with('+') { Err(Odd) } else { u16::from_str_radix(digits, 16).map_err(|_| Odd) }
+        if digits.starts_with('+') {
+            Err(Unusual)
+        } else {
+            u16::from_str_radix(digits, 16).map_err(|_| Unusual)
+        }
     }
 }
 
 /// Where the run of plain characters that begins at `at` ends: at a quote, a backslash, a control character or the end.
 #[inline]
-pub(super) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
+pub(crate) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
     // Eight bytes at a time: the lowest high bit that is set marks the first byte looked for; above it there may be
@@ -387,4 +391,4 @@ pub(super) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
