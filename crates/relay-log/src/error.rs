@@ -1,0 +1,109 @@
+//! Why something was refused, or failed.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::LogName;
+
+/// Why a log or a store did not do what it was asked. Cheap to clone: everyone whose entries stood in a group that
+/// failed is told the same.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no log of this name.
+    #[error("there is no log {name}")]
+    NotFound {
+        /// Which one was asked for.
+        name: LogName,
+    },
+    /// There is a log of this name already.
+    #[error("there is a log {name} already")]
+    Exists {
+        /// Which one was to be created.
+        name: LogName,
+    },
+    /// A name that no log can have.
+    #[error("a log cannot be named {given:?}: {rule}")]
+    BadName {
+        /// The name, cut after 64 characters.
+        given: String,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// A batch that no log takes.
+    #[error("{what} is refused: {rule}")]
+    BadBatch {
+        /// What was handed over.
+        what: String,
+        /// The rule it breaks.
+        rule: String,
+    },
+    /// The batch was meant to follow a position that is not the head: another writer was here.
+    #[error("the batch was to follow position {expected}, and the head of the log is {head}")]
+    NotAtHead {
+        /// The position the batch was to follow.
+        expected: u64,
+        /// The head of the log.
+        head: u64,
+    },
+    /// A position that is not one of the log's, or no longer.
+    #[error("position {position} is not between {from} and {to}")]
+    OutOfBounds {
+        /// The position that was given.
+        position: u64,
+        /// The lowest that is possible.
+        from: u64,
+        /// The highest that is possible.
+        to: u64,
+    },
+    /// The log is gone for this handle: deleted, or its store was closed, or it closed itself because its medium cannot
+    /// be trusted any more.
+    #[error("the log is closed: {why}")]
+    Closed {
+        /// What closed it.
+        why: String,
+    },
+    /// The medium failed. Nothing of the batch was kept or announced; a later one may well be taken.
+    #[error("{what}")]
+    Io {
+        /// What was being done, and to which file.
+        what: String,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// What is kept is not what was written. Nothing after the last good position can be trusted.
+    #[error("{}, offset {offset}: {problem}; the last good position is {last_good}", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// Position of the last entry before the damage that is whole; 0 when there is none.
+        last_good: u64,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// The store cannot be opened as things are: another process has it, or a file is of a newer format, or somebody
+    /// else's.
+    #[error("{}: {problem}", path.display())]
+    Refused {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+}
+
+impl Error {
+    /// A failure of the medium: `what` names what was being done, and the file.
+    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { what: what.into(), source: Arc::new(source) }
+    }
+
+    /// Whether the medium is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}

@@ -1,0 +1,344 @@
+//! Logs in memory.
+
+use std::collections::{BTreeMap, VecDeque, btree_map};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+
+use crate::head::Head;
+use crate::{
+    Batch, Bounds, Checkpoint, Entry, Error, Identity, Limit, LogName, LogOptions, Page, Positions,
+    Retention, Store, StoredLog, Work,
+};
+
+/// Keeps logs in memory: nothing survives the process, and every call answers at once.
+///
+/// A log that has no entries takes a few hundred bytes.
+#[derive(Default)]
+pub struct MemoryStore {
+    logs: Mutex<BTreeMap<LogName, Arc<MemoryLog>>>,
+}
+
+impl MemoryStore {
+    /// A store without logs.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn logs(&self) -> MutexGuard<'_, BTreeMap<LogName, Arc<MemoryLog>>> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, name: &LogName, log: MemoryLog) -> Result<Arc<dyn StoredLog>, Error> {
+        match self.logs().entry(name.clone()) {
+            btree_map::Entry::Occupied(_) => Err(Error::Exists { name: name.clone() }),
+            btree_map::Entry::Vacant(place) => Ok(place.insert(Arc::new(log)).clone()),
+        }
+    }
+
+    fn find(&self, name: &LogName) -> Result<Arc<MemoryLog>, Error> {
+        self.logs().get(name).cloned().ok_or_else(|| Error::NotFound { name: name.clone() })
+    }
+}
+
+impl Store for MemoryStore {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>> {
+        Work::Ready(self.begin(name, MemoryLog::new(options, Kept::default())))
+    }
+
+    fn open(&self, name: &LogName) -> Work<Result<Arc<dyn StoredLog>, Error>> {
+        Work::Ready(self.find(name).map(|log| log as Arc<dyn StoredLog>))
+    }
+
+    fn delete(&self, name: &LogName) -> Work<Result<(), Error>> {
+        let removed = self.logs().remove(name);
+        Work::Ready(match removed {
+            Some(log) => {
+                log.end("it was deleted");
+                Ok(())
+            }
+            None => Err(Error::NotFound { name: name.clone() }),
+        })
+    }
+
+    fn fork(
+        &self,
+        source: &LogName,
+        at: u64,
+        name: &LogName,
+        options: LogOptions,
+    ) -> Work<Result<Arc<dyn StoredLog>, Error>> {
+        let forked = self.find(source).and_then(|source| source.kept().up_to(at));
+        Work::Ready(forked.and_then(|kept| self.begin(name, MemoryLog::new(options, kept))))
+    }
+
+    fn names(&self) -> Work<Result<Vec<LogName>, Error>> {
+        Work::Ready(Ok(self.logs().keys().cloned().collect()))
+    }
+
+    fn close(&self) -> Work<Result<(), Error>> {
+        self.logs().values().for_each(|log| log.end("its store was closed"));
+        Work::Ready(Ok(()))
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").field("logs", &self.logs().len()).finish()
+    }
+}
+
+struct MemoryLog {
+    identity: Identity,
+    about: Bytes,
+    kept: RwLock<Kept>,
+    head: Head,
+}
+
+/// ```text
+///            held_base            base                    head
+///   gone ........|  trimmed, held  |  entries that are read |
+///                                   \__ `bytes` counts these
+/// ```
+#[derive(Default)]
+struct Kept {
+    held_base: u64,
+    entries: VecDeque<Entry>,
+    base: u64,
+    bytes: u64,
+    retention: Retention,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl MemoryLog {
+    fn new(options: LogOptions, mut kept: Kept) -> Self {
+        kept.retention = options.retention;
+        let head = Head::new(kept.head());
+        let identity = options.identity.unwrap_or_else(Identity::random);
+        Self { identity, about: options.about, kept: RwLock::new(kept), head }
+    }
+
+    // A panic while the lock was held cannot leave it torn: nothing that can panic stands between two changes.
+    fn kept(&self) -> RwLockReadGuard<'_, Kept> {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept_mut(&self) -> RwLockWriteGuard<'_, Kept> {
+        self.kept.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, why: &str) {
+        // Under the lock, so that no append is under way when it is closed.
+        let _kept = self.kept_mut();
+        self.head.close(&Error::Closed { why: why.into() });
+    }
+
+    /// Does something to what is kept, and frees what it drops only when no reader waits for the lock.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Kept, &mut Vec<Entry>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut dropped = Vec::new();
+        let mut kept = self.kept_mut();
+        if let Some(why) = self.head.closed() {
+            return Err(why);
+        }
+        let result = change(&mut kept, &mut dropped);
+        drop(kept);
+        drop(dropped);
+        result
+    }
+
+    fn page(&self, after: u64, limit: Limit, held: bool) -> Result<Page, Error> {
+        let kept = self.kept();
+        match self.head.closed() {
+            Some(why) => Err(why),
+            None if after < if held { kept.held_base } else { kept.base } => Ok(Page::Gone),
+            None => Ok(Page::Entries(kept.page(after, limit))),
+        }
+    }
+}
+
+impl StoredLog for MemoryLog {
+    fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    fn about(&self) -> Bytes {
+        self.about.clone()
+    }
+
+    fn append(&self, group: Vec<Batch>) -> Work<Vec<Result<Positions, Error>>> {
+        let mut results = Vec::with_capacity(group.len());
+        let batches = group.len();
+        let all = self.change(|kept, dropped| {
+            for batch in group {
+                results.push(kept.append(batch, dropped));
+            }
+            Ok(kept.head())
+        });
+        match all {
+            Ok(head) => self.head.advance(head),
+            Err(why) => results.resize(batches, Err(why)),
+        }
+        Work::Ready(results)
+    }
+
+    fn read(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {
+        Work::Ready(self.page(after, limit, false))
+    }
+
+    fn read_held(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {
+        Work::Ready(self.page(after, limit, true))
+    }
+
+    fn bounds(&self) -> Bounds {
+        let kept = self.kept();
+        Bounds::new(kept.base, kept.head(), kept.bytes)
+    }
+
+    fn held_base(&self) -> u64 {
+        self.kept().held_base
+    }
+
+    fn closed(&self) -> Option<Error> {
+        self.head.closed()
+    }
+
+    fn wait(&self, after: u64) -> Work<Result<u64, Error>> {
+        self.head.wait(after)
+    }
+
+    fn trim(&self, to: u64) -> Work<Result<(), Error>> {
+        Work::Ready(self.change(|kept, dropped| {
+            let (from, head) = (kept.base, kept.head());
+            if to > head {
+                return Err(Error::OutOfBounds { position: to, from, to: head });
+            }
+            kept.trim(to, dropped);
+            Ok(())
+        }))
+    }
+
+    fn expire(&self, now: i64) -> Work<Result<(), Error>> {
+        Work::Ready(self.change(|kept, dropped| {
+            kept.expire(now, dropped);
+            Ok(())
+        }))
+    }
+
+    fn set_retention(&self, retention: Retention) {
+        self.kept_mut().retention = retention;
+    }
+
+    fn save_checkpoint(&self, checkpoint: Checkpoint) -> Work<Result<(), Error>> {
+        Work::Ready(self.change(|kept, dropped| {
+            let from = kept.checkpoint.as_ref().map_or(kept.held_base, |former| former.position);
+            let to = kept.head();
+            if !(from..=to).contains(&checkpoint.position) {
+                return Err(Error::OutOfBounds { position: checkpoint.position, from, to });
+            }
+            kept.checkpoint = Some(checkpoint);
+            kept.release(dropped);
+            Ok(())
+        }))
+    }
+
+    fn checkpoint(&self) -> Work<Result<Option<Checkpoint>, Error>> {
+        Work::Ready(Ok(self.kept().checkpoint.clone()))
+    }
+}
+
+impl fmt::Debug for MemoryLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLog").field("bounds", &self.bounds()).finish_non_exhaustive()
+    }
+}
+
+impl Kept {
+    fn head(&self) -> u64 {
+        self.held_base + self.entries.len() as u64
+    }
+
+    fn append(&mut self, batch: Batch, dropped: &mut Vec<Entry>) -> Result<Positions, Error> {
+        let head = self.head();
+        batch.check()?;
+        batch.check_follows(head)?;
+        let time = batch.time();
+        for (position, body) in (head + 1..).zip(batch.into_entries()) {
+            let entry = Entry { position, time, body };
+            self.bytes += entry.size();
+            self.entries.push_back(entry);
+            let Retention { entries, bytes, .. } = self.retention;
+            while position - self.base > entries || self.bytes > bytes {
+                self.drop_oldest();
+            }
+        }
+        self.expire(time, dropped);
+        Ok(Positions { first: head + 1, last: self.head() })
+    }
+
+    fn page(&self, after: u64, limit: Limit) -> Vec<Entry> {
+        let from = usize::try_from(after - self.held_base).unwrap_or(usize::MAX).min(self.entries.len());
+        let to = from.saturating_add(limit.entries.max(1)).min(self.entries.len());
+        let mut room = limit.bytes;
+        let fits = |entry: &&Entry| {
+            let fits = entry.position == after + 1 || entry.body.len() <= room;
+            room = room.saturating_sub(entry.body.len());
+            fits
+        };
+        self.entries.range(from..to).take_while(fits).cloned().collect()
+    }
+
+    fn expire(&mut self, now: i64, dropped: &mut Vec<Entry>) {
+        let oldest = self.retention.oldest_time(now);
+        while self.oldest().is_some_and(|entry| entry.time < oldest) {
+            self.drop_oldest();
+        }
+        self.release(dropped);
+    }
+
+    fn trim(&mut self, to: u64, dropped: &mut Vec<Entry>) {
+        while self.base < to {
+            self.drop_oldest();
+        }
+        self.release(dropped);
+    }
+
+    /// The oldest entry that can be read.
+    fn oldest(&self) -> Option<&Entry> {
+        self.entries.get(usize::try_from(self.base - self.held_base).ok()?)
+    }
+
+    fn drop_oldest(&mut self) {
+        let size = self.oldest().map_or(0, Entry::size);
+        self.bytes -= size;
+        self.base += 1;
+    }
+
+    /// Lets go of what is trimmed and not held.
+    fn release(&mut self, dropped: &mut Vec<Entry>) {
+        let floor = self.checkpoint.as_ref().map_or(self.base, |kept| kept.position.min(self.base));
+        let count = usize::try_from(floor.saturating_sub(self.held_base)).unwrap_or(usize::MAX);
+        dropped.extend(self.entries.drain(..count.min(self.entries.len())));
+        self.held_base = self.held_base.max(floor);
+    }
+
+    /// A copy that ends at `at`; the bodies are shared.
+    fn up_to(&self, at: u64) -> Result<Self, Error> {
+        let (from, to) = (self.base, self.head());
+        if !(from..=to).contains(&at) {
+            return Err(Error::OutOfBounds { position: at, from, to });
+        }
+        let skip = usize::try_from(from - self.held_base).unwrap_or(usize::MAX);
+        let take = usize::try_from(at - from).unwrap_or(usize::MAX);
+        let entries: VecDeque<Entry> = self.entries.iter().skip(skip).take(take).cloned().collect();
+        let bytes = entries.iter().map(Entry::size).sum();
+        Ok(Self { held_base: from, base: from, entries, bytes, ..Self::default() })
+    }
+}

@@ -1,0 +1,171 @@
+//! What stands behind a log: the part that a new medium implements.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::{Batch, Bounds, Checkpoint, Error, Identity, Limit, LogName, Page, Positions, Retention};
+
+/// The answer of a store: at once, or later.
+///
+/// Whatever may wait for a medium belongs into `Later`, and must not block the thread that polls it.
+pub enum Work<T> {
+    /// It is done.
+    Ready(T),
+    /// It takes a while. Work that was begun is brought to an end even when nobody waits for it any more.
+    Later(BoxFuture<'static, T>),
+}
+
+impl<T> Work<T> {
+    /// Waits for it.
+    pub async fn done(self) -> T {
+        match self {
+            Self::Ready(value) => value,
+            Self::Later(future) => future.await,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Work<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Ready(_)) { "Ready(..)" } else { "Later(..)" })
+    }
+}
+
+/// What a log begins with.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct LogOptions {
+    /// How much can be read. Default: everything.
+    pub retention: Retention,
+    /// Opaque bytes that stay with the log for its life, such as its configuration; at most 64 KiB. Default: none.
+    pub about: Bytes,
+    /// Epoch and key. Default: random ones.
+    pub identity: Option<Identity>,
+}
+
+impl LogOptions {
+    /// Bytes that `about` may have.
+    pub const MAX_ABOUT: usize = 64 << 10;
+
+    /// Sets how much can be read.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Sets the bytes that stay with the log.
+    #[must_use]
+    pub fn about(mut self, about: impl Into<Bytes>) -> Self {
+        self.about = about.into();
+        self
+    }
+
+    /// Sets epoch and key.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// Whether a log may begin with them.
+    ///
+    /// # Errors
+    /// [`Error::BadBatch`] when `about` is too long.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.about.len() <= Self::MAX_ABOUT {
+            return Ok(());
+        }
+        let what = format!("a description of {} bytes", self.about.len());
+        Err(Error::BadBatch { what, rule: format!("it has at most {}", Self::MAX_ABOUT) })
+    }
+}
+
+/// Keeps logs by their names. Applications use it through [`Logs`](crate::Logs); a new medium implements it, and passes
+/// the module `suite` (behind the feature of that name).
+///
+/// Several processes may stand before one medium, when the medium can do that: nothing here assumes that this one
+/// is alone, but that [`StoredLog::append`] is all-or-none.
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// A short name for people and metrics, such as `memory`.
+    fn kind(&self) -> &'static str;
+
+    /// Begins a log. It exists once this is done, and survives what the store promises to survive.
+    fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>>;
+
+    /// Opens a log. The same state stands behind every handle of one log.
+    fn open(&self, name: &LogName) -> Work<Result<Arc<dyn StoredLog>, Error>>;
+
+    /// Removes a log with everything in it; handles of it are closed. A log of this name created later is another one.
+    fn delete(&self, name: &LogName) -> Work<Result<(), Error>>;
+
+    /// Begins a log with the entries of another one up to position `at`, at the same positions and with the same times.
+    /// What comes after is its own: its epoch is new unless the options give one, and there is no checkpoint.
+    /// [`Error::OutOfBounds`] unless `at` can be read up to.
+    fn fork(
+        &self,
+        source: &LogName,
+        at: u64,
+        name: &LogName,
+        options: LogOptions,
+    ) -> Work<Result<Arc<dyn StoredLog>, Error>>;
+
+    /// The names of all logs, sorted.
+    fn names(&self) -> Work<Result<Vec<LogName>, Error>>;
+
+    /// Ends in order: what was appended is made as safe as it can be, and everything is closed.
+    fn close(&self) -> Work<Result<(), Error>>;
+}
+
+/// One log, as its store keeps it.
+///
+/// Appends of several callers come one group after another from each [`Logs`](crate::Logs); when several stand before
+/// one log, the store puts their groups in a row.
+pub trait StoredLog: fmt::Debug + Send + Sync + 'static {
+    /// Epoch and key.
+    fn identity(&self) -> Identity;
+
+    /// The bytes that were given when it was created.
+    fn about(&self) -> Bytes;
+
+    /// Appends a group of batches, in order: each of them as a whole, or not at all. A batch that is refused does not
+    /// keep the next ones out. Done when what was taken is kept as the store promises; only then can it be read.
+    fn append(&self, group: Vec<Batch>) -> Work<Vec<Result<Positions, Error>>>;
+
+    /// The entries after a position.
+    fn read(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>>;
+
+    /// Like [`Self::read`], and also entries that were trimmed but are still there because the checkpoint needs them.
+    /// [`Page::Gone`] only when the entry is really gone.
+    fn read_held(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>>;
+
+    /// What can be read right now.
+    fn bounds(&self) -> Bounds;
+
+    /// The position before the oldest entry that [`Self::read_held`] finds.
+    fn held_base(&self) -> u64;
+
+    /// Whether it is closed, and why.
+    fn closed(&self) -> Option<Error>;
+
+    /// Done as soon as the head is beyond `after`, or the log is closed.
+    fn wait(&self, after: u64) -> Work<Result<u64, Error>>;
+
+    /// Makes `to` the base, unless the base is higher already.
+    fn trim(&self, to: u64) -> Work<Result<(), Error>>;
+
+    /// Drops what is too old at `now`, in milliseconds since 1970.
+    fn expire(&self, now: i64) -> Work<Result<(), Error>>;
+
+    /// Changes how much can be read, from the next append on. It does not survive a reopening.
+    fn set_retention(&self, retention: Retention);
+
+    /// Keeps a checkpoint in place of the former one. Entries after it are held from then on.
+    fn save_checkpoint(&self, checkpoint: Checkpoint) -> Work<Result<(), Error>>;
+
+    /// The newest checkpoint.
+    fn checkpoint(&self) -> Work<Result<Option<Checkpoint>, Error>>;
+}

@@ -1,0 +1,3 @@
+//! The stores of this crate, put to the test that every store passes.
+
+mod memory;
