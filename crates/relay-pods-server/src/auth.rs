@@ -1,41 +1,49 @@
 //! Who may see what: static tokens, and tickets for streams.
 
 mod sessions;
-mod tokens;
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 
-use relay_proto::pods::Filter;
-use relay_proto::pods::problem_codes;
+use relay_proto::pods::{Filter, problem_codes};
 use relay_proto::problem::Problem;
-use tokio_util::sync::CancellationToken;
+use relay_transport::server::{self, Rights};
 
 pub(crate) use sessions::{Sessions, Ticket};
-pub(crate) use tokens::TokenWatch;
-pub use tokens::TokensError;
 
-/// A credential's rights. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Principal {
-    /// Who it is, for logs; `None` while no tokens are configured.
-    pub(crate) subject: Option<Arc<str>>,
-    /// The namespaces it may see; `None` is all.
-    pub(crate) namespaces: Option<Arc<BTreeSet<String>>>,
-    /// Cancelled when the credential is withdrawn, or its rights change.
-    pub(crate) revoked: CancellationToken,
+/// A credential of the tokens file.
+pub(crate) type Principal = server::Principal<Namespaces>;
+/// The tokens file.
+pub(crate) type TokenWatch = server::TokenWatch<Namespaces>;
+
+/// The namespaces that a credential may see; `None` is all. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Namespaces(Option<Arc<BTreeSet<String>>>);
+
+impl Rights for Namespaces {
+    const LINE: &'static str = "a line is TOKEN SUBJECT NAMESPACES";
+
+    fn parse(fields: &[&str]) -> Result<Self, &'static str> {
+        let [namespaces] = fields else { return Err(Self::LINE) };
+        if *namespaces == "*" {
+            return Ok(Self::all());
+        }
+        if !namespaces.split(',').all(|name| Filter::new().namespace(name).is_ok()) {
+            return Err("NAMESPACES is * or a comma list of DNS-1123 labels");
+        }
+        Ok(Self(Some(Arc::new(namespaces.split(',').map(Into::into).collect()))))
+    }
 }
 
-impl Principal {
-    /// Everyone, while no tokens are configured.
-    pub(crate) fn anyone() -> Self {
-        Self { subject: None, namespaces: None, revoked: CancellationToken::new() }
+impl Namespaces {
+    /// The whole cluster.
+    pub(crate) fn all() -> Self {
+        Self(None)
     }
 
     /// Whether it sees only part of the cluster.
     pub(crate) fn limited(&self) -> bool {
-        self.namespaces.is_some()
+        self.0.is_some()
     }
 
     /// Whether a namespace is in reach.
@@ -43,7 +51,7 @@ impl Principal {
     /// # Errors
     /// 403 `forbidden-namespace`.
     pub(crate) fn check(&self, namespace: &str) -> Result<(), Box<Problem>> {
-        match &self.namespaces {
+        match &self.0 {
             Some(allowed) if !allowed.contains(namespace) => {
                 let namespace: String = namespace.chars().take(80).collect();
                 let detail = format!("namespace {namespace:?}: the credential does not reach it");
@@ -59,7 +67,7 @@ impl Principal {
     /// 403 `forbidden-namespace` when the filter asks for more.
     pub(crate) fn narrow(&self, filter: Filter) -> Result<Filter, Box<Problem>> {
         filter.namespaces().try_for_each(|namespace| self.check(namespace))?;
-        match &self.namespaces {
+        match &self.0 {
             Some(allowed) if filter.namespaces().len() == 0 => {
                 Ok(allowed.iter().fold(filter, |filter, namespace| {
                     filter.namespace(namespace).expect("checked when the tokens file was read")
@@ -70,11 +78,21 @@ impl Principal {
     }
 }
 
-impl fmt::Debug for Principal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Principal")
-            .field("subject", &self.subject)
-            .field("namespaces", &self.namespaces)
-            .finish_non_exhaustive()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_a_star_or_a_comma_list() {
+        let of = |fields: &[&str]| Namespaces::parse(fields);
+        assert_eq!(of(&["*"]), Ok(Namespaces::all()));
+        let some = of(&["prod,dev"]).unwrap();
+        assert!(some.check("dev").is_ok() && some.check("prod").is_ok() && some.check("pro").is_err());
+        for wrong in ["a,,b", "PROD", "*,a", "", "a,"] {
+            assert!(of(&[wrong]).unwrap_err().contains("comma list"), "{wrong}");
+        }
+        for wrong in [&[][..], &["a", "b"]] {
+            assert_eq!(of(wrong), Err(Namespaces::LINE));
+        }
     }
 }

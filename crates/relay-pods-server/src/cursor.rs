@@ -3,6 +3,7 @@
 use std::fmt;
 
 use relay_proto::pods::{Epoch, EventHash};
+use relay_proto::secret::same_in_constant_time;
 
 /// Bytes of an event's digest within its hash.
 const DIGEST_LEN: usize = 16;
@@ -92,11 +93,6 @@ impl fmt::Debug for LogIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LogIdentity").field("epoch", &self.epoch).finish_non_exhaustive()
     }
-}
-
-/// Compares without telling by its duration where two equally long texts differ.
-pub(crate) fn same_in_constant_time(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && std::hint::black_box(a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y))) == 0
 }
 
 /// Text of `N` random bytes, for ids and tickets.

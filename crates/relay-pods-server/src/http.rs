@@ -3,7 +3,6 @@
 mod history;
 mod lists;
 mod params;
-mod respond;
 mod sessions;
 mod status;
 mod stream;
@@ -11,32 +10,27 @@ mod stream;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use relay_proto::problem::{Problem, ProblemCode};
+use relay_transport::server::{
+    self, Body, Connections, Cut, Refusal, Service, Unread, allows, check_head, credential, percent_decode,
+    read_body,
+};
 use tokio::sync::watch;
 
-use crate::auth::{Principal, Sessions, TokenWatch};
+use crate::auth::{Namespaces, Principal, Sessions, TokenWatch};
 use crate::config::Config;
 use crate::log::Log;
 use crate::metrics::Metrics;
-use params::{Query, Refusal, percent_decode};
+use params::Query;
 
-pub(crate) use respond::{Body, Cut};
 use stream::Control;
 
-/// Bytes of a request head that are taken.
-pub(crate) const MAX_HEAD: usize = 64 << 10;
 /// Bytes of a request body that are taken.
 const MAX_BODY: usize = 64 << 10;
-/// How long a request body may take.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What all requests share.
 pub(crate) struct Relay {
@@ -44,9 +38,10 @@ pub(crate) struct Relay {
     pub(crate) log: Arc<Log>,
     pub(crate) source_kind: &'static str,
     /// `None`: no credentials are asked for.
-    pub(crate) tokens: Option<TokenWatch>,
+    pub(crate) tokens: Option<Arc<TokenWatch>>,
     pub(crate) sessions: Sessions,
     pub(crate) metrics: Metrics,
+    pub(crate) connections: Connections,
     pub(crate) subscribers: AtomicU64,
     pub(crate) control: watch::Sender<Control>,
 }
@@ -67,14 +62,13 @@ enum Route {
 }
 
 impl Relay {
-    /// Answers one request. The error cuts the connection.
-    pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+    async fn answer_and_count(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
         let (head, body) = request.into_parts();
         let route = Route::parse(head.uri.path());
         let name = route.as_ref().map_or("unknown", Route::name);
-        let response = match self.answer(route, &head, body).await {
+        let response = match self.answer_route(route, &head, body).await {
             Ok(response) => response?,
-            Err(refusal) => respond::problem(&refusal),
+            Err(refusal) => server::problem(&refusal),
         };
         let status = response.status().as_u16();
         self.metrics.request(name, status);
@@ -83,15 +77,13 @@ impl Relay {
         Ok(response)
     }
 
-    async fn answer(
+    async fn answer_route(
         self: &Arc<Self>,
         route: Option<Route>,
         head: &Parts,
         body: Incoming,
     ) -> Result<Result<Response<Body>, Cut>, Refusal> {
-        if head_size(head) > MAX_HEAD {
-            return Err(Box::new(Problem::new(ProblemCode::HEAD_TOO_LARGE, HEAD_RULE)));
-        }
+        check_head(head)?;
         // What is there, and how it is asked for, is nothing for who may not ask at all.
         let open = matches!(route, Some(Route::Health | Route::Livez | Route::Readyz | Route::Metrics));
         let known_to_be_wrong = match &route {
@@ -106,16 +98,13 @@ impl Relay {
         };
         let allow = route.methods();
         if !allows(allow, &head.method) {
-            return Ok(Ok(respond::method_not_allowed(allow)));
+            return Ok(Ok(server::method_not_allowed(allow)));
         }
         if route == Route::Session {
-            return match read_body(body).await {
+            return match read_body(body, MAX_BODY).await {
                 Ok(body) => sessions::create(self, head, &body).map(Ok),
-                Err(Unread::TooLarge) => {
-                    let detail = format!("a request body is at most {MAX_BODY} bytes");
-                    Err(Box::new(Problem::new(ProblemCode::BODY_TOO_LARGE, detail)))
-                }
-                Err(Unread::Gone) => Ok(Err(Cut)),
+                Err(Unread::Refused(refusal)) => Err(refusal),
+                Err(Unread::Gone(cut)) => Ok(Err(cut)),
             };
         }
         let query = Query::parse(head.uri.query());
@@ -150,12 +139,18 @@ impl Relay {
     }
 
     fn principal_of(&self, credential: Option<&[u8]>) -> Result<Principal, Refusal> {
-        let Some(tokens) = &self.tokens else { return Ok(Principal::anyone()) };
+        let Some(tokens) = &self.tokens else { return Ok(Principal::anyone(Namespaces::all())) };
         let refuse = |detail| Box::new(Problem::new(ProblemCode::UNAUTHENTICATED, detail));
         let credential = credential.ok_or_else(|| {
             refuse("a token is needed, as X-Relay-Token: TOKEN or Authorization: Bearer TOKEN")
         })?;
         tokens.current().find(credential).ok_or_else(|| refuse("the token is not known"))
+    }
+}
+
+impl Service for Relay {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        self.answer_and_count(request).await
     }
 }
 
@@ -216,60 +211,12 @@ impl Route {
     }
 }
 
-/// What a head over the limit is told.
-pub(crate) const HEAD_RULE: &str = "a request head is at most 65536 bytes and 4096 fields";
-
-/// The token that a request carries in a header. `X-Relay-Token` goes first, because `Authorization` may belong to a
-/// proxy on the way; an empty header counts as absent.
-fn credential(headers: &HeaderMap) -> Option<&[u8]> {
-    let own = headers.get("x-relay-token").map(|value| value.as_bytes().trim_ascii());
-    if let Some(own) = own.filter(|own| !own.is_empty()) {
-        return Some(own);
-    }
-    let (scheme, token) = headers.get(AUTHORIZATION)?.as_bytes().trim_ascii().split_at_checked(7)?;
-    let token = token.trim_ascii();
-    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
-}
-
-fn allows(methods: &str, method: &Method) -> bool {
-    methods.split(", ").any(|allowed| allowed == method.as_str())
-}
-
 fn not_found(detail: &str) -> Refusal {
     Box::new(Problem::new(ProblemCode::NOT_FOUND, detail))
 }
 
 fn not_ready(detail: &str) -> Refusal {
     Box::new(Problem::new(ProblemCode::NOT_READY, detail))
-}
-
-/// Bytes of the head as it usually is on the wire.
-fn head_size(head: &Parts) -> usize {
-    let line = head.method.as_str().len() + target_len(head) + " HTTP/1.1\r\n".len() + 1;
-    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
-    line + fields.sum::<usize>() + 2
-}
-
-fn target_len(head: &Parts) -> usize {
-    head.uri.path_and_query().map_or(1, |target| target.as_str().len())
-}
-
-enum Unread {
-    TooLarge,
-    Gone,
-}
-
-async fn read_body(body: Incoming) -> Result<Bytes, Unread> {
-    use http_body::Body as _;
-    // Known before it is read, so that no client is told to go on sending.
-    if body.size_hint().lower() > MAX_BODY as u64 {
-        return Err(Unread::TooLarge);
-    }
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unread::TooLarge),
-        Ok(Err(_)) | Err(_) => Err(Unread::Gone),
-    }
 }
 
 #[cfg(test)]
@@ -299,29 +246,6 @@ mod tests {
             ("/HEALTH", None),
         ] {
             assert_eq!(Route::parse(path), route, "{path}");
-        }
-    }
-
-    #[test]
-    fn the_relays_own_header_goes_before_authorization() {
-        type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
-        let cases: &[Case<'_>] = &[
-            (&[], None),
-            (&[("x-relay-token", "a")], Some("a")),
-            (&[("authorization", "Bearer b")], Some("b")),
-            (&[("authorization", "bearer  b ")], Some("b")),
-            (&[("authorization", "Basic b")], None),
-            (&[("authorization", "Bearer")], None),
-            (&[("authorization", "Bearer ")], None),
-            (&[("x-relay-token", "a"), ("authorization", "Bearer b")], Some("a")),
-            (&[("x-relay-token", " "), ("authorization", "Bearer b")], Some("b")),
-        ];
-        for (fields, expected) in cases {
-            let headers = fields
-                .iter()
-                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-                .collect::<HeaderMap>();
-            assert_eq!(credential(&headers), expected.map(str::as_bytes), "{fields:?}");
         }
     }
 }

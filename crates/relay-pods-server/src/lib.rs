@@ -24,7 +24,6 @@
 mod auth;
 mod clock;
 mod config;
-mod conn;
 mod cursor;
 mod http;
 mod log;
@@ -33,10 +32,10 @@ mod server;
 mod source;
 mod store;
 
-pub use auth::TokensError;
 pub use clock::Clock;
 pub use config::Config;
 pub use cursor::LogIdentity;
+pub use relay_transport::server::TokensError;
 pub use server::{Builder, Handle, ServeError, Server};
 #[cfg(feature = "kube")]
 pub use source::KubeSource;

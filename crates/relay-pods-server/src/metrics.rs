@@ -8,7 +8,6 @@ use std::sync::{Mutex, PoisonError};
 /// What happened since the start. Labels come from fixed sets, but for the names of consumers, which are bounded.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    pub(crate) connections: AtomicU64,
     pub(crate) streams_opened: AtomicU64,
     pub(crate) stream_messages: AtomicU64,
     pub(crate) stream_bytes: AtomicU64,

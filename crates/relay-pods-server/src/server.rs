@@ -8,34 +8,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use relay_proto::pods::ClosingReason;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, ToSocketAddrs};
+use relay_transport::server::{HttpServer, Settings, TokensError};
+use tokio::net::ToSocketAddrs;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::auth::{Sessions, TokenWatch, TokensError};
+use crate::auth::{Sessions, TokenWatch};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::conn::{Activity, Held, Socket};
-use crate::http::{Cut, MAX_HEAD, Relay};
+use crate::http::Relay;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::source::{Publisher, Source, SourceError};
 use crate::store::{MemoryStore, Retention, Store, StoreError};
-
-/// Fields of a request head that are taken, as [`HEAD_RULE`](crate::http::HEAD_RULE) says. More than this within 64 KiB would be next to empty; room for them is set
-/// aside while a head is read.
-const MAX_FIELDS: usize = 4096;
-/// How long a request head that has begun may still take when the server ends.
-const HEAD_GRACE: Duration = Duration::from_millis(250);
 
 /// A relay whose store is open and whose port listens. It answers once it runs.
 ///
@@ -48,7 +35,7 @@ const HEAD_GRACE: Duration = Duration::from_millis(250);
 /// # }
 /// ```
 pub struct Server {
-    listener: TcpListener,
+    http: HttpServer,
     source: Option<Box<dyn Source>>,
     handle: Handle,
 }
@@ -96,23 +83,26 @@ impl Builder {
     /// When one of them cannot be opened.
     pub async fn bind(self, address: impl ToSocketAddrs) -> Result<Server, ServeError> {
         let Self { config, store, source, clock } = self;
-        let tokens = config.tokens_file.as_deref().map(TokenWatch::open).transpose()?;
+        let tokens = config.tokens_file.as_deref().map(TokenWatch::open).transpose()?.map(Arc::new);
         let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new(Retention::default())));
         let log = Arc::new(Log::open(store, clock.clone())?);
-        let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Bind { source })?;
-        let address = listener.local_addr().map_err(|source| ServeError::Bind { source })?;
+        let http = HttpServer::bind(address, settings(&config))
+            .await
+            .map_err(|source| ServeError::Bind { source })?;
+        let address = http.local_addr();
         let relay = Arc::new(Relay {
             source_kind: source.as_ref().map_or("embedded", |source| source.kind()),
             sessions: Sessions::new(clock, config.session_ttl),
             tokens,
             log,
             metrics: Metrics::default(),
+            connections: http.connections(),
             subscribers: AtomicU64::new(0),
             control: watch::Sender::default(),
             config,
         });
         let handle = Handle { relay, address, stop: CancellationToken::new() };
-        Ok(Server { listener, source, handle })
+        Ok(Server { http, source, handle })
     }
 }
 
@@ -138,57 +128,34 @@ impl Server {
     /// # Errors
     /// When the source fails for good. Errors of single connections are their own.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { listener, source, handle } = self;
+        let Self { http, source, handle } = self;
         let Handle { relay, stop, .. } = handle.clone();
-        let kill = CancellationToken::new();
-        let _cut_when_dropped = kill.clone().drop_guard();
-        let connections = TaskTracker::new();
-        let evict = watch::Sender::new(0);
         let mut upkeep = JoinSet::new();
         upkeep.spawn(keep_up(relay.clone()));
+        if let Some(tokens) = &relay.tokens {
+            upkeep.spawn(keep_tokens(relay.clone(), tokens.clone()));
+        }
         let mut sources = JoinSet::new();
         if let Some(source) = source {
             sources.spawn(source.run(handle.publisher(), stop.child_token()));
         }
         let mut shutdown = pin!(shutdown);
-        let mut next_id = 0;
+        let mut serving = pin!(http.run(relay.clone(), stop.clone()));
         let outcome = loop {
             tokio::select! {
                 () = &mut shutdown => break Ok(()),
                 () = stop.cancelled() => break Ok(()),
+                () = &mut serving => unreachable!("it serves until it is told to stop"),
                 Some(ended) = sources.join_next() => {
                     if let Err(error) = source_ended(&relay, ended) {
                         break Err(error);
                     }
                 }
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        next_id += 1;
-                        // Events are small and wanted at once.
-                        let _ = stream.set_nodelay(true);
-                        if let Some(place) = Place::take(&relay, &evict, next_id) {
-                            let watch = (evict.subscribe(), stop.clone(), kill.clone());
-                            connections.spawn(serve_connection(relay.clone(), stream, place, watch));
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        // Most likely out of file descriptors: make room at the cost of those who said nothing.
-                        evict.send_replace(next_id);
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                },
             }
         };
-        drop(listener);
         relay.control.send_modify(|control| control.closing = Some(ClosingReason::Shutdown));
         stop.cancel();
-        connections.close();
-        if tokio::time::timeout(relay.config.drain, connections.wait()).await.is_err() {
-            tracing::warn!(left = connections.len(), "connections are cut: they did not end in time");
-            kill.cancel();
-            connections.wait().await;
-        }
+        serving.await;
         outcome
     }
 }
@@ -270,131 +237,30 @@ impl Drop for HeldBack<'_> {
     }
 }
 
-/// A connection's place among the bounded number of them.
-struct Place {
-    relay: Arc<Relay>,
-    id: u64,
-}
-
-impl Place {
-    /// Connections accepted last that are spared when room is made: their first request may be on its way.
-    const SPARED: u64 = 64;
-
-    /// Takes a place; when all are taken, connections that wait for their peer make room for the next ones.
-    fn take(relay: &Arc<Relay>, evict: &watch::Sender<u64>, id: u64) -> Option<Self> {
-        let place = Self { relay: relay.clone(), id };
-        let open = relay.metrics.connections.fetch_add(1, Ordering::AcqRel) + 1;
-        let max = relay.config.max_connections as u64;
-        if open > max {
-            evict.send_replace(id.saturating_sub(Self::SPARED));
-        }
-        // Room is made by other tasks in their own time, so that a few more than the limit are let in.
-        (open <= max + Self::SPARED).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.relay.metrics.connections.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-async fn serve_connection(
-    relay: Arc<Relay>,
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    place: Place,
-    (mut evict, stop, kill): (watch::Receiver<u64>, CancellationToken, CancellationToken),
-) {
-    let activity = Arc::new(Activity::default());
-    let socket = Socket::new(stream, activity.clone(), relay.config.stall_timeout);
-    let service = service_fn(|request| {
-        let (relay, activity) = (relay.clone(), activity.clone());
-        // At once, not when the future is first polled: the connection may be looked at in between.
-        let busy = activity.begin();
-        async move {
-            let response = relay.serve(request).await?;
-            if matches!(response.status().as_u16(), 413 | 431) {
-                activity.linger();
-            }
-            if response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
-                activity.streams();
-            }
-            Ok::<_, Cut>(response.map(|body| Held::new(body, busy)))
-        }
-    });
-    let mut http = http1::Builder::new();
-    // Beyond the limit on heads, so that the usual excess is answered by our own check.
-    http.max_buf_size(MAX_HEAD + (16 << 10));
-    http.max_headers(MAX_FIELDS);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
-    let mut stopping = false;
-    let mut grace = pin!(tokio::time::sleep(Duration::ZERO));
-    let mut in_grace = false;
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended");
-                }
-                return;
-            }
-            () = stop.cancelled(), if !stopping => {
-                if activity.is_fresh() {
-                    return;
-                }
-                stopping = true;
-                in_grace = true;
-                grace.as_mut().reset(Instant::now() + HEAD_GRACE);
-                connection.as_mut().graceful_shutdown();
-            }
-            () = &mut grace, if in_grace => {
-                if activity.is_heading() {
-                    return;
-                }
-                in_grace = false;
-            }
-            () = kill.cancelled() => return,
-            Ok(()) = evict.changed() => {
-                if place.id <= *evict.borrow_and_update() && activity.is_waiting() {
-                    return;
-                }
-            }
-        }
-    }
+fn settings(config: &Config) -> Settings {
+    Settings::default()
+        .max_connections(config.max_connections)
+        .stall_timeout(config.stall_timeout)
+        .drain(config.drain)
 }
 
 /// What has to be looked at every second.
 async fn keep_up(relay: Arc<Relay>) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut complaint = String::new();
     loop {
         tick.tick().await;
         relay.log.store.expire(relay.log.clock.unix_millis());
         relay.sessions.sweep();
-        if relay.tokens.is_none() {
-            continue;
-        }
-        let reader = relay.clone();
-        let read = tokio::task::spawn_blocking(move || reader.tokens.as_ref().map(TokenWatch::refresh)).await;
-        match read {
-            Ok(Some(Ok(changed))) => {
-                complaint.clear();
-                if changed {
-                    tracing::info!("the tokens file was read again");
-                }
-            }
-            Ok(Some(Err(error))) => {
-                relay.metrics.token_file_errors.fetch_add(1, Ordering::Relaxed);
-                let text = error.to_string();
-                if text != complaint {
-                    tracing::error!(error = text, "the tokens stay as they were");
-                    complaint = text;
-                }
-            }
-            Ok(None) | Err(_) => {}
-        }
     }
+}
+
+async fn keep_tokens(relay: Arc<Relay>, tokens: Arc<TokenWatch>) {
+    let count = &relay.metrics.token_file_errors;
+    let failed = || {
+        count.fetch_add(1, Ordering::Relaxed);
+    };
+    tokens.keep_fresh(failed).await;
 }
 
 fn source_ended(relay: &Relay, ended: Result<Result<(), SourceError>, JoinError>) -> Result<(), ServeError> {

@@ -30,6 +30,7 @@ pub mod pods;
 #[cfg(feature = "problem")]
 pub mod problem;
 pub mod retry;
+pub mod secret;
 pub mod sse;
 #[cfg(feature = "time")]
 pub mod time;

@@ -4,6 +4,9 @@
 //! takes. What an answer means, when to retry and where a redirect may lead is decided in
 //! [`relay_proto::eventsource`]; this crate moves the bytes, keeps the time and holds the secrets.
 //!
+//! With the feature `server`, the module `server` is the other end: accepting connections with deadlines and limits,
+//! tokens, answers and an orderly end, for services that are written on top of it.
+//!
 //! It knows no message of any relay, keeps no cache and no cookies, and never logs a payload or a credential.
 //!
 //! ```no_run
@@ -22,19 +25,10 @@
 //! # }
 //! ```
 
-mod base_url;
 mod client;
-mod connect;
-mod credentials;
-mod dial;
-mod error;
-mod handover;
-mod stream;
-mod tls;
+#[cfg(feature = "server")]
+pub mod server;
 
-pub use base_url::BaseUrl;
-pub use client::{HttpClient, HttpClientBuilder};
-pub use credentials::{Secret, TokenSource};
-pub use error::Error;
-pub use stream::{EventStream, Handle};
-pub use tls::ClientIdentity;
+pub use client::{
+    BaseUrl, ClientIdentity, Error, EventStream, Handle, HttpClient, HttpClientBuilder, Secret, TokenSource,
+};

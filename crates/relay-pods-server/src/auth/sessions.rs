@@ -177,7 +177,8 @@ mod tests {
     fn a_ticket_works_once_for_its_client_and_in_its_time() {
         let clock = Clock::manual(0);
         let sessions = Sessions::new(clock.clone(), Duration::from_secs(30));
-        let (id, expires_at) = sessions.mint(Principal::anyone(), Some("web".into()));
+        let (id, expires_at) =
+            sessions.mint(Principal::anyone(crate::auth::Namespaces::all()), Some("web".into()));
         assert!(id.len() >= 32, "at least 128 bits");
         assert_eq!(expires_at.as_str(), "1970-01-01T00:00:30Z");
         assert_eq!(code(sessions.look_up("nonsense", None)), Some(problem_codes::SESSION_UNKNOWN));
@@ -189,7 +190,7 @@ mod tests {
         assert_eq!(code(sessions.redeem(second)), Some(problem_codes::SESSION_USED));
         assert_eq!(code(sessions.look_up(&id, None)), Some(problem_codes::SESSION_USED));
 
-        let (id, _) = sessions.mint(Principal::anyone(), None);
+        let (id, _) = sessions.mint(Principal::anyone(crate::auth::Namespaces::all()), None);
         clock.advance(Duration::from_millis(29_999));
         let in_time = sessions.look_up(&id, Some("anything")).unwrap();
         clock.advance(Duration::from_millis(1));
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn tickets_end_with_their_credential() {
         let sessions = Sessions::new(Clock::manual(0), Duration::from_secs(30));
-        let principal = Principal::anyone();
+        let principal = Principal::anyone(crate::auth::Namespaces::all());
         let (id, _) = sessions.mint(principal.clone(), None);
         let ticket = sessions.look_up(&id, None).unwrap();
         principal.revoked.cancel();
@@ -216,9 +217,9 @@ mod tests {
     fn tickets_are_bounded_in_number_and_forgotten_in_time() {
         let clock = Clock::manual(0);
         let sessions = Sessions::new(clock.clone(), Duration::from_secs(30));
-        let (first, _) = sessions.mint(Principal::anyone(), None);
+        let (first, _) = sessions.mint(Principal::anyone(crate::auth::Namespaces::all()), None);
         for _ in 0..Sessions::MAX {
-            sessions.mint(Principal::anyone(), None);
+            sessions.mint(Principal::anyone(crate::auth::Namespaces::all()), None);
         }
         assert_eq!(sessions.len(), Sessions::MAX);
         assert_eq!(code(sessions.look_up(&first, None)), Some(problem_codes::SESSION_UNKNOWN));

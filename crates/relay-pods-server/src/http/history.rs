@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use relay_proto::pods::Filter;
 
-use super::params::{Query, Refusal};
-use super::respond::{self, Body};
+use super::params::Query;
 use super::{Relay, not_ready};
 use crate::auth::Principal;
 use crate::store::{Bounds, Page, Record, Resolved, Seen, StoreError};
+use relay_transport::server::{self, Body, Refusal};
 
 /// Events read from the store at a time.
 const READ: u64 = 256;
@@ -34,10 +34,11 @@ pub(crate) async fn page(
     let changes = query.changes()?;
     let asked = query.filter()?;
     if let Some((namespace, _)) = pod {
-        principal.check(namespace)?;
+        principal.rights.check(namespace)?;
     }
-    let filter = principal.narrow(asked)?;
-    let with_previous = filter.is_empty() && !principal.limited() && changes.is_empty() && pod.is_none();
+    let filter = principal.rights.narrow(asked)?;
+    let with_previous =
+        filter.is_empty() && !principal.rights.limited() && changes.is_empty() && pod.is_none();
     let select = Select { filter, changes, pod };
 
     let store = &*relay.log.store;
@@ -68,7 +69,7 @@ pub(crate) async fn page(
         Ok(Scan::StartGone) => return Ok(gone(problem_codes::CURSOR_EXPIRED, "since_hash", &store.bounds())),
         Err(_) => return Err(not_ready("the store cannot be read")),
     }
-    Ok(respond::full(StatusCode::OK, "application/json", page.finish()))
+    Ok(server::full(StatusCode::OK, "application/json", page.finish()))
 }
 
 /// The sequence of a cursor, or the answer that says that it has none any more.
@@ -214,5 +215,5 @@ fn gone(code: ProblemCode, parameter: &str, bounds: &Bounds) -> Response<Body> {
         _ => "it is not a hash of this log",
     };
     let oldest = bounds.oldest_hash.as_ref().map(EventHash::as_str);
-    respond::problem(&Problem::new(code, format!("{parameter}: {detail}")).member("oldest_hash", oldest))
+    server::problem(&Problem::new(code, format!("{parameter}: {detail}")).member("oldest_hash", oldest))
 }

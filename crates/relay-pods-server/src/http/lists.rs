@@ -13,12 +13,12 @@ use relay_proto::pods::{Epoch, EventHash, Filter, PodKey};
 use relay_proto::time::Timestamp;
 use serde::Serialize;
 
-use super::params::{Query, Refusal};
-use super::respond::{self, Body};
+use super::params::Query;
 use super::{Relay, not_found, not_ready};
 use crate::auth::Principal;
 use crate::log::{Entry, View};
 use crate::store::Resolved;
+use relay_transport::server::{self, Body, Refusal};
 
 /// Bytes after which a piece of a list is handed on.
 const PIECE: usize = 64 << 10;
@@ -45,7 +45,7 @@ pub(crate) async fn pods(
 ) -> Result<Response<Body>, Refusal> {
     let filter = query.filter()?;
     let at_least = query.optional("at_least")?;
-    let filter = principal.narrow(filter)?;
+    let filter = principal.rights.narrow(filter)?;
     await_sync(relay).await?;
     if let Some(cursor) = at_least {
         match relay.log.resolve_within(cursor, relay.config.wait).await {
@@ -85,7 +85,7 @@ pub(crate) async fn pods(
         Some((Ok(Frame::data(piece)), writer))
     });
     let kind = if lines { "application/x-ndjson" } else { "application/json" };
-    let mut response = respond::with_body(StatusCode::OK, kind, StreamBody::new(pieces).boxed_unsync());
+    let mut response = server::with_body(StatusCode::OK, kind, StreamBody::new(pieces).boxed_unsync());
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }
@@ -97,10 +97,10 @@ pub(crate) async fn pod(
     namespace: &str,
     name: &str,
 ) -> Result<Response<Body>, Refusal> {
-    principal.check(namespace)?;
+    principal.rights.check(namespace)?;
     await_sync(relay).await?;
     match relay.log.view().pods.get(&PodKey::new(namespace, name)) {
-        Some(entry) => Ok(respond::full(StatusCode::OK, "application/json", entry.json.clone())),
+        Some(entry) => Ok(server::full(StatusCode::OK, "application/json", entry.json.clone())),
         None => Err(not_found("there is no such pod")),
     }
 }

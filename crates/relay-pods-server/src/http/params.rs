@@ -3,33 +3,22 @@
 use std::collections::BTreeSet;
 
 use relay_proto::pods::{Filter, InvalidParameter};
-use relay_proto::problem::{Problem, ProblemCode};
+use relay_transport::server::{self, Refusal, refuse};
 
 use crate::store::Change;
 
 /// A decoded query. Unknown names are simply never asked for.
 #[derive(Debug)]
-pub(crate) struct Query(Vec<(String, String)>);
-
-/// A refusal with its status.
-pub(crate) type Refusal = Box<Problem>;
+pub(crate) struct Query(server::Query);
 
 impl Query {
     pub(crate) fn parse(query: Option<&str>) -> Self {
-        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        Self(
-            pairs
-                .map(|pair| {
-                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    (percent_decode(name, true), percent_decode(value, true))
-                })
-                .collect(),
-        )
+        Self(server::Query::parse(query))
     }
 
     /// Every value of a name, in order.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.0.all(name)
     }
 
     /// The value of a name that may stand once.
@@ -37,13 +26,12 @@ impl Query {
     /// # Errors
     /// 400 when it stands twice.
     pub(crate) fn single(&self, name: &'static str) -> Result<Option<&str>, Refusal> {
-        let mut values = self.all(name);
-        let first = values.next();
-        match values.next() {
+        match self.0.all(name).nth(1) {
             // A ticket is a secret.
-            Some(_) if name == "session_id" => Err(refuse("session_id: stands once at most")),
-            Some(again) => Err(invalid(InvalidParameter::new(name, again, "stands once at most"))),
-            None => Ok(first),
+            Some(again) if name != "session_id" => {
+                Err(invalid(InvalidParameter::new(name, again, "stands once at most")))
+            }
+            _ => self.0.single(name),
         }
     }
 
@@ -61,10 +49,10 @@ impl Query {
     /// 400 when one breaks Kubernetes' syntax.
     pub(crate) fn filter(&self) -> Result<Filter, Refusal> {
         let mut filter = Filter::new();
-        for namespace in self.all("namespace").filter(|value| !value.is_empty()) {
+        for namespace in self.0.all("namespace").filter(|value| !value.is_empty()) {
             filter = filter.namespace(namespace).map_err(invalid)?;
         }
-        for label in self.all("label").filter(|value| !value.is_empty()) {
+        for label in self.0.all("label").filter(|value| !value.is_empty()) {
             filter = filter.label(label).map_err(invalid)?;
         }
         Ok(filter)
@@ -120,7 +108,8 @@ impl Query {
     /// # Errors
     /// 400 for anything but the three names.
     pub(crate) fn changes(&self) -> Result<BTreeSet<&'static str>, Refusal> {
-        self.all("type")
+        self.0
+            .all("type")
             .map(|text| {
                 let known = [Change::Added, Change::Modified, Change::Deleted].map(Change::as_str);
                 known
@@ -143,57 +132,13 @@ pub(crate) fn check_client_id(text: &str) -> Result<&str, Refusal> {
     Err(invalid(InvalidParameter::new("client_id", text, "1 to 128 visible ASCII characters")))
 }
 
-/// 400 `bad-parameter`.
-pub(crate) fn refuse(detail: &str) -> Refusal {
-    Box::new(Problem::new(ProblemCode::BAD_PARAMETER, detail))
-}
-
 fn invalid(error: InvalidParameter) -> Refusal {
     refuse(&error.to_string())
-}
-
-/// Undoes percent-encoding. What is no encoding stays as it is, what is no UTF-8 becomes U+FFFD: neither passes a check.
-pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
-        match (bytes[at], hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high << 4 | low) as u8);
-                at += 3;
-                continue;
-            }
-            (b'+', ..) if plus_is_space => out.push(b' '),
-            (other, ..) => out.push(other),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percent_encoding_is_undone_once() {
-        for (text, plain) in [
-            ("a%3Db", "a=b"),
-            ("a%253D", "a%3D"),
-            ("a+b", "a b"),
-            ("%", "%"),
-            ("%4", "%4"),
-            ("%zz", "%zz"),
-            ("%c3%BC", "ü"),
-            ("%ff", "\u{fffd}"),
-            ("%0d%0A", "\r\n"),
-        ] {
-            assert_eq!(percent_decode(text, true), plain, "{text}");
-        }
-        assert_eq!(percent_decode("a+b", false), "a+b");
-    }
 
     #[test]
     fn each_parameter_takes_what_is_written_and_names_itself_otherwise() {

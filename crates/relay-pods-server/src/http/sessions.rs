@@ -13,12 +13,12 @@ use relay_proto::problem::{Problem, ProblemCode};
 use relay_proto::time::Timestamp;
 use serde::Serialize;
 
-use super::params::{Query, Refusal, check_client_id, refuse};
-use super::respond::{self, Body};
+use super::params::{Query, check_client_id};
 use super::stream::{Order, Slot, Start, Subscriber};
 use super::{Relay, credential, not_ready};
 use crate::auth::Ticket;
 use crate::store::Resolved;
+use relay_transport::server::{self, Body, Refusal, refuse};
 
 #[derive(Serialize)]
 struct Created {
@@ -41,8 +41,8 @@ pub(crate) fn create(relay: &Relay, head: &Parts, body: &[u8]) -> Result<Respons
     };
     let (session_id, expires_at) = relay.sessions.mint(principal, client_id);
     relay.metrics.sessions_minted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let expires_in_seconds = respond::seconds(relay.sessions.ttl());
-    Ok(respond::json(StatusCode::CREATED, &Created { session_id, expires_at, expires_in_seconds }))
+    let expires_in_seconds = server::seconds(relay.sessions.ttl());
+    Ok(server::json(StatusCode::CREATED, &Created { session_id, expires_at, expires_in_seconds }))
 }
 
 /// The body of a request for a ticket.
@@ -95,7 +95,7 @@ pub(crate) async fn open_stream(
         (None, Some(principal)) => principal,
         (None, None) => relay.authenticate(&head.headers)?,
     };
-    let filter = principal.narrow(filter)?;
+    let filter = principal.rights.narrow(filter)?;
     let client_id = asked_id.or(ticket.as_ref().and_then(Ticket::client_id)).map(str::to_owned);
 
     let last_event_id = || {
@@ -126,7 +126,7 @@ pub(crate) async fn open_stream(
         Some((piece.map(Frame::data), subscriber))
     });
     let body = StreamBody::new(pieces).boxed_unsync();
-    let mut response = respond::with_body(StatusCode::OK, "text/event-stream", body);
+    let mut response = server::with_body(StatusCode::OK, "text/event-stream", body);
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     // Who waits for the end of the connection is to see the stream's.
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

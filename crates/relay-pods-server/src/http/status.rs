@@ -7,10 +7,9 @@ use relay_proto::pods::{Epoch, EventHash, Position};
 use relay_proto::time::Timestamp;
 use serde::Serialize;
 
-use super::params::Refusal;
-use super::respond::{self, Body};
 use super::{Relay, not_ready};
 use crate::metrics::Gauge;
+use relay_transport::server::{self, Body, Refusal};
 
 #[derive(Serialize)]
 struct Health<'a> {
@@ -66,12 +65,12 @@ pub(crate) fn health(relay: &Relay) -> Response<Body> {
         subscribers: relay.subscribers.load(Ordering::Acquire),
     };
     let code = if status.synced && works { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    respond::json(code, &health)
+    server::json(code, &health)
 }
 
 /// The process answers.
 pub(crate) fn livez() -> Response<Body> {
-    respond::full(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")
+    server::full(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")
 }
 
 /// The log reflects the source. A quiet source is ready.
@@ -86,7 +85,7 @@ pub(crate) fn readyz(relay: &Relay) -> Result<Response<Body>, Refusal> {
     if !relay.log.store_works() {
         return Err(not_ready("the store does not take events"));
     }
-    Ok(respond::full(StatusCode::OK, "text/plain; charset=utf-8", "ready\n"))
+    Ok(server::full(StatusCode::OK, "text/plain; charset=utf-8", "ready\n"))
 }
 
 /// Prometheus' text format.
@@ -108,9 +107,9 @@ pub(crate) fn metrics(relay: &Relay) -> Response<Body> {
         gauge("relay_source_synced", "Whether the source has ever synced.", status.synced.into()),
         gauge("relay_source_live", "Whether the source is being followed.", status.ready().into()),
         gauge("relay_streams", "Open streams.", relay.subscribers.load(Ordering::Acquire)),
-        gauge("relay_connections", "Open connections.", relay.metrics.connections.load(Ordering::Relaxed)),
+        gauge("relay_connections", "Open connections.", relay.connections.open()),
         gauge("relay_sessions", "Session tickets remembered.", relay.sessions.len() as u64),
     ];
     let text = relay.metrics.render(&gauges);
-    respond::full(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+    server::full(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
 }

@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Relay;
-use super::respond::{Cut, seconds};
 use crate::auth::Principal;
 use crate::store::{Bounds, Page, Record, Store, StoreError};
+use relay_transport::server::{Cut, seconds};
 
 /// Bytes after which a piece of the stream is handed on.
 const PIECE: usize = 32 << 10;
@@ -240,7 +240,7 @@ impl Subscriber {
         let head = relay.log.watch_head();
         let control = relay.control.subscribe();
         let Control { cuts, rebalances, .. } = control.borrow().clone();
-        let narrowed = !filter.is_empty() || principal.limited();
+        let narrowed = !filter.is_empty() || principal.rights.limited();
         let (start, bounds, first) = start.settle(&*relay.log.store);
         let (sequence, hash) = start.position(&bounds);
         let now = Instant::now();

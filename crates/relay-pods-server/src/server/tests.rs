@@ -4,6 +4,7 @@ use super::*;
 use crate::http::Relay;
 use crate::source::Scope;
 use relay_proto::pods::PodBuilder;
+use relay_transport::server::{self, serve_connection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::Instant;
 
@@ -11,8 +12,6 @@ use tokio::time::Instant;
 struct Line {
     client: DuplexStream,
     opened: Instant,
-    relay: Arc<Relay>,
-    evict: watch::Sender<u64>,
 }
 
 fn relay(config: Config) -> Arc<Relay> {
@@ -24,6 +23,7 @@ fn relay(config: Config) -> Arc<Relay> {
         tokens: None,
         log,
         metrics: Metrics::default(),
+        connections: server::Connections::default(),
         subscribers: AtomicU64::new(0),
         control: watch::Sender::default(),
         config,
@@ -38,11 +38,9 @@ fn connect(relay: &Arc<Relay>) -> Line {
 
 fn connect_until(relay: &Arc<Relay>, stop: CancellationToken) -> Line {
     let (client, server) = tokio::io::duplex(4096);
-    let evict = watch::Sender::new(0);
-    let place = Place::take(relay, &evict, 1).unwrap();
-    let watch = (evict.subscribe(), stop, CancellationToken::new());
-    tokio::spawn(serve_connection(relay.clone(), server, place, watch));
-    Line { client, opened: Instant::now(), relay: relay.clone(), evict }
+    let (relay, settings) = (relay.clone(), settings(&relay.config));
+    tokio::spawn(async move { serve_connection(relay, server, &settings, stop).await });
+    Line { client, opened: Instant::now() }
 }
 
 impl Line {
@@ -293,19 +291,4 @@ async fn a_position_to_come_and_a_first_sync_are_waited_for_5_seconds() {
         assert_eq!(line.opened.elapsed().as_secs(), 5, "{target}");
     }
     assert_eq!(relay.subscribers.load(Ordering::Acquire), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn only_connections_that_wait_for_their_peer_make_room() {
-    let relay = relay(Config::default());
-    let (mut silent, mut half, mut stream) = (connect(&relay), connect(&relay), connect(&relay));
-    half.send("GET /").await;
-    stream.send("GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
-    stream.read_to("catchup_complete").await;
-    for line in [&silent, &half, &stream] {
-        line.evict.send_replace(1);
-    }
-    assert_eq!((silent.end().await, half.end().await), (0, 0));
-    stream.read_to("event: heartbeat").await;
-    assert_eq!(stream.relay.subscribers.load(Ordering::Acquire), 1);
 }

@@ -27,6 +27,7 @@ fn relay(retention: Retention) -> (Arc<Relay>, Publisher) {
         tokens: None,
         log,
         metrics: Metrics::default(),
+        connections: relay_transport::server::Connections::default(),
         subscribers: std::sync::atomic::AtomicU64::new(0),
         control: watch::Sender::default(),
         config,
@@ -36,7 +37,13 @@ fn relay(retention: Retention) -> (Arc<Relay>, Publisher) {
 
 fn subscribe(relay: &Arc<Relay>, filter: Filter, start: Start) -> Subscriber {
     let slot = Slot::take(relay, None).unwrap();
-    let order = Order { principal: Principal::anyone(), client_id: None, filter, start, slot };
+    let order = Order {
+        principal: Principal::anyone(crate::auth::Namespaces::all()),
+        client_id: None,
+        filter,
+        start,
+        slot,
+    };
     Subscriber::new(relay.clone(), order)
 }
 

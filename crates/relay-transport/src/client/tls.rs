@@ -11,8 +11,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::Error;
-use crate::credentials::Stamp;
-use crate::error::BoxError;
+use crate::client::credentials::Stamp;
+use crate::client::error::BoxError;
 
 /// The TLS set-up of a client. It is made when the first encrypted connection is, and again when a file has changed;
 /// connections that are open are left alone. Cloning shares it.

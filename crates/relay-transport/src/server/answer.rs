@@ -1,4 +1,4 @@
-//! Answers.
+//! Answers: whole bodies, JSON, problem documents.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,18 +14,19 @@ use serde::Serialize;
 /// The body was given up: the connection is cut, so that the reader cannot take it for whole.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer was given up")]
-pub(crate) struct Cut;
+pub struct Cut;
 
-pub(crate) type Body = UnsyncBoxBody<Bytes, Cut>;
+/// The body of an answer: whole, or streamed. Its error cuts the connection.
+pub type Body = UnsyncBoxBody<Bytes, Cut>;
 
 /// A whole body.
-pub(crate) fn full(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+pub fn full(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let body = Full::new(body.into()).map_err(|never: Infallible| match never {}).boxed_unsync();
     with_body(status, content_type, body)
 }
 
 /// An answer with any body.
-pub(crate) fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+pub fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -35,13 +36,13 @@ pub(crate) fn with_body(status: StatusCode, content_type: &'static str, body: Bo
 }
 
 /// A JSON document.
-pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response<Body> {
+pub fn json(status: StatusCode, document: &impl Serialize) -> Response<Body> {
     let body = serde_json::to_vec(document).expect("documents have text keys and finite numbers");
     full(status, "application/json", body)
 }
 
 /// A problem document with the headers that go with its status.
-pub(crate) fn problem(problem: &Problem) -> Response<Body> {
+pub fn problem(problem: &Problem) -> Response<Body> {
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = serde_json::to_vec(problem).expect("problems are plain text");
     let mut response = full(status, "application/problem+json", body);
@@ -65,7 +66,7 @@ pub(crate) fn problem(problem: &Problem) -> Response<Body> {
 }
 
 /// 405 with the methods that the path takes.
-pub(crate) fn method_not_allowed(allow: &'static str) -> Response<Body> {
+pub fn method_not_allowed(allow: &'static str) -> Response<Body> {
     let detail = format!("the path takes {allow}");
     let mut response = problem(&Problem::new(ProblemCode::METHOD_NOT_ALLOWED, detail));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
@@ -73,7 +74,7 @@ pub(crate) fn method_not_allowed(allow: &'static str) -> Response<Body> {
 }
 
 /// Seconds as a JSON number: a whole one where it is whole.
-pub(crate) fn seconds(duration: Duration) -> serde_json::Number {
+pub fn seconds(duration: Duration) -> serde_json::Number {
     if duration.subsec_nanos() == 0 {
         return duration.as_secs().into();
     }

@@ -371,7 +371,7 @@ fn complete(request: &mut Request<Full<Bytes>>, attempt: &Attempt) -> Result<(),
         }
     }
     if !redirect.may_carry_secrets() {
-        crate::client::drop_secrets(request.headers_mut());
+        crate::client::http_client::drop_secrets(request.headers_mut());
         if !request.body().is_end_stream() {
             return Err(Refused::retry("redirected to another origin, which may not see the request's body"));
         }

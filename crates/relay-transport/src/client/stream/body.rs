@@ -14,9 +14,9 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::io::AsyncReadExt;
 
-use crate::connect::Io;
-use crate::error::{BoxError, line};
-use crate::handover::Loan;
+use crate::client::connect::Io;
+use crate::client::error::{BoxError, line};
+use crate::client::handover::Loan;
 
 /// Where the bytes of an answer come from.
 pub(super) enum Body {

@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 use crate::Error;
-use crate::error::BoxError;
+use crate::client::error::BoxError;
 
 /// Text that is never printed. Cloning shares it.
 #[derive(Clone, PartialEq, Eq)]

@@ -18,10 +18,10 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
-use crate::dial::Dialer;
-use crate::error::{BoxError, shown};
-use crate::handover::Loan;
-use crate::tls::Tls;
+use crate::client::dial::Dialer;
+use crate::client::error::{BoxError, shown};
+use crate::client::handover::Loan;
+use crate::client::tls::Tls;
 
 /// Makes connections for the pool: directly or through a proxy, plain or encrypted, in a limited time.
 #[derive(Clone)]

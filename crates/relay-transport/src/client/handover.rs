@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::AsyncReadExt;
 
-use crate::connect::Io;
+use crate::client::connect::Io;
 
 /// A connection that hyper reads up to the end of a head, and no further: what follows is for who takes it over. From
 /// then on it looks closed to hyper, which lets go of its buffers and its task.

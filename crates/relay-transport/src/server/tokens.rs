@@ -1,78 +1,108 @@
 //! The tokens file.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use relay_proto::pods::Filter;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::Principal;
-use crate::cursor::same_in_constant_time;
+use relay_proto::secret::same_in_constant_time;
+
+/// What a token allows: the fields of its line behind the subject. Each system has its own.
+pub trait Rights: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
+    /// What a line is, in the words of its error: `a line is TOKEN SUBJECT NAMESPACES`.
+    const LINE: &'static str;
+
+    /// Reads the fields; none of them begins with `#`.
+    ///
+    /// # Errors
+    /// The rule that a field breaks, or [`Self::LINE`] when there are too many or too few.
+    fn parse(fields: &[&str]) -> Result<Self, &'static str>;
+}
+
+/// A credential's owner and rights. Cheap to clone where the rights are.
+#[derive(Clone)]
+pub struct Principal<R> {
+    /// Who it is, for logs; `None` while no tokens are configured.
+    pub subject: Option<Arc<str>>,
+    /// What it may do.
+    pub rights: R,
+    /// Cancelled when the credential is withdrawn, or its rights change.
+    pub revoked: CancellationToken,
+}
+
+impl<R> Principal<R> {
+    /// Everyone, while no tokens are configured.
+    pub fn anyone(rights: R) -> Self {
+        Self { subject: None, rights, revoked: CancellationToken::new() }
+    }
+}
+
+impl<R: fmt::Debug> fmt::Debug for Principal<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Principal")
+            .field("subject", &self.subject)
+            .field("rights", &self.rights)
+            .finish_non_exhaustive()
+    }
+}
 
 /// The tokens of one reading of the file.
-#[derive(Debug, Default)]
-pub(crate) struct Tokens(Vec<Token>);
+#[derive(Debug)]
+pub struct Tokens<R>(Vec<Token<R>>);
 
-struct Token {
+struct Token<R> {
     digest: [u8; 32],
-    principal: Principal,
+    principal: Principal<R>,
 }
 
 /// The tokens file as it is now: read again when it changes.
+///
+/// A line is `TOKEN SUBJECT RIGHTS..`; a token may be given as `sha256:` and the 64 hex digits of its digest; `#` begins a
+/// comment. The file must not be readable by others, holds at most 10,000 tokens and 4 MiB, and nothing of it is ever
+/// quoted. A file that is no longer good leaves the tokens as they were.
 #[derive(Debug)]
-pub(crate) struct TokenWatch {
+pub struct TokenWatch<R> {
     path: PathBuf,
-    state: RwLock<(Vec<u8>, Arc<Tokens>)>,
+    state: RwLock<(Vec<u8>, Arc<Tokens<R>>)>,
 }
 
-impl Tokens {
+impl<R: Rights> Tokens<R> {
     /// Most lines with a token.
     const MAX: usize = 10_000;
 
-    /// Parses a file: `TOKEN SUBJECT NAMESPACES` per line.
+    /// Parses a file: `TOKEN SUBJECT RIGHTS..` per line.
     fn parse(text: &str) -> Result<Self, TokensError> {
-        let mut tokens: Vec<Token> = Vec::new();
+        let mut tokens: Vec<Token<R>> = Vec::new();
         for (at, line) in text.lines().enumerate() {
             let invalid = |rule| TokensError::Line { line: at + 1, rule };
             let mut fields = line.split_whitespace();
             let Some(token) = fields.next().filter(|field| !field.starts_with('#')) else { continue };
-            let (Some(subject), Some(namespaces)) = (fields.next(), fields.next()) else {
-                return Err(invalid("a line is TOKEN SUBJECT NAMESPACES"));
-            };
-            if [subject, namespaces].iter().any(|field| field.starts_with('#'))
-                || fields.next().is_some_and(|field| !field.starts_with('#'))
-            {
-                return Err(invalid("a line is TOKEN SUBJECT NAMESPACES"));
-            }
+            let fields: Vec<&str> = fields.take_while(|field| !field.starts_with('#')).collect();
+            let Some((subject, rights)) = fields.split_first() else { return Err(invalid(R::LINE)) };
             let digest = match token.strip_prefix("sha256:") {
                 Some(hex) => parse_hex(hex).ok_or_else(|| invalid("sha256: is followed by 64 hex digits"))?,
                 None => Sha256::digest(token.as_bytes()).into(),
             };
-            let namespaces = parse_namespaces(namespaces)
-                .ok_or_else(|| invalid("NAMESPACES is * or a comma list of DNS-1123 labels"))?;
+            let rights = R::parse(rights).map_err(invalid)?;
             if tokens.iter().any(|known| known.digest == digest) {
                 return Err(invalid("the token stands in an earlier line"));
             }
             if tokens.len() == Self::MAX {
                 return Err(invalid("a file holds at most 10,000 tokens"));
             }
-            let principal = Principal {
-                subject: Some(subject.into()),
-                namespaces: namespaces.map(Arc::new),
-                revoked: CancellationToken::new(),
-            };
+            let principal =
+                Principal { subject: Some((*subject).into()), rights, revoked: CancellationToken::new() };
             tokens.push(Token { digest, principal });
         }
         Ok(Self(tokens))
     }
 
     /// Whose token it is. Takes equally long whatever the token is like.
-    pub(crate) fn find(&self, token: &[u8]) -> Option<Principal> {
+    pub fn find(&self, token: &[u8]) -> Option<Principal<R>> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         let mut found = None;
         for known in &self.0 {
@@ -89,7 +119,7 @@ impl Tokens {
             let same = self.0.iter_mut().find(|new| {
                 new.digest == old.digest
                     && new.principal.subject == old.principal.subject
-                    && new.principal.namespaces == old.principal.namespaces
+                    && new.principal.rights == old.principal.rights
             });
             match same {
                 Some(new) => new.principal = old.principal.clone(),
@@ -99,19 +129,19 @@ impl Tokens {
     }
 }
 
-impl TokenWatch {
+impl<R: Rights> TokenWatch<R> {
     /// Reads the file for the first time.
     ///
     /// # Errors
     /// When it cannot be read, others may read it, or a line is malformed.
-    pub(crate) fn open(path: &Path) -> Result<Self, TokensError> {
+    pub fn open(path: &Path) -> Result<Self, TokensError> {
         let text = read(path)?;
         let tokens = Tokens::parse(as_text(&text)?)?;
         Ok(Self { path: path.into(), state: RwLock::new((text, Arc::new(tokens))) })
     }
 
     /// The tokens as of the last good reading.
-    pub(crate) fn current(&self) -> Arc<Tokens> {
+    pub fn current(&self) -> Arc<Tokens<R>> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
@@ -121,7 +151,7 @@ impl TokenWatch {
     ///
     /// # Errors
     /// When the file is no longer good: the tokens stay as they were.
-    pub(crate) fn refresh(&self) -> Result<bool, TokensError> {
+    pub fn refresh(&self) -> Result<bool, TokensError> {
         let text = read(&self.path)?;
         if self.state.read().unwrap_or_else(PoisonError::into_inner).0 == text {
             return Ok(false);
@@ -135,6 +165,35 @@ impl TokenWatch {
         tokens.succeed(&state.1);
         *state = (text, Arc::new(tokens));
         Ok(true)
+    }
+
+    /// Reads the file again every second, for ever. Logs when it has changed and, once for each reason, why it is no longer
+    /// good; calls `failed` for every reading that failed.
+    pub async fn keep_fresh(self: Arc<Self>, failed: impl Fn()) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut complaint = String::new();
+        loop {
+            tick.tick().await;
+            let reader = self.clone();
+            match tokio::task::spawn_blocking(move || reader.refresh()).await {
+                Ok(Ok(changed)) => {
+                    complaint.clear();
+                    if changed {
+                        tracing::info!("the tokens file was read again");
+                    }
+                }
+                Ok(Err(error)) => {
+                    failed();
+                    let text = error.to_string();
+                    if text != complaint {
+                        tracing::error!(error = text, "the tokens stay as they were");
+                        complaint = text;
+                    }
+                }
+                Err(_) => {}
+            }
+        }
     }
 }
 
@@ -168,20 +227,6 @@ fn as_text(bytes: &[u8]) -> Result<&str, TokensError> {
         TokensError::Line { line, rule: "the file is UTF-8 text" }
     };
     std::str::from_utf8(bytes).map_err(broken)
-}
-
-/// `Some(None)` is all namespaces.
-#[allow(clippy::option_option, reason = "the outer option says whether the text is well-formed")]
-fn parse_namespaces(text: &str) -> Option<Option<BTreeSet<String>>> {
-    if text == "*" {
-        return Some(None);
-    }
-    let mut namespaces = BTreeSet::new();
-    for namespace in text.split(',') {
-        Filter::new().namespace(namespace).ok()?;
-        namespaces.insert(namespace.to_owned());
-    }
-    Some(Some(namespaces))
 }
 
 fn parse_hex(hex: &str) -> Option<[u8; 32]> {
@@ -221,7 +266,7 @@ pub enum TokensError {
     },
 }
 
-impl fmt::Debug for Token {
+impl<R: fmt::Debug> fmt::Debug for Token<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({:?})", self.principal)
     }
@@ -230,6 +275,26 @@ impl fmt::Debug for Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `*`, or a comma list of words in lower case.
+    #[derive(Debug, Clone, PartialEq)]
+    struct Words(Vec<String>);
+
+    impl Rights for Words {
+        const LINE: &'static str = "a line is TOKEN SUBJECT WORDS";
+
+        fn parse(fields: &[&str]) -> Result<Self, &'static str> {
+            let [words] = fields else { return Err(Self::LINE) };
+            let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
+            match *words == "*" || words.split(',').all(word) {
+                true => Ok(Self(words.split(',').map(Into::into).collect())),
+                false => Err("WORDS is * or a comma list"),
+            }
+        }
+    }
+
+    type Tokens = super::Tokens<Words>;
+    type TokenWatch = super::TokenWatch<Words>;
 
     const TEXT: &str = "\
 # who may see what
@@ -240,16 +305,15 @@ sha256:2CF24DBA5FB0A30E26E83B2AC5B9E29E1B161E5C1FA7425E73043362938B9824 hashed d
 ";
 
     #[test]
-    fn lines_are_token_subject_namespaces() {
+    fn lines_are_token_subject_and_rights() {
         let tokens = Tokens::parse(TEXT).unwrap();
         let rights = |token: &str| {
             let principal = tokens.find(token.as_bytes())?;
-            let namespaces = principal.namespaces.map(|n| n.iter().cloned().collect::<Vec<_>>().join("+"));
-            Some((principal.subject.unwrap().to_string(), namespaces))
+            Some((principal.subject.unwrap().to_string(), principal.rights.0.join("+")))
         };
-        assert_eq!(rights("alpha"), Some(("ops".into(), None)));
-        assert_eq!(rights("beta"), Some(("ci".into(), Some("dev+prod".into()))));
-        assert_eq!(rights("hello"), Some(("hashed".into(), Some("default".into()))));
+        assert_eq!(rights("alpha"), Some(("ops".into(), "*".into())));
+        assert_eq!(rights("beta"), Some(("ci".into(), "prod+dev".into())));
+        assert_eq!(rights("hello"), Some(("hashed".into(), "default".into())));
         for unknown in [
             "",
             "alph",

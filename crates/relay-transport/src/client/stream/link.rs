@@ -16,7 +16,7 @@ use tracing::{Instrument, Span, field};
 
 use super::body::Body;
 use super::complete;
-use crate::error::{line, shown};
+use crate::client::error::{line, shown};
 use crate::{Error, HttpClient};
 
 /// What the driver holds of a connection, and the span that its log lines stand in.

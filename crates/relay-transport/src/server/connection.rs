@@ -1,4 +1,4 @@
-//! One connection: its deadlines, and the answers that the HTTP library would give without a body.
+//! One connection: its deadlines.
 
 use std::io;
 use std::pin::Pin;
@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use relay_proto::problem::{Problem, ProblemCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::http::HEAD_RULE;
+use super::hyper_answers::substitute_for;
 
 /// How long a request head may take, from the connect or from its first byte.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -239,28 +238,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 }
 
-/// The answer that replaces `bytes`, if they are one that the library gives by itself: those have no body.
-fn substitute_for(bytes: &[u8]) -> Option<Vec<u8>> {
-    let rest = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?;
-    let problem = match rest.get(..4)? {
-        b"400 " => Problem::new(ProblemCode::BAD_PARAMETER, "request: it is not well-formed HTTP/1.1"),
-        b"414 " | b"431 " => Problem::new(ProblemCode::HEAD_TOO_LARGE, HEAD_RULE),
-        _ => return None,
-    };
-    let head = std::str::from_utf8(bytes).ok()?.to_ascii_lowercase();
-    if !head.ends_with("\r\n\r\n") || !head.contains("\r\ncontent-length: 0\r\n") {
-        return None;
-    }
-    let reason = if problem.status == 400 { "Bad Request" } else { "Request Header Fields Too Large" };
-    let body = serde_json::to_string(&problem).expect("problems are plain text");
-    let (status, length) = (problem.status, body.len());
-    let head = format!(
-        "HTTP/1.1 {status} {reason}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\
-         content-length: {length}\r\nconnection: close\r\n\r\n"
-    );
-    Some((head + &body).into_bytes())
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -356,31 +333,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
             }
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_bare_error_heads_are_replaced() {
-        let bare = "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
-        let text = String::from_utf8(substitute_for(bare.as_bytes()).unwrap()).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
-        assert!(body.contains("urn:relay:problem:head-too-large"), "{body}");
-        let long_target = bare.replace("431 Request Header Fields Too Large", "414 URI Too Long");
-        assert!(substitute_for(long_target.as_bytes()).unwrap().starts_with(b"HTTP/1.1 431 "));
-        assert!(substitute_for(bare.replace("431", "400").as_bytes()).unwrap().starts_with(b"HTTP/1.1 400 "));
-        for other in [
-            bare.replace("431", "200"),
-            bare.replace("length: 0", "length: 5"),
-            format!("{bare}body"),
-            format!("x{bare}"),
-            bare[..20].into(),
-        ] {
-            assert_eq!(substitute_for(other.as_bytes()), None, "{other}");
-        }
     }
 }

@@ -1,0 +1,378 @@
+//! Single requests over one pool of connections.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::InvalidUri;
+use http::{HeaderMap, Method, Request, Response, header};
+use http_body::Body as _;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use relay_proto::http::Redirect;
+use rustls::pki_types::ServerName;
+
+use crate::Error;
+use crate::client::connect::{Connector, Proxies};
+use crate::client::dial::Dialer;
+use crate::client::error::{BoxError, shown};
+use crate::client::tls::{ClientIdentity, Identity, Tls, TlsSettings, certificates_in};
+
+/// Sends requests. One pool of connections and one TLS set-up, shared by all clones; connections of event streams are kept
+/// apart from those of single requests.
+#[derive(Clone)]
+pub struct HttpClient {
+    client: Client<Connector, Full<Bytes>>,
+    /// The same for streams, which take their connections over.
+    streams: Client<Connector, Full<Bytes>>,
+    connector: Connector,
+    request_timeout: Duration,
+    pub(crate) gzip: bool,
+}
+
+/// Settings of an [`HttpClient`].
+#[derive(Debug, Clone)]
+pub struct HttpClientBuilder {
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    addresses: HashMap<String, Vec<IpAddr>>,
+    tls: TlsSettings,
+    tls_server_name: Option<String>,
+    proxy: Proxy,
+    h2_only: bool,
+    ping_interval: Duration,
+    gzip: bool,
+}
+
+/// Which proxies to use. The URL may hold credentials.
+#[derive(Clone)]
+enum Proxy {
+    Environment,
+    Fixed { url: String, except: String },
+    None,
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Environment => "from the environment",
+            Self::Fixed { .. } => "fixed",
+            Self::None => "none",
+        })
+    }
+}
+
+/// Largest response head, and largest read of hyper from a socket, which it holds for as long as it has the connection.
+const READ_BUFFER: usize = 8 << 10;
+
+/// Redirects that [`HttpClient::send_following`] follows.
+const MAX_REDIRECTS: u32 = 5;
+
+impl HttpClient {
+    /// A client with settings other than the defaults.
+    pub fn builder() -> HttpClientBuilder {
+        HttpClientBuilder {
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            addresses: HashMap::new(),
+            tls: TlsSettings::default(),
+            tls_server_name: None,
+            proxy: Proxy::Environment,
+            h2_only: false,
+            ping_interval: Duration::from_secs(20),
+            gzip: false,
+        }
+    }
+
+    /// Sends a request and waits for the response head. The body is read by the caller, at the caller's pace; dropping
+    /// it ends the exchange. Redirects are not followed, statuses not judged.
+    ///
+    /// # Errors
+    /// [`Error::Url`] without an absolute URL, [`Error::Connect`], [`Error::Timeout`] and [`Error::Exchange`].
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        let url = shown(request.uri());
+        tokio::time::timeout(self.request_timeout, self.exchange(request))
+            .await
+            .unwrap_or(Err(Error::Timeout { url, after: self.request_timeout }))
+    }
+
+    /// Like [`send`](Self::send), but follows redirects (301, 302, 303, 307, 308) of GET and HEAD requests, at most five.
+    /// To another origin only headers go along that hold no secret.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send), and [`Error::Redirect`].
+    pub async fn send_following(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        let follow = matches!(*request.method(), Method::GET | Method::HEAD);
+        let (mut parts, body) = request.into_parts();
+        let mut redirect: Option<Redirect> = None;
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(Request::from_parts(parts.clone(), body.clone())).await?;
+            let status = response.status().as_u16();
+            if !follow || !matches!(status, 301 | 302 | 303 | 307 | 308) {
+                return Ok(response);
+            }
+            let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+            let next =
+                location.filter(|location| !location.is_empty()).and_then(|location| match &redirect {
+                    None => Redirect::new(&parts.uri.to_string(), status, location),
+                    Some(redirect) => redirect.then(status, location),
+                });
+            let nowhere = || Error::Redirect {
+                url: shown(&parts.uri),
+                reason: format!("{status} without a usable Location"),
+            };
+            let next = next.ok_or_else(nowhere)?;
+            parts.uri = next.url().parse().map_err(|_| nowhere())?;
+            if !next.may_carry_secrets() {
+                drop_secrets(&mut parts.headers);
+            }
+            redirect = Some(next);
+        }
+        Err(Error::Redirect { url: shown(&parts.uri), reason: "too many in a row".to_owned() })
+    }
+
+    /// A request without a time limit of its own.
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        self.exchange_by(&self.client, request).await
+    }
+
+    /// A request without a time limit of its own, whose answer may come with a [`Loan`](crate::client::handover::Loan) of the
+    /// connection.
+    pub(crate) async fn open_stream(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Error> {
+        // A connection cannot be taken over while hyper may be writing to it.
+        let client = if request.body().is_end_stream() { &self.streams } else { &self.client };
+        self.exchange_by(client, request).await
+    }
+
+    async fn exchange_by(
+        &self,
+        client: &Client<Connector, Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Error> {
+        if request.uri().host().is_none_or(str::is_empty) || request.uri().scheme().is_none() {
+            return Err(Error::Url { reason: "it is not absolute" });
+        }
+        let url = shown(request.uri());
+        if let Some(authorization) = self.connector.proxy_authorization(request.uri()) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
+        }
+        client.request(request).await.map_err(|error| {
+            if error.is_connect() {
+                Error::Connect { url, source: error.into() }
+            } else {
+                Error::Exchange { url, source: error.into() }
+            }
+        })
+    }
+}
+
+/// Keeps what says nothing about who asks. Anything else may be a secret, whatever its name.
+pub(crate) fn drop_secrets(headers: &mut HeaderMap) {
+    let harmless = [
+        header::ACCEPT,
+        header::ACCEPT_ENCODING,
+        header::ACCEPT_LANGUAGE,
+        header::CACHE_CONTROL,
+        header::CONTENT_TYPE,
+        header::USER_AGENT,
+        header::HeaderName::from_static("last-event-id"),
+    ];
+    let kept = std::mem::take(headers);
+    for (name, value) in &kept {
+        if harmless.contains(name) && !value.is_sensitive() {
+            headers.append(name, value.clone());
+        }
+    }
+}
+
+impl HttpClientBuilder {
+    /// Longest time to connect: name look-up, TCP, proxy and TLS together. Default 10 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Longest time from [`HttpClient::send`] to the response head. Default 30 s. Event streams have their own, in
+    /// their configuration.
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// Where this host is, so that the system is not asked for it. The port is that of the URL, the name is still what the
+    /// server's certificate must be for. Default: none; the addresses of a host are tried in the order the system gives them,
+    /// families by turns, each with a head start of 250 ms over the next.
+    #[must_use]
+    pub fn resolve(mut self, host: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.addresses.insert(host.to_ascii_lowercase(), addresses.into_iter().collect());
+        self
+    }
+
+    /// Trusts the authorities in this PEM file, in addition to the system's. It is read again when it has changed; when it
+    /// cannot be used then, what was read last is used on.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.ca_file = Some(path.into());
+        self
+    }
+
+    /// Whether to trust the authorities that the operating system trusts. Default true.
+    #[must_use]
+    pub fn system_roots(mut self, trust: bool) -> Self {
+        self.tls.system_roots = trust;
+        self
+    }
+
+    /// Shows servers that ask for one this certificate (PEM, the chain after it), with its private key (PEM). Both are read
+    /// again when they have changed, as in [`ca_file`](Self::ca_file).
+    #[must_use]
+    pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls.identity = Some(Identity::Files { certificate: certificate.into(), key: key.into() });
+        self
+    }
+
+    /// Trusts the authorities in this PEM text, in addition to others.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it holds no certificate.
+    pub fn ca_pem(mut self, pem: &[u8]) -> Result<Self, Error> {
+        self.tls.ca = certificates_in(pem)?;
+        Ok(self)
+    }
+
+    /// Shows servers that ask for one a certificate that is held in memory, in the place of
+    /// [`client_certificate`](Self::client_certificate).
+    #[must_use]
+    pub fn client_identity(mut self, identity: ClientIdentity) -> Self {
+        self.tls.identity = Some(Identity::Held(identity));
+        self
+    }
+
+    /// Expects this name in the certificates of all servers (not of proxies), in the place of the name in their URL.
+    /// Default: the name in the URL.
+    #[must_use]
+    pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls_server_name = Some(name.into());
+        self
+    }
+
+    /// Accepts every certificate for every name. **Whoever is between here and the server can read and change everything**,
+    /// tokens included.
+    #[must_use]
+    pub fn dangerously_accept_any_certificate(mut self) -> Self {
+        self.tls.accept_anything = true;
+        self
+    }
+
+    /// Uses this proxy, `http://user:password@host:port`, for everything but the hosts in `except`, a list in the manner of
+    /// `NO_PROXY`. Default: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment, as curl has them, but never for
+    /// this machine itself (`localhost` and loopback addresses).
+    ///
+    /// Encrypted connections go through a tunnel (`CONNECT`), requests for plain ones are handed to the proxy.
+    #[must_use]
+    pub fn proxy(mut self, url: impl Into<String>, except: impl Into<String>) -> Self {
+        self.proxy = Proxy::Fixed { url: url.into(), except: except.into() };
+        self
+    }
+
+    /// Uses no proxy, whatever the environment says.
+    #[must_use]
+    pub fn no_proxy(mut self) -> Self {
+        self.proxy = Proxy::None;
+        self
+    }
+
+    /// Speaks HTTP/2 without asking, plain connections included. Default false: HTTP/1.1 unless a TLS handshake agrees on
+    /// HTTP/2.
+    #[must_use]
+    pub fn http2_only(mut self, only: bool) -> Self {
+        self.h2_only = only;
+        self
+    }
+
+    /// Time between pings on an HTTP/2 connection that has a request or a stream open; a ping that is not answered within
+    /// half of it ends the connection. Default 20 s.
+    #[must_use]
+    pub fn http2_ping_interval(mut self, interval: Duration) -> Self {
+        self.ping_interval = interval;
+        self
+    }
+
+    /// Whether event streams may come compressed (gzip). Default false: it costs both sides time and 40 KiB of memory per
+    /// stream. What comes of a few bytes is taken on before more are looked at, at most 256 KiB at a time, so a small
+    /// body cannot become a large memory.
+    ///
+    /// Bodies of single requests come as they are sent, and nobody is asked to compress them.
+    #[must_use]
+    pub fn compressed_streams(mut self, accept: bool) -> Self {
+        self.gzip = accept;
+        self
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a file it needs or the proxy's URL cannot be used.
+    pub fn build(self) -> Result<HttpClient, Error> {
+        let matcher = match &self.proxy {
+            Proxy::Environment => Matcher::from_env(),
+            Proxy::None => Matcher::builder().build(),
+            Proxy::Fixed { url, except } => {
+                let unusable = |source: BoxError| Error::Config {
+                    what: "the proxy's URL cannot be used".to_owned(),
+                    source: Some(source),
+                };
+                let uri: http::Uri = url.parse().map_err(|error: InvalidUri| unusable(error.into()))?;
+                if uri.host().is_none() || !matches!(uri.scheme_str(), None | Some("http" | "https")) {
+                    return Err(unusable("only HTTP proxies are supported".into()));
+                }
+                Matcher::builder().all(url.as_str()).no(except.as_str()).build()
+            }
+        };
+        let spare_loopback = matches!(self.proxy, Proxy::Environment);
+        let proxies = Proxies { matcher, spare_loopback };
+        let server_name = self.tls_server_name.map(|name| {
+            ServerName::try_from(name).map_err(|error| Error::Config {
+                what: "the name expected in certificates is neither a DNS name nor an address".to_owned(),
+                source: Some(error.into()),
+            })
+        });
+        let dialer = Dialer { known: Arc::new(self.addresses) };
+        let tls = Tls::new(self.tls)?;
+        let connector = Connector::new(dialer, tls, server_name.transpose()?, proxies, self.connect_timeout);
+        let mut pool = Client::builder(TokioExecutor::new());
+        pool.timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_max_idle_per_host(4)
+            .http1_read_buf_exact_size(READ_BUFFER)
+            .http2_only(self.h2_only)
+            .http2_keep_alive_interval(self.ping_interval)
+            .http2_keep_alive_timeout(self.ping_interval / 2)
+            .http2_initial_stream_window_size(256 << 10)
+            .http2_max_header_list_size(16 << 10);
+        let client = pool.build(connector.clone());
+        // HTTP/2 without asking has nothing to take over.
+        let lending = if self.h2_only { connector.clone() } else { connector.clone().lending() };
+        let streams = pool.build(lending);
+        Ok(HttpClient { client, streams, connector, request_timeout: self.request_timeout, gzip: self.gzip })
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClient").field("request_timeout", &self.request_timeout).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,39 @@
+//! The server's end: a port, connections with deadlines and limits, tokens, answers, an orderly end.
+//!
+//! A [`Service`] answers requests; [`HttpServer`] does the rest. It speaks HTTP/1.1 without TLS: put a proxy in front for
+//! both. It has no routes and knows no messages, does not print and does not read the environment.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use http::{Request, Response, StatusCode};
+//! use hyper::body::Incoming;
+//! use relay_transport::server::{Body, Cut, HttpServer, Settings, full};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! async fn hello(request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+//!     Ok(full(StatusCode::OK, "text/plain", format!("hello from {}\n", request.uri().path())))
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+//! let server = HttpServer::bind("127.0.0.1:0", Settings::default()).await?;
+//! println!("listening on http://{}", server.local_addr());
+//! let stop = CancellationToken::new();
+//! # stop.cancel();
+//! server.run(Arc::new(hello), stop).await;
+//! # Ok(()) }
+//! ```
+
+mod accept;
+mod answer;
+mod connection;
+mod hyper_answers;
+mod request;
+mod tokens;
+
+pub use accept::{Connections, HttpServer, Service, Settings, serve_connection};
+pub use answer::{Body, Cut, full, json, method_not_allowed, problem, seconds, with_body};
+pub use request::{
+    Query, Refusal, Unread, allows, check_head, credential, percent_decode, read_body, refuse,
+};
+pub use tokens::{Principal, Rights, TokenWatch, Tokens, TokensError};

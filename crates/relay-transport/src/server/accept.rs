@@ -1,0 +1,346 @@
+//! Accepting: a bounded number of connections, and an orderly end.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::answer::{Body, Cut};
+use super::connection::{Activity, Held, Socket};
+use super::request::{MAX_FIELDS, MAX_HEAD};
+
+/// How long a request head that has begun may still take when the server ends.
+const HEAD_GRACE: Duration = Duration::from_millis(250);
+
+/// What answers requests. A function `async fn(Request<Incoming>) -> Result<Response<Body>, Cut>` is one.
+///
+/// An answer whose content type is `text/event-stream` is a stream: its connection has no deadline for the whole of it,
+/// and ends when the client closes its sending side.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one request. [`Cut`] ends the connection without a word.
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Body>, Cut>> + Send;
+}
+
+impl<F, A> Service for F
+where
+    F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+    A: Future<Output = Result<Response<Body>, Cut>> + Send,
+{
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        self(request).await
+    }
+}
+
+/// Limits of an [`HttpServer`]: `Settings::default()` and setters named like the fields.
+///
+/// Fixed are: 64 KiB and 4,096 fields of a request head, 10 s for it, 75 s for an idle connection, 5 min for the writing
+/// of an answer that is no stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Open connections in all. Default 8,192. Before one is refused, those that sent nothing yet or are idle are closed,
+    /// oldest first.
+    pub max_connections: usize,
+    /// A connection that takes no byte for this long while there is something to send is cut. Default 30 s.
+    pub stall_timeout: Duration,
+    /// How long an orderly end waits for answers before it cuts them. Default 5 s.
+    pub drain: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { max_connections: 8192, stall_timeout: Duration::from_secs(30), drain: Duration::from_secs(5) }
+    }
+}
+
+impl Settings {
+    /// Sets the number of connections.
+    #[must_use]
+    pub fn max_connections(mut self, max_connections: usize) -> Self {
+        self.max_connections = max_connections;
+        self
+    }
+
+    /// Sets the patience with a connection that takes nothing.
+    #[must_use]
+    pub fn stall_timeout(mut self, stall_timeout: Duration) -> Self {
+        self.stall_timeout = stall_timeout;
+        self
+    }
+
+    /// Sets the patience of an orderly end.
+    #[must_use]
+    pub fn drain(mut self, drain: Duration) -> Self {
+        self.drain = drain;
+        self
+    }
+}
+
+/// A port that listens. It answers once it runs.
+#[derive(Debug)]
+pub struct HttpServer {
+    listener: TcpListener,
+    address: SocketAddr,
+    settings: Settings,
+    connections: Connections,
+}
+
+/// How many connections of a server are open. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Connections(Arc<AtomicU64>);
+
+impl Connections {
+    /// Open connections right now.
+    pub fn open(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl HttpServer {
+    /// Opens the port. Port 0 lets the system choose one.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn bind(address: impl ToSocketAddrs, settings: Settings) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address, settings, connections: Connections::default() })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The count of its connections, for while it runs.
+    pub fn connections(&self) -> Connections {
+        self.connections.clone()
+    }
+
+    /// Serves until `stop` is cancelled; then takes no more connections, lets open answers end within
+    /// [`Settings::drain`], and cuts what is left. Dropping the future cuts everything at once.
+    pub async fn run<S: Service>(self, service: Arc<S>, stop: CancellationToken) {
+        let Self { listener, settings, connections: open, .. } = self;
+        let kill = CancellationToken::new();
+        let _cut_when_dropped = kill.clone().drop_guard();
+        let connections = TaskTracker::new();
+        let evict = watch::Sender::new(0);
+        let mut next_id = 0;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        next_id += 1;
+                        // Events are small and wanted at once.
+                        let _ = stream.set_nodelay(true);
+                        if let Some(place) = Place::take(&open, settings.max_connections, &evict, next_id) {
+                            let watch = (evict.subscribe(), stop.clone(), kill.clone());
+                            let stall = settings.stall_timeout;
+                            connections.spawn(serve_in_place(service.clone(), stream, place, stall, watch));
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        // Most likely out of file descriptors: make room at the cost of those who said nothing.
+                        evict.send_replace(next_id);
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        connections.close();
+        if tokio::time::timeout(settings.drain, connections.wait()).await.is_err() {
+            tracing::warn!(left = connections.len(), "connections are cut: they did not end in time");
+            kill.cancel();
+            connections.wait().await;
+        }
+    }
+}
+
+/// Serves one connection that did not come from a port: a Unix socket, or an end of a pipe in a test. It has the deadlines
+/// of [`HttpServer`], no place among its connections, and is told of an orderly end by `stop`.
+pub async fn serve_connection<S: Service>(
+    service: Arc<S>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    settings: &Settings,
+    stop: CancellationToken,
+) {
+    let place = Place { open: Arc::new(AtomicU64::new(1)), id: 0 };
+    let watch = (watch::Sender::new(0).subscribe(), stop, CancellationToken::new());
+    serve_in_place(service, stream, place, settings.stall_timeout, watch).await;
+}
+
+/// A connection's place among the bounded number of them.
+struct Place {
+    open: Arc<AtomicU64>,
+    id: u64,
+}
+
+impl Place {
+    /// Connections accepted last that are spared when room is made: their first request may be on its way.
+    const SPARED: u64 = 64;
+
+    /// Takes a place; when all are taken, connections that wait for their peer make room for the next ones.
+    fn take(connections: &Connections, max: usize, evict: &watch::Sender<u64>, id: u64) -> Option<Self> {
+        let place = Self { open: connections.0.clone(), id };
+        let open = place.open.fetch_add(1, Ordering::AcqRel) + 1;
+        let max = max as u64;
+        if open > max {
+            evict.send_replace(id.saturating_sub(Self::SPARED));
+        }
+        // Room is made by other tasks in their own time, so that a few more than the limit are let in.
+        (open <= max + Self::SPARED).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn serve_in_place<S: Service>(
+    service: Arc<S>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    place: Place,
+    stall_timeout: Duration,
+    (mut evict, stop, kill): (watch::Receiver<u64>, CancellationToken, CancellationToken),
+) {
+    let activity = Arc::new(Activity::default());
+    let socket = Socket::new(stream, activity.clone(), stall_timeout);
+    let answers = service_fn(|request| {
+        let (service, activity) = (service.clone(), activity.clone());
+        // At once, not when the future is first polled: the connection may be looked at in between.
+        let busy = activity.begin();
+        async move {
+            let response = service.answer(request).await?;
+            if matches!(response.status().as_u16(), 413 | 431) {
+                activity.linger();
+            }
+            if response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
+                activity.streams();
+            }
+            Ok::<_, Cut>(response.map(|body| Held::new(body, busy)))
+        }
+    });
+    let mut http = http1::Builder::new();
+    // Beyond the limit on heads, so that the usual excess is answered by our own check.
+    http.max_buf_size(MAX_HEAD + (16 << 10));
+    http.max_headers(MAX_FIELDS);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), answers));
+    let mut stopping = false;
+    let mut grace = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut in_grace = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended");
+                }
+                return;
+            }
+            () = stop.cancelled(), if !stopping => {
+                if activity.is_fresh() {
+                    return;
+                }
+                stopping = true;
+                in_grace = true;
+                grace.as_mut().reset(Instant::now() + HEAD_GRACE);
+                connection.as_mut().graceful_shutdown();
+            }
+            () = &mut grace, if in_grace => {
+                if activity.is_heading() {
+                    return;
+                }
+                in_grace = false;
+            }
+            () = kill.cancelled() => return,
+            Ok(()) = evict.changed() => {
+                if place.id <= *evict.borrow_and_update() && activity.is_waiting() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answer::{full, with_body};
+    use super::*;
+    use http::StatusCode;
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        if request.uri().path() != "/stream" {
+            return Ok(full(StatusCode::OK, "text/plain", "ok\n"));
+        }
+        let silent = StreamBody::new(futures_util::stream::pending());
+        Ok(with_body(StatusCode::OK, "text/event-stream", silent.boxed_unsync()))
+    }
+
+    fn connect(evict: &watch::Sender<u64>) -> DuplexStream {
+        let (client, server) = tokio::io::duplex(4096);
+        let place = Place::take(&Connections::default(), 10, evict, 1).unwrap();
+        let watch = (evict.subscribe(), CancellationToken::new(), CancellationToken::new());
+        tokio::spawn(serve_in_place(Arc::new(answer), server, place, Duration::from_secs(30), watch));
+        client
+    }
+
+    async fn read_head(client: &mut DuplexStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_connections_that_wait_for_their_peer_make_room() {
+        let evict = watch::Sender::new(0);
+        let (mut silent, mut half, mut stream) = (connect(&evict), connect(&evict), connect(&evict));
+        half.write_all(b"GET /").await.unwrap();
+        stream.write_all(b"GET /stream HTTP/1.1\r\nhost: r\r\n\r\n").await.unwrap();
+        assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200 "));
+        let begin = Instant::now();
+        evict.send_replace(1);
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(half.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        let open = tokio::time::timeout(Duration::from_secs(3600), stream.read(&mut [0])).await;
+        assert!(open.is_err(), "the stream goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_are_bounded_and_given_back() {
+        let (connections, evict) = (Connections::default(), watch::Sender::new(0));
+        let places: Vec<_> =
+            (1..=Place::SPARED + 3).map_while(|id| Place::take(&connections, 2, &evict, id)).collect();
+        assert_eq!(places.len() as u64, Place::SPARED + 2, "a few more than the limit, while room is made");
+        assert_eq!(*evict.borrow(), 3, "the oldest make room");
+        drop(places);
+        assert_eq!(connections.open(), 0);
+    }
+}

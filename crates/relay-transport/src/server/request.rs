@@ -1,0 +1,214 @@
+//! What a request says: its head, its query, its credential, its body.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use relay_proto::problem::{Problem, ProblemCode};
+
+use super::answer::Cut;
+
+/// Bytes of a request head that are taken.
+pub(super) const MAX_HEAD: usize = 64 << 10;
+/// Fields of a request head that are taken. More than this within 64 KiB would be next to empty; room for them is set
+/// aside while a head is read.
+pub(super) const MAX_FIELDS: usize = 4096;
+/// What a head over the limit is told.
+pub(super) const HEAD_RULE: &str = "a request head is at most 65536 bytes and 4096 fields";
+/// How long a request body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Checks the size of a request head: 65,536 bytes at most.
+///
+/// # Errors
+/// 431 `head-too-large`.
+pub fn check_head(head: &Parts) -> Result<(), Refusal> {
+    if head_size(head) > MAX_HEAD {
+        return Err(Box::new(Problem::new(ProblemCode::HEAD_TOO_LARGE, HEAD_RULE)));
+    }
+    Ok(())
+}
+
+/// Whether a method stands in a list such as `GET, HEAD`, which an `Allow` header takes.
+pub fn allows(methods: &str, method: &Method) -> bool {
+    methods.split(", ").any(|allowed| allowed == method.as_str())
+}
+
+/// The token that a request carries in a header. `X-Relay-Token` goes first, because `Authorization` may belong to a
+/// proxy on the way; an empty header counts as absent.
+pub fn credential(headers: &HeaderMap) -> Option<&[u8]> {
+    let own = headers.get("x-relay-token").map(|value| value.as_bytes().trim_ascii());
+    if let Some(own) = own.filter(|own| !own.is_empty()) {
+        return Some(own);
+    }
+    let (scheme, token) = headers.get(AUTHORIZATION)?.as_bytes().trim_ascii().split_at_checked(7)?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+}
+
+/// Reads a body of at most `limit` bytes within 10 seconds.
+///
+/// # Errors
+/// The refusal `body-too-large` (413), known before the body is read where its length is; or [`Cut`] when the client is
+/// gone or too slow.
+pub async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Unread> {
+    use http_body::Body as _;
+    let too_large = || {
+        let detail = format!("a request body is at most {limit} bytes");
+        Unread::Refused(Box::new(Problem::new(ProblemCode::BODY_TOO_LARGE, detail)))
+    };
+    // Known before it is read, so that no client is told to go on sending.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) | Err(_) => Err(Unread::Gone(Cut)),
+    }
+}
+
+/// Why a body was not read.
+#[derive(Debug)]
+pub enum Unread {
+    /// It is over the limit: the answer.
+    Refused(Refusal),
+    /// The client is gone, or too slow: there is nobody to answer.
+    Gone(Cut),
+}
+
+/// A decoded query. Unknown names are simply never asked for.
+#[derive(Debug)]
+pub struct Query(Vec<(String, String)>);
+
+/// A refusal: the problem document that is the answer.
+pub type Refusal = Box<Problem>;
+
+impl Query {
+    /// Takes a query apart; names and values are percent-decoded, `+` is a blank.
+    pub fn parse(query: Option<&str>) -> Self {
+        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        Self(
+            pairs
+                .map(|pair| {
+                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (percent_decode(name, true), percent_decode(value, true))
+                })
+                .collect(),
+        )
+    }
+
+    /// Every value of a name, in order.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a name that may stand once.
+    ///
+    /// # Errors
+    /// 400 when it stands twice.
+    pub fn single(&self, name: &'static str) -> Result<Option<&str>, Refusal> {
+        let mut values = self.all(name);
+        let first = values.next();
+        match values.next() {
+            // What stands there may be a secret.
+            Some(_) => Err(refuse(&format!("{name}: stands once at most"))),
+            None => Ok(first),
+        }
+    }
+
+    /// Like [`Self::single`], for a name whose empty value means that it is absent.
+    ///
+    /// # Errors
+    /// 400 when it stands twice.
+    pub fn optional(&self, name: &'static str) -> Result<Option<&str>, Refusal> {
+        Ok(self.single(name)?.filter(|value| !value.is_empty()))
+    }
+}
+
+/// Undoes percent-encoding. What is no encoding stays as it is, what is no UTF-8 becomes U+FFFD: neither passes a check.
+pub fn percent_decode(text: &str, plus_is_space: bool) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
+        match (bytes[at], hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high << 4 | low) as u8);
+                at += 3;
+                continue;
+            }
+            (b'+', ..) if plus_is_space => out.push(b' '),
+            (other, ..) => out.push(other),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// 400 `bad-parameter`.
+pub fn refuse(detail: &str) -> Refusal {
+    Box::new(Problem::new(ProblemCode::BAD_PARAMETER, detail))
+}
+
+/// Bytes of the head as it usually is on the wire.
+fn head_size(head: &Parts) -> usize {
+    let line = head.method.as_str().len() + target_len(head) + " HTTP/1.1\r\n".len() + 1;
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    line + fields.sum::<usize>() + 2
+}
+
+fn target_len(head: &Parts) -> usize {
+    head.uri.path_and_query().map_or(1, |target| target.as_str().len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_encoding_is_undone_once() {
+        for (text, plain) in [
+            ("a%3Db", "a=b"),
+            ("a%253D", "a%3D"),
+            ("a+b", "a b"),
+            ("%", "%"),
+            ("%4", "%4"),
+            ("%zz", "%zz"),
+            ("%c3%BC", "ü"),
+            ("%ff", "\u{fffd}"),
+            ("%0d%0A", "\r\n"),
+        ] {
+            assert_eq!(percent_decode(text, true), plain, "{text}");
+        }
+        assert_eq!(percent_decode("a+b", false), "a+b");
+    }
+
+    #[test]
+    fn the_relays_own_header_goes_before_authorization() {
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+        let cases: &[Case<'_>] = &[
+            (&[], None),
+            (&[("x-relay-token", "a")], Some("a")),
+            (&[("authorization", "Bearer b")], Some("b")),
+            (&[("authorization", "bearer  b ")], Some("b")),
+            (&[("authorization", "Basic b")], None),
+            (&[("authorization", "Bearer")], None),
+            (&[("authorization", "Bearer ")], None),
+            (&[("x-relay-token", "a"), ("authorization", "Bearer b")], Some("a")),
+            (&[("x-relay-token", " "), ("authorization", "Bearer b")], Some("b")),
+        ];
+        for (fields, expected) in cases {
+            let headers = fields
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+                .collect::<HeaderMap>();
+            assert_eq!(credential(&headers), expected.map(str::as_bytes), "{fields:?}");
+        }
+    }
+}
