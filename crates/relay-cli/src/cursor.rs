@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use relay_pods::{EventHash, Filter};
-use relay_state::{CursorError, CursorStore, FileCursorStore};
+use relay_state::pods::{CursorError, CursorStore, FileCursorStore};
 use tokio::time::{Instant, sleep_until};
 
 /// Time between two writes.

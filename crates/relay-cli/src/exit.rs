@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use relay_pods::Error;
-use relay_state::CursorError;
+use relay_state::pods::CursorError;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The result of a command, which is its exit code.

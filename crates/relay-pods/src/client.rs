@@ -17,7 +17,7 @@ use relay_proto::pods::{
     PodList, Session,
 };
 use relay_proto::problem::Problem;
-use relay_state::Pods;
+use relay_state::pods::Pods;
 use relay_transport::{BaseUrl, HttpClient, Secret, TokenSource};
 use tokio::time::timeout;
 
@@ -239,12 +239,12 @@ impl Client {
 
     /// Snapshots of the pods: one at once, then one after each change, and one after each gap.
     pub fn stream_pod_state(&self, options: StreamOptions) -> SnapshotStream {
-        SnapshotStream::new(self, options, relay_state::ReplayMode::State)
+        SnapshotStream::new(self, options, relay_state::pods::ReplayMode::State)
     }
 
     /// Snapshots in six phases, each with the position that may be persisted after it was processed.
     pub fn stream_pod_state_with_replay(&self, options: StreamOptions) -> SnapshotStream {
-        SnapshotStream::new(self, options, relay_state::ReplayMode::Phases)
+        SnapshotStream::new(self, options, relay_state::pods::ReplayMode::Phases)
     }
 
     pub(crate) fn http(&self) -> &HttpClient {

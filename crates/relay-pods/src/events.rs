@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
 use relay_proto::pods::{Gap, Message, PodEvent, Undecodable};
-use relay_state::{Continuity, Verdict};
+use relay_state::pods::{Continuity, Verdict};
 
 use crate::connection::{Connection, Incoming};
 use crate::{Client, Error, StreamOptions};

@@ -57,7 +57,7 @@ pub use relay_proto::pods::{
     PodList, Session,
 };
 pub use relay_proto::problem::{Problem, ProblemCode};
-pub use relay_state::{Change, ChangeKind, Group, Groups, Phase, Pods, Snapshot};
+pub use relay_state::pods::{Change, ChangeKind, Group, Groups, Phase, Pods, Snapshot};
 pub use relay_transport::{HttpClient, Secret, TokenSource};
 
 /// The example of the repository's README, so that it compiles.

@@ -11,7 +11,7 @@ use futures_util::Stream;
 use futures_util::stream::{BoxStream, unfold};
 use relay_proto::pods::{EventHash, Message};
 use relay_proto::retry::Backoff;
-use relay_state::{Conflation, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
+use relay_state::pods::{Conflation, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
 
 use crate::connection::{Connection, Incoming, RawMessage};
 use crate::status::{Freshness, StreamHandle};

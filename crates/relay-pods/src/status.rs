@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use relay_proto::pods::{Epoch, EventHash, Message, PodList};
-use relay_state::{Continuity, Step};
+use relay_state::pods::{Continuity, Step};
 use serde::Serialize;
 use tokio::time::Instant;
 

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_util::StreamExt;
-use relay_state::{Change, Pods, Snapshot};
+use relay_state::pods::{Change, Pods, Snapshot};
 use tokio::sync::watch;
 
 use crate::state::SnapshotStream;

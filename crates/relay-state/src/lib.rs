@@ -1,12 +1,12 @@
-//! Pure folds over relay events: the pod cache, the order of checks, the replay phases, and cursor stores.
+//! Pure folds over relay events, one module for each system: `pods` is the set of pods behind a Pod Event Relay. `files`
+//! keeps what must outlive the process: cursors, offsets, sequences, caches.
 //!
-//! **What it does not do:** no I/O (cursor files excepted, behind the feature `files`), no clock, no async, no
-//! threads. A driver feeds it lists, messages and ends of connections, and does what [`Replay::poll`] asks for;
-//! `relay-pods` is such a driver.
+//! **What it does not do:** no I/O (files excepted, behind the feature `files`), no clock, no async, no threads. A driver
+//! feeds a fold what it received, and does what the fold asks for.
 //!
 //! ```
 //! use relay_proto::pods::{ListDecoder, ListFormat, ListLimits, Message};
-//! use relay_state::{Phase, Replay, ReplayOptions, Step};
+//! use relay_state::pods::{Phase, Replay, ReplayOptions, Step};
 //!
 //! let mut seed = ListDecoder::new(ListFormat::Json, ListLimits::default());
 //! seed.feed(br#"{"pods":[{"namespace":"prod","name":"web-1"}],"hash":"h1","sequence":1,"epoch":"e"}"#)?;
@@ -22,19 +22,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod cache;
-mod continuity;
-mod cursor;
-mod replay;
-mod rules;
-#[cfg(test)]
-mod script;
-
-pub use cache::{Applied, CacheCounts, Change, ChangeKind, Group, Groups, Outcome, PodCache, Pods};
-pub use continuity::{Continuity, ContinuityCounts, HoleCause, Ignored, Verdict};
 #[cfg(feature = "files")]
-pub use cursor::FileCursorStore;
-pub use cursor::{CursorError, CursorStore, MemoryCursorStore};
-pub use replay::{
-    Conflation, OutOfTurn, Phase, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step,
-};
+pub mod files;
+#[cfg(feature = "pods")]
+pub mod pods;

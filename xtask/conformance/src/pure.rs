@@ -8,7 +8,7 @@ use relay_proto::http::ResponseHead;
 use relay_proto::pods::{EventHash, InvalidHash, ListDecoder, ListFormat, ListLimits, Message, Undecodable};
 use relay_proto::retry::Jitter;
 use relay_proto::sse::{Frame, Limits};
-use relay_state::{Replay, ReplayMode, ReplayOptions, SeedVerdict, Step as Ask};
+use relay_state::pods::{Replay, ReplayMode, ReplayOptions, SeedVerdict, Step as Ask};
 use serde_json::json;
 
 use crate::conversation::{Connect, Conversation, Line, List, Mode, Step};

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use relay_proto::pods::{EventHash, Pod};
-use relay_state::{Change, ChangeKind, Snapshot};
+use relay_state::pods::{Change, ChangeKind, Snapshot};
 use serde_json::Value;
 
 use crate::conversation::{Conversation, Expect, ExpectPod, Finally, Step};

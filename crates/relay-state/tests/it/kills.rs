@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use relay_proto::pods::{EventHash, Filter};
-use relay_state::{CursorError, CursorStore, FileCursorStore};
+use relay_state::files::FileError;
+use relay_state::pods::{CursorError, CursorStore, FileCursorStore};
 
 const KILLS: usize = 500;
 /// Names the cursor file, and so tells a process that it is the victim.
@@ -121,7 +122,10 @@ fn a_kill_at_any_moment_leaves_a_whole_cursor() {
         }
         if kill % 50 == 0 && reports > 0 {
             let second = FileCursorStore::open(&path, &filter()).unwrap_err();
-            assert!(matches!(second, CursorError::InUse { .. }), "while the victim lives: {second}");
+            assert!(
+                matches!(second, CursorError::File(FileError::InUse { .. })),
+                "while the victim lives: {second}"
+            );
         }
         // A little more than a save takes, so that every part of one is hit.
         let wait = takes.mul_f64((random(&mut seed) % 1200) as f64 / 1000.0);

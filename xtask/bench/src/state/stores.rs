@@ -10,7 +10,7 @@ use kube::core::WatchEvent;
 use kube::runtime::{reflector, watcher};
 use relay_proto::pods::{Epoch, ListDecoder, ListFormat, ListLimits, Message, PodList};
 use relay_proto::sse;
-use relay_state::{PodCache, Pods};
+use relay_state::pods::{PodCache, Pods};
 use serde::Deserialize;
 
 use super::corpus::{Cluster, EPOCH, Wire};

@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use relay_proto::pods::{EventHash, Pod, PodEvent, PodKey};
 
 use super::{Replay, Snapshot, State};
-use crate::{Change, ChangeKind};
+use crate::pods::{Change, ChangeKind};
 
 /// Merges consecutive event snapshots into one, which stands for all of them.
 ///

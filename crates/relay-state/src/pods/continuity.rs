@@ -6,7 +6,7 @@ use relay_proto::pods::{
 };
 use serde::Serialize;
 
-use crate::rules::{Rule, rule};
+use crate::pods::rules::{Rule, rule};
 
 /// Checks every message of a stream, across connections, before it is handed over.
 ///

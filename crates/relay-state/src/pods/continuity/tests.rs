@@ -1,5 +1,5 @@
 use super::*;
-use crate::script::{Input, input};
+use crate::pods::script::{Input, input};
 
 fn show(verdict: &Verdict) -> String {
     let gap = |gap: &Gap| {

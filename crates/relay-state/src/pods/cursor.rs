@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use relay_proto::pods::EventHash;
 
 #[cfg(feature = "files")]
+use crate::files::FileError;
+
+#[cfg(feature = "files")]
 pub use file::FileCursorStore;
 
 /// Keeps the last acknowledged position of one consumer.
@@ -51,24 +54,10 @@ impl CursorStore for MemoryCursorStore {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CursorError {
-    /// The operating system refused.
-    #[error("cursor file {}: cannot {action}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-    /// The file is not a cursor file of a version we read.
-    #[error("cursor file {}: {reason}; remove it to start anew", path.display())]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// The file cannot be used, or is not a cursor file of a version we read.
+    #[cfg(feature = "files")]
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file was written under another filter.
     #[error("cursor file {} belongs to the filter {stored:?}, not to {given:?}; use another file, or remove it to start anew", path.display())]
     OtherFilter {
@@ -79,36 +68,23 @@ pub enum CursorError {
         /// The filter in use now.
         given: String,
     },
-    /// Another process uses the file.
-    #[error("cursor file {} is in use by another process", path.display())]
-    InUse {
-        /// The file.
-        path: PathBuf,
-    },
 }
 
 #[cfg(feature = "files")]
 mod file {
-    use std::fs::{self, File, TryLockError};
-    use std::io::{ErrorKind, Write};
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
 
     use relay_proto::pods::{EventHash, Filter};
     use serde::{Deserialize, Serialize};
 
     use super::{CursorError, CursorStore};
+    use crate::files::LockedFile;
 
-    /// Keeps the position in a file: `{"version":1,"hash":..,"filter":..}`.
-    ///
-    /// Written to `FILE.tmp`, synced, renamed over `FILE`, and the directory synced: a reader finds the old position or
-    /// the new one, whole. `FILE.lock` is held while the store lives, so that two processes cannot overwrite each
-    /// other; it stays behind, empty, and a killed process frees it.
+    /// Keeps the position in a file: `{"version":1,"hash":..,"filter":..}`. See [`LockedFile`] for how it is written.
     #[derive(Debug)]
     pub struct FileCursorStore {
-        path: PathBuf,
+        file: LockedFile,
         filter: String,
-        /// Held for its lock.
-        _lock: File,
     }
 
     #[derive(Serialize, Deserialize)]
@@ -126,81 +102,44 @@ mod file {
         /// # Errors
         /// When the file is in use, cannot be read, is corrupt, or belongs to another filter.
         pub fn open(path: impl Into<PathBuf>, filter: &Filter) -> Result<Self, CursorError> {
-            let path = path.into();
-            let io =
-                |action| move |path: &Path, source| CursorError::Io { path: path.into(), action, source };
-            let lock_path = beside(&path, ".lock");
-            let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
-            let lock = lock.map_err(|e| io("open its lock")(&path, e))?;
-            match lock.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(CursorError::InUse { path }),
-                Err(TryLockError::Error(e)) => return Err(io("lock")(&path, e)),
-            }
-            let mut store = Self { path, filter: filter.to_string(), _lock: lock };
+            let file = LockedFile::open("cursor file", path)?;
+            let mut store = Self { file, filter: filter.to_string() };
             store.load()?;
             Ok(store)
         }
-
-        fn corrupt(&self, reason: impl Into<String>) -> CursorError {
-            CursorError::Corrupt { path: self.path.clone(), reason: reason.into() }
-        }
-
-        fn replace(&self, bytes: &[u8]) -> Result<(), (&'static str, std::io::Error)> {
-            let temporary = beside(&self.path, ".tmp");
-            let mut file = File::create(&temporary).map_err(|e| ("create its temporary file", e))?;
-            file.write_all(bytes)
-                .and_then(|()| file.sync_all())
-                .map_err(|e| ("write its temporary file", e))?;
-            fs::rename(&temporary, &self.path).map_err(|e| ("replace it", e))?;
-            let directory =
-                self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(directory).and_then(|d| d.sync_all()).map_err(|e| ("sync its directory", e))
-        }
-    }
-
-    fn beside(path: &Path, suffix: &str) -> PathBuf {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        name.into()
     }
 
     impl CursorStore for FileCursorStore {
         fn load(&mut self) -> Result<Option<EventHash>, CursorError> {
-            let bytes = match fs::read(&self.path) {
-                Ok(bytes) => bytes,
-                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-                Err(source) => {
-                    return Err(CursorError::Io { path: self.path.clone(), action: "read", source });
-                }
+            let Some(bytes) = self.file.read()? else { return Ok(None) };
+            let corrupt = |reason| Err(self.file.corrupt(reason).into());
+            let content: Content = match serde_json::from_slice(&bytes) {
+                Ok(content) => content,
+                Err(error) => return corrupt(format!("not a cursor file: {error}")),
             };
-            let content: Content = serde_json::from_slice(&bytes)
-                .map_err(|e| self.corrupt(format!("not a cursor file: {e}")))?;
             if content.version != VERSION {
-                return Err(self.corrupt(format!("version {} is not {VERSION}", content.version)));
+                return corrupt(format!("version {} is not {VERSION}", content.version));
             }
             if content.filter != self.filter {
                 let (stored, given) = (content.filter, self.filter.clone());
-                return Err(CursorError::OtherFilter { path: self.path.clone(), stored, given });
+                return Err(CursorError::OtherFilter { path: self.file.path().into(), stored, given });
             }
-            EventHash::new(&content.hash).map(Some).map_err(|e| self.corrupt(e.to_string()))
+            EventHash::new(&content.hash).map(Some).or_else(|error| corrupt(error.to_string()))
         }
 
         fn save(&mut self, ack: &EventHash) -> Result<(), CursorError> {
             let content =
                 Content { version: VERSION, hash: ack.as_str().into(), filter: self.filter.clone() };
-            let mut bytes = serde_json::to_vec(&content).map_err(|e| self.corrupt(e.to_string()))?;
+            let mut bytes = serde_json::to_vec(&content).expect("texts and a number are JSON");
             bytes.push(b'\n');
-            self.replace(&bytes).map_err(|(action, source)| CursorError::Io {
-                path: self.path.clone(),
-                action,
-                source,
-            })
+            Ok(self.file.replace(&bytes)?)
         }
     }
 
     #[cfg(test)]
     mod tests {
+        use std::fs;
+
         use super::*;
 
         fn hash(text: &str) -> EventHash {
@@ -252,39 +191,6 @@ mod file {
                 assert!(error.contains(why) && error.contains(path.to_str().unwrap()), "{content}: {error}");
                 assert_eq!(fs::read_to_string(&path).unwrap(), content, "left as it was");
             }
-        }
-
-        #[test]
-        fn two_users_of_one_file_are_told() {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("c");
-            let first = FileCursorStore::open(&path, &Filter::new()).unwrap();
-            assert!(matches!(FileCursorStore::open(&path, &Filter::new()), Err(CursorError::InUse { .. })));
-            drop(first);
-            assert!(FileCursorStore::open(&path, &Filter::new()).is_ok());
-        }
-
-        #[test]
-        fn a_save_that_fails_leaves_what_was_there() {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("c");
-            let mut store = FileCursorStore::open(&path, &Filter::new()).unwrap();
-            store.save(&hash("h1")).unwrap();
-            // Nothing can be written under that name, as on a disk that is full or read-only.
-            fs::create_dir(dir.path().join("c.tmp")).unwrap();
-            let error = store.save(&hash("h2")).unwrap_err().to_string();
-            assert!(error.contains("cannot create its temporary file"), "{error}");
-            assert_eq!(store.load().unwrap(), Some(hash("h1")));
-            fs::remove_dir(dir.path().join("c.tmp")).unwrap();
-            store.save(&hash("h2")).unwrap();
-            assert_eq!(store.load().unwrap(), Some(hash("h2")));
-        }
-
-        #[test]
-        fn a_directory_that_is_not_there_is_an_error() {
-            let dir = tempfile::tempdir().unwrap();
-            let error = FileCursorStore::open(dir.path().join("no/c"), &Filter::new()).unwrap_err();
-            assert!(error.to_string().contains("cannot open its lock"), "{error}");
         }
     }
 }

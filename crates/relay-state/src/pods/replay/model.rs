@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
 use super::*;
-use crate::rules::{Rule, rule};
+use crate::pods::rules::{Rule, rule};
 use relay::{At, FOREIGN, Op, Relay, Said, Shown, Start};
 use relay_proto::pods::GapReason;
 

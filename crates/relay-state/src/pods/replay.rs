@@ -6,8 +6,8 @@ use std::fmt;
 use relay_proto::pods::{Epoch, EventHash, Gap, Heartbeat, Message, PodEvent, PodList, SourceState};
 use serde::Serialize;
 
-use crate::rules::{Rule, rule};
-use crate::{Change, Continuity, PodCache, Pods, Verdict};
+use crate::pods::rules::{Rule, rule};
+use crate::pods::{Change, Continuity, PodCache, Pods, Verdict};
 
 mod conflate;
 

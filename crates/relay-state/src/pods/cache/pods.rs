@@ -18,7 +18,7 @@ use super::trie::{Entry, Trie};
 ///
 /// ```
 /// use relay_proto::pods::{PodBuilder, PodKey, PodList};
-/// use relay_state::PodCache;
+/// use relay_state::pods::PodCache;
 ///
 /// let mut list = PodList::default();
 /// list.pods = vec![

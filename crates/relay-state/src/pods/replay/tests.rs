@@ -1,5 +1,5 @@
 use super::*;
-use crate::script::{Input, input};
+use crate::pods::script::{Input, input};
 
 fn show(step: &Step) -> String {
     let hash = |hash: &Option<EventHash>| hash.as_ref().map_or("-".to_owned(), |h| h.to_string());

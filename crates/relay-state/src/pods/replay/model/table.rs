@@ -2,7 +2,7 @@
 
 use super::exhaustive::{Plan, live, plans, search};
 use super::*;
-use crate::rules::without;
+use crate::pods::rules::without;
 
 /// Rule, the property that breaks without it, and the shortest life that shows it: what happened, and after how many steps
 /// of the driver.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use relay_proto::pods::{EventHash, EventType, PodBuilder, PodEvent, PodList};
 
 use super::*;
-use crate::{ChangeKind, PodCache};
+use crate::pods::{ChangeKind, PodCache};
 
 thread_local! {
     /// The bits of hashes that are used: fewer make collisions.
