@@ -20,6 +20,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "durable")]
+pub mod durable;
 pub mod eventsource;
 pub mod http;
 #[cfg(feature = "json")]

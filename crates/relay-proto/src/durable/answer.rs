@@ -1,0 +1,280 @@
+//! What a response head says.
+
+use alloc::string::{String, ToString};
+use core::time::Duration;
+
+use super::Offset;
+use crate::http::ResponseHead;
+
+/// The head of an answer, reduced to what the protocol gives a meaning.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    status: u16,
+    next_offset: Option<Offset>,
+    up_to_date: bool,
+    closed: bool,
+    cursor: Option<String>,
+    content_type: Option<String>,
+    content_encoding: Option<String>,
+    etag: Option<String>,
+    epoch: Option<u64>,
+    seq: Option<u64>,
+    expected: Option<u64>,
+    received: Option<u64>,
+    ttl: Option<u64>,
+    expires_at: Option<String>,
+    base64: bool,
+    retry_after: Option<Duration>,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// 404: there is no such stream.
+    NotFound,
+    /// 410: the stream was deleted and has forks, or the offset is older than what is kept.
+    Gone,
+    /// 401, or 403 without an epoch.
+    Unauthorised,
+    /// 403 with the epoch of a newer producer.
+    Fenced {
+        /// The epoch that the server knows.
+        epoch: u64,
+    },
+    /// 409 to a stream that is closed.
+    Closed,
+    /// 409 to a producer whose number is not the next one.
+    Gap {
+        /// The number that the server expects.
+        expected: u64,
+    },
+    /// Any other 409: content type, writer sequence, or a stream that exists with another configuration.
+    Conflict,
+    /// 413.
+    TooLarge,
+    /// 429, and 5xx but 501 and 505: later it may work.
+    Busy,
+    /// Anything else, which is final.
+    Other,
+}
+
+impl Answer {
+    /// An answer without headers.
+    pub fn new(status: u16) -> Self {
+        Self { status, ..Self::default() }
+    }
+
+    /// Takes all headers of an answer. `unix_time` is the time since 1970 on the caller's clock, for a `Retry-After` that is
+    /// a date in an answer without one.
+    pub fn from_headers<'h>(
+        status: u16,
+        headers: impl Iterator<Item = (&'h str, &'h [u8])> + Clone,
+        unix_time: Duration,
+    ) -> Self {
+        let mut head = ResponseHead::new(status, "").unix_time(unix_time);
+        let mut answer = Self::new(status);
+        for (name, value) in headers {
+            head = head.header(name, value);
+            answer = answer.header(name, value);
+        }
+        answer.retry_after = head.retry_after();
+        answer
+    }
+
+    /// Takes a header; names are compared without case, values that make no sense are ignored. `Retry-After` is taken in
+    /// seconds only: see [`from_headers`](Self::from_headers).
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &[u8]) -> Self {
+        let Ok(text) = core::str::from_utf8(value) else { return self };
+        let text = text.trim_matches([' ', '\t']);
+        let number = || text.parse::<u64>().ok().filter(|_| !text.starts_with('+'));
+        let truth = text.eq_ignore_ascii_case("true");
+        let words = || Some(text.to_string()).filter(|text| !text.is_empty());
+        match name.to_ascii_lowercase().as_str() {
+            "stream-next-offset" => self.next_offset = Offset::new(text).ok(),
+            "stream-up-to-date" => self.up_to_date = truth,
+            "stream-closed" => self.closed = truth,
+            "stream-cursor" => self.cursor = words(),
+            "content-type" => self.content_type = words(),
+            "content-encoding" => {
+                self.content_encoding = words().filter(|coding| !coding.eq_ignore_ascii_case("identity"));
+            }
+            "etag" => self.etag = words(),
+            "producer-epoch" => self.epoch = number(),
+            "producer-seq" => self.seq = number(),
+            "producer-expected-seq" => self.expected = number(),
+            "producer-received-seq" => self.received = number(),
+            "stream-ttl" => self.ttl = number(),
+            "stream-expires-at" => self.expires_at = words(),
+            "stream-sse-data-encoding" => self.base64 = text.eq_ignore_ascii_case("base64"),
+            "retry-after" => self.retry_after = number().map(Duration::from_secs),
+            _ => {}
+        }
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Where the next read begins: `Stream-Next-Offset`.
+    pub fn next_offset(&self) -> Option<&Offset> {
+        self.next_offset.as_ref()
+    }
+
+    /// Everything there was at the time is in this answer. More may come.
+    pub fn up_to_date(&self) -> bool {
+        self.up_to_date
+    }
+
+    /// The stream ends at [`next_offset`](Self::next_offset).
+    pub fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// To be echoed with the next live read.
+    pub fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
+    /// The media type with its parameters.
+    pub fn content_type(&self) -> Option<&str> {
+        self.content_type.as_deref()
+    }
+
+    /// The coding of the body, unless it is `identity`.
+    pub fn content_encoding(&self) -> Option<&str> {
+        self.content_encoding.as_deref()
+    }
+
+    /// For `If-None-Match`.
+    pub fn etag(&self) -> Option<&str> {
+        self.etag.as_deref()
+    }
+
+    /// The epoch that the server knows of this producer.
+    pub fn epoch(&self) -> Option<u64> {
+        self.epoch
+    }
+
+    /// The highest number accepted of this producer.
+    pub fn seq(&self) -> Option<u64> {
+        self.seq
+    }
+
+    /// Seconds for which the stream lives on without being used.
+    pub fn ttl(&self) -> Option<u64> {
+        self.ttl
+    }
+
+    /// When the stream ends to be, as the server writes it.
+    pub fn expires_at(&self) -> Option<&str> {
+        self.expires_at.as_deref()
+    }
+
+    /// Whether the data of an event stream is in base64.
+    pub fn is_base64(&self) -> bool {
+        self.base64
+    }
+
+    /// The least time to wait before the next attempt.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// 2xx.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// Why the request was refused; `None` for 2xx and 304.
+    pub fn refusal(&self) -> Option<Refusal> {
+        Some(match self.status {
+            200..=299 | 304 => return None,
+            404 => Refusal::NotFound,
+            410 => Refusal::Gone,
+            401 => Refusal::Unauthorised,
+            403 => match self.epoch {
+                Some(epoch) => Refusal::Fenced { epoch },
+                None => Refusal::Unauthorised,
+            },
+            // In the order in which the server looks.
+            409 if self.closed => Refusal::Closed,
+            409 => match self.expected {
+                Some(expected) => Refusal::Gap { expected },
+                None => Refusal::Conflict,
+            },
+            413 => Refusal::TooLarge,
+            501 | 505 => Refusal::Other,
+            429 | 500..=599 => Refusal::Busy,
+            _ => Refusal::Other,
+        })
+    }
+}
+
+/// Whether a stream of this type is one of JSON messages: compared without parameters and case.
+pub fn is_json(content_type: &str) -> bool {
+    essence(content_type).eq_ignore_ascii_case("application/json")
+}
+
+/// A media type without its parameters.
+pub(super) fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim_matches([' ', '\t'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_by_its_signs() {
+        let plain = |status| Answer::new(status).refusal();
+        for (status, refusal) in [
+            (200, None),
+            (201, None),
+            (204, None),
+            (304, None),
+            (400, Some(Refusal::Other)),
+            (401, Some(Refusal::Unauthorised)),
+            (403, Some(Refusal::Unauthorised)),
+            (404, Some(Refusal::NotFound)),
+            (405, Some(Refusal::Other)),
+            (409, Some(Refusal::Conflict)),
+            (410, Some(Refusal::Gone)),
+            (413, Some(Refusal::TooLarge)),
+            (429, Some(Refusal::Busy)),
+            (500, Some(Refusal::Busy)),
+            (501, Some(Refusal::Other)),
+            (503, Some(Refusal::Busy)),
+            (505, Some(Refusal::Other)),
+            (302, Some(Refusal::Other)),
+        ] {
+            assert_eq!(plain(status), refusal, "{status}");
+        }
+        let gap =
+            Answer::new(409).header("producer-expected-seq", b"3").header("Producer-Received-Seq", b"5");
+        assert_eq!(gap.refusal(), Some(Refusal::Gap { expected: 3 }));
+        assert_eq!(gap.header("Stream-Closed", b"TRUE").refusal(), Some(Refusal::Closed));
+        let fenced = Answer::new(403).header("Producer-Epoch", b"4");
+        assert_eq!(fenced.refusal(), Some(Refusal::Fenced { epoch: 4 }));
+        assert_eq!(Answer::new(409).header("Stream-Closed", b"yes").refusal(), Some(Refusal::Conflict));
+    }
+
+    #[test]
+    fn types_and_times() {
+        for (text, json) in [
+            ("application/json", true),
+            ("Application/JSON ; charset=utf-8", true),
+            ("application/jsonl", false),
+        ] {
+            assert_eq!(is_json(text), json, "{text}");
+        }
+        let headers = [("Retry-After", &b"Sat, 21 Nov 2026 13:02:00 GMT"[..])];
+        let at = Duration::from_secs(1_795_266_000);
+        let answer = Answer::from_headers(503, headers.into_iter(), at);
+        assert_eq!(answer.retry_after(), Some(Duration::from_secs(120)));
+        assert_eq!(Answer::new(200).header("Stream-Next-Offset", b"").next_offset(), None);
+    }
+}

@@ -1,0 +1,534 @@
+//! Writing each message once: which batch to send, when, and what an answer to it means.
+
+use alloc::collections::VecDeque;
+use alloc::string::{String, ToString};
+use core::time::Duration;
+
+use super::{Answer, Refusal};
+use crate::retry::Backoff;
+
+mod config;
+mod parcel;
+
+pub use config::{
+    Acknowledged, Attempt, Bounds, Event, ProducerConfig, ProducerState, ProducerStop, ProducerWant, Refused,
+};
+
+use parcel::{Parcel, Stage};
+
+/// An idempotent producer: batches with a number each, sent until they are acknowledged, in order.
+///
+/// ```text
+///  push ─▶ open ──full, linger, flush──▶ ready ──Send──▶ out ──200, 204──▶ acknowledged, in order
+///                                          ▲              │
+///                          pause ──────────┼── 5xx, 429, lost
+///                          earlier done ───┼── gap, while an earlier one is out
+///                          halved ─────────┼── 413 for several messages
+///                          claimed ────────┴── 403 or used before, at the start only
+///                                                         └── anything else: stop, nothing behind it is sent
+/// ```
+///
+/// A batch keeps its number, epoch and bytes through all attempts. **What [`state`](Self::state) says must be stored before
+/// an attempt that is [`first`](Attempt::first) goes out**, if the producer is to survive its process.
+#[derive(Debug)]
+pub struct Producer {
+    config: ProducerConfig,
+    epoch: u64,
+    /// Number of the next batch that is sealed.
+    next_seq: u64,
+    /// Caller's mark behind what is acknowledged.
+    acknowledged: u64,
+    messages_done: u64,
+    /// Not acknowledged, in order of their numbers.
+    parcels: VecDeque<Parcel>,
+    open: Option<(Parcel, Duration)>,
+    /// Bytes in all parcels, with what each message costs beside its bytes.
+    load: usize,
+    events: VecDeque<Event>,
+    backoff: Backoff,
+    pause: Option<Duration>,
+    failing_since: Option<Duration>,
+    last_cause: String,
+    claimable: bool,
+    /// Something was acknowledged in this epoch and life.
+    proven: bool,
+    flushing: bool,
+    close: Close,
+    ticket: u64,
+    stop: Option<ProducerStop>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Close {
+    Open,
+    Wanted { attempts: u32 },
+    Out { ticket: u64, attempts: u32 },
+    Done,
+}
+
+/// What a message costs beside its bytes.
+const OVERHEAD: usize = 32;
+
+impl Producer {
+    /// A producer without a past. The same `seed` gives the same delays.
+    pub fn new(config: ProducerConfig, seed: u64) -> Self {
+        let epoch = config.epoch;
+        Self {
+            backoff: Backoff::new(config.retry_base, config.retry_cap, seed),
+            claimable: config.auto_claim,
+            config,
+            epoch,
+            next_seq: 0,
+            acknowledged: 0,
+            messages_done: 0,
+            parcels: VecDeque::new(),
+            open: None,
+            load: 0,
+            events: VecDeque::new(),
+            pause: None,
+            failing_since: None,
+            last_cause: String::new(),
+            proven: false,
+            flushing: false,
+            close: Close::Open,
+            ticket: 0,
+            stop: None,
+        }
+    }
+
+    /// A producer that goes on where [`state`](Self::state) says. Batches that were in flight are to be handed in again with
+    /// [`push_batch`](Self::push_batch), before anything else.
+    pub fn resume(config: ProducerConfig, state: &ProducerState, seed: u64) -> Self {
+        let mut producer = Self::new(config, seed);
+        producer.epoch = state.epoch;
+        producer.next_seq = state.in_flight.first().map_or(state.next_seq, |bounds| bounds.seq);
+        producer.acknowledged = state.acknowledged;
+        if state.next_seq > 0 || !state.in_flight.is_empty() {
+            // The epoch was used: it is ours, or a newer producer took over.
+            producer.claimable = false;
+        }
+        producer
+    }
+
+    /// The producer's epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What must be known to go on in another process: with the attempts that were polled so far.
+    pub fn state(&self) -> ProducerState {
+        let in_flight: alloc::vec::Vec<_> = self
+            .parcels
+            .iter()
+            .take_while(|parcel| parcel.known || parcel.attempts > 0)
+            .map(Parcel::bounds)
+            .collect();
+        let first_unused = self.parcels.get(in_flight.len()).map_or(self.next_seq, |parcel| parcel.seq);
+        ProducerState {
+            epoch: self.epoch,
+            next_seq: first_unused,
+            acknowledged: self.acknowledged,
+            in_flight,
+        }
+    }
+
+    /// Bytes held, with what each message costs beside its bytes.
+    pub fn load(&self) -> usize {
+        self.load
+    }
+
+    /// Whether a message of this size may be pushed within [`ProducerConfig::max_buffer`]. One always may when nothing is
+    /// held.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.load == 0 || self.load + bytes + OVERHEAD <= self.config.max_buffer
+    }
+
+    /// Whether everything pushed is acknowledged.
+    pub fn is_idle(&self) -> bool {
+        self.parcels.is_empty() && self.open.is_none()
+    }
+
+    /// Takes a message: for a JSON stream the text of one JSON value. `mark` is the caller's position behind it.
+    pub fn push(&mut self, message: &[u8], mark: u64, now: Duration) {
+        let json = self.config.json;
+        if self.open.as_ref().is_some_and(|(parcel, _)| self.is_full(parcel, message.len())) {
+            self.seal();
+        }
+        let from = self.mark();
+        let (mut parcel, since) = self.open.take().unwrap_or_else(|| (Parcel::new(json, from), now));
+        parcel.push(message, mark, json);
+        self.load += message.len() + OVERHEAD;
+        let full = self.is_full(&parcel, 1);
+        self.open = Some((parcel, since));
+        if full {
+            self.seal();
+        }
+    }
+
+    /// Whether a batch has no room for so many bytes more.
+    fn is_full(&self, parcel: &Parcel, bytes: usize) -> bool {
+        parcel.size(self.config.json) + bytes > self.config.max_batch_bytes
+            || parcel.len() >= self.config.max_batch_items
+    }
+
+    /// Takes a batch that was in flight in an earlier life, with its messages; it keeps its number and its bounds.
+    pub fn push_batch<'m>(&mut self, messages: impl Iterator<Item = (&'m [u8], u64)>, now: Duration) {
+        let from = self.mark();
+        let mut parcel = Parcel::new(self.config.json, from);
+        for (message, mark) in messages {
+            parcel.push(message, mark, self.config.json);
+            self.load += message.len() + OVERHEAD;
+        }
+        parcel.known = true;
+        self.open = Some((parcel, now));
+        self.seal();
+    }
+
+    /// The mark behind everything pushed.
+    fn mark(&self) -> u64 {
+        let last = self.open.as_ref().map(|(parcel, _)| parcel).or(self.parcels.back());
+        last.map_or(self.acknowledged, Parcel::last_mark)
+    }
+
+    fn seal(&mut self) {
+        if let Some((mut parcel, _)) = self.open.take() {
+            parcel.seal(self.next_seq, self.config.json);
+            self.next_seq += 1;
+            self.parcels.push_back(parcel);
+        }
+    }
+
+    /// Sends what there is without waiting for more. [`ProducerWant::Idle`] follows once all of it is acknowledged.
+    pub fn flush(&mut self) {
+        self.flushing = true;
+    }
+
+    /// Closes the stream with the next number, once everything is acknowledged.
+    pub fn close(&mut self) {
+        if self.close == Close::Open {
+            self.close = Close::Wanted { attempts: 0 };
+            self.flushing = true;
+        }
+    }
+
+    /// What is to be done next.
+    pub fn poll(&mut self, now: Duration) -> ProducerWant {
+        if let Some(event) = self.events.pop_front() {
+            return ProducerWant::Event(event);
+        }
+        if let Some(stop) = &self.stop {
+            return ProducerWant::Stop(stop.clone());
+        }
+        if let Some(until) = self.pause {
+            if now < until {
+                return ProducerWant::Wait(until);
+            }
+            self.pause = None;
+        }
+        self.halve();
+        // Nothing is known of the epoch before the first acknowledgement: one batch finds out.
+        let window = if self.proven { self.config.in_flight.max(1) } else { 1 };
+        let mut linger = None;
+        if self.parcels.len() < window
+            && let Some((_, since)) = &self.open
+        {
+            let due = since.saturating_add(self.config.linger);
+            if self.flushing || due <= now {
+                self.seal();
+            } else {
+                linger = Some(due);
+            }
+        }
+        // Nothing goes out behind a batch that is to be halved.
+        let halving = self.parcels.iter().position(|parcel| parcel.halve);
+        for at in 0..self.parcels.len().min(window).min(halving.unwrap_or(usize::MAX)) {
+            if self.parcels[at].stage == Stage::Ready {
+                return ProducerWant::Send(self.send(at));
+            }
+        }
+        if self.is_idle() {
+            self.flushing = self.close != Close::Open;
+            if let Close::Wanted { attempts } = self.close {
+                self.ticket += 1;
+                self.close = Close::Out { ticket: self.ticket, attempts: attempts + 1 };
+                return ProducerWant::Send(Attempt {
+                    ticket: self.ticket,
+                    epoch: self.epoch,
+                    seq: self.next_seq,
+                    body: bytes::Bytes::new(),
+                    close: true,
+                    first: attempts == 0,
+                });
+            }
+        }
+        match linger {
+            Some(due) => ProducerWant::Wait(due),
+            None => ProducerWant::Idle,
+        }
+    }
+
+    fn send(&mut self, at: usize) -> Attempt {
+        self.ticket += 1;
+        let parcel = &mut self.parcels[at];
+        let first = parcel.attempts == 0;
+        parcel.attempts += 1;
+        parcel.stage = Stage::Out(self.ticket);
+        Attempt {
+            ticket: self.ticket,
+            epoch: self.epoch,
+            seq: parcel.seq,
+            body: parcel.body(),
+            close: false,
+            first,
+        }
+    }
+
+    /// The answer to an attempt. One to an attempt that is no longer of interest is ignored.
+    pub fn handle_answer(&mut self, ticket: u64, answer: &Answer, now: Duration) {
+        if self.stop.is_some() {
+            return;
+        }
+        if matches!(self.close, Close::Out { ticket: of_close, .. } if of_close == ticket) {
+            return self.close_answered(answer, now);
+        }
+        let Some(at) = self.parcels.iter().position(|parcel| parcel.stage == Stage::Out(ticket)) else {
+            return;
+        };
+        match answer.refusal() {
+            None if answer.is_success() => {
+                let duplicate = answer.status() == 204;
+                // The server has taken more under this name than was ever sent here.
+                let ours = self.parcels.iter().rfind(|parcel| parcel.attempts > 0 || parcel.known);
+                let foreign = answer.seq() > ours.map(|parcel| parcel.seq);
+                let parcel = &mut self.parcels[at];
+                if duplicate && (foreign || (parcel.attempts == 1 && !parcel.known)) {
+                    if self.claimable {
+                        return self.claim(answer.epoch().unwrap_or(self.epoch).max(self.epoch));
+                    }
+                    let seq = parcel.seq;
+                    parcel.unsent();
+                    return self.end(Refused::UsedBefore { seq });
+                }
+                parcel.stage = Stage::Acknowledged { offset: answer.next_offset().cloned(), duplicate };
+                self.recovered();
+                self.acknowledge();
+            }
+            Some(Refusal::Busy) => {
+                self.parcels[at].ambiguous = true;
+                self.parcels[at].stage = Stage::Ready;
+                let cause = "status ".to_string() + &answer.status().to_string();
+                self.failed(&cause, answer.retry_after(), now);
+            }
+            Some(Refusal::Fenced { epoch }) => {
+                if self.claimable && epoch >= self.epoch {
+                    return self.claim(epoch);
+                }
+                self.refuse(at, Refused::Fenced { epoch });
+            }
+            Some(Refusal::Gap { expected }) => {
+                // Something earlier is still on its way: this one comes after it.
+                let seq = self.parcels[at].seq;
+                if at > 0 && expected < seq {
+                    self.parcels[at].stage = Stage::Behind;
+                } else {
+                    self.refuse(at, Refused::Gap { expected, seq });
+                }
+            }
+            Some(Refusal::TooLarge) if self.parcels[at].len() > 1 => {
+                self.parcels[at].stage = Stage::Behind;
+                self.parcels[at].halve = true;
+            }
+            Some(Refusal::TooLarge) => {
+                let bytes = self.parcels[at].payload();
+                let before: u64 = self.parcels.iter().take(at).map(|parcel| parcel.len() as u64).sum();
+                self.refuse(at, Refused::TooLarge { message: self.messages_done + before + 1, bytes });
+            }
+            refusal => {
+                let refusal = refusal.unwrap_or(Refusal::Other);
+                self.refuse(
+                    at,
+                    Refused::Refusal {
+                        refusal,
+                        status: answer.status(),
+                        offset: answer.next_offset().cloned(),
+                    },
+                );
+            }
+        }
+    }
+
+    /// No answer came. `sent` is whether a byte of the request may have reached the server.
+    pub fn handle_failure(&mut self, ticket: u64, cause: &str, sent: bool, now: Duration) {
+        if self.stop.is_some() {
+            return;
+        }
+        if let Close::Out { ticket: of_close, attempts } = self.close
+            && of_close == ticket
+        {
+            self.close = Close::Wanted { attempts };
+            return self.failed(cause, None, now);
+        }
+        let Some(parcel) = self.parcels.iter_mut().find(|parcel| parcel.stage == Stage::Out(ticket)) else {
+            return;
+        };
+        parcel.stage = Stage::Ready;
+        if sent {
+            parcel.ambiguous = true;
+        } else {
+            parcel.attempts -= 1;
+        }
+        self.failed(cause, None, now);
+    }
+
+    /// Halves a batch that is too large, once nothing behind it is on its way.
+    fn halve(&mut self) {
+        let Some(at) = self.parcels.iter().position(|parcel| parcel.halve) else { return };
+        if self.parcels.iter().any(|parcel| matches!(parcel.stage, Stage::Out(_))) {
+            return;
+        }
+        let late = self.parcels.iter().skip(at + 1).any(|parcel| parcel.ambiguous);
+        if late && at > 0 {
+            return;
+        }
+        let second = self.parcels[at].split(self.config.json);
+        self.parcels.insert(at + 1, second);
+        if late {
+            // What was lost on the way might arrive late under a number that now means something else; an epoch more keeps
+            // it out. Nothing of this epoch from here on was taken.
+            self.epoch += 1;
+            self.proven = false;
+            self.renumber(0, 0);
+        } else {
+            let seq = self.parcels[at].seq;
+            self.renumber(at, seq);
+        }
+    }
+
+    fn renumber(&mut self, from: usize, mut seq: u64) {
+        for parcel in self.parcels.iter_mut().skip(from) {
+            parcel.seq = seq;
+            parcel.unsent();
+            parcel.stage = Stage::Ready;
+            parcel.halve = false;
+            seq += 1;
+        }
+        self.next_seq = seq;
+    }
+
+    /// Takes the name over from whoever had it.
+    fn claim(&mut self, epoch: u64) {
+        self.claimable = false;
+        self.epoch = epoch.saturating_add(1);
+        self.renumber(0, 0);
+        self.events.push_back(Event::Claimed { epoch: self.epoch });
+    }
+
+    fn acknowledge(&mut self) {
+        while let Some(parcel) = self.parcels.front()
+            && let Stage::Acknowledged { offset, duplicate } = &parcel.stage
+        {
+            let (payload, messages) = (parcel.payload(), parcel.len());
+            self.events.push_back(Event::Acknowledged(Acknowledged {
+                epoch: self.epoch,
+                seq: parcel.seq,
+                messages: messages as u64,
+                bytes: payload,
+                offset: offset.clone(),
+                duplicate: *duplicate,
+                attempts: parcel.attempts,
+                mark: parcel.last_mark(),
+            }));
+            self.acknowledged = parcel.last_mark();
+            self.messages_done += messages as u64;
+            self.load -= payload as usize + messages * OVERHEAD;
+            self.proven = true;
+            self.claimable = false;
+            self.parcels.pop_front();
+            // What waited for this one may go.
+            if let Some(next) = self.parcels.front_mut()
+                && next.stage == Stage::Behind
+                && !next.halve
+            {
+                next.stage = Stage::Ready;
+            }
+        }
+    }
+
+    fn close_answered(&mut self, answer: &Answer, now: Duration) {
+        let Close::Out { attempts, .. } = self.close else { return };
+        match answer.refusal() {
+            None if answer.is_success() => {
+                self.close = Close::Done;
+                self.recovered();
+                self.events.push_back(Event::Closed { offset: answer.next_offset().cloned() });
+            }
+            Some(Refusal::Busy) => {
+                self.close = Close::Wanted { attempts };
+                let cause = "status ".to_string() + &answer.status().to_string();
+                self.failed(&cause, answer.retry_after(), now);
+            }
+            Some(Refusal::Fenced { epoch }) if self.claimable && epoch >= self.epoch => {
+                self.close = Close::Wanted { attempts: 0 };
+                self.claim(epoch);
+            }
+            Some(Refusal::Fenced { epoch }) => self.end(Refused::Fenced { epoch }),
+            Some(Refusal::Gap { expected }) => self.end(Refused::Gap { expected, seq: self.next_seq }),
+            refusal => self.end(Refused::Refusal {
+                refusal: refusal.unwrap_or(Refusal::Other),
+                status: answer.status(),
+                offset: answer.next_offset().cloned(),
+            }),
+        }
+    }
+
+    fn recovered(&mut self) {
+        self.failing_since = None;
+        self.backoff.reset();
+    }
+
+    fn failed(&mut self, cause: &str, floor: Option<Duration>, now: Duration) {
+        let since = *self.failing_since.get_or_insert(now);
+        let mut delay = self.backoff.next_delay();
+        if let Some(floor) = floor {
+            delay = delay.max(self.backoff.spread(floor));
+        }
+        self.last_cause = cause.to_string();
+        if let Some(limit) = self.config.retry_for {
+            let left = (since + limit).saturating_sub(now);
+            if left.is_zero() || floor.is_some_and(|floor| floor > left) {
+                return self.end(Refused::OutOfTime { cause: cause.to_string() });
+            }
+            delay = delay.min(left.max(floor.unwrap_or_default()));
+        }
+        let until = now.saturating_add(delay);
+        self.pause = Some(self.pause.map_or(until, |pause| pause.max(until)));
+        self.events.push_back(Event::Retry { cause: cause.to_string(), delay });
+    }
+
+    /// A batch was refused for good. If no attempt at it can have been taken, it is not in flight any more.
+    fn refuse(&mut self, at: usize, refused: Refused) {
+        let parcel = &mut self.parcels[at];
+        if !parcel.ambiguous && !parcel.known {
+            parcel.unsent();
+        }
+        self.end(refused);
+    }
+
+    fn end(&mut self, refused: Refused) {
+        self.stop = Some(ProducerStop { refused, epoch: self.epoch, acknowledged: self.acknowledged });
+    }
+
+    /// Where the stream ends, as an attempt to close it said.
+    pub fn is_closed(&self) -> bool {
+        self.close == Close::Done
+    }
+}
+
+impl Parcel {
+    fn bounds(&self) -> Bounds {
+        Bounds { seq: self.seq, first: self.first_mark(), last: self.last_mark() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

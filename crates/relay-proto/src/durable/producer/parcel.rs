@@ -1,0 +1,131 @@
+//! A batch on its way.
+
+use alloc::vec::Vec;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::durable::Offset;
+
+/// Messages that are sent together.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) seq: u64,
+    pub(super) stage: Stage,
+    pub(super) attempts: u32,
+    /// It was in flight in an earlier life.
+    pub(super) known: bool,
+    /// An attempt may have been taken, or may be taken yet.
+    pub(super) ambiguous: bool,
+    /// The server wants it smaller.
+    pub(super) halve: bool,
+    building: BytesMut,
+    body: Bytes,
+    /// Where each message ends in the body, and the caller's mark behind it.
+    ends: Vec<(u32, u64)>,
+    from: u64,
+    payload: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    Ready,
+    Out(u64),
+    /// Waits until all before it are acknowledged.
+    Behind,
+    Acknowledged {
+        offset: Option<Offset>,
+        duplicate: bool,
+    },
+}
+
+impl Parcel {
+    /// An empty one behind that mark.
+    pub(super) fn new(json: bool, from: u64) -> Self {
+        let mut building = BytesMut::new();
+        if json {
+            building.extend_from_slice(b"[");
+        }
+        Self {
+            seq: 0,
+            stage: Stage::Ready,
+            attempts: 0,
+            known: false,
+            ambiguous: false,
+            halve: false,
+            building,
+            body: Bytes::new(),
+            ends: Vec::new(),
+            from,
+            payload: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, message: &[u8], mark: u64, json: bool) {
+        if json && !self.ends.is_empty() {
+            self.building.extend_from_slice(b",");
+        }
+        self.building.extend_from_slice(message);
+        self.payload += message.len() as u64;
+        self.ends.push((u32::try_from(self.building.len()).unwrap_or(u32::MAX), mark));
+    }
+
+    /// Bytes of the body if it were sealed with one message more, without that message.
+    pub(super) fn size(&self, json: bool) -> usize {
+        self.building.len() + if json { 2 } else { 0 }
+    }
+
+    /// Bytes of the messages.
+    pub(super) fn payload(&self) -> u64 {
+        self.payload
+    }
+
+    /// Messages.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn first_mark(&self) -> u64 {
+        self.from
+    }
+
+    pub(super) fn last_mark(&self) -> u64 {
+        self.ends.last().map_or(self.from, |(_, mark)| *mark)
+    }
+
+    pub(super) fn seal(&mut self, seq: u64, json: bool) {
+        self.seq = seq;
+        if json {
+            self.building.extend_from_slice(b"]");
+        }
+        self.body = core::mem::take(&mut self.building).freeze();
+    }
+
+    pub(super) fn body(&self) -> Bytes {
+        self.body.clone()
+    }
+
+    /// Nothing of it was ever sent under its present number.
+    pub(super) fn unsent(&mut self) {
+        self.attempts = 0;
+        self.ambiguous = false;
+        self.known = false;
+    }
+
+    /// Keeps the first half of the messages and gives the second. Both are sealed.
+    pub(super) fn split(&mut self, json: bool) -> Self {
+        let middle = self.ends.len() / 2;
+        let (_, mark) = self.ends[middle - 1];
+        let (mut first, mut second) = (Self::new(json, self.from), Self::new(json, mark));
+        let mut start = usize::from(json);
+        for (index, (end, mark)) in self.ends.iter().enumerate() {
+            let message = &self.body[start..*end as usize];
+            let half = if index < middle { &mut first } else { &mut second };
+            half.push(message, *mark, json);
+            start = *end as usize + usize::from(json);
+        }
+        first.seal(self.seq, json);
+        second.seal(self.seq, json);
+        *self = first;
+        second
+    }
+}

@@ -1,0 +1,611 @@
+//! Reading a stream: what to ask next, what to give out, when to end.
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::Bytes;
+
+use super::answer::{essence, is_json};
+use super::array::{ArrayError, ArraySplitter};
+use super::batch::Held;
+use super::control::{Control, decode_base64};
+use super::offset::encoded;
+use super::{Answer, Checkpoint, Offset, Refusal};
+use crate::retry::Backoff;
+use crate::sse::{Decoder, Frame, Limits};
+
+mod config;
+
+pub use config::{Ask, Content, End, Live, LiveMode, Piece, ReaderConfig, ReaderStop, ReaderWant, Retry};
+
+/// Reads a stream without a gap and without a duplicate, over as many requests as it takes.
+///
+/// ```text
+///            HEAD (type, tail)            catch-up            up to date          live
+///   Ask ──────────────────────────▶ Ask ───────────▶ Body ──────────────▶ Ask ──────────▶ Body | Events
+///    ▲  only for SSE, or "now"       ▲                │ offset: piece      ▲                 │ offset or
+///    │                               └────────────────┘                    └─────────────────┘ control: piece
+///    └──────────── Pause ◀── busy, lost, silent, malformed once, nothing moved
+///                            Done ◀── closed; up to date when not live; a final refusal; malformed twice from one offset;
+///                                     nothing moved five times; out of time
+/// ```
+///
+/// **After every call, [`poll`](Self::poll) until it wants something from outside.** Data is given out with the offset that
+/// covers it; what was received and not given out is dropped at a cut and asked for again, what was given out is skipped.
+#[derive(Debug)]
+pub struct Reader {
+    config: ReaderConfig,
+    /// Everything given out, exactly.
+    position: Checkpoint,
+    /// The server gave the position, so it cannot go back.
+    anchored: bool,
+    json: Option<bool>,
+    phase: Phase,
+    state: State,
+    held: Held,
+    out: VecDeque<ReaderWant>,
+    backoff: Backoff,
+    failing_since: Option<Duration>,
+    /// Answers in a row that moved nothing.
+    stuck: u32,
+    /// Connections of events in a row that ended soon and moved nothing.
+    short: u32,
+    malformed_at: Option<Offset>,
+    told_up_to_date: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Head,
+    CatchUp,
+    Live(Live),
+}
+
+#[derive(Debug)]
+enum State {
+    Ask,
+    Answer { asked: Duration },
+    Body { asked: Duration, read: Duration, next: Next, splitter: Option<ArraySplitter>, discard: bool },
+    Events { opened: Duration, read: Duration, decoder: Decoder, base64: bool, moved: bool },
+    Pause { until: Duration },
+    Done,
+}
+
+/// Where an answer leads.
+#[derive(Debug, Clone)]
+struct Next {
+    offset: Offset,
+    cursor: Option<String>,
+    up_to_date: bool,
+    closed: bool,
+}
+
+/// An answer within this time was not waited for.
+const QUICK: Duration = Duration::from_millis(100);
+/// Connections that end within this time and move nothing are of no use.
+const SHORT: Duration = Duration::from_secs(1);
+/// Answers that move nothing, until the reader ends.
+const STUCK: u32 = 5;
+/// Useless connections, until events are given up.
+const SHORT_ONES: u32 = 3;
+
+impl Reader {
+    /// A reader that goes on from `from`. The same `seed` gives the same delays.
+    pub fn new(config: ReaderConfig, from: Checkpoint, seed: u64) -> Self {
+        let phase = match config.mode {
+            LiveMode::Off | LiveMode::Auto => Phase::CatchUp,
+            // "now" of the first answer is not that of the second; and events do not tell the stream's type.
+            LiveMode::Sse => Phase::Head,
+            LiveMode::LongPoll if from.offset.is_now() => Phase::Head,
+            LiveMode::LongPoll => Phase::Live(Live::LongPoll),
+        };
+        Self {
+            backoff: Backoff::new(config.retry_base, config.retry_cap, seed),
+            held: Held::new(config.batch_bytes),
+            anchored: false,
+            json: None,
+            phase,
+            state: State::Ask,
+            out: VecDeque::new(),
+            failing_since: None,
+            stuck: 0,
+            short: 0,
+            malformed_at: None,
+            told_up_to_date: false,
+            position: from,
+            config,
+        }
+    }
+
+    /// Where the reader stands: all before it was given out.
+    pub fn position(&self) -> &Checkpoint {
+        &self.position
+    }
+
+    /// Whether the stream is one of JSON messages; `None` while nobody has said so.
+    pub fn is_json(&self) -> Option<bool> {
+        self.json
+    }
+
+    /// What is to be done next. Times are on the clock of the caller's choice, which only goes forward.
+    pub fn poll(&mut self, now: Duration) -> ReaderWant {
+        if let Some(out) = self.out.pop_front() {
+            return out;
+        }
+        loop {
+            match &self.state {
+                State::Ask => {
+                    self.state = State::Answer { asked: now };
+                    self.held.restart(self.position.skip);
+                    return ReaderWant::Ask(self.ask());
+                }
+                State::Answer { asked } => return ReaderWant::Answer(*asked + self.patience()),
+                State::Body { read, .. } => return ReaderWant::Bytes(*read + self.config.timeout),
+                State::Events { read, .. } => {
+                    return ReaderWant::Bytes(*read + self.config.timeout + self.config.events_wait);
+                }
+                State::Pause { until } if *until > now => return ReaderWant::Wait(*until),
+                State::Pause { .. } => self.state = State::Ask,
+                State::Done => return ReaderWant::Stop(ReaderStop::Over),
+            }
+        }
+    }
+
+    fn ask(&self) -> Ask {
+        let (head, live) = match self.phase {
+            Phase::Head => return Ask { head: true, query: String::new(), live: None, wait: Duration::ZERO },
+            Phase::CatchUp => (false, None),
+            Phase::Live(live) => (false, Some(live)),
+        };
+        let mut query = String::new();
+        if let Some(live) = live {
+            if let Some(cursor) = &self.position.cursor {
+                query += &format!("cursor={}&", encoded(cursor));
+            }
+            query += match live {
+                Live::LongPoll => "live=long-poll&",
+                Live::Sse => "live=sse&",
+            };
+        }
+        query += &format!("offset={}", self.position.offset.encoded());
+        Ask { head, query, live, wait: self.patience() }
+    }
+
+    fn patience(&self) -> Duration {
+        match self.phase {
+            Phase::Live(Live::LongPoll) => self.config.timeout + self.config.poll_wait,
+            _ => self.config.timeout,
+        }
+    }
+
+    /// The answer's head.
+    pub fn handle_answer(&mut self, answer: &Answer, now: Duration) {
+        let State::Answer { asked } = self.state else { return };
+        if let Some(refusal) = answer.refusal() {
+            return self.refused(refusal, answer, now);
+        }
+        if self.phase == Phase::Head {
+            return self.described(answer);
+        }
+        if let Some(coding) = answer.content_encoding() {
+            return self.malformed(format!("the body is coded ({coding})"), now);
+        }
+        if self.phase == Phase::Live(Live::Sse) {
+            let kind = answer.content_type().unwrap_or_default();
+            if answer.status() != 200 || !essence(kind).eq_ignore_ascii_case("text/event-stream") {
+                if self.config.mode == LiveMode::Auto {
+                    return self.give_up_events();
+                }
+                return self.malformed(
+                    format!("{} with type {kind:?} where events were asked", answer.status()),
+                    now,
+                );
+            }
+            // One message may come in one event, whole, and in base64.
+            let most =
+                self.config.max_message.saturating_add(self.config.max_message / 2).saturating_add(4096);
+            let limits = Limits::default().line(most).data(most);
+            self.state = State::Events {
+                opened: now,
+                read: now,
+                decoder: Decoder::new(limits),
+                base64: answer.is_base64(),
+                moved: false,
+            };
+            return;
+        }
+        let Some(offset) = answer.next_offset().cloned() else {
+            return self.malformed(format!("{} without Stream-Next-Offset", answer.status()), now);
+        };
+        if let (200, Some(kind)) = (answer.status(), answer.content_type()) {
+            self.json = Some(is_json(kind));
+        }
+        let next = Next {
+            cursor: answer.cursor().map(ToString::to_string),
+            up_to_date: answer.up_to_date() || answer.closed(),
+            closed: answer.closed(),
+            offset,
+        };
+        match answer.status() {
+            200 => {
+                let splitter = (self.json == Some(true)).then(|| ArraySplitter::new(self.config.max_message));
+                let discard = next.offset == self.position.offset;
+                self.state = State::Body { asked, read: now, next, splitter, discard };
+            }
+            204 => self.commit(next, now, Some(asked)),
+            status => self.malformed(format!("{status} to a read"), now),
+        }
+    }
+
+    /// The stream's type and tail are known.
+    fn described(&mut self, answer: &Answer) {
+        self.json = answer.content_type().map(is_json);
+        if self.position.offset.is_now()
+            && let Some(tail) = answer.next_offset()
+        {
+            self.position = Checkpoint::at(tail.clone());
+            self.anchored = true;
+        }
+        let at_end = answer.closed() && answer.next_offset() == Some(&self.position.offset);
+        self.live();
+        self.recovered();
+        if at_end {
+            self.piece(None, true, true);
+            self.stop(ReaderStop::End(End::Closed));
+        } else {
+            self.state = State::Ask;
+        }
+    }
+
+    fn live(&mut self) {
+        let events = match self.config.mode {
+            LiveMode::Sse => true,
+            LiveMode::Auto => self.json == Some(true) && self.short < SHORT_ONES,
+            LiveMode::Off | LiveMode::LongPoll => false,
+        };
+        self.phase = Phase::Live(if events { Live::Sse } else { Live::LongPoll });
+    }
+
+    /// Long-poll from now on, for good.
+    fn give_up_events(&mut self) {
+        self.short = SHORT_ONES;
+        self.phase = Phase::Live(Live::LongPoll);
+        self.state = State::Ask;
+    }
+
+    /// Bytes of the body.
+    pub fn handle_bytes(&mut self, bytes: Bytes, now: Duration) {
+        match &mut self.state {
+            State::Body { read, splitter, discard, .. } => {
+                *read = now;
+                if *discard {
+                    return;
+                }
+                match splitter {
+                    Some(splitter) => {
+                        splitter.feed(bytes);
+                        loop {
+                            match splitter.next_message() {
+                                Ok(Some(message)) => {
+                                    if let Some(piece) = self.held.push_message(message) {
+                                        given(&mut self.out, &mut self.position, piece);
+                                        self.failing_since = None;
+                                    }
+                                }
+                                Ok(None) => return,
+                                Err(error) => return self.bad_array(&error, now),
+                            }
+                        }
+                    }
+                    None => {
+                        self.held.push_bytes(&bytes);
+                        self.overflow();
+                    }
+                }
+            }
+            State::Events { read, decoder, .. } => {
+                *read = now;
+                decoder.feed(bytes);
+                self.events(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn overflow(&mut self) {
+        while let Some(piece) = self.held.overflow() {
+            given(&mut self.out, &mut self.position, piece);
+            self.failing_since = None;
+        }
+    }
+
+    fn events(&mut self, now: Duration) {
+        while let State::Events { decoder, base64, .. } = &mut self.state {
+            let base64 = *base64;
+            let event = match decoder.next_frame() {
+                None => return,
+                Some(Frame::Event(event)) => event,
+                Some(Frame::Oversized(_)) => return self.too_large(),
+                Some(_) => continue,
+            };
+            match event.kind() {
+                "control" => match Control::parse(event.data()) {
+                    Ok(control) => self.controlled(control, now),
+                    Err(error) => return self.malformed(error.to_string(), now),
+                },
+                "data" if base64 => match decode_base64(event.data()) {
+                    Ok(data) => {
+                        self.held.push_bytes(&data);
+                        self.overflow();
+                    }
+                    Err(error) => return self.malformed(error.to_string(), now),
+                },
+                "data" if self.json == Some(true) => {
+                    let mut splitter = ArraySplitter::new(self.config.max_message);
+                    splitter.feed(event.data_bytes());
+                    loop {
+                        match splitter.next_message() {
+                            Ok(Some(message)) => {
+                                if let Some(piece) = self.held.push_message(message) {
+                                    given(&mut self.out, &mut self.position, piece);
+                                    self.failing_since = None;
+                                }
+                            }
+                            Ok(None) => break,
+                            Err(error) => return self.bad_array(&error, now),
+                        }
+                    }
+                    if let Err(error) = splitter.finish() {
+                        return self.bad_array(&error, now);
+                    }
+                }
+                "data" => {
+                    self.held.push_bytes(event.data().as_bytes());
+                    self.overflow();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A control event: what was held is covered by its offset.
+    fn controlled(&mut self, control: Control, now: Duration) {
+        let next = Next {
+            offset: control.stream_next_offset,
+            cursor: control.stream_cursor,
+            up_to_date: control.up_to_date || control.stream_closed,
+            closed: control.stream_closed,
+        };
+        let offset_moved = next.offset != self.position.offset;
+        if let State::Events { moved, .. } = &mut self.state {
+            *moved |= offset_moved;
+        }
+        self.commit(next, now, None);
+    }
+
+    /// An answer or a control event is complete: gives out what it covers. `asked` is when an answer was asked for; the next
+    /// request follows it.
+    fn commit(&mut self, next: Next, now: Duration, asked: Option<Duration>) {
+        let before = &self.position;
+        let offset_moved = next.offset != before.offset;
+        let moved = offset_moved || (next.cursor.is_some() && next.cursor != before.cursor);
+        if self.anchored && before.offset.is_minted() && next.offset < before.offset {
+            let what = format!("the offset went back to {}", next.offset);
+            return self.malformed(what, now);
+        }
+        let content = if offset_moved { self.held.take() } else { None };
+        if !offset_moved {
+            // What no new offset covers comes again, or was there before.
+            self.held.restart(before.skip);
+        }
+        self.position = Checkpoint {
+            offset: next.offset,
+            cursor: next.cursor.or_else(|| before.cursor.clone()),
+            skip: self.held.left_to_skip(),
+        };
+        self.anchored = true;
+        self.malformed_at = None;
+        if moved {
+            self.recovered();
+        } else {
+            self.failing_since = None;
+        }
+        self.piece(content, next.up_to_date, next.closed);
+        if next.closed {
+            return self.stop(ReaderStop::End(End::Closed));
+        }
+        let Some(asked) = asked else { return };
+        self.state = State::Ask;
+        let quick = now.saturating_sub(asked) < QUICK;
+        match self.phase {
+            Phase::CatchUp | Phase::Head if next.up_to_date => {
+                if self.config.mode == LiveMode::Off {
+                    return self.stop(ReaderStop::End(End::UpToDate));
+                }
+                self.recovered();
+                self.live();
+            }
+            _ if offset_moved => {}
+            _ if moved || !quick => {
+                // The server waited, or says that time went by: no failure, and no reason to hurry.
+                if !quick {
+                    self.stuck = 0;
+                    self.backoff.reset();
+                }
+                self.state = State::Pause { until: now + self.backoff.next_delay() };
+            }
+            _ => self.nothing_moved(now),
+        }
+    }
+
+    fn nothing_moved(&mut self, now: Duration) {
+        self.stuck += 1;
+        if self.stuck >= STUCK {
+            return self.stop(ReaderStop::NoProgress { offset: self.position.offset.clone() });
+        }
+        self.state = State::Pause { until: now + self.backoff.next_delay() };
+    }
+
+    /// Gives out what a new offset covers; what has no data only when it says something new.
+    fn piece(&mut self, content: Option<Content>, up_to_date: bool, closed: bool) {
+        let news = closed || (up_to_date && !self.told_up_to_date);
+        if content.is_none() && !news {
+            return;
+        }
+        self.told_up_to_date |= up_to_date;
+        let content = content.unwrap_or_else(|| {
+            if self.json == Some(true) { Content::Messages(Vec::new()) } else { Content::Bytes(Bytes::new()) }
+        });
+        let checkpoint = self.position.clone();
+        self.out.push_back(ReaderWant::Piece(Piece { content, checkpoint, whole: true, up_to_date, closed }));
+    }
+
+    /// The body or the stream of events ended: as it should, or cut off.
+    pub fn handle_end(&mut self, cut: Option<&str>, now: Duration) {
+        match core::mem::replace(&mut self.state, State::Ask) {
+            State::Body { asked, next, splitter, discard, .. } => match (cut, splitter) {
+                (Some(cause), _) => self.failed(cause, None, now),
+                (None, Some(splitter)) if !discard => match splitter.finish() {
+                    Ok(()) => self.commit(next, now, Some(asked)),
+                    Err(error) => self.bad_array(&error, now),
+                },
+                (None, _) => self.commit(next, now, Some(asked)),
+            },
+            State::Events { opened, mut decoder, moved, .. } => {
+                decoder.finish();
+                let age = now.saturating_sub(opened);
+                if !moved && age < SHORT {
+                    self.short += 1;
+                    if self.short == SHORT_ONES && self.config.mode == LiveMode::Auto {
+                        self.give_up_events();
+                        self.state = State::Pause { until: now + self.backoff.next_delay() };
+                        return;
+                    }
+                } else {
+                    self.short = 0;
+                }
+                match cut {
+                    Some(cause) => self.failed(cause, None, now),
+                    None if moved || age >= SHORT => {
+                        self.stuck = 0;
+                        self.backoff.reset();
+                        self.state = State::Pause { until: now + self.backoff.next_delay() };
+                    }
+                    None if age < QUICK => self.nothing_moved(now),
+                    None => self.state = State::Pause { until: now + self.backoff.next_delay() },
+                }
+            }
+            State::Done => self.state = State::Done,
+            _ => self.failed(cut.unwrap_or("the connection ended"), None, now),
+        }
+    }
+
+    /// The request could not be sent, or no answer came.
+    pub fn handle_failure(&mut self, cause: &str, now: Duration) {
+        if !matches!(self.state, State::Done) {
+            self.failed(cause, None, now);
+        }
+    }
+
+    /// A deadline that [`poll`](Self::poll) named may have come.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        let deadline = match &self.state {
+            State::Answer { asked } => *asked + self.patience(),
+            State::Body { read, .. } => *read + self.config.timeout,
+            State::Events { read, .. } => *read + self.config.timeout + self.config.events_wait,
+            _ => return,
+        };
+        if now >= deadline {
+            self.failed("nothing came in time", None, now);
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal, answer: &Answer, now: Duration) {
+        let status = answer.status();
+        if refusal == Refusal::Busy {
+            return self.failed(&format!("status {status}"), answer.retry_after(), now);
+        }
+        match self.phase {
+            Phase::Live(Live::Sse)
+                if self.config.mode == LiveMode::Auto && matches!(status, 400 | 405 | 501) =>
+            {
+                self.give_up_events();
+            }
+            // Who cannot describe the stream may still serve it.
+            Phase::Head if matches!(status, 405 | 501) => {
+                self.live();
+                self.state = State::Ask;
+            }
+            _ => self.stop(ReaderStop::Refused { refusal, status, offset: self.position.offset.clone() }),
+        }
+    }
+
+    fn bad_array(&mut self, error: &ArrayError, now: Duration) {
+        match error {
+            ArrayError::TooLarge { .. } => self.too_large(),
+            ArrayError::Malformed { .. } => self.malformed(error.to_string(), now),
+        }
+    }
+
+    fn too_large(&mut self) {
+        let limit = self.config.max_message;
+        self.stop(ReaderStop::TooLarge { offset: self.position.offset.clone(), limit });
+    }
+
+    fn malformed(&mut self, what: String, now: Duration) {
+        let offset = self.position.offset.clone();
+        if self.malformed_at.replace(offset.clone()) == Some(offset.clone()) {
+            return self.stop(ReaderStop::Malformed { offset, what });
+        }
+        self.failed(&format!("malformed: {what}"), None, now);
+    }
+
+    /// Tries again later, unless the time is over.
+    fn failed(&mut self, cause: &str, floor: Option<Duration>, now: Duration) {
+        let since = *self.failing_since.get_or_insert(now);
+        let mut delay = self.backoff.next_delay();
+        if let Some(floor) = floor {
+            delay = delay.max(self.backoff.spread(floor));
+        }
+        if let Some(limit) = self.config.retry_for {
+            let left = (since + limit).saturating_sub(now);
+            if left.is_zero() || floor.is_some_and(|floor| floor > left) {
+                return self.stop(ReaderStop::OutOfTime { cause: cause.to_string() });
+            }
+            delay = delay.min(left.max(floor.unwrap_or_default()));
+        }
+        self.out.push_back(ReaderWant::Retry(Retry { cause: cause.to_string(), delay }));
+        self.state = State::Pause { until: now.saturating_add(delay) };
+    }
+
+    fn recovered(&mut self) {
+        self.failing_since = None;
+        self.stuck = 0;
+        self.short = if self.short >= SHORT_ONES { self.short } else { 0 };
+        self.backoff.reset();
+    }
+
+    fn stop(&mut self, stop: ReaderStop) {
+        self.state = State::Done;
+        self.out.push_back(ReaderWant::Stop(stop));
+    }
+}
+
+/// Gives out a piece that no offset covers yet.
+fn given(out: &mut VecDeque<ReaderWant>, position: &mut Checkpoint, content: Content) {
+    position.skip += content.units();
+    let checkpoint = position.clone();
+    out.push_back(ReaderWant::Piece(Piece {
+        content,
+        checkpoint,
+        whole: false,
+        up_to_date: false,
+        closed: false,
+    }));
+}
+
+#[cfg(test)]
+mod tests;
