@@ -9,8 +9,10 @@ use futures_util::Stream;
 use relay_proto::pods::{Gap, Message, PodEvent, Undecodable};
 use relay_state::pods::{Continuity, Verdict};
 
-use crate::connection::{Connection, Incoming};
-use crate::{Client, Error, StreamOptions};
+use crate::calls::Client;
+use crate::error::Error;
+use crate::messages::{Incoming, ResumingMessages};
+use crate::request::StreamOptions;
 
 /// What a [`PodEventStream`] yields.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,17 +28,24 @@ pub enum PodEventItem {
 
 /// Events and gaps: a `Stream` that reconnects and resumes after the last event it handed over. Errors are final.
 pub struct PodEventStream {
-    connection: Connection,
+    messages: ResumingMessages,
     continuity: Continuity,
     ready: VecDeque<PodEventItem>,
     done: bool,
+}
+
+impl Client {
+    /// Events and gaps. Reconnects, resumes from the last event handed over, and heals holes.
+    pub fn stream_pod_events(&self, options: StreamOptions) -> PodEventStream {
+        PodEventStream::new(self, options)
+    }
 }
 
 impl PodEventStream {
     pub(crate) fn new(client: &Client, options: StreamOptions) -> Self {
         let narrowed = !options.filter.is_empty() || client.has_token();
         Self {
-            connection: Connection::new(client, &options),
+            messages: ResumingMessages::new(client, &options),
             continuity: Continuity::new(options.since, narrowed),
             ready: VecDeque::new(),
             done: false,
@@ -61,7 +70,7 @@ impl PodEventStream {
                 }),
                 Verdict::Hole(cause) => {
                     self.continuity.handle_dropped();
-                    self.connection.restart(&format!("hole: {cause}"));
+                    self.messages.restart(&format!("hole: {cause}"));
                 }
                 Verdict::Accept => {
                     if let Message::Pod(event) = message {
@@ -73,7 +82,7 @@ impl PodEventStream {
             break;
         }
         if self.continuity.has_progress() {
-            self.connection.progress();
+            self.messages.progress();
         }
     }
 }
@@ -90,8 +99,8 @@ impl Stream for PodEventStream {
             if this.done {
                 return Poll::Ready(None);
             }
-            this.connection.resume_from(this.continuity.resume());
-            match ready!(this.connection.poll_next(cx)) {
+            this.messages.resume_from(this.continuity.resume());
+            match ready!(this.messages.poll_next(cx)) {
                 Ok(Incoming::Opened) => {}
                 Ok(Incoming::Message(message)) => this.take(message.into_message()),
                 Ok(Incoming::Ended { .. }) => {
@@ -108,6 +117,6 @@ impl Stream for PodEventStream {
 
 impl fmt::Debug for PodEventStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PodEventStream").field("connection", &self.connection).finish_non_exhaustive()
+        f.debug_struct("PodEventStream").field("connection", &self.messages).finish_non_exhaustive()
     }
 }

@@ -31,33 +31,41 @@
 //! # }
 //! ```
 
-mod client;
-mod connection;
+mod builder;
+mod calls;
 mod error;
 mod events;
+mod messages;
 mod request;
 mod session;
 mod state;
 mod status;
+mod tickets;
 mod watch;
 
-pub use client::{Client, ClientBuilder, ClientFactory};
-pub use connection::{MessageStream, RawMessage};
+pub use builder::{ClientBuilder, ClientFactory};
+pub use calls::Client;
 pub use error::{AnswerError, Blame, Error};
 pub use events::{PodEventItem, PodEventStream};
+pub use messages::{MessageStream, RawMessage};
 pub use request::{EventsQuery, Order, StreamOptions};
-pub use session::{RelaySessions, SessionMode, SessionSource};
+pub use session::{SessionMode, SessionSource};
 pub use state::SnapshotStream;
 pub use status::{Freshness, Statistics, StreamHandle};
+pub use tickets::RelaySessions;
 pub use watch::{GroupWatch, PodWatch};
 
-// The types that its signatures are made of.
+// The types that its signatures are made of, and what keeps an acknowledgement.
 pub use relay_proto::pods::{
-    Endpoints, EventHash, EventPage, EventType, Filter, Gap, GapReason, Health, Pod, PodEvent, PodKey,
-    PodList, Session,
+    Endpoints, EventHash, EventPage, EventType, Filter, Gap, GapReason, Health, InvalidPage, InvalidPod,
+    InvalidSession, ListError, ListLimits, Message, Pod, PodEvent, PodKey, PodList, Session, Undecodable,
 };
 pub use relay_proto::problem::{Problem, ProblemCode};
-pub use relay_state::pods::{Change, ChangeKind, Group, Groups, Phase, Pods, Snapshot};
+pub use relay_state::files::FileError;
+pub use relay_state::pods::{
+    Change, ChangeKind, CursorError, CursorStore, FileCursorStore, Group, Groups, MemoryCursorStore, Phase,
+    Pods, Snapshot,
+};
 pub use relay_transport::{HttpClient, Secret, TokenSource};
 
 /// The example of the repository's README, so that it compiles.

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use relay_proto::pods::{Endpoints, EventHash, EventType, Filter};
 use relay_transport::{BaseUrl, Secret};
 
-use crate::Error;
+use crate::error::Error;
 
 /// Header of the relay's own token, for when `Authorization` belongs to a proxy in front of it.
 pub(crate) const RELAY_TOKEN: HeaderName = HeaderName::from_static("x-relay-token");
@@ -158,17 +158,27 @@ pub(crate) struct Requests {
     pub(crate) client_id: Option<String>,
 }
 
+/// Who stands in front of the relay, and what is said to it in `Authorization`. Unless it is nobody, the relay's own token
+/// travels in `X-Relay-Token`.
+#[derive(Debug, Clone)]
+pub(crate) enum Outer<S> {
+    /// Nobody: `Authorization` is the relay's.
+    None,
+    /// A proxy that knows us already, by our certificate say.
+    Known,
+    /// A proxy that takes a bearer token.
+    Bearer(S),
+    /// A proxy that takes something else: this is the whole header, scheme included.
+    Header(S),
+}
+
 /// The credentials of one request.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Credentials {
     /// The relay's own token.
     pub(crate) token: Option<Secret>,
     /// What a proxy in front of the relay wants to see.
-    pub(crate) outer: Option<Secret>,
-    /// That is the whole header, not just a bearer token.
-    pub(crate) outer_has_scheme: bool,
-    /// `Authorization` is not the relay's.
-    pub(crate) behind_proxy: bool,
+    pub(crate) outer: Outer<Secret>,
 }
 
 type Query<'a> = Vec<(&'a str, &'a str)>;
@@ -244,16 +254,24 @@ impl Requests {
 impl Credentials {
     /// Puts the credentials into a request. Behind a proxy `Authorization` is the proxy's.
     pub(crate) fn apply(&self, request: &mut Request<Full<Bytes>>) -> Result<(), Error> {
-        if let Some(token) = &self.token {
-            if self.behind_proxy {
-                request.headers_mut().insert(RELAY_TOKEN, sendable(token.header())?);
-            } else {
-                request.headers_mut().insert(AUTHORIZATION, sendable(token.bearer())?);
+        let headers = request.headers_mut();
+        match (&self.token, &self.outer) {
+            (Some(token), Outer::None) => {
+                headers.insert(AUTHORIZATION, sendable(token.bearer())?);
             }
+            (Some(token), _) => {
+                headers.insert(RELAY_TOKEN, sendable(token.header())?);
+            }
+            (None, _) => {}
         }
-        if let Some(outer) = &self.outer {
-            let value = if self.outer_has_scheme { outer.header() } else { outer.bearer() };
-            request.headers_mut().insert(AUTHORIZATION, sendable(value)?);
+        match &self.outer {
+            Outer::None | Outer::Known => {}
+            Outer::Bearer(token) => {
+                headers.insert(AUTHORIZATION, sendable(token.bearer())?);
+            }
+            Outer::Header(header) => {
+                headers.insert(AUTHORIZATION, sendable(header.header())?);
+            }
         }
         Ok(())
     }
@@ -265,4 +283,11 @@ fn sendable(value: Result<HeaderValue, relay_transport::Error>) -> Result<Header
 
 fn labels(filter: &Filter) -> Vec<String> {
     filter.labels().map(ToString::to_string).collect()
+}
+
+/// The URL of a request without its query, which may hold a ticket.
+pub(crate) fn display_url(request: &Request<Full<Bytes>>) -> String {
+    let uri = request.uri();
+    let host = uri.authority().map_or("", |a| a.as_str().rsplit('@').next().unwrap_or(""));
+    format!("{}://{host}{}", uri.scheme_str().unwrap_or("http"), uri.path())
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use relay_transport::Secret;
 
-use crate::{Client, Error};
+use crate::error::Error;
 
 /// Gives a fresh ticket before each connect.
 ///
-/// The default is [`RelaySessions`]; an application whose tickets come from elsewhere (a login service, say) hands in
+/// The default is [`RelaySessions`](crate::RelaySessions); an application whose tickets come from elsewhere (a login service, say) hands in
 /// its own.
 pub trait SessionSource: Send + Sync + 'static {
     /// A ticket that was not used before.
@@ -43,23 +43,5 @@ impl fmt::Debug for SessionMode {
             Self::Off => "Off",
             Self::Source(_) => "Source",
         })
-    }
-}
-
-/// Mints tickets at the relay itself: the refresher.
-#[derive(Debug, Clone)]
-pub struct RelaySessions(Client);
-
-impl RelaySessions {
-    /// Tickets of the relay that `client` talks to.
-    pub fn new(client: Client) -> Self {
-        Self(client)
-    }
-}
-
-impl SessionSource for RelaySessions {
-    fn session(&self) -> BoxFuture<'static, Result<Secret, Error>> {
-        let client = self.0.clone();
-        Box::pin(async move { Ok(Secret::new(client.create_session().await?.session_id)) })
     }
 }

@@ -13,9 +13,11 @@ use relay_proto::pods::{EventHash, Message};
 use relay_proto::retry::Backoff;
 use relay_state::pods::{Conflation, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
 
-use crate::connection::{Connection, Incoming, RawMessage};
+use crate::calls::Client;
+use crate::error::Error;
+use crate::messages::{Incoming, RawMessage, ResumingMessages};
+use crate::request::StreamOptions;
 use crate::status::{Freshness, StreamHandle};
-use crate::{Client, Error, StreamOptions};
 
 /// Most that a relay's Retry-After for a list counts for, before up to a quarter is added.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -27,6 +29,18 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 pub struct SnapshotStream {
     stream: BoxStream<'static, Result<Snapshot, Error>>,
     handle: StreamHandle,
+}
+
+impl Client {
+    /// Snapshots of the pods: one at once, then one after each change, and one after each gap.
+    pub fn stream_pod_state(&self, options: StreamOptions) -> SnapshotStream {
+        SnapshotStream::new(self, options, ReplayMode::State)
+    }
+
+    /// Snapshots in six phases, each with the position that may be persisted after it was processed.
+    pub fn stream_pod_state_with_replay(&self, options: StreamOptions) -> SnapshotStream {
+        SnapshotStream::new(self, options, ReplayMode::Phases)
+    }
 }
 
 impl SnapshotStream {
@@ -70,7 +84,7 @@ struct Driver {
     client: Client,
     options: StreamOptions,
     fold: Replay,
-    connection: Connection,
+    messages: ResumingMessages,
     ahead: ReadAhead,
     backoff: Backoff,
     handle: StreamHandle,
@@ -92,10 +106,10 @@ impl Driver {
             .narrowed(!options.filter.is_empty() || client.has_token())
             .apply_backfill(options.apply_backfill_to_current_state_cache)
             .yield_bookmarks(options.yield_bookmarks);
-        let connection = Connection::new(client, &options);
+        let messages = ResumingMessages::new(client, &options);
         Self {
-            backoff: connection.backoff(),
-            connection,
+            backoff: messages.backoff(),
+            messages,
             client: client.clone(),
             options,
             fold: Replay::new(fold),
@@ -124,7 +138,7 @@ impl Driver {
     }
 
     fn drop_connection(&mut self, cause: &str) {
-        self.connection.restart(cause);
+        self.messages.restart(cause);
         self.ahead = ReadAhead { most: self.ahead.most, ..ReadAhead::default() };
         self.handle.stale(cause);
     }
@@ -134,7 +148,7 @@ impl Driver {
         let incoming = match self.ahead.pop() {
             Some(incoming) => incoming?,
             None => {
-                self.connection.resume_from(self.fold.resume());
+                self.messages.resume_from(self.fold.resume());
                 poll_fn(|cx| self.poll_connection(cx)).await?
             }
         };
@@ -165,7 +179,7 @@ impl Driver {
         {
             let incoming = match self.ahead.pop() {
                 Some(incoming) => incoming,
-                None if !self.connection.is_open() => break,
+                None if !self.messages.is_open() => break,
                 None => match self.ready_now() {
                     Poll::Ready(incoming) => incoming,
                     Poll::Pending if std::mem::take(&mut brought) => {
@@ -197,17 +211,17 @@ impl Driver {
 
     /// Reads on, and notes that something was read.
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Error>> {
-        let before = self.connection.bytes_read();
-        let incoming = self.connection.poll_next(cx);
-        if self.connection.bytes_read() != before || matches!(incoming, Poll::Ready(Ok(Incoming::Opened))) {
-            self.handle.heard(self.connection.idle());
+        let before = self.messages.bytes_read();
+        let incoming = self.messages.poll_next(cx);
+        if self.messages.bytes_read() != before || matches!(incoming, Poll::Ready(Ok(Incoming::Opened))) {
+            self.handle.heard(self.messages.idle());
         }
         incoming
     }
 
     fn fold_message(&mut self, message: Message) {
         if let Message::Undecodable(message) = &message {
-            tracing::warn!(url = self.connection.url(), "{message}");
+            tracing::warn!(url = self.messages.url(), "{message}");
         }
         self.handle.saw(&message);
         if self.fold.handle_message(message).is_err() {
@@ -215,7 +229,7 @@ impl Driver {
             tracing::error!("a message came out of turn");
         }
         if self.fold.continuity().has_progress() {
-            self.connection.progress();
+            self.messages.progress();
         }
     }
 
@@ -252,7 +266,7 @@ impl Driver {
     async fn reading_ahead<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
-            let may_read = self.connection.is_open() && self.ahead.bytes < self.options.read_ahead_bytes;
+            let may_read = self.messages.is_open() && self.ahead.bytes < self.options.read_ahead_bytes;
             tokio::select! {
                 biased;
                 done = &mut work => return done,
@@ -271,7 +285,7 @@ impl Driver {
         self.handle.with(|status| {
             status.advance(step, self.fold.acknowledged(), self.fold.continuity());
             let counts = &mut status.statistics;
-            counts.bytes = self.connection.bytes_read();
+            counts.bytes = self.messages.bytes_read();
             counts.buffered = self.ahead.bytes as u64;
             (counts.duplicates, counts.holes, counts.gaps) =
                 (continuity.duplicates, continuity.holes, continuity.gaps);

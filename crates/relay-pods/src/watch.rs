@@ -9,9 +9,9 @@ use futures_util::StreamExt;
 use relay_state::pods::{Change, Pods, Snapshot};
 use tokio::sync::watch;
 
+use crate::error::Error;
 use crate::state::SnapshotStream;
-use crate::status::StreamHandle;
-use crate::{Error, Freshness, Statistics};
+use crate::status::{Freshness, Statistics, StreamHandle};
 
 /// A cloneable view of a running stream: the latest snapshot, and waiting for the next one, for a condition, or for one
 /// group of pods.

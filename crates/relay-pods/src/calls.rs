@@ -1,4 +1,4 @@
-//! The client: what is asked once.
+//! The client: plain calls, each one request and its answer.
 
 use std::fmt;
 use std::future::Future;
@@ -13,20 +13,17 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use relay_proto::http::ResponseHead;
 use relay_proto::pods::{
-    Endpoints, EventHash, EventPage, Filter, Health, ListDecoder, ListFormat, ListLimits, Pod, PodEvent,
-    PodList, Session,
+    EventHash, EventPage, Filter, Health, ListDecoder, ListFormat, ListLimits, Pod, PodEvent, PodList,
+    Session,
 };
 use relay_proto::problem::Problem;
 use relay_state::pods::Pods;
-use relay_transport::{BaseUrl, HttpClient, Secret, TokenSource};
+use relay_transport::{HttpClient, Secret, TokenSource};
 use tokio::time::timeout;
 
-use crate::connection::MessageStream;
-use crate::events::PodEventStream;
-use crate::request::{Credentials, Requests};
+use crate::error::{AnswerError, Error};
+use crate::request::{Credentials, EventsQuery, Order, Outer, Requests, display_url};
 use crate::session::SessionMode;
-use crate::state::SnapshotStream;
-use crate::{AnswerError, Error, EventsQuery, Order, StreamOptions};
 
 /// Largest body of an answer that is neither a list nor a stream.
 const MAX_ANSWER: usize = 64 << 20;
@@ -47,17 +44,14 @@ struct Inner {
 
 /// What a builder hands over as it is.
 #[derive(Debug, Clone)]
-struct Settings {
-    token: Option<TokenSource>,
-    outer_token: Option<TokenSource>,
-    /// The outer token is the whole header, scheme included.
-    outer_has_scheme: bool,
-    behind_proxy: bool,
-    sessions: SessionMode,
-    request_timeout: Duration,
-    list_timeout: Duration,
-    list_idle_timeout: Duration,
-    list_limits: ListLimits,
+pub(crate) struct Settings {
+    pub(crate) token: Option<TokenSource>,
+    pub(crate) outer: Outer<TokenSource>,
+    pub(crate) sessions: SessionMode,
+    pub(crate) request_timeout: Duration,
+    pub(crate) list_timeout: Duration,
+    pub(crate) list_idle_timeout: Duration,
+    pub(crate) list_limits: ListLimits,
 }
 
 impl fmt::Debug for Inner {
@@ -67,9 +61,8 @@ impl fmt::Debug for Inner {
 }
 
 impl Client {
-    /// Begins a client of the relay at `base_url`, which may carry a path prefix and is kept as given.
-    pub fn builder(base_url: impl Into<String>) -> ClientBuilder {
-        ClientBuilder::new(base_url)
+    pub(crate) fn new(http: HttpClient, requests: Requests, settings: Settings) -> Self {
+        Self { inner: Arc::new(Inner { http, requests, settings }) }
     }
 
     /// The current pods, with the position that they reflect.
@@ -227,26 +220,6 @@ impl Client {
         .await
     }
 
-    /// The raw messages of one connection; ends when the connection ends.
-    pub fn stream(&self, options: StreamOptions) -> MessageStream {
-        MessageStream::new(self, options)
-    }
-
-    /// Events and gaps. Reconnects, resumes from the last event handed over, and heals holes.
-    pub fn stream_pod_events(&self, options: StreamOptions) -> PodEventStream {
-        PodEventStream::new(self, options)
-    }
-
-    /// Snapshots of the pods: one at once, then one after each change, and one after each gap.
-    pub fn stream_pod_state(&self, options: StreamOptions) -> SnapshotStream {
-        SnapshotStream::new(self, options, relay_state::pods::ReplayMode::State)
-    }
-
-    /// Snapshots in six phases, each with the position that may be persisted after it was processed.
-    pub fn stream_pod_state_with_replay(&self, options: StreamOptions) -> SnapshotStream {
-        SnapshotStream::new(self, options, relay_state::pods::ReplayMode::Phases)
-    }
-
     pub(crate) fn http(&self) -> &HttpClient {
         &self.inner.http
     }
@@ -265,20 +238,18 @@ impl Client {
 
     /// The credentials as they are now: files are read again when they changed.
     pub(crate) async fn credentials(&self) -> Result<Credentials, Error> {
-        let read = async |source: &Option<TokenSource>| -> Result<Option<Secret>, Error> {
-            match source {
-                Some(source) => {
-                    source.token().await.map(Some).map_err(|e| Error::Credential { source: Box::new(e) })
-                }
-                None => Ok(None),
-            }
+        let settings = &self.inner.settings;
+        let token = match &settings.token {
+            Some(source) => Some(read(source).await?),
+            None => None,
         };
-        Ok(Credentials {
-            token: read(&self.inner.settings.token).await?,
-            outer: read(&self.inner.settings.outer_token).await?,
-            outer_has_scheme: self.inner.settings.outer_has_scheme,
-            behind_proxy: self.inner.settings.behind_proxy,
-        })
+        let outer = match &settings.outer {
+            Outer::None => Outer::None,
+            Outer::Known => Outer::Known,
+            Outer::Bearer(source) => Outer::Bearer(read(source).await?),
+            Outer::Header(source) => Outer::Header(read(source).await?),
+        };
+        Ok(Credentials { token, outer })
     }
 
     fn pages(
@@ -409,180 +380,6 @@ impl Client {
     }
 }
 
-/// The URL of a request without its query, which may hold a ticket.
-pub(crate) fn display_url(request: &Request<Full<Bytes>>) -> String {
-    let uri = request.uri();
-    let host = uri.authority().map_or("", |a| a.as_str().rsplit('@').next().unwrap_or(""));
-    format!("{}://{host}{}", uri.scheme_str().unwrap_or("http"), uri.path())
-}
-
-/// Options of a [`Client`].
-#[derive(Debug, Clone)]
-pub struct ClientBuilder {
-    base_url: String,
-    http: Option<HttpClient>,
-    endpoints: Endpoints,
-    client_id: Option<String>,
-    settings: Settings,
-}
-
-impl ClientBuilder {
-    fn new(base_url: impl Into<String>) -> Self {
-        Self {
-            base_url: base_url.into(),
-            http: None,
-            endpoints: Endpoints::default(),
-            client_id: None,
-            settings: Settings {
-                token: None,
-                outer_token: None,
-                outer_has_scheme: false,
-                behind_proxy: false,
-                sessions: SessionMode::Auto,
-                request_timeout: Duration::from_secs(30),
-                list_timeout: Duration::from_secs(300),
-                list_idle_timeout: Duration::from_secs(30),
-                list_limits: ListLimits::default(),
-            },
-        }
-    }
-
-    /// Sets the relay's token. Default: none.
-    #[must_use]
-    pub fn token(mut self, token: impl Into<Arc<str>>) -> Self {
-        self.settings.token = Some(TokenSource::fixed(Secret::new(token)));
-        self
-    }
-
-    /// Sets where the relay's token comes from, such as a file that is read again when it changes.
-    #[must_use]
-    pub fn token_source(mut self, token: TokenSource) -> Self {
-        self.settings.token = Some(token);
-        self
-    }
-
-    /// Sets a file that holds the relay's token and is read again when it changes.
-    #[must_use]
-    pub fn token_file(self, path: impl Into<std::path::PathBuf>) -> Self {
-        self.token_source(TokenSource::file(path))
-    }
-
-    /// Sets the credential of a proxy in front of the relay. `Authorization` is then the proxy's, and the relay's token
-    /// travels in `X-Relay-Token`. Default: none.
-    #[must_use]
-    pub fn outer_token_source(mut self, token: TokenSource) -> Self {
-        (self.settings.outer_token, self.settings.outer_has_scheme) = (Some(token), false);
-        self.behind_proxy()
-    }
-
-    /// As [`outer_token_source`](Self::outer_token_source), for a proxy that wants something else than a bearer token: what
-    /// comes is the whole `Authorization`, such as `Basic dXNlcjpwYXNzd29yZA==`.
-    #[must_use]
-    pub fn outer_authorization_source(mut self, authorization: TokenSource) -> Self {
-        (self.settings.outer_token, self.settings.outer_has_scheme) = (Some(authorization), true);
-        self.behind_proxy()
-    }
-
-    /// Says that `Authorization` belongs to a proxy in front of the relay, even if nothing is to be said to it there (it may
-    /// know us by our certificate): the relay's token travels in `X-Relay-Token`. An outer credential implies it.
-    #[must_use]
-    pub fn behind_proxy(mut self) -> Self {
-        self.settings.behind_proxy = true;
-        self
-    }
-
-    /// Sets the name of this consumer in the relay's metrics, limits and logs: 1 to 128 visible ASCII characters.
-    #[must_use]
-    pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
-        self.client_id = Some(client_id.into());
-        self
-    }
-
-    /// Sets where session tickets come from. Default: the relay, whenever there is a token.
-    #[must_use]
-    pub fn sessions(mut self, sessions: SessionMode) -> Self {
-        self.settings.sessions = sessions;
-        self
-    }
-
-    /// Sets paths and query names of a foreign relay.
-    #[must_use]
-    pub fn endpoints(mut self, endpoints: Endpoints) -> Self {
-        self.endpoints = endpoints;
-        self
-    }
-
-    /// Shares connections and TLS set-up with other clients: see [`ClientFactory`].
-    #[must_use]
-    pub fn http(mut self, http: HttpClient) -> Self {
-        self.http = Some(http);
-        self
-    }
-
-    /// Sets the longest time of a request that is neither a list nor a stream. Default 30 s.
-    #[must_use]
-    pub fn request_timeout(mut self, limit: Duration) -> Self {
-        self.settings.request_timeout = limit;
-        self
-    }
-
-    /// Sets the longest time of a list, and its longest pause. Default 5 min and 30 s.
-    #[must_use]
-    pub fn list_timeouts(mut self, whole: Duration, idle: Duration) -> Self {
-        (self.settings.list_timeout, self.settings.list_idle_timeout) = (whole, idle);
-        self
-    }
-
-    /// Sets the bounds of a list.
-    #[must_use]
-    pub fn list_limits(mut self, limits: ListLimits) -> Self {
-        self.settings.list_limits = limits;
-        self
-    }
-
-    /// Makes the client. Connects to nothing yet.
-    ///
-    /// # Errors
-    /// When the base URL or the client id is not valid, or the system's certificates cannot be read.
-    pub fn build(self) -> Result<Client, Error> {
-        let base = BaseUrl::parse(&self.base_url).map_err(|error| Error::usage(error.to_string()))?;
-        if let Some(id) = &self.client_id
-            && !((1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic()))
-        {
-            return Err(Error::usage(format!("client id {id:?}: 1 to 128 visible ASCII characters")));
-        }
-        let http = match self.http {
-            Some(http) => http,
-            None => HttpClient::builder().build().map_err(|error| Error::usage(error.to_string()))?,
-        };
-        let requests = Requests { base, endpoints: self.endpoints, client_id: self.client_id };
-        Ok(Client { inner: Arc::new(Inner { http, requests, settings: self.settings }) })
-    }
-}
-
-/// Makes clients of many relays that share one pool of connections and one TLS set-up.
-#[derive(Debug, Clone)]
-pub struct ClientFactory {
-    http: HttpClient,
-}
-
-impl ClientFactory {
-    /// A factory on a connection pool.
-    pub fn new(http: HttpClient) -> Self {
-        Self { http }
-    }
-
-    /// A client of the relay at `base_url`.
-    ///
-    /// # Errors
-    /// When the base URL is not valid.
-    pub fn create(&self, base_url: &str, token: Option<&str>) -> Result<Client, Error> {
-        let builder = self.builder(base_url);
-        token.into_iter().fold(builder, |builder, token| builder.token(token)).build()
-    }
-
-    /// Begins a client with more options.
-    pub fn builder(&self, base_url: &str) -> ClientBuilder {
-        Client::builder(base_url).http(self.http.clone())
-    }
+async fn read(source: &TokenSource) -> Result<Secret, Error> {
+    source.token().await.map_err(|error| Error::Credential { source: Box::new(error) })
 }

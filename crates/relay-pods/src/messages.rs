@@ -17,9 +17,11 @@ use relay_proto::retry::Backoff;
 use relay_proto::sse::{Event, Frame, Limits};
 use relay_transport::{EventStream, Secret};
 
-use crate::client::display_url;
-use crate::session::{RelaySessions, SessionMode, SessionSource};
-use crate::{AnswerError, Client, Error, StreamOptions};
+use crate::calls::Client;
+use crate::error::{AnswerError, Error};
+use crate::request::{StreamOptions, display_url};
+use crate::session::{SessionMode, SessionSource};
+use crate::tickets::RelaySessions;
 
 /// Least and most that a relay's `retry` counts for.
 const RETRY_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
@@ -29,7 +31,7 @@ const MISSED_HEARTBEATS: f64 = 3.0;
 const MAX_SILENCE: Duration = Duration::from_secs(45);
 const MIN_IDLE: Duration = Duration::from_secs(1);
 
-/// What a [`Connection`] brings.
+/// What a [`ResumingMessages`] brings.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// A connection is open.
@@ -42,7 +44,7 @@ pub(crate) enum Incoming {
 
 /// One stream over as many connections as it takes. Nothing happens unless it is asked for more, and asking is
 /// cancel-safe.
-pub(crate) struct Connection {
+pub(crate) struct ResumingMessages {
     stream: EventStream,
     url: String,
     shared: Arc<Shared>,
@@ -70,7 +72,7 @@ impl Shared {
     }
 }
 
-impl Connection {
+impl ResumingMessages {
     pub(crate) fn new(client: &Client, options: &StreamOptions) -> Self {
         let shared = Arc::new(Shared::default());
         let sessions: Option<Arc<dyn SessionSource>> = match client.sessions() {
@@ -288,9 +290,12 @@ impl Connection {
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for ResumingMessages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("url", &self.url).field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("ResumingMessages")
+            .field("url", &self.url)
+            .field("open", &self.open)
+            .finish_non_exhaustive()
     }
 }
 
@@ -400,21 +405,28 @@ impl RawMessage {
     }
 }
 
+impl Client {
+    /// The raw messages of one connection; ends when the connection ends.
+    pub fn stream(&self, options: StreamOptions) -> MessageStream {
+        MessageStream::new(self, options)
+    }
+}
+
 /// The raw messages of one connection: a `Stream` that ends when the connection ends.
 ///
 /// A message that cannot be read comes as it is, with [`Message::Undecodable`]; the stream goes on. A failed attempt to
 /// connect is an error.
 #[derive(Debug)]
 pub struct MessageStream {
-    connection: Connection,
+    messages: ResumingMessages,
     done: bool,
 }
 
 impl MessageStream {
     pub(crate) fn new(client: &Client, options: StreamOptions) -> Self {
-        let connection = Connection::new(client, &options);
-        connection.resume_from(options.since.as_ref());
-        Self { connection, done: false }
+        let messages = ResumingMessages::new(client, &options);
+        messages.resume_from(options.since.as_ref());
+        Self { messages, done: false }
     }
 }
 
@@ -426,10 +438,10 @@ impl Stream for MessageStream {
             if self.done {
                 return Poll::Ready(None);
             }
-            if let Some(message) = self.connection.next_message() {
+            if let Some(message) = self.messages.next_message() {
                 return Poll::Ready(Some(Ok(message)));
             }
-            match ready!(self.connection.poll_next(cx)) {
+            match ready!(self.messages.poll_next(cx)) {
                 Ok(Incoming::Opened) => {}
                 Ok(Incoming::Message(message)) => return Poll::Ready(Some(Ok(message))),
                 Ok(Incoming::Ended { opened, error, .. }) => {
