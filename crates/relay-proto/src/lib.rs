@@ -27,6 +27,8 @@ pub mod http;
 #[cfg(feature = "json")]
 #[cfg_attr(not(feature = "pods"), allow(dead_code, reason = "each wire format needs a part of it"))]
 mod json;
+#[cfg(feature = "parsec")]
+pub mod parsec;
 #[cfg(feature = "pods")]
 pub mod pods;
 #[cfg(feature = "problem")]

@@ -1,0 +1,185 @@
+//! What a Parsec server answers to single requests.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::Position;
+
+/// The answer to a publish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Published {
+    /// Where the envelope stands.
+    pub position: Position,
+    /// The offset of the position.
+    pub offset: u64,
+    /// The epoch of the position.
+    pub epoch: String,
+    /// The same envelope had been taken before: an answer was lost.
+    #[serde(default)]
+    pub duplicate: bool,
+}
+
+impl Published {
+    /// Of a position.
+    pub fn new(position: Position, duplicate: bool) -> Self {
+        Self { offset: position.offset(), epoch: position.epoch().to_owned(), position, duplicate }
+    }
+}
+
+/// A part of a channel's history, oldest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HistoryPage {
+    /// The channel.
+    pub channel: String,
+    /// The life of its log.
+    pub epoch: String,
+    /// The newest offset, 0 when there is none.
+    pub head: u64,
+    /// The oldest offset that is retained; `None` when nothing is.
+    #[serde(default)]
+    pub oldest: Option<u64>,
+    /// The envelopes that were asked for.
+    pub envelopes: Vec<HistoryEntry>,
+}
+
+impl HistoryPage {
+    /// A page.
+    pub fn new(channel: &str, head: &Position, oldest: Option<u64>, envelopes: Vec<HistoryEntry>) -> Self {
+        Self { channel: channel.into(), epoch: head.epoch().into(), head: head.offset(), oldest, envelopes }
+    }
+}
+
+/// An envelope of a history, not looked into.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HistoryEntry {
+    /// Where it stands; `None` where the server does not say.
+    #[serde(default)]
+    pub position: Option<Position>,
+    /// Its text.
+    pub envelope: Box<RawValue>,
+}
+
+impl HistoryEntry {
+    /// An envelope at a position.
+    pub fn new(position: Position, envelope: &str) -> Self {
+        Self { position: Some(position), envelope: super::frame::raw(envelope) }
+    }
+}
+
+/// Who listens to a channel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PresenceList {
+    /// The channel.
+    pub channel: String,
+    /// How many.
+    pub subscribers: u64,
+    /// One per open stream, sorted by client id.
+    pub entries: Vec<PresenceEntry>,
+}
+
+impl PresenceList {
+    /// A list, which is sorted.
+    pub fn new(channel: &str, mut entries: Vec<PresenceEntry>) -> Self {
+        entries.sort_by(|a, b| (&a.client_id, &a.user_id).cmp(&(&b.client_id, &b.user_id)));
+        Self { channel: channel.into(), subscribers: entries.len() as u64, entries }
+    }
+}
+
+/// One who listens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PresenceEntry {
+    /// The token's subject; `anonymous` without tokens.
+    pub user_id: String,
+    /// What the subscriber calls itself.
+    pub client_id: String,
+    /// What else it says of itself: any JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conn_info: Option<Box<RawValue>>,
+}
+
+impl PresenceEntry {
+    /// An entry; `conn_info` that is not JSON becomes null.
+    pub fn new(user_id: &str, client_id: &str, conn_info: Option<&str>) -> Self {
+        Self {
+            user_id: user_id.into(),
+            client_id: client_id.into(),
+            conn_info: conn_info.map(super::frame::raw),
+        }
+    }
+}
+
+/// The channels of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ChannelList {
+    /// Sorted by name, as far as the token may read them.
+    pub channels: Vec<ChannelInfo>,
+}
+
+impl ChannelList {
+    /// A list, which is sorted.
+    pub fn new(mut channels: Vec<ChannelInfo>) -> Self {
+        channels.sort_by(|a, b| a.channel.cmp(&b.channel));
+        Self { channels }
+    }
+}
+
+/// How a channel is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "servers make it")]
+pub struct ChannelInfo {
+    /// Its name.
+    pub channel: String,
+    /// The life of its log.
+    pub epoch: String,
+    /// The newest offset, 0 when there is none.
+    pub head: u64,
+    /// How many envelopes are retained.
+    pub retained: u64,
+    /// How many streams are open.
+    pub subscribers: u64,
+}
+
+/// How a server is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "servers make it")]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    /// How many channels there are.
+    pub channels: u64,
+    /// How many streams are open.
+    pub subscribers: u64,
+    /// Bytes of envelopes that are retained.
+    pub retained_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_written_as_documented() {
+        let published = Published::new(Position::new("Xy", 3), false);
+        assert_eq!(
+            serde_json::to_string(&published).unwrap(),
+            r#"{"position":"Xy.3","offset":3,"epoch":"Xy","duplicate":false}"#
+        );
+        let entry = HistoryEntry::new(Position::new("Xy", 3), r#"{"payload":1.50}"#);
+        let page = HistoryPage::new("public:a.b", &Position::new("Xy", 3), Some(1), vec![entry]);
+        assert_eq!(
+            serde_json::to_string(&page).unwrap(),
+            r#"{"channel":"public:a.b","epoch":"Xy","head":3,"oldest":1,"envelopes":[{"position":"Xy.3","envelope":{"payload":1.50}}]}"#
+        );
+        let entries = vec![PresenceEntry::new("u", "b", Some("[1]")), PresenceEntry::new("u", "a", None)];
+        assert_eq!(
+            serde_json::to_string(&PresenceList::new("public:a.b", entries)).unwrap(),
+            r#"{"channel":"public:a.b","subscribers":2,"entries":[{"user_id":"u","client_id":"a"},{"user_id":"u","client_id":"b","conn_info":[1]}]}"#
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! From text to envelope, tolerantly.
+
+use std::borrow::Cow;
+
+use bytestring::ByteString;
+
+use super::envelope::{Causation, Envelope, EnvelopeError, Producer, ProducerKind};
+use super::payload::{Payload, explain};
+use super::{NotJson, instant};
+use crate::json::{Scan, Scanner, Text, Unusual};
+
+/// Why a text is no envelope. It names the member or the place, and holds nothing of the payload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Not UTF-8.
+    #[error("not UTF-8 from byte {0} on")]
+    NotUtf8(usize),
+    /// Not JSON.
+    #[error(transparent)]
+    NotJson(NotJson),
+    /// JSON, but not an object.
+    #[error("not a JSON object")]
+    NotAnObject,
+    /// A member is of another type.
+    #[error("{field} is not {expected}")]
+    Type {
+        /// The member, with a dot before what is within another.
+        field: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// `produced_at` is a text, but not a time.
+    #[error("produced_at {0:?} is not an RFC 3339 time")]
+    ProducedAt(String),
+    /// A member that is needed is missing or empty, or a sequence is not above 0.
+    #[error(transparent)]
+    Missing(EnvelopeError),
+    /// Larger than a reader takes.
+    #[error("{size} bytes are more than the {limit} that are read")]
+    TooLarge {
+        /// Bytes that came.
+        size: u64,
+        /// Bytes that are read at most.
+        limit: u64,
+    },
+}
+
+impl DecodeError {
+    /// The member that is wrong, as on the wire; `None` when it is the whole.
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Type { field, .. } => Some(field),
+            Self::ProducedAt(_) => Some("produced_at"),
+            Self::Missing(error) => error.field(),
+            _ => None,
+        }
+    }
+}
+
+/// Why a member's value was not taken; the scanner knows no reasons of its own.
+type Wrong = Option<DecodeError>;
+
+impl Envelope {
+    /// Reads an envelope. Unknown members, an unknown producer kind and missing members are fine, and so is any size;
+    /// a member that is null counts as missing, of one that comes twice the last counts. It shares the bytes' memory.
+    ///
+    /// # Errors
+    /// When it is no JSON object, or a known member has another type.
+    pub fn decode(bytes: impl Into<bytes::Bytes>) -> Result<Self, DecodeError> {
+        let text = ByteString::try_from(bytes.into()).map_err(|_| DecodeError::NotUtf8(0))?;
+        Self::decode_text(&text)
+    }
+
+    /// As [`decode`](Self::decode), of what is known to be text.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_text(text: &ByteString) -> Result<Self, DecodeError> {
+        let mut wrong = None;
+        match read(text, &mut wrong) {
+            Ok(envelope) => wrong.map_or(Ok(envelope), Err),
+            Err(Unusual) => Err(match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+                Ok(_) if !text.trim_start().starts_with('{') => DecodeError::NotAnObject,
+                _ => DecodeError::NotJson(explain(text)),
+            }),
+        }
+    }
+
+    /// What a subscriber needs beyond [`decode`](Self::decode): an aspect, a producer's id and a sequence above 0.
+    ///
+    /// # Errors
+    /// [`DecodeError::Missing`], the first that is missing.
+    pub fn usable(&self) -> Result<(), DecodeError> {
+        let missing = if self.aspect.is_empty() {
+            EnvelopeError::AspectRequired
+        } else if self.producer.id.is_empty() {
+            EnvelopeError::ProducerRequired
+        } else if self.sequence <= 0 {
+            EnvelopeError::SequenceNonPositive(self.sequence)
+        } else {
+            return Ok(());
+        };
+        Err(DecodeError::Missing(missing))
+    }
+}
+
+fn read(text: &ByteString, wrong: &mut Wrong) -> Scan<Envelope> {
+    let mut scanner = Scanner::new(text)?;
+    let producer = Producer { id: ByteString::new(), kind: ProducerKind::Other("".into()) };
+    let mut envelope = Envelope::new(ByteString::new(), ByteString::new(), producer);
+    scanner.object(|scanner, key| match &*name(text, key)? {
+        "channel" => member(scanner, text, "channel", &mut envelope.channel, wrong),
+        "aspect" => member(scanner, text, "aspect", &mut envelope.aspect, wrong),
+        "schema_ref" => member(scanner, text, "schema_ref", &mut envelope.schema_ref, wrong),
+        "sequence" => integer(scanner, "sequence", &mut envelope.sequence, wrong),
+        "produced_at" => {
+            let mut written = ByteString::new();
+            member(scanner, text, "produced_at", &mut written, wrong)?;
+            envelope.produced_at = instant::parse(&written);
+            if envelope.produced_at.is_none() && !written.is_empty() {
+                let start: String = written.chars().take(40).collect();
+                wrong.get_or_insert(DecodeError::ProducedAt(start));
+            }
+            Ok(())
+        }
+        "producer" => object(scanner, "producer", wrong, |scanner, key, wrong| match &*name(text, key)? {
+            "id" => member(scanner, text, "producer.id", &mut envelope.producer.id, wrong),
+            "kind" => {
+                let mut kind = ByteString::new();
+                member(scanner, text, "producer.kind", &mut kind, wrong)?;
+                envelope.producer.kind = ProducerKind::from_name(&kind);
+                Ok(())
+            }
+            _ => scanner.skip(),
+        }),
+        "causation" => {
+            let mut causation = Causation::default();
+            object(scanner, "causation", wrong, |scanner, key, wrong| match &*name(text, key)? {
+                "parent_channel" => {
+                    let into = &mut causation.parent_channel;
+                    member(scanner, text, "causation.parent_channel", into, wrong)
+                }
+                "parent_sequence" => {
+                    integer(scanner, "causation.parent_sequence", &mut causation.parent_sequence, wrong)
+                }
+                _ => scanner.skip(),
+            })?;
+            envelope.causation = causation;
+            Ok(())
+        }
+        "payload" => {
+            scanner.peek()?;
+            let start = scanner.at();
+            scanner.skip()?;
+            envelope.payload = Some(Payload(slice(text, start, scanner.at())));
+            Ok(())
+        }
+        _ => scanner.skip(),
+    })?;
+    scanner.end()?;
+    Ok(envelope)
+}
+
+/// What a key says.
+fn name<'a>(text: &'a str, key: Text) -> Scan<Cow<'a, str>> {
+    if key.escaped { unescape(text, key).map(Cow::Owned) } else { Ok(Cow::Borrowed(key.of(text))) }
+}
+
+fn unescape(text: &str, string: Text) -> Scan<String> {
+    let quoted = &text[string.start as usize - 1..string.end as usize + 1];
+    serde_json::from_str(quoted).map_err(|_| Unusual)
+}
+
+fn slice(text: &ByteString, start: usize, end: usize) -> ByteString {
+    text.slice_ref(&text[start..end])
+}
+
+/// Reads a text, or null for none.
+fn member(
+    scanner: &mut Scanner<'_>,
+    text: &ByteString,
+    field: &'static str,
+    into: &mut ByteString,
+    wrong: &mut Wrong,
+) -> Scan<()> {
+    match scanner.peek()? {
+        b'"' => {
+            let string = scanner.string()?;
+            *into = if string.escaped {
+                unescape(text, string)?.into()
+            } else {
+                slice(text, string.start as usize, string.end as usize)
+            };
+            Ok(())
+        }
+        other => miss(scanner, other, field, "a text", wrong),
+    }
+}
+
+/// Reads a whole number of 64 bits, or null for none.
+fn integer(scanner: &mut Scanner<'_>, field: &'static str, into: &mut i64, wrong: &mut Wrong) -> Scan<()> {
+    match scanner.peek()? {
+        b'-' | b'0'..=b'9' => {
+            match scanner.number()?.parse() {
+                Ok(number) => *into = number,
+                Err(_) => {
+                    wrong.get_or_insert(DecodeError::Type { field, expected: "a whole number below 2^63" });
+                }
+            }
+            Ok(())
+        }
+        other => miss(scanner, other, field, "a whole number below 2^63", wrong),
+    }
+}
+
+fn object(
+    scanner: &mut Scanner<'_>,
+    field: &'static str,
+    wrong: &mut Wrong,
+    mut read: impl FnMut(&mut Scanner<'_>, Text, &mut Wrong) -> Scan<()>,
+) -> Scan<()> {
+    match scanner.peek()? {
+        b'{' => scanner.object(|scanner, key| read(scanner, key, wrong)),
+        other => miss(scanner, other, field, "an object", wrong),
+    }
+}
+
+/// Passes a value of another type; null is none and no mistake.
+fn miss(
+    scanner: &mut Scanner<'_>,
+    first: u8,
+    field: &'static str,
+    expected: &'static str,
+    wrong: &mut Wrong,
+) -> Scan<()> {
+    if first != b'n' {
+        wrong.get_or_insert(DecodeError::Type { field, expected });
+    }
+    scanner.skip()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+use super::*;
+use crate::parsec::MAX_ENVELOPE_BYTES;
+
+fn decode(text: &str) -> Result<Envelope, DecodeError> {
+    Envelope::decode(text.as_bytes().to_vec())
+}
+
+fn valid() -> Envelope {
+    Envelope::new("public:a.b", "data", Producer::user("u-1"))
+        .with_sequence(1)
+        .with_produced_at_millis(1_779_891_729_331)
+        .with_payload(Payload::parse(r#"{"hello":"world"}"#).unwrap())
+}
+
+/// Behaviour 8 of the published tests, and the order of keys on the wire.
+#[test]
+fn a_round_trip_keeps_everything() {
+    let whole = valid()
+        .with_schema_ref("sessions:s_19:envelope/v1")
+        .with_causation(Causation::new("public:a.b.c", 7));
+    let text = whole.encode().unwrap();
+    assert_eq!(
+        text,
+        concat!(
+            r#"{"channel":"public:a.b","sequence":1,"producer":{"id":"u-1","kind":"user"},"aspect":"data","#,
+            r#""schema_ref":"sessions:s_19:envelope/v1","causation":{"parent_channel":"public:a.b.c","#,
+            r#""parent_sequence":7},"payload":{"hello":"world"},"produced_at":"2026-05-27T14:22:09.331Z"}"#
+        )
+    );
+    assert_eq!(decode(&text), Ok(whole));
+    let half = valid().with_causation(Causation::new("", 7));
+    assert!(half.to_json().contains(r#""causation":{"parent_sequence":7}"#));
+}
+
+/// Behaviour 9: each missing member gives its own error, and the first counts.
+#[test]
+fn the_order_of_the_rules() {
+    let kind = ProducerKind::from_name("robot");
+    let mut envelope = Envelope::new("", "", Producer::new("", kind.clone()));
+    for (error, field, fix) in [
+        (EnvelopeError::ChannelRequired, "channel", (|e| e.channel = "c".into()) as fn(&mut Envelope)),
+        (EnvelopeError::AspectRequired, "aspect", |e| e.aspect = "a".into()),
+        (EnvelopeError::ProducerRequired, "producer.id", |e| e.producer.id = "p".into()),
+        (EnvelopeError::ProducerKindUnknown("robot".into()), "producer.kind", |e| {
+            e.producer.kind = ProducerKind::Agent;
+        }),
+        (EnvelopeError::SequenceNonPositive(0), "sequence", |e| e.sequence = 1),
+        (EnvelopeError::ProducedAtZero, "produced_at", |e| e.produced_at = Some(0)),
+    ] {
+        assert_eq!(envelope.validate(), Err(error.clone()));
+        assert_eq!(error.field(), Some(field));
+        fix(&mut envelope);
+    }
+    assert_eq!(envelope.validate(), Ok(()));
+}
+
+/// Behaviour 10: exactly the limit passes, one byte more names both sizes.
+#[test]
+fn the_size_rule() {
+    let of =
+        |filler: usize| valid().with_payload(Payload::parse(&format!("\"{}\"", "x".repeat(filler))).unwrap());
+    let frame = of(0).encode().unwrap().len();
+    let full = of(MAX_ENVELOPE_BYTES - frame);
+    assert_eq!(full.encode().unwrap().len(), MAX_ENVELOPE_BYTES);
+    let error = of(MAX_ENVELOPE_BYTES - frame + 1).encode().unwrap_err().to_string();
+    assert!(error.contains("exceeds MaxEnvelopeSize") && error.contains("65537") && error.contains("65536"));
+    // A reader has no such limit.
+    assert!(decode(&of(MAX_ENVELOPE_BYTES * 2).to_json()).is_ok());
+}
+
+#[test]
+fn readers_are_tolerant() {
+    let bare = decode("{}").unwrap();
+    assert_eq!((bare.sequence(), bare.produced_at_millis(), bare.payload()), (0, None, None));
+    for (text, payload) in [
+        (r#"{"payload":null}"#, Some("null")),
+        (
+            r#"{"payload": {"a": 9007199254740993, "b": 1.50, "c":"<&>\u003c"} }"#,
+            Some(r#"{"a": 9007199254740993, "b": 1.50, "c":"<&>\u003c"}"#),
+        ),
+        (r#"{"x":{"payload":1,"sequence":5},"payload":2}"#, Some("2")),
+        (r#"{"payl\u006fad":1}"#, Some("1")),
+        (
+            r#"{"channel":null,"sequence":null,"producer":null,"aspect":null,"causation":null,"produced_at":null}"#,
+            None,
+        ),
+    ] {
+        let envelope = decode(text).unwrap();
+        assert_eq!(envelope.payload().map(Payload::as_str), payload, "{text}");
+        assert_eq!(envelope.sequence(), 0);
+    }
+    let robot =
+        decode(r#"{"producer":{"id":"\u00fc","kind":"robot","age":1},"aspect":"a","sequence":1}"#).unwrap();
+    assert_eq!((robot.producer().id(), robot.producer().kind().as_str()), ("ü", "robot"));
+    assert_eq!(robot.usable(), Ok(()));
+    assert_eq!(
+        robot.to_json(),
+        r#"{"channel":"","sequence":1,"producer":{"id":"ü","kind":"robot"},"aspect":"a","produced_at":null}"#
+    );
+    let late = decode(r#"{"produced_at":"2026-05-27T16:22:09.3319+02:00"}"#).unwrap();
+    assert_eq!(late.produced_at_text().unwrap(), "2026-05-27T14:22:09.331Z");
+    assert_eq!(decode(r#"{"produced_at":""}"#).unwrap().produced_at_millis(), None);
+}
+
+#[test]
+fn what_is_wrong_is_named_and_the_payload_is_not_shown() {
+    let number = "is not a whole number below 2^63";
+    for (text, error) in [
+        (r#"{"sequence":1.5}"#, format!("sequence {number}")),
+        (r#"{"sequence":"2"}"#, format!("sequence {number}")),
+        (r#"{"sequence":9223372036854775808}"#, format!("sequence {number}")),
+        (r#"{"sequence":1e3}"#, format!("sequence {number}")),
+        (r#"{"channel":1}"#, "channel is not a text".into()),
+        (r#"{"producer":"p"}"#, "producer is not an object".into()),
+        (r#"{"producer":{"id":{}}}"#, "producer.id is not a text".into()),
+        (r#"{"producer":{"kind":1}}"#, "producer.kind is not a text".into()),
+        (r#"{"causation":{"parent_sequence":"7"}}"#, format!("causation.parent_sequence {number}")),
+        (r#"{"produced_at":"yesterday"}"#, "produced_at \"yesterday\" is not an RFC 3339 time".into()),
+        (r#"{"produced_at":1}"#, "produced_at is not a text".into()),
+        ("[]", "not a JSON object".into()),
+        ("\"secret\"", "not a JSON object".into()),
+        ("", "not JSON: EOF while parsing a value at line 1 column 0".into()),
+        ("{\"payload\":\"secret\"", "not JSON: EOF while parsing an object at line 1 column 19".into()),
+        ("{} {}", "not JSON: trailing characters at line 1 column 4".into()),
+    ] {
+        let said = decode(text).unwrap_err().to_string();
+        assert_eq!(said, error, "{text}");
+        assert!(!said.contains("secret"));
+    }
+    assert_eq!(Envelope::decode(&b"\xff"[..]), Err(DecodeError::NotUtf8(0)));
+    for (text, field) in [
+        (r#"{"producer":{"id":"p"},"sequence":1}"#, "aspect"),
+        (r#"{"aspect":"a","producer":{},"sequence":1}"#, "producer.id"),
+        (r#"{"aspect":"a","producer":{"id":"p"}}"#, "sequence"),
+        (r#"{"aspect":"a","producer":{"id":"p"},"sequence":0}"#, "sequence"),
+        (r#"{"aspect":"a","producer":{"id":"p"},"sequence":-1}"#, "sequence"),
+    ] {
+        assert_eq!(decode(text).unwrap().usable().unwrap_err().field(), Some(field));
+    }
+}
+
+/// Behaviour 14: a large payload lies elsewhere, by convention.
+#[test]
+fn a_reference_to_data_is_a_payload_like_any_other() {
+    let payload = Payload::of(&serde_json::json!({"url": "https://h/x", "size_bytes": 1})).unwrap();
+    let envelope = Envelope::new("public:a.b", "data_ref", Producer::service("s")).with_payload(payload);
+    assert!(envelope.to_json().contains(r#""url":"https://h/x""#));
+    assert!(!format!("{envelope:?}").contains("https"));
+}

@@ -1,0 +1,390 @@
+//! The envelope, its rules and its text.
+
+use std::fmt;
+
+use bytestring::ByteString;
+
+use super::{Payload, instant};
+
+/// The most bytes of an encoded envelope.
+pub const MAX_ENVELOPE_BYTES: usize = 65_536;
+
+/// One message of a channel, with who sent it, as its how-manieth, and about what.
+///
+/// A decoded one shares the memory of the text it was read from. `Debug` shows the payload's size, never its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    pub(super) channel: ByteString,
+    pub(super) sequence: i64,
+    pub(super) produced_at: Option<i64>,
+    pub(super) producer: Producer,
+    pub(super) aspect: ByteString,
+    pub(super) schema_ref: ByteString,
+    pub(super) causation: Causation,
+    pub(super) payload: Option<Payload>,
+}
+
+/// Who publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Producer {
+    pub(super) id: ByteString,
+    pub(super) kind: ProducerKind,
+}
+
+/// What kind of thing a producer is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ProducerKind {
+    /// A person.
+    User,
+    /// A program that acts for itself.
+    Agent,
+    /// Any other program.
+    #[default]
+    Service,
+    /// Something that this version does not know, or nothing: readable, but not to be published.
+    Other(Box<str>),
+}
+
+/// The envelope that led to this one. Empty for one that nothing led to ("root").
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Causation {
+    /// The channel of the parent; empty when it is not said.
+    pub parent_channel: ByteString,
+    /// The sequence of the parent; 0 when it is not said.
+    pub parent_sequence: i64,
+}
+
+/// Why an envelope cannot be published. The first rule that is broken counts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvelopeError {
+    /// No channel.
+    #[error("channel is required")]
+    ChannelRequired,
+    /// No aspect.
+    #[error("aspect is required")]
+    AspectRequired,
+    /// No producer id.
+    #[error("producer.id is required")]
+    ProducerRequired,
+    /// A producer kind other than user, agent and service.
+    #[error("producer.kind {0:?} is not one of user, agent, service")]
+    ProducerKindUnknown(Box<str>),
+    /// A sequence of 0 or below.
+    #[error("sequence {0} is not above 0")]
+    SequenceNonPositive(i64),
+    /// No time.
+    #[error("produced_at is required")]
+    ProducedAtZero,
+    /// Larger than it may be.
+    #[error("the envelope of {size} bytes exceeds MaxEnvelopeSize, {limit} bytes")]
+    TooLarge {
+        /// Its bytes.
+        size: usize,
+        /// [`MAX_ENVELOPE_BYTES`].
+        limit: usize,
+    },
+}
+
+impl EnvelopeError {
+    /// The member that breaks the rule, as on the wire; `None` when it is the whole.
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::ChannelRequired => Some("channel"),
+            Self::AspectRequired => Some("aspect"),
+            Self::ProducerRequired => Some("producer.id"),
+            Self::ProducerKindUnknown(_) => Some("producer.kind"),
+            Self::SequenceNonPositive(_) => Some("sequence"),
+            Self::ProducedAtZero => Some("produced_at"),
+            Self::TooLarge { .. } => None,
+        }
+    }
+}
+
+impl ProducerKind {
+    /// The kind as on the wire.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::User => "user",
+            Self::Agent => "agent",
+            Self::Service => "service",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// The kind of that name.
+    pub fn from_name(name: &str) -> Self {
+        match name {
+            "user" => Self::User,
+            "agent" => Self::Agent,
+            "service" => Self::Service,
+            other => Self::Other(other.into()),
+        }
+    }
+
+    /// Whether it is one that can be published.
+    pub fn is_known(&self) -> bool {
+        !matches!(self, Self::Other(_))
+    }
+}
+
+impl Producer {
+    /// A producer of any kind.
+    pub fn new(id: impl Into<ByteString>, kind: ProducerKind) -> Self {
+        Self { id: id.into(), kind }
+    }
+
+    /// A person.
+    pub fn user(id: impl Into<ByteString>) -> Self {
+        Self::new(id, ProducerKind::User)
+    }
+
+    /// A program that acts for itself.
+    pub fn agent(id: impl Into<ByteString>) -> Self {
+        Self::new(id, ProducerKind::Agent)
+    }
+
+    /// Any other program.
+    pub fn service(id: impl Into<ByteString>) -> Self {
+        Self::new(id, ProducerKind::Service)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> &ProducerKind {
+        &self.kind
+    }
+}
+
+impl Causation {
+    /// A parent in a channel.
+    pub fn new(parent_channel: impl Into<ByteString>, parent_sequence: i64) -> Self {
+        Self { parent_channel: parent_channel.into(), parent_sequence }
+    }
+
+    /// Whether nothing is said of a parent.
+    pub fn is_root(&self) -> bool {
+        self.parent_channel.is_empty() && self.parent_sequence == 0
+    }
+}
+
+impl Envelope {
+    /// An envelope without sequence, time and payload.
+    pub fn new(channel: impl Into<ByteString>, aspect: impl Into<ByteString>, producer: Producer) -> Self {
+        Self {
+            channel: channel.into(),
+            sequence: 0,
+            produced_at: None,
+            producer,
+            aspect: aspect.into(),
+            schema_ref: ByteString::new(),
+            causation: Causation::default(),
+            payload: None,
+        }
+    }
+
+    /// Sets the sequence, from 1.
+    #[must_use]
+    pub fn with_sequence(mut self, sequence: i64) -> Self {
+        self.sequence = sequence;
+        self
+    }
+
+    /// Sets the time, in milliseconds since 1970.
+    #[must_use]
+    pub fn with_produced_at_millis(mut self, millis: i64) -> Self {
+        self.produced_at = Some(millis);
+        self
+    }
+
+    /// Sets the reference to a schema, which nothing here resolves; empty for none.
+    #[must_use]
+    pub fn with_schema_ref(mut self, schema_ref: impl Into<ByteString>) -> Self {
+        self.schema_ref = schema_ref.into();
+        self
+    }
+
+    /// Sets the parent.
+    #[must_use]
+    pub fn with_causation(mut self, causation: Causation) -> Self {
+        self.causation = causation;
+        self
+    }
+
+    /// Sets the payload.
+    #[must_use]
+    pub fn with_payload(mut self, payload: impl Into<Option<Payload>>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// The channel it names.
+    pub fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    /// Its number among those of its producer in its channel, from 1. 0 when there was none.
+    pub fn sequence(&self) -> i64 {
+        self.sequence
+    }
+
+    /// When it was made, in milliseconds since 1970; `None` when that is not said.
+    pub fn produced_at_millis(&self) -> Option<i64> {
+        self.produced_at
+    }
+
+    /// When it was made: RFC 3339, UTC, three digits of a second.
+    pub fn produced_at_text(&self) -> Option<String> {
+        self.produced_at.map(|millis| {
+            let mut text = String::with_capacity(24);
+            instant::write(millis, &mut text);
+            text
+        })
+    }
+
+    /// Who made it.
+    pub fn producer(&self) -> &Producer {
+        &self.producer
+    }
+
+    /// What it is about: the key by which subscribers choose.
+    pub fn aspect(&self) -> &str {
+        &self.aspect
+    }
+
+    /// A reference to a schema; empty for none.
+    pub fn schema_ref(&self) -> &str {
+        &self.schema_ref
+    }
+
+    /// What led to it.
+    pub fn causation(&self) -> &Causation {
+        &self.causation
+    }
+
+    /// What it carries. A payload that is `null` is one; `None` is an envelope without.
+    pub fn payload(&self) -> Option<&Payload> {
+        self.payload.as_ref()
+    }
+
+    /// The rules for publishing, in their order: channel, aspect, producer id and kind, sequence, time.
+    ///
+    /// # Errors
+    /// The first that is broken.
+    pub fn validate(&self) -> Result<(), EnvelopeError> {
+        if self.channel.is_empty() {
+            Err(EnvelopeError::ChannelRequired)
+        } else if self.aspect.is_empty() {
+            Err(EnvelopeError::AspectRequired)
+        } else if self.producer.id.is_empty() {
+            Err(EnvelopeError::ProducerRequired)
+        } else if let ProducerKind::Other(kind) = &self.producer.kind {
+            Err(EnvelopeError::ProducerKindUnknown(kind.clone()))
+        } else if self.sequence <= 0 {
+            Err(EnvelopeError::SequenceNonPositive(self.sequence))
+        } else if self.produced_at.is_none() {
+            Err(EnvelopeError::ProducedAtZero)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The text to publish.
+    ///
+    /// # Errors
+    /// Those of [`validate`](Self::validate), and [`EnvelopeError::TooLarge`].
+    pub fn encode(&self) -> Result<String, EnvelopeError> {
+        self.validate()?;
+        let text = self.to_json();
+        if text.len() > MAX_ENVELOPE_BYTES {
+            return Err(EnvelopeError::TooLarge { size: text.len(), limit: MAX_ENVELOPE_BYTES });
+        }
+        Ok(text)
+    }
+
+    /// Its known members as one line of JSON, without checks: `produced_at` is null when it is missing, the payload is as it
+    /// came but for blanks, and what is empty is left out as on the wire.
+    pub fn to_json(&self) -> String {
+        let payload = self.payload.as_ref().map_or("", Payload::as_str);
+        let mut out = String::with_capacity(payload.len() + 200);
+        out.push_str("{\"channel\":");
+        string(&mut out, &self.channel);
+        out.push_str(",\"sequence\":");
+        number(&mut out, self.sequence);
+        out.push_str(",\"producer\":{\"id\":");
+        string(&mut out, &self.producer.id);
+        if !self.producer.kind.as_str().is_empty() {
+            out.push_str(",\"kind\":");
+            string(&mut out, self.producer.kind.as_str());
+        }
+        out.push_str("},\"aspect\":");
+        string(&mut out, &self.aspect);
+        if !self.schema_ref.is_empty() {
+            out.push_str(",\"schema_ref\":");
+            string(&mut out, &self.schema_ref);
+        }
+        if !self.causation.is_root() {
+            out.push_str(",\"causation\":{");
+            if !self.causation.parent_channel.is_empty() {
+                out.push_str("\"parent_channel\":");
+                string(&mut out, &self.causation.parent_channel);
+            }
+            if self.causation.parent_sequence != 0 {
+                if !self.causation.parent_channel.is_empty() {
+                    out.push(',');
+                }
+                out.push_str("\"parent_sequence\":");
+                number(&mut out, self.causation.parent_sequence);
+            }
+            out.push('}');
+        }
+        if !payload.is_empty() {
+            out.push_str(",\"payload\":");
+            // A text that came over the wire may be on several lines.
+            if payload.bytes().any(|byte| matches!(byte, b'\n' | b'\r' | b'\t')) {
+                out.push_str(&super::payload::compact(payload));
+            } else {
+                out.push_str(payload);
+            }
+        }
+        out.push_str(",\"produced_at\":");
+        match self.produced_at {
+            Some(millis) => {
+                out.push('"');
+                instant::write(millis, &mut out);
+                out.push('"');
+            }
+            None => out.push_str("null"),
+        }
+        out.push('}');
+        out
+    }
+}
+
+impl fmt::Display for ProducerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+fn number(out: &mut String, value: i64) {
+    use fmt::Write as _;
+    // Writing to a String cannot fail.
+    let _ = write!(out, "{value}");
+}
+
+/// Appends a JSON string.
+fn string(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
+}

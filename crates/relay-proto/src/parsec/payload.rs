@@ -1,0 +1,131 @@
+//! Payloads: JSON texts that are kept as they are written.
+
+use std::fmt;
+
+use bytestring::ByteString;
+
+use crate::json::Scanner;
+
+/// Any JSON value, as its text: big integers, key order, escapes and digits stay as they came; blanks between tokens may go.
+///
+/// `Debug` shows the size, never the content.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(pub(super) ByteString);
+
+/// The text is not one JSON value. The place is where reading ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not JSON: {reason}")]
+#[non_exhaustive]
+pub struct NotJson {
+    /// What is wrong, with its line and column; it holds nothing of the text.
+    pub reason: String,
+    /// The column at which it shows, in bytes from 1 within its line.
+    pub column: usize,
+}
+
+impl Payload {
+    /// Checks that a text is one JSON value, and keeps it without the blanks between its tokens.
+    ///
+    /// # Errors
+    /// [`NotJson`], also for what is nested deeper than 127 levels and for numbers beyond a double's range.
+    pub fn parse(text: &str) -> Result<Self, NotJson> {
+        check(text)?;
+        Ok(Self(compact(text).into()))
+    }
+
+    /// The text of a value that serializes.
+    ///
+    /// # Errors
+    /// What the value's own serialization says.
+    pub fn of<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+        serde_json::to_string(value).map(|text| Self(text.into()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Reads it as a type.
+    ///
+    /// # Errors
+    /// When it is not of that shape.
+    pub fn to<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payload").field("bytes", &self.0.len()).finish()
+    }
+}
+
+/// Says what is wrong with a text that should be one JSON value.
+pub(super) fn check(text: &str) -> Result<(), NotJson> {
+    let scanned = Scanner::new(text).and_then(|mut scanner| {
+        scanner.skip()?;
+        scanner.end()
+    });
+    if scanned.is_ok() {
+        return Ok(());
+    }
+    Err(explain(text))
+}
+
+/// In serde's words, without anything of the text.
+pub(super) fn explain(text: &str) -> NotJson {
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Err(error) => NotJson { reason: error.to_string(), column: error.column() },
+        // The scanner is as strict as serde; should they ever differ, it is still refused.
+        Ok(_) => NotJson { reason: "it is not written as JSON is".into(), column: 0 },
+    }
+}
+
+/// A JSON text without the blanks between its tokens.
+pub(super) fn compact(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut kept, mut quoted, mut escaped) = (0, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        if quoted {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => quoted = false,
+                _ => {}
+            }
+        } else if byte == b'"' {
+            quoted = true;
+        } else if matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
+            out.push_str(&text[kept..at]);
+            kept = at + 1;
+        }
+    }
+    out.push_str(&text[kept..]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_stay_as_they_are_written_but_for_blanks() {
+        for (given, kept) in [
+            ("null", "null"),
+            (" {\"a\" : [ 1.50 , 9007199254740993 ] }\r\n", "{\"a\":[1.50,9007199254740993]}"),
+            ("\"<&> \\u003c \\\" x\"", "\"<&> \\u003c \\\" x\""),
+            ("\"\\\\\" ", "\"\\\\\""),
+            ("1e-7", "1e-7"),
+        ] {
+            assert_eq!(Payload::parse(given).unwrap().as_str(), kept);
+        }
+        let deep = "[".repeat(200);
+        for bad in ["", " ", "{", "{\"a\":1,}", "nul", "01", "1 2", "'a'", "\"\n\"", "1e999", deep.as_str()] {
+            let error = Payload::parse(bad).unwrap_err();
+            assert!(error.to_string().starts_with("not JSON: "), "{error}");
+        }
+        assert_eq!(Payload::parse("{\"a\":x}").unwrap_err().column, 6);
+        assert_eq!(format!("{:?}", Payload::parse("[1]").unwrap()), "Payload { bytes: 3 }");
+    }
+}

@@ -1,0 +1,142 @@
+//! Where a subscriber stands in a channel.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A place in one life of a channel's log: everything up to it is known. Written `EPOCH.OFFSET`, split at the last dot.
+///
+/// The epoch is the server's name for this life of the log, and opaque; the offset counts envelopes of all producers, from
+/// 1. `EPOCH.0` is before the first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Position {
+    epoch: Arc<str>,
+    offset: u64,
+}
+
+/// The text is not a position: it should read `EPOCH.OFFSET`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a position is EPOCH.OFFSET, such as Xy3.42")]
+#[non_exhaustive]
+pub struct InvalidPosition {}
+
+impl Position {
+    /// A position in an epoch.
+    pub fn new(epoch: impl Into<Arc<str>>, offset: u64) -> Self {
+        Self { epoch: epoch.into(), offset }
+    }
+
+    /// Reads `EPOCH.OFFSET`: an epoch of 1 to 256 visible ASCII characters, a decimal offset without sign and leading zeros.
+    ///
+    /// # Errors
+    /// [`InvalidPosition`].
+    pub fn parse(text: &str) -> Result<Self, InvalidPosition> {
+        let (epoch, offset) = Self::split(text).ok_or(InvalidPosition {})?;
+        Ok(Self::new(epoch, offset))
+    }
+
+    /// As [`parse`](Self::parse), with the memory of a neighbour's epoch when it is the same.
+    pub fn parse_near(text: &str, neighbour: Option<&Self>) -> Result<Self, InvalidPosition> {
+        let (epoch, offset) = Self::split(text).ok_or(InvalidPosition {})?;
+        Ok(match neighbour {
+            Some(near) if *near.epoch == *epoch => near.at(offset),
+            _ => Self::new(epoch, offset),
+        })
+    }
+
+    fn split(text: &str) -> Option<(&str, u64)> {
+        let (epoch, digits) = text.rsplit_once('.')?;
+        let canonical = digits == "0" || !digits.starts_with('0');
+        let fits = (1..=256).contains(&epoch.len()) && epoch.bytes().all(|byte| byte.is_ascii_graphic());
+        if !canonical || !fits || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        Some((epoch, digits.parse().ok()?))
+    }
+
+    /// The epoch.
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// The offset.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Another offset of the same epoch.
+    #[must_use]
+    pub fn at(&self, offset: u64) -> Self {
+        Self { epoch: self.epoch.clone(), offset }
+    }
+
+    /// Whether both are of one epoch.
+    pub fn same_epoch(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.epoch, &other.epoch) || self.epoch == other.epoch
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.offset)
+    }
+}
+
+impl FromStr for Position {
+    type Err = InvalidPosition;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+impl Serialize for Position {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Position {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_at_the_last_dot_and_nothing_else_is_one() {
+        for (text, epoch, offset) in
+            [("Xy.12", "Xy", 12), ("a.b.0", "a.b", 0), ("e_-.18446744073709551615", "e_-", u64::MAX)]
+        {
+            let position = Position::parse(text).unwrap();
+            assert_eq!((position.epoch(), position.offset()), (epoch, offset));
+            assert_eq!(position.to_string(), text);
+        }
+        for bad in [
+            "",
+            ".",
+            "a",
+            "a.",
+            ".1",
+            "a.01",
+            "a.+1",
+            "a.-1",
+            "a.1x",
+            "a b.1",
+            "ä.1",
+            "a.18446744073709551616",
+        ] {
+            assert!(Position::parse(bad).is_err(), "{bad}");
+        }
+        assert!(Position::parse(&format!("{}.1", "e".repeat(257))).is_err());
+        let near = Position::parse("Xy.1").unwrap();
+        assert!(Arc::ptr_eq(&near.epoch, &Position::parse_near("Xy.2", Some(&near)).unwrap().epoch));
+        assert_eq!(Position::parse_near("Z.2", Some(&near)).unwrap(), Position::new("Z", 2));
+    }
+}

@@ -1,0 +1,34 @@
+//! The kinds of problem that only a Parsec server has, beside those of [`ProblemCode`].
+
+use crate::problem::ProblemCode;
+
+/// The body is not an envelope that can be published.
+pub const BAD_ENVELOPE: ProblemCode = ProblemCode::new("bad-envelope", 400, "The envelope is not valid");
+/// The credential does not reach this channel.
+pub const FORBIDDEN_CHANNEL: ProblemCode =
+    ProblemCode::new("forbidden-channel", 403, "The channel is not allowed");
+/// The producer's sequence is not above the last one taken.
+pub const SEQUENCE_CONFLICT: ProblemCode =
+    ProblemCode::new("sequence-conflict", 409, "The sequence was used before");
+/// The envelope is over its limit.
+pub const ENVELOPE_TOO_LARGE: ProblemCode =
+    ProblemCode::new("envelope-too-large", 413, "The envelope is too large");
+/// The payload does not fit the schema of its aspect.
+pub const PAYLOAD_INVALID: ProblemCode =
+    ProblemCode::new("payload-invalid", 422, "The payload does not fit its schema");
+/// The channel's pattern declares no such aspect.
+pub const UNSUPPORTED_ASPECT: ProblemCode =
+    ProblemCode::new("unsupported-aspect", 422, "The aspect is not declared");
+/// There are as many channels as there may be.
+pub const TOO_MANY_CHANNELS: ProblemCode = ProblemCode::new("too-many-channels", 429, "Too many channels");
+
+/// Those above.
+pub const ALL: &[ProblemCode] = &[
+    BAD_ENVELOPE,
+    FORBIDDEN_CHANNEL,
+    SEQUENCE_CONFLICT,
+    ENVELOPE_TOO_LARGE,
+    PAYLOAD_INVALID,
+    UNSUPPORTED_ASPECT,
+    TOO_MANY_CHANNELS,
+];
