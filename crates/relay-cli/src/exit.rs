@@ -90,6 +90,9 @@ fn code_of(error: &anyhow::Error) -> u8 {
     if let Some(CursorError::OtherFilter { .. }) = error.downcast_ref() {
         return 2;
     }
+    if let Some(relay_kube::Error::Usage { .. }) = error.downcast_ref() {
+        return 2;
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::Usage { .. }) => 2,
         // The relay said that there is nothing more to come: that is an end, and it was named.

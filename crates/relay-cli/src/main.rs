@@ -5,7 +5,6 @@ mod cursor;
 mod demo;
 mod exit;
 mod follow;
-mod kubeconfig;
 mod output;
 mod query;
 mod serve;

@@ -1,11 +1,10 @@
 //! A relay behind a Kubernetes API server: a service, reached through the server's proxy.
 
-use anyhow::Context as _;
-use relay_pods::{ClientBuilder, Filter, TokenSource};
-use relay_transport::{ClientIdentity, HttpClientBuilder};
+use relay_kube::{Access, Given};
+use relay_pods::{ClientBuilder, Filter};
+use relay_transport::HttpClientBuilder;
 
 use crate::exit::Usage;
-use crate::kubeconfig::{Access, Credential, ExecSession, Pem};
 
 /// A port of a service, and how it speaks: `NAMESPACE/NAME:PORT`, or `NAMESPACE/https:NAME:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,78 +53,29 @@ impl KubeService {
     }
 }
 
-/// What is used of a kubeconfig; what was given on the command line takes its place.
-pub(crate) struct Unless {
-    pub(crate) ca_file: bool,
-    pub(crate) identity: bool,
-    pub(crate) credential: bool,
-    /// Somebody has said that any certificate will do.
-    pub(crate) any_certificate: bool,
-}
-
-/// Trusts, and shows, what the kubeconfig says.
+/// Trusts, and shows, what the kubeconfig says; what was `given` on the command line takes its place.
 pub(crate) async fn apply(
     access: Access,
-    given: Unless,
-    mut http: HttpClientBuilder,
-    mut client: ClientBuilder,
+    given: Given,
+    any_certificate: bool,
+    http: HttpClientBuilder,
+    client: ClientBuilder,
 ) -> anyhow::Result<(HttpClientBuilder, ClientBuilder)> {
-    if access.skip_verification && !given.any_certificate {
+    if access.skips_verification() && !any_certificate {
         return Err(Usage(format!(
             "cluster {:?} says insecure-skip-tls-verify: anybody could be its API server and take the credentials. To \
              go on all the same give --insecure-accept-any-certificate",
-            access.cluster
+            access.cluster()
         ))
         .into());
     }
-    match access.ca {
-        None => {}
-        Some(Pem::File(path)) if !given.ca_file => http = http.system_roots(false).ca_file(path),
-        Some(ca) => {
-            let pem = ca.read()?;
-            let http_with = http.system_roots(false).ca_pem(&pem);
-            http =
-                http_with.with_context(|| format!("cluster {:?}: certificate-authority", access.cluster))?;
-        }
-    }
-    if let Some(name) = access.tls_server_name {
-        http = http.tls_server_name(name);
-    }
-    if let Some(url) = access.proxy {
-        http = http.proxy(url, "");
-    }
-    match access.identity {
-        _ if given.identity => {}
-        None => {}
-        Some((Pem::File(certificate), Pem::File(key))) => http = http.client_certificate(certificate, key),
-        Some((certificate, key)) => {
-            let identity = ClientIdentity::from_pem(&certificate.read()?, &key.read()?);
-            http = http.client_identity(identity.context("the user's client certificate")?);
-        }
-    }
-    client = client.behind_proxy();
-    match access.credential {
-        _ if given.credential => {}
-        Credential::None => {}
-        Credential::Token(token) => client = client.outer_token_source(TokenSource::fixed(token)),
-        Credential::TokenFile(path) => client = client.outer_token_source(TokenSource::file(path)),
-        Credential::Basic(header) => client = client.outer_authorization_source(TokenSource::fixed(header)),
-        Credential::Exec(plugin) => {
-            let session = ExecSession::begin(*plugin).await?;
-            if let Some(identity) = session.identity.as_ref().filter(|_| !given.identity) {
-                http = http.client_identity(identity.clone());
-            }
-            if session.has_token {
-                let source = TokenSource::function(move || {
-                    let session = session.clone();
-                    async move { session.token().await }
-                });
-                client = client.outer_token_source(source);
-            } else {
-                tokio::spawn(session.keep_certificate());
-            }
-        }
-    }
+    let (http, authorization) = access.apply(http, given).await?;
+    let client = client.behind_proxy();
+    let client = match authorization {
+        None => client,
+        Some(said) if said.is_bearer() => client.outer_token_source(said.source().clone()),
+        Some(said) => client.outer_authorization_source(said.source().clone()),
+    };
     Ok((http, client))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! * [`Peer`] plays a [`Script`]: exact bytes in exact chunks, delays, stalls until a [`Gate`] opens, ends by FIN, RST or
 //!   silence. It records every request. [`RelayScript`] and [`Conversation`] write such scripts in the pod relay's words.
+//! * [`ApiServer`] is a cluster's API server with objects of any type, which misbehaves when it is told to.
 //! * [`FaultLink`] stands in front of a real server and cuts, stalls, splits and slows what it sends, the same way for
 //!   the same seed.
 //! * [`Oracle`] folds events into pods the slow and obvious way, and [`audit`] compares what a client saw with the log.
@@ -34,6 +35,7 @@
 //! # Ok(()) }
 //! ```
 
+mod api_server;
 mod clock;
 mod link;
 mod oracle;
@@ -42,6 +44,7 @@ mod relay;
 mod reply;
 mod seed;
 
+pub use api_server::{ApiServer, Ask};
 pub use clock::{Clock, within};
 pub use link::{Counters, FaultLink, Faults};
 pub use oracle::{Audit, Oracle, audit};

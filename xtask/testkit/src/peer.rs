@@ -335,7 +335,7 @@ async fn serve(mut socket: TcpStream, opening: Opening, shared: Arc<Shared>) {
 }
 
 /// Reads on until the client ends the connection. What it sends meanwhile is kept, up to a bound, for the next request.
-async fn until_closed(reading: &mut tokio::net::tcp::ReadHalf<'_>, buffer: &mut BytesMut) {
+pub(crate) async fn until_closed(reading: &mut tokio::net::tcp::ReadHalf<'_>, buffer: &mut BytesMut) {
     loop {
         if buffer.len() > Request::MAX_HEAD {
             return std::future::pending().await;
@@ -407,7 +407,7 @@ impl Request {
     }
 
     /// Reads the next request; `None` when the connection ended before it was whole.
-    async fn read(socket: &mut TcpStream, buffer: &mut BytesMut) -> Option<Self> {
+    pub(crate) async fn read(socket: &mut TcpStream, buffer: &mut BytesMut) -> Option<Self> {
         let end = loop {
             if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
                 break at + 4;
@@ -437,7 +437,7 @@ impl fmt::Debug for Request {
     }
 }
 
-fn percent_decode(text: &str) -> String {
+pub(crate) fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while at < bytes.len() {

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
+use relay_kube::{Given, Kubeconfig};
 use relay_pods::{Client, HttpClient, TokenSource};
 use relay_transport::HttpClientBuilder;
 
 use super::value::positive_duration;
 use crate::exit::Usage;
-use crate::kubeconfig::Kubeconfig;
-use crate::service_proxy::{self, KubeService, Unless};
+use crate::service_proxy::{self, KubeService};
 
 /// How to reach a relay
 #[derive(Debug, Clone, ClapArgs)]
@@ -133,14 +133,14 @@ impl Connect {
             Place::Url(url) => Client::builder(url.as_str()),
             Place::Service { service, context, kubeconfig } => {
                 let access = Kubeconfig::load(kubeconfig.as_deref())?.access(context.as_deref())?;
-                let builder = Client::builder(service.url(&access.server));
-                let given = Unless {
+                let builder = Client::builder(service.url(&access.server()?.to_string()));
+                let given = Given {
                     ca_file: self.ca_file.is_some(),
                     identity: self.client_cert.is_some(),
                     credential: self.proxy_token.is_some(),
-                    any_certificate: self.insecure_accept_any_certificate,
                 };
-                let (with_access, builder) = service_proxy::apply(access, given, http, builder).await?;
+                let any = self.insecure_accept_any_certificate;
+                let (with_access, builder) = service_proxy::apply(access, given, any, http, builder).await?;
                 http = with_access;
                 builder
             }

@@ -84,13 +84,14 @@ impl From<&str> for Secret {
 #[derive(Clone)]
 pub struct TokenSource(Source);
 
-type Function = dyn Fn() -> BoxFuture<'static, Result<Secret, BoxError>> + Send + Sync;
+/// Asked for a token, and whether the one it gave last was refused.
+type Function = dyn Fn(bool) -> BoxFuture<'static, Result<Secret, BoxError>> + Send + Sync;
 
 #[derive(Clone)]
 enum Source {
     Fixed(Secret),
     File(Arc<File>),
-    Function(Arc<Function>),
+    Function { ask: Arc<Function>, refreshes: bool },
     Command(Arc<Command>),
 }
 
@@ -114,10 +115,31 @@ impl TokenSource {
         Fut: Future<Output = Result<Secret, E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        Self(Source::Function(Arc::new(move || {
-            let token = function();
+        Self::asked(move |_| function(), false)
+    }
+
+    /// Whatever the function gives; it may cache, unless it is asked with `true`: then what it gave was refused, and the
+    /// same again is of no use.
+    pub fn refreshing<F, Fut, E>(function: F) -> Self
+    where
+        F: Fn(bool) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Secret, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        Self::asked(function, true)
+    }
+
+    fn asked<F, Fut, E>(function: F, refreshes: bool) -> Self
+    where
+        F: Fn(bool) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Secret, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let ask = move |fresh| -> BoxFuture<'static, Result<Secret, BoxError>> {
+            let token = function(fresh);
             Box::pin(async move { token.await.map_err(Into::into) })
-        })))
+        };
+        Self(Source::Function { ask: Arc::new(ask), refreshes })
     }
 
     /// What a program writes to its standard output, without white space around it. It runs at most once per `keep`, and
@@ -137,14 +159,22 @@ impl TokenSource {
         })))
     }
 
+    /// Whether [`fresh_token`](Self::fresh_token) may give another token than the one that was refused, although
+    /// [`token`](Self::token) would give the same: true of [`command`](Self::command) and
+    /// [`refreshing`](Self::refreshing).
+    pub fn can_refresh(&self) -> bool {
+        matches!(&self.0, Source::Command(_) | Source::Function { refreshes: true, .. })
+    }
+
     /// A token other than one that was refused, if the source has a say in that: a command runs again, whatever it gave
-    /// before. As [`token`](Self::token) for the others, which look each time.
+    /// before. As [`token`](Self::token) for those that look each time.
     ///
     /// # Errors
     /// As [`token`](Self::token).
     pub async fn fresh_token(&self) -> Result<Secret, Error> {
         match &self.0 {
             Source::Command(command) => command.token(Duration::ZERO).await,
+            Source::Function { ask, .. } => called(ask(true).await),
             _ => self.token().await,
         }
     }
@@ -163,10 +193,7 @@ impl TokenSource {
                     .await
                     .map_err(|error| credentials(&path, "cannot be read", Some(error.into())))?
             }
-            Source::Function(function) => function().await.map_err(|source| Error::Credentials {
-                what: "the token source failed".to_owned(),
-                source: Some(source),
-            }),
+            Source::Function { ask, .. } => called(ask(false).await),
             Source::Command(command) => command.token(command.keep).await,
         }
     }
@@ -177,11 +204,18 @@ impl fmt::Debug for TokenSource {
         match &self.0 {
             Source::Fixed(_) => f.write_str("TokenSource::fixed(***)"),
             Source::File(file) => write!(f, "TokenSource::file({:?})", file.path),
-            Source::Function(_) => f.write_str("TokenSource::function(..)"),
+            Source::Function { .. } => f.write_str("TokenSource::function(..)"),
             // Its arguments may be secrets.
             Source::Command(command) => write!(f, "TokenSource::command({:?})", command.program),
         }
     }
+}
+
+fn called(token: Result<Secret, BoxError>) -> Result<Secret, Error> {
+    token.map_err(|source| Error::Credentials {
+        what: "the token source failed".to_owned(),
+        source: Some(source),
+    })
 }
 
 struct File {

@@ -1,74 +1,30 @@
 //! Kubeconfig files: where a cluster's API server is, whom to trust there, and who we are to it.
 
-mod exec;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use relay_pods::Secret;
+use relay_transport::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub(crate) use exec::{ExecPlugin, ExecSession};
-
-use crate::exit::Usage;
+use crate::access::{Access, Credential, Pem};
+use crate::error::Error;
+use crate::exec::ExecConfig;
 
 /// The files of one set-up, merged: of two entries with the same name the first counts.
+///
+/// Files are YAML or JSON, in UTF-8 or UTF-16, with or without a byte order mark and document marks; of several documents
+/// the first counts. Paths in a file are relative to it. What is in a file never stands in an error: it may be a secret.
 #[derive(Default)]
-pub(crate) struct Kubeconfig {
+pub struct Kubeconfig {
     current: Option<String>,
     contexts: Vec<Entry<Context>>,
     clusters: Vec<Entry<Cluster>>,
     users: Vec<Entry<User>>,
     /// For messages.
     files: Vec<PathBuf>,
-}
-
-/// How an API server is reached, and as whom.
-pub(crate) struct Access {
-    /// Name of the cluster, for messages.
-    pub(crate) cluster: String,
-    pub(crate) server: String,
-    /// The only authorities to trust; `None`: those of the system.
-    pub(crate) ca: Option<Pem>,
-    pub(crate) tls_server_name: Option<String>,
-    pub(crate) skip_verification: bool,
-    /// May hold credentials.
-    pub(crate) proxy: Option<String>,
-    /// Certificate and key.
-    pub(crate) identity: Option<(Pem, Pem)>,
-    pub(crate) credential: Credential,
-}
-
-/// PEM, or where it is.
-pub(crate) enum Pem {
-    File(PathBuf),
-    Held(Vec<u8>),
-}
-
-impl Pem {
-    pub(crate) fn read(&self) -> anyhow::Result<Vec<u8>> {
-        match self {
-            Self::File(path) => {
-                std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
-            }
-            Self::Held(pem) => Ok(pem.clone()),
-        }
-    }
-}
-
-/// What is said in `Authorization`.
-pub(crate) enum Credential {
-    None,
-    Token(Secret),
-    /// Read again when it changes.
-    TokenFile(PathBuf),
-    /// The whole header.
-    Basic(Secret),
-    Exec(Box<ExecPlugin>),
 }
 
 /// An entry, with the directory of the file it is from: its paths are relative to that.
@@ -142,7 +98,7 @@ struct User {
     client_certificate_data: Option<String>,
     client_key: Option<PathBuf>,
     client_key_data: Option<String>,
-    exec: Option<exec::ExecConfig>,
+    exec: Option<ExecConfig>,
     auth_provider: Option<Value>,
     #[serde(rename = "as")]
     impersonate: Option<String>,
@@ -157,47 +113,55 @@ const LARGEST: u64 = 16 << 20;
 impl Kubeconfig {
     /// Reads this file, else those of `RELAY_KUBECONFIG` or `KUBECONFIG` (a list, of which some may be missing), else
     /// `~/.kube/config`.
-    pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
-        let listed = || {
-            let mut variables = ["RELAY_KUBECONFIG", "KUBECONFIG"].into_iter().filter_map(std::env::var_os);
-            let list = variables.find(|list| !list.is_empty())?;
-            Some(std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect::<Vec<_>>())
-        };
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the name of the file that cannot be read or is no kubeconfig.
+    pub fn load(file: Option<&Path>) -> Result<Self, Error> {
         let files = match (file, listed()) {
             (Some(file), _) => vec![file.to_owned()],
             (None, Some(files)) if files.len() == 1 => files,
             (None, Some(files)) => files.into_iter().filter(|file| file.exists()).collect(),
-            (None, None) => {
-                let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
-                let home =
-                    home.context("no kubeconfig: neither --kubeconfig, nor KUBECONFIG, nor HOME is set")?;
-                vec![Path::new(&home).join(".kube/config")]
-            }
+            (None, None) => vec![usual().ok_or_else(|| {
+                Error::config("no kubeconfig: neither --kubeconfig, nor KUBECONFIG, nor HOME is set")
+            })?],
         };
         if files.is_empty() {
-            bail!("no kubeconfig: none of the files in KUBECONFIG is there");
+            return Err(Error::config("no kubeconfig: none of the files in KUBECONFIG is there"));
         }
         let mut merged = Self::default();
         for file in files {
-            let unreadable = || format!("kubeconfig {} cannot be read", file.display());
-            if std::fs::metadata(&file).with_context(unreadable)?.len() > LARGEST {
-                bail!("kubeconfig {} is too large to be one", file.display());
+            let unreadable =
+                |error| Error::config_with(format!("kubeconfig {} cannot be read", file.display()), error);
+            if std::fs::metadata(&file).map_err(unreadable)?.len() > LARGEST {
+                return Err(Error::config(format!("kubeconfig {} is too large to be one", file.display())));
             }
-            let text = std::fs::read_to_string(&file).with_context(unreadable)?;
-            merged.add(&file, &text)?;
+            let bytes = std::fs::read(&file).map_err(unreadable)?;
+            merged.add(&file, &bytes)?;
         }
         Ok(merged)
     }
 
-    fn add(&mut self, path: &Path, text: &str) -> anyhow::Result<()> {
-        let options = serde_saphyr::options! { with_snippet: false };
-        let file: Option<File> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-            // Its words may quote what is in the file, and that may be a secret.
-            let place = error
-                .location()
-                .map_or(String::new(), |at| format!(", line {}, column {}", at.line(), at.column()));
-            anyhow!("{}{place}: not a kubeconfig", path.display())
+    /// Whether the environment, or the home directory, has a kubeconfig for [`load`](Self::load).
+    pub(crate) fn is_there() -> bool {
+        match listed() {
+            Some(files) => files.iter().any(|file| file.exists()),
+            None => usual().is_some_and(|file| file.exists()),
+        }
+    }
+
+    fn add(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        let text = text_of(bytes).ok_or_else(|| {
+            Error::config(format!("kubeconfig {} is neither UTF-8 nor UTF-16", path.display()))
         })?;
+        let options = serde_saphyr::options! { with_snippet: false };
+        let file: Option<File> = serde_saphyr::from_str_with_options(first_document(&text), options)
+            .map_err(|error| {
+                // Its words may quote what is in the file, and that may be a secret.
+                let place = error
+                    .location()
+                    .map_or(String::new(), |at| format!(", line {}, column {}", at.line(), at.column()));
+                Error::config(format!("{}{place}: not a kubeconfig", path.display()))
+            })?;
         let file = file.unwrap_or_default();
         let dir = path.parent().unwrap_or(Path::new("")).to_owned();
         let named = |context: NamedContext| (context.name, context.context.unwrap_or_default());
@@ -212,33 +176,97 @@ impl Kubeconfig {
     }
 
     /// What a context stands for; without a name the current one.
-    pub(crate) fn access(&self, context: Option<&str>) -> anyhow::Result<Access> {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when there is no such context, [`Error::Config`] with the name of the cluster or user entry that
+    /// cannot be used.
+    pub fn access(&self, context: Option<&str>) -> Result<Access, Error> {
         let files: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
         let place = files.join(", ");
         let Some(name) = context.or(self.current.as_deref()) else {
-            return Err(Usage(format!("{place}: no current context; name one with --kube-context")).into());
+            let what = format!("{place}: no current context; name one with --kube-context");
+            return Err(Error::Usage { what });
         };
         let Some(context) = find(&self.contexts, name) else {
             let known: BTreeSet<_> = self.contexts.iter().map(|entry| entry.name.as_str()).collect();
             let known = known.into_iter().collect::<Vec<_>>().join(", ");
-            return Err(Usage(format!("{place}: no context {name:?}; there are: {known}")).into());
+            return Err(Error::Usage { what: format!("{place}: no context {name:?}; there are: {known}") });
         };
-        let part = |what, name: &Option<String>| match name.as_deref() {
-            None | Some("") => Err(anyhow!("{place}: context {:?} names no {what}", context.name)),
-            Some(name) => Ok(name.to_owned()),
+        let missing = |what: &str, name: &str| {
+            Error::config(format!("{place}: no {what} {name:?}, which context {:?} names", context.name))
         };
-        let missing =
-            |what, name| anyhow!("{place}: no {what} {name:?}, which context {:?} names", context.name);
-        let name = part("cluster", &context.value.cluster)?;
+        let given = |name: &'_ Option<String>| name.clone().filter(|name| !name.is_empty());
+        let Some(name) = given(&context.value.cluster) else {
+            return Err(Error::config(format!("{place}: context {:?} names no cluster", context.name)));
+        };
         let cluster = find(&self.clusters, &name).ok_or_else(|| missing("cluster", &name))?;
-        let user = match &context.value.user {
+        let user = match given(&context.value.user) {
             // Anybody.
             None => None,
-            Some(name) if name.is_empty() => None,
-            Some(name) => Some(find(&self.users, name).ok_or_else(|| missing("user", name))?),
+            Some(name) => Some(find(&self.users, &name).ok_or_else(|| missing("user", &name))?),
         };
-        cluster.access(user).with_context(|| place.clone())
+        cluster.access(user).map_err(|error| match error {
+            Error::Config { what, source } => Error::Config { what: format!("{place}: {what}"), source },
+            other => other,
+        })
     }
+}
+
+impl std::fmt::Debug for Kubeconfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kubeconfig").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// The files that the environment lists.
+fn listed() -> Option<Vec<PathBuf>> {
+    let mut variables = ["RELAY_KUBECONFIG", "KUBECONFIG"].into_iter().filter_map(std::env::var_os);
+    let list = variables.find(|list| !list.is_empty())?;
+    Some(std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect())
+}
+
+fn usual() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty())?;
+    Some(Path::new(&home).join(".kube/config"))
+}
+
+/// The text of a file that begins with a byte order mark or with none, or that is plainly UTF-16: as YAML begins with an
+/// ASCII character, every other byte of its start is zero then.
+fn text_of(bytes: &[u8]) -> Option<String> {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        if !bytes.len().is_multiple_of(2) {
+            return None;
+        }
+        let units = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
+        char::decode_utf16(units).collect::<Result<String, _>>().ok()
+    };
+    match bytes {
+        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8(rest.to_vec()).ok(),
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [first, 0, ..] if *first != 0 => utf16(bytes, u16::from_le_bytes),
+        [0, second, ..] if *second != 0 => utf16(bytes, u16::from_be_bytes),
+        _ => String::from_utf8(bytes.to_vec()).ok(),
+    }
+}
+
+/// The text up to the end of its first document that has something in it. A mark at the start of a line ends a document
+/// wherever it stands, also in a block of text.
+fn first_document(text: &str) -> &str {
+    let (mut at, mut content) = (0, false);
+    for line in text.split_inclusive('\n') {
+        let marked = |mark| {
+            line.strip_prefix(mark)
+                .is_some_and(|rest: &str| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+        };
+        if content && (marked("---") || marked("...")) {
+            return &text[..at];
+        }
+        let words = if marked("---") { &line[3..] } else { line }.trim_start();
+        content |= !words.is_empty() && !words.starts_with(['#', '%']);
+        at += line.len();
+    }
+    text
 }
 
 fn merge<T>(entries: &mut Vec<Entry<T>>, dir: &Path, more: impl Iterator<Item = (String, T)>) {
@@ -254,11 +282,11 @@ fn find<'a, T>(entries: &'a [Entry<T>], name: &str) -> Option<&'a Entry<T>> {
 }
 
 impl Entry<Cluster> {
-    fn access(&self, user: Option<&Entry<User>>) -> anyhow::Result<Access> {
+    fn access(&self, user: Option<&Entry<User>>) -> Result<Access, Error> {
         let (name, cluster) = (&self.name, &self.value);
         let what = || format!("cluster {name:?}");
         let server = cluster.server.clone().filter(|server| !server.is_empty());
-        let server = server.with_context(|| format!("{}: no server", what()))?;
+        let server = server.ok_or_else(|| Error::config(format!("{}: no server", what())))?;
         let ca = self.pem(
             &format!("{}: certificate-authority", what()),
             &cluster.certificate_authority,
@@ -268,10 +296,14 @@ impl Entry<Cluster> {
         if let Some(url) = &proxy
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
-            bail!("{}: proxy-url: only http and https proxies are supported", what());
+            return Err(Error::config(format!(
+                "{}: proxy-url: only http and https proxies are supported",
+                what()
+            )));
         }
         let mut access = Access {
             cluster: name.clone(),
+            user: user.map(|user| user.name.clone()).unwrap_or_default(),
             server,
             ca,
             tls_server_name: cluster.tls_server_name.clone().filter(|name| !name.is_empty()),
@@ -289,7 +321,7 @@ impl Entry<Cluster> {
     }
 
     /// The cluster as `KUBERNETES_EXEC_INFO` has it.
-    fn told_to_plugins(&self, access: &Access) -> anyhow::Result<Value> {
+    fn told_to_plugins(&self, access: &Access) -> Result<Value, Error> {
         let extensions = self.value.extensions.iter().flatten();
         let config = extensions
             .filter(|extension| extension.name == "client.authentication.k8s.io/exec")
@@ -297,7 +329,8 @@ impl Entry<Cluster> {
             .next();
         let mut told = json!({ "server": access.server, "config": config });
         if let Some(ca) = &access.ca {
-            told["certificate-authority-data"] = STANDARD.encode(ca.read()?).into();
+            told["certificate-authority-data"] =
+                STANDARD.encode(ca.read(&format!("cluster {:?}: certificate-authority", self.name))?).into();
         }
         let named = [("tls-server-name", &access.tls_server_name), ("proxy-url", &access.proxy)];
         for (name, value) in named {
@@ -313,7 +346,7 @@ impl Entry<Cluster> {
 }
 
 impl Entry<User> {
-    fn identity(&self) -> anyhow::Result<Option<(Pem, Pem)>> {
+    fn identity(&self) -> Result<Option<(Pem, Pem)>, Error> {
         let (name, user) = (&self.name, &self.value);
         let what = |field| format!("user {name:?}: {field}");
         let certificate =
@@ -322,11 +355,11 @@ impl Entry<User> {
         match (certificate, key) {
             (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
             (None, None) => Ok(None),
-            _ => bail!("user {name:?}: client-certificate and client-key go together"),
+            _ => Err(Error::config(format!("user {name:?}: client-certificate and client-key go together"))),
         }
     }
 
-    fn credential(&self, cluster: impl Fn() -> anyhow::Result<Value>) -> anyhow::Result<Credential> {
+    fn credential(&self, cluster: impl Fn() -> Result<Value, Error>) -> Result<Credential, Error> {
         let (name, user) = (&self.name, &self.value);
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         // To be somebody else than one asked to be would be worse than an error.
@@ -338,19 +371,21 @@ impl Entry<User> {
             ("as-user-extra", user.as_user_extra.is_some()),
         ] {
             if is_there {
-                bail!("user {name:?}: {field} is not supported");
+                return Err(Error::config(format!("user {name:?}: {field} is not supported")));
             }
         }
         let token_file = user.token_file.as_ref().filter(|path| !path.as_os_str().is_empty());
         let basic = given(&user.username).or(given(&user.password)).is_some();
         if basic && (token_file.is_some() || given(&user.token).is_some()) {
-            bail!("user {name:?}: has a token and a password; only one can be said");
+            return Err(Error::config(format!(
+                "user {name:?}: has a token and a password; only one can be said"
+            )));
         }
         if let Some(path) = token_file {
             return Ok(Credential::TokenFile(self.dir.join(path)));
         }
         if let Some(token) = given(&user.token) {
-            return Ok(Credential::Token(Secret::new(token)));
+            return Ok(Credential::Token(Secret::new(token.trim())));
         }
         if basic {
             let (username, password) = (given(&user.username), given(&user.password));
@@ -359,21 +394,19 @@ impl Entry<User> {
         }
         match &user.exec {
             None => Ok(Credential::None),
-            Some(config) => {
-                let plugin = config.plugin(&self.dir, cluster);
-                Ok(Credential::Exec(Box::new(plugin.with_context(|| format!("user {name:?}: exec"))?)))
-            }
+            Some(config) => Ok(Credential::Exec(Box::new(config.plugin(name, &self.dir, cluster)?))),
         }
     }
 }
 
 impl<T> Entry<T> {
     /// Data beats a file, as everywhere.
-    fn pem(&self, what: &str, file: &Option<PathBuf>, data: &Option<String>) -> anyhow::Result<Option<Pem>> {
+    fn pem(&self, what: &str, file: &Option<PathBuf>, data: &Option<String>) -> Result<Option<Pem>, Error> {
         if let Some(data) = data.as_ref().filter(|data| !data.is_empty()) {
             let packed: String = data.split_ascii_whitespace().collect();
             // The error would quote it.
-            let pem = STANDARD.decode(packed).map_err(|_| anyhow!("{what}-data: not base64"))?;
+            let pem =
+                STANDARD.decode(packed).map_err(|_| Error::config(format!("{what}-data: not base64")))?;
             return Ok(Some(Pem::Held(pem)));
         }
         let file = file.as_ref().filter(|file| !file.as_os_str().is_empty());

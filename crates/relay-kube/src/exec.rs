@@ -5,17 +5,22 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, anyhow, bail};
-use relay_pods::Secret;
 use relay_proto::time::Timestamp;
-use relay_transport::ClientIdentity;
+use relay_transport::{ClientIdentity, Secret};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::error::Error;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A plugin, ready to be run.
 pub(crate) struct ExecPlugin {
+    /// Name of the user entry, for messages.
+    user: String,
     command: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -32,10 +37,11 @@ struct Given {
     expires: Option<SystemTime>,
 }
 
-/// A plugin that was run, and is run again when what it gave has expired.
+/// A plugin that was run, and is run again when what it gave has expired or was refused.
 pub(crate) struct ExecSession {
     plugin: ExecPlugin,
-    given: Mutex<Given>,
+    /// What it gave last, and when it had given it.
+    given: Mutex<(Given, Instant)>,
     /// The certificate, when it gave one at first.
     pub(crate) identity: Option<ClientIdentity>,
     pub(crate) has_token: bool,
@@ -53,7 +59,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// As a kubeconfig has it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ExecConfig {
+pub(crate) struct ExecConfig {
     api_version: Option<String>,
     command: Option<String>,
     args: Option<Vec<String>>,
@@ -70,21 +76,25 @@ struct Variable {
 }
 
 impl ExecConfig {
-    pub(super) fn plugin(
+    pub(crate) fn plugin(
         &self,
+        user: &str,
         dir: &Path,
-        cluster: impl Fn() -> anyhow::Result<Value>,
-    ) -> anyhow::Result<ExecPlugin> {
+        cluster: impl Fn() -> Result<Value, Error>,
+    ) -> Result<ExecPlugin, Error> {
+        let wrong = |what: &str| Error::config(format!("user {user:?}: exec: {what}"));
         let api_version = self.api_version.clone().unwrap_or_default();
         if !["client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"]
             .contains(&api_version.as_str())
         {
-            bail!("apiVersion {api_version:?} is not supported: client.authentication.k8s.io/v1 or v1beta1");
+            let known = "client.authentication.k8s.io/v1 or v1beta1";
+            return Err(wrong(&format!("apiVersion {api_version:?} is not supported: {known}")));
         }
         if self.interactive_mode.as_deref() == Some("Always") {
-            bail!("interactiveMode Always is not supported: a plugin gets no terminal");
+            return Err(wrong("interactiveMode Always is not supported: a plugin gets no terminal"));
         }
-        let command = self.command.clone().filter(|command| !command.is_empty()).context("no command")?;
+        let command = self.command.clone().filter(|command| !command.is_empty());
+        let command = command.ok_or_else(|| wrong("no command"))?;
         // With a slash it is a path, without one it is looked for where commands are.
         let command = if command.contains('/') { dir.join(command) } else { command.into() };
         let mut spec = json!({"interactive": false});
@@ -94,6 +104,7 @@ impl ExecConfig {
         let info = json!({"apiVersion": api_version, "kind": "ExecCredential", "spec": spec}).to_string();
         let env = self.env.iter().flatten();
         Ok(ExecPlugin {
+            user: user.to_owned(),
             command,
             args: self.args.clone().unwrap_or_default(),
             env: env
@@ -107,17 +118,19 @@ impl ExecConfig {
 }
 
 impl ExecPlugin {
-    async fn run(&self) -> anyhow::Result<Given> {
-        let output = tokio::time::timeout(PATIENCE, self.output());
-        let output = output.await.map_err(|_| anyhow!("it did not end in time")).flatten();
-        let given = output.and_then(|output| Given::read(&output, &self.api_version));
-        given.with_context(|| {
+    async fn run(&self) -> Result<Given, Error> {
+        let output = match tokio::time::timeout(PATIENCE, self.output()).await {
+            Ok(output) => output,
+            Err(_) => Err("it did not end in time".into()),
+        };
+        output.and_then(|output| Ok(Given::read(&output, &self.api_version)?)).map_err(|error| {
             let hint = self.install_hint.as_ref().map_or(String::new(), |hint| format!(" ({})", hint.trim()));
-            format!("credential plugin {}{hint}", self.command.display())
+            let what = format!("user {:?}: credential plugin {}{hint}", self.user, self.command.display());
+            Error::config_with(what, error)
         })
     }
 
-    async fn output(&self) -> anyhow::Result<Vec<u8>> {
+    async fn output(&self) -> Result<Vec<u8>, BoxError> {
         let mut child = tokio::process::Command::new(&self.command)
             .args(&self.args)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -135,7 +148,7 @@ impl ExecPlugin {
         }
         let status = child.wait().await?;
         if !status.success() {
-            bail!("{status}");
+            return Err(status.to_string().into());
         }
         Ok(output)
     }
@@ -143,7 +156,7 @@ impl ExecPlugin {
 
 impl Given {
     /// Nothing of what was printed is in the errors.
-    fn read(output: &[u8], api_version: &str) -> anyhow::Result<Self> {
+    fn read(output: &[u8], api_version: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Credential {
@@ -160,27 +173,28 @@ impl Given {
             expiration_timestamp: Option<String>,
         }
         let read: Credential = serde_json::from_slice(output)
-            .map_err(|error| anyhow!("line {} of its output: no ExecCredential", error.line()))?;
+            .map_err(|error| format!("line {} of its output: no ExecCredential", error.line()))?;
         if read.kind != "ExecCredential" || read.api_version != api_version {
-            bail!("its output is no ExecCredential of {api_version}");
+            return Err(format!("its output is no ExecCredential of {api_version}"));
         }
-        let status = read.status.context("its output has no status")?;
+        let status = read.status.ok_or("its output has no status")?;
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let token = given(status.token).map(Secret::new);
         let identity = match (given(status.client_certificate_data), given(status.client_key_data)) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
-            _ => bail!("clientCertificateData and clientKeyData go together"),
+            _ => return Err("clientCertificateData and clientKeyData go together".to_owned()),
         };
         if token.is_none() && identity.is_none() {
-            bail!("its output has neither a token nor a certificate");
+            return Err("its output has neither a token nor a certificate".to_owned());
         }
         let expires = given(status.expiration_timestamp).map(|text| {
-            let millis = Timestamp::new(&text).unix_millis().context("expirationTimestamp is not a time")?;
+            let millis = Timestamp::new(&text).unix_millis().ok_or("expirationTimestamp is not a time")?;
             let since_1970 = Duration::from_millis(millis.try_into().unwrap_or(0));
-            anyhow::Ok(SystemTime::UNIX_EPOCH + since_1970)
+            // So far away that no clock can say it is never.
+            Ok::<_, &str>(SystemTime::UNIX_EPOCH.checked_add(since_1970))
         });
-        Ok(Self { token, identity, expires: expires.transpose()? })
+        Ok(Self { token, identity, expires: expires.transpose()?.flatten() })
     }
 
     /// Time until it counts as expired.
@@ -194,47 +208,67 @@ impl Given {
 
 impl ExecSession {
     /// Runs the plugin for the first time.
-    pub(crate) async fn begin(plugin: ExecPlugin) -> anyhow::Result<Arc<Self>> {
+    pub(crate) async fn begin(plugin: ExecPlugin) -> Result<Arc<Self>, Error> {
         let given = plugin.run().await?;
         let identity = given
             .identity
             .as_ref()
             .map(|(certificate, key)| ClientIdentity::from_pem(certificate.as_bytes(), key.as_bytes()))
             .transpose()
-            .context("the certificate of a credential plugin")?;
+            .map_err(|error| plugin.wrong("the certificate that its credential plugin gave", error))?;
+        if let Some(token) = &given.token {
+            token
+                .bearer()
+                .map_err(|error| plugin.wrong("the token that its credential plugin gave", error))?;
+        }
         let has_token = given.token.is_some();
-        Ok(Arc::new(Self { plugin, given: Mutex::new(given), identity, has_token }))
+        Ok(Arc::new(Self { plugin, given: Mutex::new((given, Instant::now())), identity, has_token }))
     }
 
-    /// The token of now.
-    pub(crate) async fn token(&self) -> anyhow::Result<Secret> {
-        let mut given = self.given.lock().await;
-        if given.lasts().is_zero() {
-            *given = self.renewed().await?;
+    /// The token of now; another one when the last was refused.
+    ///
+    /// Runs do not overlap: who asks while the plugin runs shares what it gives.
+    pub(crate) async fn token(&self, refused: bool) -> Result<Secret, Error> {
+        let asked = Instant::now();
+        let mut held = self.given.lock().await;
+        let (given, at) = &*held;
+        if given.lasts().is_zero() || (refused && *at <= asked) {
+            *held = (self.renewed().await?, Instant::now());
         }
-        given.token.clone().context("the credential plugin gave no token any more")
+        let none =
+            || self.plugin.wrong("its credential plugin gave no token any more", "a certificate alone");
+        held.0.token.clone().ok_or_else(none)
     }
 
     /// Without a token nobody asks before each request: the certificate is renewed when it is time.
     pub(crate) async fn keep_certificate(self: Arc<Self>) {
         loop {
-            let lasts = self.given.lock().await.lasts();
+            let lasts = self.given.lock().await.0.lasts();
             if lasts == Duration::MAX {
                 return;
             }
             tokio::time::sleep(lasts.max(PAUSE)).await;
             match self.renewed().await {
-                Ok(given) => *self.given.lock().await = given,
-                Err(error) => tracing::warn!("{error:#}; the certificate is kept"),
+                Ok(given) => *self.given.lock().await = (given, Instant::now()),
+                Err(error) => tracing::warn!(error = error.line(), "the certificate is kept"),
             }
         }
     }
 
-    async fn renewed(&self) -> anyhow::Result<Given> {
+    async fn renewed(&self) -> Result<Given, Error> {
         let given = self.plugin.run().await?;
         if let (Some((certificate, key)), Some(identity)) = (&given.identity, &self.identity) {
-            identity.replace(certificate.as_bytes(), key.as_bytes())?;
+            let replaced = identity.replace(certificate.as_bytes(), key.as_bytes());
+            replaced.map_err(|error| {
+                self.plugin.wrong("the certificate that its credential plugin gave", error)
+            })?;
         }
         Ok(given)
+    }
+}
+
+impl ExecPlugin {
+    fn wrong(&self, what: &str, source: impl Into<BoxError>) -> Error {
+        Error::config_with(format!("user {:?}: {what}", self.user), source)
     }
 }

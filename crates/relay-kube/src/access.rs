@@ -1,0 +1,268 @@
+//! What a context stands for: where an API server is, whom to trust there, and who we are to it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use http::HeaderValue;
+use relay_transport::{BaseUrl, ClientIdentity, HttpClient, HttpClientBuilder, Secret, TokenSource};
+
+use crate::error::Error;
+use crate::exec::{ExecPlugin, ExecSession};
+use crate::kubeconfig::Kubeconfig;
+
+/// How an API server is reached, and as whom: from a kubeconfig, or the service account of the pod we run in.
+pub struct Access {
+    /// Name of the cluster, for messages.
+    pub(crate) cluster: String,
+    /// Name of the user, for messages; empty when there is none.
+    pub(crate) user: String,
+    pub(crate) server: String,
+    /// The only authorities to trust; `None`: those of the system.
+    pub(crate) ca: Option<Pem>,
+    pub(crate) tls_server_name: Option<String>,
+    pub(crate) skip_verification: bool,
+    /// May hold credentials.
+    pub(crate) proxy: Option<String>,
+    /// Certificate and key.
+    pub(crate) identity: Option<(Pem, Pem)>,
+    pub(crate) credential: Credential,
+}
+
+/// PEM, or where it is.
+#[derive(Clone)]
+pub(crate) enum Pem {
+    File(PathBuf),
+    Held(Vec<u8>),
+}
+
+impl Pem {
+    /// The text; `what` names the entry it is for.
+    pub(crate) fn read(&self, what: &str) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::File(path) => std::fs::read(path).map_err(|error| {
+                Error::config_with(format!("{what}: {} cannot be read", path.display()), error)
+            }),
+            Self::Held(pem) => Ok(pem.clone()),
+        }
+    }
+}
+
+/// What is said in `Authorization`.
+pub(crate) enum Credential {
+    None,
+    Token(Secret),
+    /// Read again when it changes.
+    TokenFile(PathBuf),
+    /// The whole header.
+    Basic(Secret),
+    Exec(Box<ExecPlugin>),
+}
+
+/// Where every pod finds its service account.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+impl Access {
+    /// The current context of the kubeconfig that the environment or the home directory has, else the service account of
+    /// the pod we run in.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when neither is there, or what is there cannot be used.
+    pub fn infer() -> Result<Self, Error> {
+        if Kubeconfig::is_there() {
+            return Kubeconfig::load(None)?.access(None);
+        }
+        Self::in_cluster().map_err(|error| {
+            Error::config_with("no cluster to connect to: there is no kubeconfig, and this is no pod", error)
+        })
+    }
+
+    /// The service account of the pod we run in.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when we run in no pod, or in one without a service account.
+    pub fn in_cluster() -> Result<Self, Error> {
+        let host = std::env::var("KUBERNETES_SERVICE_HOST").unwrap_or_default();
+        let port = std::env::var("KUBERNETES_SERVICE_PORT").unwrap_or_default();
+        Self::service_account(&host, &port, Path::new(SERVICE_ACCOUNT))
+    }
+
+    fn service_account(host: &str, port: &str, directory: &Path) -> Result<Self, Error> {
+        if host.is_empty() || port.is_empty() {
+            return Err(Error::config("KUBERNETES_SERVICE_HOST or KUBERNETES_SERVICE_PORT is not set"));
+        }
+        let (token, ca) = (directory.join("token"), directory.join("ca.crt"));
+        if !token.exists() {
+            return Err(Error::config(format!("{} is not there", token.display())));
+        }
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        Ok(Self {
+            cluster: "of this pod".to_owned(),
+            user: "service account of this pod".to_owned(),
+            server: format!("https://{host}:{port}"),
+            // Without one the authorities of the system are asked, as a cluster may have a public certificate.
+            ca: ca.exists().then_some(Pem::File(ca)),
+            tls_server_name: None,
+            skip_verification: false,
+            proxy: None,
+            identity: None,
+            credential: Credential::TokenFile(token),
+        })
+    }
+
+    /// The API server's URL.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the name of the cluster entry when it is none.
+    pub fn server(&self) -> Result<BaseUrl, Error> {
+        let what = || format!("cluster {:?}: server", self.cluster);
+        BaseUrl::parse(&self.server).map_err(|error| Error::config_with(what(), error))
+    }
+
+    /// Name of the cluster entry.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Whether the cluster entry says `insecure-skip-tls-verify`: anybody could then be its API server, and be given the
+    /// credentials. [`apply`](Self::apply) does as it says; it is the caller's part to refuse, or to warn.
+    pub fn skips_verification(&self) -> bool {
+        self.skip_verification
+    }
+
+    /// Sets up a client to trust and to show what the kubeconfig says; what `given` says the caller has set by itself is
+    /// left alone. The second is what to say in `Authorization`, for whom it is not to be said by the client.
+    ///
+    /// A credential plugin is run here for the first time.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the name of the cluster or user entry that cannot be used.
+    pub async fn apply(
+        self,
+        mut http: HttpClientBuilder,
+        given: Given,
+    ) -> Result<(HttpClientBuilder, Option<Authorization>), Error> {
+        if self.skip_verification {
+            http = http.dangerously_accept_any_certificate();
+        }
+        if let Some(ca) = self.ca {
+            let what = format!("cluster {:?}: certificate-authority", self.cluster);
+            // A file is read here, too: only here its entry can be named.
+            let pem = ca.read(&what)?;
+            let wrong = |error| Error::config_with(what.clone(), error);
+            http = match ca {
+                Pem::File(path) if !given.ca_file => {
+                    http.clone().ca_pem(&pem).map_err(wrong)?;
+                    http.system_roots(false).ca_file(path)
+                }
+                _ => http.system_roots(false).ca_pem(&pem).map_err(wrong)?,
+            };
+        }
+        // Set-ups with the one setting only, so that the error is about it.
+        let alone = |field: &str, http: HttpClientBuilder| {
+            let what = format!("cluster {:?}: {field}", self.cluster);
+            http.build().map_err(|error| Error::config_with(what, error))
+        };
+        if let Some(name) = self.tls_server_name {
+            alone("tls-server-name", HttpClient::builder().no_proxy().tls_server_name(&name))?;
+            http = http.tls_server_name(name);
+        }
+        if let Some(url) = self.proxy {
+            alone("proxy-url", HttpClient::builder().proxy(&url, ""))?;
+            http = http.proxy(url, "");
+        }
+        let user = |field: &str| format!("user {:?}: {field}", self.user);
+        if let Some((certificate, key)) = self.identity.filter(|_| !given.identity) {
+            let pem = (certificate.read(&user("client-certificate"))?, key.read(&user("client-key"))?);
+            let identity = ClientIdentity::from_pem(&pem.0, &pem.1)
+                .map_err(|error| Error::config_with(user("client-certificate and client-key"), error))?;
+            http = match (certificate, key) {
+                (Pem::File(certificate), Pem::File(key)) => http.client_certificate(certificate, key),
+                _ => http.client_identity(identity),
+            };
+        }
+        if given.credential {
+            return Ok((http, None));
+        }
+        let authorization = match self.credential {
+            Credential::None => None,
+            Credential::Token(token) => {
+                token.bearer().map_err(|error| Error::config_with(user("token"), error))?;
+                Some(Authorization::bearer(TokenSource::fixed(token)))
+            }
+            Credential::TokenFile(path) => {
+                let source = TokenSource::file(path);
+                let token = source.token().await.and_then(|token| token.bearer());
+                token.map_err(|error| Error::config_with(user("tokenFile"), error))?;
+                Some(Authorization::bearer(source))
+            }
+            Credential::Basic(header) => {
+                Some(Authorization { source: TokenSource::fixed(header), bearer: false })
+            }
+            Credential::Exec(plugin) => {
+                let session = ExecSession::begin(*plugin).await?;
+                if let Some(identity) = session.identity.as_ref().filter(|_| !given.identity) {
+                    http = http.client_identity(identity.clone());
+                }
+                if session.has_token {
+                    Some(Authorization::bearer(TokenSource::refreshing(move |refused| {
+                        let session = session.clone();
+                        async move { session.token(refused).await }
+                    })))
+                } else {
+                    tokio::spawn(session.keep_certificate());
+                    None
+                }
+            }
+        };
+        Ok((http, authorization))
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("cluster", &self.cluster)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the caller of [`Access::apply`] has set by itself, and is not to be taken from the kubeconfig.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Given {
+    /// A file with authorities: those of the kubeconfig are trusted beside them.
+    pub ca_file: bool,
+    /// A client certificate.
+    pub identity: bool,
+    /// What is said in `Authorization`.
+    pub credential: bool,
+}
+
+/// What is said in `Authorization`. Cloning shares what is remembered.
+#[derive(Debug, Clone)]
+pub struct Authorization {
+    source: TokenSource,
+    bearer: bool,
+}
+
+impl Authorization {
+    fn bearer(source: TokenSource) -> Self {
+        Self { source, bearer: true }
+    }
+
+    /// Where its text comes from.
+    pub fn source(&self) -> &TokenSource {
+        &self.source
+    }
+
+    /// Whether the text is a token, to be said as `Bearer`; else it is the whole header.
+    pub fn is_bearer(&self) -> bool {
+        self.bearer
+    }
+
+    /// The header of now; with `refused` another one, if there is any, than the one that was refused.
+    pub(crate) async fn header(&self, refused: bool) -> Result<HeaderValue, relay_transport::Error> {
+        let text = if refused { self.source.fresh_token().await? } else { self.source.token().await? };
+        if self.bearer { text.bearer() } else { text.header() }
+    }
+}

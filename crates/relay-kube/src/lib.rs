@@ -1,0 +1,48 @@
+//! The API server side of relay: who we are to a cluster, a small client of its API, and a list-and-watch without holes.
+//!
+//! * [`Kubeconfig`] reads what `kubectl` reads, and [`Access`] is what a context of it (or the service account of the pod we
+//!   run in) stands for. One reader for servers and for the command line.
+//! * [`KubeClient`] sends single requests: pages of lists, objects, creates, merge patches.
+//! * [`Watcher`] follows all objects of a [`Resource`] by list and watch, as [`Event`]s. It goes on for ever; that it is not
+//!   being told anything at the moment is an event, too.
+//!
+//! It is no general client: no typed API objects, no caches, no controllers, no server-side apply, no exec or port-forward.
+//! We do not use kube-rs because its watchers do not tell two things that a relay has to know: that a watch was accepted
+//! again after a failure (a quiet cluster is live, not stale), and that the versions of a cluster went back.
+//!
+//! Tokens stand in types that do not print, and no body of an answer is ever logged or put into an error.
+//!
+//! ```no_run
+//! use relay_kube::{Access, Event, KubeClient, Resource, Watcher};
+//!
+//! # async fn run() -> Result<(), relay_kube::Error> {
+//! let client = KubeClient::connect(Access::infer()?).await?;
+//! let config_maps = Resource::new("", "v1", "configmaps");
+//! let mut watcher: Watcher<serde_json::Value> = Watcher::new(client, config_maps).namespace("prod");
+//! loop {
+//!     match watcher.next().await {
+//!         Event::Listed { objects, .. } => println!("{} objects, and no others", objects.len()),
+//!         Event::Applied(object) => println!("{} is new or changed", object.meta.name),
+//!         Event::Deleted(object) => println!("{} is gone", object.meta.name),
+//!         Event::Live => println!("up to date"),
+//!         Event::Away(absence) => println!("what is known may be old: {}", absence.reason),
+//!         _ => {}
+//!     }
+//! }
+//! # }
+//! ```
+
+mod access;
+mod client;
+mod error;
+mod exec;
+mod kubeconfig;
+mod resource;
+mod watcher;
+
+pub use access::{Access, Authorization, Given};
+pub use client::{KubeClient, ListQuery, Object, Page, WatchBody};
+pub use error::{Error, Status};
+pub use kubeconfig::Kubeconfig;
+pub use resource::{ObjectMeta, Resource};
+pub use watcher::{Absence, Event, Watcher};
