@@ -101,6 +101,14 @@ impl Error {
         Self::Io { what: what.into(), source: Arc::new(source) }
     }
 
+    /// The error and what the system said, in one line.
+    pub(crate) fn with_cause(&self) -> String {
+        match self {
+            Self::Io { what, source } => format!("{what}: {source}"),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the medium is full.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Io { source, .. }

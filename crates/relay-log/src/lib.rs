@@ -40,6 +40,7 @@
 //! Who folds a log into a state need not read all of it at each start: [`Log::save_checkpoint`] keeps what was made of the
 //! entries up to a position, and from then on whatever follows that position is held for [`Log::recover`], trimmed or not.
 
+mod disk;
 mod entry;
 mod error;
 mod head;
@@ -48,10 +49,13 @@ mod log;
 mod logs;
 mod memory;
 mod name;
+#[cfg(feature = "suite")]
+pub mod sim;
 mod store;
 #[cfg(feature = "suite")]
 pub mod suite;
 
+pub use disk::{Disk, DiskFile, DiskOptions, DiskStore, Fsync, Problem, SystemDisk, Verified, verify};
 pub use entry::{Batch, Bounds, Checkpoint, Entry, Limit, Page, Positions, Retention};
 pub use error::Error;
 pub use identity::{Identity, Key};

@@ -69,6 +69,12 @@ impl Log {
         self.inner.stored.identity()
     }
 
+    /// The position after which entries belong to this epoch. It is 0 but for a log that had to take a new epoch, because
+    /// it may have lost what it announced, and for a fork: what is before that may have been told differently.
+    pub fn epoch_base(&self) -> u64 {
+        self.inner.stored.epoch_base()
+    }
+
     /// The bytes that were given when the log was created.
     pub fn about(&self) -> Bytes {
         self.inner.stored.about()

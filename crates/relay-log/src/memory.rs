@@ -96,6 +96,7 @@ impl fmt::Debug for MemoryStore {
 struct MemoryLog {
     identity: Identity,
     about: Bytes,
+    epoch_base: u64,
     kept: RwLock<Kept>,
     head: Head,
 }
@@ -120,7 +121,8 @@ impl MemoryLog {
         kept.retention = options.retention;
         let head = Head::new(kept.head());
         let identity = options.identity.unwrap_or_else(Identity::random);
-        Self { identity, about: options.about, kept: RwLock::new(kept), head }
+        let epoch_base = kept.head();
+        Self { identity, about: options.about, epoch_base, kept: RwLock::new(kept), head }
     }
 
     // A panic while the lock was held cannot leave it torn: nothing that can panic stands between two changes.
@@ -167,6 +169,10 @@ impl MemoryLog {
 impl StoredLog for MemoryLog {
     fn identity(&self) -> Identity {
         self.identity.clone()
+    }
+
+    fn epoch_base(&self) -> u64 {
+        self.epoch_base
     }
 
     fn about(&self) -> Bytes {
@@ -274,10 +280,6 @@ impl Kept {
             let entry = Entry { position, time, body };
             self.bytes += entry.size();
             self.entries.push_back(entry);
-            let Retention { entries, bytes, .. } = self.retention;
-            while position - self.base > entries || self.bytes > bytes {
-                self.drop_oldest();
-            }
         }
         self.expire(time, dropped);
         Ok(Positions { first: head + 1, last: self.head() })
@@ -297,7 +299,10 @@ impl Kept {
 
     fn expire(&mut self, now: i64, dropped: &mut Vec<Entry>) {
         let oldest = self.retention.oldest_time(now);
-        while self.oldest().is_some_and(|entry| entry.time < oldest) {
+        let Retention { entries, bytes, .. } = self.retention;
+        while self.oldest().is_some_and(|entry| {
+            entry.time < oldest || self.head() - self.base > entries || self.bytes > bytes
+        }) {
             self.drop_oldest();
         }
         self.release(dropped);

@@ -128,6 +128,9 @@ pub trait StoredLog: fmt::Debug + Send + Sync + 'static {
     /// Epoch and key.
     fn identity(&self) -> Identity;
 
+    /// The position after which entries belong to this epoch: 0 but for a log that lost its tail once, or is a fork.
+    fn epoch_base(&self) -> u64;
+
     /// The bytes that were given when it was created.
     fn about(&self) -> Bytes;
 

@@ -83,10 +83,35 @@ async fn fill(log: &Log, to: u64) {
     }
 }
 
-async fn positions(log: &Log, after: u64, limit: Limit) -> Option<Vec<u64>> {
+/// One page.
+async fn page(log: &Log, after: u64, limit: Limit) -> Option<Vec<u64>> {
     match log.read(after, limit).await.expect("a read") {
         Page::Entries(entries) => Some(checked(&entries, after)),
         Page::Gone => None,
+    }
+}
+
+/// Page after page: a store may return fewer than the limit allows.
+async fn positions(log: &Log, after: u64, limit: Limit) -> Option<Vec<u64>> {
+    let mut all = page(log, after, limit).await?;
+    while let Some(last) = all.last() {
+        match page(log, *last, limit).await {
+            Some(next) if !next.is_empty() => all.extend(next),
+            _ => break,
+        }
+    }
+    Some(all)
+}
+
+async fn all_entries(log: &Log, after: u64) -> Vec<Entry> {
+    let mut all: Vec<Entry> = Vec::new();
+    loop {
+        let at = all.last().map_or(after, |entry| entry.position);
+        match log.read(at, Limit::default()).await.expect("a read") {
+            Page::Entries(next) if next.is_empty() => return all,
+            Page::Entries(next) => all.extend(next),
+            Page::Gone => panic!("nothing was trimmed"),
+        }
     }
 }
 
@@ -106,9 +131,7 @@ async fn positions_are_contiguous(subject: &dyn Subject) {
     assert_eq!(log.append(batch(2..=50)).await.expect("many"), Positions { first: 2, last: 50 });
     assert_eq!(log.append(batch(51..=51)).await.expect("one more").len(), 1);
     assert_eq!((log.bounds().base, log.bounds().head, log.bounds().entries()), (0, 51, 51));
-    let Page::Entries(entries) = log.read(0, Limit::entries(1000)).await.expect("a read") else {
-        panic!("nothing was trimmed")
-    };
+    let entries = all_entries(&log, 0).await;
     assert_eq!(checked(&entries, 0), (1..=51).collect::<Vec<_>>());
     assert_eq!(log.bounds().bytes, entries.iter().map(Entry::size).sum::<u64>(), "bytes count the entries");
     assert_eq!((entries[1].time, entries[49].time, entries[50].time), (2000, 2000, 51_000));
@@ -126,9 +149,7 @@ async fn a_batch_is_taken_whole_or_not_at_all(subject: &dyn Subject) {
     // Nothing, many zeros and all bytes there are come back as they went in.
     let odd = [Bytes::new(), Bytes::from(vec![0; 100_000]), (0..=255).collect::<Vec<u8>>().into()];
     log.append(Batch::new(odd.clone())).await.expect("odd entries");
-    let Page::Entries(entries) = log.read(3, Limit::default()).await.expect("a read") else {
-        panic!("nothing was trimmed")
-    };
+    let entries = all_entries(&log, 3).await;
     assert_eq!(entries.into_iter().map(|entry| entry.body).collect::<Vec<_>>(), odd);
 }
 
@@ -172,12 +193,17 @@ async fn every_position_can_be_asked_for(subject: &dyn Subject) {
 async fn limits_are_kept(subject: &dyn Subject) {
     let (_logs, log) = new_log(subject, LogOptions::default()).await;
     fill(&log, 9).await;
-    let some = |limit| positions(&log, 2, limit);
-    assert_eq!(some(Limit::entries(3)).await, Some(vec![3, 4, 5]));
-    assert_eq!(some(Limit::entries(0)).await, Some(vec![3]), "at least one");
-    assert_eq!(some(Limit::default().bytes(0)).await, Some(vec![3]), "at least one");
-    assert_eq!(some(Limit::default().bytes(14)).await, Some(vec![3, 4]), "two of seven bytes");
-    assert_eq!(some(Limit::default().bytes(20)).await, Some(vec![3, 4]), "whole entries");
+    for (limit, most) in [
+        (Limit::entries(3), vec![3, 4, 5]),
+        (Limit::entries(0), vec![3]),
+        (Limit::default().bytes(0), vec![3]),
+        (Limit::default().bytes(14), vec![3, 4]),
+        (Limit::default().bytes(20), vec![3, 4]),
+    ] {
+        let read = page(&log, 2, limit).await.expect("nothing was trimmed");
+        assert!(!read.is_empty() && most.starts_with(&read), "{limit:?}: {read:?}");
+        assert_eq!(positions(&log, 2, limit).await, Some((3..=9).collect()), "{limit:?}: page after page");
+    }
 }
 
 async fn the_oldest_go_by_count_bytes_and_age(subject: &dyn Subject) {
@@ -228,7 +254,7 @@ async fn trimming_under_readers_shows_no_hole(subject: &dyn Subject) {
             let mut at = 0;
             while at < ALL {
                 log.wait(at).await.expect("more to come");
-                match positions(&log, at, Limit::entries(limit)).await {
+                match page(&log, at, Limit::entries(limit)).await {
                     Some(read) => at = read.last().copied().unwrap_or(at),
                     None => {
                         let base = log.bounds().base;
@@ -291,9 +317,7 @@ async fn many_writers_share_one_log(subject: &dyn Subject) {
     let mut taken: Vec<(u64, String)> = soon("writers", join_all(appends)).await.concat();
     taken.sort();
     let log = fronts[1].open(&name("shared")).await.expect("the log");
-    let Page::Entries(entries) = log.read(0, Limit::entries(10_000)).await.expect("a read") else {
-        panic!("nothing was trimmed")
-    };
+    let entries = all_entries(&log, 0).await;
     let found = entries.into_iter().map(|e| (e.position, String::from_utf8_lossy(&e.body).into_owned()));
     assert_eq!(found.collect::<Vec<_>>(), taken, "each batch stands where its writer was told, in one piece");
 }
@@ -303,12 +327,10 @@ async fn checkpoints_hold_what_follows_them(subject: &dyn Subject) {
     let (_logs, log) = new_log(subject, LogOptions::default().retention(retention)).await;
     fill(&log, 3).await;
     let recovery = log.recover().await.expect("a recovery");
-    assert_eq!((recovery.checkpoint(), recovery.position()), (None, 1), "the beginning is lost");
+    assert!(recovery.checkpoint().is_none() && recovery.position() <= 1, "the beginning may be lost");
     let checkpoint = |position| Checkpoint { position, body: Bytes::from(format!("up to {position}")) };
-    for wrong in [0, 4] {
-        let error = log.save_checkpoint(checkpoint(wrong)).await.expect_err("not of this log");
-        assert!(matches!(error, Error::OutOfBounds { from: 1, to: 3, .. }), "{wrong}: {error}");
-    }
+    let error = log.save_checkpoint(checkpoint(4)).await.expect_err("beyond the head");
+    assert!(matches!(error, Error::OutOfBounds { position: 4, to: 3, .. }), "{error}");
     log.save_checkpoint(checkpoint(3)).await.expect("a checkpoint");
     fill(&log, 10).await;
     assert_eq!(positions(&log, 7, Limit::default()).await, None, "trimmed for readers");
@@ -401,7 +423,7 @@ async fn a_fork_is_a_log_of_its_own(subject: &dyn Subject) {
     logs.delete(source.name()).await.expect("a deletion");
     assert_eq!(positions(&forked, 2, Limit::default()).await, Some(vec![3, 4, 5]));
     assert_eq!(positions(&forked, 1, Limit::default()).await, None);
-    let Page::Entries(entries) = forked.read(2, Limit::default()).await.expect("a read") else { panic!() };
+    let entries = all_entries(&forked, 2).await;
     assert_eq!(entries.iter().map(|entry| entry.time).collect::<Vec<_>>(), [3000, 4000, 5000]);
     let empty = logs.fork(forked.name(), 2, &name("empty"), LogOptions::default()).await.expect("a fork");
     assert_eq!((empty.bounds().base, empty.bounds().head, empty.bounds().bytes), (2, 2, 0));

@@ -1,0 +1,21 @@
+//! Logs on disk.
+
+mod files;
+mod folder;
+mod fork;
+mod framed;
+mod log;
+mod manifest;
+mod open;
+mod options;
+mod read;
+mod record;
+mod retain;
+mod store;
+mod verify;
+mod write;
+
+pub use files::{Disk, DiskFile, SystemDisk};
+pub use options::{DiskOptions, Fsync};
+pub use store::DiskStore;
+pub use verify::{Problem, Verified, verify};

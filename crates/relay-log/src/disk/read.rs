@@ -1,0 +1,207 @@
+//! Reading entries: from memory when they are the newest, else from their segment.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::files::{DiskFile, read_full};
+use super::framed::failed;
+use super::log::{DiskLog, Extent, View};
+use super::manifest::Segment;
+use super::record::{self, Found, RECORD_HEAD, SEGMENT_HEAD, Step, Walk};
+use crate::{Error, Limit, Page};
+
+/// Bytes between two waypoints of a walk.
+const STRIDE: u64 = 256 << 10;
+/// Waypoints of a log, at most.
+const WAYPOINTS: usize = 2048;
+/// Bytes that are read for a page, at least, if they are there.
+const LEAST: u64 = 16 << 10;
+
+impl View {
+    /// Notes where a position stands.
+    pub(super) fn waypoint(&mut self, position: u64, place: (u64, u64)) {
+        if self.waypoints.len() >= WAYPOINTS {
+            let mut keep = false;
+            self.waypoints.retain(|_, _| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.waypoints.insert(position, place);
+    }
+
+    /// The segment of a position, and the nearest known place in it that is not behind it.
+    fn nearest(&self, position: u64) -> Option<(Extent, u64, u64)> {
+        let after = self.segments.partition_point(|segment| segment.first <= position);
+        let extent = *self.segments.get(after.checked_sub(1)?)?;
+        let known = self.waypoints.range(extent.first..=position).next_back();
+        let place = known.filter(|(_, (first, _))| *first == extent.first);
+        let (from, offset) =
+            place.map_or((extent.first, SEGMENT_HEAD), |(from, (_, offset))| (*from, *offset));
+        Some((extent, from, offset))
+    }
+}
+
+impl DiskLog {
+    /// What needs no disk.
+    pub(super) fn read_from_memory(
+        &self,
+        after: u64,
+        limit: Limit,
+        held: bool,
+    ) -> Option<Result<Page, Error>> {
+        if self.ended.load(Ordering::Acquire) {
+            return Some(Err(self.check_open().err()?));
+        }
+        let view = self.view();
+        let held_base = view.segments.front().map_or(view.base, |segment| segment.first - 1);
+        if after < if held { held_base.min(view.base) } else { view.base } {
+            return Some(Ok(Page::Gone));
+        }
+        let head = self.head.position();
+        if after >= head {
+            return Some(Ok(Page::Entries(Vec::new())));
+        }
+        // While a group is being announced, the cache is ahead of the head.
+        let first = view.cache.front()?.position;
+        let skip = usize::try_from((after + 1).checked_sub(first)?).ok()?;
+        let (mut entries, mut room) = (Vec::new(), limit.bytes);
+        for entry in view.cache.iter().skip(skip).take(limit.entries.max(1)) {
+            if entry.position > head || (entry.body.len() > room && !entries.is_empty()) {
+                break;
+            }
+            room = room.saturating_sub(entry.body.len());
+            entries.push(entry.clone());
+        }
+        Some(Ok(Page::Entries(entries)))
+    }
+
+    pub(super) fn read_now(&self, after: u64, limit: Limit, held: bool) -> Result<Page, Error> {
+        loop {
+            if let Some(result) = self.read_from_memory(after, limit, held) {
+                return result;
+            }
+            let (extent, offset) = match self.locate(after + 1) {
+                Ok(place) => place,
+                // Dropped since we looked: the next look says so.
+                Err(error) if super::framed::is_missing(&error) && !self.is_there(after + 1) => continue,
+                Err(error) => return Err(error),
+            };
+            match self.read_segment(extent, offset, after, limit) {
+                Err(error) if super::framed::is_missing(&error) && !self.is_there(after + 1) => {}
+                result => return result.map(Page::Entries),
+            }
+        }
+    }
+
+    /// Whether there is, as far as is known, a segment with this position.
+    fn is_there(&self, position: u64) -> bool {
+        let view = self.view();
+        view.base < position && view.segments.front().is_some_and(|segment| segment.first <= position)
+    }
+
+    fn read_segment(
+        &self,
+        extent: Extent,
+        offset: u64,
+        after: u64,
+        limit: Limit,
+    ) -> Result<Vec<crate::Entry>, Error> {
+        let (file, path) = self.segment_file(extent.first)?;
+        let reading = |source: io::Error| failed("reading", &path, source);
+        let damaged = |offset: u64, problem: &str| Error::Damaged {
+            file: path.clone(),
+            offset,
+            last_good: after,
+            problem: problem.into(),
+        };
+        let left = extent.end - offset;
+        // As much as the entries that may be returned are likely to take.
+        let heads = (limit.entries.max(1) as u64).saturating_mul(RECORD_HEAD as u64);
+        let records = self.view().average(extent).saturating_mul(limit.entries.max(1) as u64);
+        let most = (limit.bytes as u64).saturating_add(heads).min(records.saturating_add(records / 4));
+        let mut want = most.max(LEAST).min(left);
+        loop {
+            let mut chunk = vec![0; usize::try_from(want).unwrap_or(usize::MAX)];
+            let read = read_full(&*file, &mut chunk, offset).map_err(reading)?;
+            if (read as u64) < want {
+                return Err(damaged(offset + read as u64, "the file is shorter than it was"));
+            }
+            let chunk = Bytes::from(chunk);
+            if let Found::More(size) = record::look(&chunk, after + 1, false) {
+                if size as u64 > left {
+                    return Err(damaged(offset, "the file ends within a record"));
+                }
+                want = size as u64;
+                continue;
+            }
+            let last = self.head.position();
+            let (entries, end) = record::entries(&chunk, after, last, limit)
+                .map_err(|(at, problem)| damaged(offset + at as u64, problem))?;
+            let next = after + 1 + entries.len() as u64;
+            if offset + (end as u64) < extent.end {
+                self.view().waypoint(next, (extent.first, offset + end as u64));
+            }
+            return Ok(entries);
+        }
+    }
+
+    /// The segment and offset of a position that is not beyond the head.
+    pub(super) fn locate(&self, position: u64) -> Result<(Extent, u64), Error> {
+        let nearest = self.view().nearest(position);
+        let Some((extent, from, offset)) = nearest else {
+            let source = io::Error::from(io::ErrorKind::NotFound);
+            return Err(failed("looking for an entry in", &self.dir, source));
+        };
+        if from == position {
+            return Ok((extent, offset));
+        }
+        let (file, path) = self.segment_file(extent.first)?;
+        let mut walk = Walk::new(&*file, offset, from, extent.end, false);
+        let mut noted = offset;
+        while walk.position < position {
+            match walk.next().map_err(|source| failed("reading", &path, source))? {
+                Step::Record(_) => {}
+                step => {
+                    let problem = match step {
+                        Step::Bad(problem) => problem,
+                        _ => "the file ends before the entry that it should have",
+                    };
+                    return Err(Error::Damaged {
+                        file: path,
+                        offset: walk.offset,
+                        last_good: walk.position - 1,
+                        problem: problem.into(),
+                    });
+                }
+            }
+            if walk.offset - noted >= STRIDE {
+                noted = walk.offset;
+                self.view().waypoint(walk.position, (extent.first, noted));
+            }
+        }
+        self.view().waypoint(position, (extent.first, walk.offset));
+        Ok((extent, walk.offset))
+    }
+
+    /// A segment, open for reading.
+    pub(super) fn segment_file(&self, first: u64) -> Result<(Arc<dyn DiskFile>, PathBuf), Error> {
+        let path = self.dir.join(Segment::file_name(first));
+        let file = self.shared.readable(&path).map_err(|source| failed("opening", &path, source))?;
+        Ok((file, path))
+    }
+}
+
+impl View {
+    /// Bytes that a record of a segment takes, more or less.
+    fn average(&self, extent: Extent) -> u64 {
+        let next = self.segments.iter().find(|segment| segment.first > extent.first).map(|next| next.first);
+        let newest = self.waypoints.keys().next_back().copied();
+        let records = next.or(newest).unwrap_or(extent.first + 1).saturating_sub(extent.first).max(1);
+        (extent.end - SEGMENT_HEAD).div_ceil(records)
+    }
+}

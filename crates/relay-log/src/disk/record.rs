@@ -1,0 +1,294 @@
+//! Entries as they stand in a segment, and the walk from one to the next.
+//!
+//! ```text
+//!   segment   128 bytes  header: kind, version, uid, first position, epoch, checksum
+//!             record, record, record ...
+//!   record    4 bytes  length of the body        8 bytes  time, milliseconds since 1970
+//!             4 bytes  CRC32C over all that      4 bytes  how much of the segment was synced when it was written
+//!                      is not this field         4 bytes  1 when the next record belongs to the same batch
+//!             8 bytes  position                  n bytes  body
+//! ```
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::files::{DiskFile, read_full};
+use crate::{Batch, Entry};
+
+/// Bytes of a segment's header.
+pub(super) const SEGMENT_HEAD: u64 = 128;
+/// Bytes of a record before its body.
+pub(super) const RECORD_HEAD: usize = 32;
+/// Bytes that a walk reads at once.
+const CHUNK: usize = 256 << 10;
+
+const KIND: &[u8; 8] = b"relayseg";
+
+/// The header of a segment.
+pub(super) fn segment_head(uid: &[u8; 16], first: u64, epoch: &str) -> [u8; SEGMENT_HEAD as usize] {
+    let mut head = [0; SEGMENT_HEAD as usize];
+    head[..8].copy_from_slice(KIND);
+    head[8..12].copy_from_slice(&super::framed::VERSION.to_le_bytes());
+    head[12..28].copy_from_slice(uid);
+    head[28..36].copy_from_slice(&first.to_le_bytes());
+    head[36] = u8::try_from(epoch.len()).expect("an epoch has at most 64 characters");
+    head[37..37 + epoch.len()].copy_from_slice(epoch.as_bytes());
+    let sum = crc32c::crc32c(&head[..124]);
+    head[124..].copy_from_slice(&sum.to_le_bytes());
+    head
+}
+
+/// What a segment's header should be and is not.
+pub(super) fn head_problem(found: &[u8], expected: &[u8; SEGMENT_HEAD as usize]) -> Option<String> {
+    let what = if found.len() < SEGMENT_HEAD as usize {
+        "the file ends within its header"
+    } else if found[..8] != KIND[..] {
+        "the file is not a segment"
+    } else if crc32c::crc32c(&found[..124]).to_le_bytes() != found[124..] {
+        "the checksum of the header does not fit"
+    } else if found[8..12] != expected[8..12] {
+        let version = found[8..12].try_into().map_or(0, u32::from_le_bytes);
+        return Some(format!("the file has format {version}, and this program reads format 1"));
+    } else if found != expected {
+        "the segment is of another log, or another time of this one"
+    } else {
+        return None;
+    };
+    Some(what.into())
+}
+
+/// Appends the records of a batch. Returns how many bytes they take.
+pub(super) fn encode(batch: &Batch, first: u64, time: i64, synced: u64, out: &mut Vec<u8>) {
+    let last = batch.entries().len() - 1;
+    // What does not fit was synced long ago; less is only less to go by.
+    let synced = u32::try_from(synced).unwrap_or(u32::MAX).to_le_bytes();
+    for (at, body) in batch.entries().iter().enumerate() {
+        let mut head = [0; RECORD_HEAD];
+        let len = u32::try_from(body.len()).expect("a batch is smaller than 4 GiB");
+        head[..4].copy_from_slice(&len.to_le_bytes());
+        head[8..16].copy_from_slice(&(first + at as u64).to_le_bytes());
+        head[16..24].copy_from_slice(&time.to_le_bytes());
+        head[24..28].copy_from_slice(&synced);
+        head[28..32].copy_from_slice(&u32::from(at < last).to_le_bytes());
+        let sum = checksum(&head, body);
+        head[4..8].copy_from_slice(&sum.to_le_bytes());
+        out.extend_from_slice(&head);
+        out.extend_from_slice(body);
+    }
+}
+
+fn checksum(head: &[u8], body: &[u8]) -> u32 {
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&head[..4]), &head[8..RECORD_HEAD]);
+    crc32c::crc32c_append(sum, body)
+}
+
+/// The head of a record.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Head {
+    pub(super) len: usize,
+    sum: u32,
+    pub(super) position: u64,
+    pub(super) time: i64,
+    pub(super) synced: u64,
+    pub(super) continues: bool,
+}
+
+impl Head {
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..RECORD_HEAD)?;
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+        Some(Self {
+            len: word(0) as usize,
+            sum: word(4),
+            position: long(8),
+            time: long(16).cast_signed(),
+            synced: word(24).into(),
+            continues: word(28) != 0,
+        })
+    }
+
+    /// Bytes of the whole record.
+    pub(super) fn size(&self) -> usize {
+        RECORD_HEAD + self.len
+    }
+}
+
+/// What stands at the beginning of some bytes of a segment.
+#[derive(Debug, PartialEq)]
+pub(super) enum Found {
+    /// A whole record.
+    Record(Head),
+    /// A record that goes on beyond the bytes: it takes this many.
+    More(usize),
+    /// None.
+    Bad(&'static str),
+}
+
+/// Looks at bytes where the record of a position should stand.
+pub(super) fn look(bytes: &[u8], position: u64, checked: bool) -> Found {
+    let Some(head) = Head::of(bytes) else { return Found::More(RECORD_HEAD) };
+    if head.position != position {
+        return Found::Bad("another position than is due");
+    }
+    if head.len > Batch::MAX_BYTES {
+        return Found::Bad("a length that no entry has");
+    }
+    let Some(record) = bytes.get(..head.size()) else { return Found::More(head.size()) };
+    if checked && checksum(&record[..RECORD_HEAD], &record[RECORD_HEAD..]) != head.sum {
+        return Found::Bad("the checksum does not fit");
+    }
+    Found::Record(head)
+}
+
+/// The entries that stand whole in a chunk, sharing its memory, up to `last` and within the limit (at least one). Returns
+/// where they end; or what is wrong, with where that is.
+pub(super) fn entries(
+    chunk: &Bytes,
+    after: u64,
+    last: u64,
+    limit: crate::Limit,
+) -> Result<(Vec<Entry>, usize), (usize, &'static str)> {
+    let (mut entries, mut at, mut room) = (Vec::new(), 0, limit.bytes);
+    for position in after + 1..=last {
+        if entries.len() >= limit.entries.max(1) {
+            break;
+        }
+        let head = match look(&chunk[at..], position, true) {
+            Found::Record(head) => head,
+            Found::More(_) => break,
+            Found::Bad(problem) => return Err((at, problem)),
+        };
+        if head.len > room && !entries.is_empty() {
+            break;
+        }
+        room = room.saturating_sub(head.len);
+        let body = chunk.slice(at + RECORD_HEAD..at + head.size());
+        entries.push(Entry { position, time: head.time, body });
+        at += head.size();
+    }
+    Ok((entries, at))
+}
+
+/// Goes through a segment from one record to the next, with bounded memory.
+pub(super) struct Walk<'a> {
+    file: &'a dyn DiskFile,
+    /// Where the segment ends.
+    end: u64,
+    /// Where the next record begins.
+    pub(super) offset: u64,
+    /// The position it should have.
+    pub(super) position: u64,
+    checked: bool,
+    buffer: Vec<u8>,
+    /// Where in the segment the buffer begins.
+    buffer_at: u64,
+    chunk: usize,
+}
+
+/// One step of a walk.
+#[derive(Debug, PartialEq)]
+pub(super) enum Step {
+    /// A record; the walk stands behind it.
+    Record(Head),
+    /// The end, exactly behind a record.
+    End,
+    /// A record that the segment ends in.
+    Cut,
+    /// Something else.
+    Bad(&'static str),
+}
+
+impl<'a> Walk<'a> {
+    /// Begins at the record of `position`, which stands at `offset`. `checked` walks compare checksums.
+    pub(super) fn new(file: &'a dyn DiskFile, offset: u64, position: u64, end: u64, checked: bool) -> Self {
+        Self { file, end, offset, position, checked, buffer: Vec::new(), buffer_at: offset, chunk: CHUNK }
+    }
+
+    /// Reads only this much at once.
+    pub(super) fn chunk(mut self, chunk: usize) -> Self {
+        self.chunk = chunk;
+        self
+    }
+
+    pub(super) fn next(&mut self) -> io::Result<Step> {
+        let left = self.end.saturating_sub(self.offset);
+        if left == 0 {
+            return Ok(Step::End);
+        }
+        loop {
+            let skip = usize::try_from(self.offset - self.buffer_at).unwrap_or(usize::MAX);
+            let bytes = self.buffer.get(skip..).unwrap_or_default();
+            // Who compares nothing need not read the bodies.
+            let found = match look(bytes, self.position, self.checked) {
+                Found::More(_) if !self.checked => {
+                    Head::of(bytes).map_or(Found::More(RECORD_HEAD), Found::Record)
+                }
+                found => found,
+            };
+            match found {
+                Found::Record(head) if head.size() as u64 > left => return Ok(Step::Cut),
+                Found::Record(head) => {
+                    self.offset += head.size() as u64;
+                    self.position += 1;
+                    return Ok(Step::Record(head));
+                }
+                Found::More(size) if size as u64 > left => return Ok(Step::Cut),
+                Found::More(size) => self.fill(size, left)?,
+                Found::Bad(problem) => return Ok(Step::Bad(problem)),
+            }
+        }
+    }
+
+    fn fill(&mut self, size: usize, left: u64) -> io::Result<()> {
+        let want = (self.chunk.max(size) as u64).min(left);
+        let want = usize::try_from(want).unwrap_or(usize::MAX);
+        self.buffer.resize(want, 0);
+        let read = read_full(self.file, &mut self.buffer, self.offset)?;
+        self.buffer.truncate(read);
+        self.buffer_at = self.offset;
+        if read < size { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+}
+
+/// A whole record behind a bad spot, when there is one: its position and how much it says was synced by then. Looks for
+/// positions from `position` on.
+pub(super) fn record_behind(
+    file: &dyn DiskFile,
+    offset: u64,
+    position: u64,
+    end: u64,
+) -> io::Result<Option<(u64, u64)>> {
+    let mut best: Option<(u64, u64)> = None;
+    let mut at = offset + 1;
+    let mut head = Vec::new();
+    while at + RECORD_HEAD as u64 <= end {
+        let want = usize::try_from((CHUNK as u64).min(end - at)).unwrap_or(CHUNK);
+        head.resize(want, 0);
+        let read = read_full(file, &mut head, at)?;
+        let usable = read.saturating_sub(RECORD_HEAD - 1);
+        if usable == 0 {
+            break;
+        }
+        for skip in 0..usable {
+            let Some(found) = Head::of(&head[skip..]) else { break };
+            let spot = at + skip as u64;
+            // Each record takes at least its head: positions cannot be further on than that.
+            let most = position + (spot - offset) / RECORD_HEAD as u64 + 1;
+            let plausible = (position..=most).contains(&found.position)
+                && found.len <= Batch::MAX_BYTES
+                && spot + found.size() as u64 <= end;
+            if !plausible || best.is_some_and(|(_, synced)| synced >= found.synced) {
+                continue;
+            }
+            let mut record = vec![0; found.size()];
+            let whole = read_full(file, &mut record, spot)? == record.len();
+            if whole && look(&record, found.position, true) == Found::Record(found) {
+                best = Some((found.position, found.synced));
+            }
+        }
+        at += usable as u64;
+    }
+    Ok(best)
+}

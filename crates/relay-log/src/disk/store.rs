@@ -1,0 +1,535 @@
+//! A directory of logs.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::files::{Disk, DiskFile, SystemDisk};
+use super::framed::{self, failed};
+use super::log::DiskLog;
+use super::manifest::{self, Manifest};
+use super::options::{DiskOptions, Fsync};
+use super::{folder, fork, open, write};
+use crate::{Error, Identity, LogName, LogOptions, Store, StoredLog, Work};
+
+const MARK: &str = "store";
+const MARK_KIND: &[u8; 8] = b"relaystr";
+const LOCK: &str = "lock";
+/// Names are spread over this many locks.
+const STRIPES: usize = 16;
+/// Files that are kept open for readers.
+const READABLE: usize = 64;
+
+/// Keeps logs in a directory of its own, one folder for each.
+///
+/// ```text
+///   DIR/store              says that this is a store, and its format
+///   DIR/lock               held while a process has the store
+///   DIR/logs/NAME/manifest            epoch, key, and which files there should be
+///                 NNNNNNNN.segment    entries, from position NNNNNNNN on
+///                 checkpoint          the newest checkpoint
+/// ```
+/// The directory is for its owner only (0700, files 0600): it holds the keys. Every call that may wait for the disk does
+/// so on tokio's threads for blocking work. A log that is quiet has no open file. The format is in `docs/log-format.md`.
+///
+/// ```
+/// use relay_log::{DiskOptions, DiskStore, LogName, LogOptions, Logs};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path();
+/// let name = LogName::new("orders")?;
+/// let logs = Logs::new(DiskStore::open(dir, DiskOptions::default())?);
+/// logs.create(&name, LogOptions::default()).await?.append(vec!["first"]).await?;
+/// logs.close().await?;
+///
+/// let logs = Logs::new(DiskStore::open(dir, DiskOptions::default())?);
+/// assert_eq!(logs.open(&name).await?.bounds().head, 1);
+/// # Ok(()) }
+/// ```
+pub struct DiskStore {
+    shared: Arc<Shared>,
+}
+
+/// What the logs of a store share.
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) options: DiskOptions,
+    pub(super) boot: String,
+    dir: PathBuf,
+    stripes: [Mutex<()>; STRIPES],
+    logs: Mutex<Known>,
+    /// Logs that are being written.
+    active: Mutex<Vec<Arc<DiskLog>>>,
+    writes: AtomicU64,
+    readable: Mutex<VecDeque<(PathBuf, Arc<dyn DiskFile>)>>,
+    syncer: Syncer,
+    closed: AtomicBool,
+    lock: Mutex<Option<Box<dyn fmt::Debug + Send + Sync>>>,
+}
+
+#[derive(Default)]
+struct Known {
+    held: HashMap<LogName, Weak<DiskLog>>,
+    sweep_at: usize,
+}
+
+/// Logs that have something to sync, and the news for the thread that does.
+#[derive(Default)]
+struct Syncer {
+    due: Mutex<Vec<Weak<DiskLog>>>,
+    news: Condvar,
+}
+
+/// Does something that may wait for the disk on a thread for that. It is done even if nobody waits for it.
+pub(super) fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Work<Result<T, Error>> {
+    let task = tokio::task::spawn_blocking(work);
+    Work::Later(Box::pin(async move {
+        task.await
+            .unwrap_or_else(|broken| Err(Error::Closed { why: format!("its work broke off: {broken}") }))
+    }))
+}
+
+impl DiskStore {
+    /// Opens the store in a directory, or begins one in an empty or missing directory. Blocks for moments; each log is
+    /// looked at when it is opened.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when another process has the store, when the directory is somebody else's, or of a newer
+    /// format; [`Error::Io`] when it cannot be used.
+    pub fn open(dir: impl AsRef<Path>, options: DiskOptions) -> Result<Self, Error> {
+        Self::open_on(Arc::new(SystemDisk), dir.as_ref(), options)
+    }
+
+    /// [`Self::open`] on a file system that is given.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_on(disk: Arc<dyn Disk>, dir: &Path, options: DiskOptions) -> Result<Self, Error> {
+        let lock = prepare(&*disk, dir)?;
+        let shared = Arc::new(Shared {
+            boot: disk.boot().unwrap_or_default(),
+            disk,
+            options,
+            dir: dir.to_owned(),
+            stripes: Default::default(),
+            logs: Mutex::default(),
+            active: Mutex::default(),
+            writes: AtomicU64::new(0),
+            readable: Mutex::default(),
+            syncer: Syncer::default(),
+            closed: AtomicBool::new(false),
+            lock: Mutex::new(Some(lock)),
+        });
+        if let Fsync::Interval(interval) = shared.options.fsync {
+            let shared = Arc::downgrade(&shared);
+            let started = std::thread::Builder::new().name("relay-log-sync".into());
+            let started = started.spawn(move || Shared::keep_syncing(&shared, interval));
+            started.map_err(|source| Error::io("starting a thread failed", source))?;
+        }
+        Ok(Self { shared })
+    }
+}
+
+/// Makes a directory a store, or finds that it is one; and locks it.
+fn prepare(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn fmt::Debug + Send + Sync>, Error> {
+    disk.create_dir(dir).map_err(|source| failed("creating", dir, source))?;
+    let (mark, lock) = (dir.join(MARK), dir.join(LOCK));
+    let listed = || disk.list(dir).map_err(|source| failed("reading", dir, source));
+    let refused = |problem: String| Error::Refused { path: dir.to_owned(), problem };
+    let foreign = |files: &[String]| {
+        files.iter().find(|file| !matches!(file.as_str(), MARK | LOCK | "store.new" | "logs")).cloned()
+    };
+    // Nothing is made in a directory of somebody else, not even the lock.
+    let files = listed()?;
+    if !files.iter().any(|file| file == MARK)
+        && let Some(file) = foreign(&files)
+    {
+        return Err(refused(format!("this is no store, and not empty: there is {file}")));
+    }
+    let lock = disk.lock(&lock, true).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => refused("another process has the store".into()),
+        _ => failed("locking", &lock, source),
+    })?;
+    match framed::read(disk, &mark, MARK_KIND) {
+        Ok(_) => {}
+        Err(error) if framed::is_missing(&error) => {
+            let logs = folder::logs(dir);
+            if listed()?.iter().any(|file| file == "logs") && disk.list(&logs).is_ok_and(|l| !l.is_empty()) {
+                return Err(refused(format!("there are logs, and the file {MARK} is missing")));
+            }
+            disk.create_dir(&logs).map_err(|source| failed("creating", &logs, source))?;
+            // Once the mark is there, everything else is.
+            disk.sync_dir(dir).map_err(|source| failed("syncing", dir, source))?;
+            framed::replace(disk, &mark, MARK_KIND, b"")?;
+            if let Some(parent) = dir.parent() {
+                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                disk.sync_dir(parent).map_err(|source| failed("syncing", parent, source))?;
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    let logs = folder::logs(dir);
+    let folders = disk.list(&logs).map_err(|source| failed("reading", &logs, source))?;
+    for passing in folders.iter().filter(|name| folder::is_passing(name)) {
+        remove_folder(disk, &logs.join(passing))?;
+    }
+    Ok(lock)
+}
+
+/// Finds that a directory is a store, changing nothing, and keeps others out for as long as the lock is held.
+pub(super) fn look_at(
+    disk: &dyn Disk,
+    dir: &Path,
+) -> Result<Option<Box<dyn fmt::Debug + Send + Sync>>, Error> {
+    let refused = |problem: &str| Error::Refused { path: dir.to_owned(), problem: problem.into() };
+    let mark = dir.join(MARK);
+    framed::read(disk, &mark, MARK_KIND).map_err(|error| match framed::is_missing(&error) {
+        true => refused("this is no store of logs: its file `store` is missing"),
+        false => error,
+    })?;
+    match disk.lock(&dir.join(LOCK), false) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(refused("another process has the store"))
+        }
+        // Nobody has what is not there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed("locking", dir, source)),
+    }
+}
+
+fn remove_folder(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    for file in disk.list(dir).map_err(|source| failed("reading", dir, source))? {
+        let path = dir.join(file);
+        disk.remove_file(&path).map_err(|source| failed("removing", &path, source))?;
+    }
+    disk.remove_dir(dir).map_err(|source| failed("removing", dir, source))
+}
+
+impl Store for DiskStore {
+    fn kind(&self) -> &'static str {
+        "disk"
+    }
+
+    fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>> {
+        let (shared, name) = (self.shared.clone(), name.clone());
+        blocking(move || Ok(shared.create(&name, options)? as Arc<dyn StoredLog>))
+    }
+
+    fn open(&self, name: &LogName) -> Work<Result<Arc<dyn StoredLog>, Error>> {
+        let (shared, name) = (self.shared.clone(), name.clone());
+        blocking(move || Ok(shared.open(&name)? as Arc<dyn StoredLog>))
+    }
+
+    fn delete(&self, name: &LogName) -> Work<Result<(), Error>> {
+        let (shared, name) = (self.shared.clone(), name.clone());
+        blocking(move || shared.delete(&name))
+    }
+
+    fn fork(
+        &self,
+        source: &LogName,
+        at: u64,
+        name: &LogName,
+        options: LogOptions,
+    ) -> Work<Result<Arc<dyn StoredLog>, Error>> {
+        let (shared, source, name) = (self.shared.clone(), source.clone(), name.clone());
+        blocking(move || Ok(shared.fork(&source, at, &name, options)? as Arc<dyn StoredLog>))
+    }
+
+    fn names(&self) -> Work<Result<Vec<LogName>, Error>> {
+        let shared = self.shared.clone();
+        blocking(move || shared.names())
+    }
+
+    fn close(&self) -> Work<Result<(), Error>> {
+        let shared = self.shared.clone();
+        blocking(move || shared.close())
+    }
+}
+
+impl Drop for DiskStore {
+    /// Not an orderly end: whoever still holds a log may go on writing it.
+    fn drop(&mut self) {
+        self.shared.syncer.news.notify_all();
+    }
+}
+
+impl fmt::Debug for DiskStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskStore").field("dir", &self.shared.dir).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn create(
+        self: &Arc<Self>,
+        name: &LogName,
+        options: LogOptions,
+    ) -> Result<Arc<DiskLog>, Error> {
+        let retention = options.retention;
+        self.begin(name, |dir| {
+            let identity = options.identity.unwrap_or_else(Identity::random);
+            Manifest::new(name, options.about, identity, 0).save_new(&*self.disk, dir)
+        })
+        .inspect(|log| log.set_retention(retention))
+    }
+
+    fn fork(
+        self: &Arc<Self>,
+        source: &LogName,
+        at: u64,
+        name: &LogName,
+        options: LogOptions,
+    ) -> Result<Arc<DiskLog>, Error> {
+        let source = self.open(source)?;
+        let retention = options.retention;
+        self.begin(name, |dir| fork::copy(self, &source, at, name, options, dir))
+            .inspect(|log| log.set_retention(retention))
+    }
+
+    /// Begins a log: fills a folder that means nothing yet, and gives it its name once it is whole.
+    fn begin(
+        self: &Arc<Self>,
+        name: &LogName,
+        fill: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<Arc<DiskLog>, Error> {
+        let _turn = lock(self.stripe(name));
+        self.check_open()?;
+        let dir = folder::of(&self.dir, name);
+        match self.disk.open(&dir.join(manifest::FILE), false) {
+            Ok(_) => return Err(Error::Exists { name: name.clone() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(failed("opening", &dir, source)),
+        }
+        let fresh = folder::passing(&self.dir);
+        let filled = (|| {
+            self.disk.create_dir(&fresh).map_err(|source| failed("creating", &fresh, source))?;
+            fill(&fresh)?;
+            self.disk.sync_dir(&fresh).map_err(|source| failed("syncing", &fresh, source))?;
+            self.disk.rename(&fresh, &dir).map_err(|source| failed("renaming", &fresh, source))
+        })();
+        if let Err(error) = filled {
+            let _ = remove_folder(&*self.disk, &fresh);
+            return Err(error);
+        }
+        let logs = folder::logs(&self.dir);
+        self.disk.sync_dir(&logs).map_err(|source| failed("syncing", &logs, source))?;
+        self.load(name, dir)
+    }
+
+    pub(super) fn open(self: &Arc<Self>, name: &LogName) -> Result<Arc<DiskLog>, Error> {
+        let _turn = lock(self.stripe(name));
+        self.check_open()?;
+        let held = lock(&self.logs).held.get(name).and_then(Weak::upgrade);
+        match held {
+            Some(log) => Ok(log),
+            None => self.load(name, folder::of(&self.dir, name)),
+        }
+    }
+
+    /// Reads what is there. The caller has the name's stripe.
+    fn load(self: &Arc<Self>, name: &LogName, dir: PathBuf) -> Result<Arc<DiskLog>, Error> {
+        // A folder without its manifest is not one that never was.
+        if matches!(self.disk.list(&dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            return Err(Error::NotFound { name: name.clone() });
+        }
+        let opened = open::open(&*self.disk, &dir, &self.boot, self.options.check_bytes);
+        let opened = opened.map_err(|error| match framed::is_missing(&error) {
+            true => {
+                let file = dir.join(manifest::FILE);
+                open::damaged(file, 0, 0, "the file is missing".into())
+            }
+            false => error,
+        })?;
+        if opened.manifest.name != *name {
+            let problem = format!("the folder holds the log {}, not {name}", opened.manifest.name);
+            return Err(Error::Refused { path: dir, problem });
+        }
+        let log = DiskLog::new(self.clone(), dir, opened);
+        let mut known = lock(&self.logs);
+        if known.held.len() >= known.sweep_at {
+            known.held.retain(|_, log| log.strong_count() > 0);
+            known.sweep_at = 64.max(2 * known.held.len());
+        }
+        known.held.insert(name.clone(), Arc::downgrade(&log));
+        Ok(log)
+    }
+
+    fn delete(self: &Arc<Self>, name: &LogName) -> Result<(), Error> {
+        let _turn = lock(self.stripe(name));
+        self.check_open()?;
+        let dir = folder::of(&self.dir, name);
+        if matches!(self.disk.list(&dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            return Err(Error::NotFound { name: name.clone() });
+        }
+        let held = lock(&self.logs).held.get(name).and_then(Weak::upgrade);
+        // Nobody writes while the folder goes.
+        let writing = held.as_ref().map(|log| log.writer());
+        let going = folder::passing(&self.dir);
+        self.disk.rename(&dir, &going).map_err(|source| failed("renaming", &dir, source))?;
+        drop(writing);
+        if let Some(log) = held {
+            log.end("it was deleted");
+            lock(&self.active).retain(|active| !Arc::ptr_eq(active, &log));
+            lock(&self.logs).held.remove(name);
+        }
+        lock(&self.readable).retain(|(path, _)| !path.starts_with(&dir));
+        let logs = folder::logs(&self.dir);
+        self.disk.sync_dir(&logs).map_err(|source| failed("syncing", &logs, source))?;
+        if let Err(error) = remove_folder(&*self.disk, &going) {
+            tracing::warn!(%error, "the files of a deleted log are removed at the next start");
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Result<Vec<LogName>, Error> {
+        self.check_open()?;
+        let logs = folder::logs(&self.dir);
+        let folders = self.disk.list(&logs).map_err(|source| failed("reading", &logs, source))?;
+        let mut names = Vec::with_capacity(folders.len());
+        for folder in folders.iter().filter(|name| !folder::is_passing(name)) {
+            match Manifest::load(&*self.disk, &logs.join(folder)) {
+                Ok(manifest) => names.push(manifest.name),
+                // Deleted since.
+                Err(error) if framed::is_missing(&error) && self.disk.list(&logs.join(folder)).is_err() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let held: Vec<Arc<DiskLog>> = lock(&self.logs).held.values().filter_map(Weak::upgrade).collect();
+        let mut result = Ok(());
+        for log in &held {
+            let mut writer = log.writer();
+            let rested = log.rest(&mut writer);
+            drop(writer);
+            log.end("its store was closed");
+            result = result.and(rested);
+        }
+        lock(&self.active).clear();
+        lock(&self.readable).clear();
+        self.syncer.news.notify_all();
+        *lock(&self.lock) = None;
+        result
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        match self.closed.load(Ordering::SeqCst) {
+            true => Err(Error::Closed { why: "its store was closed".into() }),
+            false => Ok(()),
+        }
+    }
+
+    fn stripe(&self, name: &LogName) -> &Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        &self.stripes[hasher.finish() as usize % STRIPES]
+    }
+
+    /// A number that grows with each write.
+    pub(super) fn tick(&self) -> u64 {
+        self.writes.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Puts logs that were not written for longest to rest, until there is room for one more.
+    pub(super) fn make_room(&self, wants: &Arc<DiskLog>) {
+        let mut active = lock(&self.active);
+        let excess = (active.len() + 1).saturating_sub(self.options.active_logs);
+        if excess == 0 {
+            return;
+        }
+        active.sort_by_key(|log| log.used.load(Ordering::Relaxed));
+        let candidates: Vec<Arc<DiskLog>> = active.iter().take(excess + 8).cloned().collect();
+        drop(active);
+        let rested =
+            candidates.into_iter().filter(|log| !Arc::ptr_eq(log, wants) && write::rest_if_idle(log));
+        let rested: Vec<Arc<DiskLog>> = rested.take(excess).collect();
+        lock(&self.active).retain(|log| !rested.iter().any(|rested| Arc::ptr_eq(rested, log)));
+    }
+
+    pub(super) fn is_active(&self, log: Arc<DiskLog>) {
+        let mut active = lock(&self.active);
+        if !active.iter().any(|other| Arc::ptr_eq(other, &log)) {
+            active.push(log);
+        }
+    }
+
+    /// A file open for reading; the ones used last are kept open.
+    pub(super) fn readable(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let mut readable = lock(&self.readable);
+        if let Some(at) = readable.iter().position(|(held, _)| held == path)
+            && let Some(found) = readable.remove(at)
+        {
+            let file = found.1.clone();
+            readable.push_back(found);
+            return Ok(file);
+        }
+        drop(readable);
+        let file = self.disk.open(path, false)?;
+        let mut readable = lock(&self.readable);
+        readable.push_back((path.to_owned(), file.clone()));
+        if readable.len() > READABLE {
+            readable.pop_front();
+        }
+        Ok(file)
+    }
+
+    pub(super) fn forget(&self, path: &Path) {
+        lock(&self.readable).retain(|(held, _)| held != path);
+    }
+
+    /// Asks for a sync of a log before the interval is over.
+    pub(super) fn sync_later(&self, log: &DiskLog) {
+        if !matches!(self.options.fsync, Fsync::Interval(_)) {
+            return;
+        }
+        let mut due = lock(&self.syncer.due);
+        if !due.iter().any(|other| Weak::ptr_eq(other, &log.this)) {
+            due.push(log.this.clone());
+            self.syncer.news.notify_one();
+        }
+    }
+
+    /// Syncs what is due, until the store is gone.
+    fn keep_syncing(shared: &Weak<Self>, interval: std::time::Duration) {
+        loop {
+            let Some(this) = shared.upgrade() else { return };
+            let due = lock(&this.syncer.due);
+            if due.is_empty() {
+                // Looks up now and then, because the store may go without a word.
+                let wait = std::time::Duration::from_secs(1);
+                let waited = this.syncer.news.wait_timeout(due, wait);
+                drop(waited.map(|(due, _)| due.is_empty()));
+                if this.closed.load(Ordering::SeqCst) {
+                    return;
+                }
+                continue;
+            }
+            drop(due);
+            std::thread::sleep(interval);
+            let due = std::mem::take(&mut *lock(&this.syncer.due));
+            for log in due.iter().filter_map(Weak::upgrade) {
+                // One that was closed meanwhile has said why already.
+                let _ = log.sync_now();
+            }
+        }
+    }
+}

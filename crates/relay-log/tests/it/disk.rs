@@ -1,0 +1,101 @@
+//! Logs on disk.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use relay_log::sim::SimDisk;
+use relay_log::suite::{self, Subject};
+use relay_log::{DiskOptions, DiskStore, Fsync, Store};
+
+/// Stores on simulated disks, which can be full.
+struct Simulated {
+    disk: std::sync::Mutex<SimDisk>,
+    options: DiskOptions,
+}
+
+impl Subject for Simulated {
+    fn fresh(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        Box::pin(async {
+            let disk = SimDisk::default();
+            *self.disk.lock().unwrap() = disk.clone();
+            let store = DiskStore::open_on(Arc::new(disk), Path::new("d"), self.options.clone()).unwrap();
+            Arc::new(store) as Arc<dyn Store>
+        })
+    }
+
+    fn reopened<'a>(&'a self, _store: &'a Arc<dyn Store>) -> BoxFuture<'a, Option<Arc<dyn Store>>> {
+        Box::pin(async {
+            let disk = self.disk.lock().unwrap().clone();
+            let store = DiskStore::open_on(Arc::new(disk), Path::new("d"), self.options.clone()).unwrap();
+            Some(Arc::new(store) as Arc<dyn Store>)
+        })
+    }
+
+    fn refuse_writes(&self, _store: &Arc<dyn Store>, refuse: bool) -> bool {
+        self.disk.lock().unwrap().set_full(refuse);
+        true
+    }
+}
+
+/// Stores in a real directory.
+struct Real {
+    dir: tempfile::TempDir,
+    options: DiskOptions,
+    stores: std::sync::atomic::AtomicUsize,
+}
+
+impl Real {
+    fn open(&self, fresh: bool) -> Arc<dyn Store> {
+        let at = self.stores.fetch_add(usize::from(fresh), std::sync::atomic::Ordering::SeqCst);
+        let dir = self.dir.path().join(format!("{}", at - usize::from(!fresh)));
+        Arc::new(DiskStore::open(dir, self.options.clone()).unwrap())
+    }
+}
+
+impl Subject for Real {
+    fn fresh(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        Box::pin(async { self.open(true) })
+    }
+
+    fn reopened<'a>(&'a self, _store: &'a Arc<dyn Store>) -> BoxFuture<'a, Option<Arc<dyn Store>>> {
+        Box::pin(async { Some(self.open(false)) })
+    }
+
+    fn refuse_writes(&self, _store: &Arc<dyn Store>, _refuse: bool) -> bool {
+        false
+    }
+}
+
+async fn simulated(options: DiskOptions) {
+    suite::run(&Simulated { disk: std::sync::Mutex::default(), options }).await;
+}
+
+async fn real(options: DiskOptions) {
+    let dir = tempfile::tempdir().unwrap();
+    suite::run(&Real { dir, options, stores: 1.into() }).await;
+}
+
+/// Segments of a few entries, nothing in memory, one log at a time: everything happens all the time.
+fn small() -> DiskOptions {
+    DiskOptions::default().segment_bytes(1024).cache_bytes(0).active_logs(1)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_disk_store_passes_the_suite() {
+    real(DiskOptions::default().fsync(Fsync::Never)).await;
+}
+
+#[tokio::test]
+async fn a_disk_store_of_small_segments_passes_the_suite() {
+    real(small().fsync(Fsync::Interval(Duration::from_millis(2)))).await;
+}
+
+#[tokio::test]
+async fn a_simulated_disk_passes_the_suite() {
+    for fsync in [Fsync::Always, Fsync::Interval(Duration::from_millis(1)), Fsync::Never] {
+        simulated(DiskOptions::default().fsync(fsync)).await;
+        simulated(small().fsync(fsync)).await;
+    }
+}
