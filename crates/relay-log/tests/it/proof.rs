@@ -68,6 +68,12 @@ async fn append(log: &Log, count: u64, round: u64, story: &mut Story) -> bool {
     }
 }
 
+async fn checkpoint(log: &Log, position: u64, story: &mut Story) {
+    if log.save_checkpoint(Checkpoint { position, body: state(position) }).await.is_ok() {
+        story.checkpoint = Some(position);
+    }
+}
+
 /// 30 entries over three segments and more, with a trim and a checkpoint, to an orderly end. Goes on after errors.
 async fn script(disk: &SimDisk, fsync: Fsync, story: &mut Story) -> Result<(), Error> {
     let store = DiskStore::open_on(Arc::new(disk.clone()), Path::new("d"), options(fsync))?;
@@ -79,20 +85,14 @@ async fn script(disk: &SimDisk, fsync: Fsync, story: &mut Story) -> Result<(), E
         append(&log, count, 0, story).await;
         let head = log.bounds().head;
         match turn {
-            6 => {
-                if log.save_checkpoint(Checkpoint { position: head, body: state(head) }).await.is_ok() {
-                    story.checkpoint = Some(head);
-                }
-            }
+            6 => checkpoint(&log, head, story).await,
             8 => {
                 let _ = log.trim(head.saturating_sub(4)).await;
             }
             11 => {
                 let before = head.saturating_sub(1);
                 log.set_retention(Retention::default().entries(5));
-                if log.save_checkpoint(Checkpoint { position: before, body: state(before) }).await.is_ok() {
-                    story.checkpoint = Some(before);
-                }
+                checkpoint(&log, before, story).await;
             }
             _ => {}
         }
@@ -198,7 +198,7 @@ impl Seeded {
 /// matter, and some at random.
 async fn every_loss(disk: &SimDisk, fsync: Fsync, story: &Story, what: &str) {
     let pending = disk.pending();
-    let mut check = async |which: &str, survives: &dyn Fn(usize) -> u8| {
+    let check = async |which: &str, survives: &dyn Fn(usize) -> u8| {
         let mut at = 0;
         let left = disk.after_power_loss(|| {
             at += 1;
