@@ -1,0 +1,249 @@
+//! How far each producer has been seen.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What a sequence says next to those seen before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sighting {
+    /// The first of its producer, whatever the number.
+    First,
+    /// The one after the last.
+    Next,
+    /// Numbers were jumped over.
+    Gap {
+        /// How many.
+        missing: u64,
+        /// The last one before them.
+        after: i64,
+    },
+    /// Not above the highest one seen: sent again, or late.
+    Duplicate {
+        /// The highest one seen.
+        high_water: i64,
+    },
+}
+
+/// The highest sequence per producer, for a bounded number of producers: the one that was heard of longest ago is
+/// forgotten first, and its next sighting is a first.
+///
+/// A look-up and a few links per observation; about 100 bytes and the id per producer.
+#[derive(Debug)]
+pub struct ProducerMarks {
+    most: usize,
+    places: HashMap<Arc<str>, usize>,
+    entries: Vec<Entry>,
+    /// The producer heard of last, and the one longest ago.
+    newest: usize,
+    oldest: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: Arc<str>,
+    high_water: i64,
+    newer: usize,
+    older: usize,
+}
+
+/// No place.
+const NONE: usize = usize::MAX;
+
+impl ProducerMarks {
+    /// Marks of at most so many producers, at least one.
+    pub fn new(most: usize) -> Self {
+        Self { most: most.max(1), places: HashMap::new(), entries: Vec::new(), newest: NONE, oldest: NONE }
+    }
+
+    /// Notes a sequence and says what it is. A duplicate changes nothing but when its producer was heard of.
+    pub fn observe(&mut self, producer: &str, sequence: i64) -> Sighting {
+        // The producer that spoke last often speaks again.
+        let place = match self.entries.get(self.newest) {
+            Some(entry) if *entry.id == *producer => Some(self.newest),
+            _ => self.places.get(producer).copied(),
+        };
+        let Some(place) = place else {
+            self.insert(producer, sequence);
+            return Sighting::First;
+        };
+        self.touch(place);
+        let high_water = self.entries[place].high_water;
+        if sequence <= high_water {
+            return Sighting::Duplicate { high_water };
+        }
+        self.entries[place].high_water = sequence;
+        match sequence.abs_diff(high_water) - 1 {
+            0 => Sighting::Next,
+            missing => Sighting::Gap { missing, after: high_water },
+        }
+    }
+
+    /// The highest sequence seen of a producer; 0 for none.
+    pub fn high_water(&self, producer: &str) -> i64 {
+        self.places.get(producer).map_or(0, |&place| self.entries[place].high_water)
+    }
+
+    /// How many producers are remembered.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// All marks, the producer heard of longest ago first.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
+        let mut place = self.oldest;
+        std::iter::from_fn(move || {
+            let entry = self.entries.get(place)?;
+            place = entry.newer;
+            Some((&*entry.id, entry.high_water))
+        })
+    }
+
+    fn insert(&mut self, producer: &str, high_water: i64) {
+        let id: Arc<str> = producer.into();
+        let place = if self.entries.len() < self.most {
+            self.entries.push(Entry { id: id.clone(), high_water, newer: NONE, older: NONE });
+            self.entries.len() - 1
+        } else {
+            let place = self.oldest;
+            self.unlink(place);
+            let entry = &mut self.entries[place];
+            self.places.remove(&entry.id);
+            (entry.id, entry.high_water) = (id.clone(), high_water);
+            place
+        };
+        self.places.insert(id, place);
+        self.link(place);
+    }
+
+    fn touch(&mut self, place: usize) {
+        if place != self.newest {
+            self.unlink(place);
+            self.link(place);
+        }
+    }
+
+    fn unlink(&mut self, place: usize) {
+        let (newer, older) = (self.entries[place].newer, self.entries[place].older);
+        match self.entries.get_mut(newer) {
+            Some(entry) => entry.older = older,
+            None => self.newest = older,
+        }
+        match self.entries.get_mut(older) {
+            Some(entry) => entry.newer = newer,
+            None => self.oldest = newer,
+        }
+    }
+
+    fn link(&mut self, place: usize) {
+        let newest = self.newest;
+        (self.entries[place].newer, self.entries[place].older) = (NONE, newest);
+        match self.entries.get_mut(newest) {
+            Some(entry) => entry.newer = place,
+            None => self.oldest = place,
+        }
+        self.newest = place;
+    }
+}
+
+/// How far a subscriber has seen, per channel and producer: [`ProducerMarks`] for each channel.
+#[derive(Debug)]
+pub struct GapDetector {
+    most: usize,
+    channels: HashMap<String, ProducerMarks>,
+}
+
+impl Default for GapDetector {
+    /// 100,000 producers per channel.
+    fn default() -> Self {
+        Self::new(100_000)
+    }
+}
+
+impl GapDetector {
+    /// One that remembers at most so many producers per channel.
+    pub fn new(most: usize) -> Self {
+        Self { most, channels: HashMap::new() }
+    }
+
+    /// Notes a sequence and says what it is.
+    pub fn observe(&mut self, channel: &str, producer: &str, sequence: i64) -> Sighting {
+        if let Some(marks) = self.channels.get_mut(channel) {
+            return marks.observe(producer, sequence);
+        }
+        let marks = self.channels.entry(channel.to_owned()).or_insert_with(|| ProducerMarks::new(self.most));
+        marks.observe(producer, sequence)
+    }
+
+    /// The highest sequence seen; 0 for none.
+    pub fn high_water(&self, channel: &str, producer: &str) -> i64 {
+        self.channels.get(channel).map_or(0, |marks| marks.high_water(producer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Behaviour 13.
+    #[test]
+    fn sightings() {
+        let mut detector = GapDetector::default();
+        for (channel, producer, sequence, sighting) in [
+            ("c", "p", 5, Sighting::First),
+            ("c", "p", 6, Sighting::Next),
+            ("c", "p", 9, Sighting::Gap { missing: 2, after: 6 }),
+            ("c", "p", 9, Sighting::Duplicate { high_water: 9 }),
+            ("c", "p", 7, Sighting::Duplicate { high_water: 9 }),
+            ("c", "other", 1, Sighting::First),
+            ("d", "p", 1, Sighting::First),
+            ("c", "p", i64::MAX, Sighting::Gap { missing: i64::MAX as u64 - 10, after: 9 }),
+        ] {
+            assert_eq!(detector.observe(channel, producer, sequence), sighting);
+        }
+        assert_eq!(detector.high_water("d", "p"), 1);
+        assert_eq!((detector.high_water("x", "p"), detector.high_water("c", "x")), (0, 0));
+    }
+
+    proptest! {
+        /// Against a list that is searched from the front.
+        #[test]
+        fn as_the_slow_model(most in 1_usize..5, seen in prop::collection::vec((0_u8..8, 1_i64..6), 0..60)) {
+            let mut marks = ProducerMarks::new(most);
+            let mut model: Vec<(String, i64)> = Vec::new();
+            for (producer, sequence) in seen {
+                let producer = producer.to_string();
+                let expected = match model.iter().position(|(id, _)| *id == producer) {
+                    None => {
+                        if model.len() == most {
+                            model.remove(0);
+                        }
+                        model.push((producer.clone(), sequence));
+                        Sighting::First
+                    }
+                    Some(at) => {
+                        let (id, high) = model.remove(at);
+                        model.push((id, high.max(sequence)));
+                        if sequence <= high {
+                            Sighting::Duplicate { high_water: high }
+                        } else if sequence == high + 1 {
+                            Sighting::Next
+                        } else {
+                            Sighting::Gap { missing: (sequence - high - 1) as u64, after: high }
+                        }
+                    }
+                };
+                prop_assert_eq!(marks.observe(&producer, sequence), expected);
+                let all: Vec<_> = marks.iter().map(|(id, high)| (id.to_owned(), high)).collect();
+                prop_assert_eq!(&all, &model);
+                prop_assert_eq!(marks.len(), model.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The order of checks from frames to items.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use relay_proto::parsec::{DecodeError, Envelope, GapReason, Position, Validation, Validator};
+
+use super::detector::{ProducerMarks, Sighting};
+use super::item::{Delivered, Gap, GapCause, Item};
+
+/// What a transport brings, in order.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Frame {
+    /// The first of each connection.
+    Connected {
+        /// What follows this position comes; `None` from a server without positions.
+        resumes_after: Option<Position>,
+    },
+    /// Something that was published.
+    Envelope {
+        /// Where it stands; `None` when that is not said.
+        position: Option<Position>,
+        /// Its bytes.
+        envelope: Bytes,
+    },
+    /// Something that was published, and is too large to be read.
+    Oversized {
+        /// Where it stands; `None` when that is not said.
+        position: Option<Position>,
+        /// Its bytes.
+        size: u64,
+        /// Bytes that are read at most.
+        limit: u64,
+    },
+    /// The server cannot give all that follows the position that was asked for, or the transport lost it.
+    Gap {
+        /// Why.
+        cause: GapCause,
+        /// How many; `None` when that is not known.
+        missed: Option<u64>,
+        /// What follows this position comes.
+        resumes_after: Position,
+    },
+    /// Everything up to this position was sent.
+    Heartbeat {
+        /// The position.
+        position: Position,
+    },
+    /// The transport's bounded queue was full, and dropped frames.
+    Lag {
+        /// How many.
+        dropped: u64,
+        /// What follows this position comes.
+        resumes_after: Option<Position>,
+    },
+}
+
+/// What a subscriber wants of a channel.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FollowOptions {
+    /// Aspects to hand over; empty for all. Default: all.
+    pub aspects: BTreeSet<String>,
+    /// Envelopes with a sequence up to this are noted, and not handed over. Default: 0, none.
+    pub from_sequence: i64,
+    /// The position to go on after. Default: where the server begins.
+    pub after: Option<Position>,
+    /// Checks payloads. Default: off.
+    pub validator: Validator,
+    /// Producers whose marks are kept, about 100 bytes each. Default 100,000.
+    pub max_producers: usize,
+}
+
+impl Default for FollowOptions {
+    fn default() -> Self {
+        Self {
+            aspects: BTreeSet::new(),
+            from_sequence: 0,
+            after: None,
+            validator: Validator::default(),
+            max_producers: 100_000,
+        }
+    }
+}
+
+/// There is a hole: drop the connection, and resume from [`Follow::position`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+#[non_exhaustive]
+pub struct Restart {
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// A subscription's fold over the frames of all its connections.
+///
+/// ```text
+///            handle_open          Connected, as asked           Envelope, Gap, Heartbeat
+///   Closed ------------> Fresh -------------------------> Live ----+
+///                          |                               ^  ^----+
+///                          | Connected elsewhere           | Gap, or else the fold says one itself
+///                          +-----------------> Owed -------+
+/// ```
+///
+/// An offset that is jumped over asks for another connection, once: seen again after the same position it is a gap. Marks of
+/// producers stay over connections, gaps and epochs.
+#[derive(Debug)]
+pub struct Follow {
+    channel: String,
+    options: FollowOptions,
+    phase: Phase,
+    /// After the last item that counts.
+    last: Option<Position>,
+    /// A hole was seen after this position before.
+    hole_at: Option<Option<Position>>,
+    /// The last frame was a gap that leads here.
+    gap_to: Option<Position>,
+    resumed: bool,
+    marks: ProducerMarks,
+    items: VecDeque<Item>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    Closed,
+    /// Nothing has come.
+    Fresh,
+    /// The server goes on elsewhere than was asked, and owes a gap.
+    Owed(Position),
+    Live,
+}
+
+impl Follow {
+    /// A fold that has seen nothing.
+    pub fn new(channel: &str, options: FollowOptions) -> Self {
+        Self {
+            channel: channel.to_owned(),
+            phase: Phase::Closed,
+            last: options.after.clone(),
+            hole_at: None,
+            gap_to: None,
+            resumed: options.after.is_some(),
+            marks: ProducerMarks::new(options.max_producers),
+            items: VecDeque::new(),
+            options,
+        }
+    }
+
+    /// The position to resume from: after everything that was, or is about to be, handed over.
+    pub fn position(&self) -> Option<&Position> {
+        self.last.as_ref()
+    }
+
+    /// The highest sequence seen of a producer; 0 for none.
+    pub fn high_water(&self, producer: &str) -> i64 {
+        self.marks.high_water(producer)
+    }
+
+    /// The next item, if there is one. Take them all before the next frame, or they pile up.
+    pub fn next_item(&mut self) -> Option<Item> {
+        self.items.pop_front()
+    }
+
+    /// Another connection begins.
+    pub fn handle_open(&mut self) {
+        self.phase = Phase::Fresh;
+        self.gap_to = None;
+    }
+
+    /// A frame has come. Says whether it was news: whether the connection was worth it.
+    ///
+    /// # Errors
+    /// [`Restart`]: the frame does not count, and the connection should be dropped.
+    pub fn handle_frame(&mut self, frame: Frame) -> Result<bool, Restart> {
+        let frame = match frame {
+            Frame::Connected { resumes_after } => {
+                self.connected(resumes_after);
+                return Ok(false);
+            }
+            other => other,
+        };
+        match std::mem::replace(&mut self.phase, Phase::Live) {
+            Phase::Live => {}
+            Phase::Closed | Phase::Fresh => {
+                if let Err(restart) = self.first_time("the first frame was not connected") {
+                    self.phase = Phase::Fresh;
+                    return Err(restart);
+                }
+                self.subscribed(self.last.clone());
+                // With a position the checks below show what is missing.
+                if self.last.is_some() && matches!(frame, Frame::Envelope { position: None, .. }) {
+                    self.gap(GapCause::Hole, None, self.last.clone());
+                }
+            }
+            Phase::Owed(after) if !matches!(frame, Frame::Gap { .. }) => self.say_owed_gap(&after),
+            Phase::Owed(_) => {}
+        }
+        let gap_to = self.gap_to.take();
+        match frame {
+            Frame::Connected { .. } => Ok(false),
+            Frame::Gap { cause, missed, resumes_after } => {
+                // Said twice, it is one gap.
+                if gap_to.as_ref() != Some(&resumes_after) {
+                    // What was lost on the way before it belongs to it: the server cannot know.
+                    let last = self.last.as_ref().filter(|last| last.same_epoch(&resumes_after));
+                    let jumped = last.and_then(|last| resumes_after.offset().checked_sub(last.offset()));
+                    let missed = missed.map(|missed| jumped.map_or(missed, |jumped| missed.max(jumped)));
+                    self.last = Some(resumes_after.clone());
+                    self.gap(cause, missed, Some(resumes_after.clone()));
+                }
+                self.gap_to = Some(resumes_after);
+                Ok(true)
+            }
+            Frame::Lag { dropped, resumes_after } => {
+                if resumes_after.is_some() {
+                    self.last = resumes_after.clone();
+                }
+                self.items.push_back(Item::Lag { dropped, position: resumes_after });
+                Ok(true)
+            }
+            Frame::Heartbeat { position } => {
+                self.gap_to = gap_to;
+                self.heartbeat(position)
+            }
+            Frame::Envelope { position, envelope } => {
+                if !self.step(position.as_ref())? {
+                    return Ok(false);
+                }
+                self.envelope(position, envelope);
+                Ok(true)
+            }
+            Frame::Oversized { position, size, limit } => {
+                if !self.step(position.as_ref())? {
+                    return Ok(false);
+                }
+                let error = DecodeError::TooLarge { size, limit };
+                self.items.push_back(Item::Undecodable { position, bytes: size, error });
+                Ok(true)
+            }
+        }
+    }
+
+    fn connected(&mut self, resumes_after: Option<Position>) {
+        self.subscribed(resumes_after.clone());
+        self.phase = match (resumes_after, &self.last) {
+            (Some(after), Some(last)) if after != *last => Phase::Owed(after),
+            (Some(after), None) => {
+                self.last = Some(after);
+                Phase::Live
+            }
+            _ => Phase::Live,
+        };
+    }
+
+    fn subscribed(&mut self, position: Option<Position>) {
+        let resumed = std::mem::replace(&mut self.resumed, true);
+        self.items.push_back(Item::Subscribed { position, resumed });
+    }
+
+    /// The server went on elsewhere and did not say what is lost.
+    fn say_owed_gap(&mut self, after: &Position) {
+        let Some(last) = self.last.clone() else { return };
+        if !last.same_epoch(after) {
+            self.last = Some(after.clone());
+            self.gap(GapCause::Server(GapReason::EpochChanged), None, Some(after.clone()));
+        } else if after.offset() > last.offset() {
+            self.last = Some(after.clone());
+            self.gap(GapCause::Hole, Some(after.offset() - last.offset()), Some(after.clone()));
+        } else {
+            // It goes back: what comes again is dropped, and nothing is known to be missing.
+            self.gap(GapCause::Hole, None, Some(last));
+        }
+    }
+
+    fn heartbeat(&mut self, position: Position) -> Result<bool, Restart> {
+        let Some(last) = self.last.clone() else { return Ok(false) };
+        let ahead = position.offset().checked_sub(last.offset()).filter(|ahead| *ahead > 0);
+        if last.same_epoch(&position) && ahead.is_none() {
+            return Ok(false);
+        }
+        self.first_time("a heartbeat was ahead of what had come")?;
+        self.jump(&last, position, ahead);
+        Ok(true)
+    }
+
+    /// Whether what stands at this position is news. Without positions everything is.
+    fn step(&mut self, position: Option<&Position>) -> Result<bool, Restart> {
+        let (Some(position), Some(last)) = (position, &self.last) else {
+            if let Some(position) = position {
+                self.last = Some(position.clone());
+            }
+            return Ok(true);
+        };
+        let same = last.same_epoch(position);
+        if same && position.offset() <= last.offset() {
+            return Ok(false);
+        }
+        if !same || position.offset() > last.offset() + 1 {
+            let last = last.clone();
+            self.first_time("an offset was jumped over")?;
+            let before = position.at(position.offset().saturating_sub(1));
+            let missed = before.offset().checked_sub(last.offset());
+            self.jump(&last, before, missed);
+        }
+        self.last = Some(position.clone());
+        Ok(true)
+    }
+
+    /// A hole after the same position is worth one other connection.
+    fn first_time(&mut self, what: &str) -> Result<(), Restart> {
+        if self.hole_at.as_ref() == Some(&self.last) {
+            return Ok(());
+        }
+        self.hole_at = Some(self.last.clone());
+        let after = self.last.as_ref().map_or(String::new(), |last| format!(" after {last}"));
+        Err(Restart { reason: format!("{what}{after}") })
+    }
+
+    fn jump(&mut self, last: &Position, to: Position, missed: Option<u64>) {
+        self.last = Some(to.clone());
+        if last.same_epoch(&to) {
+            self.gap(GapCause::Hole, missed, Some(to));
+        } else {
+            self.gap(GapCause::Server(GapReason::EpochChanged), None, Some(to));
+        }
+    }
+
+    fn gap(&mut self, cause: GapCause, missing: Option<u64>, position: Option<Position>) {
+        let gap = Gap { producer: None, missing, from: None, to: None, cause, position };
+        self.items.push_back(Item::Gap(gap));
+    }
+
+    /// From bytes to what the subscriber wants: decode, observe, validate, choose.
+    fn envelope(&mut self, position: Option<Position>, bytes: Bytes) {
+        let size = bytes.len() as u64;
+        let decoded = Envelope::decode(bytes).and_then(|envelope| envelope.usable().map(|()| envelope));
+        let envelope = match decoded {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                self.items.push_back(Item::Undecodable { position, bytes: size, error });
+                return;
+            }
+        };
+        let (producer, sequence) = (envelope.producer().id(), envelope.sequence());
+        let wanted = sequence > self.options.from_sequence;
+        match self.marks.observe(producer, sequence) {
+            Sighting::First | Sighting::Next => {}
+            Sighting::Gap { missing, after } if wanted => {
+                let before =
+                    position.as_ref().map(|position| position.at(position.offset().saturating_sub(1)));
+                self.items.push_back(Item::Gap(Gap {
+                    producer: Some(producer.to_owned()),
+                    missing: Some(missing),
+                    from: Some(after.saturating_add(1)),
+                    to: Some(sequence - 1),
+                    cause: GapCause::Sequence,
+                    position: before,
+                }));
+            }
+            Sighting::Gap { .. } => {}
+            Sighting::Duplicate { high_water } => {
+                if wanted {
+                    let producer = producer.to_owned();
+                    self.items.push_back(Item::Duplicate { producer, sequence, high_water, position });
+                }
+                return;
+            }
+        }
+        if !wanted {
+            return;
+        }
+        let validator = &self.options.validator;
+        let warning = match validator.check(&self.channel, envelope.aspect(), envelope.payload()) {
+            Validation::Warned(why) => Some(why),
+            Validation::Rejected(rejection) => {
+                let (producer, aspect) = (producer.to_owned(), envelope.aspect().to_owned());
+                self.items.push_back(Item::Rejected { position, producer, sequence, aspect, rejection });
+                return;
+            }
+            _ => None,
+        };
+        if self.options.aspects.is_empty() || self.options.aspects.contains(envelope.aspect()) {
+            self.items.push_back(Item::Envelope(Delivered { position, envelope, warning }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,460 @@
+use super::*;
+use proptest::prelude::*;
+use relay_proto::parsec::{Registry, ValidatorMode};
+
+fn at(text: &str) -> Option<Position> {
+    Some(text.parse().unwrap())
+}
+
+fn text(producer: &str, sequence: i64, aspect: &str) -> Bytes {
+    format!(r#"{{"aspect":"{aspect}","producer":{{"id":"{producer}"}},"sequence":{sequence},"payload":{sequence}}}"#).into()
+}
+
+fn envelope(position: &str, producer: &str, sequence: i64) -> Frame {
+    Frame::Envelope { position: position.parse().ok(), envelope: text(producer, sequence, "a") }
+}
+
+fn brief(item: &Item) -> String {
+    let place = |position: &Option<Position>| position.as_ref().map_or("-".into(), ToString::to_string);
+    match item {
+        Item::Subscribed { position, resumed } => {
+            format!("{} {}", if *resumed { "resumed" } else { "subscribed" }, place(position))
+        }
+        Item::Envelope(delivered) => {
+            let envelope = &delivered.envelope;
+            let warning = if delivered.warning.is_some() { " warned" } else { "" };
+            format!(
+                "{}{}@{}{warning}",
+                envelope.producer().id(),
+                envelope.sequence(),
+                place(&delivered.position)
+            )
+        }
+        Item::Gap(gap) => {
+            let missing = gap.missing.map_or("?".into(), |n| n.to_string());
+            let of = gap
+                .producer
+                .as_ref()
+                .map_or(String::new(), |id| format!(" of {id} {}-{}", gap.from.unwrap(), gap.to.unwrap()));
+            format!("gap {} {missing}{of} {}", gap.cause, place(&gap.position))
+        }
+        Item::Duplicate { producer, sequence, high_water, position } => {
+            format!("duplicate {producer}{sequence}<={high_water}@{}", place(position))
+        }
+        Item::Undecodable { position, error, .. } => format!("undecodable@{} {error}", place(position)),
+        Item::Rejected { position, rejection, .. } => {
+            format!("rejected {}@{}", rejection.code(), place(position))
+        }
+        Item::Lag { dropped, position } => format!("lag {dropped} {}", place(position)),
+    }
+}
+
+fn items(follow: &mut Follow) -> Vec<String> {
+    std::iter::from_fn(|| follow.next_item()).map(|item| brief(&item)).collect()
+}
+
+/// All pairs of a state and an input; what comes of each stands in `table.txt`.
+#[test]
+fn every_state_and_input() {
+    let fresh = |after: Option<&str>| {
+        let options =
+            FollowOptions { after: after.map(|text| text.parse().unwrap()), ..FollowOptions::default() };
+        let mut follow = Follow::new("public:a.b", options);
+        follow.handle_open();
+        follow
+    };
+    let connected = |after: Option<&str>, to: Option<&str>| {
+        let mut follow = fresh(after);
+        let resumes_after = to.map(|text| text.parse().unwrap());
+        follow.handle_frame(Frame::Connected { resumes_after }).unwrap();
+        items(&mut follow);
+        follow
+    };
+    let holed = |mut follow: Follow, frame: Frame| {
+        follow.handle_frame(frame).unwrap_err();
+        follow.handle_open();
+        let resumes_after = follow.position().cloned();
+        follow.handle_frame(Frame::Connected { resumes_after }).unwrap();
+        items(&mut follow);
+        follow
+    };
+    type Make<'a> = Box<dyn Fn() -> Follow + 'a>;
+    let states: Vec<(&str, Make<'_>)> = vec![
+        ("closed", Box::new(|| Follow::new("public:a.b", FollowOptions::default()))),
+        ("fresh", Box::new(|| fresh(None))),
+        ("fresh, after e.5", Box::new(|| fresh(Some("e.5")))),
+        (
+            "fresh, after e.5, once before without connected",
+            Box::new(|| {
+                let mut follow = fresh(Some("e.5"));
+                follow.handle_frame(envelope("e.6", "p", 1)).unwrap_err();
+                follow.handle_open();
+                follow
+            }),
+        ),
+        ("owed, from e.5 to e.8", Box::new(|| connected(Some("e.5"), Some("e.8")))),
+        ("owed, from e.5 back to e.3", Box::new(|| connected(Some("e.5"), Some("e.3")))),
+        ("owed, from e.5 to f.2", Box::new(|| connected(Some("e.5"), Some("f.2")))),
+        ("live at e.5", Box::new(|| connected(Some("e.5"), Some("e.5")))),
+        ("live at e.5, begun there", Box::new(|| connected(None, Some("e.5")))),
+        ("live without positions", Box::new(|| connected(None, None))),
+        (
+            "live at e.5, hole before",
+            Box::new(|| holed(connected(Some("e.5"), Some("e.5")), envelope("e.9", "p", 1))),
+        ),
+        (
+            "live at e.5, just after a gap",
+            Box::new(|| {
+                let mut follow = connected(Some("e.1"), Some("e.5"));
+                let cause = GapCause::Server(GapReason::Trimmed);
+                let resumes_after = "e.5".parse().unwrap();
+                follow.handle_frame(Frame::Gap { cause, missed: Some(4), resumes_after }).unwrap();
+                items(&mut follow);
+                follow
+            }),
+        ),
+    ];
+    let gap = |reason, missed, to: &str| Frame::Gap {
+        cause: GapCause::Server(reason),
+        missed,
+        resumes_after: to.parse().unwrap(),
+    };
+    let inputs = [
+        ("connected e.5", Frame::Connected { resumes_after: at("e.5") }),
+        ("connected e.8", Frame::Connected { resumes_after: at("e.8") }),
+        ("connected f.2", Frame::Connected { resumes_after: at("f.2") }),
+        ("connected -", Frame::Connected { resumes_after: None }),
+        ("envelope e.6", envelope("e.6", "p", 1)),
+        ("envelope e.5", envelope("e.5", "p", 1)),
+        ("envelope e.9", envelope("e.9", "p", 1)),
+        ("envelope f.1", envelope("f.1", "p", 1)),
+        ("envelope -", envelope("", "p", 1)),
+        ("nonsense e.6", Frame::Envelope { position: at("e.6"), envelope: "[]".into() }),
+        ("oversized e.6", Frame::Oversized { position: at("e.6"), size: 9, limit: 8 }),
+        ("gap trimmed e.5", gap(GapReason::Trimmed, Some(4), "e.5")),
+        ("gap trimmed e.8", gap(GapReason::Trimmed, Some(3), "e.8")),
+        ("gap epoch-changed f.0", gap(GapReason::EpochChanged, None, "f.0")),
+        ("heartbeat e.5", Frame::Heartbeat { position: "e.5".parse().unwrap() }),
+        ("heartbeat e.7", Frame::Heartbeat { position: "e.7".parse().unwrap() }),
+        ("heartbeat f.1", Frame::Heartbeat { position: "f.1".parse().unwrap() }),
+        ("lag e.7", Frame::Lag { dropped: 2, resumes_after: at("e.7") }),
+    ];
+    let mut table = String::new();
+    for (state, make) in &states {
+        table += &format!("{state}\n");
+        for (input, frame) in &inputs {
+            let mut follow = make();
+            let result = follow.handle_frame(frame.clone());
+            let mut said = items(&mut follow);
+            said.extend(result.err().map(|restart| format!("RESTART {}", restart.reason)));
+            let place = follow.position().map_or("-".into(), ToString::to_string);
+            table += &format!("  {input:<22} -> {place:<4} {}\n", said.join(", "));
+        }
+    }
+    if std::env::var_os("RELAY_WRITE_TABLE").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/sequences/follow/table.txt"), &table)
+            .unwrap();
+    }
+    let known = include_str!("table.txt");
+    for (line, (now, then)) in table.lines().zip(known.lines()).enumerate() {
+        assert_eq!(now, then, "line {}", line + 1);
+    }
+    assert_eq!(table.lines().count(), known.lines().count());
+}
+
+#[test]
+fn filters_validators_and_from_sequence_never_make_a_gap() {
+    let schemas =
+        br#"[{"pattern":"public:**","aspects":{"a":{"payload_schema":{"enum":[1,3,5,6]}},"b":{}}}]"#;
+    let validator = Validator::new(Registry::from_json(schemas).unwrap(), ValidatorMode::Strict);
+    let mut options = FollowOptions { validator, from_sequence: 2, ..FollowOptions::default() };
+    options.aspects.insert("a".into());
+    let mut follow = Follow::new("public:a.b", options);
+    follow.handle_open();
+    follow.handle_frame(Frame::Connected { resumes_after: at("e.0") }).unwrap();
+    for (offset, (sequence, aspect)) in
+        [(1, "a"), (2, "a"), (3, "a"), (4, "a"), (5, "b"), (6, "a"), (7, "c"), (9, "b")]
+            .into_iter()
+            .enumerate()
+    {
+        let position = at(&format!("e.{}", offset + 1));
+        follow.handle_frame(Frame::Envelope { position, envelope: text("p", sequence, aspect) }).unwrap();
+    }
+    assert_eq!(
+        items(&mut follow),
+        [
+            "subscribed e.0",
+            "p3@e.3",
+            "rejected payload-invalid@e.4",
+            "p6@e.6",
+            "rejected unsupported-aspect@e.7",
+            "gap sequence 1 of p 8-8 e.7",
+        ]
+    );
+    assert_eq!(follow.high_water("p"), 9);
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_counts() {
+    let mut follow = Follow::new("public:a.b", FollowOptions::default());
+    follow.handle_open();
+    follow.handle_frame(Frame::Connected { resumes_after: at("e.0") }).unwrap();
+    for (offset, envelope) in [
+        "nonsense",
+        "[]",
+        r#""text""#,
+        r#"{"aspect":"a","producer":{"id":"p"},"sequence":0}"#,
+        r#"{"aspect":"a","producer":{"id":"p"},"sequence":1.5}"#,
+        r#"{"aspect":"a","producer":{"id":"p"},"sequence":"2"}"#,
+        r#"{"aspect":"a","producer":{"id":"p"},"sequence":9223372036854775808}"#,
+        r#"{"aspect":"a","producer":{},"sequence":1}"#,
+        r#"{"aspect":"a","producer":{"id":"p"},"sequence":1,"produced_at":"noon"}"#,
+        r#"{"aspect":"a","producer":{"id":"p","kind":"robot"},"sequence":1,"x":{}}"#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let position = at(&format!("e.{}", offset + 1));
+        follow.handle_frame(Frame::Envelope { position, envelope: envelope.into() }).unwrap();
+    }
+    let said = items(&mut follow);
+    assert_eq!(said.len(), 11);
+    assert!(said[1..10].iter().all(|line| line.starts_with("undecodable@e.")), "{said:?}");
+    assert_eq!(said[10], "p1@e.10");
+}
+
+/// What happens between a server and a subscriber.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A producer publishes, after having lost so many of its numbers.
+    Publish(u8, u8),
+    /// A producer publishes a number that it used before.
+    Again(u8),
+    /// The log forgets its oldest.
+    Trim(u8),
+    /// The log is lost.
+    NewEpoch,
+    /// The connection breaks.
+    Cut,
+    /// A frame is lost on the way.
+    Lose,
+    /// Frames come again.
+    Repeat(u8),
+    /// The server says how far it is.
+    Heartbeat,
+    /// So many frames arrive.
+    Deliver(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0_u8..3, prop_oneof![5 => Just(0_u8), 1 => 1_u8..4]).prop_map(|(p, lost)| Step::Publish(p, lost)),
+        1 => (0_u8..3).prop_map(Step::Again),
+        1 => (0_u8..4).prop_map(Step::Trim),
+        1 => Just(Step::NewEpoch),
+        2 => Just(Step::Cut),
+        1 => Just(Step::Lose),
+        1 => (0_u8..4).prop_map(Step::Repeat),
+        2 => Just(Step::Heartbeat),
+        6 => (0_u8..5).prop_map(Step::Deliver),
+    ]
+}
+
+/// A server that does what the protocol says, as slowly and obviously as can be.
+struct Server {
+    epoch: u32,
+    head: u64,
+    /// Offset, producer, sequence.
+    retained: Vec<(u64, u8, i64)>,
+    counts: [i64; 3],
+    /// What follows this offset of the connection's is sent.
+    sent: Option<u64>,
+}
+
+impl Server {
+    fn place(&self, offset: u64) -> Position {
+        Position::new(format!("epoch{}", self.epoch), offset)
+    }
+
+    fn base(&self) -> u64 {
+        self.retained.first().map_or(self.head, |(offset, ..)| offset - 1)
+    }
+
+    fn connect(&mut self, follow: &mut Follow) {
+        follow.handle_open();
+        let asked = follow.position().cloned();
+        let base = self.base();
+        let mut gap = None;
+        let from = match asked {
+            None => self.head,
+            Some(asked) if asked.epoch() != self.place(0).epoch() => {
+                gap = Some((GapReason::EpochChanged, None));
+                base
+            }
+            Some(asked) if asked.offset() > self.head => {
+                gap = Some((GapReason::UnknownPosition, None));
+                base
+            }
+            Some(asked) if asked.offset() < base => {
+                gap = Some((GapReason::Trimmed, Some(base - asked.offset())));
+                base
+            }
+            Some(asked) => asked.offset(),
+        };
+        follow.handle_frame(Frame::Connected { resumes_after: Some(self.place(from)) }).unwrap();
+        if let Some((reason, missed)) = gap {
+            let cause = GapCause::Server(reason);
+            follow.handle_frame(Frame::Gap { cause, missed, resumes_after: self.place(from) }).unwrap();
+        }
+        self.sent = Some(from);
+    }
+
+    /// Sends again what it has sent last.
+    fn repeat(&mut self, follow: &mut Follow, back: u64) {
+        let Some(sent) = self.sent else { return };
+        for &(offset, producer, sequence) in &self.retained {
+            if offset <= sent && offset + back > sent {
+                let envelope = text(&producer.to_string(), sequence, "a");
+                let frame = Frame::Envelope { position: Some(self.place(offset)), envelope };
+                if follow.handle_frame(frame).is_err() {
+                    self.sent = None;
+                }
+            }
+        }
+    }
+
+    /// Sends what follows, up to so many; `lose` drops the first of them.
+    fn deliver(&mut self, follow: &mut Follow, most: usize, lose: bool) {
+        for n in 0..most {
+            let Some(sent) = self.sent else { return };
+            let Some(&(offset, producer, sequence)) =
+                self.retained.iter().find(|(offset, ..)| *offset > sent)
+            else {
+                return;
+            };
+            if offset > sent + 1 {
+                // Fell off the log: the server says so.
+                let cause = GapCause::Server(GapReason::SlowConsumer);
+                let (missed, resumes_after) = (Some(offset - 1 - sent), self.place(offset - 1));
+                if follow.handle_frame(Frame::Gap { cause, missed, resumes_after }).is_err() {
+                    self.sent = None;
+                    return;
+                }
+            }
+            self.sent = Some(offset);
+            if lose && n == 0 {
+                continue;
+            }
+            let envelope = text(&producer.to_string(), sequence, "a");
+            let frame = Frame::Envelope { position: Some(self.place(offset)), envelope };
+            if follow.handle_frame(frame).is_err() {
+                self.sent = None;
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    /// Nothing is lost, and nothing comes twice, that was not said.
+    #[test]
+    fn as_the_slow_server(steps in prop::collection::vec(step(), 1..60)) {
+        let mut server = Server { epoch: 0, head: 0, retained: Vec::new(), counts: [0; 3], sent: None };
+        let mut follow = Follow::new("public:a.b", FollowOptions::default());
+        server.connect(&mut follow);
+        for step in steps {
+            match step {
+                Step::Publish(producer, lost) => {
+                    let count = &mut server.counts[usize::from(producer)];
+                    *count += 1 + i64::from(lost);
+                    server.head += 1;
+                    server.retained.push((server.head, producer, *count));
+                }
+                Step::Again(producer) => {
+                    server.head += 1;
+                    let count = server.counts[usize::from(producer)].max(1);
+                    server.counts[usize::from(producer)] = count;
+                    server.retained.push((server.head, producer, count));
+                }
+                Step::Trim(count) => {
+                    let count = usize::from(count).min(server.retained.len());
+                    server.retained.drain(..count);
+                }
+                Step::NewEpoch => {
+                    server.epoch += 1;
+                    server.head = 0;
+                    server.retained.clear();
+                    server.sent = None;
+                }
+                Step::Cut => server.sent = None,
+                Step::Lose => server.deliver(&mut follow, 1, true),
+                Step::Repeat(back) => server.repeat(&mut follow, u64::from(back)),
+                Step::Heartbeat => {
+                    if let Some(sent) = server.sent
+                        && follow.handle_frame(Frame::Heartbeat { position: server.place(sent) }).is_err()
+                    {
+                        server.sent = None;
+                    }
+                }
+                Step::Deliver(most) => {
+                    if server.sent.is_none() {
+                        server.connect(&mut follow);
+                    }
+                    server.deliver(&mut follow, usize::from(most), false);
+                }
+            }
+        }
+        // In the end everything arrives: a connection that is whole, and another if it showed a hole.
+        for _ in 0..3 {
+            server.connect(&mut follow);
+            server.deliver(&mut follow, 1000, false);
+        }
+        prop_assert_eq!(follow.position(), Some(&server.place(server.head)));
+
+        let mut place: Option<Position> = None;
+        let mut marks = std::collections::BTreeMap::<String, i64>::new();
+        let mut said_gap: Option<(String, i64, i64)> = None;
+        while let Some(item) = follow.next_item() {
+            let mut step = |to: &Position| {
+                if let Some(place) = &place {
+                    assert!(place.same_epoch(to) && to.offset() == place.offset() + 1, "{place} to {to}");
+                }
+                place = Some(to.clone());
+            };
+            match item {
+                Item::Subscribed { position, .. } => place = place.or(position),
+                Item::Envelope(delivered) => {
+                    step(&delivered.position.unwrap());
+                    let producer = delivered.envelope.producer().id().to_owned();
+                    let sequence = delivered.envelope.sequence();
+                    let before = marks.insert(producer.clone(), sequence);
+                    let jumped = before.filter(|before| sequence > before + 1);
+                    let expected = jumped.map(|before| (producer, before + 1, sequence - 1));
+                    prop_assert_eq!(said_gap.take(), expected);
+                    prop_assert!(before.is_none_or(|before| sequence > before));
+                }
+                Item::Duplicate { producer, sequence, high_water, position } => {
+                    step(&position.unwrap());
+                    prop_assert_eq!(marks.get(&producer), Some(&high_water));
+                    prop_assert!(sequence <= high_water);
+                }
+                Item::Gap(gap) if gap.producer.is_some() => {
+                    let (from, to) = (gap.from.unwrap(), gap.to.unwrap());
+                    prop_assert_eq!(gap.missing, Some((to - from + 1) as u64));
+                    said_gap = Some((gap.producer.unwrap(), from, to));
+                }
+                Item::Gap(gap) => {
+                    let (before, to) = (place.clone().unwrap(), gap.position.unwrap());
+                    if let Some(missing) = gap.missing {
+                        prop_assert!(before.same_epoch(&to));
+                        prop_assert_eq!(before.offset() + missing, to.offset());
+                    }
+                    place = Some(to);
+                }
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+        prop_assert_eq!(place, Some(server.place(server.head)));
+    }
+}
