@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use relay_pods::Error;
+use relay_proto::error::chain;
 use relay_state::pods::CursorError;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -63,24 +64,12 @@ impl Exit {
                 5
             }
             Self::Failed(error) => {
-                eprintln!("relay: {}", line(error));
+                eprintln!("relay: {}", chain(error.as_ref()));
                 code_of(error)
             }
         };
         ExitCode::from(code)
     }
-}
-
-/// The error and its sources on one line. Many errors repeat their source in their own words: each is told once.
-fn line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for part in error.chain().map(ToString::to_string) {
-        if !line.contains(&part) {
-            line += if line.is_empty() { "" } else { ": " };
-            line += &part;
-        }
-    }
-    line
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {

@@ -278,7 +278,7 @@ fn source_ended(relay: &Relay, ended: Result<Result<(), SourceError>, JoinError>
 #[non_exhaustive]
 pub enum ServeError {
     /// The port cannot be opened.
-    #[error("cannot listen: {source}")]
+    #[error("cannot listen")]
     Bind {
         /// What happened.
         source: std::io::Error,
@@ -287,14 +287,14 @@ pub enum ServeError {
     #[error(transparent)]
     Tokens(#[from] TokensError),
     /// The store cannot be opened.
-    #[error("the log cannot be opened: {source}")]
+    #[error("the log cannot be opened")]
     Store {
         /// What happened.
         #[from]
         source: StoreError,
     },
     /// The source failed for good.
-    #[error("the source failed: {source}")]
+    #[error("the source failed")]
     Source {
         /// What happened.
         source: SourceError,

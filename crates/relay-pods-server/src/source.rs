@@ -239,7 +239,7 @@ pub struct Relisted {
 #[non_exhaustive]
 pub enum SourceError {
     /// The source is set up wrongly, or refuses us: trying again cannot help.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Setup {
         /// What was being done.
         what: String,
@@ -247,7 +247,7 @@ pub enum SourceError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The log's store failed.
-    #[error("the log cannot be written: {source}")]
+    #[error("the log cannot be written")]
     Store {
         /// What went wrong.
         #[from]

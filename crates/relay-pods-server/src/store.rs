@@ -130,7 +130,7 @@ pub enum StoreError {
         found: u64,
     },
     /// The medium failed.
-    #[error("the store failed: {source}")]
+    #[error("the store failed")]
     Io {
         /// What happened.
         #[from]

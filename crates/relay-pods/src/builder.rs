@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay_proto::error::chain;
 use relay_proto::pods::{Endpoints, ListLimits};
 use relay_transport::{BaseUrl, HttpClient, Secret, TokenSource};
 
@@ -147,7 +148,7 @@ impl ClientBuilder {
     /// # Errors
     /// When the base URL or the client id is not valid, or the system's certificates cannot be read.
     pub fn build(self) -> Result<Client, Error> {
-        let base = BaseUrl::parse(&self.base_url).map_err(|error| Error::usage(error.to_string()))?;
+        let base = BaseUrl::parse(&self.base_url).map_err(|error| Error::usage(chain(&error).to_string()))?;
         if let Some(id) = &self.client_id
             && !((1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic()))
         {
@@ -155,7 +156,7 @@ impl ClientBuilder {
         }
         let http = match self.http {
             Some(http) => http,
-            None => HttpClient::builder().build().map_err(|error| Error::usage(error.to_string()))?,
+            None => HttpClient::builder().build().map_err(|error| Error::usage(chain(&error).to_string()))?,
         };
         let requests = Requests { base, endpoints: self.endpoints, client_id: self.client_id };
         Ok(Client::new(http, requests, self.settings))

@@ -21,7 +21,7 @@ pub enum Error {
         retry_after: Option<Duration>,
     },
     /// The relay answered, and the answer cannot be used.
-    #[error("{url}: the answer cannot be used: {source}")]
+    #[error("{url}: the answer cannot be used")]
     Answer {
         /// What was asked.
         url: String,
@@ -57,7 +57,7 @@ pub enum Error {
         limit: String,
     },
     /// The connection could not be made or broke.
-    #[error("{}", in_words(url, source.as_ref()))]
+    #[error("{}", broken(url, source.as_ref()))]
     Transport {
         /// What was asked.
         url: String,
@@ -65,7 +65,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The credential or the session could not be had: the application's own source failed.
-    #[error("no credential: {source}")]
+    #[error("no credential")]
     Credential {
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -107,19 +107,10 @@ pub enum Blame {
     Transport,
 }
 
-/// The URL and the causes on one line, as far as each adds something: a caller that logs the error alone knows it all.
-fn in_words(url: &str, source: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = String::new();
-    let mut next = Some(source);
-    while let Some(error) = next {
-        let part = error.to_string();
-        if !line.contains(&part) {
-            line += if line.is_empty() { "" } else { ": " };
-            line += &part;
-        }
-        next = error.source();
-    }
-    if line.contains(url) { line } else { format!("{url}: {line}") }
+/// Names the URL, unless the source does.
+fn broken(url: &str, source: &(dyn std::error::Error + 'static)) -> String {
+    let told = source.to_string().contains(url);
+    format!("{}the connection failed", if told { String::new() } else { format!("{url}: ") })
 }
 
 impl Error {

@@ -10,6 +10,7 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use http::Request;
 use http_body_util::Full;
+use relay_proto::error::chain;
 use relay_proto::eventsource::{Attempt, Cause, Config, Ended, Item, Refused, ServerRetry, Stop};
 use relay_proto::pods::{Connected, EventHash, Message, PROTOCOL, Undecodable};
 use relay_proto::problem::Problem;
@@ -314,10 +315,11 @@ fn prepare(
         Box::pin(async move {
             let made = request(&client, &options, sessions.as_deref(), &shared).await;
             made.map_err(|error| {
+                let why = chain(&error).to_string();
                 let refused = match (error.is_retryable(), error.retry_after()) {
-                    (false, _) => Refused::permanent(error.to_string()),
-                    (true, None) => Refused::retry(error.to_string()),
-                    (true, Some(delay)) => Refused::retry_after(error.to_string(), delay),
+                    (false, _) => Refused::permanent(why),
+                    (true, None) => Refused::retry(why),
+                    (true, Some(delay)) => Refused::retry_after(why, delay),
                 };
                 let refused = error.status().into_iter().fold(refused, Refused::with_status);
                 shared.with(|shared| shared.refusal = Some(error));

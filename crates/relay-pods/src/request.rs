@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue};
 use http::{Method, Request};
 use http_body_util::Full;
+use relay_proto::error::chain;
 use relay_proto::pods::{Endpoints, EventHash, EventType, Filter};
 use relay_transport::{BaseUrl, Secret};
 
@@ -278,7 +279,7 @@ impl Credentials {
 }
 
 fn sendable(value: Result<HeaderValue, relay_transport::Error>) -> Result<HeaderValue, Error> {
-    value.map_err(|error| Error::usage(error.line()))
+    value.map_err(|error| Error::usage(chain(&error).to_string()))
 }
 
 fn labels(filter: &Filter) -> Vec<String> {

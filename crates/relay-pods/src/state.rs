@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::{BoxStream, unfold};
+use relay_proto::error::chain;
 use relay_proto::pods::{EventHash, Message};
 use relay_proto::retry::Backoff;
 use relay_state::pods::{Conflation, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step};
@@ -52,7 +53,7 @@ impl SnapshotStream {
             match driver.next().await {
                 Ok(snapshot) => Some((Ok(snapshot), Some(driver))),
                 Err(error) => {
-                    driver.handle.stale(&error.to_string());
+                    driver.handle.stale(&chain(&error).to_string());
                     Some((Err(error), None))
                 }
             }
@@ -249,7 +250,7 @@ impl Driver {
                         }
                     }
                 }
-                Err(error) if error.is_retryable() => (error.to_string(), error.retry_after()),
+                Err(error) if error.is_retryable() => (chain(&error).to_string(), error.retry_after()),
                 Err(error) => return Err(error),
             };
             self.handle.stale(&cause);

@@ -22,6 +22,7 @@ extern crate alloc;
 
 #[cfg(feature = "durable")]
 pub mod durable;
+pub mod error;
 pub mod eventsource;
 pub mod http;
 #[cfg(feature = "json")]

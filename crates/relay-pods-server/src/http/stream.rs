@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use relay_proto::error::chain;
 use relay_proto::pods::{ClosingReason, Epoch, EventHash, Filter, GapReason, PROTOCOL, Position};
 use relay_proto::sse::Encoder;
 use relay_proto::time::Timestamp;
@@ -296,7 +297,7 @@ impl Subscriber {
                     Ok(found) => found,
                     Err(error) => {
                         // Health and readiness say so too; the reader comes back with its cursor.
-                        tracing::error!(%error, "a stream cannot be read from the store");
+                        tracing::error!(error = %chain(&error), "a stream cannot be read from the store");
                         self.ended = true;
                         return Some(Err(Cut));
                     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use relay_proto::error::chain;
 use relay_proto::pods::Pod;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -155,7 +156,7 @@ impl Source for SimSource {
         Box::pin(async move {
             // A store that failed may be back later, and the cluster goes on from whatever the log has by then.
             while let Err(error) = self.follow(&publisher, &stop).await {
-                publisher.stale(&error.to_string());
+                publisher.stale(&chain(&error).to_string());
                 if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
                     break;
                 }

@@ -5,6 +5,7 @@ use relay_pods::{
     Blame, Client, ClientFactory, Error, EventHash, EventType, EventsQuery, Filter, HttpClient, Order,
     TokenSource,
 };
+use relay_proto::error::chain;
 use relay_testkit::{Peer, Reply, Script};
 use serde_json::{Value, json};
 use wiremock::matchers::{header, headers, method, path, query_param, query_param_is_missing};
@@ -226,7 +227,7 @@ async fn a_list_that_cannot_be_trusted_is_an_error_and_never_short() {
     ] {
         Mock::given(path(format!("{at}/pods"))).respond_with(answer).mount(&server).await;
         let error = super::client(&format!("{}{at}", server.uri())).pods(&Filter::new()).await.unwrap_err();
-        assert!(error.to_string().contains(why), "{at}: {error}");
+        assert!(chain(&error).to_string().contains(why), "{at}: {error}");
         assert!(error.is_retryable(), "{at}: a list that ends early is like a relay that is down");
         assert_eq!(error.blame(), Blame::Relay);
     }

@@ -2,6 +2,7 @@
 
 use futures_util::StreamExt;
 use relay_pods::{Client, Error};
+use relay_proto::error::chain;
 use relay_testkit::{Conversation, Peer, RelayScript, Reply, within};
 use serde_json::json;
 
@@ -68,7 +69,7 @@ async fn a_raw_stream_says_why_it_could_not_be_opened() {
         let mut stream = Client::builder(peer.url()).build().unwrap().stream(options());
         let error = within("the end", stream.next()).await.unwrap().unwrap_err();
         assert_eq!(error.status(), status, "{error}");
-        assert!(error.to_string().contains(why) && error.is_retryable(), "{error}");
+        assert!(chain(&error).to_string().contains(why) && error.is_retryable(), "{error}");
         assert!(stream.next().await.is_none());
     }
 }

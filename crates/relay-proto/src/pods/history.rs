@@ -88,7 +88,7 @@ struct Page<'a> {
 
 /// A history page that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("not a history page: {source}")]
+#[error("not a history page")]
 pub struct InvalidPage {
     source: serde_json::Error,
 }

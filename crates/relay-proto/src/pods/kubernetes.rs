@@ -273,7 +273,7 @@ mod tests {
             ("[]", "struct"),
             ("{", "EOF"),
         ] {
-            let error = Pod::from_json(bad).unwrap_err().to_string();
+            let error = crate::error::chain(&Pod::from_json(bad).unwrap_err()).to_string();
             assert!(error.contains(why), "{bad}: {error}");
         }
     }

@@ -347,7 +347,7 @@ pub enum ListError {
         pods: u64,
     },
     /// A line, or the document, is not what it should be.
-    #[error("line {line} of the list: {source}")]
+    #[error("line {line} of the list")]
     Malformed {
         /// Line number, from 1.
         line: u64,
@@ -450,7 +450,8 @@ mod tests {
             (ListFormat::Json, format!("[{}]", [pod.trim(); 4].join(",")), "limit of 3 pods"),
         ] {
             for chunk in [1, 9, 1000] {
-                let error = decode(format, body.as_bytes(), chunk).unwrap_err().to_string();
+                let error = decode(format, body.as_bytes(), chunk).unwrap_err();
+                let error = crate::error::chain(&error).to_string();
                 assert!(error.contains(why), "{body}: {error}");
             }
         }

@@ -378,7 +378,7 @@ impl Message {
                 hash: EventHash::new(id).ok(),
                 size: data.len() as u64,
                 too_large: false,
-                reason: error.to_string(),
+                reason: crate::error::chain(&error).to_string(),
             })
         })
     }

@@ -340,7 +340,7 @@ pub struct Container {
 
 /// Text that is not a pod.
 #[derive(Debug, thiserror::Error)]
-#[error("not a pod: {source}")]
+#[error("not a pod")]
 pub struct InvalidPod {
     source: serde_json::Error,
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::client::error::BoxError;
+use relay_proto::error::chain;
 
 /// Text that is never printed. Cloning shares it.
 #[derive(Clone, PartialEq, Eq)]
@@ -314,7 +315,7 @@ impl File {
         match (fresh, &*read) {
             (Ok(fresh), _) => Ok(read.insert(fresh).1.clone()),
             (Err(error), Some((_, token))) => {
-                tracing::warn!(error = %error.line(), "token kept");
+                tracing::warn!(error = %chain(&error), "token kept");
                 Ok(token.clone())
             }
             (Err(error), None) => Err(error),

@@ -3,6 +3,8 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
+use relay_proto::error::chain;
+
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Why a request, or the preparation of one, failed.
@@ -80,25 +82,10 @@ impl Error {
         }
     }
 
-    /// The error and its sources on one line, as far as each adds something.
+    /// The error and its sources on one line: see [`chain`].
     pub fn line(&self) -> String {
-        line(self)
+        chain(self).to_string()
     }
-}
-
-pub(crate) fn line(error: &(dyn StdError + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let text = source.to_string();
-        // Some errors repeat their source in their own words.
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        next = source.source();
-    }
-    line
 }
 
 /// A URL as it may be shown: the query and user information may hold secrets.

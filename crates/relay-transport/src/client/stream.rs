@@ -20,11 +20,11 @@ use relay_proto::sse::Frame;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
-use self::link::{Input, Link};
+use self::connection::{Connection, Input};
 use crate::{Error, HttpClient};
 
 mod body;
-mod link;
+mod connection;
 
 type Prepare = Box<dyn FnMut(&Attempt) -> BoxFuture<'static, Result<Request<Full<Bytes>>, Refused>> + Send>;
 
@@ -37,7 +37,7 @@ type Prepare = Box<dyn FnMut(&Attempt) -> BoxFuture<'static, Result<Request<Full
 /// caller slows the server down. Dropping it, or closing it, closes the connection. Polling is cancel-safe.
 pub struct EventStream {
     machine: Machine,
-    link: Link,
+    connection: Connection,
     timer: Timer,
     http: HttpClient,
     prepare: Prepare,
@@ -60,7 +60,7 @@ impl EventStream {
     {
         Self {
             machine: Machine::new(config, random_seed()),
-            link: Link::none(),
+            connection: Connection::none(),
             timer: Timer::new(),
             http,
             prepare: Box::new(prepare),
@@ -148,7 +148,7 @@ impl EventStream {
     /// Drops the connection and ends the stream.
     pub fn close(&mut self) {
         self.machine.close();
-        self.link.end(&Stop::Closed);
+        self.connection.end(&Stop::Closed);
     }
 
     /// Obeys what handles have ordered. Whoever waits has registered for orders before looking for them.
@@ -187,17 +187,17 @@ impl EventStream {
             let until = match want {
                 Want::Connect(attempt) => {
                     let request = (self.prepare)(&attempt);
-                    self.link = Link::open(self.http.clone(), request, attempt);
+                    self.connection = Connection::open(self.http.clone(), request, attempt);
                     continue;
                 }
                 Want::Item(item) => {
                     if let Item::Ended(ended) = &item {
-                        self.link.end(&ended.cause);
+                        self.connection.end(&ended.cause);
                     }
                     return Poll::Ready(Some(Ok(item)));
                 }
                 Want::Stop(stop) => {
-                    self.link.close();
+                    self.connection.close();
                     let told = std::mem::replace(&mut self.done, true) || stop == Stop::Closed;
                     return Poll::Ready((!told).then_some(Err(stop)));
                 }
@@ -206,7 +206,7 @@ impl EventStream {
                 Want::Response(until) | Want::Bytes(until) => until,
                 _ => None,
             };
-            match self.link.poll_input(cx) {
+            match self.connection.poll_input(cx) {
                 Poll::Ready(Input::Head(head)) => self.machine.handle_response(head.for_machine(), now),
                 Poll::Ready(Input::Bytes(bytes)) => {
                     self.bytes_read += bytes.len() as u64;

@@ -13,6 +13,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use crate::Error;
 use crate::client::credentials::Stamp;
 use crate::client::error::BoxError;
+use relay_proto::error::chain;
 
 /// The TLS set-up of a client. It is made when the first encrypted connection is, and again when a file has changed;
 /// connections that are open are left alone. Cloning shares it.
@@ -74,7 +75,7 @@ impl Tls {
         match (self.0.make(), &*made) {
             (Ok(config), _) => Ok(made.insert(Made { files, held, config: Arc::new(config) }).config.clone()),
             (Err(error), Some(last)) => {
-                tracing::warn!(error = %error.line(), "certificates kept");
+                tracing::warn!(error = %chain(&error), "certificates kept");
                 Ok(last.config.clone())
             }
             (Err(error), None) => Err(error),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use relay_proto::error::chain;
 use relay_proto::secret::same_in_constant_time;
 
 /// What a token allows: the fields of its line behind the subject. Each system has its own.
@@ -185,7 +186,7 @@ impl<R: Rights> TokenWatch<R> {
                 }
                 Ok(Err(error)) => {
                     failed();
-                    let text = error.to_string();
+                    let text = chain(&error).to_string();
                     if text != complaint {
                         tracing::error!(error = text, "the tokens stay as they were");
                         complaint = text;
@@ -241,7 +242,7 @@ fn parse_hex(hex: &str) -> Option<[u8; 32]> {
 #[non_exhaustive]
 pub enum TokensError {
     /// It cannot be read.
-    #[error("the tokens file {path} cannot be read: {source}", path = path.display())]
+    #[error("the tokens file {path} cannot be read", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,

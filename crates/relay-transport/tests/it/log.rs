@@ -54,14 +54,17 @@ async fn connections_but_no_payload_and_no_secret() {
     assert!(!text.contains("hunter2") && !text.contains("payload"), "{text}");
     let span = |path: &str, attempt| format!("connection{{attempt={attempt} url=\"{}{path}\"}}", peer.url());
     for line in [
-        format!("{}: relay_transport::stream::link: answered status=307", span("/events", 1)),
-        format!("{}: relay_transport::stream::link: answered status=200", span("/there", 1)),
+        format!("{}: relay_transport::client::stream::connection: answered status=307", span("/events", 1)),
+        format!("{}: relay_transport::client::stream::connection: answered status=200", span("/there", 1)),
         format!(
-            "{}: relay_transport::stream::link: ended why=the server ended the connection",
+            "{}: relay_transport::client::stream::connection: ended why=the server ended the connection",
             span("/there", 1)
         ),
-        format!("{}: relay_transport::stream::link: ended why=answered with status 503", span("/events", 2)),
-        format!("{}: relay_transport::stream::link: answered status=404", span("/events", 3)),
+        format!(
+            "{}: relay_transport::client::stream::connection: ended why=answered with status 503",
+            span("/events", 2)
+        ),
+        format!("{}: relay_transport::client::stream::connection: answered status=404", span("/events", 3)),
     ] {
         assert!(text.contains(&line), "{line}\nis not in\n{text}");
     }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::chain;
 use crate::json::tests::{character, mutate};
 use crate::pods::event::Parts;
 use crate::pods::{EventPage, ListDecoder, ListFormat, ListLimits, PodEvent};
@@ -51,7 +52,7 @@ fn agree(text: &str) -> bool {
     }
     let error = |result: Result<Pod, String>| result.err();
     assert_eq!(
-        error(Pod::from_json(text).map_err(|e| e.to_string())),
+        error(Pod::from_json(text).map_err(|e| chain(&e).to_string())),
         error(serde_pod(text).map_err(|e| format!("not a pod: {e}"))),
     );
     fast.is_ok()
@@ -394,7 +395,7 @@ fn agree_on_event(text: &str) -> bool {
         (Err(Unusual), _) => {}
     }
     let whole = PodEvent::decode("id", text);
-    assert_eq!(whole.map_err(|e| e.to_string()), slow.map_err(|e| e.to_string()), "{text}");
+    assert_eq!(whole.map_err(|e| chain(&e).to_string()), slow.map_err(|e| chain(&e).to_string()), "{text}");
     fast.is_ok()
 }
 
@@ -446,13 +447,13 @@ proptest! {
                 decoder.feed(text.as_bytes()).unwrap();
                 decoder
             };
-            let slow = decoder().decode_tolerantly().map_err(|e| e.to_string());
-            prop_assert_eq!(decoder().finish().map_err(|e| e.to_string()), slow);
+            let slow = decoder().decode_tolerantly().map_err(|e| chain(&e).to_string());
+            prop_assert_eq!(decoder().finish().map_err(|e| chain(&e).to_string()), slow);
         }
         let page = format!("{{\"events\":[{}],\"next_hash\":\"n\"}}", events.join(","));
         for text in [&page, &mutate(&page, at, how, with), &format!("[{}]", events.join(","))] {
-            let slow = EventPage::decode_tolerantly(text.as_bytes()).map_err(|e| e.to_string());
-            prop_assert_eq!(EventPage::from_json(text.as_bytes()).map_err(|e| e.to_string()), slow);
+            let slow = EventPage::decode_tolerantly(text.as_bytes()).map_err(|e| chain(&e).to_string());
+            prop_assert_eq!(EventPage::from_json(text.as_bytes()).map_err(|e| chain(&e).to_string()), slow);
         }
     }
 }

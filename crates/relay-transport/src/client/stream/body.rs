@@ -15,8 +15,9 @@ use hyper::body::Incoming;
 use tokio::io::AsyncReadExt;
 
 use crate::client::connect::Io;
-use crate::client::error::{BoxError, line};
+use crate::client::error::BoxError;
 use crate::client::handover::Loan;
+use relay_proto::error::chain;
 
 /// Where the bytes of an answer come from.
 pub(super) enum Body {
@@ -42,7 +43,7 @@ impl Body {
     pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
         match self {
             Self::Direct(direct) => direct.poll_bytes(cx).map(|bytes| {
-                let what = |error| format!("error reading a body from connection: {}", line(&error));
+                let what = |error| format!("error reading a body from connection: {}", chain(&error));
                 bytes.map_err(what).transpose()
             }),
             Self::Hyper(body) => loop {
@@ -52,7 +53,7 @@ impl Body {
                         Ok(bytes) if !bytes.is_empty() => return Poll::Ready(Some(Ok(bytes))),
                         _ => {}
                     },
-                    Some(Err(error)) => return Poll::Ready(Some(Err(line(&error)))),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(chain(&error).to_string()))),
                     None => return Poll::Ready(None),
                 }
             },

@@ -10,17 +10,18 @@ use flate2::write::GzDecoder;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
+use relay_proto::error::chain;
 use relay_proto::eventsource::{Attempt, End, Refused};
 use relay_proto::http::ResponseHead;
 use tracing::{Instrument, Span, field};
 
 use super::body::Body;
 use super::complete;
-use crate::client::error::{line, shown};
+use crate::client::error::shown;
 use crate::{Error, HttpClient};
 
 /// What the driver holds of a connection, and the span that its log lines stand in.
-pub(super) struct Link {
+pub(super) struct Connection {
     state: State,
     span: Span,
 }
@@ -39,7 +40,7 @@ pub(super) enum Input {
     Refused(Refused),
 }
 
-/// The head of an answer and the URL that was asked. The body is here only until the link takes it.
+/// The head of an answer and the URL that was asked. The body is here only until the connection takes it.
 pub(super) struct Head {
     url: String,
     gunzip: bool,
@@ -47,7 +48,7 @@ pub(super) struct Head {
     body: Option<Body>,
 }
 
-impl Link {
+impl Connection {
     pub(super) fn none() -> Self {
         Self { state: State::None, span: Span::none() }
     }
@@ -74,8 +75,10 @@ impl Link {
                     let (response, body) = Body::of(response);
                     Ok(Head { url, gunzip: http.gzip && is_gzip(&response), response, body: Some(body) })
                 }
-                Err(error @ Error::Url { .. }) => Err(Input::Refused(Refused::permanent(error.line()))),
-                Err(error) => Err(Input::End(End::Io(error.line()))),
+                Err(error @ Error::Url { .. }) => {
+                    Err(Input::Refused(Refused::permanent(chain(&error).to_string())))
+                }
+                Err(error) => Err(Input::End(End::Io(chain(&error).to_string()))),
             }
         };
         Self { state: State::Opening(Box::pin(opening.instrument(span.clone()))), span }
@@ -102,21 +105,24 @@ impl Link {
                     input
                 }
             }),
-            State::Open(body, gunzip) => loop {
-                if let Some(gunzip) = gunzip
-                    && let Some(text) = gunzip.next().transpose()
-                {
-                    return Poll::Ready(
-                        text.map_or_else(|error| Input::End(End::Io(line(&error))), Input::Bytes),
-                    );
+            State::Open(body, gunzip) => {
+                loop {
+                    if let Some(gunzip) = gunzip
+                        && let Some(text) = gunzip.next().transpose()
+                    {
+                        return Poll::Ready(text.map_or_else(
+                            |error| Input::End(End::Io(chain(&error).to_string())),
+                            Input::Bytes,
+                        ));
+                    }
+                    match (std::task::ready!(body.poll_bytes(cx)), &mut *gunzip) {
+                        (Some(Ok(bytes)), Some(gunzip)) => gunzip.packed = bytes,
+                        (Some(Ok(bytes)), None) => return Poll::Ready(Input::Bytes(bytes)),
+                        (Some(Err(error)), _) => return Poll::Ready(Input::End(End::Io(error))),
+                        (None, _) => return Poll::Ready(Input::End(End::Eof)),
+                    }
                 }
-                match (std::task::ready!(body.poll_bytes(cx)), &mut *gunzip) {
-                    (Some(Ok(bytes)), Some(gunzip)) => gunzip.packed = bytes,
-                    (Some(Ok(bytes)), None) => return Poll::Ready(Input::Bytes(bytes)),
-                    (Some(Err(error)), _) => return Poll::Ready(Input::End(End::Io(error))),
-                    (None, _) => return Poll::Ready(Input::End(End::Eof)),
-                }
-            },
+            }
         }
     }
 
