@@ -46,6 +46,13 @@ pub enum Event<T> {
     Applied(Object<T>),
     /// An object was deleted. The value is how it looked last, `None` when that cannot be read.
     Deleted(Object<T>),
+    /// So many objects or events could not be read. What is known of those objects counts on, until a list or an event can
+    /// be read; one without a name is lost.
+    #[non_exhaustive]
+    Unreadable {
+        /// How many; never 0.
+        count: u64,
+    },
     /// What was told before is up to date, and changes will be told.
     Live,
     /// Changes are not being told at the moment. It will be tried again, for ever; then [`Event::Live`] follows.
@@ -78,12 +85,11 @@ pub struct Watcher<T> {
     /// Where the machine's time begins.
     epoch: Instant,
     open: Option<Open>,
-    /// What is there already; two at most.
+    /// What is there already; a few at most.
     ready: VecDeque<Event<T>>,
     known: HashMap<(String, String), Known>,
     /// The version of the newest list or event, to tell a list of a cluster that went back.
     newest: Option<u64>,
-    unreadable: u64,
 }
 
 /// An open watch.
@@ -118,7 +124,6 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
             ready: VecDeque::new(),
             known: HashMap::new(),
             newest: None,
-            unreadable: 0,
         }
     }
 
@@ -134,11 +139,6 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
     pub fn select(mut self, query: ListQuery) -> Self {
         self.query = query;
         self
-    }
-
-    /// How many objects and events could not be read so far.
-    pub fn unreadable(&self) -> u64 {
-        self.unreadable
     }
 
     /// The events as a stream, which never ends and may be polled among others.
@@ -222,6 +222,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
         self.newest = order;
         let before = std::mem::take(&mut self.known);
         let (mut objects, mut kept) = (Vec::with_capacity(all.len()), Vec::new());
+        let mut count = 0;
         for object in all {
             let key = key(&object.meta);
             let held = before.get(&key).filter(|held| !went_back && held.is_newer_than(&object.meta));
@@ -229,7 +230,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
                 Some(held) => Known { uid: held.uid.clone(), order: held.order },
                 None => Known::of(&object.meta),
             };
-            self.unreadable += u64::from(object.value.is_none());
+            count += u64::from(object.value.is_none());
             if object.meta.name.is_empty() {
                 continue;
             }
@@ -240,6 +241,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
                 objects.push(object);
             }
         }
+        self.cannot_read(count);
         self.ready.push_back(Event::Listed { objects, kept });
     }
 
@@ -309,7 +311,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
 
     fn take_line(&mut self, line: &Bytes, open: &mut Open) -> bool {
         let Ok(Line { kind, object }) = serde_json::from_slice::<Line<'_>>(line) else {
-            self.unreadable += 1;
+            self.cannot_read(1);
             let what = format!("a line of {} bytes is no event", line.len());
             self.failed(&Error::Answer { doing: "watch", what });
             return false;
@@ -346,12 +348,12 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
             "DELETED" => true,
             "BOOKMARK" => return None,
             _ => {
-                self.unreadable += 1;
+                self.cannot_read(1);
                 return None;
             }
         };
         let object: Object<T> = serde_json::from_str(object.get()).unwrap_or(Object { meta, value: None });
-        self.unreadable += u64::from(object.value.is_none());
+        self.cannot_read(u64::from(object.value.is_none()));
         if object.meta.name.is_empty() {
             return None;
         }
@@ -370,6 +372,12 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
         }
         self.known.insert(key, Known::of(&object.meta));
         Some(Event::Applied(object))
+    }
+
+    fn cannot_read(&mut self, count: u64) {
+        if count > 0 {
+            self.ready.push_back(Event::Unreadable { count });
+        }
     }
 
     fn ended(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ pub(crate) struct Log {
     view: RwLock<Arc<View>>,
     head: watch::Sender<u64>,
     source: watch::Sender<SourceStatus>,
+    unreadable: AtomicU64,
     store_failed: AtomicBool,
 }
 
@@ -67,6 +68,18 @@ pub(crate) struct SourceStatus {
     pub(crate) synced: bool,
     /// Since when the source is not being followed; `None` while it is.
     pub(crate) stale_since: Option<Timestamp>,
+    /// Why it is not, or which part is missing; `None` while all of it is.
+    pub(crate) reason: Option<Arc<str>>,
+}
+
+/// What a source says about how it is being followed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Following<'a> {
+    Live,
+    /// Live but for a part that cannot be had, for this reason.
+    LiveWithout(&'a str),
+    /// Not, for this reason.
+    Away(&'a str),
 }
 
 impl SourceStatus {
@@ -116,10 +129,11 @@ impl Log {
         let stale_since = Some(clock.timestamp());
         Ok(Self {
             head: watch::Sender::new(view.sequence),
-            source: watch::Sender::new(SourceStatus { synced: false, stale_since }),
+            source: watch::Sender::new(SourceStatus { synced: false, stale_since, reason: None }),
             view: RwLock::new(Arc::new(view)),
             writer: Mutex::new(()),
             store_failed: AtomicBool::new(false),
+            unreadable: AtomicU64::new(0),
             store,
             clock,
         })
@@ -169,16 +183,47 @@ impl Log {
         if matches!(reached, Ok(Ok(_))) { resolve(&*self.store, cursor) } else { Ok(found) }
     }
 
-    /// Says whether the source is being followed. A source that was never synced stays so.
-    pub(crate) fn set_live(&self, live: bool, synced: bool) {
+    /// A whole list was taken in. Says nothing about being followed.
+    pub(crate) fn set_synced(&self) {
+        self.source.send_modify(|status| status.synced = true);
+    }
+
+    /// How the source is being followed. Says whether that has another reason than before, which is cut to 500 characters.
+    pub(crate) fn set_following(&self, following: Following<'_>) -> bool {
+        let clean = |why: &str| -> Arc<str> {
+            let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
+            why.into()
+        };
+        let (live, reason) = match following {
+            Following::Live => (true, None),
+            Following::LiveWithout(why) => (true, Some(clean(why))),
+            Following::Away(why) => (false, Some(clean(why))),
+        };
         let now = self.clock.timestamp();
-        self.source.send_modify(|status| {
-            status.synced |= synced;
+        let mut changed = false;
+        self.source.send_if_modified(|status| {
+            changed = status.reason != reason;
+            if !changed && status.stale_since.is_none() == live {
+                return false;
+            }
+            status.reason = reason;
             status.stale_since = match (live, status.stale_since.take()) {
                 (true, _) => None,
                 (false, since) => since.or(Some(now)),
             };
+            true
         });
+        changed
+    }
+
+    /// Counts objects and events of the source that could not be read.
+    pub(crate) fn count_unreadable(&self, count: u64) {
+        self.unreadable.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
     }
 
     /// Starts writing. There is one writer at a time.
@@ -298,6 +343,12 @@ impl Writer<'_> {
         self.append(Change::Deleted, &key, labels, previous_labels, &json, stamp)?;
         self.view.pods.remove(&key);
         Ok(())
+    }
+
+    /// Whether this pod is there, and of this UID where both are known.
+    pub(crate) fn has(&self, key: &PodKey, uid: Option<&str>) -> bool {
+        let held = self.view.pods.get(key);
+        held.is_some_and(|held| held.uid.as_deref().zip(uid).is_none_or(|(held, uid)| held == uid))
     }
 
     /// Brings every pod in scope to what a list says.

@@ -19,7 +19,7 @@ use crate::auth::{Sessions, TokenWatch};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::Relay;
-use crate::log::Log;
+use crate::log::{Following, Log};
 use crate::metrics::Metrics;
 use crate::source::{Publisher, Source, SourceError};
 use crate::store::{MemoryStore, Retention, Store, StoreError};
@@ -264,7 +264,7 @@ async fn keep_tokens(relay: Arc<Relay>, tokens: Arc<TokenWatch>) {
 }
 
 fn source_ended(relay: &Relay, ended: Result<Result<(), SourceError>, JoinError>) -> Result<(), ServeError> {
-    relay.log.set_live(false, false);
+    relay.log.set_following(Following::Away("the source has ended"));
     match ended {
         Ok(Ok(())) => tracing::warn!("the source has ended; the log stands still"),
         Ok(Err(source)) => return Err(ServeError::Source { source }),

@@ -9,7 +9,7 @@ use relay_proto::pods::{Pod, PodKey};
 use relay_proto::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::log::{Incoming, Log, Stamp, Tally};
+use crate::log::{Following, Incoming, Log, Stamp, Tally};
 use crate::store::StoreError;
 
 #[cfg(feature = "kube")]
@@ -134,15 +134,27 @@ impl Publisher {
     /// Says that the source is being followed (again) and nothing was missed: after [`Self::stale`], when a watch could
     /// be resumed without a new list. A source becomes synced by a relist only.
     pub fn live(&self) {
-        self.log.set_live(true, false);
+        self.follow(Following::Live);
     }
 
     /// Says that the source is not being followed right now: the log stands still, and readers are told.
+    ///
+    /// The reason stands in `/health` and behind a failed `/readyz`, open to everyone: one line, without tokens, bodies or
+    /// queries of URLs. The first one and each change of it is logged at WARN, so it should not change with every attempt.
     pub fn stale(&self, why: &str) {
-        if self.log.source().stale_since.is_none() {
-            tracing::warn!(why, "the source is away");
+        self.follow(Following::Away(why));
+    }
+
+    /// How the source is being followed; told once.
+    pub(crate) fn follow(&self, following: Following<'_>) {
+        if !self.log.set_following(following) {
+            return;
         }
-        self.log.set_live(false, false);
+        match following {
+            Following::Live => tracing::info!("the source is being followed again"),
+            Following::LiveWithout(why) => tracing::warn!(why, "a part of the source is missing"),
+            Following::Away(why) => tracing::warn!(why, "the source is away"),
+        }
     }
 
     /// The pods of the log, in the order of their keys.
@@ -162,12 +174,52 @@ impl Publisher {
         pods: Vec<Pod>,
         at: Option<&Timestamp>,
     ) -> Result<Relisted, StoreError> {
+        let relisted = self.replace(|key| scope.contains(key), pods, at)?;
+        self.live();
+        Ok(relisted)
+    }
+
+    /// Takes in a list of what is in scope, and marks the source synced; being live is said by [`Self::follow`].
+    #[cfg_attr(
+        not(feature = "kube"),
+        allow(dead_code, reason = "sources other than kube speak for whole scopes")
+    )]
+    pub(crate) fn relist_where(
+        &self,
+        in_scope: impl Fn(&PodKey) -> bool,
+        pods: Vec<Pod>,
+    ) -> Result<Relisted, StoreError> {
+        self.replace(in_scope, pods, None)
+    }
+
+    /// [`Self::delete`] of a pod whose last state is not known.
+    #[cfg_attr(not(feature = "kube"), allow(dead_code, reason = "other sources know what they delete"))]
+    pub(crate) fn delete_named(&self, key: &PodKey, uid: Option<&str>) -> Result<(), StoreError> {
+        let mut writer = self.log.write();
+        if writer.has(key, uid) {
+            writer.remove(key, None, Stamp { at: None, synthetic: false }, &mut Tally::default())?;
+        }
+        writer.finish()
+    }
+
+    /// Counts objects and events of the source that could not be read and were left out.
+    #[cfg_attr(not(feature = "kube"), allow(dead_code, reason = "other sources are never unreadable"))]
+    pub(crate) fn unreadable(&self, count: u64) {
+        self.log.count_unreadable(count);
+    }
+
+    fn replace(
+        &self,
+        in_scope: impl Fn(&PodKey) -> bool,
+        pods: Vec<Pod>,
+        at: Option<&Timestamp>,
+    ) -> Result<Relisted, StoreError> {
         let pods = pods.into_iter().map(|pod| self.incoming(pod)).collect();
         let mut tally = Tally::default();
         let mut writer = self.log.write();
-        writer.replace(|key| scope.contains(key), pods, Stamp { at, synthetic: true }, &mut tally)?;
+        writer.replace(in_scope, pods, Stamp { at, synthetic: true }, &mut tally)?;
         writer.finish()?;
-        self.log.set_live(true, true);
+        self.log.set_synced();
         let Tally { added, modified, deleted } = tally;
         tracing::info!(added, modified, deleted, "took in a list of the source");
         Ok(Relisted { added, modified, deleted })

@@ -169,7 +169,10 @@ fn session_and_health_print_what_the_wire_says() {
     let health = server.run(&["health"]).expect(0).json().remove(0);
     assert_eq!(fields(&health), ["epoch", "head", "source", "status", "store", "subscribers"]);
     assert_eq!(fields(&health["head"]), ["hash", "sequence"]);
-    assert_eq!(fields(&health["source"]), ["kind", "last_event_age_ms", "stale_since", "state", "synced"]);
+    assert_eq!(
+        fields(&health["source"]),
+        ["kind", "last_event_age_ms", "reason", "stale_since", "state", "synced"]
+    );
     assert_eq!(fields(&health["store"]), ["bytes", "events", "kind", "oldest_hash"]);
     assert_eq!(health["status"], "ok");
     assert_eq!(health["source"]["kind"], "sim");

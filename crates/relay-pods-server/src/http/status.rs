@@ -1,5 +1,6 @@
 //! Health, probes and metrics: open to everyone.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{Response, StatusCode};
@@ -27,6 +28,8 @@ struct Source {
     synced: bool,
     state: &'static str,
     stale_since: Option<Timestamp>,
+    /// Why it is stale, or which part of it is missing.
+    reason: Option<Arc<str>>,
     last_event_age_ms: Option<u64>,
 }
 
@@ -46,12 +49,13 @@ pub(crate) fn health(relay: &Relay) -> Response<Body> {
     let age = view.last_event.map(|at| u64::try_from(now.saturating_sub(at)).unwrap_or(0));
     let works = log.store_works();
     let health = Health {
-        status: if status.ready() && works { "ok" } else { "degraded" },
+        status: if status.ready() && status.reason.is_none() && works { "ok" } else { "degraded" },
         source: Source {
             kind: relay.source_kind,
             synced: status.synced,
             state: if status.ready() { "live" } else { "stale" },
             stale_since: status.stale_since,
+            reason: status.reason,
             last_event_age_ms: age,
         },
         store: Store {
@@ -76,11 +80,15 @@ pub(crate) fn livez() -> Response<Body> {
 /// The log reflects the source. A quiet source is ready.
 pub(crate) fn readyz(relay: &Relay) -> Result<Response<Body>, Refusal> {
     let status = relay.log.source();
+    let because = |what: &str| {
+        let reason = status.reason.as_ref();
+        not_ready(&reason.map_or_else(|| what.to_owned(), |reason| format!("{what}: {reason}")))
+    };
     if !status.synced {
-        return Err(not_ready("the source has not synced yet"));
+        return Err(because("the source has not synced yet"));
     }
     if !status.ready() {
-        return Err(not_ready("the source is away"));
+        return Err(because("the source is away"));
     }
     if !relay.log.store_works() {
         return Err(not_ready("the store does not take events"));
@@ -106,6 +114,11 @@ pub(crate) fn metrics(relay: &Relay) -> Response<Body> {
         gauge("relay_pods", "Pods in the current list.", log.view().pods.len() as u64),
         gauge("relay_source_synced", "Whether the source has ever synced.", status.synced.into()),
         gauge("relay_source_live", "Whether the source is being followed.", status.ready().into()),
+        gauge(
+            "relay_source_unreadable",
+            "Objects and events of the source that could not be read, since the start.",
+            log.unreadable(),
+        ),
         gauge("relay_streams", "Open streams.", relay.subscribers.load(Ordering::Acquire)),
         gauge("relay_connections", "Open connections.", relay.connections.open()),
         gauge("relay_sessions", "Session tickets remembered.", relay.sessions.len() as u64),

@@ -1,45 +1,38 @@
 //! The `kube` source: the pods of a Kubernetes cluster.
 //!
-//! [`watch`] follows one scope (all namespaces, or one of them) by list and watch; this file folds the scopes into the
-//! one log. The relay drives list and watch itself and not through `kube::runtime`, because it has to know two things
-//! that a watcher there does not tell: that a watch was accepted again after a failure (a quiet cluster is live, not
-//! stale), and that the versions of the cluster went back.
+//! [`relay_kube`] follows each scope (all namespaces, or one of them) by list and watch; this file folds the scopes into the
+//! one log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
-use futures_util::future::join_all;
-use kube::api::Api;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use futures_util::stream::{StreamExt, select_all};
+use relay_kube::{Absence, Access, Event, KubeClient, Kubeconfig, Object, ObjectMeta, Resource, Watcher};
 use relay_proto::pods::{Filter, Pod, PodKey};
-use tokio::sync::mpsc;
+use tokio::sync::OnceCell;
 
-use super::{Publisher, Scope, Source, SourceError};
+use super::{Following, Publisher, Source, SourceError};
 use crate::{BoxFuture, CancellationToken};
-use watch::{Change, Watch};
 
-mod object;
 #[cfg(test)]
 mod tests;
-mod watch;
-
-/// How many changes the watches may be ahead of the log; beyond that the API server has to wait.
-const AHEAD: usize = 64;
-
-/// How long a connection to the API server may take to be made.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// Follows the pods of a Kubernetes cluster by list and watch.
 ///
 /// It needs the right to `list` and `watch` pods, in the cluster or in each of its namespaces. While the API server is
-/// out of reach the log is stale and the source tries again for ever, after 0.4 s at first and 30 s at most. What it
-/// missed arrives as the events themselves where the API server still has them, else as the difference of a new list.
+/// out of reach the log is stale and the source tries again for ever, after 0.4 s at first and 30 s at most, or when the
+/// API server has asked for more time, in up to five minutes. What it missed arrives as the events themselves where the API
+/// server still has them, else as the difference of a new list.
+///
+/// Of several namespaces, one that may not be listed from the start is left out, and said to be missing; it is taken in once
+/// that is allowed.
 #[derive(Debug, Clone, Default)]
 pub struct KubeSource {
     kubeconfig: Option<PathBuf>,
     namespaces: BTreeSet<String>,
+    /// Made once, as a credential plugin may be run for it.
+    client: Arc<OnceCell<KubeClient>>,
 }
 
 impl KubeSource {
@@ -53,6 +46,7 @@ impl KubeSource {
     #[must_use]
     pub fn kubeconfig(mut self, kubeconfig: impl Into<PathBuf>) -> Self {
         self.kubeconfig = Some(kubeconfig.into());
+        self.client = Arc::default();
         self
     }
 
@@ -64,7 +58,7 @@ impl KubeSource {
     }
 
     /// Whether the source can begin: the namespaces are well-formed, and the kubeconfig and what it names can be read.
-    /// Connects to nothing. A run finds the same, but only after its server listens.
+    /// Connects to nothing, but runs a credential plugin. A run finds the same, but only after its server listens.
     ///
     /// # Errors
     /// What [`Source::run`] would end with at once.
@@ -72,51 +66,41 @@ impl KubeSource {
         self.client().await.map(drop)
     }
 
-    async fn client(&self) -> Result<Client, SourceError> {
+    async fn client(&self) -> Result<KubeClient, SourceError> {
         for namespace in &self.namespaces {
             let checked = Filter::new().namespace(namespace);
             checked.map_err(|error| SourceError::setup("cannot watch a namespace", error))?;
         }
-        let mut config = match &self.kubeconfig {
-            Some(path) => {
-                let what = format!("cannot use the kubeconfig {}", path.display());
-                let file = Kubeconfig::read_from(path).map_err(|error| SourceError::setup(&what, error))?;
-                let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-                config.map_err(|error| SourceError::setup(what, error))?
-            }
-            None => Config::infer()
-                .await
-                .map_err(|error| SourceError::setup("no cluster to connect to", error))?,
+        let connect = || async {
+            let access = match &self.kubeconfig {
+                Some(path) => Kubeconfig::load(Some(path))?.access(None)?,
+                None => Access::infer()?,
+            };
+            KubeClient::connect(access).await
         };
-        config.connect_timeout = Some(CONNECT);
-        // The watches have their own way to try again, and tell the log meanwhile that it is stale.
-        config.default_retry = false;
-        Client::try_from(config)
-            .map_err(|error| SourceError::setup("cannot set up the cluster's client", error))
+        let client = self.client.get_or_try_init(connect).await;
+        client
+            .cloned()
+            .map_err(|error: relay_kube::Error| SourceError::setup("cannot reach a cluster", error))
     }
 
     async fn follow(self, publisher: Publisher, stop: CancellationToken) -> Result<(), SourceError> {
         let client = self.client().await?;
-        let mut apis: Vec<_> =
-            self.namespaces.iter().map(|name| Api::namespaced(client.clone(), name)).collect();
-        if apis.is_empty() {
-            apis.push(Api::all(client));
-        }
-        let (sender, mut changes) = mpsc::channel(AHEAD);
         let mut fold = Fold::new(publisher, self.namespaces.into_iter().collect());
-        let watches =
-            apis.into_iter().enumerate().map(|(scope, api)| Watch::new(api, scope, sender.clone()).run());
+        let watchers = fold.scopes.iter().enumerate().map(|(scope, Scope { namespace, .. })| {
+            let watcher = Watcher::new(client.clone(), Resource::new("", "v1", "pods"));
+            watcher.namespace(namespace).into_stream().map(move |event| (scope, event))
+        });
+        let mut events = select_all(watchers);
         let folding = async {
-            while let Some((scope, change)) = changes.recv().await {
-                fold.take(scope, change)?;
+            while let Some((scope, event)) = events.next().await {
+                fold.take(scope, event)?;
             }
             Ok(())
         };
         tokio::select! {
             () = stop.cancelled() => Ok(()),
             end = folding => end,
-            // Not before the other end of the channel is gone.
-            _ = join_all(watches) => Ok(()),
         }
     }
 }
@@ -138,79 +122,155 @@ impl Source for KubeSource {
 /// Folds what happens in the scopes into the log.
 struct Fold {
     publisher: Publisher,
-    /// One per scope; empty when the only scope is the whole cluster.
-    namespaces: Vec<String>,
-    /// The pods of each scope that was listed, until all were: the log is not synced by a part of the cluster.
-    starting: Option<Vec<Option<BTreeMap<PodKey, Pod>>>>,
-    /// Why the scope is not being followed at the moment.
-    down: Vec<Option<String>>,
+    scopes: Vec<Scope>,
+    /// No list was given to the log yet: it is not synced by a part of the cluster.
+    starting: bool,
+}
+
+/// A namespace, or the whole cluster.
+struct Scope {
+    /// Empty for the whole cluster.
+    namespace: String,
+    state: State,
+    listed: bool,
+    /// What was listed while the others were not; empty afterwards.
+    held: BTreeMap<PodKey, Pod>,
+    /// Of a first list, what could not be read: an older log may have it.
+    kept: BTreeSet<PodKey>,
+}
+
+/// How a scope is being followed.
+enum State {
+    /// Not yet.
+    Starting,
+    Live,
+    Away(Absence),
+}
+
+impl Scope {
+    fn new(namespace: String) -> Self {
+        let (held, kept) = (BTreeMap::new(), BTreeSet::new());
+        Self { namespace, state: State::Starting, listed: false, held, kept }
+    }
+
+    fn has(&self, key: &PodKey) -> bool {
+        self.namespace.is_empty() || self.namespace == key.namespace()
+    }
+
+    /// Why it is not being followed, with its name.
+    fn absence(&self) -> Option<String> {
+        match &self.state {
+            State::Away(absence) if self.namespace.is_empty() => Some(absence.reason.clone()),
+            State::Away(absence) => Some(format!("namespace {}: {}", self.namespace, absence.reason)),
+            State::Starting | State::Live => None,
+        }
+    }
+
+    /// Not ours to see, and never was.
+    fn is_forbidden(&self) -> bool {
+        !self.listed && matches!(&self.state, State::Away(absence) if absence.code == Some(403))
+    }
 }
 
 impl Fold {
     fn new(publisher: Publisher, namespaces: Vec<String>) -> Self {
-        let scopes = namespaces.len().max(1);
-        Self { publisher, namespaces, starting: Some(vec![None; scopes]), down: vec![None; scopes] }
+        let all = namespaces.is_empty().then(String::new);
+        let scopes = namespaces.into_iter().chain(all).map(Scope::new).collect();
+        Self { publisher, scopes, starting: true }
     }
 
-    fn take(&mut self, scope: usize, change: Change) -> Result<(), SourceError> {
-        match change {
-            Change::Listed(pods) => self.listed(scope, pods)?,
-            Change::Applied(pod) => match &mut self.starting {
-                None => self.publisher.upsert(pod)?,
-                Some(starting) => {
-                    starting[scope].get_or_insert_default().insert(pod.key().clone(), pod);
-                }
-            },
-            Change::Deleted(pod) => match &mut self.starting {
-                None => self.publisher.delete(pod)?,
-                Some(starting) => {
-                    starting[scope].get_or_insert_default().remove(pod.key());
-                }
-            },
-            Change::Up => {
-                self.down[scope] = None;
-                if self.starting.is_none() {
-                    self.report();
+    fn take(&mut self, at: usize, event: Event<Pod>) -> Result<(), SourceError> {
+        let scope = &mut self.scopes[at];
+        match event {
+            Event::Listed { objects, kept, .. } => {
+                let pods = objects.into_iter().filter_map(|object| object.value);
+                let kept = kept.iter().filter_map(key).collect();
+                scope.listed = true;
+                if self.starting {
+                    scope.held = pods.map(|pod| (pod.key().clone(), pod)).collect();
+                    scope.kept = kept;
+                    self.begin()?;
+                } else {
+                    self.publisher
+                        .relist_where(|key| scope.has(key) && !kept.contains(key), pods.collect())?;
                 }
             }
-            Change::Down(why) => {
-                let place =
-                    self.namespaces.get(scope).map_or_else(String::new, |name| format!("namespace {name}: "));
-                tracing::debug!(place, why, "a watch is lost");
-                self.down[scope] = Some(format!("{place}{why}"));
+            Event::Applied(Object { value: Some(pod), .. }) if self.starting => {
+                scope.held.insert(pod.key().clone(), pod);
+            }
+            Event::Applied(Object { value: Some(pod), .. }) => self.publisher.upsert(pod)?,
+            Event::Deleted(object) if self.starting => {
+                if let Some(key) = key(&object.meta) {
+                    scope.held.remove(&key);
+                }
+            }
+            Event::Deleted(Object { value: Some(pod), .. }) => self.publisher.delete(pod)?,
+            Event::Deleted(Object { meta, .. }) => {
+                if let Some(key) = key(&meta) {
+                    self.publisher
+                        .delete_named(&key, Some(meta.uid.as_str()).filter(|uid| !uid.is_empty()))?;
+                }
+            }
+            Event::Unreadable { count, .. } => self.publisher.unreadable(count),
+            Event::Live => {
+                scope.state = State::Live;
                 self.report();
             }
-        }
-        Ok(())
-    }
-
-    fn listed(&mut self, scope: usize, pods: Vec<Pod>) -> Result<(), SourceError> {
-        self.down[scope] = None;
-        let (whole, pods) = match self.starting.take() {
-            Some(mut starting) => {
-                starting[scope] = Some(pods.into_iter().map(|pod| (pod.key().clone(), pod)).collect());
-                if starting.iter().any(Option::is_none) {
-                    self.starting = Some(starting);
-                    return Ok(());
-                }
-                // Also drops what an older log has of namespaces that are not watched any more.
-                (Scope::All, starting.into_iter().flatten().flat_map(BTreeMap::into_values).collect())
+            Event::Away(absence) => {
+                scope.state = State::Away(absence);
+                self.begin()?;
+                self.report();
             }
-            None => match self.namespaces.get(scope) {
-                Some(namespace) => (Scope::Namespaces([namespace.clone()].into()), pods),
-                None => (Scope::All, pods),
-            },
-        };
-        self.publisher.relist(whole, pods)?;
-        self.report();
+            _ => {}
+        }
         Ok(())
     }
 
-    /// The log is live when every scope is.
+    /// Gives the log its first list, once every scope was listed or is forbidden, and not all are.
+    fn begin(&mut self) -> Result<(), SourceError> {
+        let decided = self.scopes.iter().all(|scope| scope.listed || scope.is_forbidden());
+        if !self.starting || !decided || self.scopes.iter().all(Scope::is_forbidden) {
+            return Ok(());
+        }
+        self.starting = false;
+        let mut pods = Vec::new();
+        for scope in &mut self.scopes {
+            pods.extend(std::mem::take(&mut scope.held).into_values());
+        }
+        // Also drops what an older log has of namespaces that are not watched any more.
+        let stays = |key: &PodKey| {
+            self.scopes
+                .iter()
+                .any(|scope| scope.kept.contains(key) || (scope.is_forbidden() && scope.has(key)))
+        };
+        self.publisher.relist_where(|key| !stays(key), pods)?;
+        Ok(())
+    }
+
+    /// The log is live when every scope is, apart from forbidden ones.
     fn report(&self) {
-        match self.down.iter().flatten().next() {
-            Some(why) => self.publisher.stale(why),
-            None => self.publisher.live(),
+        let (forbidden, others): (Vec<_>, Vec<_>) = self
+            .scopes
+            .iter()
+            .filter(|scope| scope.absence().is_some())
+            .partition(|scope| scope.is_forbidden());
+        let first = |scopes: &[&Scope]| scopes.first().and_then(|scope| scope.absence());
+        let alone = forbidden.len() == self.scopes.len();
+        match (first(&others), first(&forbidden)) {
+            (Some(why), _) => self.publisher.follow(Following::Away(&why)),
+            (None, Some(why)) if alone => self.publisher.follow(Following::Away(&why)),
+            _ if self.starting || self.scopes.iter().any(|scope| matches!(scope.state, State::Starting)) => {}
+            (None, Some(_)) => {
+                let missing: Vec<_> = forbidden.iter().filter_map(|scope| scope.absence()).collect();
+                self.publisher.follow(Following::LiveWithout(&missing.join("; ")));
+            }
+            (None, None) => self.publisher.follow(Following::Live),
         }
     }
+}
+
+/// `None` when it is not that of a pod.
+fn key(meta: &ObjectMeta) -> Option<PodKey> {
+    let ObjectMeta { namespace, name, .. } = meta;
+    (!namespace.is_empty() && !name.is_empty()).then(|| PodKey::new(namespace, name))
 }

@@ -168,7 +168,7 @@ async fn health_tells_the_source_from_the_store() {
     let expected = json!({
         "status": "degraded",
         "source": { "kind": "embedded", "synced": false, "state": "stale", "stale_since": "2026-11-21T09:00:00Z",
-            "last_event_age_ms": null },
+            "reason": null, "last_event_age_ms": null },
         "store": { "kind": "memory", "events": 0, "bytes": 0, "oldest_hash": null },
         "epoch": "fixture-epoch-1", "head": { "hash": genesis, "sequence": 0 }, "subscribers": 0,
     });
@@ -178,14 +178,14 @@ async fn health_tells_the_source_from_the_store() {
     let warm = rig.get("/health").await;
     let document = warm.json();
     assert_eq!((warm.status(), &document["status"]), (200, &"ok".into()));
-    let source = json!({ "kind": "embedded", "synced": true, "state": "live", "stale_since": null, "last_event_age_ms": 1234 });
+    let source = json!({ "kind": "embedded", "synced": true, "state": "live", "stale_since": null, "reason": null, "last_event_age_ms": 1234 });
     assert_eq!(document["source"], source);
     assert_eq!(document["store"]["oldest_hash"], document["head"]["hash"]);
     assert_eq!((&document["store"]["events"], &document["head"]["sequence"]), (&1.into(), &1.into()));
     // A quiet source is ready, whatever the age of its last event.
     rig.clock.advance(Duration::from_secs(86_000));
     assert_eq!(rig.get("/readyz").await.status(), 200);
-    rig.publisher.stale("gone");
+    rig.publisher.stale("gone\nfor good");
     let away = rig.get("/health").await;
     let document = away.json();
     assert_eq!(
@@ -193,10 +193,19 @@ async fn health_tells_the_source_from_the_store() {
         (200, &"degraded".into(), &"stale".into())
     );
     assert_eq!(document["source"]["stale_since"], "2026-11-22T08:53:21.234Z");
+    assert_eq!(document["source"]["reason"], "gone for good");
     let probe = rig.get("/readyz").await;
     assert_eq!((probe.status(), probe.field("retry-after")), (503, Some("1")));
+    assert_eq!(probe.json()["detail"], "the source is away: gone for good");
+    // Another reason, but not another absence.
+    rig.clock.advance(Duration::from_secs(1));
+    rig.publisher.stale("forbidden");
+    let document = rig.get("/health").await.json();
+    assert_eq!(document["source"]["reason"], "forbidden");
+    assert_eq!(document["source"]["stale_since"], "2026-11-22T08:53:21.234Z");
     rig.publisher.live();
     assert_eq!(rig.get("/readyz").await.status(), 200);
+    assert_eq!(rig.get("/health").await.json()["source"]["reason"], json!(null));
 }
 
 #[tokio::test]
