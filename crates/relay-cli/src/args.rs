@@ -5,18 +5,21 @@ mod follow;
 mod query;
 mod serve;
 mod shared;
+mod transport;
 mod value;
 
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub(crate) use connect::{Connect, KubeFlags};
+pub(crate) use connect::{Connect, KubeFlags, in_environment};
 pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArgs};
 pub(crate) use query::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
 pub(crate) use serve::{DemoArgs, ServeArgs, SourceArg};
 pub(crate) use shared::{Format, Print, Reconnect, Until, Which};
-pub(crate) use value::written;
+pub(crate) use transport::Transport;
+pub(crate) use value::{duration, positive_duration, size, written};
 
+use crate::durable::DurableArgs;
 use crate::exit::Usage;
 
 /// Follow the pods of a Kubernetes cluster through a relay, or be the relay.
@@ -24,8 +27,8 @@ use crate::exit::Usage;
 /// Flags that say [env: ..] can also be set in the environment; an empty variable counts as none.
 /// Durations are written 500ms, 10s, 5m, 24h; sizes 64KiB, 256MiB. JSON comes as one object per line.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not authorised, 5 timed out (wait), 130 after Ctrl-C, 143
-/// when a client is ended by SIGTERM (a server ends with 0).
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not authorised, 5 timed out, 6 conflict, 7 outcome of an
+/// append unknown, 130 after Ctrl-C, 143 when a client is ended by SIGTERM (a server ends with 0).
 #[derive(Debug, Parser)]
 #[command(name = "relay", version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -92,13 +95,15 @@ pub(crate) enum Command {
     Session(SessionArgs),
     /// Print the health document; exit code 1 when the relay is not well
     Health(HealthArgs),
+    /// Durable streams: append, read and follow, produce exactly once
+    Durable(Box<DurableArgs>),
 }
 
 impl Command {
     /// Of the commands that talk to a relay.
     fn connect(&mut self) -> Option<&mut Connect> {
         match self {
-            Self::Demo(_) | Self::Serve(_) => None,
+            Self::Demo(_) | Self::Serve(_) | Self::Durable(_) => None,
             Self::Pods(args) => Some(&mut args.connect),
             Self::Pod(args) => Some(&mut args.connect),
             Self::Events(args) => Some(&mut args.connect),

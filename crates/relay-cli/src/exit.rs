@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use relay_durable::ErrorKind;
 use relay_pods::Error;
 use relay_proto::error::chain;
 use relay_state::pods::CursorError;
@@ -21,7 +22,7 @@ pub(crate) enum Exit {
     NotFound(String),
     /// 5: what was waited for did not happen in time.
     TimedOut(String),
-    /// 1, 2, 3 or 4: an error, told apart by its kind.
+    /// 1 to 7: an error, told apart by its kind.
     Failed(anyhow::Error),
 }
 
@@ -36,6 +37,18 @@ impl fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// Nobody knows whether an append was taken: exit code 7.
+#[derive(Debug)]
+pub(crate) struct OutcomeUnknown(pub(crate) String);
+
+impl fmt::Display for OutcomeUnknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OutcomeUnknown {}
 
 impl From<anyhow::Error> for Exit {
     fn from(error: anyhow::Error) -> Self {
@@ -82,6 +95,27 @@ fn code_of(error: &anyhow::Error) -> u8 {
     if let Some(relay_kube::Error::Usage { .. }) = error.downcast_ref() {
         return 2;
     }
+    if error.downcast_ref::<OutcomeUnknown>().is_some() {
+        return 7;
+    }
+    if let Some(error) = durable_error(error) {
+        return match error.kind() {
+            ErrorKind::Usage => 2,
+            ErrorKind::NotFound | ErrorKind::Gone => 3,
+            ErrorKind::NotAuthorised => 4,
+            ErrorKind::TimedOut => 5,
+            ErrorKind::Exists
+            | ErrorKind::Closed
+            | ErrorKind::SequenceConflict
+            | ErrorKind::ContentType
+            | ErrorKind::Gap
+            | ErrorKind::Fenced
+            | ErrorKind::UsedBefore => 6,
+            ErrorKind::Refused if error.status() == Some(409) => 6,
+            ErrorKind::OutcomeUnknown => 7,
+            _ => 1,
+        };
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::Usage { .. }) => 2,
         // The relay said that there is nothing more to come: that is an end, and it was named.
@@ -93,6 +127,12 @@ fn code_of(error: &anyhow::Error) -> u8 {
         },
         None => 1,
     }
+}
+
+fn durable_error(error: &anyhow::Error) -> Option<&relay_durable::Error> {
+    error
+        .downcast_ref()
+        .or_else(|| error.downcast_ref::<std::sync::Arc<relay_durable::Error>>().map(AsRef::as_ref))
 }
 
 /// Waits for Ctrl-C or SIGTERM, and tells which. They are caught from the call on, before the first poll.

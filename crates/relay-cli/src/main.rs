@@ -3,6 +3,7 @@
 mod args;
 mod cursor;
 mod demo;
+mod durable;
 mod exit;
 mod follow;
 mod output;
@@ -50,6 +51,7 @@ async fn run(command: Command) -> Exit {
             Command::State(args) => follow::state(args).await,
             Command::Replay(args) => follow::replay(args).await,
             Command::Wait(args) => wait::wait(args).await,
+            Command::Durable(args) => Box::pin(durable::run(*args)).await,
         }
         .unwrap_or_else(Exit::from)
     };

@@ -1,14 +1,12 @@
 //! How to reach a relay.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use relay_kube::{Given, Kubeconfig};
-use relay_pods::{Client, HttpClient, TokenSource};
-use relay_transport::HttpClientBuilder;
+use relay_pods::{Client, TokenSource};
 
-use super::value::positive_duration;
+use super::transport::Transport;
 use crate::exit::Usage;
 use crate::service_proxy::{self, KubeService};
 
@@ -37,40 +35,8 @@ pub(crate) struct Connect {
         help_heading = "Transport"
     )]
     proxy_token: Option<String>,
-    /// PEM file with certificates to trust beside the system's; read again when it changes
-    #[arg(long, env = "RELAY_CA_FILE", value_name = "FILE", help_heading = "Transport")]
-    ca_file: Option<PathBuf>,
-    /// PEM file with a client certificate; read again when it changes
-    #[arg(
-        long,
-        env = "RELAY_CLIENT_CERT",
-        value_name = "FILE",
-        requires = "client_key",
-        help_heading = "Transport"
-    )]
-    client_cert: Option<PathBuf>,
-    /// PEM file with the client certificate's key
-    #[arg(
-        long,
-        env = "RELAY_CLIENT_KEY",
-        value_name = "FILE",
-        requires = "client_cert",
-        help_heading = "Transport"
-    )]
-    client_key: Option<PathBuf>,
-    /// Longest time to connect
-    #[arg(
-        long,
-        env = "RELAY_CONNECT_TIMEOUT",
-        default_value = "10s",
-        value_name = "DURATION",
-        value_parser = positive_duration,
-        help_heading = "Transport"
-    )]
-    connect_timeout: Duration,
-    /// Accept any certificate: whoever is on the way can read and change everything
-    #[arg(long, help_heading = "Transport")]
-    insecure_accept_any_certificate: bool,
+    #[command(flatten)]
+    transport: Transport,
     #[command(flatten)]
     kube: KubeFlags,
 }
@@ -111,7 +77,7 @@ enum Place {
 }
 
 /// An empty variable counts as none.
-fn in_environment(name: &str) -> Option<String> {
+pub(crate) fn in_environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -128,18 +94,18 @@ impl Connect {
 
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         let place = self.place()?;
-        let mut http = self.http();
+        let mut http = self.transport.http();
         let mut builder = match &place {
             Place::Url(url) => Client::builder(url.as_str()),
             Place::Service { service, context, kubeconfig } => {
                 let access = Kubeconfig::load(kubeconfig.as_deref())?.access(context.as_deref())?;
                 let builder = Client::builder(service.url(&access.server()?.to_string()));
                 let given = Given {
-                    ca_file: self.ca_file.is_some(),
-                    identity: self.client_cert.is_some(),
+                    ca_file: self.transport.ca_file.is_some(),
+                    identity: self.transport.client_cert.is_some(),
                     credential: self.proxy_token.is_some(),
                 };
-                let any = self.insecure_accept_any_certificate;
+                let any = self.transport.insecure_accept_any_certificate;
                 let (with_access, builder) = service_proxy::apply(access, given, any, http, builder).await?;
                 http = with_access;
                 builder
@@ -195,22 +161,5 @@ impl Connect {
             context: kube.kube_context.clone().or_else(|| self::in_environment("RELAY_KUBE_CONTEXT")),
             kubeconfig: kube.kubeconfig.clone(),
         })
-    }
-
-    fn http(&self) -> HttpClientBuilder {
-        let mut http = HttpClient::builder().connect_timeout(self.connect_timeout);
-        if let Some(file) = &self.ca_file {
-            http = http.ca_file(file);
-        }
-        if let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) {
-            http = http.client_certificate(certificate, key);
-        }
-        if self.insecure_accept_any_certificate {
-            tracing::warn!(
-                "any certificate is accepted: whoever is on the way can read and change everything"
-            );
-            http = http.dangerously_accept_any_certificate();
-        }
-        http
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
 }
 
 /// `500ms`, `10s`, `5m`, `24h`, `1d`; a bare `0`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let rule = || "a duration is a number and ms, s, m, h or d, such as 500ms or 24h".to_owned();
     let (number, unit) = number_and_unit(text).ok_or_else(rule)?;
     let seconds = match unit {
@@ -59,12 +59,12 @@ pub(crate) fn written(duration: Duration) -> String {
     }
 }
 
-pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     duration(text).and_then(|d| if d.is_zero() { Err("a duration above 0".into()) } else { Ok(d) })
 }
 
 /// `1024`, `64KiB`, `256MiB`, `2GiB`.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let rule = || "a size is a number of bytes, or a number and KiB, MiB or GiB, such as 256MiB".to_owned();
     let (number, unit) = number_and_unit(text).ok_or_else(rule)?;
     let factor: u32 = match unit {

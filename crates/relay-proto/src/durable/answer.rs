@@ -69,7 +69,7 @@ impl Answer {
     /// a date in an answer without one.
     pub fn from_headers<'h>(
         status: u16,
-        headers: impl Iterator<Item = (&'h str, &'h [u8])> + Clone,
+        headers: impl Iterator<Item = (&'h str, &'h [u8])>,
         unix_time: Duration,
     ) -> Self {
         let mut head = ResponseHead::new(status, "").unix_time(unix_time);

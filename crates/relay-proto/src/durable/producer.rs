@@ -273,6 +273,7 @@ impl Producer {
         let first = parcel.attempts == 0;
         parcel.attempts += 1;
         parcel.stage = Stage::Out(self.ticket);
+        parcel.alone = at == 0;
         Attempt {
             ticket: self.ticket,
             epoch: self.epoch,
@@ -327,9 +328,13 @@ impl Producer {
             }
             Some(Refusal::Gap { expected }) => {
                 // Something earlier is still on its way: this one comes after it.
-                let seq = self.parcels[at].seq;
-                if at > 0 && expected < seq {
-                    self.parcels[at].stage = Stage::Behind;
+                let parcel = &mut self.parcels[at];
+                let seq = parcel.seq;
+                if expected < seq && at > 0 {
+                    parcel.stage = Stage::Behind;
+                } else if expected < seq && !parcel.alone {
+                    // It was on its way together with them, and this answer is older than theirs.
+                    parcel.stage = Stage::Ready;
                 } else {
                     self.refuse(at, Refused::Gap { expected, seq });
                 }

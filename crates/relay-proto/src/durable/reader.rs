@@ -156,7 +156,9 @@ impl Reader {
 
     fn ask(&self) -> Ask {
         let (head, live) = match self.phase {
-            Phase::Head => return Ask { head: true, query: String::new(), live: None, wait: Duration::ZERO },
+            Phase::Head => {
+                return Ask { head: true, query: String::new(), live: None, wait: self.config.timeout };
+            }
             Phase::CatchUp => (false, None),
             Phase::Live(live) => (false, Some(live)),
         };

@@ -48,6 +48,8 @@ pub struct HttpClientBuilder {
     proxy: Proxy,
     h2_only: bool,
     ping_interval: Duration,
+    idle_timeout: Duration,
+    idle_connections: usize,
     gzip: bool,
 }
 
@@ -87,8 +89,17 @@ impl HttpClient {
             proxy: Proxy::Environment,
             h2_only: false,
             ping_interval: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(60),
+            idle_connections: 4,
             gzip: false,
         }
+    }
+
+    /// The same client and pool, with another longest time from [`send`](Self::send) to the response head.
+    #[must_use]
+    pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
     }
 
     /// Sends a request and waits for the response head. The body is read by the caller, at the caller's pace; dropping
@@ -310,6 +321,21 @@ impl HttpClientBuilder {
         self
     }
 
+    /// How long a connection is kept that nothing is asked over. Default 60 s. A time below that of the server keeps
+    /// requests off connections that the server is about to close.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// Most connections to one host that are kept while nothing is asked over them. Default 4.
+    #[must_use]
+    pub fn idle_connections(mut self, most: usize) -> Self {
+        self.idle_connections = most;
+        self
+    }
+
     /// Whether event streams may come compressed (gzip). Default false: it costs both sides time and 40 KiB of memory per
     /// stream. What comes of a few bytes is taken on before more are looked at, at most 256 KiB at a time, so a small
     /// body cannot become a large memory.
@@ -355,8 +381,8 @@ impl HttpClientBuilder {
         let mut pool = Client::builder(TokioExecutor::new());
         pool.timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .pool_max_idle_per_host(4)
+            .pool_idle_timeout(self.idle_timeout)
+            .pool_max_idle_per_host(self.idle_connections)
             .http1_read_buf_exact_size(READ_BUFFER)
             .http2_only(self.h2_only)
             .http2_keep_alive_interval(self.ping_interval)

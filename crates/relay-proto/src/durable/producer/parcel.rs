@@ -16,6 +16,8 @@ pub(super) struct Parcel {
     pub(super) known: bool,
     /// An attempt may have been taken, or may be taken yet.
     pub(super) ambiguous: bool,
+    /// All before it were acknowledged when it was sent last.
+    pub(super) alone: bool,
     /// The server wants it smaller.
     pub(super) halve: bool,
     building: BytesMut,
@@ -51,6 +53,7 @@ impl Parcel {
             attempts: 0,
             known: false,
             ambiguous: false,
+            alone: false,
             halve: false,
             building,
             body: Bytes::new(),

@@ -71,6 +71,7 @@ proptest! {
         // Requests on the way, and those whose sender has given up but which may still arrive.
         let mut on_the_way: BTreeMap<u64, Attempt> = BTreeMap::new();
         let mut late: Vec<Attempt> = Vec::new();
+        let mut answers: Vec<(u64, Answer)> = Vec::new();
         let mut done = 0;
         let mut idle = 0;
         for _ in 0..5_000 {
@@ -91,6 +92,11 @@ proptest! {
                         break;
                     }
                     let fault = faults.next().unwrap_or(11);
+                    if fault == 10 && !answers.is_empty() {
+                        let (ticket, answer) = answers.remove(0);
+                        producer.handle_answer(ticket, &answer, now);
+                        continue;
+                    }
                     let ticket = if fault % 2 == 0 { on_the_way.keys().next() } else { on_the_way.keys().next_back() };
                     if let Some(attempt) = ticket.copied().and_then(|ticket| on_the_way.remove(&ticket)) {
                         let ticket = attempt.ticket;
@@ -100,11 +106,16 @@ proptest! {
                             3 | 4 => { server.post(&attempt); producer.handle_failure(ticket, "cut", true, now); }
                             5 => producer.handle_answer(ticket, &Answer::new(503), now),
                             6 => { server.post(&attempt); producer.handle_answer(ticket, &Answer::new(500), now); }
+                            8 | 9 => { let answer = server.post(&attempt); answers.push((ticket, answer)); }
                             _ => { let answer = server.post(&attempt); producer.handle_answer(ticket, &answer, now); }
                         }
                         if fault == 7 && !late.is_empty() {
                             server.post(&late.remove(0));
                         }
+                    } else if !answers.is_empty() {
+                        // They overtake each other.
+                        let (ticket, answer) = answers.remove(usize::from(fault) % answers.len());
+                        producer.handle_answer(ticket, &answer, now);
                     } else if let ProducerWant::Wait(until) = want {
                         prop_assert!(until > now, "no busy loop");
                         now = until;

@@ -1,0 +1,279 @@
+//! Commands that ask once and print one line.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args as ClapArgs;
+use relay_durable::{AppendOptions, CreateOptions, DurableStream, Expiry, ForkOptions, Offset};
+use serde_json::{Value, json};
+
+use super::notes::Notes;
+use super::reach::Reach;
+use crate::args::{Print, positive_duration};
+use crate::exit::{Exit, Usage, signalled};
+use crate::output::Output;
+
+/// When a stream ends to be
+#[derive(Debug, Clone, ClapArgs)]
+struct ExpiryFlags {
+    /// Time for which the stream lives on without being used; whole seconds
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, conflicts_with = "expires_at")]
+    ttl: Option<Duration>,
+    /// Time at which the stream ends to be, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<String>,
+}
+
+impl ExpiryFlags {
+    fn expiry(self) -> Option<Expiry> {
+        self.ttl.map(Expiry::Ttl).or(self.expires_at.map(Expiry::At))
+    }
+}
+
+/// One message
+#[derive(Debug, Clone, ClapArgs)]
+struct Data {
+    /// The message itself
+    #[arg(long, value_name = "TEXT", conflicts_with = "file", allow_hyphen_values = true)]
+    data: Option<String>,
+    /// File with the message; - is stdin
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl Data {
+    async fn read(self, or_stdin: bool) -> anyhow::Result<Option<Vec<u8>>> {
+        let file = match (self.data, self.file) {
+            (Some(data), _) => return Ok(Some(data.into_bytes())),
+            (None, Some(file)) => file,
+            (None, None) if or_stdin => PathBuf::from("-"),
+            (None, None) => return Ok(None),
+        };
+        tokio::task::spawn_blocking(move || whole(&file)).await?.map(Some)
+    }
+}
+
+fn whole(file: &Path) -> anyhow::Result<Vec<u8>> {
+    if file == Path::new("-") {
+        let mut data = Vec::new();
+        std::io::stdin().read_to_end(&mut data).context("stdin cannot be read")?;
+        return Ok(data);
+    }
+    std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct CreateArgs {
+    /// The stream: a URL, or a path below --url
+    stream: String,
+    /// Its type, for good
+    #[arg(long, default_value = "application/octet-stream", value_name = "TYPE")]
+    content_type: String,
+    #[command(flatten)]
+    expiry: ExpiryFlags,
+    /// Closed from the beginning
+    #[arg(long)]
+    closed: bool,
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    print: Print,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct AppendArgs {
+    /// The stream: a URL, or a path below --url
+    stream: String,
+    #[command(flatten)]
+    data: Data,
+    /// The stream's type. Default: asked of the server
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// The writer's sequence; must grow, compared byte by byte
+    #[arg(long, value_name = "SEQUENCE", allow_hyphen_values = true)]
+    seq: Option<String>,
+    /// Close the stream with it
+    #[arg(long)]
+    close: bool,
+    /// Send the bytes as they are, also to a JSON stream
+    #[arg(long)]
+    raw: bool,
+    /// Send it again when nobody knows whether it was taken: it may be there twice then
+    #[arg(long)]
+    retry_unsafe: bool,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    print: Print,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct CloseArgs {
+    /// The stream: a URL, or a path below --url
+    stream: String,
+    #[command(flatten)]
+    data: Data,
+    /// The stream's type. Default: asked of the server
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    print: Print,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct HeadArgs {
+    /// The stream: a URL, or a path below --url
+    stream: String,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    print: Print,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct DeleteArgs {
+    /// The stream: a URL, or a path below --url
+    stream: String,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    print: Print,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ForkArgs {
+    /// The stream to begin as
+    source: String,
+    /// The stream to make, on the same server
+    target: String,
+    /// Where the fork leaves its source. Default: its end
+    #[arg(long, value_name = "OFFSET", allow_hyphen_values = true)]
+    at: Option<Offset>,
+    /// Messages (JSON) or bytes behind --at
+    #[arg(long, value_name = "N")]
+    sub_offset: Option<u64>,
+    #[command(flatten)]
+    expiry: ExpiryFlags,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    print: Print,
+}
+
+fn stream(reach: &Reach, stream: &str) -> anyhow::Result<DurableStream> {
+    reach.stream(stream, reach.patience(), &Notes::default())
+}
+
+/// Prints what came of it as one line, unless a signal came before.
+async fn print(print: Print, work: impl Future<Output = anyhow::Result<Value>>) -> anyhow::Result<Exit> {
+    let line = tokio::select! {
+        line = work => line?,
+        exit = signalled() => return Ok(exit),
+    };
+    let text = || {
+        let Value::Object(fields) = &line else { return line.to_string() };
+        let shown = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            Value::Null => "-".into(),
+            other => other.to_string(),
+        };
+        let parts: Vec<String> = fields
+            .iter()
+            .map(|(name, value)| format!("{}: {}", name.replace('_', " "), shown(value)))
+            .collect();
+        parts.join("  ")
+    };
+    Output::new(print).line(|| line.clone(), text)?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn create(args: CreateArgs) -> anyhow::Result<Exit> {
+    let stream = stream(&args.reach, &args.stream)?;
+    print(args.print, async move {
+        let data = args.data.read(false).await?.unwrap_or_default();
+        let options = CreateOptions::new()
+            .content_type(args.content_type)
+            .expiry(args.expiry.expiry())
+            .closed(args.closed)
+            .data(data);
+        let created = stream.create(options).await?;
+        Ok(json!({
+            "stream": stream.url(), "status": created.status, "created": created.status == 201,
+            "offset": created.offset, "content_type": created.content_type,
+            "closed": created.closed || args.closed,
+        }))
+    })
+    .await
+}
+
+pub(super) async fn append(args: AppendArgs) -> anyhow::Result<Exit> {
+    let stream = stream(&args.reach, &args.stream)?;
+    print(args.print, async move {
+        let data = args.data.read(true).await?.unwrap_or_default();
+        if data.is_empty() && !args.close {
+            return Err(Usage("the message is empty".into()).into());
+        }
+        let options = AppendOptions::new()
+            .content_type(args.content_type)
+            .seq(args.seq)
+            .close(args.close)
+            .raw(args.raw)
+            .resend(args.retry_unsafe);
+        let done = stream.append(data, options).await?;
+        Ok(json!({"stream": stream.url(), "status": done.status, "offset": done.offset, "closed": done.closed}))
+    })
+    .await
+}
+
+pub(super) async fn close(args: CloseArgs) -> anyhow::Result<Exit> {
+    let stream = stream(&args.reach, &args.stream)?;
+    print(args.print, async move {
+        let data = args.data.read(false).await?.unwrap_or_default();
+        let options = AppendOptions::new().content_type(args.content_type).close(true);
+        let done = stream.append(data, options).await?;
+        Ok(json!({"stream": stream.url(), "status": done.status, "offset": done.offset, "closed": true}))
+    })
+    .await
+}
+
+pub(super) async fn head(args: HeadArgs) -> anyhow::Result<Exit> {
+    let stream = stream(&args.reach, &args.stream)?;
+    print(args.print, async move {
+        let head = stream.head().await?;
+        Ok(json!({
+            "stream": stream.url(), "status": head.status, "content_type": head.content_type,
+            "offset": head.offset, "closed": head.closed, "ttl_seconds": head.ttl_seconds,
+            "expires_at": head.expires_at,
+        }))
+    })
+    .await
+}
+
+pub(super) async fn delete(args: DeleteArgs) -> anyhow::Result<Exit> {
+    let stream = stream(&args.reach, &args.stream)?;
+    print(args.print, async move {
+        let status = stream.delete().await?;
+        Ok(json!({"stream": stream.url(), "status": status, "deleted": true}))
+    })
+    .await
+}
+
+pub(super) async fn fork(args: ForkArgs) -> anyhow::Result<Exit> {
+    let client = args.reach.client(args.reach.patience(), &Notes::default())?;
+    let (source, target) = (client.stream(&args.source)?, client.stream(&args.target)?);
+    print(args.print, async move {
+        let options = ForkOptions::new().at(args.at).sub_offset(args.sub_offset).expiry(args.expiry.expiry());
+        let created = source.fork(&target, options).await?;
+        Ok(json!({
+            "stream": target.url(), "status": created.status, "created": created.status == 201,
+            "offset": created.offset, "forked_from": source.url(),
+        }))
+    })
+    .await
+}

@@ -1,0 +1,276 @@
+//! The client: where streams are, and what goes with every request.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use relay_transport::{BaseUrl, HttpClient, TokenSource};
+
+use crate::{DurableStream, Error, Retry};
+
+type Headers = Arc<dyn Fn() -> BoxFuture<'static, Result<HeaderMap, Error>> + Send + Sync>;
+type Params = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(String, String)>, Error>> + Send + Sync>;
+pub(crate) type OnRetry = Arc<dyn Fn(&Retry) + Send + Sync>;
+
+/// Reaches streams. Cheap to clone; all clones share one pool of connections.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) base: BaseUrl,
+    pub(crate) http: HttpClient,
+    pub(crate) token: Option<TokenSource>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) dynamic_headers: Option<Headers>,
+    pub(crate) dynamic_params: Option<Params>,
+    pub(crate) timeout: Duration,
+    pub(crate) retry_base: Duration,
+    pub(crate) retry_cap: Duration,
+    pub(crate) retry_for: Option<Duration>,
+    pub(crate) on_retry: Option<OnRetry>,
+}
+
+/// Settings of a [`Client`].
+#[derive(Clone)]
+pub struct ClientBuilder {
+    base: String,
+    http: Option<HttpClient>,
+    token: Option<TokenSource>,
+    headers: HeaderMap,
+    dynamic_headers: Option<Headers>,
+    dynamic_params: Option<Params>,
+    timeout: Duration,
+    retry_base: Duration,
+    retry_cap: Duration,
+    retry_for: Option<Duration>,
+    on_retry: Option<OnRetry>,
+    refused: Option<String>,
+}
+
+impl Client {
+    /// A client of the streams below a base URL, `http` or `https`.
+    pub fn builder(base: impl Into<String>) -> ClientBuilder {
+        ClientBuilder {
+            base: base.into(),
+            http: None,
+            token: None,
+            headers: HeaderMap::new(),
+            dynamic_headers: None,
+            dynamic_params: None,
+            timeout: Duration::from_secs(30),
+            retry_base: Duration::from_millis(100),
+            retry_cap: Duration::from_secs(10),
+            retry_for: Some(Duration::from_secs(30)),
+            on_retry: None,
+            refused: None,
+        }
+    }
+
+    /// A handle to a stream, without any I/O: an absolute URL, or a path below the base URL.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when it has a query or a fragment, or is no URL.
+    pub fn stream(&self, stream: &str) -> Result<DurableStream, Error> {
+        let wrong = |why: &str| Error::usage(format!("stream {stream:?}: {why}"));
+        if stream.contains(['?', '#']) {
+            return Err(wrong("a stream has no query and no fragment"));
+        }
+        if stream.is_empty() {
+            return Err(wrong("it is empty"));
+        }
+        let lower = stream.to_ascii_lowercase();
+        let url = if lower.starts_with("http://") || lower.starts_with("https://") {
+            let parsed = BaseUrl::parse(stream).map_err(|error| wrong(&error.to_string()))?;
+            // Nobody's trailing slash is taken away.
+            if stream.ends_with('/') { format!("{parsed}/") } else { parsed.to_string() }
+        } else if stream.contains("://") {
+            return Err(wrong("it does not begin with http:// or https://"));
+        } else {
+            self.shared.base.join(stream, &[])
+        };
+        Ok(DurableStream::new(self.clone(), url))
+    }
+
+    /// Checks that a stream is there, and gives its handle.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) with the URL, and those of [`DurableStream::head`].
+    pub async fn connect(&self, stream: &str) -> Result<DurableStream, Error> {
+        let stream = self.stream(stream)?;
+        stream.head().await?;
+        Ok(stream)
+    }
+
+    /// Makes a stream and gives its handle; one that is there with the same configuration is fine.
+    ///
+    /// # Errors
+    /// Those of [`DurableStream::create`].
+    pub async fn create(&self, stream: &str, options: crate::CreateOptions) -> Result<DurableStream, Error> {
+        let stream = self.stream(stream)?;
+        stream.create(options).await?;
+        Ok(stream)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("base", &self.shared.base).finish_non_exhaustive()
+    }
+}
+
+impl ClientBuilder {
+    /// Sends requests with this, in the place of one with the defaults. Its connections should be given up before the
+    /// server does: idle for 4 s at most.
+    #[must_use]
+    pub fn http(mut self, http: HttpClient) -> Self {
+        self.http = Some(http);
+        self
+    }
+
+    /// Sends a bearer token with every request. It is asked for each time, and once more after a 401.
+    #[must_use]
+    pub fn token(mut self, token: TokenSource) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// Sends a header with every request. Values are secrets: they are not printed.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+            _ if is_protocol_header(name) => {
+                self.refused = Some(format!("header {name} is the protocol's own"));
+            }
+            (Ok(name), Ok(mut value)) => {
+                value.set_sensitive(true);
+                self.headers.append(name, value);
+            }
+            (Err(_), _) => self.refused = Some(format!("{name:?} is no name of a header")),
+            (_, Err(_)) => {
+                self.refused =
+                    Some(format!("header {name}: its value has characters that no header can hold"))
+            }
+        }
+        self
+    }
+
+    /// Headers that are made anew for every request of every kind, reconnects and retries included.
+    #[must_use]
+    pub fn dynamic_headers<F>(mut self, headers: F) -> Self
+    where
+        F: Fn() -> BoxFuture<'static, Result<HeaderMap, Error>> + Send + Sync + 'static,
+    {
+        self.dynamic_headers = Some(Arc::new(headers));
+        self
+    }
+
+    /// Parameters of the query that are made anew for every request of every kind.
+    #[must_use]
+    pub fn dynamic_params<F>(mut self, params: F) -> Self
+    where
+        F: Fn() -> BoxFuture<'static, Result<Vec<(String, String)>, Error>> + Send + Sync + 'static,
+    {
+        self.dynamic_params = Some(Arc::new(params));
+        self
+    }
+
+    /// Longest time to the head of an answer, and between two reads of a body. Default 30 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Ceiling of the first delay before a retry; it doubles. Default 100 ms.
+    #[must_use]
+    pub fn retry_base(mut self, base: Duration) -> Self {
+        self.retry_base = base;
+        self
+    }
+
+    /// Ceiling of every delay. Default 10 s.
+    #[must_use]
+    pub fn retry_cap(mut self, cap: Duration) -> Self {
+        self.retry_cap = cap;
+        self
+    }
+
+    /// Longest time for the attempts at one request. Default 30 s; `None` is for ever. Readers and producers have their own.
+    #[must_use]
+    pub fn retry_for(mut self, limit: Option<Duration>) -> Self {
+        self.retry_for = limit;
+        self
+    }
+
+    /// Is told of every attempt that failed and will be followed by another, of single requests.
+    #[must_use]
+    pub fn on_retry(mut self, told: impl Fn(&Retry) + Send + Sync + 'static) -> Self {
+        self.on_retry = Some(Arc::new(told));
+        self
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) naming what is wrong.
+    pub fn build(self) -> Result<Client, Error> {
+        if let Some(refused) = self.refused {
+            return Err(Error::usage(refused));
+        }
+        if self.retry_base.is_zero() || self.retry_cap < self.retry_base {
+            return Err(Error::usage("retry_base must be above zero, and retry_cap not below it"));
+        }
+        let base = BaseUrl::parse(&self.base).map_err(|error| Error::usage(format!("base URL: {error}")))?;
+        let http = match self.http {
+            Some(http) => http,
+            None => HttpClient::builder()
+                .idle_timeout(Duration::from_secs(4))
+                .build()
+                .map_err(|error| Error::usage(error.line()))?,
+        };
+        Ok(Client {
+            shared: Arc::new(Shared {
+                base,
+                http: http.with_request_timeout(self.timeout),
+                token: self.token,
+                headers: self.headers,
+                dynamic_headers: self.dynamic_headers,
+                dynamic_params: self.dynamic_params,
+                timeout: self.timeout,
+                retry_base: self.retry_base,
+                retry_cap: self.retry_cap,
+                retry_for: self.retry_for,
+                on_retry: self.on_retry,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// Whether the protocol, or HTTP below it, has a use for this header.
+fn is_protocol_header(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.starts_with("stream-")
+        || name.starts_with("producer-")
+        || [
+            "accept",
+            "accept-encoding",
+            "connection",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "host",
+            "if-none-match",
+            "transfer-encoding",
+        ]
+        .contains(&name.as_str())
+}

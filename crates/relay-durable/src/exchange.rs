@@ -1,0 +1,277 @@
+//! One request and its answer, with what goes along; and the attempts at it.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use relay_proto::durable::{Answer, Refusal, Retry};
+use relay_proto::http::{resolve, same_origin};
+use relay_proto::retry::Backoff;
+use tokio::time::Instant;
+
+use crate::client::Shared;
+use crate::error::one_line;
+use crate::{Error, ErrorKind};
+
+/// A request, as often as it may have to be sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    /// Without a query.
+    pub(crate) url: String,
+    /// Encoded; empty for none.
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// Longest time to the answer's head.
+    pub(crate) wait: Duration,
+}
+
+/// An answer whose body is still to be read.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) answer: Answer,
+    pub(crate) body: Incoming,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// No byte of the request left.
+    Unsent(String),
+    /// The server may have it.
+    Unknown(String),
+    /// No attempt will do better.
+    Never(Error),
+}
+
+/// What may be sent again after an attempt whose outcome is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resend {
+    Always,
+    /// Only when the server has certainly not taken it.
+    Untaken,
+}
+
+/// Redirects followed in a row.
+const MAX_REDIRECTS: usize = 5;
+/// Bytes read of a refusal's body.
+const WORDS: usize = 4096;
+
+impl Call {
+    pub(crate) fn new(method: Method, url: &str, wait: Duration) -> Self {
+        Self {
+            method,
+            url: url.to_owned(),
+            query: String::new(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            wait,
+        }
+    }
+
+    pub(crate) fn header(&mut self, name: &'static str, value: &str) -> Result<(), Error> {
+        let value = HeaderValue::from_str(value)
+            .map_err(|_| Error::usage(format!("{name}: {value:?} cannot stand in a header")))?;
+        self.headers.insert(name, value);
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Sends a request once; again only after a 401 with another token, and to where a redirect within the origin leads.
+    pub(crate) async fn exchange(&self, call: &Call) -> Result<Reply, Lost> {
+        let mut url = call.url.clone();
+        let mut query = call.query.clone();
+        let mut refused_token = None;
+        let mut redirects = 0;
+        loop {
+            let token = match (&self.token, &refused_token) {
+                (None, _) => None,
+                (Some(source), None) => Some(source.token().await),
+                (Some(source), Some(_)) => Some(source.fresh_token().await),
+            };
+            let token = token.transpose().map_err(|error| Lost::Never(local(&call.url, &error)))?;
+            if refused_token.is_some() && token == refused_token {
+                return Err(Lost::Never(
+                    Error::new(ErrorKind::NotAuthorised, &call.url, "not authorised (401)").with_status(401),
+                ));
+            }
+            let request = self.request(call, &url, &query, token.as_ref()).await?;
+            let http = self.http.clone().with_request_timeout(call.wait);
+            let response = http.send(request).await.map_err(|error| match error {
+                relay_transport::Error::Connect { .. } => Lost::Unsent(error.line()),
+                relay_transport::Error::Url { .. } => Lost::Never(Error::usage(error.line())),
+                _ => Lost::Unknown(error.line()),
+            })?;
+            let status = response.status().as_u16();
+            if status == 401 && self.token.is_some() && refused_token.is_none() {
+                refused_token = token;
+                continue;
+            }
+            if matches!(status, 301 | 302 | 303 | 307 | 308)
+                && let Some(location) =
+                    response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok())
+            {
+                let keeps = matches!(call.method, Method::GET | Method::HEAD) || matches!(status, 307 | 308);
+                let asked = if query.is_empty() { url.clone() } else { format!("{url}?{query}") };
+                let target = resolve(&asked, location).filter(|target| same_origin(&asked, target));
+                if let Some(target) = target.filter(|_| keeps && redirects < MAX_REDIRECTS) {
+                    redirects += 1;
+                    let target = target.split('#').next().unwrap_or_default();
+                    let (path, asked) = target.split_once('?').unwrap_or((target, ""));
+                    (url, query) = (path.to_owned(), asked.to_owned());
+                    continue;
+                }
+                let what =
+                    format!("redirect ({status}) not followed: to another origin, to nowhere, or too often");
+                return Err(Lost::Never(Error::new(ErrorKind::Refused, &call.url, what).with_status(status)));
+            }
+            let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let headers = response.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let answer = Answer::from_headers(status, headers, since_1970);
+            return Ok(Reply { answer, body: response.into_body() });
+        }
+    }
+
+    async fn request(
+        &self,
+        call: &Call,
+        url: &str,
+        query: &str,
+        token: Option<&relay_transport::Secret>,
+    ) -> Result<Request<Full<Bytes>>, Lost> {
+        let mut query = query.to_owned();
+        if let Some(params) = &self.dynamic_params {
+            let mut all: Vec<String> =
+                query.split('&').filter(|pair| !pair.is_empty()).map(ToOwned::to_owned).collect();
+            for (name, value) in params().await.map_err(Lost::Never)? {
+                let part = relay_transport::BaseUrl::segment;
+                all.push(format!("{}={}", part(&name), part(&value)));
+            }
+            all.sort();
+            query = all.join("&");
+        }
+        let url = if query.is_empty() { url.to_owned() } else { format!("{url}?{query}") };
+        let mut request = Request::builder()
+            .method(call.method.clone())
+            .uri(url)
+            .body(Full::new(call.body.clone()))
+            .map_err(|_| {
+                Lost::Never(Error::usage(format!("{}: not a URL that can be asked for", call.url)))
+            })?;
+        let headers = request.headers_mut();
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+        if let Some(dynamic) = &self.dynamic_headers {
+            for (name, value) in &dynamic().await.map_err(Lost::Never)? {
+                headers.insert(name, value.clone());
+            }
+        }
+        for (name, value) in &call.headers {
+            headers.insert(name, value.clone());
+        }
+        if let Some(token) = token {
+            let value = token.bearer().map_err(|error| Lost::Never(local(&call.url, &error)))?;
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        Ok(request)
+    }
+
+    /// Sends a request until there is an answer that is not "later". The second value says whether an attempt before it
+    /// may have been taken.
+    pub(crate) async fn persist(&self, call: &Call, resend: Resend) -> Result<(Reply, bool), Error> {
+        let mut backoff = Backoff::new(self.retry_base, self.retry_cap, seed());
+        let started = Instant::now();
+        let mut maybe_taken = false;
+        loop {
+            let (cause, floor) = match self.exchange(call).await {
+                Ok(reply) if reply.answer.refusal() == Some(Refusal::Busy) => {
+                    let status = reply.answer.status();
+                    if status != 429 {
+                        if resend == Resend::Untaken {
+                            let what = format!("outcome unknown: status {status} to an append");
+                            return Err(
+                                Error::new(ErrorKind::OutcomeUnknown, &call.url, what).with_status(status)
+                            );
+                        }
+                        maybe_taken = true;
+                    }
+                    (format!("status {status}"), reply.answer.retry_after())
+                }
+                Ok(reply) => return Ok((reply, maybe_taken)),
+                Err(Lost::Never(error)) => return Err(error),
+                Err(Lost::Unsent(cause)) => (cause, None),
+                Err(Lost::Unknown(cause)) => {
+                    if resend == Resend::Untaken {
+                        let what = format!("outcome unknown: {cause}");
+                        return Err(Error::new(ErrorKind::OutcomeUnknown, &call.url, what));
+                    }
+                    maybe_taken = true;
+                    (cause, None)
+                }
+            };
+            let mut delay = backoff.next_delay();
+            if let Some(floor) = floor {
+                delay = delay.max(backoff.spread(floor));
+            }
+            if let Some(limit) = self.retry_for {
+                let left = limit.saturating_sub(started.elapsed());
+                if left.is_zero() || floor.is_some_and(|floor| floor > left) {
+                    return Err(Error::out_of_time(&call.url, Some(limit), &cause));
+                }
+                delay = delay.min(left.max(floor.unwrap_or_default()));
+            }
+            if let Some(told) = &self.on_retry {
+                told(&Retry { cause, delay });
+            }
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// Like [`persist`](Self::persist), for answers whose body says nothing; refusals are errors.
+    pub(crate) async fn ask(
+        &self,
+        call: &Call,
+        resend: Resend,
+    ) -> Result<(Answer, bool), (Error, Option<Answer>, bool)> {
+        let (reply, maybe_taken) = self.persist(call, resend).await.map_err(|error| (error, None, false))?;
+        let Some(refusal) = reply.answer.refusal() else {
+            // A connection whose answer was read to its end can be used again.
+            let _ = words(reply.body, self.timeout).await;
+            return Ok((reply.answer, maybe_taken));
+        };
+        let said = words(reply.body, self.timeout).await;
+        Err((Error::refused(&call.url, refusal, &reply.answer, &said), Some(reply.answer), maybe_taken))
+    }
+}
+
+/// The beginning of a body, for a person. A short body is read to its end, so that its connection can be used again.
+pub(crate) async fn words(mut body: Incoming, patience: Duration) -> String {
+    let mut bytes = Vec::new();
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Ok(data) = frame.into_data() {
+                bytes.extend_from_slice(&data);
+            }
+            if bytes.len() > WORDS {
+                break;
+            }
+        }
+    };
+    // What came until then is said.
+    let _ = tokio::time::timeout(patience.min(Duration::from_secs(2)), read).await;
+    one_line(&bytes[..bytes.len().min(WORDS)])
+}
+
+fn local(url: &str, error: &relay_transport::Error) -> Error {
+    Error::new(ErrorKind::Local, url, error.line())
+}
+
+pub(crate) fn seed() -> u64 {
+    RandomState::new().hash_one(Instant::now())
+}

@@ -1,0 +1,348 @@
+//! Reading: the driver of the reader machine.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Method, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use relay_proto::durable::{
+    Answer, Ask, Checkpoint, Content, End, Live, Piece, Reader, ReaderConfig, ReaderStop, ReaderWant,
+    Refusal, Retry,
+};
+use tokio::time::{Instant, Sleep};
+
+use crate::exchange::{Call, Lost, Reply, seed, words};
+use crate::{DurableStream, Error, ErrorKind};
+
+/// What a stream yields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadEvent {
+    /// Data, with the checkpoint behind it.
+    Piece(Piece),
+    /// An attempt failed; another follows by itself.
+    Retry(Retry),
+    /// The end: the last item.
+    End(End),
+}
+
+/// Reads a stream over as many requests as it takes: a `Stream` that ends after [`ReadEvent::End`] or one error.
+///
+/// Nothing happens unless it is polled, and nothing is read ahead of what a piece holds. Dropping it closes the connection.
+pub struct Reads {
+    stream: DurableStream,
+    machine: Reader,
+    link: Link,
+    origin: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    retry_for: Option<Duration>,
+    /// The end that is told once the words of a refusal are read.
+    stopping: Option<ReaderStop>,
+    done: bool,
+}
+
+enum Link {
+    None,
+    Opening(BoxFuture<'static, Result<Reply, Lost>>),
+    Open(Incoming),
+    /// The refusal is known; its words are being read.
+    Words(BoxFuture<'static, String>, Box<Answer>),
+}
+
+impl Reads {
+    pub(crate) fn new(stream: DurableStream, config: ReaderConfig, from: Checkpoint) -> Self {
+        let retry_for = config.retry_for;
+        Self {
+            machine: Reader::new(config, from, seed()),
+            stream,
+            link: Link::None,
+            origin: Instant::now(),
+            timer: None,
+            retry_for,
+            stopping: None,
+            done: false,
+        }
+    }
+
+    /// Behind everything given out so far.
+    pub fn position(&self) -> &Checkpoint {
+        self.machine.position()
+    }
+
+    /// Whether the stream is one of JSON messages; `None` while nobody has said so.
+    pub fn is_json(&self) -> Option<bool> {
+        self.machine.is_json()
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn open(&self, ask: Ask) -> Link {
+        let method = if ask.head { Method::HEAD } else { Method::GET };
+        let mut call = Call::new(method, self.stream.url(), ask.wait);
+        call.query = ask.query;
+        if ask.live == Some(Live::Sse) {
+            call.headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        }
+        let client = self.stream.client.clone();
+        Link::Opening(Box::pin(async move { client.shared.exchange(&call).await }))
+    }
+
+    fn poll_timer(&mut self, until: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.origin.checked_add(until) else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    /// What the link has; `Pending` when it has to be waited for.
+    fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Option<Error>> {
+        let now = self.now();
+        match &mut self.link {
+            Link::None | Link::Words(..) => Poll::Pending,
+            Link::Opening(opening) => match std::task::ready!(opening.as_mut().poll(cx)) {
+                Ok(reply) => {
+                    self.machine.handle_answer(&reply.answer, now);
+                    self.link = match reply.answer.refusal() {
+                        Some(refusal) if refusal != Refusal::Busy => {
+                            let patience = self.stream.client.shared.timeout;
+                            Link::Words(Box::pin(words(reply.body, patience)), Box::new(reply.answer))
+                        }
+                        _ => Link::Open(reply.body),
+                    };
+                    Poll::Ready(None)
+                }
+                Err(Lost::Never(error)) => Poll::Ready(Some(error)),
+                Err(Lost::Unsent(cause) | Lost::Unknown(cause)) => {
+                    self.link = Link::None;
+                    self.machine.handle_failure(&cause, now);
+                    Poll::Ready(None)
+                }
+            },
+            Link::Open(body) => {
+                match std::task::ready!(Pin::new(body).poll_frame(cx)) {
+                    Some(Ok(frame)) => {
+                        if let Ok(data) = frame.into_data() {
+                            self.machine.handle_bytes(data, now);
+                        }
+                    }
+                    Some(Err(error)) => {
+                        self.link = Link::None;
+                        self.machine.handle_end(Some(&cause_of(&error)), now);
+                    }
+                    None => {
+                        self.link = Link::None;
+                        self.machine.handle_end(None, now);
+                    }
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// The end, as an item or an error; `Pending` while the words of a refusal are read.
+    fn poll_stop(&mut self, stop: &ReaderStop, cx: &mut Context<'_>) -> Poll<Result<End, Error>> {
+        let url = self.stream.url().to_owned();
+        let error = match stop {
+            ReaderStop::End(end) => return Poll::Ready(Ok(*end)),
+            ReaderStop::Refused { refusal, status, offset } => {
+                let said = match &mut self.link {
+                    Link::Words(reading, _) => std::task::ready!(reading.as_mut().poll(cx)),
+                    _ => String::new(),
+                };
+                let answer = match &self.link {
+                    Link::Words(_, answer) => Answer::clone(answer),
+                    _ => Answer::new(*status),
+                };
+                match refusal {
+                    Refusal::Gone if !offset.is_start() => {
+                        Error::new(ErrorKind::Gone, &url, format!("gone: offset {offset}")).with_status(410)
+                    }
+                    refusal => Error::refused(&url, *refusal, &answer, &said),
+                }
+            }
+            ReaderStop::Malformed { offset, what } => {
+                Error::new(ErrorKind::Malformed, &url, format!("malformed answer at offset {offset}: {what}"))
+            }
+            ReaderStop::TooLarge { offset, limit } => Error::new(
+                ErrorKind::TooLarge,
+                &url,
+                format!("too large: a message after offset {offset} has more than {limit} bytes"),
+            ),
+            ReaderStop::NoProgress { offset } => Error::new(
+                ErrorKind::NoProgress,
+                &url,
+                format!("no progress: answers to offset {offset} move neither it nor the cursor"),
+            ),
+            ReaderStop::OutOfTime { cause } => Error::out_of_time(&url, self.retry_for, cause),
+            other => Error::new(ErrorKind::Local, &url, format!("{other:?}")),
+        };
+        Poll::Ready(Err(error))
+    }
+}
+
+/// The causes of a broken body, in one line.
+fn cause_of(error: &hyper::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        source = cause.source();
+    }
+    line
+}
+
+impl Stream for Reads {
+    type Item = Result<ReadEvent, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.done {
+            return Poll::Ready(None);
+        }
+        loop {
+            if let Some(stop) = this.stopping.take() {
+                let Poll::Ready(ended) = this.poll_stop(&stop, cx) else {
+                    this.stopping = Some(stop);
+                    return Poll::Pending;
+                };
+                this.done = true;
+                this.link = Link::None;
+                return Poll::Ready(Some(ended.map(ReadEvent::End)));
+            }
+            let want = this.machine.poll(this.now());
+            let until = match want {
+                ReaderWant::Ask(ask) => {
+                    this.link = this.open(ask);
+                    continue;
+                }
+                ReaderWant::Piece(piece) => return Poll::Ready(Some(Ok(ReadEvent::Piece(piece)))),
+                ReaderWant::Retry(retry) => return Poll::Ready(Some(Ok(ReadEvent::Retry(retry)))),
+                ReaderWant::Stop(stop) => {
+                    this.stopping = Some(stop);
+                    continue;
+                }
+                ReaderWant::Wait(until) => {
+                    this.link = Link::None;
+                    until
+                }
+                ReaderWant::Answer(until) | ReaderWant::Bytes(until) => until,
+                _ => return Poll::Pending,
+            };
+            match this.poll_link(cx) {
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(error)) => {
+                    this.done = true;
+                    this.link = Link::None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Pending => {
+                    std::task::ready!(this.poll_timer(until, cx));
+                    this.timer = None;
+                    let now = this.now();
+                    this.machine.handle_timeout(now);
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Reads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reads")
+            .field("stream", &self.stream)
+            .field("position", self.position())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Messages of a JSON stream, with the checkpoint behind them.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct JsonBatch<T> {
+    /// The messages; may be empty when it is news that the reader is up to date.
+    pub items: Vec<T>,
+    /// From where to go on.
+    pub checkpoint: Checkpoint,
+    /// Everything there was at the time was given out.
+    pub up_to_date: bool,
+    /// The stream ends here: the last batch.
+    pub closed: bool,
+}
+
+/// Like [`Reads`], of values. Ends after one error; retries are not told.
+pub struct JsonReads<T> {
+    reads: Reads,
+    _items: PhantomData<fn() -> T>,
+}
+
+impl<T> JsonReads<T> {
+    pub(crate) fn new(reads: Reads) -> Self {
+        Self { reads, _items: PhantomData }
+    }
+}
+
+impl<T: serde::de::DeserializeOwned> JsonReads<T> {
+    fn batch(&self, piece: Piece) -> Result<JsonBatch<T>, Error> {
+        let offset = piece.checkpoint.offset.clone();
+        let wrong = |what: String| {
+            Error::new(
+                ErrorKind::Malformed,
+                self.reads.stream.url(),
+                format!("malformed before offset {offset}: {what}"),
+            )
+        };
+        let items = match &piece.content {
+            Content::Messages(messages) => messages
+                .iter()
+                .map(|message| serde_json::from_slice(message).map_err(|error| wrong(error.to_string())))
+                .collect::<Result<_, _>>()?,
+            Content::Bytes(bytes) if bytes.is_empty() => Vec::new(),
+            Content::Bytes(_) => return Err(wrong("not a JSON stream".to_owned())),
+        };
+        Ok(JsonBatch {
+            items,
+            checkpoint: piece.checkpoint,
+            up_to_date: piece.up_to_date,
+            closed: piece.closed,
+        })
+    }
+}
+
+impl<T: serde::de::DeserializeOwned> Stream for JsonReads<T> {
+    type Item = Result<JsonBatch<T>, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            return Poll::Ready(match std::task::ready!(Pin::new(&mut this.reads).poll_next(cx)) {
+                Some(Ok(ReadEvent::Piece(piece))) => {
+                    let batch = this.batch(piece);
+                    this.reads.done |= batch.is_err();
+                    Some(batch)
+                }
+                Some(Ok(ReadEvent::Retry(_))) => continue,
+                Some(Ok(ReadEvent::End(_))) | None => None,
+                Some(Err(error)) => Some(Err(error)),
+            });
+        }
+    }
+}
+
+impl<T> fmt::Debug for JsonReads<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("JsonReads").field(&self.reads).finish()
+    }
+}

@@ -1,0 +1,404 @@
+//! A stream, and what can be asked of it once.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, header};
+use relay_proto::durable::{Answer, Checkpoint, Offset, ReaderConfig, Refusal, is_json};
+use relay_proto::http::same_origin;
+
+use crate::exchange::{Call, Resend};
+use crate::read::JsonReads;
+use crate::{Client, Error, ErrorKind, Reads};
+
+/// A handle to a stream. Cheap to clone; making one does no I/O.
+#[derive(Clone)]
+pub struct DurableStream {
+    pub(crate) client: Client,
+    pub(crate) url: Arc<str>,
+    /// Once it is known it does not change.
+    content_type: Arc<Mutex<Option<String>>>,
+}
+
+/// When a stream ends to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expiry {
+    /// So long after its last use. Whole seconds.
+    Ttl(Duration),
+    /// At that time, RFC 3339.
+    At(String),
+}
+
+/// How to make a stream.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct CreateOptions {
+    /// Its type for good. Default `application/octet-stream`.
+    pub content_type: Option<String>,
+    /// When it ends to be. Default: never.
+    pub expiry: Option<Expiry>,
+    /// Closed from the beginning. Default false.
+    pub closed: bool,
+    /// Its first data, as it is sent: for JSON an array of messages. Default none.
+    pub data: Bytes,
+}
+
+/// How to fork a stream.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ForkOptions {
+    /// Where the fork leaves its source. Default: the source's end.
+    pub at: Option<Offset>,
+    /// Messages (JSON) or bytes behind [`at`](Self::at).
+    pub sub_offset: Option<u64>,
+    /// When it ends to be. Default: as its source.
+    pub expiry: Option<Expiry>,
+}
+
+/// How to append.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct AppendOptions {
+    /// The stream's type. Default: asked of the server, once per handle.
+    pub content_type: Option<String>,
+    /// The writer's sequence, which must grow bytewise.
+    pub seq: Option<String>,
+    /// Close the stream with it.
+    pub close: bool,
+    /// Send the bytes as they are: on a JSON stream, an array of messages in the place of one message.
+    pub raw: bool,
+    /// Send it again although an earlier attempt may have been taken. **It may then be there twice.**
+    pub resend: bool,
+}
+
+macro_rules! setters {
+    ($type:ident { $($(#[$doc:meta])* $name:ident: $field:ty),* $(,)? }) => {
+        impl $type {
+            /// The defaults.
+            pub fn new() -> Self {
+                Self::default()
+            }
+
+            $(
+                #[doc = concat!("Sets `", stringify!($name), "`.")]
+                #[must_use]
+                pub fn $name(mut self, value: impl Into<$field>) -> Self {
+                    self.$name = value.into();
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters!(CreateOptions { content_type: Option<String>, expiry: Option<Expiry>, closed: bool, data: Bytes });
+setters!(ForkOptions { at: Option<Offset>, sub_offset: Option<u64>, expiry: Option<Expiry> });
+setters!(AppendOptions { content_type: Option<String>, seq: Option<String>, close: bool, raw: bool, resend: bool });
+
+/// A stream that was made, or was there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Created {
+    /// 201 for a new one, 200 for one that was there.
+    pub status: u16,
+    /// Where it ends.
+    pub offset: Option<Offset>,
+    /// Its type, when the server says it.
+    pub content_type: Option<String>,
+    /// Whether it is closed.
+    pub closed: bool,
+}
+
+/// An append that was taken, or a close.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AppendOutcome {
+    /// The status.
+    pub status: u16,
+    /// The offset behind it.
+    pub offset: Option<Offset>,
+    /// Whether the stream is closed.
+    pub closed: bool,
+}
+
+/// What is known of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Head {
+    /// The status.
+    pub status: u16,
+    /// Its type.
+    pub content_type: Option<String>,
+    /// Where it ends.
+    pub offset: Option<Offset>,
+    /// Whether it is closed.
+    pub closed: bool,
+    /// Seconds for which it lives on without being used.
+    pub ttl_seconds: Option<u64>,
+    /// When it ends to be, as the server writes it.
+    pub expires_at: Option<String>,
+    /// For `If-None-Match`.
+    pub etag: Option<String>,
+}
+
+impl DurableStream {
+    pub(crate) fn new(client: Client, url: String) -> Self {
+        Self { client, url: url.into(), content_type: Arc::default() }
+    }
+
+    /// The absolute URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The client that it was made by.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn call(&self, method: Method) -> Call {
+        Call::new(method, &self.url, self.client.shared.timeout)
+    }
+
+    fn error(&self, kind: ErrorKind, what: impl Into<String>) -> Error {
+        Error::new(kind, &self.url, what)
+    }
+
+    /// Makes the stream (PUT). The same again is fine.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Exists`] when it is there with another configuration, and others by kind.
+    pub async fn create(&self, options: CreateOptions) -> Result<Created, Error> {
+        let mut call = self.call(Method::PUT);
+        let kind = options.content_type.as_deref().unwrap_or("application/octet-stream");
+        call.header("content-type", kind)?;
+        expiry(&mut call, options.expiry.as_ref())?;
+        if options.closed {
+            call.header("stream-closed", "true")?;
+        }
+        call.body = options.data;
+        self.put(&call, kind).await
+    }
+
+    /// Makes `target` a fork of this stream, on the same server.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when it has another origin, [`ErrorKind::Exists`] when it is there already, and others by kind.
+    pub async fn fork(&self, target: &DurableStream, options: ForkOptions) -> Result<Created, Error> {
+        if !same_origin(&self.url, &target.url) {
+            return Err(Error::usage(format!(
+                "a fork has the origin of its source: {} and {}",
+                self.url, target.url
+            )));
+        }
+        let mut call = target.call(Method::PUT);
+        let path =
+            self.url.find("://").and_then(|at| self.url[at + 3..].find('/').map(|slash| at + 3 + slash));
+        call.header("stream-forked-from", path.map_or("/", |at| &self.url[at..]))?;
+        if let Some(at) = &options.at {
+            call.header("stream-fork-offset", at.as_str())?;
+        }
+        if let Some(sub) = options.sub_offset {
+            call.header("stream-fork-sub-offset", &sub.to_string())?;
+        }
+        expiry(&mut call, options.expiry.as_ref())?;
+        target.put(&call, "").await
+    }
+
+    async fn put(&self, call: &Call, kind: &str) -> Result<Created, Error> {
+        let (answer, _) =
+            self.client.shared.ask(call, Resend::Always).await.map_err(|(error, answer, _)| match answer
+                .as_ref()
+                .and_then(Answer::refusal)
+            {
+                Some(Refusal::Conflict | Refusal::Closed | Refusal::Gap { .. }) => {
+                    self.error(ErrorKind::Exists, "exists with another configuration").with_status(409)
+                }
+                Some(Refusal::TooLarge) => self.too_large(call.body.len()),
+                _ => error,
+            })?;
+        let kind =
+            answer.content_type().or(Some(kind).filter(|kind| !kind.is_empty())).map(ToOwned::to_owned);
+        self.learn(kind.as_deref());
+        Ok(Created {
+            status: answer.status(),
+            offset: answer.next_offset().cloned(),
+            content_type: kind,
+            closed: answer.closed(),
+        })
+    }
+
+    fn too_large(&self, bytes: usize) -> Error {
+        self.error(ErrorKind::TooLarge, format!("too large: {bytes} bytes")).with_status(413)
+    }
+
+    fn learn(&self, kind: Option<&str>) {
+        if let Some(kind) = kind {
+            *self.content_type.lock().unwrap_or_else(PoisonError::into_inner) = Some(kind.to_owned());
+        }
+    }
+
+    /// The stream's type: what was learned before, else what the server says now.
+    ///
+    /// # Errors
+    /// Those of [`head`](Self::head).
+    pub async fn content_type(&self) -> Result<String, Error> {
+        let known = self.content_type.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let mut call = self.call(Method::HEAD);
+        // An append must not meet a connection that is about to be closed: nobody could tell whether it was taken.
+        call.headers.insert(header::CONNECTION, http::HeaderValue::from_static("close"));
+        let head = self.described(&call).await?;
+        Ok(head.content_type.unwrap_or_else(|| "application/octet-stream".to_owned()))
+    }
+
+    /// What is known of the stream (HEAD).
+    ///
+    /// # Errors
+    /// By kind.
+    pub async fn head(&self) -> Result<Head, Error> {
+        self.described(&self.call(Method::HEAD)).await
+    }
+
+    async fn described(&self, call: &Call) -> Result<Head, Error> {
+        let (answer, _) = self.client.shared.ask(call, Resend::Always).await.map_err(|(error, ..)| error)?;
+        self.learn(answer.content_type());
+        Ok(Head {
+            status: answer.status(),
+            content_type: answer.content_type().map(ToOwned::to_owned),
+            offset: answer.next_offset().cloned(),
+            closed: answer.closed(),
+            ttl_seconds: answer.ttl(),
+            expires_at: answer.expires_at().map(ToOwned::to_owned),
+            etag: answer.etag().map(ToOwned::to_owned),
+        })
+    }
+
+    /// Appends one message: on a JSON stream one JSON value, which stays one message whatever it is.
+    ///
+    /// Dropping the future leaves the outcome unknown.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for an empty message and for what is not JSON; [`ErrorKind::OutcomeUnknown`] when nobody knows
+    /// whether it was taken; [`ErrorKind::Closed`], [`ErrorKind::SequenceConflict`], [`ErrorKind::ContentType`],
+    /// [`ErrorKind::TooLarge`] and others by kind.
+    pub async fn append(
+        &self,
+        data: impl Into<Bytes>,
+        options: AppendOptions,
+    ) -> Result<AppendOutcome, Error> {
+        let data = data.into();
+        if data.is_empty() {
+            if options.close {
+                return self.close().await;
+            }
+            return Err(Error::usage("the message is empty"));
+        }
+        let kind = match &options.content_type {
+            Some(kind) => kind.clone(),
+            None => self.content_type().await?,
+        };
+        let size = data.len();
+        let mut call = self.call(Method::POST);
+        call.body = if is_json(&kind) && !options.raw { wrapped(&data)? } else { data };
+        call.header("content-type", &kind)?;
+        if let Some(seq) = &options.seq {
+            call.header("stream-seq", seq)?;
+        }
+        if options.close {
+            call.header("stream-closed", "true")?;
+        }
+        let resend = if options.resend { Resend::Always } else { Resend::Untaken };
+        let outcome = self.client.shared.ask(&call, resend).await;
+        let (answer, _) =
+            outcome.map_err(|(error, answer, _)| match answer.as_ref().and_then(Answer::refusal) {
+                Some(Refusal::Conflict) if options.seq.is_some() => self
+                    .error(ErrorKind::SequenceConflict, "sequence conflict: the sequence does not grow")
+                    .with_status(409),
+                Some(Refusal::Conflict) => self
+                    .error(
+                        ErrorKind::ContentType,
+                        format!("conflict: another content type than ours, {kind}"),
+                    )
+                    .with_status(409),
+                Some(Refusal::TooLarge) => self.too_large(size),
+                _ => error,
+            })?;
+        Ok(AppendOutcome {
+            status: answer.status(),
+            offset: answer.next_offset().cloned(),
+            closed: answer.closed() || options.close,
+        })
+    }
+
+    /// Closes the stream, if it is not closed. Safe to repeat.
+    ///
+    /// # Errors
+    /// By kind.
+    pub async fn close(&self) -> Result<AppendOutcome, Error> {
+        let mut call = self.call(Method::POST);
+        call.header("stream-closed", "true")?;
+        let (answer, _) = self.client.shared.ask(&call, Resend::Always).await.map_err(|(error, ..)| error)?;
+        Ok(AppendOutcome { status: answer.status(), offset: answer.next_offset().cloned(), closed: true })
+    }
+
+    /// Deletes the stream, and gives the status. After an attempt whose answer was lost, a stream that is not there is deleted.
+    ///
+    /// # Errors
+    /// By kind.
+    pub async fn delete(&self) -> Result<u16, Error> {
+        match self.client.shared.ask(&self.call(Method::DELETE), Resend::Always).await {
+            Ok((answer, _)) => Ok(answer.status()),
+            Err((_, Some(answer), true)) if matches!(answer.status(), 404 | 410) => Ok(answer.status()),
+            Err((error, ..)) => Err(error),
+        }
+    }
+
+    /// Reads from a checkpoint on.
+    pub fn read(&self, config: ReaderConfig, from: Checkpoint) -> Reads {
+        Reads::new(self.clone(), config, from)
+    }
+
+    /// Reads a JSON stream from a checkpoint on, as values of a type.
+    pub fn read_json<T: serde::de::DeserializeOwned>(
+        &self,
+        config: ReaderConfig,
+        from: Checkpoint,
+    ) -> JsonReads<T> {
+        JsonReads::new(self.read(config, from))
+    }
+}
+
+impl fmt::Debug for DurableStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DurableStream").field(&self.url).finish()
+    }
+}
+
+fn expiry(call: &mut Call, expiry: Option<&Expiry>) -> Result<(), Error> {
+    match expiry {
+        None => Ok(()),
+        Some(Expiry::Ttl(ttl)) if ttl.subsec_nanos() != 0 => {
+            Err(Error::usage(format!("the time to live is in whole seconds, not {ttl:?}")))
+        }
+        Some(Expiry::Ttl(ttl)) => call.header("stream-ttl", &ttl.as_secs().to_string()),
+        Some(Expiry::At(time)) => call.header("stream-expires-at", time),
+    }
+}
+
+/// One JSON value as an array of one, so that a server takes it as one message.
+fn wrapped(data: &Bytes) -> Result<Bytes, Error> {
+    let wrong = |why: String| Error::usage(format!("the message is not JSON: {why}"));
+    let text = std::str::from_utf8(data).map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| wrong(error.to_string()))?;
+    let mut body = BytesMut::with_capacity(data.len() + 2);
+    body.extend_from_slice(b"[");
+    body.extend_from_slice(data);
+    body.extend_from_slice(b"]");
+    Ok(body.freeze())
+}
