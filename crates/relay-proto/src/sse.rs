@@ -28,7 +28,10 @@ mod block;
 mod decoder;
 mod encoder;
 mod frame;
+mod limits;
+mod span;
 
 pub use decoder::Decoder;
 pub use encoder::{EncodeError, Encoder};
-pub use frame::{Comment, Event, Frame, Limit, Limits, Oversized};
+pub use frame::{Comment, Event, Frame, Oversized};
+pub use limits::{Limit, Limits};

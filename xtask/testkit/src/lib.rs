@@ -37,6 +37,7 @@
 
 mod api_server;
 mod clock;
+mod gate;
 mod link;
 mod oracle;
 mod peer;
@@ -46,9 +47,10 @@ mod seed;
 
 pub use api_server::{ApiServer, Ask};
 pub use clock::{Clock, within};
+pub use gate::Gate;
 pub use link::{Counters, FaultLink, Faults};
 pub use oracle::{Audit, Oracle, audit};
-pub use peer::{Gate, Opening, Peer, Request, Script};
+pub use peer::{Opening, Peer, Request, Script};
 pub use relay::{Conversation, RelayScript, hash_of, pods_reply, session_reply, sse_event};
 pub use reply::Reply;
 pub use seed::Rng;

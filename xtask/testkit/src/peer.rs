@@ -454,33 +454,3 @@ pub(crate) fn percent_decode(text: &str) -> String {
     }
     String::from_utf8_lossy(&out).into_owned()
 }
-
-/// A barrier between a script and its test: [`Reply::hold`] stops there until the test opens it. Clones are one gate.
-#[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<watch::Sender<(bool, usize)>>);
-
-impl Gate {
-    /// A closed gate.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Lets everybody through, from now on.
-    pub fn open(&self) {
-        self.0.send_modify(|(open, _)| *open = true);
-    }
-
-    /// Waits until a script stands at the gate, or has gone through.
-    ///
-    /// # Panics
-    /// When none comes within 60 s of real time.
-    pub async fn reached(&self) {
-        let mut state = self.0.subscribe();
-        let _ = within("a script to reach the gate", state.wait_for(|(_, arrived)| *arrived > 0)).await;
-    }
-
-    pub(crate) async fn pass(&self) {
-        self.0.send_modify(|(_, arrived)| *arrived += 1);
-        let _ = self.0.subscribe().wait_for(|(open, _)| *open).await;
-    }
-}

@@ -9,7 +9,8 @@ use relay_proto::sse::Encoder;
 use relay_proto::time::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::peer::{Gate, Request, Script};
+use super::gate::Gate;
+use super::peer::{Request, Script};
 use super::reply::Reply;
 
 /// A scripted pod relay: answers for `/pods`, `/auth/session`, `/health` and one [`Conversation`] per stream connection.

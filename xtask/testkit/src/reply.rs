@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::peer::Gate;
+use super::gate::Gate;
 use super::seed::Rng;
 
 /// One answer of a script: a head, bytes in the chunks given, pauses in between, and an end.

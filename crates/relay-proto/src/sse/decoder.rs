@@ -13,10 +13,12 @@ use bytestring::ByteString;
 use memchr::memchr;
 
 use super::block::{
-    Block, Carry, Field, KEEP, Span, append, checked, find_far_line_end, find_line_end, give, join,
-    parse_line, parse_retry, put, put_line, replaced, starts_in_two, text, value,
+    Block, Carry, Field, KEEP, append, checked, find_far_line_end, find_line_end, give, join, parse_line,
+    parse_retry, put, put_line, replaced, starts_in_two, text, value,
 };
-use super::frame::{Comment, Event, Frame, Limit, Limits, Oversized, Text};
+use super::frame::{Comment, Event, Frame, Oversized, Text};
+use super::limits::{Limit, Limits};
+use super::span::Span;
 
 mod crumbs;
 

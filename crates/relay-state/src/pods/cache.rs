@@ -9,6 +9,7 @@ use serde::Serialize;
 use change::differ;
 
 mod change;
+mod hash;
 mod index;
 mod pods;
 mod trie;

@@ -15,12 +15,11 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 use crate::client::dial::Dialer;
 use crate::client::error::{BoxError, shown};
-use crate::client::handover::Loan;
+use crate::client::handover::{Io, Loan};
 use crate::client::tls::Tls;
 
 /// Makes connections for the pool: directly or through a proxy, plain or encrypted, in a limited time.
@@ -179,11 +178,6 @@ struct ProxyError {
     proxy: String,
     source: BoxError,
 }
-
-/// What a connection is made of: a socket, or TLS on something of the kind.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A connection as hyper gets it.
 pub(crate) struct Conn {

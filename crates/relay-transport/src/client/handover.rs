@@ -8,9 +8,12 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use crate::client::connect::Io;
+/// What a connection is made of: a socket, or TLS on something of the kind.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A connection that hyper reads up to the end of a head, and no further: what follows is for who takes it over. From
 /// then on it looks closed to hyper, which lets go of its buffers and its task.

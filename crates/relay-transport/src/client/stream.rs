@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
-use http::{Request, header};
+use http::Request;
 use http_body_util::Full;
 use relay_proto::eventsource::{Attempt, Config, Item, Machine, Refused, State, Stop, Want};
 use relay_proto::retry::Backoff;
@@ -348,33 +348,4 @@ impl Timer {
 
 fn random_seed() -> u64 {
     RandomState::new().hash_one(Instant::now())
-}
-
-/// What a redirect and the event stream itself add to the caller's request.
-fn complete(request: &mut Request<Full<Bytes>>, attempt: &Attempt) -> Result<(), Refused> {
-    use http_body::Body as _;
-
-    for (name, value) in attempt.headers() {
-        if let Ok(value) = http::HeaderValue::from_bytes(value) {
-            request.headers_mut().insert(name, value);
-        }
-    }
-    let Some(redirect) = attempt.redirect() else { return Ok(()) };
-    *request.uri_mut() =
-        redirect.url().parse().map_err(|_| Refused::retry("redirected to something that is not a URL"))?;
-    let method = redirect.method(request.method().as_str());
-    if method != request.method().as_str() {
-        *request.method_mut() = http::Method::GET;
-        *request.body_mut() = Full::default();
-        for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::CONTENT_ENCODING] {
-            request.headers_mut().remove(name);
-        }
-    }
-    if !redirect.may_carry_secrets() {
-        crate::client::http_client::drop_secrets(request.headers_mut());
-        if !request.body().is_end_stream() {
-            return Err(Refused::retry("redirected to another origin, which may not see the request's body"));
-        }
-    }
-    Ok(())
 }

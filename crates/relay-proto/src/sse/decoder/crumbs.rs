@@ -6,8 +6,9 @@
 use core::mem;
 
 use super::{DATA, Decoder};
-use crate::sse::block::{Span, find_line_end, give, put};
+use crate::sse::block::{find_line_end, give, put};
 use crate::sse::frame::{Event, Frame, Text};
+use crate::sse::span::Span;
 
 /// Chunks up to this size, in bytes, are crumbs.
 const CRUMB: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pods::hash_of;
+use super::hash::hash_of;
 use super::trie::{Entry, Trie};
 
 /// Groups of pods by label key and value.

@@ -1,13 +1,12 @@
 //! The set of pods that snapshots share, and its groups by label.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
 use std::hint::black_box;
-use std::sync::LazyLock;
 
 use relay_proto::pods::{Pod, PodKey};
 
 use super::change::{Change, differ};
+use super::hash::hash_of;
 use super::index::{Label, LabelIndex, Value};
 use super::trie::{Entry, Trie};
 
@@ -42,16 +41,6 @@ pub struct Pods {
     by_key: Trie<Pod>,
     labels: LabelIndex,
     len: usize,
-}
-
-/// A hash that strangers, who choose names and labels, cannot predict. The same for the whole life of the process, so that
-/// versions of different caches can be compared.
-pub(super) fn hash_of(value: &(impl Hash + ?Sized)) -> u64 {
-    static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    let hash = HASHER.hash_one(value);
-    #[cfg(test)]
-    let hash = hash & tests::HASH_MASK.get();
-    hash
 }
 
 impl Entry for Pod {

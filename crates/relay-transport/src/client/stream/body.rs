@@ -14,9 +14,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::io::AsyncReadExt;
 
-use crate::client::connect::Io;
 use crate::client::error::BoxError;
-use crate::client::handover::Loan;
+use crate::client::handover::{Io, Loan};
 use relay_proto::error::chain;
 
 /// Where the bytes of an answer come from.

@@ -1,16 +1,11 @@
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use relay_proto::pods::{EventHash, EventType, PodBuilder, PodEvent, PodList};
 
+use super::super::hash::HASH_MASK;
 use super::*;
 use crate::pods::{ChangeKind, PodCache};
-
-thread_local! {
-    /// The bits of hashes that are used: fewer make collisions.
-    pub(super) static HASH_MASK: Cell<u64> = const { Cell::new(u64::MAX) };
-}
 
 /// Sets the mask until it is dropped.
 struct Masked;
