@@ -59,18 +59,17 @@ impl Output {
 }
 
 pub(crate) const POD_HEADING: &str =
-    "NAMESPACE        NAME                                      PHASE      READY  RESTARTS  NODE";
+    "NAMESPACE        NAME                                      STATUS     READY  RESTARTS  NODE";
 
 pub(crate) fn pod_row(pod: &Pod) -> String {
-    let restarts: u32 = pod.containers().iter().map(|c| c.restart_count).sum();
-    let phase = if pod.deleted_at().is_some() { "Terminating" } else { pod.phase().unwrap_or("-") };
+    let printed = pod.printed();
     format!(
         "{:<16} {:<41} {:<10} {:<6} {:<9} {}",
         pod.namespace(),
         pod.name(),
-        phase,
-        if pod.ready() { "yes" } else { "no" },
-        restarts,
+        printed.status,
+        format!("{}/{}", printed.ready, printed.containers),
+        printed.restarts,
         pod.node_name().unwrap_or("-")
     )
 }

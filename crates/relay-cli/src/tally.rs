@@ -46,7 +46,7 @@ impl<'a> FromIterator<&'a Pod> for Tally {
                     tally.phases.insert(pod.phase().unwrap_or("Unknown").into(), 1);
                 }
             }
-            tally.restarts += pod.containers().iter().map(|c| u64::from(c.restart_count)).sum::<u64>();
+            tally.restarts += u64::from(pod.restarts());
             tally
         })
     }

@@ -21,6 +21,7 @@ mod message;
 mod pod;
 pub mod problem_codes;
 mod session;
+mod status;
 mod text;
 
 pub use builder::PodBuilder;
@@ -34,8 +35,9 @@ pub use message::{
     CatchupComplete, Closing, ClosingReason, Connected, Gap, GapReason, Heartbeat, Message, SourceState,
     Undecodable,
 };
-pub use pod::{Container, InvalidPod, Owner, Pod};
+pub use pod::{Container, ContainerKind, InvalidPod, Owner, Pod};
 pub use session::{Health, InvalidSession, Session};
+pub use status::Printed;
 
 /// Protocol version that [`Connected::protocol`] carries and this crate reads and writes.
 pub const PROTOCOL: u32 = 1;

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::PodKey;
 use super::pod::{Container, Owner, Pod};
+use super::status::{self, Printed};
 use crate::time::Timestamp;
 
 /// Builds a [`Pod`] field by field: for servers and tests.
@@ -31,6 +32,8 @@ pub(super) struct Fields {
     pub(super) message: Option<Box<str>>,
     pub(super) owner: Option<Owner>,
     pub(super) containers: Vec<Container>,
+    /// What is printed, unless the fields above tell.
+    pub(super) printed: Option<Printed>,
 }
 
 macro_rules! optional_text {
@@ -39,7 +42,7 @@ macro_rules! optional_text {
         #[must_use]
         pub fn $field(mut self, value: Option<&str>) -> Self {
             self.0.$field = value.map(Into::into);
-            self
+            self.told_by_fields(stringify!($field))
         }
     )* };
 }
@@ -50,7 +53,7 @@ macro_rules! optional_time {
         #[must_use]
         pub fn $field(mut self, value: Option<Timestamp>) -> Self {
             self.0.$field = value;
-            self
+            self.told_by_fields(stringify!($field))
         }
     )* };
 }
@@ -76,6 +79,7 @@ impl PodBuilder {
             message: None,
             owner: None,
             containers: Vec::new(),
+            printed: None,
         })
     }
 
@@ -121,11 +125,11 @@ impl PodBuilder {
         deleted_at
     }
 
-    /// Sets whether the pod is ready.
+    /// Sets whether the pod is ready. One with a deletion time is not, whatever is set here.
     #[must_use]
     pub fn ready(mut self, ready: bool) -> Self {
         self.0.ready = ready;
-        self
+        self.told_by_fields("ready")
     }
 
     /// Sets one label, replacing a former value.
@@ -176,6 +180,32 @@ impl PodBuilder {
     #[must_use]
     pub fn containers(mut self, containers: Vec<Container>) -> Self {
         self.0.containers = containers;
+        self.told_by_fields("containers")
+    }
+
+    /// What the fields tell of how the pod is printed.
+    pub(super) fn flat_status(&self) -> status::Flat<'_> {
+        let pod = &self.0;
+        status::Flat {
+            phase: pod.phase.as_deref(),
+            reason: pod.reason.as_deref(),
+            ready: pod.ready && pod.deleted_at.is_none(),
+            deleting: pod.deleted_at.is_some(),
+            containers: &pod.containers,
+        }
+    }
+
+    /// Sets what is printed, where the other fields would tell otherwise.
+    pub(super) fn printed(mut self, printed: Option<Printed>) -> Self {
+        self.0.printed = printed;
+        self
+    }
+
+    /// After a change of what is printed, the fields alone tell it.
+    fn told_by_fields(mut self, changed: &str) -> Self {
+        if matches!(changed, "phase" | "reason" | "ready" | "deleted_at" | "containers") {
+            self.0.printed = None;
+        }
         self
     }
 }
@@ -210,7 +240,7 @@ impl Fields {
             labels: pairs(&self.labels),
             annotations: pairs(&self.annotations),
             phase: self.phase.as_deref(),
-            ready: self.ready,
+            ready: self.ready && self.deleted_at.is_none(),
             node_name: self.node_name.as_deref(),
             pod_ip: self.pod_ip.as_deref(),
             host_ip: self.host_ip.as_deref(),
@@ -221,11 +251,12 @@ impl Fields {
             message: self.message.as_deref(),
             owner: self.owner.as_ref(),
             containers: &self.containers,
+            printed: self.printed.as_ref(),
         }
     }
 }
 
-/// The flat shape, with every field present: what a pod is written as.
+/// The flat shape, with every field present but the last: what a pod is written as.
 #[derive(Serialize)]
 pub(super) struct Flat<
     'a,
@@ -252,6 +283,8 @@ pub(super) struct Flat<
     pub(super) message: Option<&'a str>,
     pub(super) owner: Option<&'a Owner>,
     pub(super) containers: &'a [Container],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) printed: Option<&'a Printed>,
 }
 
 fn map<'a, S: Serializer>(

@@ -47,6 +47,7 @@ impl Layout {
         let owner = owner(scanner)?;
         scanner.need(b",\"containers\":[")?;
         let containers = containers(scanner)?;
+        let printed = if scanner.literal(b",\"printed\":") { printed(scanner)? } else { 0 };
         scanner.need(b"}")?;
         Ok(Self {
             start,
@@ -71,6 +72,7 @@ impl Layout {
             annotations: if annotations.count == 0 { 0 } else { annotations.start },
             owner,
             containers,
+            printed,
         })
     }
 }
@@ -178,9 +180,35 @@ fn containers(scanner: &mut Scanner<'_>) -> Scan<u32> {
         if !scanner.literal(b"null") {
             exit_code(scanner.number()?)?;
         }
+        if scanner.literal(b",\"kind\":\"") {
+            scanner.rest_of_string()?;
+        }
+        if scanner.literal(b",\"signal\":") {
+            exit_code(scanner.number()?)?;
+        }
+        if scanner.literal(b",\"last_reason\":\"") {
+            scanner.rest_of_string()?;
+        }
+        if scanner.literal(b",\"last_exit_code\":") {
+            exit_code(scanner.number()?)?;
+        }
         scanner.need(b"}")?;
         if !scanner.literal(b",") {
             return scanner.need(b"]").map(|()| start);
         }
     }
+}
+
+/// Where it begins.
+fn printed(scanner: &mut Scanner<'_>) -> Scan<u32> {
+    let start = scanner.at() as u32;
+    scanner.need(b"{\"status\":\"")?;
+    scanner.rest_of_string()?;
+    scanner.need(b",\"ready\":")?;
+    u32::try_from(scanner.count()?).map_err(|_| Unusual)?;
+    scanner.need(b",\"containers\":")?;
+    u32::try_from(scanner.count()?).map_err(|_| Unusual)?;
+    scanner.need(b",\"restarts\":")?;
+    u32::try_from(scanner.count()?).map_err(|_| Unusual)?;
+    scanner.need(b"}").map(|()| start)
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Container, Owner, Pod, PodBuilder};
+use super::status::{Fact, Facts, Printed, State};
+use super::{Container, ContainerKind, Owner, Pod, PodBuilder};
 use crate::time::Timestamp;
 
 const TOO_LARGE: &str = "a pod is smaller than 4 GiB";
@@ -39,6 +40,7 @@ pub(super) struct WirePod {
     message: Option<String>,
     owner: Option<Owner>,
     containers: Option<Vec<Container>>,
+    printed: Option<Printed>,
 
     metadata: Option<Metadata>,
     spec: Option<Spec>,
@@ -72,12 +74,23 @@ struct OwnerReference {
 struct Spec {
     node_name: Option<String>,
     containers: Option<Vec<SpecContainer>>,
+    init_containers: Option<Vec<SpecContainer>>,
+    ephemeral_containers: Option<Vec<SpecContainer>>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct SpecContainer {
     name: String,
     image: Option<String>,
+    restart_policy: Option<String>,
+}
+
+impl SpecContainer {
+    /// Whether it goes on running beside the others. For init containers alone.
+    fn is_sidecar(&self) -> bool {
+        self.restart_policy.as_deref() == Some("Always")
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -93,12 +106,27 @@ struct Status {
     reason: Option<String>,
     message: Option<String>,
     container_statuses: Option<Vec<ContainerStatus>>,
+    init_container_statuses: Option<Vec<ContainerStatus>>,
+    ephemeral_container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+impl Status {
+    fn condition(&self, holds: impl Fn(&Condition) -> bool) -> bool {
+        self.conditions.iter().flatten().any(holds)
+    }
 }
 
 #[derive(Deserialize)]
 struct Condition {
     r#type: String,
     status: Option<String>,
+    reason: Option<String>,
+}
+
+impl Condition {
+    fn holds(&self, kind: &str) -> bool {
+        self.r#type == kind && self.status.as_deref() == Some("True")
+    }
 }
 
 #[derive(Deserialize)]
@@ -106,10 +134,9 @@ struct Condition {
 struct ContainerStatus {
     name: String,
     image: Option<String>,
-    #[serde(default)]
-    ready: bool,
-    #[serde(default)]
-    restart_count: u32,
+    ready: Option<bool>,
+    started: Option<bool>,
+    restart_count: Option<u32>,
     state: Option<ContainerState>,
     last_state: Option<ContainerState>,
 }
@@ -126,6 +153,7 @@ struct ContainerState {
 struct StateDetail {
     reason: Option<String>,
     exit_code: Option<i32>,
+    signal: Option<i32>,
 }
 
 impl WirePod {
@@ -156,6 +184,7 @@ impl WirePod {
             .message(self.message.as_deref())
             .owner(self.owner)
             .containers(self.containers.unwrap_or_default())
+            .printed(self.printed)
             .try_build()
             .ok_or(TOO_LARGE)
     }
@@ -171,16 +200,20 @@ fn named(namespace: Option<&str>, name: Option<&str>) -> Result<PodBuilder, &'st
     }
 }
 
-fn from_object(metadata: Metadata, spec: Spec, status: Status) -> Result<Pod, &'static str> {
-    let ready = status
-        .conditions
-        .iter()
-        .flatten()
-        .any(|c| c.r#type == "Ready" && c.status.as_deref() == Some("True"));
+fn from_object(metadata: Metadata, spec: Spec, mut status: Status) -> Result<Pod, &'static str> {
+    let ready = status.condition(|c| c.holds("Ready"));
+    let printed = facts(&metadata, &spec, &status, ready).print();
     let mut owners = metadata.owner_references.unwrap_or_default();
     let controller = owners.iter().position(|o| o.controller == Some(true)).unwrap_or(0);
     let owner = (controller < owners.len()).then(|| owners.swap_remove(controller));
-    named(metadata.namespace.as_deref(), metadata.name.as_deref())?
+    let init = containers(spec.init_containers, status.init_container_statuses.take(), |spec| match spec {
+        Some(spec) if spec.is_sidecar() => ContainerKind::Sidecar,
+        _ => ContainerKind::Init,
+    });
+    let app = containers(spec.containers, status.container_statuses.take(), |_| ContainerKind::App);
+    let ephemeral = status.ephemeral_container_statuses.take();
+    let ephemeral = containers(spec.ephemeral_containers, ephemeral, |_| ContainerKind::Ephemeral);
+    let pod = named(metadata.namespace.as_deref(), metadata.name.as_deref())?
         .uid(metadata.uid.as_deref())
         .resource_version(metadata.resource_version.as_deref())
         .labels(metadata.labels.unwrap_or_default())
@@ -196,46 +229,106 @@ fn from_object(metadata: Metadata, spec: Spec, status: Status) -> Result<Pod, &'
         .reason(status.reason.as_deref())
         .message(status.message.as_deref())
         .owner(owner.map(|o| Owner { kind: o.kind, name: o.name }))
-        .containers(containers(
-            spec.containers.unwrap_or_default(),
-            status.container_statuses.unwrap_or_default(),
-        ))
-        .try_build()
-        .ok_or(TOO_LARGE)
+        .containers(init.chain(app).chain(ephemeral).collect());
+    let told = pod.flat_status().print();
+    pod.printed((told != printed).then_some(printed)).try_build().ok_or(TOO_LARGE)
+}
+
+/// What decides how the pod is printed.
+fn facts<'a>(metadata: &Metadata, spec: &'a Spec, status: &'a Status, ready: bool) -> Facts<'a> {
+    let init = || spec.init_containers.iter().flatten();
+    let sidecar = |name: &str| init().any(|spec| spec.name == name && spec.is_sidecar());
+    let of = |statuses: &'a Option<Vec<ContainerStatus>>| {
+        statuses.iter().flatten().map(|status| status.fact(sidecar(&status.name))).collect()
+    };
+    Facts {
+        phase: status.phase.as_deref(),
+        reason: status.reason.as_deref(),
+        gated: status
+            .condition(|c| c.r#type == "PodScheduled" && c.reason.as_deref() == Some("SchedulingGated")),
+        ready,
+        initialized: status.condition(|c| c.holds("Initialized")),
+        deleting: metadata.deletion_timestamp.is_some(),
+        init_containers: init().count(),
+        containers: spec.containers.iter().flatten().count()
+            + init().filter(|spec| spec.is_sidecar()).count(),
+        init: of(&status.init_container_statuses),
+        app: of(&status.container_statuses),
+    }
+}
+
+impl ContainerStatus {
+    fn fact(&self, sidecar: bool) -> Fact<'_> {
+        let state = match &self.state {
+            Some(ContainerState { terminated: Some(t), .. }) => State::Terminated {
+                code: t.exit_code.unwrap_or_default(),
+                signal: t.signal.unwrap_or_default(),
+                reason: t.reason.as_deref().unwrap_or_default(),
+            },
+            Some(ContainerState { waiting: Some(w), .. }) => {
+                State::Waiting(w.reason.as_deref().unwrap_or_default())
+            }
+            Some(ContainerState { running: Some(_), .. }) => State::Running,
+            _ => State::None,
+        };
+        Fact {
+            sidecar,
+            started: self.started == Some(true),
+            ready: self.ready == Some(true),
+            restarts: self.restart_count.unwrap_or_default(),
+            state,
+        }
+    }
 }
 
 /// The specification gives the order; a container without a status yet has none.
-fn containers(specs: Vec<SpecContainer>, mut statuses: Vec<ContainerStatus>) -> Vec<Container> {
+fn containers(
+    specs: Option<Vec<SpecContainer>>,
+    statuses: Option<Vec<ContainerStatus>>,
+    kind: impl Fn(Option<&SpecContainer>) -> ContainerKind,
+) -> impl Iterator<Item = Container> {
+    let mut statuses = statuses.unwrap_or_default();
     let mut all: Vec<Container> = specs
+        .unwrap_or_default()
         .into_iter()
-        .map(|spec| match statuses.iter().position(|s| s.name == spec.name) {
-            Some(at) => container(statuses.swap_remove(at), spec.image),
-            None => Container { name: spec.name, image: spec.image, ..Container::default() },
+        .map(|spec| {
+            let kind = kind(Some(&spec));
+            match statuses.iter().position(|s| s.name == spec.name) {
+                Some(at) => container(statuses.swap_remove(at), spec.image, kind),
+                None => Container { name: spec.name, image: spec.image, kind, ..Container::default() },
+            }
         })
         .collect();
     statuses.sort_by(|a, b| a.name.cmp(&b.name));
-    all.extend(statuses.into_iter().map(|status| container(status, None)));
-    all
+    all.extend(statuses.into_iter().map(|status| container(status, None, kind(None))));
+    all.into_iter()
 }
 
-fn container(status: ContainerStatus, spec_image: Option<String>) -> Container {
-    let last_exit = status.last_state.and_then(|last| last.terminated).and_then(|t| t.exit_code);
+fn container(status: ContainerStatus, spec_image: Option<String>, kind: ContainerKind) -> Container {
+    let last = status.last_state.and_then(|last| last.terminated);
+    let (last_reason, last_exit_code) = last.map_or((None, None), |last| (last.reason, last.exit_code));
+    let mut signal = None;
     let (state, reason, exit_code) = match status.state {
         Some(ContainerState { terminated: Some(t), .. }) => {
-            (Some("terminated"), t.reason, t.exit_code.or(last_exit))
+            signal = t.signal.filter(|signal| *signal != 0);
+            (Some("terminated"), t.reason, t.exit_code.or(Some(0)))
         }
-        Some(ContainerState { waiting: Some(w), .. }) => (Some("waiting"), w.reason, last_exit),
-        Some(ContainerState { running: Some(_), .. }) => (Some("running"), None, last_exit),
-        _ => (None, None, last_exit),
+        Some(ContainerState { waiting: Some(w), .. }) => (Some("waiting"), w.reason, last_exit_code),
+        Some(ContainerState { running: Some(_), .. }) => (Some("running"), None, last_exit_code),
+        _ => (None, None, last_exit_code),
     };
     Container {
         name: status.name,
         image: spec_image.or(status.image),
-        ready: status.ready,
-        restart_count: status.restart_count,
+        ready: status.ready == Some(true),
+        restart_count: status.restart_count.unwrap_or_default(),
         state: state.map(Into::into),
         reason,
         exit_code,
+        kind,
+        signal,
+        last_reason,
+        last_exit_code,
     }
 }
 
@@ -253,7 +346,7 @@ mod tests {
         let flat = r#"{"namespace":"prod","name":"web-1","uid":"u","resourceVersion":"8","labels":{"app":"web"},"phase":"Running","ready":true,
             "nodeName":"n1","podIp":"10.1.0.1","hostIp":"10.0.0.1","createdAt":"2026-11-21T09:00:00Z","startedAt":"2026-11-21T09:00:01Z",
             "owner":{"kind":"ReplicaSet","name":"web"},
-            "containers":[{"name":"app","image":"i:1","ready":true,"restartCount":2,"state":"running","exitCode":137},{"name":"side"}]}"#;
+            "containers":[{"name":"app","image":"i:1","ready":true,"restartCount":2,"state":"running","exitCode":137,"lastExitCode":137},{"name":"side"}]}"#;
         let (object, flat) = (Pod::from_json(object).unwrap(), Pod::from_json(flat).unwrap());
         assert_eq!(object, flat);
         let written = serde_json::to_string(&object).unwrap();

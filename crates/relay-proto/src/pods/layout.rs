@@ -36,7 +36,7 @@ impl Field {
 }
 
 /// The fields, in the order in which a relay writes them.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 19] = [
     "\"namespace\":",
     "\"name\":",
     "\"uid\":",
@@ -55,6 +55,7 @@ const NAMES: [&str; 18] = [
     "\"message\":",
     "\"owner\":",
     "\"containers\":",
+    "\"printed\":",
 ];
 
 /// Names that mean something to the tolerant reader: other spellings, the parts of a Kubernetes object, and the end of
@@ -86,10 +87,11 @@ pub(super) struct Layout {
     pub(super) texts: [Text; Field::COUNT],
     pub(super) ready: bool,
     pub(super) labels: Labels,
-    /// Where annotations, owner and containers begin; 0 where there is nothing in them.
+    /// Where annotations, owner, containers and what is printed begin; 0 where there is nothing in them.
     pub(super) annotations: u32,
     pub(super) owner: u32,
     pub(super) containers: u32,
+    pub(super) printed: u32,
 }
 
 /// The object that holds the labels.
@@ -188,6 +190,10 @@ impl Layout {
                 self.owner = scanner.at() as u32;
                 return owner(scanner);
             }
+            18 => {
+                self.printed = scanner.at() as u32;
+                return printed(scanner);
+            }
             _ => {
                 let (start, mut count) = (scanner.at() as u32, 0);
                 scanner.array(|scanner| {
@@ -224,8 +230,17 @@ fn owner(scanner: &mut Scanner<'_>) -> Scan<()> {
     if seen == 0b11 { Ok(()) } else { Err(Unusual) }
 }
 
+fn printed(scanner: &mut Scanner<'_>) -> Scan<()> {
+    let names = ["\"status\":", "\"ready\":", "\"containers\":", "\"restarts\":"];
+    let value = |scanner: &mut Scanner<'_>, at| match at {
+        0 => scanner.string().map(drop),
+        _ => u32::try_from(scanner.count()?).map(drop).map_err(|_| Unusual),
+    };
+    scanner.fields(&names, value, |scanner, _| scanner.skip()).map(drop)
+}
+
 fn container(scanner: &mut Scanner<'_>) -> Scan<()> {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 11] = [
         "\"name\":",
         "\"image\":",
         "\"ready\":",
@@ -233,17 +248,21 @@ fn container(scanner: &mut Scanner<'_>) -> Scan<()> {
         "\"state\":",
         "\"reason\":",
         "\"exit_code\":",
+        "\"kind\":",
+        "\"signal\":",
+        "\"last_reason\":",
+        "\"last_exit_code\":",
     ];
     let value = |scanner: &mut Scanner<'_>, at| match at {
-        0 => scanner.string().map(drop),
+        0 | 7 => scanner.string().map(drop),
         2 => scanner.boolean().map(drop),
         3 => u32::try_from(scanner.count()?).map(drop).map_err(|_| Unusual),
         _ if scanner.null()? => Ok(()),
-        6 => exit_code(scanner.number()?),
+        6 | 8 | 10 => exit_code(scanner.number()?),
         _ => scanner.string().map(drop),
     };
     let other = |scanner: &mut Scanner<'_>, key: &str| match key {
-        "restartCount" | "exitCode" => Err(Unusual),
+        "restartCount" | "exitCode" | "lastReason" | "lastExitCode" => Err(Unusual),
         _ => scanner.skip(),
     };
     scanner.fields(&NAMES, value, other).map(drop)

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::{Fields, Flat, PodBuilder};
 use super::layout::{Field, Layout};
+use super::status::{self, Printed};
 use super::text::{PodText, unescape};
 use super::{PodKey, kubernetes};
 use crate::json::{Scan, Scanner, Unusual};
@@ -42,6 +43,8 @@ struct Details {
     annotations: Vec<(Box<str>, Box<str>)>,
     owner: Option<Owner>,
     containers: Vec<Container>,
+    /// What is printed, where the other fields do not tell.
+    printed: Option<Printed>,
 }
 
 impl Pod {
@@ -95,6 +98,8 @@ impl Pod {
     }
 
     fn of(key: PodKey, text: PodText, ready: bool, canonical: bool) -> Self {
+        // Whoever is asked to go is not one to send work to, whatever its probe still says.
+        let ready = ready && text.get(Field::DeletedAt).is_none();
         Self(Arc::new(Inner { key, text, canonical, ready, details: OnceLock::new() }))
     }
 
@@ -162,7 +167,7 @@ impl Pod {
         self.0.text.get(Field::Phase)
     }
 
-    /// Whether the pod's `Ready` condition holds; false when unknown.
+    /// Whether the pod's `Ready` condition holds and nobody has asked to delete it; false when unknown.
     pub fn ready(&self) -> bool {
         self.0.ready
     }
@@ -212,9 +217,47 @@ impl Pod {
         self.details().owner.as_ref()
     }
 
-    /// The containers, in the order of the pod's specification.
+    /// The containers: those that initialise the pod and its sidecars, then the others, then the ephemeral ones; each
+    /// in the order of the pod's specification. [`Container::kind`] tells them apart.
     pub fn containers(&self) -> &[Container] {
         &self.details().containers
+    }
+
+    /// The pod in one line: STATUS, READY and RESTARTS as `kubectl get pods` prints them.
+    pub fn printed(&self) -> Printed {
+        let details = self.peek_details();
+        match &details.printed {
+            Some(printed) => printed.clone(),
+            None => self.flat_status(&details.containers).print(),
+        }
+    }
+
+    /// STATUS as `kubectl get pods` prints it, such as `Running`, `Init:CrashLoopBackOff` or `Terminating`: what a
+    /// person wants to know, where [`Self::phase`] is what the API says.
+    pub fn status(&self) -> String {
+        self.printed().status
+    }
+
+    /// RESTARTS as `kubectl get pods` prints it.
+    pub fn restarts(&self) -> u32 {
+        self.printed().restarts
+    }
+
+    /// READY as `kubectl get pods` prints it: how many containers are ready, of how many. Sidecars count, init
+    /// containers do not.
+    pub fn ready_containers(&self) -> (u32, u32) {
+        let printed = self.printed();
+        (printed.ready, printed.containers)
+    }
+
+    fn flat_status<'a>(&'a self, containers: &'a [Container]) -> status::Flat<'a> {
+        status::Flat {
+            phase: self.phase(),
+            reason: self.reason(),
+            ready: self.ready(),
+            deleting: self.deleted_at().is_some(),
+            containers,
+        }
     }
 
     /// Whether both are one pod in memory: clones of each other. Cheap, where `==` may have to read both.
@@ -229,7 +272,7 @@ impl Pod {
 
     /// A builder that begins with this pod's fields.
     pub fn to_builder(&self) -> PodBuilder {
-        let Details { annotations, owner, containers } = self.peek_details().into_owned();
+        let Details { annotations, owner, containers, printed } = self.peek_details().into_owned();
         let text = |field| self.0.text.get(field).map(Into::into);
         PodBuilder(Fields {
             key: self.key().clone(),
@@ -249,6 +292,7 @@ impl Pod {
             message: text(Field::Message),
             owner,
             containers,
+            printed,
         })
     }
 
@@ -273,6 +317,7 @@ impl Details {
             annotations: annotations.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             owner: read_at(text.json(), text.owner),
             containers: read_at(text.json(), text.containers),
+            printed: read_at(text.json(), text.printed),
         }
     }
 }
@@ -336,6 +381,44 @@ pub struct Container {
     /// Its last exit code.
     #[serde(alias = "exitCode")]
     pub exit_code: Option<i32>,
+    /// What it is for. Written unless it is [`ContainerKind::App`].
+    #[serde(skip_serializing_if = "ContainerKind::is_app")]
+    pub kind: ContainerKind,
+    /// The signal that ended it, while it is terminated. Written when there is one, like what follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Why it ended the time before, such as `OOMKilled`.
+    #[serde(alias = "lastReason", skip_serializing_if = "Option::is_none")]
+    pub last_reason: Option<String>,
+    /// With what exit code it ended the time before.
+    #[serde(alias = "lastExitCode", skip_serializing_if = "Option::is_none")]
+    pub last_exit_code: Option<i32>,
+}
+
+/// What a container is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ContainerKind {
+    /// It does the pod's work.
+    #[default]
+    App,
+    /// It runs to its end before those that do the work begin.
+    Init,
+    /// An init container that is restarted when it ends, and so runs beside those that do the work.
+    Sidecar,
+    /// Somebody added it later, to look into the pod.
+    Ephemeral,
+    /// A kind that this version does not know. It does not count.
+    #[serde(other)]
+    Unknown,
+}
+
+impl ContainerKind {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+    fn is_app(&self) -> bool {
+        *self == Self::App
+    }
 }
 
 /// Text that is not a pod.
@@ -374,6 +457,7 @@ impl Serialize for Pod {
             message: text.get(Field::Message),
             owner: details.owner.as_ref(),
             containers: &details.containers,
+            printed: details.printed.as_ref(),
         };
         flat.serialize(serializer)
     }

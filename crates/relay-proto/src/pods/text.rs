@@ -25,6 +25,7 @@ pub(super) struct PodText {
     pub(super) annotations: u32,
     pub(super) owner: u32,
     pub(super) containers: u32,
+    pub(super) printed: u32,
 }
 
 impl PodText {
@@ -44,6 +45,7 @@ impl PodText {
             annotations: moved(layout.annotations),
             owner: moved(layout.owner),
             containers: moved(layout.containers),
+            printed: moved(layout.printed),
         };
         let escaped = layout.texts.iter().any(|text| text.escaped);
         this.text = if escaped || layout.labels.untidy {

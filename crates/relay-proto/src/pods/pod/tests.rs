@@ -6,7 +6,7 @@ use crate::json::tests::{character, mutate};
 use crate::pods::event::Parts;
 use crate::pods::{EventPage, ListDecoder, ListFormat, ListLimits, PodEvent};
 
-const WHOLE: &str = r#"{"namespace":"prod","name":"web-1","uid":"u-1","resource_version":"8","labels":{"app":"web","run":"d-1"},"annotations":{"note":"a \"b\""},"phase":"Running","ready":true,"node_name":"n1","pod_ip":"10.1.0.1","host_ip":"10.0.0.1","created_at":"2026-11-21T09:00:00Z","started_at":"2026-11-21T09:00:01Z","deleted_at":"2026-11-21T09:00:02Z","reason":"Evicted","message":"line\nü","owner":{"kind":"ReplicaSet","name":"web"},"containers":[{"name":"app","image":"i:1","ready":true,"restart_count":2,"state":"running","reason":"x","exit_code":-1},{"name":"side","image":null,"ready":false,"restart_count":0,"state":null,"reason":null,"exit_code":null}]}"#;
+const WHOLE: &str = r#"{"namespace":"prod","name":"web-1","uid":"u-1","resource_version":"8","labels":{"app":"web","run":"d-1"},"annotations":{"note":"a \"b\""},"phase":"Running","ready":true,"node_name":"n1","pod_ip":"10.1.0.1","host_ip":"10.0.0.1","created_at":"2026-11-21T09:00:00Z","started_at":"2026-11-21T09:00:01Z","deleted_at":"2026-11-21T09:00:02Z","reason":"Evicted","message":"line\nü","owner":{"kind":"ReplicaSet","name":"web"},"containers":[{"name":"app","image":"i:1","ready":true,"restart_count":2,"state":"running","reason":"x","exit_code":-1},{"name":"side","image":null,"ready":false,"restart_count":0,"state":null,"reason":null,"exit_code":null,"kind":"init","signal":9,"last_reason":"OOMKilled","last_exit_code":7}],"printed":{"status":"Odd","ready":1,"containers":2,"restarts":3}}"#;
 
 /// The slow way, which decides what is right.
 fn serde_pod(text: &str) -> Result<Pod, serde_json::Error> {
@@ -31,7 +31,7 @@ fn told(pod: &Pod) -> String {
                 pod.started_at(),
                 pod.deleted_at()
             ),
-            (pod.reason(), pod.message(), pod.owner(), pod.containers()),
+            (pod.reason(), pod.message(), pod.owner(), pod.containers(), pod.printed()),
         )
     )
 }
@@ -127,6 +127,12 @@ fn what_is_unusual_is_left_to_serde() {
         r#""containers":[{"exit_code":1e1}]"#,
         r#""containers":[{"exit_code":2147483648}]"#,
         r#""containers":[{"restartCount":1}]"#,
+        r#""containers":[{"lastReason":"x"}]"#,
+        r#""containers":[{"kind":null}]"#,
+        r#""containers":[{"signal":1.0}]"#,
+        r#""printed":{"ready":-1}"#,
+        r#""printed":{"status":null}"#,
+        r#""printed":[]"#,
         r#""containers":[{"name":"a","name":"a"}]"#,
         r#""uid":"\ud83d""#,
         r#""na\u006de":"c""#,
@@ -172,7 +178,6 @@ fn pods_are_equal_by_what_they_say() {
         ("note", "no"),
         ("a \\\"b\\\"", "c"),
         ("Running", "Failed"),
-        ("\"ready\":true,\"node", "\"ready\":false,\"node"),
         ("n1", "n2"),
         ("10.1.0.1", ""),
         ("10.0.0.1", "x"),
@@ -184,12 +189,19 @@ fn pods_are_equal_by_what_they_say() {
         ("ReplicaSet", "Job"),
         ("i:1", "i:2"),
         ("side", "slide"),
+        ("\"kind\":\"init\"", "\"kind\":\"sidecar\""),
+        ("\"signal\":9", "\"signal\":15"),
+        ("OOMKilled", "Error"),
+        ("\"last_exit_code\":7", "\"last_exit_code\":8"),
+        ("\"status\":\"Odd\"", "\"status\":\"Even\""),
         ("\"exit_code\":-1", "\"exit_code\":1"),
     ] {
         let text = WHOLE.replacen(changed.0, changed.1, 1);
         assert_ne!(text, WHOLE, "{changed:?}");
         assert_ne!(Pod::from_json(&text).unwrap(), pod, "{changed:?}");
     }
+    let ready = |ready: bool| pod.to_builder().deleted_at(None).ready(ready).build();
+    assert_ne!(ready(true), ready(false));
 }
 
 #[test]
@@ -325,7 +337,20 @@ fn pod() -> impl Strategy<Value = String> {
     ];
     let map = || object(vec!["a", "b", "app", "run", "\\u0061", "ü"], text());
     let container = object(
-        vec!["name", "image", "state", "reason", "ready", "restart_count", "exit_code", "more"],
+        vec![
+            "name",
+            "image",
+            "state",
+            "reason",
+            "ready",
+            "restart_count",
+            "exit_code",
+            "more",
+            "kind",
+            "signal",
+            "last_reason",
+            "last_exit_code",
+        ],
         prop_oneof![2 => text(), 1 => prop::sample::select(vec!["0", "7", "-1", "true", "false"]).prop_map(String::from)],
     );
     let field = prop_oneof![
@@ -335,6 +360,8 @@ fn pod() -> impl Strategy<Value = String> {
         2 => any::<bool>().prop_map(|ready| format!("\"ready\":{ready}")),
         1 => object(vec!["kind", "name", "uid"], text()).prop_map(|owner| format!("\"owner\":{owner}")),
         2 => prop::collection::vec(container, 0..3).prop_map(|all| format!("\"containers\":[{}]", all.join(","))),
+        1 => object(vec!["status", "ready", "containers", "restarts"], prop_oneof![1 => text(), 3 => Just("4".to_owned())])
+            .prop_map(|printed| format!("\"printed\":{printed}")),
         1 => Just("\"metadata\":{\"namespace\":\"k\",\"name\":\"k\"}".to_owned()),
     ];
     (prop::collection::vec(field, 0..7), any::<prop::sample::Index>()).prop_map(|(mut fields, at)| {
