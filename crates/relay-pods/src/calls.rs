@@ -341,7 +341,7 @@ impl Client {
         let mut held = Vec::new();
         while let Some(chunk) = self.next_chunk(url, &mut body).await? {
             if held.len() + chunk.len() > limit {
-                return Err(Error::Limit { url: url.into(), limit: format!("{limit} bytes of an answer") });
+                return Err(Error::TooLarge { url: url.into(), limit });
             }
             held.extend_from_slice(&chunk);
         }
@@ -375,7 +375,7 @@ impl Client {
     ) -> Result<T, Error> {
         match timeout(limit, work).await {
             Ok(result) => result,
-            Err(_) => Err(Error::Limit { url: url.into(), limit: format!("{limit:?} without an answer") }),
+            Err(_) => Err(Error::TooLate { url: url.into(), limit }),
         }
     }
 }

@@ -48,13 +48,21 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
-    /// An answer took longer, or is larger, than the client allows.
-    #[error("{url}: over the limit of {limit}")]
-    Limit {
+    /// An answer took longer than the client allows.
+    #[error("{url}: over the limit of {limit:?} without an answer")]
+    TooLate {
         /// What was asked.
         url: String,
         /// The limit.
-        limit: String,
+        limit: Duration,
+    },
+    /// An answer is larger than the client allows.
+    #[error("{url}: over the limit of {limit} bytes of an answer")]
+    TooLarge {
+        /// What was asked.
+        url: String,
+        /// The limit, in bytes.
+        limit: usize,
     },
     /// The connection could not be made or broke.
     #[error("{}", broken(url, source.as_ref()))]
@@ -123,7 +131,7 @@ impl Error {
                 Blame::Relay
             }
             Self::Usage { .. } | Self::Credential { .. } => Blame::Caller,
-            Self::Limit { .. } => Blame::Limit,
+            Self::TooLate { .. } | Self::TooLarge { .. } => Blame::Limit,
             Self::Transport { .. } => Blame::Transport,
         }
     }
@@ -132,7 +140,9 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused { problem, .. } => matches!(problem.status, 408 | 425 | 429 | 500 | 502..=599),
-            Self::Answer { .. } | Self::Limit { .. } | Self::Transport { .. } => true,
+            Self::Answer { .. } | Self::TooLate { .. } | Self::TooLarge { .. } | Self::Transport { .. } => {
+                true
+            }
             Self::Finished { .. } | Self::Message { .. } | Self::Usage { .. } | Self::Credential { .. } => {
                 false
             }

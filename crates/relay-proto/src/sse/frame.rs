@@ -24,7 +24,7 @@ pub enum Frame {
     /// The value is the server's, from zero up to `u64::MAX` milliseconds: clamp it before adding it to a clock. Values
     /// that do not fit are ignored like any other malformed `retry`.
     Retry(Duration),
-    /// A block that went over one of the [`Limits`], reported when its blank line came.
+    /// A block that went over one of the [`Limits`](super::Limits), reported when its blank line came.
     Oversized(Oversized),
 }
 

@@ -88,10 +88,10 @@ impl PodCache {
                 Applied::none(Outcome::UnknownType)
             }
             EventType::Deleted => match self.pods.remove(event.pod.key()) {
-                Some(before) => Applied::new(vec![Change::removed(before)]),
+                Some(before) => Applied::new(Change::between(Some(before), None)),
                 None => {
                     self.counts.odd += 1;
-                    Applied::new(Vec::new())
+                    Applied::new([])
                 }
             },
             EventType::Added | EventType::Modified | _ => {
@@ -99,15 +99,10 @@ impl PodCache {
                 if (event.kind == EventType::Added) == held.is_some() {
                     self.counts.odd += 1;
                 }
-                let after = event.pod.clone();
-                Applied::new(match held {
-                    Some(before) if differ(before.uid(), after.uid()) => {
-                        self.counts.replaced += 1;
-                        vec![Change::removed(before), Change::added(after)]
-                    }
-                    Some(before) => vec![Change::modified(before, after)],
-                    None => vec![Change::added(after)],
-                })
+                if held.as_ref().is_some_and(|held| differ(held.uid(), event.pod.uid())) {
+                    self.counts.replaced += 1;
+                }
+                Applied::new(Change::between(held, Some(event.pod.clone())))
             }
         }
     }
@@ -201,8 +196,8 @@ pub struct Applied {
 }
 
 impl Applied {
-    fn new(changes: Vec<Change>) -> Self {
-        Self { outcome: Outcome::Applied, changes }
+    fn new(changes: impl IntoIterator<Item = Change>) -> Self {
+        Self { outcome: Outcome::Applied, changes: changes.into_iter().collect() }
     }
 
     fn none(outcome: Outcome) -> Self {

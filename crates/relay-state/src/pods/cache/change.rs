@@ -29,16 +29,21 @@ pub struct Change {
 }
 
 impl Change {
-    pub(super) fn added(pod: Pod) -> Self {
-        Self { kind: ChangeKind::Added, before: None, after: Some(pod) }
-    }
-
-    pub(super) fn modified(before: Pod, after: Pod) -> Self {
-        Self { kind: ChangeKind::Modified, before: Some(before), after: Some(after) }
-    }
-
-    pub(super) fn removed(pod: Pod) -> Self {
-        Self { kind: ChangeKind::Removed, before: Some(pod), after: None }
+    /// What became of one key: nothing when there is no pod on either side, one change, or, when another pod took the
+    /// name, a removal and an addition. Two equal pods are a modification.
+    pub fn between(before: Option<Pod>, after: Option<Pod>) -> impl Iterator<Item = Self> {
+        let change = |kind, before, after| Some(Self { kind, before, after });
+        let changes = match (before, after) {
+            (None, None) => [None, None],
+            (None, after) => [change(ChangeKind::Added, None, after), None],
+            (before, None) => [change(ChangeKind::Removed, before, None), None],
+            (Some(before), Some(after)) if differ(before.uid(), after.uid()) => [
+                change(ChangeKind::Removed, Some(before), None),
+                change(ChangeKind::Added, None, Some(after)),
+            ],
+            (before, after) => [change(ChangeKind::Modified, before, after), None],
+        };
+        changes.into_iter().flatten()
     }
 
     /// Which pod it is about.

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use relay_proto::pods::{Pod, PodKey};
 
-use super::change::{Change, differ};
+use super::change::Change;
 use super::hash::hash_of;
 use super::index::{Label, LabelIndex, Value};
 use super::trie::{Entry, Trie};
@@ -107,14 +107,8 @@ impl Pods {
     /// compared.
     pub fn diff(&self, older: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
-        self.by_key.diff(&older.by_key, &mut |before, after| match (before.cloned(), after.cloned()) {
-            (Some(before), Some(after)) if differ(before.uid(), after.uid()) => {
-                changes.extend([Change::removed(before), Change::added(after)]);
-            }
-            (Some(before), Some(after)) => changes.push(Change::modified(before, after)),
-            (Some(before), None) => changes.push(Change::removed(before)),
-            (None, Some(after)) => changes.push(Change::added(after)),
-            (None, None) => {}
+        self.by_key.diff(&older.by_key, &mut |before, after| {
+            changes.extend(Change::between(before.cloned(), after.cloned()));
         });
         // Stable: a removal stays before the addition of its key.
         changes.sort_by(|a, b| a.key().cmp(b.key()));

@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use relay_proto::pods::{EventHash, Pod, PodEvent, PodKey};
 
 use super::{Replay, Snapshot, State};
-use crate::pods::{Change, ChangeKind};
+use crate::pods::Change;
 
 /// Merges consecutive event snapshots into one, which stands for all of them.
 ///
@@ -133,25 +133,9 @@ fn add_up(net: &mut BTreeMap<PodKey, Net>, changes: Vec<Change>) {
 impl Net {
     /// The change of one key as a list would show it: nothing, one change, or a removal and an addition.
     fn changes(self) -> impl Iterator<Item = Change> {
-        let change = |kind, before, after| Some(Change { kind, before, after });
-        let changes = match (self.before, self.after) {
-            (None, None) => [None, None],
-            (None, after) => [change(ChangeKind::Added, None, after), None],
-            (before, None) => [change(ChangeKind::Removed, before, None), None],
-            (before, after) if before == after => [None, None],
-            (Some(before), Some(after)) if another(&before, &after) => [
-                change(ChangeKind::Removed, Some(before), None),
-                change(ChangeKind::Added, None, Some(after)),
-            ],
-            (before, after) => [change(ChangeKind::Modified, before, after), None],
-        };
-        changes.into_iter().flatten()
+        let same = self.before == self.after;
+        Change::between(self.before, self.after).filter(move |_| !same)
     }
-}
-
-/// Another pod under the same name.
-fn another(before: &Pod, after: &Pod) -> bool {
-    before.uid().zip(after.uid()).is_some_and(|(before, after)| before != after)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use relay_proto::pods::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pods::{Phase, PodCache, ReplayMode, ReplayOptions, Step};
+use crate::pods::{ChangeKind, Phase, PodCache, ReplayMode, ReplayOptions, Step};
 
 /// `a1x` is pod `a` with uid `1` and phase `x`.
 fn pod(word: &str) -> Pod {
