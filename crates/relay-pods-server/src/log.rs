@@ -77,6 +77,7 @@ pub(crate) struct SourceStatus {
 pub(crate) enum Following<'a> {
     Live,
     /// Live but for a part that cannot be had, for this reason.
+    #[cfg_attr(not(feature = "kube"), allow(dead_code, reason = "other sources are one part"))]
     LiveWithout(&'a str),
     /// Not, for this reason.
     Away(&'a str),

@@ -236,18 +236,29 @@ impl Client {
         self.inner.settings.token.is_some()
     }
 
-    /// The credentials as they are now: files are read again when they changed.
-    pub(crate) async fn credentials(&self) -> Result<Credentials, Error> {
+    /// Whether a source may have others when the credentials of now are refused.
+    pub(crate) fn credentials_can_refresh(&self) -> bool {
+        let settings = &self.inner.settings;
+        let outer = match &settings.outer {
+            Outer::Bearer(source) | Outer::Header(source) => Some(source),
+            Outer::None | Outer::Known => None,
+        };
+        settings.token.iter().chain(outer).any(TokenSource::can_refresh)
+    }
+
+    /// The credentials as they are now: files are read again when they changed. Others when those were refused, where a
+    /// source has a say in that; the relay's own token stays when it is not `wanted`.
+    pub(crate) async fn credentials(&self, refused: bool, wanted: bool) -> Result<Credentials, Error> {
         let settings = &self.inner.settings;
         let token = match &settings.token {
-            Some(source) => Some(read(source).await?),
-            None => None,
+            Some(source) if wanted => Some(read(source, refused).await?),
+            _ => None,
         };
         let outer = match &settings.outer {
             Outer::None => Outer::None,
             Outer::Known => Outer::Known,
-            Outer::Bearer(source) => Outer::Bearer(read(source).await?),
-            Outer::Header(source) => Outer::Header(read(source).await?),
+            Outer::Bearer(source) => Outer::Bearer(read(source, refused).await?),
+            Outer::Header(source) => Outer::Header(read(source, refused).await?),
         };
         Ok(Credentials { token, outer })
     }
@@ -306,20 +317,23 @@ impl Client {
 
     async fn exchange(
         &self,
-        mut request: Request<Full<Bytes>>,
+        request: Request<Full<Bytes>>,
         credentials: bool,
     ) -> Result<Response<Incoming>, Error> {
         let url = display_url(&request);
-        let mut held = self.credentials().await?;
-        if !credentials {
-            held.token = None;
+        let mut refused = false;
+        loop {
+            let mut request = request.clone();
+            self.credentials(refused, credentials).await?.apply(&mut request)?;
+            let response = self.inner.http.send_following(request).await;
+            let response =
+                response.map_err(|source| Error::Transport { url: url.clone(), source: Box::new(source) })?;
+            // Once: a credential that was revoked is no reason to fail while another can be had.
+            if response.status() != StatusCode::UNAUTHORIZED || refused || !self.credentials_can_refresh() {
+                return Ok(response);
+            }
+            refused = true;
         }
-        held.apply(&mut request)?;
-        self.inner
-            .http
-            .send_following(request)
-            .await
-            .map_err(|error| Error::Transport { url, source: Box::new(error) })
     }
 
     async fn refusal(&self, url: &str, response: Response<Incoming>) -> Error {
@@ -380,6 +394,7 @@ impl Client {
     }
 }
 
-async fn read(source: &TokenSource) -> Result<Secret, Error> {
-    source.token().await.map_err(|error| Error::Credential { source: Box::new(error) })
+async fn read(source: &TokenSource, refused: bool) -> Result<Secret, Error> {
+    let token = if refused { source.fresh_token().await } else { source.token().await };
+    token.map_err(|error| Error::Credential { source: Box::new(error) })
 }

@@ -91,7 +91,7 @@ impl ResumingMessages {
             .server_retry(ServerRetry::Ignore)
             .healthy_after(None)
             .idle(Some(MAX_SILENCE))
-            .credentials_can_refresh(sessions.is_some())
+            .credentials_can_refresh(sessions.is_some() || client.credentials_can_refresh())
             .use_last_event_id(false)
             .limits(limits);
         let url = display_url(&client.requests().stream(options, None, None));
@@ -309,11 +309,13 @@ fn prepare(
     sessions: Option<Arc<dyn SessionSource>>,
     shared: Arc<Shared>,
 ) -> impl FnMut(&Attempt) -> Prepared + Send + 'static {
-    move |_attempt| {
+    move |attempt| {
+        // A redirect is a part of the same attempt.
+        let refused = attempt.fresh_credentials() && attempt.redirect().is_none();
         let (client, options, sessions, shared) =
             (client.clone(), options.clone(), sessions.clone(), shared.clone());
         Box::pin(async move {
-            let made = request(&client, &options, sessions.as_deref(), &shared).await;
+            let made = request(&client, &options, sessions.as_deref(), &shared, refused).await;
             made.map_err(|error| {
                 let why = chain(&error).to_string();
                 let refused = match (error.is_retryable(), error.retry_after()) {
@@ -334,16 +336,14 @@ async fn request(
     options: &StreamOptions,
     sessions: Option<&dyn SessionSource>,
     shared: &Shared,
+    refused: bool,
 ) -> Result<Request<Full<bytes::Bytes>>, Error> {
-    let mut credentials = client.credentials().await?;
+    // Where there are tickets the ticket decides; the token need not travel.
+    let credentials = client.credentials(refused, sessions.is_none()).await?;
     let ticket: Option<Secret> = match sessions {
         Some(source) => Some(source.session().await?),
         None => None,
     };
-    if ticket.is_some() {
-        // The ticket decides; the token need not travel.
-        credentials.token = None;
-    }
     let resume = shared.with(|shared| shared.resume.clone());
     let mut request = client.requests().stream(options, resume.as_ref(), ticket.as_ref());
     credentials.apply(&mut request)?;

@@ -3,6 +3,7 @@
 
 mod calls;
 mod conflation;
+mod credentials;
 mod freshness;
 mod pressure;
 mod relay;
