@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use relay_transport::{BaseUrl, ClientIdentity, HttpClient, HttpClientBuilder, Secret, TokenSource};
 
 use crate::error::Error;
@@ -26,6 +26,8 @@ pub struct Access {
     /// Certificate and key.
     pub(crate) identity: Option<(Pem, Pem)>,
     pub(crate) credential: Credential,
+    /// Headers that make us another; empty when we are who we are.
+    pub(crate) impersonate: HeaderMap,
 }
 
 /// PEM, or where it is.
@@ -106,6 +108,7 @@ impl Access {
             proxy: None,
             identity: None,
             credential: Credential::TokenFile(token),
+            impersonate: HeaderMap::new(),
         })
     }
 
@@ -141,6 +144,9 @@ impl Access {
         mut http: HttpClientBuilder,
         given: Given,
     ) -> Result<(HttpClientBuilder, Option<Authorization>), Error> {
+        if !self.impersonate.is_empty() {
+            http = http.headers_to(self.server()?, self.impersonate.clone());
+        }
         if self.skip_verification {
             http = http.dangerously_accept_any_certificate();
         }

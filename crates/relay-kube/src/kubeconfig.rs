@@ -1,11 +1,12 @@
 //! Kubeconfig files: where a cluster's API server is, whom to trust there, and who we are to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use relay_transport::Secret;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use relay_transport::{BaseUrl, Secret};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -103,8 +104,8 @@ struct User {
     #[serde(rename = "as")]
     impersonate: Option<String>,
     as_uid: Option<String>,
-    as_groups: Option<Value>,
-    as_user_extra: Option<Value>,
+    as_groups: Option<Vec<String>>,
+    as_user_extra: Option<BTreeMap<String, Vec<String>>>,
 }
 
 /// Larger ones are something else.
@@ -311,8 +312,10 @@ impl Entry<Cluster> {
             proxy,
             identity: None,
             credential: Credential::None,
+            impersonate: Default::default(),
         };
         if let Some(user) = user {
+            access.impersonate = user.impersonate()?;
             access.identity = user.identity()?;
             let for_plugins = || self.told_to_plugins(&access);
             access.credential = user.credential(for_plugins)?;
@@ -359,20 +362,48 @@ impl Entry<User> {
         }
     }
 
+    /// The headers of somebody who acts as another.
+    fn impersonate(&self) -> Result<HeaderMap, Error> {
+        let (name, user) = (&self.name, &self.value);
+        let mut headers = HeaderMap::new();
+        let mut add = |header: &str, field: &str, value: &str| {
+            let wrong = |_| Error::config(format!("user {name:?}: {field}: no header can hold it"));
+            let value = HeaderValue::from_str(value).map_err(|_| wrong(()))?;
+            let header = HeaderName::from_bytes(header.as_bytes()).map_err(|_| wrong(()))?;
+            headers.append(header, value);
+            Ok::<_, Error>(())
+        };
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let whom = given(&user.impersonate);
+        if let Some(whom) = &whom {
+            add("impersonate-user", "as", whom)?;
+        }
+        if let Some(uid) = given(&user.as_uid) {
+            add("impersonate-uid", "as-uid", &uid)?;
+        }
+        for group in user.as_groups.iter().flatten() {
+            add("impersonate-group", "as-groups", group)?;
+        }
+        for (key, values) in user.as_user_extra.iter().flatten() {
+            // A name of a header has no case, and fewer characters than such a key.
+            let key = BaseUrl::segment(&key.to_lowercase());
+            for value in values {
+                add(&format!("impersonate-extra-{key}"), "as-user-extra", value)?;
+            }
+        }
+        if whom.is_none() && !headers.is_empty() {
+            let what = format!("user {name:?}: as-uid, as-groups and as-user-extra need as");
+            return Err(Error::config(what));
+        }
+        Ok(headers)
+    }
+
     fn credential(&self, cluster: impl Fn() -> Result<Value, Error>) -> Result<Credential, Error> {
         let (name, user) = (&self.name, &self.value);
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         // To be somebody else than one asked to be would be worse than an error.
-        for (field, is_there) in [
-            ("auth-provider", user.auth_provider.is_some()),
-            ("as", user.impersonate.is_some()),
-            ("as-uid", user.as_uid.is_some()),
-            ("as-groups", user.as_groups.is_some()),
-            ("as-user-extra", user.as_user_extra.is_some()),
-        ] {
-            if is_there {
-                return Err(Error::config(format!("user {name:?}: {field} is not supported")));
-            }
+        if user.auth_provider.is_some() {
+            return Err(Error::config(format!("user {name:?}: auth-provider is not supported")));
         }
         let token_file = user.token_file.as_ref().filter(|path| !path.as_os_str().is_empty());
         let basic = given(&user.username).or(given(&user.password)).is_some();

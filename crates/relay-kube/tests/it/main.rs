@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod configs;
+mod requests;
+mod secrets;
 mod watching;
 
 use relay_kube::{KubeClient, Kubeconfig, Resource};

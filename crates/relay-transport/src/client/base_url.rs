@@ -60,6 +60,16 @@ impl BaseUrl {
         &self.url[..self.origin]
     }
 
+    /// Whether a URL has the same scheme, host and port.
+    pub(crate) fn is_origin_of(&self, uri: &http::Uri) -> bool {
+        let parts = |uri: &http::Uri| {
+            let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+            let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+            (uri.scheme_str().map(str::to_owned), host, uri.port_u16().unwrap_or(default))
+        };
+        self.origin().parse().is_ok_and(|own| parts(&own) == parts(uri))
+    }
+
     /// The path prefix as given, without its trailing slash: empty when there is none.
     pub fn prefix(&self) -> &str {
         &self.url[self.origin..]
@@ -160,6 +170,20 @@ mod tests {
         );
         assert_eq!(BaseUrl::segment("a/b%2e..é"), "a%2Fb%252e..%C3%A9");
         assert_eq!(BaseUrl::segment(".."), "%2E%2E");
+    }
+
+    #[test]
+    fn origins_are_the_same_however_they_are_written() {
+        let base = BaseUrl::parse("https://Api.example/prefix").unwrap();
+        for (url, same) in [
+            ("https://api.example:443/other?x", true),
+            ("https://api.example", true),
+            ("http://api.example", false),
+            ("https://api.example:6443", false),
+            ("https://x.api.example", false),
+        ] {
+            assert_eq!(base.is_origin_of(&url.parse().unwrap()), same, "{url}");
+        }
     }
 
     #[test]

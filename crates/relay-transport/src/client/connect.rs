@@ -12,7 +12,6 @@ use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tower_service::Service;
@@ -20,6 +19,7 @@ use tower_service::Service;
 use crate::client::dial::Dialer;
 use crate::client::error::{BoxError, shown};
 use crate::client::handover::{Io, Loan};
+use crate::client::proxies::Proxies;
 use crate::client::tls::Tls;
 
 /// Makes connections for the pool: directly or through a proxy, plain or encrypted, in a limited time.
@@ -55,13 +55,13 @@ impl Connector {
     /// What a request through a plain proxy must say to it. Requests in a tunnel say nothing to the proxy.
     pub(crate) fn proxy_authorization(&self, uri: &Uri) -> Option<HeaderValue> {
         let plain = uri.scheme_str() == Some("http");
-        let mut value = self.proxies.intercept(uri).filter(|_| plain)?.basic_auth()?.clone();
+        let mut value = self.proxies.intercept(uri).ok()?.filter(|_| plain)?.basic_auth()?.clone();
         value.set_sensitive(true);
         Some(value)
     }
 
     async fn connect(self, uri: Uri) -> Result<Conn, BoxError> {
-        let Some(proxy) = self.proxies.intercept(&uri) else { return self.direct(uri).await };
+        let Some(proxy) = self.proxies.intercept(&uri)? else { return self.direct(uri).await };
         let to = proxy.uri().clone();
         if !matches!(to.scheme_str(), Some("http" | "https")) {
             return Err(format!("proxy {} is not an HTTP proxy", shown(&to)).into());
@@ -135,22 +135,6 @@ impl Service<Uri> for Connector {
                 }
             }
         })
-    }
-}
-
-/// Which hosts are reached through which proxy.
-pub(crate) struct Proxies {
-    pub(crate) matcher: Matcher,
-    /// This machine is reached directly, whatever the rules say.
-    pub(crate) spare_loopback: bool,
-}
-
-impl Proxies {
-    fn intercept(&self, uri: &Uri) -> Option<Intercept> {
-        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-        let loopback = host.eq_ignore_ascii_case("localhost")
-            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        if loopback && self.spare_loopback { None } else { self.matcher.intercept(uri) }
     }
 }
 

@@ -328,7 +328,8 @@ impl File {
         }
         let text = std::fs::read_to_string(&self.path)
             .map_err(|error| credentials(&self.path, "cannot be read", Some(error.into())))?;
-        match text.trim() {
+        // Some editors begin a file with a mark.
+        match text.trim_start_matches('\u{feff}').trim() {
             "" => Err(credentials(&self.path, "is empty", None)),
             token => Ok(Secret::new(token)),
         }

@@ -14,15 +14,16 @@ use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use relay_proto::http::Redirect;
 use rustls::pki_types::ServerName;
 
 use crate::Error;
-use crate::client::connect::{Connector, Proxies};
+use crate::client::base_url::BaseUrl;
+use crate::client::connect::Connector;
 use crate::client::dial::Dialer;
 use crate::client::error::{BoxError, shown};
+use crate::client::proxies::Proxies;
 use crate::client::tls::{ClientIdentity, Identity, Tls, TlsSettings, certificates_in};
 
 /// Sends requests. One pool of connections and one TLS set-up, shared by all clones; connections of event streams are kept
@@ -35,6 +36,7 @@ pub struct HttpClient {
     connector: Connector,
     request_timeout: Duration,
     pub(crate) gzip: bool,
+    own_headers: Option<Arc<(BaseUrl, HeaderMap)>>,
 }
 
 /// Settings of an [`HttpClient`].
@@ -51,6 +53,7 @@ pub struct HttpClientBuilder {
     idle_timeout: Duration,
     idle_connections: usize,
     gzip: bool,
+    own_headers: Option<(BaseUrl, HeaderMap)>,
 }
 
 /// Which proxies to use. The URL may hold credentials.
@@ -92,6 +95,7 @@ impl HttpClient {
             idle_timeout: Duration::from_secs(60),
             idle_connections: 4,
             gzip: false,
+            own_headers: None,
         }
     }
 
@@ -174,6 +178,13 @@ impl HttpClient {
             return Err(Error::Url { reason: "it is not absolute" });
         }
         let url = shown(request.uri());
+        if let Some((server, headers)) = self.own_headers.as_deref()
+            && server.is_origin_of(request.uri())
+        {
+            for (name, value) in headers {
+                request.headers_mut().append(name, value.clone());
+            }
+        }
         if let Some(authorization) = self.connector.proxy_authorization(request.uri()) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
         }
@@ -347,14 +358,22 @@ impl HttpClientBuilder {
         self
     }
 
+    /// Adds these headers to each request to this server, event streams and redirects included, and to none to another
+    /// origin. Default: none.
+    #[must_use]
+    pub fn headers_to(mut self, server: BaseUrl, headers: HeaderMap) -> Self {
+        self.own_headers = Some((server, headers));
+        self
+    }
+
     /// The client.
     ///
     /// # Errors
     /// [`Error::Config`] when a file it needs or the proxy's URL cannot be used.
     pub fn build(self) -> Result<HttpClient, Error> {
-        let matcher = match &self.proxy {
-            Proxy::Environment => Matcher::from_env(),
-            Proxy::None => Matcher::builder().build(),
+        let proxies = match &self.proxy {
+            Proxy::Environment => Proxies::from_environment(|name| std::env::var(name).ok()),
+            Proxy::None => Proxies::default(),
             Proxy::Fixed { url, except } => {
                 let unusable = |source: BoxError| Error::Config {
                     what: "the proxy's URL cannot be used".to_owned(),
@@ -364,11 +383,9 @@ impl HttpClientBuilder {
                 if uri.host().is_none() || !matches!(uri.scheme_str(), None | Some("http" | "https")) {
                     return Err(unusable("only HTTP proxies are supported".into()));
                 }
-                Matcher::builder().all(url.as_str()).no(except.as_str()).build()
+                Proxies::fixed(url, except).ok_or_else(|| unusable("it is not the URL of a proxy".into()))?
             }
         };
-        let spare_loopback = matches!(self.proxy, Proxy::Environment);
-        let proxies = Proxies { matcher, spare_loopback };
         let server_name = self.tls_server_name.map(|name| {
             ServerName::try_from(name).map_err(|error| Error::Config {
                 what: "the name expected in certificates is neither a DNS name nor an address".to_owned(),
@@ -393,7 +410,9 @@ impl HttpClientBuilder {
         // HTTP/2 without asking has nothing to take over.
         let lending = if self.h2_only { connector.clone() } else { connector.clone().lending() };
         let streams = pool.build(lending);
-        Ok(HttpClient { client, streams, connector, request_timeout: self.request_timeout, gzip: self.gzip })
+        let own_headers = self.own_headers.map(Arc::new);
+        let request_timeout = self.request_timeout;
+        Ok(HttpClient { client, streams, connector, request_timeout, gzip: self.gzip, own_headers })
     }
 }
 
