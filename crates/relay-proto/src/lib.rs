@@ -20,6 +20,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "bus")]
+pub mod bus;
 #[cfg(feature = "durable")]
 pub mod durable;
 pub mod error;

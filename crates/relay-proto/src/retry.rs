@@ -38,6 +38,8 @@ pub enum Jitter {
     Full,
     /// Anywhere between half the ceiling and the ceiling.
     Half,
+    /// Anywhere within a quarter above or below the ceiling.
+    Quarter,
     /// The ceiling itself. Clients that were cut together come back together: for tests, and for a single client.
     None,
 }
@@ -94,6 +96,7 @@ impl Backoff {
         let delay = match self.jitter {
             Jitter::Full => self.random.below(ceiling),
             Jitter::Half => ceiling / 2 + self.random.below(ceiling / 2),
+            Jitter::Quarter => ceiling - ceiling / 4 + self.random.below(ceiling / 2),
             Jitter::None => ceiling,
         };
         delay.max(self.floor)

@@ -1,5 +1,5 @@
 //! Pure folds over relay events, one module for each system: `pods` is the set of pods behind a Pod Event Relay,
-//! `sequences` what a subscriber of an enveloped channel has seen and missed. `files` keeps what must outlive the process:
+//! `sequences` what a subscriber of an enveloped channel has seen and missed, `bus` what a channel bus has to call. `files` keeps what must outlive the process:
 //! cursors, offsets, sequences, caches.
 //!
 //! **What it does not do:** no I/O (files excepted, behind the feature `files`), no clock, no async, no threads. A driver
@@ -23,6 +23,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "bus")]
+pub mod bus;
 #[cfg(feature = "files")]
 pub mod files;
 #[cfg(feature = "pods")]

@@ -1,0 +1,90 @@
+//! What an answer means, and what of it goes on.
+
+use bytes::Bytes;
+
+use super::header_rules::TRACE_CONTEXT;
+use super::{HeaderRules, Message};
+
+/// The reply that a successful answer makes: `None` when the body is empty, for then the message has come to its end.
+///
+/// The answer's headers that pass, and its body. The original's `knative-correlation-id` replaces the answer's, and an
+/// answer without a trace goes on in the original's; nothing else of the original is carried over.
+pub fn reply_message<'h>(
+    rules: &HeaderRules,
+    original: &Message,
+    headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
+    body: Bytes,
+) -> Option<Message> {
+    if body.is_empty() {
+        return None;
+    }
+    let mut headers = rules.filter(headers);
+    let correlation = "knative-correlation-id";
+    if let Some(id) = original.headers.get(correlation) {
+        headers.insert(correlation, id.clone());
+    }
+    if headers.get(TRACE_CONTEXT[0]).is_none() {
+        for name in TRACE_CONTEXT.into_iter().filter(|name| rules.passes(name)) {
+            if let Some(value) = original.headers.get(name) {
+                headers.insert(name, value.clone());
+            }
+        }
+    }
+    Some(Message::new(headers, body))
+}
+
+/// Whether a message is worth another try after this status; every other one but 2xx is final.
+pub fn is_retryable(status: u16) -> bool {
+    matches!(status, 404 | 408 | 409 | 429 | 500..=599)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Headers;
+    use super::*;
+
+    fn reply(
+        original: &[(&'static str, &'static str)],
+        answer: &[(&str, &str)],
+        rules: &HeaderRules,
+    ) -> Message {
+        let original = Message::new(Headers::from_iter(original.iter().copied()), "in");
+        let answer = answer.iter().map(|(name, value)| (*name, value.as_bytes()));
+        reply_message(rules, &original, answer, Bytes::from_static(b"out")).unwrap()
+    }
+
+    #[test]
+    fn rule_7_the_answer_goes_on_with_the_originals_correlation_and_trace() {
+        let rules = HeaderRules::default();
+        let original = [
+            ("knative-correlation-id", "1"),
+            ("x-request-id", "r"),
+            ("traceparent", "t"),
+            ("tracestate", "s"),
+        ];
+        let answer = [("Knative-Correlation-Id", "2"), ("ce-id", "x"), ("set-cookie", "c")];
+        let expected =
+            [("knative-correlation-id", "1"), ("ce-id", "x"), ("traceparent", "t"), ("tracestate", "s")];
+        assert_eq!(reply(&original, &answer, &rules).headers, Headers::from_iter(expected));
+        let own = reply(&original, &[("traceparent", "own")], &rules);
+        assert_eq!((own.headers.text("traceparent"), own.headers.get("tracestate")), (Some("own"), None));
+        let old = reply(&original, &[], &HeaderRules::y2018());
+        assert_eq!(old.headers, Headers::from_iter([("knative-correlation-id", "1")]));
+    }
+
+    #[test]
+    fn rule_7_an_empty_body_ends_the_event() {
+        let none = reply_message(&HeaderRules::default(), &Message::default(), [], Bytes::new());
+        assert_eq!(none, None);
+    }
+
+    #[test]
+    fn some_statuses_are_worth_another_try() {
+        for (status, again) in
+            [(404, true), (408, true), (409, true), (429, true), (500, true), (599, true), (400, false)]
+        {
+            assert_eq!(is_retryable(status), again, "{status}");
+        }
+        assert!([301, 307, 401, 403, 410, 413, 422, 600].into_iter().all(|status| !is_retryable(status)));
+    }
+}
