@@ -1,0 +1,299 @@
+//! What goes into the monitor and what comes out of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use relay_proto::bus::{
+    BusReference, BusSpec, ChannelReference, ChannelSpec, Kind, Object, ResolvedParameters,
+    SubscriptionReference, SubscriptionSpec,
+};
+use serde_json::Value;
+
+/// A moment: for delays and for what is written into objects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Time since some fixed point, by a clock that never goes back.
+    pub since_start: Duration,
+    /// Seconds since 1970-01-01T00:00:00Z, by the clock on the wall.
+    pub unix_seconds: i64,
+}
+
+/// What a [`Monitor`](super::Monitor) is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The bus whose channels it is about; `None` is every channel, and no bus is called.
+    pub bus: Option<BusReference>,
+    /// Which calls are handled. What is not is not called, and counts as done. Default all.
+    pub handlers: Handlers,
+    /// Whether conditions and events are written. Default no.
+    pub writes: bool,
+    /// A finalizer to put on what is called. Default none.
+    pub finalizer: Option<String>,
+    /// Calls at a time, and writes at a time. Default 4; at least 1.
+    pub concurrency: usize,
+    /// Seed of the jitter of delays.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// The defaults for a bus.
+    pub fn new(bus: Option<BusReference>) -> Self {
+        Self { bus, handlers: Handlers::default(), writes: false, finalizer: None, concurrency: 4, seed: 0 }
+    }
+
+    /// Sets the calls that are handled.
+    #[must_use]
+    pub fn handlers(mut self, handlers: Handlers) -> Self {
+        self.handlers = handlers;
+        self
+    }
+
+    /// Sets whether conditions and events are written.
+    #[must_use]
+    pub fn writes(mut self, writes: bool) -> Self {
+        self.writes = writes;
+        self
+    }
+
+    /// Sets the finalizer.
+    #[must_use]
+    pub fn finalizer(mut self, finalizer: Option<String>) -> Self {
+        self.finalizer = finalizer;
+        self
+    }
+
+    /// Sets the calls at a time.
+    #[must_use]
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// Sets the seed.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+}
+
+/// Which calls are handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "five independent calls")]
+pub struct Handlers {
+    /// The bus itself.
+    pub bus: bool,
+    /// A channel that is new or changed.
+    pub provision: bool,
+    /// A channel that went.
+    pub unprovision: bool,
+    /// A subscription that is new or changed.
+    pub subscribe: bool,
+    /// A subscription that went.
+    pub unsubscribe: bool,
+}
+
+impl Default for Handlers {
+    fn default() -> Self {
+        Self { bus: true, provision: true, unprovision: true, subscribe: true, unsubscribe: true }
+    }
+}
+
+/// What an action is about. There is one at a time for each.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    /// The bus.
+    Bus,
+    /// A channel.
+    Channel(ChannelReference),
+    /// A subscription.
+    Subscription(SubscriptionReference),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bus => f.write_str("bus"),
+            Self::Channel(channel) => write!(f, "channel {channel}"),
+            Self::Subscription(subscription) => write!(f, "subscription {subscription}"),
+        }
+    }
+}
+
+/// A call of a handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Call {
+    /// The bus is new or its spec changed.
+    Bus {
+        /// The bus.
+        bus: BusReference,
+        /// What it declares.
+        spec: Arc<BusSpec>,
+    },
+    /// A channel is new, or its spec or parameters changed.
+    Provision {
+        /// The channel.
+        channel: ChannelReference,
+        /// Its bus; `None` where there is none.
+        bus: Option<BusReference>,
+        /// What it asks for.
+        spec: Arc<ChannelSpec>,
+        /// Its parameters with their values.
+        parameters: Arc<ResolvedParameters>,
+    },
+    /// A channel went.
+    Unprovision {
+        /// The channel.
+        channel: ChannelReference,
+    },
+    /// A subscription is new, or its spec or parameters changed.
+    Subscribe {
+        /// The subscription.
+        subscription: SubscriptionReference,
+        /// Its channel.
+        channel: ChannelReference,
+        /// What it asks for.
+        spec: Arc<SubscriptionSpec>,
+        /// Its parameters with their values.
+        parameters: Arc<ResolvedParameters>,
+    },
+    /// A subscription went.
+    Unsubscribe {
+        /// The subscription.
+        subscription: SubscriptionReference,
+        /// The channel it was subscribed to.
+        channel: ChannelReference,
+    },
+}
+
+impl Call {
+    /// `bus`, `provision`, `unprovision`, `subscribe` or `unsubscribe`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bus { .. } => "bus",
+            Self::Provision { .. } => "provision",
+            Self::Unprovision { .. } => "unprovision",
+            Self::Subscribe { .. } => "subscribe",
+            Self::Unsubscribe { .. } => "unsubscribe",
+        }
+    }
+}
+
+/// A call to make, whose result [`Monitor::handle_called`](super::Monitor::handle_called) waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Job {
+    /// What it is about.
+    pub key: Key,
+    /// What to call.
+    pub call: Call,
+    /// 1, 2, .. since this call last succeeded for this object.
+    pub attempt: u32,
+}
+
+/// Something to tell about an object, as a Kubernetes event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Note {
+    /// The object's kind.
+    pub kind: Kind,
+    /// Its namespace; empty for a ClusterBus.
+    pub namespace: ByteString,
+    /// Its name.
+    pub name: ByteString,
+    /// Its identity.
+    pub uid: ByteString,
+    /// Whether it is a warning.
+    pub warning: bool,
+    /// One word.
+    pub reason: &'static str,
+    /// A sentence.
+    pub message: String,
+}
+
+/// A request about an object, whose result [`Monitor::handle_written`](super::Monitor::handle_written) waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Write {
+    /// The object.
+    pub key: Key,
+    /// What to ask.
+    pub patch: Patch,
+}
+
+/// What to ask of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Patch {
+    /// Write `status.conditions`, if the object still has this version.
+    Conditions {
+        /// The version.
+        resource_version: ByteString,
+        /// The whole list.
+        conditions: Value,
+    },
+    /// Write `metadata.finalizers`, if the object still has this version.
+    Finalizers {
+        /// The version.
+        resource_version: ByteString,
+        /// The whole list.
+        finalizers: Vec<ByteString>,
+    },
+    /// Read the object: its version was not the last one.
+    Read,
+}
+
+/// How a [`Write`] ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Written {
+    /// The object as it is now.
+    Object(Box<Object>),
+    /// The object has another version.
+    Conflict,
+    /// There is no such object.
+    Gone,
+    /// It failed.
+    Failed,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// All lists are whole: so many channels and subscriptions are in them. Once, before the first call.
+    Synced {
+        /// Channels, ours or not.
+        channels: usize,
+        /// Subscriptions, ours or not.
+        subscriptions: usize,
+    },
+    /// All lists are whole and the bus is not in them. Once; nothing else follows.
+    NoBus,
+    /// Everything that was listed was called once: so many channels are provisioned, so many subscriptions subscribed.
+    Settled {
+        /// Provisioned channels.
+        channels: usize,
+        /// Subscriptions that are subscribed.
+        subscriptions: usize,
+    },
+    /// Call a handler.
+    Call(Job),
+    /// Arguments are missing, so there is no call.
+    MissingArguments {
+        /// The channel or subscription.
+        key: Key,
+        /// The names, sorted.
+        missing: Vec<String>,
+    },
+    /// Write to an object, or read it.
+    Write(Write),
+    /// Send an event.
+    Note(Note),
+    /// So many events were not sent because too many were waiting.
+    NotesDropped(u64),
+}

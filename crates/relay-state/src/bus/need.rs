@@ -1,0 +1,220 @@
+//! What a channel or subscription needs next: a function of what is known, and of nothing else.
+//!
+//! ```text
+//!   channel       not there, another's, another UID ---> done: unprovision, once none of its subscriptions is subscribed
+//!                 ours ---> arguments missing: refuse     new, spec or parameters changed: provision
+//!   subscription  not there, another UID or channel, its channel goes ---> done: unsubscribe
+//!                 its channel is provisioned ---> arguments missing: refuse     new, changed, requeued: subscribe
+//!                 its channel is not provisioned (yet) ---> wait
+//! ```
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use relay_proto::bus::{
+    BusReference, BusSpec, ChannelReference, ChannelSpec, MissingArguments, ResolvedParameters,
+    SubscriptionReference, SubscriptionSpec,
+};
+
+use super::monitor::Monitor;
+use super::record::{Attempt, Record, Spec, Wanted};
+
+/// What comes next for a channel or subscription.
+#[derive(Debug)]
+pub(super) enum Need<S> {
+    Nothing,
+    /// Others go first; when they are done this is asked again.
+    Wait,
+    /// It breaks a rule: no call.
+    Refuse(Refusal),
+    Call(Attempt<S>),
+    /// The finalizer is to be there, or not to be there, first.
+    Finalizer(bool),
+}
+
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Missing(MissingArguments),
+    Problem(String),
+}
+
+impl Monitor {
+    /// Whether the channel is to be provisioned as far as its object says.
+    pub(super) fn is_ours(&self, channel: &ChannelReference, wanted: &Wanted<ChannelSpec>) -> bool {
+        let Some(bus) = &self.settings.bus else { return true };
+        match (&wanted.spec.bus, &wanted.spec.cluster_bus) {
+            (Some(name), None) => BusReference::new(name.clone(), channel.namespace()) == *bus,
+            (None, Some(name)) => BusReference::cluster(name.clone()) == *bus,
+            _ => false,
+        }
+    }
+
+    /// Being deleted counts only with a finalizer: otherwise the deletion itself will be seen.
+    fn goes<S>(&self, wanted: &Wanted<S>) -> bool {
+        self.settings.finalizer.is_some() && wanted.metadata.deleting
+    }
+
+    /// It is being deleted and waits for us, who may not remember why.
+    fn owes_undoing<S>(&self, record: &Record<S>) -> bool {
+        let open = |wanted: &&Wanted<S>| record.undone.as_ref() != Some(&wanted.metadata.uid);
+        let wanted = record.wanted.as_ref().filter(open);
+        wanted.is_some_and(|wanted| self.goes(wanted) && self.has_finalizer(wanted))
+    }
+
+    pub(super) fn has_finalizer<S>(&self, wanted: &Wanted<S>) -> bool {
+        let ours = self.settings.finalizer.as_deref();
+        ours.is_some_and(|ours| wanted.metadata.finalizers.iter().any(|finalizer| &**finalizer == ours))
+    }
+
+    /// The channel is provisioned and is to stay so.
+    pub(super) fn channel_stands(&self, channel: &ChannelReference) -> bool {
+        let Some(record) = self.channels.get(channel) else { return false };
+        let undoing = record.running.as_ref().is_some_and(|running| running.undo);
+        !undoing
+            && record.stands().is_some()
+            && record
+                .wanted
+                .as_ref()
+                .is_some_and(|wanted| self.is_ours(channel, wanted) && !self.goes(wanted))
+    }
+
+    pub(super) fn need_of_channel(&self, channel: &ChannelReference) -> Need<ChannelSpec> {
+        let Some(record) = self.channels.get(channel) else { return Need::Nothing };
+        let ours = record.wanted.as_ref().filter(|wanted| self.is_ours(channel, wanted));
+        let target = ours.filter(|wanted| !self.goes(wanted));
+        if let Some(target) = target
+            && record.done.as_ref().is_none_or(|done| done.uid == target.metadata.uid)
+        {
+            return self.need_of_target(record, target);
+        }
+        let leftover = ours.filter(|_| self.owes_undoing(record));
+        let undo = match (&record.done, leftover) {
+            (Some(done), _) => Some((done.uid.clone(), done.spec.clone())),
+            (None, Some(wanted)) => Some((wanted.metadata.uid.clone(), wanted.spec.clone())),
+            (None, None) => None,
+        };
+        match undo {
+            Some(_) if self.is_in_use(channel) => Need::Wait,
+            Some((uid, spec)) => Need::Call(undo_of(uid, spec)),
+            None => self.release(record),
+        }
+    }
+
+    pub(super) fn need_of_subscription(&self, key: &SubscriptionReference) -> Need<SubscriptionSpec> {
+        let Some(record) = self.subscriptions.get(key) else { return Need::Nothing };
+        let channel_of =
+            |spec: &SubscriptionSpec| ChannelReference::new(spec.channel.clone(), key.namespace());
+        let target = record.wanted.as_ref().filter(|wanted| !self.goes(wanted));
+        if let Some(done) = &record.done {
+            let stays = target.is_some_and(|target| {
+                target.metadata.uid == done.uid
+                    && target.spec.channel == done.spec.channel
+                    && self.channel_stands(&channel_of(&done.spec))
+            });
+            if !stays {
+                return Need::Call(undo_of(done.uid.clone(), done.spec.clone()));
+            }
+        }
+        match target {
+            Some(target) if self.channel_stands(&channel_of(&target.spec)) => {
+                self.need_of_target(record, target)
+            }
+            Some(target) if self.is_of_ours(&channel_of(&target.spec)) => Need::Wait,
+            Some(_) => self.release(record),
+            None => match &record.wanted {
+                Some(wanted) if self.owes_undoing(record) && self.is_of_ours(&channel_of(&wanted.spec)) => {
+                    Need::Call(undo_of(wanted.metadata.uid.clone(), wanted.spec.clone()))
+                }
+                _ => self.release(record),
+            },
+        }
+    }
+
+    /// Something that is to be provisioned or subscribed.
+    fn need_of_target<S: Spec>(&self, record: &Record<S>, target: &Wanted<S>) -> Need<S> {
+        if let Some(problem) = target.spec.problem() {
+            return Need::Refuse(Refusal::Problem(problem.to_owned()));
+        }
+        let declared = self.bus.spec_in_force();
+        let parameters = match ResolvedParameters::resolve(S::parameters(&declared), target.spec.arguments())
+        {
+            Ok(parameters) => parameters,
+            Err(missing) => return Need::Refuse(Refusal::Missing(missing)),
+        };
+        if self.settings.finalizer.is_some() && !target.metadata.deleting && !self.has_finalizer(target) {
+            return Need::Finalizer(true);
+        }
+        let stands = record.done.as_ref().is_some_and(|done| {
+            !done.torn && done.spec.text() == target.spec.text() && *done.parameters == parameters
+        });
+        if stands && !record.forced {
+            return Need::Nothing;
+        }
+        Need::Call(Attempt {
+            undo: false,
+            uid: target.metadata.uid.clone(),
+            spec: target.spec.clone(),
+            parameters: Arc::new(parameters),
+        })
+    }
+
+    /// Nothing is to be undone any more: our finalizer may go.
+    fn release<S>(&self, record: &Record<S>) -> Need<S> {
+        let ours = record.wanted.as_ref().filter(|wanted| self.has_finalizer(wanted));
+        if ours.is_some() && record.held { Need::Finalizer(false) } else { Need::Nothing }
+    }
+
+    /// Whether a subscription of the channel has to be unsubscribed before the channel may go.
+    fn is_in_use(&self, channel: &ChannelReference) -> bool {
+        let in_use = |key: &SubscriptionReference| {
+            let Some(record) = self.subscriptions.get(key) else { return false };
+            let here = |spec: &SubscriptionSpec| spec.channel.as_bytes() == channel.name().as_bytes();
+            record.done.as_ref().is_some_and(|done| here(&done.spec))
+                || record.running.as_ref().is_some_and(|running| here(&running.spec))
+                || self.owes_undoing(record)
+                    && record.wanted.as_ref().is_some_and(|wanted| here(&wanted.spec))
+        };
+        self.by_channel.get(channel).is_some_and(|keys| keys.iter().any(in_use))
+    }
+
+    pub(super) fn is_of_ours(&self, channel: &ChannelReference) -> bool {
+        let Some(record) = self.channels.get(channel) else { return false };
+        record.done.is_some() || record.wanted.as_ref().is_some_and(|wanted| self.is_ours(channel, wanted))
+    }
+}
+
+fn undo_of<S>(uid: ByteString, spec: Arc<S>) -> Attempt<S> {
+    Attempt { undo: true, uid, spec, parameters: Arc::default() }
+}
+
+/// The bus: what was seen of it, and what it was last called with.
+#[derive(Debug, Default)]
+pub(super) struct Bus {
+    /// The last object seen: it stays in force when the bus is deleted.
+    pub(super) seen: Option<(ByteString, Arc<BusSpec>)>,
+    pub(super) listed: bool,
+    pub(super) done: Option<(ByteString, Arc<BusSpec>)>,
+    pub(super) running: Option<(ByteString, Arc<BusSpec>)>,
+    pub(super) failed: Option<((ByteString, Arc<BusSpec>), std::time::Duration)>,
+    pub(super) retry: Option<Box<relay_proto::retry::Backoff>>,
+    pub(super) attempts: u32,
+    pub(super) attempted: bool,
+    pub(super) queued: bool,
+}
+
+impl Bus {
+    pub(super) fn spec_in_force(&self) -> Arc<BusSpec> {
+        self.seen.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default()
+    }
+
+    /// The spec to call with.
+    pub(super) fn need(&self) -> Option<(ByteString, Arc<BusSpec>)> {
+        let seen = self.seen.as_ref()?;
+        let done = self.done.as_ref().is_some_and(|done| same_bus(done, seen));
+        (!done).then(|| seen.clone())
+    }
+}
+
+pub(super) fn same_bus(one: &(ByteString, Arc<BusSpec>), other: &(ByteString, Arc<BusSpec>)) -> bool {
+    one.0 == other.0 && one.1.text() == other.1.text()
+}
