@@ -131,7 +131,18 @@ impl Monitor {
     }
 
     /// Something that is to be provisioned or subscribed.
+    ///
+    /// What breaks a rule stays as it was made earlier; but what was torn half-way then is torn down to its end.
     fn need_of_target<S: Spec>(&self, record: &Record<S>, target: &Wanted<S>) -> Need<S> {
+        match (self.need_of_standing(record, target), &record.done) {
+            (Need::Refuse(_), Some(done)) if done.torn => {
+                Need::Call(undo_of(done.uid.clone(), done.spec.clone()))
+            }
+            (need, _) => need,
+        }
+    }
+
+    fn need_of_standing<S: Spec>(&self, record: &Record<S>, target: &Wanted<S>) -> Need<S> {
         if let Some(problem) = target.spec.problem() {
             return Need::Refuse(Refusal::Problem(problem.to_owned()));
         }
