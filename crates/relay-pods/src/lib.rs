@@ -57,8 +57,9 @@ pub use watch::{GroupWatch, PodWatch};
 
 // The types that its signatures are made of, and what keeps an acknowledgement.
 pub use relay_proto::pods::{
-    Endpoints, EventHash, EventPage, EventType, Filter, Gap, GapReason, Health, InvalidPage, InvalidPod,
-    InvalidSession, ListError, ListLimits, Message, Pod, PodEvent, PodKey, PodList, Session, Undecodable,
+    Container, ContainerKind, Endpoints, EventHash, EventPage, EventType, Filter, Gap, GapReason, Health,
+    InvalidPage, InvalidPod, InvalidSession, ListError, ListLimits, Message, Pod, PodEvent, PodKey, PodList,
+    Printed, Requirement, Selector, Session, Undecodable,
 };
 pub use relay_proto::problem::{Problem, ProblemCode};
 pub use relay_state::files::FileError;

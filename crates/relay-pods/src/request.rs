@@ -283,7 +283,7 @@ fn sendable(value: Result<HeaderValue, relay_transport::Error>) -> Result<Header
 }
 
 fn labels(filter: &Filter) -> Vec<String> {
-    filter.labels().map(ToString::to_string).collect()
+    filter.labels().requirements().map(|label| label.to_string()).collect()
 }
 
 /// The URL of a request without its query, which may hold a ticket.

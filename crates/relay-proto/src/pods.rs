@@ -20,6 +20,7 @@ mod list;
 mod message;
 mod pod;
 pub mod problem_codes;
+mod selector;
 mod session;
 mod status;
 mod text;
@@ -27,7 +28,7 @@ mod text;
 pub use builder::PodBuilder;
 pub use cursor::{Epoch, EventHash, InvalidHash, Position};
 pub use event::{EventType, PodEvent};
-pub use filter::{Filter, InvalidParameter, LabelMatch};
+pub use filter::{Filter, InvalidParameter};
 pub use history::{EventPage, InvalidPage};
 pub use key::PodKey;
 pub use list::{ListDecoder, ListError, ListFormat, ListLimits, PodList};
@@ -36,6 +37,7 @@ pub use message::{
     Undecodable,
 };
 pub use pod::{Container, ContainerKind, InvalidPod, Owner, Pod};
+pub use selector::{Requirement, Selector};
 pub use session::{Health, InvalidSession, Session};
 pub use status::Printed;
 
@@ -70,7 +72,7 @@ pub struct Endpoints {
     pub session_id: String,
     /// Query name of a namespace; repeats. Default `namespace`.
     pub namespace: String,
-    /// Query name of a label match; repeats. Default `label`.
+    /// Query name of a label selector; repeats. Default `label`.
     pub label: String,
 }
 

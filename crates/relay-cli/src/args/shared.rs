@@ -20,8 +20,8 @@ pub(crate) struct Which {
         value_name = "NAMESPACE"
     )]
     namespaces: Vec<String>,
-    /// Only pods with this label, KEY=VALUE or KEY; repeat for conditions that must all hold
-    #[arg(long = "label", short = 'l', env = "RELAY_LABEL", value_delimiter = ',', value_name = "LABEL")]
+    /// Only pods with these labels, such as app=web, tier!=db, 'run in (a,b)', KEY or !KEY; commas and repeats mean "and"
+    #[arg(long = "label", short = 'l', env = "RELAY_LABEL", value_name = "SELECTOR")]
     labels: Vec<String>,
 }
 

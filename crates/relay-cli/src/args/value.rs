@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_pods::{EventHash, Filter};
+use relay_pods::{EventHash, Selector};
 
 pub(super) fn hash(text: &str) -> Result<EventHash, String> {
     EventHash::new(text).map_err(|error| error.to_string())
@@ -17,10 +17,12 @@ pub(super) fn phase(text: &str) -> Result<relay_pods::Phase, String> {
 }
 
 pub(super) fn label_key(text: &str) -> Result<String, String> {
-    if text.contains('=') {
-        return Err("a label key, without a value".into());
+    let selector = Selector::parse(text).map_err(|error| error.rule().to_owned())?;
+    match selector.requirements().next() {
+        // Nothing but a key is spelled like its key.
+        Some(requirement) if requirement.key() == text => Ok(text.to_owned()),
+        _ => Err("a label key, without a value".into()),
     }
-    Filter::new().label(text).map(|_| text.to_owned()).map_err(|error| error.rule().to_owned())
 }
 
 pub(super) fn rate(text: &str) -> Result<f64, String> {

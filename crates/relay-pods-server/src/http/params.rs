@@ -189,6 +189,13 @@ mod tests {
                 filter,
                 Ok("namespace=a&namespace=b&label=k=v&label=x"),
             ),
+            (
+                "label=b%20notin%20(z,y),a%3D%3D1&label=!c&label=a",
+                filter,
+                Ok("label=a=1&label=b notin (y,z)&label=!c"),
+            ),
+            ("label=a+in+(b)+c", filter, Err("label \"a in (b) c\": at character 10, \"c\"")),
+            ("label=a&label=b%3D!", filter, Err("label \"b=!\": at character 3")),
             ("namespace=A", filter, Err("namespace \"A\"")),
             ("label=-x", filter, Err("label \"-x\"")),
             ("label=a%3Db%20c", filter, Err("label \"a=b c\"")),

@@ -179,7 +179,7 @@ impl Record {
         if !filter.matches_namespace(self.key.namespace()) {
             return None;
         }
-        if filter.labels().len() == 0 {
+        if filter.labels().is_empty() {
             return Some(Seen { change: self.change, left_filter: false });
         }
         let after = filter.matches_labels(|key| self.labels.get(key));

@@ -1,25 +1,19 @@
-//! What a consumer wants to see: namespaces (any of) and labels (all of).
+//! What a consumer wants to see: namespaces (any of) and labels (a selector).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::Pod;
+use super::{Pod, Selector};
 
-/// Namespaces and label matches that narrow a list, a history or a stream.
+/// Namespaces and a label selector that narrow a list, a history or a stream.
 ///
-/// Namespaces are alternatives; label matches must all hold. The default filter lets everything through.
+/// Namespaces are alternatives; the conditions of the selector must all hold. The default filter lets everything through.
 /// Its `Display` is canonical: equal filters print alike, whatever the order they were built in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     namespaces: BTreeSet<String>,
-    labels: BTreeSet<LabelMatch>,
-}
-
-/// One label condition: the key is present, or present with this value.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LabelMatch {
-    key: String,
-    value: Option<String>,
+    labels: Selector,
 }
 
 impl Filter {
@@ -38,13 +32,19 @@ impl Filter {
         Ok(self)
     }
 
-    /// Adds a label condition, written `key=value`, or `key` for "present".
+    /// Adds label conditions, as [`Selector::parse`] reads them: `app=web`, `tier in (a,b),!canary`.
     ///
     /// # Errors
-    /// When key or value break Kubernetes' label syntax.
-    pub fn label(mut self, condition: &str) -> Result<Self, InvalidParameter> {
-        self.labels.insert(LabelMatch::parse(condition)?);
-        Ok(self)
+    /// When the text is malformed; it says where.
+    pub fn label(self, selector: &str) -> Result<Self, InvalidParameter> {
+        Ok(self.selector(Selector::parse(selector)?))
+    }
+
+    /// Adds the conditions of a selector.
+    #[must_use]
+    pub fn selector(mut self, selector: Selector) -> Self {
+        self.labels = self.labels.and(selector);
+        self
     }
 
     /// The namespaces, sorted; empty means all.
@@ -52,9 +52,9 @@ impl Filter {
         self.namespaces.iter().map(String::as_str)
     }
 
-    /// The label conditions, sorted.
-    pub fn labels(&self) -> impl ExactSizeIterator<Item = &LabelMatch> {
-        self.labels.iter()
+    /// The label conditions.
+    pub fn labels(&self) -> &Selector {
+        &self.labels
     }
 
     /// Whether nothing is filtered out.
@@ -74,75 +74,15 @@ impl Filter {
 
     /// Whether labels, given as a look-up, pass the label part alone.
     pub fn matches_labels<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
-        self.labels.iter().all(|want| match (label(&want.key), &want.value) {
-            (Some(_), None) => true,
-            (Some(have), Some(value)) => have == value,
-            (None, _) => false,
-        })
+        self.labels.matches(label)
     }
 }
 
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let namespaces = self.namespaces.iter().map(|n| format!("namespace={n}"));
-        let labels = self.labels.iter().map(|l| format!("label={l}"));
+        let labels = self.labels.requirements().map(|l| format!("label={l}"));
         f.write_str(&namespaces.chain(labels).collect::<Vec<_>>().join("&"))
-    }
-}
-
-impl LabelMatch {
-    /// Parses `key=value` or `key`.
-    ///
-    /// # Errors
-    /// When key or value break Kubernetes' label syntax.
-    pub fn parse(condition: &str) -> Result<Self, InvalidParameter> {
-        let invalid = |rule| InvalidParameter::new("label", condition, rule);
-        let (key, value) = match condition.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (condition, None),
-        };
-        let name = match key.split_once('/') {
-            Some((prefix, name)) => {
-                if !is_dns_subdomain(prefix) {
-                    return Err(invalid(
-                        "the prefix of a label key is a DNS-1123 subdomain of at most 253 characters",
-                    ));
-                }
-                name
-            }
-            None => key,
-        };
-        if !is_qualified_name(name) {
-            return Err(invalid(
-                "a label key is 1 to 63 letters, digits, '-', '_' or '.', and begins and ends with a letter or digit",
-            ));
-        }
-        if let Some(value) = value
-            && !value.is_empty()
-            && !is_qualified_name(value)
-        {
-            return Err(invalid(
-                "a label value is at most 63 letters, digits, '-', '_' or '.', and begins and ends with a letter or digit",
-            ));
-        }
-        Ok(Self { key: key.into(), value: value.map(Into::into) })
-    }
-
-    /// The label's key.
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// The value asked for; `None` when the key's presence is enough.
-    pub fn value(&self) -> Option<&str> {
-        self.value.as_deref()
-    }
-}
-
-impl fmt::Display for LabelMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.key)?;
-        self.value.as_ref().map_or(Ok(()), |value| write!(f, "={value}"))
     }
 }
 
@@ -152,13 +92,19 @@ impl fmt::Display for LabelMatch {
 pub struct InvalidParameter {
     parameter: &'static str,
     value: String,
-    rule: &'static str,
+    rule: Cow<'static, str>,
+    place: Option<usize>,
 }
 
 impl InvalidParameter {
     /// An error about `parameter`; the value is cut to 80 characters.
     pub fn new(parameter: &'static str, value: &str, rule: &'static str) -> Self {
-        Self { parameter, value: value.chars().take(80).collect(), rule }
+        Self { parameter, value: value.chars().take(80).collect(), rule: rule.into(), place: None }
+    }
+
+    /// An error whose rule was broken at one place of the value.
+    pub(super) fn at(parameter: &'static str, value: &str, place: usize, rule: String) -> Self {
+        Self { rule: rule.into(), place: Some(place), ..Self::new(parameter, value, "") }
     }
 
     /// The parameter's name.
@@ -166,10 +112,40 @@ impl InvalidParameter {
         self.parameter
     }
 
-    /// The rule it broke.
-    pub fn rule(&self) -> &'static str {
-        self.rule
+    /// The rule it broke; with the place, where that is known.
+    pub fn rule(&self) -> &str {
+        &self.rule
     }
+
+    /// At which character of the value, counted from 1; `None` when it is the whole.
+    pub fn place(&self) -> Option<usize> {
+        self.place
+    }
+}
+
+/// Checks the key of a label.
+pub(super) fn check_key(key: &str) -> Result<(), &'static str> {
+    let name = match key.split_once('/') {
+        Some((prefix, _)) if !is_dns_subdomain(prefix) => {
+            return Err("the prefix of a label key is a DNS-1123 subdomain of at most 253 characters");
+        }
+        Some((_, name)) => name,
+        None => key,
+    };
+    if is_qualified_name(name) {
+        return Ok(());
+    }
+    Err("a label key is 1 to 63 letters, digits, '-', '_' or '.', and begins and ends with a letter or digit")
+}
+
+/// Checks the value of a label.
+pub(super) fn check_value(value: &str) -> Result<(), &'static str> {
+    if value.is_empty() || is_qualified_name(value) {
+        return Ok(());
+    }
+    Err(
+        "a label value is at most 63 letters, digits, '-', '_' or '.', and begins and ends with a letter or digit",
+    )
 }
 
 fn check_namespace(namespace: &str) -> Result<(), InvalidParameter> {
@@ -209,19 +185,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn label_syntax_is_that_of_kubernetes() {
-        for good in ["app", "app=web", "app=", "a.b/c=d", "example.com/app_1=V.2-x", "a=1"] {
-            assert!(LabelMatch::parse(good).is_ok(), "{good}");
-        }
-        let long = format!("a={}", "x".repeat(64));
-        for bad in
-            ["", "=x", "-a=b", "a b=c", "a=b c", "a==b", "/a=b", "a/b/c=d", "A.com/x=y", "a=-b", "ä=1", &long]
-        {
-            assert_eq!(LabelMatch::parse(bad).unwrap_err().parameter(), "label", "{bad}");
-        }
-    }
-
-    #[test]
     fn namespaces_are_dns_labels() {
         for good in ["a", "kube-system", "0a", &"x".repeat(63)] {
             assert!(Filter::new().namespace(good).is_ok(), "{good}");
@@ -245,6 +208,8 @@ mod tests {
             (&[], &["app=web", "run=e"], false),
             (&[], &["tier"], false),
             (&["dev"], &["app=web"], false),
+            (&["prod"], &["app in (api,web),!canary", "run!=e"], true),
+            (&["prod"], &["app in (api,web),!run"], false),
         ];
         for (namespaces, labels, expected) in cases {
             let mut filter = Filter::new();
@@ -271,5 +236,8 @@ mod tests {
             .unwrap();
         assert_eq!(one.to_string(), "namespace=y&namespace=z&label=a&label=b=1");
         assert_eq!(Filter::new().to_string(), "");
+        let other =
+            Filter::new().label("b in (1),a, a").unwrap().namespace("z").unwrap().namespace("y").unwrap();
+        assert_eq!(one, other);
     }
 }
