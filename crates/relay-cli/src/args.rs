@@ -15,12 +15,13 @@ pub(crate) use connect::{Connect, KubeFlags, in_environment};
 pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArgs};
 pub(crate) use query::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
 pub(crate) use serve::{DemoArgs, ServeArgs, SourceArg};
-pub(crate) use shared::{Format, Print, Reconnect, Until, Which};
+pub(crate) use shared::{Format, Print, PrintLines, Reconnect, Until, Which};
 pub(crate) use transport::Transport;
 pub(crate) use value::{duration, positive_duration, size, written};
 
 use crate::durable::DurableArgs;
 use crate::exit::Usage;
+use crate::output::Color;
 
 /// Follow the pods of a Kubernetes cluster through a relay, or be the relay.
 ///
@@ -34,6 +35,16 @@ use crate::exit::Usage;
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) kube: KubeFlags,
+    /// Colour by meaning, in tables and logs; NO_COLOR counts as never
+    #[arg(
+        long,
+        global = true,
+        env = "RELAY_COLOR",
+        default_value = "auto",
+        value_name = "WHEN",
+        help_heading = "Output"
+    )]
+    pub(crate) color: Color,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -47,7 +58,7 @@ impl Args {
 
     /// The command, with what was given before its name.
     pub(crate) fn into_command(self) -> Result<Command, Usage> {
-        let Self { kube, mut command } = self;
+        let Self { kube, color: _, mut command } = self;
         match (command.connect(), kube.given()) {
             (Some(connect), _) => connect.fall_back_to(kube),
             (None, None) => {}

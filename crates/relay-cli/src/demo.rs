@@ -10,6 +10,7 @@ use crate::cursor::Cursor;
 use crate::exit::{Exit, signalled};
 use crate::follow::{Printing, follow_replay};
 use crate::output::Output;
+use crate::rows::Changes;
 
 /// Pods of the demo's cluster, and events per second.
 const PODS: usize = 24;
@@ -28,16 +29,20 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Exit> {
     // Caught before the first line: the follower catches them only once it runs.
     let signalled = signalled();
     let mut out = Output::in_format(args.output);
-    out.heading(&format!(
-        "A relay with a simulated cluster of {PODS} pods is at http://{address}\n\
-         (in another terminal: relay pods --url http://{address})\n\
-         The server will cut the connection once and lose events once: watch what the client makes of it.\n"
-    ))?;
+    for line in [
+        format!("A relay with a simulated cluster of {PODS} pods is at http://{address}"),
+        format!("(in another terminal: relay pods --url http://{address})"),
+        "The server will cut the connection once and lose events once: watch what the client makes of it."
+            .into(),
+        String::new(),
+    ] {
+        out.heading(line)?;
+    }
     let trouble = tokio::spawn(make_trouble(handle.clone()));
     let client = Client::builder(format!("http://{address}")).client_id("demo").build()?;
     let options = StreamOptions::new().filter(Filter::new()).reconnect_base(Duration::from_millis(200));
     let until = Until { max: None, time: args.time };
-    let printing = Printing { out, pods: args.pods, exit_after: None, until };
+    let printing = Printing { out, changes: Changes::default(), pods: args.pods, exit_after: None, until };
     let cursor = Cursor::open(None, &Filter::new())?;
     let exit = tokio::select! {
         exit = follow_replay(&client, options, cursor, printing) => exit,

@@ -9,6 +9,8 @@ use relay_proto::error::chain;
 use relay_state::pods::CursorError;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::output::escaped;
+
 /// The result of a command, which is its exit code.
 #[derive(Debug)]
 pub(crate) enum Exit {
@@ -69,15 +71,15 @@ impl Exit {
             Self::Interrupted => 130,
             Self::Terminated => 143,
             Self::NotFound(what) => {
-                eprintln!("relay: {what}");
+                eprintln!("relay: {}", escaped(what));
                 3
             }
             Self::TimedOut(what) => {
-                eprintln!("relay: {what}");
+                eprintln!("relay: {}", escaped(what));
                 5
             }
             Self::Failed(error) => {
-                eprintln!("relay: {}", chain(error.as_ref()));
+                eprintln!("relay: {}", escaped(&chain(error.as_ref()).to_string()));
                 code_of(error)
             }
         };

@@ -11,8 +11,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::args::{ReplayArgs, StateArgs, StreamArgs, Until};
 use crate::cursor::Cursor;
 use crate::exit::{Exit, signalled};
-use crate::output::{Output, group_json, group_text, snapshot_json, snapshot_text, to_value};
+use crate::output::{Output, to_value};
 use crate::query::until;
+use crate::rows::{self, Changes, group_cells, group_json, snapshot_cells, snapshot_json};
 use crate::tally::Tally;
 
 /// How often a bookmark's acknowledgement is looked for.
@@ -51,6 +52,8 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
     let client = args.connect.client().await?;
     let mut snapshots = client.stream_pod_state(args.reconnect.options(args.which.filter()?));
     let mut out = Output::new(args.print);
+    let mut changes = Changes::default();
+    out.table(if args.group_by.is_some() { rows::GROUPS } else { rows::STATE });
     let mut ending = Ending::new(args.until);
     while !ending.reached(&out) {
         let snapshot = tokio::select! {
@@ -59,7 +62,12 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
         };
         let Some(snapshot) = snapshot.transpose()? else { break };
         let Some(label) = &args.group_by else {
-            out.line(|| snapshot_json(&snapshot, args.pods, false), || snapshot_text(&snapshot))?;
+            let before = changes.before_snapshot(&snapshot);
+            out.row(
+                String::new,
+                || snapshot_json(&snapshot, args.pods, false),
+                || snapshot_cells(&snapshot, before.as_ref(), false),
+            )?;
             continue;
         };
         let touched: BTreeSet<_> =
@@ -71,7 +79,11 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
             let of_group = snapshot.pods.group(label, group);
             let tally: Tally = of_group.iter().collect();
             let pods = || args.pods.then(|| of_group.sorted().into_iter().map(to_value).collect());
-            out.line(|| group_json(label, group, &tally, pods()), || group_text(label, group, &tally))?;
+            out.row(
+                String::new,
+                || group_json(label, group, &tally, pods()),
+                || group_cells(rows::time(&snapshot), label, group, &tally),
+            )?;
         }
     }
     Ok(Exit::Done)
@@ -92,6 +104,7 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
         .apply_backfill_to_current_state_cache(args.apply_backfill);
     let printing = Printing {
         out: Output::new(args.print),
+        changes: Changes::default(),
         pods: args.pods,
         exit_after: args.exit_after_phase,
         until: args.until,
@@ -102,6 +115,7 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
 /// How a replay is printed and when it ends.
 pub(crate) struct Printing {
     pub(crate) out: Output,
+    pub(crate) changes: Changes,
     pub(crate) pods: bool,
     pub(crate) exit_after: Option<Phase>,
     pub(crate) until: Until,
@@ -115,6 +129,7 @@ pub(crate) async fn follow_replay(
     mut printing: Printing,
 ) -> anyhow::Result<Exit> {
     let mut snapshots = client.stream_pod_state_with_replay(options);
+    printing.out.table(rows::REPLAY);
     let handle = snapshots.handle();
     let mut ending = Ending::new(printing.until);
     let exit = print_replay(&mut snapshots, &handle, &mut cursor, &mut printing, &mut ending).await;
@@ -152,7 +167,12 @@ async fn print_replay(
             snapshot = snapshots.next() => snapshot,
         };
         let Some(snapshot) = snapshot.transpose()? else { return Ok(Exit::Done) };
-        printing.out.line(|| snapshot_json(&snapshot, printing.pods, true), || snapshot_text(&snapshot))?;
+        let before = printing.changes.before_snapshot(&snapshot);
+        printing.out.row(
+            String::new,
+            || snapshot_json(&snapshot, printing.pods, true),
+            || snapshot_cells(&snapshot, before.as_ref(), true),
+        )?;
         handle.finish();
         if let Some(ack) = handle.acknowledgement() {
             cursor.acknowledge(ack)?;

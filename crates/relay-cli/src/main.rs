@@ -8,12 +8,12 @@ mod exit;
 mod follow;
 mod output;
 mod query;
+mod rows;
 mod serve;
 mod service_proxy;
 mod tally;
 mod wait;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -22,7 +22,9 @@ use crate::args::{Args, Command};
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
-    let command = match Args::read().into_command() {
+    let args = Args::read();
+    args.color.apply();
+    let command = match args.into_command() {
         Ok(command) => command,
         Err(usage) => return Exit::Failed(usage.into()).report(),
     };
@@ -68,7 +70,7 @@ fn start_logging(command: &Command) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(output::stderr_in_color())
         .with_target(false)
         .init();
 }

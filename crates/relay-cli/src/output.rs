@@ -1,152 +1,244 @@
-//! Lines on standard output: JSON objects, or text for people.
+//! What every command prints with: lines on standard output, as tables for people or as JSON, YAML or names for programs.
+//!
+//! A command that prints lists asks for [`Output::list`], one that follows something for [`Output::table`] and then
+//! [`Output::row`], and one that says a single thing for [`Output::line`]. All text for people is a [`Text`], which no
+//! control character survives; what colour it has is said by what it means ([`Tone`]).
+
+mod screen;
+mod table;
+mod text;
 
 use std::io::{self, IsTerminal, Write};
 
-use relay_pods::{Pod, PodEvent, Snapshot};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::args::{Format, Print};
-use crate::tally::Tally;
+
+pub(crate) use screen::{Color, note, stderr_in_color};
+pub(crate) use table::{Column, Table};
+pub(crate) use text::{Text, Tone, escaped};
+
+/// Bytes of a list that are written at once.
+const BLOCK: usize = 64 * 1024;
 
 /// Standard output, a line at a time, flushed after each.
 #[derive(Debug)]
 pub(crate) struct Output {
     format: Format,
+    headings: bool,
+    timestamps: bool,
+    color: bool,
+    table: Option<Table>,
+    /// Lines, without headings.
     pub(crate) lines: u64,
 }
 
 impl Output {
-    pub(crate) fn new(print: Print) -> Self {
+    /// As the flags say; a table on a terminal and JSON elsewhere when they do not.
+    pub(crate) fn new(print: impl Into<Print>) -> Self {
+        let print = print.into();
         let default = if io::stdout().is_terminal() { Format::Table } else { Format::Json };
-        Self::in_format(print.output.unwrap_or(default))
+        Self {
+            headings: !print.no_headers,
+            timestamps: print.timestamps,
+            ..Self::in_format(print.output.unwrap_or(default))
+        }
     }
 
     pub(crate) fn in_format(format: Format) -> Self {
-        Self { format, lines: 0 }
+        let color = screen::stdout_in_color();
+        Self { format, headings: true, timestamps: false, color, table: None, lines: 0 }
     }
 
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
     }
 
-    /// Prints one line: the JSON, or the text.
+    /// Whether people read it: a table, wide or not.
+    pub(crate) fn is_table(&self) -> bool {
+        matches!(self.format, Format::Table | Format::Wide)
+    }
+
+    /// Prints one line: the JSON, or the text. In YAML it is a document; where names are asked for, nothing.
     ///
     /// # Errors
     /// When nobody reads the output any more.
-    pub(crate) fn line(
+    pub(crate) fn line<T: Into<Text>>(
         &mut self,
         json: impl FnOnce() -> Value,
-        text: impl FnOnce() -> String,
+        text: impl FnOnce() -> T,
     ) -> anyhow::Result<()> {
-        let line = if self.is_json() { json().to_string() } else { text() };
+        let mut out = String::new();
+        if self.is_table() {
+            self.text(&text().into(), &mut out);
+        } else {
+            self.record(String::new, json, &mut out);
+        }
         self.lines += 1;
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}").and_then(|()| out.flush())?;
-        Ok(())
+        write(&out)
     }
 
-    /// Prints a line for people only.
+    /// Prints a line for people only. It is cut where the terminal ends, and counts as no line.
     ///
     /// # Errors
     /// When nobody reads the output any more.
-    pub(crate) fn heading(&mut self, text: &str) -> anyhow::Result<()> {
-        if !self.is_json() {
-            writeln!(io::stdout().lock(), "{text}")?;
+    pub(crate) fn heading(&mut self, text: impl Into<Text>) -> anyhow::Result<()> {
+        if !self.is_table() {
+            return Ok(());
         }
-        Ok(())
+        let mut out = String::new();
+        self.text(&text.into(), &mut out);
+        write(&out)
+    }
+
+    /// Begins a table whose rows come one by one: its headings are printed with the first row.
+    pub(crate) fn table(&mut self, columns: &[Column]) {
+        self.table = Some(Table::new(columns, self.format == Format::Wide, self.timestamps));
+    }
+
+    /// Prints a row of the table that was begun: a cell for each of its columns, shown or not.
+    ///
+    /// # Errors
+    /// When nobody reads the output any more.
+    pub(crate) fn row(
+        &mut self,
+        name: impl FnOnce() -> String,
+        json: impl FnOnce() -> Value,
+        cells: impl FnOnce() -> Vec<Text>,
+    ) -> anyhow::Result<()> {
+        let mut out = String::new();
+        if self.is_table() {
+            let (room, headings) = (screen::stdout_columns(), self.headings && self.lines == 0);
+            let cells = cells();
+            if let Some(table) = &mut self.table {
+                table.measure(&cells);
+                if headings {
+                    table.headings(room, self.color, &mut out);
+                }
+                table.row(&cells, room, self.color, &mut out);
+            }
+        } else {
+            self.record(name, json, &mut out);
+        }
+        self.lines += 1;
+        write(&out)
+    }
+
+    /// Prints a list that is known as a whole: headings, unless there is nothing below them, and a row per item.
+    ///
+    /// # Errors
+    /// When nobody reads the output any more.
+    pub(crate) fn list<T>(
+        &mut self,
+        columns: &[Column],
+        items: &[T],
+        name: impl Fn(&T) -> String,
+        json: impl Fn(&T) -> Value,
+        cells: impl Fn(&T) -> Vec<Text>,
+    ) -> anyhow::Result<()> {
+        let mut out = String::new();
+        if self.is_table() && !items.is_empty() {
+            let mut table = Table::new(columns, self.format == Format::Wide, self.timestamps);
+            let rows: Vec<_> = items.iter().map(|item| table.measured(cells(item))).collect();
+            let room = screen::stdout_columns();
+            if self.headings {
+                table.headings(room, self.color, &mut out);
+            }
+            for row in rows {
+                table.row(&row, room, self.color, &mut out);
+                write_block(&mut out)?;
+            }
+        } else if !self.is_table() {
+            for item in items {
+                self.record(|| name(item), || json(item), &mut out);
+                write_block(&mut out)?;
+            }
+        }
+        self.lines += items.len() as u64;
+        write(&out)
+    }
+
+    /// A line of text as far as the terminal goes.
+    fn text(&self, text: &Text, out: &mut String) {
+        match screen::stdout_columns() {
+            Some(columns) => text.cut_end(columns).render(self.color, out),
+            None => text.render(self.color, out),
+        }
+        out.push('\n');
+    }
+
+    fn record(&self, name: impl FnOnce() -> String, json: impl FnOnce() -> Value, out: &mut String) {
+        match self.format {
+            Format::Name => {
+                let name = name();
+                if !name.is_empty() {
+                    out.push_str(&escaped(&name));
+                    out.push('\n');
+                }
+            }
+            Format::Yaml => out.push_str(&yaml(&json())),
+            _ => {
+                out.push_str(&text::tame_json(json().to_string()));
+                out.push('\n');
+            }
+        }
     }
 }
 
-pub(crate) const POD_HEADING: &str =
-    "NAMESPACE        NAME                                      STATUS     READY  RESTARTS  NODE";
-
-pub(crate) fn pod_row(pod: &Pod) -> String {
-    let printed = pod.printed();
-    format!(
-        "{:<16} {:<41} {:<10} {:<6} {:<9} {}",
-        pod.namespace(),
-        pod.name(),
-        printed.status,
-        format!("{}/{}", printed.ready, printed.containers),
-        printed.restarts,
-        pod.node_name().unwrap_or("-")
-    )
+/// A document of its own.
+fn yaml(value: &Value) -> String {
+    match serde_saphyr::to_string(value) {
+        Ok(document) if document.lines().all(text::harmless) => {
+            format!("---\n{}\n", document.trim_end_matches('\n'))
+        }
+        // JSON is YAML too, and has an escape for everything.
+        _ => format!("---\n{}\n", text::tame_json(value.to_string())),
+    }
 }
 
-pub(crate) fn event_json(event: &PodEvent) -> Value {
-    let mut value = to_value(event);
-    if let Value::Object(fields) = &mut value {
-        // How positions link up is the client's business.
-        fields.remove("previous_hash");
-    }
-    value
+fn write(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())?;
+    Ok(())
 }
 
-pub(crate) fn event_text(event: &PodEvent) -> String {
-    let pod = &event.pod;
-    let sequence = event.sequence.map_or("-".into(), |s| s.to_string());
-    let synthetic = if event.synthetic { " (synthetic)" } else { "" };
-    let ready = if pod.ready() { "ready" } else { "not ready" };
-    let key = format!("{}/{}", pod.namespace(), pod.name());
-    format!(
-        "#{sequence:<7} {:<8} {key:<50} {}, {ready}{synthetic}",
-        event.kind.as_str(),
-        pod.phase().unwrap_or("-")
-    )
-}
-
-/// The fields of `state`; `replay` adds its own.
-pub(crate) fn snapshot_json(snapshot: &Snapshot, with_pods: bool, with_phase: bool) -> Value {
-    let mut line = serde_json::Map::new();
-    if with_phase {
-        line.insert("phase".into(), json!(snapshot.phase.as_str()));
-        line.insert("ack".into(), to_value(&snapshot.ack));
+/// Writes what has come together once it is a block.
+fn write_block(out: &mut String) -> anyhow::Result<()> {
+    if out.len() >= BLOCK {
+        write(out)?;
+        out.clear();
     }
-    line.insert("pods".into(), json!(snapshot.pods.len()));
-    line.insert("event".into(), snapshot.event.as_ref().map_or(Value::Null, event_json));
-    line.insert("gap".into(), to_value(&snapshot.gap));
-    line.insert("cause".into(), to_value(&snapshot.cause));
-    line.insert("changed".into(), to_value(&snapshot.changed));
-    if with_pods {
-        line.insert("pod_set".into(), snapshot.pods.sorted().into_iter().map(to_value).collect());
-    }
-    Value::Object(line)
-}
-
-pub(crate) fn snapshot_text(snapshot: &Snapshot) -> String {
-    let mut text = format!("{:<15} {:>6} pods", snapshot.phase.as_str(), snapshot.pods.len());
-    if let Some(gap) = &snapshot.gap {
-        let missed = gap.missed.map_or("an unknown number of".into(), |n| n.to_string());
-        text += &format!("   gap: {}, {missed} events lost; read the list again", gap.reason.as_str());
-    }
-    if let Some(cause) = &snapshot.cause {
-        text += &format!("   the connection dropped ({cause}); read the list again");
-    }
-    if let Some(event) = &snapshot.event {
-        text += &format!("   {}", event_text(event));
-    }
-    text
-}
-
-/// The fields of `state --group-by`.
-pub(crate) fn group_json(label: &str, group: &str, tally: &Tally, pods: Option<Value>) -> Value {
-    let mut line = tally.json();
-    line.insert("label".into(), label.into());
-    line.insert("group".into(), group.into());
-    line.extend(pods.map(|pods| ("pod_set".to_owned(), pods)));
-    Value::Object(line)
-}
-
-pub(crate) fn group_text(label: &str, group: &str, tally: &Tally) -> String {
-    let name = format!("{label}={group}");
-    let (pods, ready, restarts) = (tally.pods, tally.ready, tally.restarts);
-    let text =
-        format!("{name:<40} {ready:>4} of {pods:>4} ready {restarts:>5} restarts   {}", tally.phases_text());
-    text.trim_end().to_owned()
+    Ok(())
 }
 
 /// Everything we print has string keys and no failing parts.
 pub(crate) fn to_value(thing: impl Serialize) -> Value {
     serde_json::to_value(thing).unwrap_or(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn yaml_says_what_json_says_and_nothing_to_the_terminal() {
+        for value in [
+            json!({"a": 1, "b": [1, "two", null, true, {"c": {}}], "d": {}, "e": []}),
+            json!({"control": "\u{1b}[2J", "c1": "\u{9b}31m", "del": "\u{7f}", "line": "a\nb\n", "tab": "\t"}),
+            json!({"no": "no", "number": "1e3", "null": "null", "empty": "", "space": " a ", "colon": "a: b"}),
+            json!({"dash": "- a", "hash": "a #b", "quote": "it's \"it\"", "tilde": "~", "bidi": "\u{202e}x"}),
+            json!({"\u{1b}key": "日本", "date": "2026-11-21T09:00:00Z", "octal": "0o7", "hex": "0x1F"}),
+            json!([]),
+            json!("text"),
+            json!(1.5),
+        ] {
+            let text = yaml(&value);
+            assert!(text.lines().all(text::harmless), "{text:?}");
+            let read: Value = serde_saphyr::from_str(&text).unwrap();
+            assert_eq!(read, value, "{text}");
+        }
+    }
 }

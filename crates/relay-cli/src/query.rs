@@ -8,7 +8,8 @@ use relay_pods::{EventType, EventsQuery, Order};
 
 use crate::args::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
 use crate::exit::{Exit, Usage, signalled};
-use crate::output::{Output, POD_HEADING, event_json, event_text, pod_row, to_value};
+use crate::output::{Output, Tone, note, to_value};
+use crate::rows::{self, Changes, event_cells, event_json, pod_cells, pod_name};
 
 pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<Exit> {
     let (client, filter) = (args.connect.client().await?, args.which.filter()?);
@@ -17,9 +18,10 @@ pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<Exit> {
         exit = signalled() => return Ok(exit),
     };
     let mut out = Output::new(args.print);
-    out.heading(POD_HEADING)?;
-    for pod in &list.pods {
-        out.line(|| to_value(pod), || pod_row(pod))?;
+    let now = rows::now();
+    out.list(rows::PODS, &list.pods, pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
+    if list.pods.is_empty() && !out.is_json() {
+        note(&args.which.nothing());
     }
     Ok(Exit::Done)
 }
@@ -48,8 +50,8 @@ pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::NotFound(format!("there is no pod {namespace}/{name}")));
     };
     let mut out = Output::new(args.print);
-    out.heading(POD_HEADING)?;
-    out.line(|| to_value(&pod), || pod_row(&pod))?;
+    let now = rows::now();
+    out.list(rows::PODS, &[pod], pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
     Ok(Exit::Done)
 }
 
@@ -67,10 +69,14 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
         .types(types.collect::<Result<_, _>>()?)
         .filter(args.which.filter()?);
     let mut out = Output::new(args.print);
+    out.table(rows::EVENTS);
+    // Read backwards, an event comes before what it changed.
+    let mut changes = (out.is_table() && args.order == OrderArg::Oldest).then(Changes::default);
     let deadline = args.until.time.and_then(|time| tokio::time::Instant::now().checked_add(time));
     let work = async {
         let mut print = async |event: relay_pods::PodEvent| {
-            out.line(|| event_json(&event), || event_text(&event))?;
+            let before = changes.as_mut().and_then(|changes| changes.before(&event));
+            out.row(|| pod_name(&event.pod), || event_json(&event), || event_cells(&event, before.as_ref()))?;
             anyhow::Ok(args.until.max.is_some_and(|max| out.lines >= max))
         };
         if args.until.max == Some(0) {
@@ -122,7 +128,8 @@ pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<Exit> {
     let text = || {
         let head = health.head.as_ref().and_then(|head| head.sequence).map_or("-".into(), |s| s.to_string());
         let status = health.status.as_deref().unwrap_or(if healthy { "ok" } else { "degraded" });
-        format!("{status}, log at {head}, {} streams", health.subscribers.unwrap_or(0))
+        let tone = if healthy { Tone::Good } else { Tone::Bad };
+        tone.text(status).plain(format!(", log at {head}, {} streams", health.subscribers.unwrap_or(0)))
     };
     Output::new(args.print).line(|| health.raw.clone(), text)?;
     if healthy { Ok(Exit::Done) } else { Ok(Exit::Failed(anyhow::anyhow!("the relay is not well"))) }

@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use relay_pods::EventHash;
 
 use super::value::{duration, hash, label_key, phase};
-use super::{Connect, Print, Reconnect, Until, Which};
+use super::{Connect, PrintLines, Reconnect, Until, Which};
 use crate::wait::Condition;
 
 /// How long `wait` waits unless it is told.
@@ -30,7 +30,7 @@ pub(crate) struct StreamArgs {
     #[command(flatten)]
     pub(crate) until: Until,
     #[command(flatten)]
-    pub(crate) print: Print,
+    pub(crate) print: PrintLines,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -50,7 +50,7 @@ pub(crate) struct StateArgs {
     #[command(flatten)]
     pub(crate) until: Until,
     #[command(flatten)]
-    pub(crate) print: Print,
+    pub(crate) print: PrintLines,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -80,7 +80,7 @@ pub(crate) struct WaitArgs {
     #[command(flatten)]
     pub(crate) reconnect: Reconnect,
     #[command(flatten)]
-    pub(crate) print: Print,
+    pub(crate) print: PrintLines,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -109,5 +109,5 @@ pub(crate) struct ReplayArgs {
     #[command(flatten)]
     pub(crate) until: Until,
     #[command(flatten)]
-    pub(crate) print: Print,
+    pub(crate) print: PrintLines,
 }

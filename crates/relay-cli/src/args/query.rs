@@ -4,7 +4,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use relay_pods::EventHash;
 
 use super::value::hash;
-use super::{Connect, Print, Until, Which};
+use super::{Connect, Print, PrintLines, Until, Which};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PodsArgs {
@@ -73,7 +73,7 @@ pub(crate) struct SessionArgs {
     #[command(flatten)]
     pub(crate) connect: Connect,
     #[command(flatten)]
-    pub(crate) print: Print,
+    pub(crate) print: PrintLines,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -81,5 +81,5 @@ pub(crate) struct HealthArgs {
     #[command(flatten)]
     pub(crate) connect: Connect,
     #[command(flatten)]
-    pub(crate) print: Print,
+    pub(crate) print: PrintLines,
 }

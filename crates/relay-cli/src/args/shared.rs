@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
 use relay_pods::{Filter, StreamOptions};
 
@@ -38,6 +39,19 @@ impl Which {
         Ok(filter)
     }
 
+    /// Says that no pod was found, as what was asked for.
+    pub(crate) fn nothing(&self) -> String {
+        let given = |flag: &str, values: &[String]| {
+            values
+                .iter()
+                .filter(|v| !v.is_empty())
+                .map(|value| format!(" {flag} {value}"))
+                .collect::<String>()
+        };
+        let asked = given("-n", &self.namespaces) + &given("-l", &self.labels);
+        if asked.is_empty() { "the relay has no pods".into() } else { format!("no pods match{asked}") }
+    }
+
     /// The only namespace, for naming one pod.
     pub(crate) fn only_namespace(&self) -> Option<&str> {
         if let [namespace] = self.namespaces.as_slice() { Some(namespace) } else { None }
@@ -47,17 +61,59 @@ impl Which {
 /// How to print
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Lines for people
+    /// Lines for people, as wide as the terminal
     Table,
+    /// A table with more columns
+    Wide,
     /// One JSON object per line
     Json,
+    /// One YAML document per object
+    Yaml,
+    /// Names only, one per line, as other commands take them
+    Name,
 }
 
-#[derive(Debug, Clone, Copy, ClapArgs)]
+/// The formats of commands that print what has no name.
+fn without_names() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(["table", "wide", "json", "yaml"])
+        .try_map(|name| <Format as ValueEnum>::from_str(&name, false))
+}
+
+/// How lists of named things are printed.
+#[derive(Debug, Clone, Copy, Default, ClapArgs)]
+#[command(next_help_heading = "Output")]
 pub(crate) struct Print {
-    /// Output; default: table on a terminal, json otherwise
+    /// Format. Default: table on a terminal, json otherwise
     #[arg(short = 'o', long = "output", env = "RELAY_OUTPUT", value_name = "FORMAT")]
     pub(crate) output: Option<Format>,
+    /// Tables without headings
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+    /// Tables with points in time instead of ages
+    #[arg(long)]
+    pub(crate) timestamps: bool,
+}
+
+/// How lines about things without a name are printed.
+#[derive(Debug, Clone, Copy, ClapArgs)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct PrintLines {
+    /// Format. Default: table on a terminal, json otherwise
+    #[arg(short = 'o', long = "output", env = "RELAY_OUTPUT", value_name = "FORMAT", value_parser = without_names())]
+    output: Option<Format>,
+    /// Tables without headings
+    #[arg(long)]
+    no_headers: bool,
+    /// Tables with the time of each line
+    #[arg(long)]
+    timestamps: bool,
+}
+
+impl From<PrintLines> for Print {
+    fn from(lines: PrintLines) -> Self {
+        let PrintLines { output, no_headers, timestamps } = lines;
+        Self { output, no_headers, timestamps }
+    }
 }
 
 /// When to end

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::notes::Notes;
 use super::reach::Reach;
-use crate::args::{Print, positive_duration};
+use crate::args::{PrintLines, positive_duration};
 use crate::exit::{Exit, Usage, signalled};
 use crate::output::Output;
 
@@ -81,7 +81,7 @@ pub(super) struct CreateArgs {
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
-    print: Print,
+    print: PrintLines,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -108,7 +108,7 @@ pub(super) struct AppendArgs {
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
-    print: Print,
+    print: PrintLines,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -123,7 +123,7 @@ pub(super) struct CloseArgs {
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
-    print: Print,
+    print: PrintLines,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -133,7 +133,7 @@ pub(super) struct HeadArgs {
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
-    print: Print,
+    print: PrintLines,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -143,7 +143,7 @@ pub(super) struct DeleteArgs {
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
-    print: Print,
+    print: PrintLines,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -163,7 +163,7 @@ pub(super) struct ForkArgs {
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
-    print: Print,
+    print: PrintLines,
 }
 
 fn stream(reach: &Reach, stream: &str) -> anyhow::Result<DurableStream> {
@@ -171,7 +171,7 @@ fn stream(reach: &Reach, stream: &str) -> anyhow::Result<DurableStream> {
 }
 
 /// Prints what came of it as one line, unless a signal came before.
-async fn print(print: Print, work: impl Future<Output = anyhow::Result<Value>>) -> anyhow::Result<Exit> {
+async fn print(print: PrintLines, work: impl Future<Output = anyhow::Result<Value>>) -> anyhow::Result<Exit> {
     let line = tokio::select! {
         line = work => line?,
         exit = signalled() => return Ok(exit),

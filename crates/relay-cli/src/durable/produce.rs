@@ -17,7 +17,7 @@ use super::notes::{Notes, note};
 use super::out::size;
 use super::reach::Reach;
 use super::state::{Content, StateFile};
-use crate::args::{Print, duration, size as parse_size};
+use crate::args::{PrintLines, duration, size as parse_size};
 use crate::exit::{Exit, OutcomeUnknown, Usage, signalled};
 use crate::output::Output;
 
@@ -78,7 +78,7 @@ pub(super) struct ProduceArgs {
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
-    print: Print,
+    print: PrintLines,
 }
 
 /// After a signal, what was read is delivered within this time.

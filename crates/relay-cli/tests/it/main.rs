@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod process;
+mod terminal;
 mod wire;
 
 mod cursor_file;
@@ -11,6 +12,7 @@ mod follow;
 mod kube;
 mod peers;
 mod queries;
+mod tables;
 mod wait;
 mod wire_lists;
 mod wire_streams;

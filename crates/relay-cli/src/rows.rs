@@ -1,0 +1,245 @@
+//! How pods, events, snapshots and groups are printed: columns and cells for people, objects for programs.
+
+mod age;
+mod changes;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use relay_pods::{EventType, Pod, PodEvent, Snapshot};
+use relay_proto::pods::Printed;
+use serde_json::{Value, json};
+
+use crate::output::{Column, Text, Tone, to_value};
+use crate::tally::Tally;
+
+pub(crate) use changes::Changes;
+
+/// The columns of `relay pods`.
+pub(crate) const PODS: &[Column] = &[
+    Column::name("NAMESPACE"),
+    Column::name("NAME"),
+    Column::new("READY"),
+    Column::new("STATUS"),
+    Column::new("RESTARTS"),
+    Column::new("AGE").untimed(),
+    Column::new("CREATED").timed(),
+    Column::new("IP").wide(),
+    Column::name("NODE").wide(),
+];
+
+/// Now, as the relay's times are told: milliseconds since 1970.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The cells of [`PODS`].
+pub(crate) fn pod_cells(pod: &Pod, now: i64) -> Vec<Text> {
+    let created = pod.created_at();
+    let millis = created.as_ref().and_then(relay_proto::time::Timestamp::unix_millis);
+    let printed = pod.printed();
+    vec![
+        pod.namespace().into(),
+        pod.name().into(),
+        ready(pod, &printed),
+        status(pod, &printed),
+        printed.restarts.to_string().into(),
+        millis.map_or("<unknown>".into(), |millis| age::written(now - millis)).into(),
+        created.as_ref().map_or("<unknown>", |time| time.as_str()).into(),
+        pod.pod_ip().unwrap_or("<none>").into(),
+        pod.node_name().unwrap_or("<none>").into(),
+    ]
+}
+
+/// What `-o name` prints, and what commands take that are about one pod.
+pub(crate) fn pod_name(pod: &Pod) -> String {
+    format!("{}/{}", pod.namespace(), pod.name())
+}
+
+/// `1/2`.
+fn ready(pod: &Pod, printed: &Printed) -> Text {
+    let over = matches!(pod.phase(), Some("Succeeded" | "Failed"));
+    let tone = if printed.ready == printed.containers || over { Tone::Plain } else { Tone::Warn };
+    tone.text(format!("{}/{}", printed.ready, printed.containers))
+}
+
+fn status(pod: &Pod, printed: &Printed) -> Text {
+    let tone = match printed.status.as_str() {
+        "Running" if pod.ready() => Tone::Good,
+        "Running" | "Pending" | "Terminating" | "ContainerCreating" | "PodInitializing"
+        | "SchedulingGated" => Tone::Warn,
+        "Completed" | "Succeeded" => Tone::Faint,
+        word if word.starts_with("Init:") && word[5..].starts_with(|c: char| c.is_ascii_digit()) => {
+            Tone::Warn
+        }
+        _ => Tone::Bad,
+    };
+    tone.text(&printed.status)
+}
+
+/// When the event of a snapshot was.
+pub(crate) fn time(snapshot: &Snapshot) -> Text {
+    let time = snapshot.event.as_ref().and_then(|event| event.timestamp.as_ref());
+    time.map_or("", |time| time.as_str()).into()
+}
+
+/// The columns of an event, after those of what it came with.
+const EVENT: [Column; 6] = [
+    Column::new("TIME").timed().least(20),
+    Column::new("SEQUENCE").right(),
+    Column::new("EVENT").least(8),
+    Column::name("POD").least(40),
+    Column::sentence("WHAT CHANGED"),
+    Column::name("HASH").wide(),
+];
+
+/// The columns of `relay events`.
+pub(crate) const EVENTS: &[Column] = &EVENT;
+
+/// The columns of `relay state`.
+pub(crate) const STATE: &[Column] =
+    &[EVENT[0], Column::new("PODS").right().least(5), EVENT[1], EVENT[2], EVENT[3], EVENT[4], EVENT[5]];
+
+/// The columns of `relay replay`.
+pub(crate) const REPLAY: &[Column] = &[
+    EVENT[0],
+    Column::new("PHASE").least(15),
+    Column::new("PODS").right().least(5),
+    EVENT[1],
+    EVENT[2],
+    EVENT[3],
+    EVENT[4],
+    EVENT[5],
+];
+
+/// The cells of [`EVENTS`].
+pub(crate) fn event_cells(event: &PodEvent, before: Option<&Pod>) -> Vec<Text> {
+    let (word, tone) = match &event.kind {
+        EventType::Deleted if event.left_filter => ("LEFT", Tone::Warn),
+        EventType::Added => ("ADDED", Tone::Good),
+        EventType::Deleted => ("DELETED", Tone::Bad),
+        other => (other.as_str(), Tone::Plain),
+    };
+    vec![
+        event.timestamp.as_ref().map_or("", |time| time.as_str()).into(),
+        event.sequence.map_or(String::new(), |sequence| format!("#{sequence}")).into(),
+        tone.text(word),
+        pod_name(&event.pod).into(),
+        changes::what(event, before),
+        event.hash.as_str().into(),
+    ]
+}
+
+pub(crate) fn event_json(event: &PodEvent) -> Value {
+    let mut value = to_value(event);
+    if let Value::Object(fields) = &mut value {
+        // How positions link up is the client's business.
+        fields.remove("previous_hash");
+    }
+    value
+}
+
+/// The fields of `state`; `replay` adds its own.
+pub(crate) fn snapshot_json(snapshot: &Snapshot, with_pods: bool, with_phase: bool) -> Value {
+    let mut line = serde_json::Map::new();
+    if with_phase {
+        line.insert("phase".into(), json!(snapshot.phase.as_str()));
+        line.insert("ack".into(), to_value(&snapshot.ack));
+    }
+    line.insert("pods".into(), json!(snapshot.pods.len()));
+    line.insert("event".into(), snapshot.event.as_ref().map_or(Value::Null, event_json));
+    line.insert("gap".into(), to_value(&snapshot.gap));
+    line.insert("cause".into(), to_value(&snapshot.cause));
+    line.insert("changed".into(), to_value(&snapshot.changed));
+    if with_pods {
+        line.insert("pod_set".into(), snapshot.pods.sorted().into_iter().map(to_value).collect());
+    }
+    Value::Object(line)
+}
+
+/// The cells of [`REPLAY`], or without the phase those of [`STATE`].
+pub(crate) fn snapshot_cells(snapshot: &Snapshot, before: Option<&Pod>, with_phase: bool) -> Vec<Text> {
+    let mut cells = match &snapshot.event {
+        Some(event) => event_cells(event, before),
+        None => {
+            let ack = snapshot.ack.as_ref().map_or("", |ack| ack.as_str());
+            vec![
+                Text::default(),
+                Text::default(),
+                Text::default(),
+                Text::default(),
+                list_read(snapshot),
+                ack.into(),
+            ]
+        }
+    };
+    cells.insert(1, snapshot.pods.len().to_string().into());
+    if with_phase {
+        cells.insert(1, Tone::Strong.text(snapshot.phase.as_str()));
+    }
+    cells
+}
+
+/// What a snapshot says that is not about one event.
+fn list_read(snapshot: &Snapshot) -> Text {
+    let mut text = Text::default();
+    if let Some(gap) = &snapshot.gap {
+        let missed = match gap.missed {
+            Some(1) => "1 event was lost".into(),
+            Some(missed) => format!("{missed} events were lost"),
+            None => "an unknown number of events was lost".into(),
+        };
+        text.push(Tone::Bad, &format!("gap ({}): {missed}; the list was read again", gap.reason.as_str()));
+    }
+    if let Some(cause) = &snapshot.cause {
+        text.push(Tone::Warn, &format!("the connection dropped ({cause}); the list was read again"));
+    }
+    let count = |kind| snapshot.changed.iter().filter(|change| change.kind == kind).count();
+    let counts = [
+        (count(relay_pods::ChangeKind::Added), "added"),
+        (count(relay_pods::ChangeKind::Modified), "modified"),
+        (count(relay_pods::ChangeKind::Removed), "removed"),
+    ];
+    let counts: Vec<_> =
+        counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    if !counts.is_empty() {
+        let (before, after) = if text.is_empty() { ("", "") } else { (" (", ")") };
+        text.push(Tone::Plain, &format!("{before}{}{after}", counts.join(", ")));
+    }
+    text
+}
+
+/// The columns of `relay state --group-by`.
+pub(crate) const GROUPS: &[Column] = &[
+    EVENT[0],
+    Column::name("GROUP").least(40),
+    Column::new("READY"),
+    Column::new("RESTARTS").right(),
+    Column::sentence("PHASES"),
+];
+
+/// The fields of `state --group-by`.
+pub(crate) fn group_json(label: &str, group: &str, tally: &Tally, pods: Option<Value>) -> Value {
+    let mut line = tally.json();
+    line.insert("label".into(), label.into());
+    line.insert("group".into(), group.into());
+    line.extend(pods.map(|pods| ("pod_set".to_owned(), pods)));
+    Value::Object(line)
+}
+
+/// The cells of [`GROUPS`].
+pub(crate) fn group_cells(time: Text, label: &str, group: &str, tally: &Tally) -> Vec<Text> {
+    let tone = match (tally.ready, tally.pods) {
+        (_, 0) => Tone::Faint,
+        (ready, pods) if ready == pods => Tone::Good,
+        (0, _) => Tone::Bad,
+        _ => Tone::Warn,
+    };
+    vec![
+        time,
+        format!("{label}={group}").into(),
+        tone.text(format!("{}/{}", tally.ready, tally.pods)),
+        tally.restarts.to_string().into(),
+        tally.phases_text().into(),
+    ]
+}
