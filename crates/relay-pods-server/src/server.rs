@@ -140,7 +140,9 @@ impl Server {
             sources.spawn(source.run(handle.publisher(), stop.child_token()));
         }
         let mut shutdown = pin!(shutdown);
-        let mut serving = pin!(http.run(relay.clone(), stop.clone()));
+        // Told only once every stream knows why it ends.
+        let told = CancellationToken::new();
+        let mut serving = pin!(http.run(relay.clone(), told.clone()));
         let outcome = loop {
             tokio::select! {
                 () = &mut shutdown => break Ok(()),
@@ -155,6 +157,7 @@ impl Server {
         };
         relay.control.send_modify(|control| control.closing = Some(ClosingReason::Shutdown));
         stop.cancel();
+        told.cancel();
         serving.await;
         outcome
     }
