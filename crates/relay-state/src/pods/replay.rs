@@ -40,15 +40,10 @@ pub struct Replay {
     cache: PodCache,
     state: State,
     ready: VecDeque<Snapshot>,
-    /// The message before which events were lost: it is folded after the reseed.
-    pending: Option<Box<Message>>,
-    /// The connection ended after the pending message had come: acted on once that is folded.
-    ended: Option<String>,
+    pending: Option<Pending>,
     /// The driver is to drop its connection.
     reconnect: Option<String>,
-    /// The ack of the snapshot that the caller has in hand.
-    in_hand: Option<EventHash>,
-    acknowledged: Option<EventHash>,
+    acks: Acks,
     source_stale: bool,
     /// Backfill events were applied since the last seed.
     historic: bool,
@@ -61,16 +56,59 @@ pub struct Replay {
 enum State {
     /// The list before the first connect.
     FirstSeed,
-    /// Messages, up to `catchup_complete`.
-    Backfill,
+    /// Messages.
+    Messages(Flow),
     /// The list after `catchup_complete`.
     CaughtUpSeed { dropped: Option<String> },
-    /// Messages, after `catchup_complete`.
-    Live,
     /// The list after a gap.
-    GapSeed { gap: Gap, back_to: Phase, dropped: Option<String> },
+    GapSeed { gap: Gap, back_to: Flow, dropped: Option<String> },
     /// The list after a drop; no connection is open.
     DropSeed { cause: String },
+}
+
+/// Which messages are read: those up to `catchup_complete`, or those after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Backfill,
+    Live,
+}
+
+impl Flow {
+    fn phase(self) -> Phase {
+        match self {
+            Self::Backfill => Phase::Backfill,
+            Self::Live => Phase::Live,
+        }
+    }
+}
+
+/// A message before which events were lost: it is folded after the reseed.
+#[derive(Debug, Clone)]
+struct Pending {
+    message: Box<Message>,
+    /// The connection ended after it had come: acted on once it is folded.
+    ended: Option<String>,
+}
+
+/// What the caller has finished, and what it has in hand.
+#[derive(Debug, Clone, Default)]
+struct Acks {
+    in_hand: Option<EventHash>,
+    done: Option<EventHash>,
+}
+
+impl Acks {
+    /// The caller gets a snapshot with this ack.
+    fn hand_over(&mut self, ack: Option<&EventHash>) {
+        self.in_hand = ack.cloned();
+    }
+
+    /// The caller has finished with what it has in hand.
+    fn finish(&mut self) {
+        if let Some(ack) = self.in_hand.take() {
+            self.done = Some(ack);
+        }
+    }
 }
 
 /// How a [`Replay`] presents what it folds.
@@ -255,10 +293,8 @@ impl Replay {
             state: State::FirstSeed,
             ready: VecDeque::new(),
             pending: None,
-            ended: None,
             reconnect: None,
-            in_hand: None,
-            acknowledged: None,
+            acks: Acks::default(),
             source_stale: false,
             historic: false,
             last_drop: None,
@@ -272,7 +308,7 @@ impl Replay {
 
     /// What may be persisted now: the ack of the last snapshot that the caller has finished, or a bookmark after it.
     pub fn acknowledged(&self) -> Option<&EventHash> {
-        self.acknowledged.as_ref()
+        self.acks.done.as_ref()
     }
 
     /// Whether the relay's last heartbeat said that its source is away.
@@ -297,9 +333,7 @@ impl Replay {
 
     /// The caller has finished with the snapshot it has in hand. Asking for the next one says the same.
     pub fn finish(&mut self) {
-        if let Some(ack) = self.in_hand.take() {
-            self.acknowledged = Some(ack);
-        }
+        self.acks.finish();
     }
 
     /// What to do next. A snapshot is given once; everything else is repeated until the input comes.
@@ -307,7 +341,7 @@ impl Replay {
         self.finish();
         loop {
             if let Some(snapshot) = self.ready.pop_front() {
-                self.in_hand.clone_from(&snapshot.ack);
+                self.acks.hand_over(snapshot.ack.as_ref());
                 if !rule(Rule::AckAfterCaller) {
                     self.finish();
                 }
@@ -317,9 +351,9 @@ impl Replay {
                 return Step::Reconnect(cause);
             }
             match self.pending.take() {
-                Some(message) if matches!(self.state, State::Backfill | State::Live) => {
+                Some(Pending { message, ended }) if self.reads_messages() => {
                     self.fold(*message);
-                    if let Some(cause) = self.ended.take() {
+                    if let Some(cause) = ended {
                         self.handle_dropped(&cause);
                     }
                 }
@@ -332,9 +366,9 @@ impl Replay {
         let last = || self.continuity.last_hash().filter(|_| rule(Rule::AtLeast)).cloned();
         match &self.state {
             State::FirstSeed => Step::Seed { at_least: None },
-            State::Backfill | State::Live => Step::Message,
+            State::Messages(_) => Step::Message,
             State::GapSeed { .. } => {
-                let of_pending = || match self.pending.as_deref() {
+                let of_pending = || match self.pending.as_ref().map(|pending| &*pending.message) {
                     Some(Message::Pod(event)) => Some(event.hash.clone()),
                     _ => None,
                 };
@@ -351,7 +385,7 @@ impl Replay {
     /// # Errors
     /// When no list was asked for.
     pub fn handle_seed(&mut self, list: PodList) -> Result<SeedVerdict, OutOfTurn> {
-        if self.has_output() || matches!(self.state, State::Backfill | State::Live) {
+        if self.has_output() || self.reads_messages() {
             return Err(OutOfTurn { input: "a seed", awaited: "a message, or a call of poll" });
         }
         let stream_epoch = self.continuity.epoch();
@@ -364,11 +398,11 @@ impl Replay {
         }
         let changed = self.cache.seed(&list);
         self.historic = false;
-        match std::mem::replace(&mut self.state, State::Backfill) {
+        match std::mem::replace(&mut self.state, State::Messages(Flow::Backfill)) {
             State::FirstSeed => {
                 let goes_on = if self.options.mode == ReplayMode::State {
                     self.restart_from(&list);
-                    self.state = State::Live;
+                    self.state = State::Messages(Flow::Live);
                     Phase::Live
                 } else {
                     Phase::Backfill
@@ -376,22 +410,22 @@ impl Replay {
                 self.push(Snapshot { changed, ..self.snapshot(Phase::CurrentSeed, goes_on) });
             }
             State::CaughtUpSeed { dropped } => {
-                self.state = State::Live;
+                self.state = State::Messages(Flow::Live);
                 self.push(Snapshot { changed, ..self.snapshot(Phase::CurrentSeed, Phase::Live) });
                 self.after_seed(&list, other_epoch, dropped);
             }
             State::GapSeed { gap, back_to, dropped } => {
                 self.continuity.handle_gap_list(list.sequence, list.epoch.as_ref());
-                self.state = if back_to == Phase::Live { State::Live } else { State::Backfill };
+                self.state = State::Messages(back_to);
                 let cause = self.last_drop.take();
                 self.push(Snapshot {
                     changed,
                     gap: Some(gap),
                     cause,
-                    ..self.snapshot(Phase::GapReseed, back_to)
+                    ..self.snapshot(Phase::GapReseed, back_to.phase())
                 });
                 // In Backfill the list after the catch-up sets it right.
-                self.after_seed(&list, other_epoch && back_to == Phase::Live, dropped);
+                self.after_seed(&list, other_epoch && back_to == Flow::Live, dropped);
             }
             State::DropSeed { cause } => {
                 self.push(Snapshot {
@@ -400,7 +434,7 @@ impl Replay {
                     ..self.snapshot(Phase::ReconnectReseed, Phase::Backfill)
                 });
             }
-            State::Backfill | State::Live => {}
+            State::Messages(_) => {}
         }
         Ok(SeedVerdict::Taken)
     }
@@ -410,7 +444,7 @@ impl Replay {
     /// # Errors
     /// When no message was asked for.
     pub fn handle_message(&mut self, message: Message) -> Result<(), OutOfTurn> {
-        if self.has_output() || !matches!(self.state, State::Backfill | State::Live) {
+        if self.has_output() || !self.reads_messages() {
             return Err(OutOfTurn { input: "a message", awaited: "a seed, or a call of poll" });
         }
         self.fold(message);
@@ -420,8 +454,8 @@ impl Replay {
     /// The connection ended, or an attempt failed, after all that was decoded had been handed in. Without an open
     /// connection this changes nothing.
     pub fn handle_dropped(&mut self, cause: &str) {
-        if self.pending.is_some() && rule(Rule::EndWaitsForPending) {
-            self.ended.get_or_insert_with(|| cause.into());
+        if let Some(pending) = self.pending.as_mut().filter(|_| rule(Rule::EndWaitsForPending)) {
+            pending.ended.get_or_insert_with(|| cause.into());
         } else if self.continuity.handle_dropped() {
             self.drop_connection(cause);
         }
@@ -430,10 +464,10 @@ impl Replay {
     /// A drop waits for the seed that is being read.
     fn drop_connection(&mut self, cause: &str) {
         match &mut self.state {
-            State::Backfill | State::Live if self.options.mode == ReplayMode::State => {
-                self.last_drop = Some(cause.into())
+            State::Messages(_) if self.options.mode == ReplayMode::State => {
+                self.last_drop = Some(cause.into());
             }
-            State::Backfill | State::Live => self.state = State::DropSeed { cause: cause.into() },
+            State::Messages(_) => self.state = State::DropSeed { cause: cause.into() },
             State::CaughtUpSeed { dropped } | State::GapSeed { dropped, .. }
                 if rule(Rule::EndWaitsForList) =>
             {
@@ -457,7 +491,7 @@ impl Replay {
         let cause = "the list is of another epoch than the stream".to_owned();
         // A pending message comes again after the resume.
         if rule(Rule::PendingIsDiscarded) {
-            (self.pending, self.ended) = (None, None);
+            self.pending = None;
         }
         self.continuity.handle_dropped();
         if self.options.mode == ReplayMode::State && rule(Rule::PlainGoesOnFromList) {
@@ -480,7 +514,9 @@ impl Replay {
             Verdict::AcceptAsCatchup(_) => self.catch_up(self.continuity.last_hash().cloned()),
             Verdict::Ignore(_) => {}
             Verdict::Gap(gap) => self.await_gap_seed(gap, None),
-            Verdict::GapBefore(gap) => self.await_gap_seed(gap, Some(Box::new(message))),
+            Verdict::GapBefore(gap) => {
+                self.await_gap_seed(gap, Some(Pending { message: Box::new(message), ended: None }));
+            }
             Verdict::Hole(cause) => {
                 let cause = format!("hole: {cause}");
                 if self.continuity.handle_dropped() {
@@ -503,7 +539,7 @@ impl Replay {
 
     fn apply(&mut self, event: PodEvent) {
         self.last_drop = None;
-        let live = matches!(self.state, State::Live);
+        let live = matches!(self.state, State::Messages(Flow::Live));
         let epoch: Option<Epoch> = self.continuity.epoch().cloned();
         let changed = if live && rule(Rule::InsideList) {
             self.cache.apply(&event, epoch.as_ref()).changes
@@ -537,16 +573,19 @@ impl Replay {
         else {
             return;
         };
-        let moved = self.acknowledged.as_ref() != Some(hash);
-        if self.options.yield_bookmarks && moved && matches!(self.state, State::Live) {
+        let moved = self.acks.done.as_ref() != Some(hash);
+        if self.options.yield_bookmarks && moved && matches!(self.state, State::Messages(Flow::Live)) {
             self.push(Snapshot { ack: Some(hash.clone()), ..self.snapshot(Phase::Live, Phase::Live) });
         } else {
-            self.acknowledged = Some(hash.clone());
+            self.acks.done = Some(hash.clone());
         }
     }
 
-    fn await_gap_seed(&mut self, gap: Gap, pending: Option<Box<Message>>) {
-        let back_to = if matches!(self.state, State::Live) { Phase::Live } else { Phase::Backfill };
+    fn await_gap_seed(&mut self, gap: Gap, pending: Option<Pending>) {
+        let back_to = match self.state {
+            State::Messages(flow) => flow,
+            _ => Flow::Backfill,
+        };
         self.state = State::GapSeed { gap, back_to, dropped: None };
         self.pending = pending;
     }
@@ -567,9 +606,13 @@ impl Replay {
         }
     }
 
+    fn reads_messages(&self) -> bool {
+        matches!(self.state, State::Messages(_))
+    }
+
     /// Whether [`Replay::poll`] has something to give before it can ask.
     fn has_output(&self) -> bool {
-        let foldable = self.pending.is_some() && matches!(self.state, State::Backfill | State::Live);
+        let foldable = self.pending.is_some() && self.reads_messages();
         !self.ready.is_empty() || self.reconnect.is_some() || foldable
     }
 

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use relay_proto::pods::{EventHash, Pod, PodEvent, PodKey};
 
-use super::{Replay, Snapshot, State};
+use super::{Replay, Snapshot};
 use crate::pods::Change;
 
 /// Merges consecutive event snapshots into one, which stands for all of them.
@@ -95,7 +95,7 @@ impl Snapshot {
 impl Replay {
     /// Whether a message is all that it waits for: nothing is to be handed over, dropped or read before.
     pub fn wants_message(&self) -> bool {
-        !self.has_output() && matches!(self.state, State::Backfill | State::Live)
+        !self.has_output() && self.reads_messages()
     }
 
     /// For a driver that conflates: merges the snapshots that are due, where they may be, into the one that the caller
@@ -107,7 +107,7 @@ impl Replay {
                 self.ready.push_front(*apart);
                 return;
             }
-            self.in_hand = into.ack().cloned();
+            self.acks.hand_over(into.ack());
         }
     }
 }

@@ -227,7 +227,7 @@ impl World {
     }
 
     fn due(&self) -> Due {
-        let messages = matches!(self.client.state, State::Backfill | State::Live);
+        let messages = self.client.reads_messages();
         if self.client.has_output() {
             Due::Output
         } else if messages {
@@ -557,22 +557,22 @@ impl World {
         c.continuity.state().hash(&mut h);
         match &c.state {
             State::FirstSeed => 0.hash(&mut h),
-            State::Backfill => 1.hash(&mut h),
+            State::Messages(Flow::Backfill) => 1.hash(&mut h),
             State::CaughtUpSeed { dropped } => (2, dropped.is_some()).hash(&mut h),
-            State::Live => 3.hash(&mut h),
+            State::Messages(Flow::Live) => 3.hash(&mut h),
             State::GapSeed { gap, back_to, dropped } => {
                 (4, gap.reason.as_str(), &gap.hash, gap.sequence, &gap.epoch).hash(&mut h);
-                (back_to, dropped.is_some()).hash(&mut h);
+                (*back_to == Flow::Live, dropped.is_some()).hash(&mut h);
             }
             State::DropSeed { .. } => 5.hash(&mut h),
         }
         for s in &c.ready {
             (s.phase, s.goes_on, s.event.as_ref().map(|e| &e.hash), &s.ack, s.historic).hash(&mut h);
         }
-        if let Some(message) = &c.pending {
-            format!("{message:?}").hash(&mut h);
+        if let Some(Pending { message, ended }) = &c.pending {
+            (format!("{message:?}"), ended.is_some()).hash(&mut h);
         }
-        (c.ended.is_some(), c.reconnect.is_some(), &c.in_hand, &c.acknowledged).hash(&mut h);
+        (c.reconnect.is_some(), &c.acks.in_hand, &c.acks.done).hash(&mut h);
         (c.historic, c.last_drop.is_some()).hash(&mut h);
         for pod in c.cache.pods().sorted() {
             (pod.name(), pod.uid(), pod.resource_version()).hash(&mut h);

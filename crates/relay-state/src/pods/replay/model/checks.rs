@@ -103,7 +103,7 @@ impl World {
         };
         self.count(gap.reason.as_str());
         self.gapped = true;
-        if let Some(Message::Pod(event)) = self.client.pending.as_deref()
+        if let Some(Message::Pod(event)) = self.client.pending.as_ref().map(|pending| &*pending.message)
             && let Some(at) = at.filter(|at| *at >= At::parse(&event.hash))
         {
             let detail = format!("up to {}, and {} came", at.hash(), event.hash);
