@@ -14,7 +14,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 pub(crate) use connect::{Connect, KubeFlags, in_environment};
 pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArgs};
 pub(crate) use query::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
-pub(crate) use serve::{DemoArgs, ServeArgs, SourceArg};
+pub(crate) use serve::{DemoArgs, FsyncArg, ServeArgs, SourceArg, StoreArg};
 pub(crate) use shared::{Format, Print, PrintLines, Reconnect, Until, Which};
 pub(crate) use transport::Transport;
 pub(crate) use value::{duration, positive_duration, size, written};
@@ -22,6 +22,7 @@ pub(crate) use value::{duration, positive_duration, size, written};
 use crate::durable::DurableArgs;
 use crate::exit::Usage;
 use crate::output::Color;
+use crate::store::StoreArgs;
 
 /// Follow the pods of a Kubernetes cluster through a relay, or be the relay.
 ///
@@ -102,6 +103,8 @@ pub(crate) enum Command {
     /// nor what was last seen before it dropped, nor what a relay tells whose source is away. A relay that is down is
     /// waited for. When the condition is met, one line says what the pods are then.
     Wait(WaitArgs),
+    /// Verify, export or import a relay's data directory
+    Store(StoreArgs),
     /// Ask for a session ticket and print it
     Session(SessionArgs),
     /// Print the health document; exit code 1 when the relay is not well
@@ -114,7 +117,7 @@ impl Command {
     /// Of the commands that talk to a relay.
     fn connect(&mut self) -> Option<&mut Connect> {
         match self {
-            Self::Demo(_) | Self::Serve(_) | Self::Durable(_) => None,
+            Self::Demo(_) | Self::Serve(_) | Self::Store(_) | Self::Durable(_) => None,
             Self::Pods(args) => Some(&mut args.connect),
             Self::Pod(args) => Some(&mut args.connect),
             Self::Events(args) => Some(&mut args.connect),

@@ -11,6 +11,7 @@ mod query;
 mod rows;
 mod serve;
 mod service_proxy;
+mod store;
 mod tally;
 mod wait;
 
@@ -53,6 +54,7 @@ async fn run(command: Command) -> Exit {
             Command::State(args) => follow::state(args).await,
             Command::Replay(args) => follow::replay(args).await,
             Command::Wait(args) => wait::wait(args).await,
+            Command::Store(args) => Box::pin(store::run(args)).await,
             Command::Durable(args) => Box::pin(durable::run(*args)).await,
         }
         .unwrap_or_else(Exit::from)

@@ -1,9 +1,10 @@
 //! `relay serve`: the server, with a source that the flags choose.
 
 use anyhow::Context as _;
-use relay_pods_server::{Config, KubeSource, MemoryStore, Retention, Server, SimSource, Source, SourceError};
+use relay_log::{DiskOptions, DiskStore, Fsync};
+use relay_pods_server::{Config, KubeSource, Retention, Server, SimSource, Source, SourceError};
 
-use crate::args::{Format, ServeArgs, SourceArg};
+use crate::args::{Format, FsyncArg, ServeArgs, SourceArg, StoreArg};
 use crate::exit::{Exit, signalled};
 use crate::output::Output;
 
@@ -26,8 +27,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         .max_streams(args.max_streams)
         .annotations(args.publish_annotations.iter().cloned().collect())
         .stream_lifetime(args.stream_lifetime);
-    let server = Server::builder(config)
-        .store(MemoryStore::new(retention))
+    let mut builder = Server::builder(config).retention(retention);
+    if let Some(store) = store(&args)? {
+        builder = builder.store(store);
+    }
+    let server = builder
         .boxed_source(source(&args).await.context("the source failed")?)
         .bind(args.listen)
         .await
@@ -44,6 +48,20 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         .await?;
     // Without a signal the server was ended from within.
     Ok(signal.await.unwrap_or(Exit::Done))
+}
+
+/// The store on disk, if there is to be one. Bytes of the newest events are kept in memory, for streams at the head.
+fn store(args: &ServeArgs) -> anyhow::Result<Option<DiskStore>> {
+    const CACHE: u64 = 16 << 20;
+    let (StoreArg::Disk, Some(dir)) = (args.store, &args.data_dir) else { return Ok(None) };
+    let fsync = match args.fsync {
+        FsyncArg::Always => Fsync::Always,
+        FsyncArg::Interval => Fsync::Interval(args.fsync_interval),
+        FsyncArg::Never => Fsync::Never,
+    };
+    let options = DiskOptions::default().fsync(fsync).cache_bytes(CACHE);
+    let store = DiskStore::open(dir, options);
+    store.map(Some).with_context(|| format!("cannot use the data directory {}", dir.display()))
 }
 
 /// The source, fit to begin: nobody is to be told of a server that ends at once.

@@ -17,5 +17,5 @@ mod write;
 
 pub use files::{Disk, DiskFile, SystemDisk};
 pub use options::{DiskOptions, Fsync};
-pub use store::DiskStore;
+pub use store::{DiskStore, look};
 pub use verify::{Problem, Verified, verify};

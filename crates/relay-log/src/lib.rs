@@ -45,6 +45,8 @@ mod entry;
 mod error;
 mod head;
 mod identity;
+#[cfg(feature = "suite")]
+mod intercept;
 mod log;
 mod logs;
 mod memory;
@@ -55,10 +57,12 @@ mod store;
 #[cfg(feature = "suite")]
 pub mod suite;
 
-pub use disk::{Disk, DiskFile, DiskOptions, DiskStore, Fsync, Problem, SystemDisk, Verified, verify};
+pub use disk::{Disk, DiskFile, DiskOptions, DiskStore, Fsync, Problem, SystemDisk, Verified, look, verify};
 pub use entry::{Batch, Bounds, Checkpoint, Entry, Limit, Page, Positions, Retention};
 pub use error::Error;
 pub use identity::{Identity, Key};
+#[cfg(feature = "suite")]
+pub use intercept::Intercept;
 pub use log::{Log, Recovery};
 pub use logs::Logs;
 pub use memory::MemoryStore;

@@ -47,8 +47,14 @@ impl Store for MemoryStore {
         "memory"
     }
 
+    fn outlives_process(&self) -> bool {
+        false
+    }
+
     fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>> {
-        Work::Ready(self.begin(name, MemoryLog::new(options, Kept::default())))
+        let base = options.begins_after;
+        let kept = Kept { base, held_base: base, ..Kept::default() };
+        Work::Ready(self.begin(name, MemoryLog::new(options, kept)))
     }
 
     fn open(&self, name: &LogName) -> Work<Result<Arc<dyn StoredLog>, Error>> {

@@ -44,6 +44,8 @@ pub struct LogOptions {
     pub about: Bytes,
     /// Epoch and key. Default: random ones.
     pub identity: Option<Identity>,
+    /// The position after which the log begins, for one that goes on from another's. Default 0.
+    pub begins_after: u64,
 }
 
 impl LogOptions {
@@ -71,6 +73,13 @@ impl LogOptions {
         self
     }
 
+    /// Sets the position after which the log begins.
+    #[must_use]
+    pub fn begins_after(mut self, position: u64) -> Self {
+        self.begins_after = position;
+        self
+    }
+
     /// Whether a log may begin with them.
     ///
     /// # Errors
@@ -92,6 +101,9 @@ impl LogOptions {
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// A short name for people and metrics, such as `memory`.
     fn kind(&self) -> &'static str;
+
+    /// Whether what it keeps is still there when the process has ended.
+    fn outlives_process(&self) -> bool;
 
     /// Begins a log. It exists once this is done, and survives what the store promises to survive.
     fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>>;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use relay_log::{Identity, Key};
 use relay_proto::pods::{Epoch, EventHash};
 use relay_proto::secret::same_in_constant_time;
 
@@ -18,6 +19,7 @@ const SEAL_LEN: usize = 12;
 /// namespace from testing guesses about another's events.
 #[derive(Clone)]
 pub struct LogIdentity {
+    kept: Identity,
     epoch: Epoch,
     digest_key: [u8; 32],
     seal_key: [u8; 32],
@@ -29,20 +31,35 @@ impl LogIdentity {
 
     /// A new epoch with a new key, from the operating system's randomness.
     pub fn random() -> Self {
-        let mut key = [0; 32];
-        getrandom::fill(&mut key).expect("the operating system gives random bytes");
-        Self::new(&random_text::<16>(), key)
+        Self::of(&Identity::random())
     }
 
-    /// An epoch with a given id and key: for stores that outlive the process, and for tests that need exact bytes.
+    /// An epoch with a given id and key: for tests that need exact bytes. The id's first eight characters tag the hashes.
     ///
-    /// The id is text of URL-safe characters without `.`; its first eight characters tag the hashes.
+    /// # Panics
+    /// When the id is not 1 to 64 URL-safe characters.
     pub fn new(epoch: &str, key: [u8; 32]) -> Self {
+        Self::of(&Identity::new(epoch, Key::new(key)).expect("an epoch is 1 to 64 URL-safe characters"))
+    }
+
+    /// What a log keeps, as the maker of hashes.
+    pub(crate) fn of(kept: &Identity) -> Self {
         Self {
-            epoch: Epoch::new(epoch),
-            digest_key: blake3::derive_key("relay event digest v1", &key),
-            seal_key: blake3::derive_key("relay cursor seal v1", &key),
+            kept: kept.clone(),
+            epoch: Epoch::new(kept.epoch()),
+            digest_key: blake3::derive_key("relay event digest v1", kept.key().expose()),
+            seal_key: blake3::derive_key("relay cursor seal v1", kept.key().expose()),
         }
+    }
+
+    /// What a log keeps of it.
+    pub(crate) fn kept(&self) -> Identity {
+        self.kept.clone()
+    }
+
+    /// The hash of the position at which this epoch began.
+    pub(crate) fn base(&self, sequence: u64) -> EventHash {
+        self.mint("", sequence, b"")
     }
 
     /// The epoch's id.
@@ -52,7 +69,7 @@ impl LogIdentity {
 
     /// The hash of sequence 0: the position before the first event.
     pub fn genesis(&self) -> EventHash {
-        self.mint("", 0, b"")
+        self.base(0)
     }
 
     /// The hash of an event, chained to the one before it.
@@ -75,7 +92,12 @@ impl LogIdentity {
         if !same_in_constant_time(self.seal(body).as_bytes(), seal.as_bytes()) {
             return None;
         }
-        body.split('.').nth(1)?.parse().ok()
+        let (tag, rest) = body.split_once('.')?;
+        // The key outlives an epoch.
+        if tag != self.tag() {
+            return None;
+        }
+        rest.split('.').next()?.parse().ok()
     }
 
     fn tag(&self) -> &str {
@@ -135,6 +157,8 @@ mod tests {
         assert_eq!(log.recognise(genesis.as_str()), Some(0));
         assert_eq!(log.recognise(first.as_str()), Some(1));
         assert!(first.as_str().starts_with("epoch-nu.1."), "{first}");
+        let next = LogIdentity::of(&log.kept().next_epoch());
+        assert_eq!(next.recognise(first.as_str()), None, "the key is the same, the epoch is not");
         // The same epoch name with another key is another log.
         let other = LogIdentity::new("epoch-number-one", [8; 32]);
         assert_eq!(other.recognise(first.as_str()), None);

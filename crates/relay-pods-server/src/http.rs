@@ -109,7 +109,7 @@ impl Relay {
         }
         let query = Query::parse(head.uri.query());
         let response = match route {
-            Route::Health => status::health(self),
+            Route::Health => status::health(self).await?,
             Route::Livez => status::livez(),
             Route::Readyz => status::readyz(self)?,
             Route::Metrics => status::metrics(self),

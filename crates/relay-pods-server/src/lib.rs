@@ -1,6 +1,6 @@
 //! The Pod Event Relay server as a library: a log of pod events, and the HTTP service in front of it.
 //!
-//! A [`Source`] tells a [`Publisher`] about pods; the publisher appends what changed to the log of a [`Store`]; every
+//! A [`Source`] tells a [`Publisher`] about pods; the publisher appends what changed to the log in a store of `relay-log`; every
 //! subscriber holds a position in that one log and is sent the bytes that were encoded once.
 //!
 //! It does not print, does not read flags or the environment, does not speak TLS or HTTP/2 (put a proxy in front), and
@@ -31,6 +31,7 @@ mod metrics;
 mod server;
 mod source;
 mod store;
+mod transfer;
 
 pub use clock::Clock;
 pub use config::Config;
@@ -40,7 +41,10 @@ pub use server::{Builder, Handle, ServeError, Server};
 #[cfg(feature = "kube")]
 pub use source::KubeSource;
 pub use source::{Publisher, Relisted, Scope, SimSource, Source, SourceError};
-pub use store::{Bounds, Change, MemoryStore, Page, Record, Retention, Store, StoreError};
+pub use store::{Change, Record, Retention, StoreError};
+pub use transfer::{
+    ProblemReport, SnapshotReport, StoreReport, TransferError, export_store, import_store, verify_store,
+};
 
 pub use futures_util::future::BoxFuture;
 pub use tokio_util::sync::CancellationToken;

@@ -1,40 +1,53 @@
 //! The shared log: one writer, the fold of what was written, and the news that there is more.
 
+mod queue;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use imbl::OrdMap;
+use relay_log::{Limit, Store};
+use relay_proto::error::chain;
 use relay_proto::pods::{EventHash, Pod, PodKey};
 use relay_proto::time::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, watch};
 
 use crate::clock::Clock;
-use crate::store::{Change, Draft, Labels, Page, Record, Resolved, Store, StoreError, resolve};
+use crate::cursor::LogIdentity;
+use crate::store::{Change, Draft, Events, Fold, Labels, Record, Resolved, Retention, StoreError, resolve};
 
-/// Events per call of [`Store::append`], so that readers never wait long for the store.
+use queue::Queue;
+
+/// Events that a writer puts into the queue at once.
 const BATCH: usize = 512;
 
-/// A store, the fold of its events, and who waits for more.
+/// The events of a store, the fold of them, and who waits for more.
 ///
 /// ```text
-///   Publisher --(writer lock)--> Draft -> Record -> Store::append -> View swapped -> head announced
-///                                                        |                |                |
-///                                          streams read from here   /pods reads here   wakes streams
+///   Publisher --(turn)--> Draft -> Record -> queue --(all that waits)--> Events::append -> View swapped -> head announced
+///                                                                             |                |                |
+///                                                               streams read from here   /pods reads here   wakes streams
 /// ```
-/// The view is replaced as a whole after the store has taken the events, so that pods and position always agree.
+/// The view is replaced as a whole after the store has taken the events, so that pods and position always agree. The queue
+/// has a view of its own, with everything in it folded in: what the next event is compared with.
 pub(crate) struct Log {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) events: Events,
     pub(crate) clock: Clock,
-    writer: Mutex<()>,
+    /// Writers take turns.
+    turn: tokio::sync::Mutex<()>,
+    queue: Queue,
     view: RwLock<Arc<View>>,
     head: watch::Sender<u64>,
     source: watch::Sender<SourceStatus>,
     unreadable: AtomicU64,
-    store_failed: AtomicBool,
+    /// Why the store did not take what it was last given.
+    not_taken: Mutex<Option<String>>,
+    /// Why what the store has could not be read.
+    not_read: OnceLock<String>,
 }
 
 /// The pods at one position of the log.
@@ -47,7 +60,7 @@ pub(crate) struct View {
     pub(crate) last_event: Option<i64>,
 }
 
-/// One pod of a view. The text is a slice of its event's frame.
+/// One pod of a view. The text is a slice of its event.
 #[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) uid: Option<Box<str>>,
@@ -59,6 +72,14 @@ impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
         self.json == other.json
     }
+}
+
+/// What needs no wait, because the store is in memory.
+#[cfg(test)]
+pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
+    // Of the calls of one test, however many.
+    let future = tokio::task::unconstrained(future);
+    futures_util::FutureExt::now_or_never(future).expect("a store in memory answers at once")
 }
 
 /// How the source is doing.
@@ -115,29 +136,70 @@ impl Incoming {
 }
 
 impl Log {
-    /// Opens the log over a store, folding what the store holds.
-    pub(crate) fn open(store: Arc<dyn Store>, clock: Clock) -> Result<Self, StoreError> {
-        let bounds = store.bounds();
-        let mut view =
-            View { pods: OrdMap::new(), sequence: bounds.base, hash: bounds.base_hash, last_event: None };
-        // What was trimmed is missing from this fold; the first relist adds it again.
-        while let Page::Records(records) = store.read(view.sequence, BATCH)? {
-            if records.is_empty() {
+    /// Opens the log in a store, folding its newest checkpoint and what follows that.
+    pub(crate) async fn open(
+        store: Arc<dyn Store>,
+        retention: Retention,
+        identity: Option<&LogIdentity>,
+        clock: Clock,
+    ) -> Result<Self, StoreError> {
+        let events = Events::open(store, retention, identity).await?;
+        let mut recovery = events.recover().await?;
+        let mut view = View::new(&events);
+        if let Some(checkpoint) = recovery.checkpoint() {
+            let fold = Fold::decode(checkpoint.body.clone());
+            let fold = fold.ok_or_else(|| StoreError::Fold {
+                problem: format!("the checkpoint at {} makes no sense", checkpoint.position),
+            })?;
+            view.begin(fold, checkpoint.position);
+        } else if recovery.position() > 0 && events.outlives_process() {
+            let problem = format!("there is no checkpoint, and the log begins after {}", recovery.position());
+            return Err(StoreError::Fold { problem });
+        } else {
+            // Without a checkpoint what was trimmed is missing from this fold; the first relist adds it again.
+            view.sequence = recovery.position();
+        }
+        loop {
+            let entries = recovery.next(Limit::default()).await?;
+            if entries.is_empty() {
                 break;
             }
-            records.iter().for_each(|record| view.apply_stored(record));
+            for entry in &entries {
+                view.apply_stored(&Record::decode(entry)?);
+            }
         }
+        if view.sequence == events.log().epoch_base() {
+            // What the former epoch called this position is no position of this one.
+            view.hash = events.identity().base(view.sequence);
+        }
+        events.taken(view.sequence, view.hash.clone());
         let stale_since = Some(clock.timestamp());
-        Ok(Self {
+        let log = Self {
             head: watch::Sender::new(view.sequence),
             source: watch::Sender::new(SourceStatus { synced: false, stale_since, reason: None }),
+            queue: Queue::new(view.clone()),
             view: RwLock::new(Arc::new(view)),
-            writer: Mutex::new(()),
-            store_failed: AtomicBool::new(false),
+            turn: tokio::sync::Mutex::default(),
+            not_taken: Mutex::default(),
+            not_read: OnceLock::new(),
             unreadable: AtomicU64::new(0),
-            store,
+            events,
             clock,
-        })
+        };
+        log.begin_checkpoints().await?;
+        Ok(log)
+    }
+
+    /// A log in memory, for tests.
+    #[cfg(test)]
+    pub(crate) fn in_memory(retention: Retention, clock: Clock) -> Arc<Self> {
+        Self::over(Arc::new(relay_log::MemoryStore::new()), retention, clock)
+    }
+
+    /// A log over a store in memory, which answers at once: for tests.
+    #[cfg(test)]
+    pub(crate) fn over(store: Arc<dyn Store>, retention: Retention, clock: Clock) -> Arc<Self> {
+        Arc::new(at_once(Self::open(store, retention, None, clock)).expect("memory does not fail"))
     }
 
     /// The pods and their position, right now.
@@ -159,9 +221,23 @@ impl Log {
         self.source.borrow().clone()
     }
 
-    /// Whether the store took what it was last given.
-    pub(crate) fn store_works(&self) -> bool {
-        !self.store_failed.load(Ordering::Relaxed)
+    /// Why the store does not work, if it does not.
+    pub(crate) fn store_problem(&self) -> Option<String> {
+        let not_taken = self.not_taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let closed = || self.events.log().closed().map(|why| why.to_string());
+        not_taken.or_else(|| self.not_read.get().cloned()).or_else(closed)
+    }
+
+    pub(crate) fn set_not_taken(&self, problem: Option<&StoreError>) {
+        let text = problem.map(|error| chain(error).to_string());
+        *self.not_taken.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    /// Notes that what the store has cannot be read. It is damaged until somebody looks after it.
+    pub(crate) fn cannot_read(&self, error: &StoreError) {
+        let text = chain(error).to_string();
+        tracing::error!(error = text, "the log cannot be read");
+        let _ = self.not_read.set(text);
     }
 
     /// Waits until a whole list was ever taken in, or the time is over.
@@ -173,15 +249,18 @@ impl Log {
 
     /// Looks a cursor up; one that is still to come is waited for. [`Resolved::Ahead`] when the wait was in vain.
     pub(crate) async fn resolve_within(&self, cursor: &str, limit: Duration) -> Result<Resolved, StoreError> {
-        let found = resolve(&*self.store, cursor)?;
+        let found = resolve(&self.events, cursor).await?;
         let sequence = match found {
             Resolved::Ahead(sequence) => sequence,
             Resolved::At(sequence) if sequence > self.head() => sequence,
             other => return Ok(other),
         };
         let mut head = self.watch_head();
-        let reached = tokio::time::timeout(limit, head.wait_for(|head| *head >= sequence)).await;
-        if matches!(reached, Ok(Ok(_))) { resolve(&*self.store, cursor) } else { Ok(found) }
+        let reached = {
+            let reached = tokio::time::timeout(limit, head.wait_for(|head| *head >= sequence)).await;
+            matches!(reached, Ok(Ok(_)))
+        };
+        if reached { resolve(&self.events, cursor).await } else { Ok(found) }
     }
 
     /// A whole list was taken in. Says nothing about being followed.
@@ -227,23 +306,41 @@ impl Log {
         self.unreadable.load(Ordering::Relaxed)
     }
 
-    /// Starts writing. There is one writer at a time.
-    pub(crate) fn write(&self) -> Writer<'_> {
-        let turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        Writer { view: (*self.view()).clone(), log: self, pending: Vec::new(), _turn: turn }
+    /// Starts writing. There is one writer at a time. One who is `ahead` does not wait for the store.
+    pub(crate) async fn write(self: &Arc<Self>, ahead: bool) -> Writer<'_> {
+        let turn = self.turn.lock().await;
+        Writer { view: self.queue.view(), log: self, ahead, fresh: Vec::new(), _turn: turn }
+    }
+
+    fn show(&self, view: View) {
+        let sequence = view.sequence;
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        self.head.send_replace(sequence);
     }
 }
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log")
-            .field("store", &self.store.kind())
+            .field("store", &self.events.kind())
             .field("head", &self.head())
             .finish_non_exhaustive()
     }
 }
 
 impl View {
+    fn new(events: &Events) -> Self {
+        Self { pods: OrdMap::new(), sequence: 0, hash: events.identity().base(0), last_event: None }
+    }
+
+    fn begin(&mut self, fold: Fold, sequence: u64) {
+        (self.sequence, self.hash, self.last_event) = (sequence, fold.hash, fold.last_event);
+        let pods = fold.pods.into_iter();
+        self.pods = pods
+            .map(|kept| (kept.key, Entry { uid: kept.uid, labels: kept.labels, json: kept.json }))
+            .collect();
+    }
+
     fn advance(&mut self, record: &Record) {
         self.sequence = record.sequence();
         self.hash = record.hash();
@@ -252,22 +349,23 @@ impl View {
 
     fn apply_stored(&mut self, record: &Record) {
         if record.change() == Change::Deleted {
-            self.pods.remove(record.key());
+            self.pods.remove(&record.key());
         } else {
             let json = record.pod_json();
             let pod = std::str::from_utf8(&json).ok().and_then(|json| Pod::from_json(json).ok());
             let uid = pod.and_then(|pod| pod.uid().map(Into::into));
-            self.pods.insert(record.key().clone(), Entry { uid, labels: record.labels().clone(), json });
+            self.pods.insert(record.key(), Entry { uid, labels: record.labels(), json });
         }
         self.advance(record);
     }
 }
 
-/// The log's one writer, with the fold as it will be once everything pending is taken.
+/// The log's one writer, with the fold as it will be once everything is taken.
 pub(crate) struct Writer<'a> {
-    log: &'a Log,
+    log: &'a Arc<Log>,
     view: View,
-    pending: Vec<Arc<Record>>,
+    ahead: bool,
+    fresh: Vec<Record>,
     _turn: MutexGuard<'a, ()>,
 }
 
@@ -289,7 +387,7 @@ pub(crate) struct Tally {
 
 impl Writer<'_> {
     /// Brings one pod to a state: nothing when it has it already.
-    pub(crate) fn put(
+    pub(crate) async fn put(
         &mut self,
         pod: Incoming,
         stamp: Stamp<'_>,
@@ -298,7 +396,7 @@ impl Writer<'_> {
         // The key that is there already is shared by all events of the pod.
         let (held_key, held) = match self.view.pods.get_key_value(&pod.key) {
             Some((_, held)) if pod.replaces(held) => {
-                self.remove(&pod.key, None, stamp, tally)?;
+                self.remove(&pod.key, None, stamp, tally).await?;
                 (None, None)
             }
             Some((key, held)) => (Some(key.clone()), Some(held.clone())),
@@ -316,13 +414,13 @@ impl Writer<'_> {
             Change::Added => tally.added += 1,
             _ => tally.modified += 1,
         }
-        let record = self.append(change, &key, labels.clone(), previous_labels, &json, stamp)?;
-        self.view.pods.insert(key, Entry { uid, labels, json: record.pod_json() });
+        let record = self.append(change, &key, labels, previous_labels, &json, stamp).await?;
+        self.view.pods.insert(key, Entry { uid, labels: record.labels(), json: record.pod_json() });
         Ok(())
     }
 
     /// Removes one pod; its last state is the source's, or what the log has.
-    pub(crate) fn remove(
+    pub(crate) async fn remove(
         &mut self,
         key: &PodKey,
         last: Option<Incoming>,
@@ -341,7 +439,7 @@ impl Writer<'_> {
             None => (held.labels, None, held.json),
         };
         tally.deleted += 1;
-        self.append(Change::Deleted, &key, labels, previous_labels, &json, stamp)?;
+        self.append(Change::Deleted, &key, labels, previous_labels, &json, stamp).await?;
         self.view.pods.remove(&key);
         Ok(())
     }
@@ -353,7 +451,7 @@ impl Writer<'_> {
     }
 
     /// Brings every pod in scope to what a list says.
-    pub(crate) fn replace(
+    pub(crate) async fn replace(
         &mut self,
         in_scope: impl Fn(&PodKey) -> bool,
         pods: Vec<Incoming>,
@@ -365,20 +463,26 @@ impl Writer<'_> {
         let gone: Vec<PodKey> =
             self.view.pods.keys().filter(|key| in_scope(key) && !listed.contains_key(key)).cloned().collect();
         for key in gone {
-            self.remove(&key, None, stamp, tally)?;
+            self.remove(&key, None, stamp, tally).await?;
         }
         while let Some((_, pod)) = listed.pop_first() {
-            self.put(pod, stamp, tally)?;
+            self.put(pod, stamp, tally).await?;
         }
         Ok(())
     }
 
-    /// Hands what is pending to the store and shows it to everyone.
-    pub(crate) fn finish(mut self) -> Result<(), StoreError> {
-        self.flush()
+    /// Puts what is left into the queue; the store has taken everything when this is done, unless the writer is ahead.
+    pub(crate) async fn finish(mut self) -> Result<(), StoreError> {
+        self.hand_over().await
     }
 
-    fn append(
+    /// [`Self::finish`], and the store has taken everything in any case.
+    pub(crate) async fn finish_whole(mut self) -> Result<(), StoreError> {
+        self.hand_over().await?;
+        self.log.taken_up_to(self.view.sequence).await
+    }
+
+    async fn append(
         &mut self,
         change: Change,
         key: &PodKey,
@@ -386,9 +490,9 @@ impl Writer<'_> {
         previous_labels: Option<Labels>,
         pod_json: &[u8],
         stamp: Stamp<'_>,
-    ) -> Result<Arc<Record>, StoreError> {
-        if self.pending.len() >= BATCH {
-            self.flush()?;
+    ) -> Result<Record, StoreError> {
+        if self.fresh.len() >= BATCH {
+            self.hand_over().await?;
         }
         let now;
         let timestamp = match stamp.at {
@@ -408,23 +512,23 @@ impl Writer<'_> {
             timestamp,
             appended_at: self.log.clock.unix_millis(),
         };
-        let identity = self.log.store.identity();
-        let record = Arc::new(Record::new(identity, self.view.sequence + 1, &self.view.hash, draft));
+        let identity = self.log.events.identity();
+        let record = Record::new(identity, self.view.sequence + 1, &self.view.hash, draft);
         self.view.advance(&record);
-        self.pending.push(record.clone());
+        self.fresh.push(record.clone());
         Ok(record)
     }
 
-    fn flush(&mut self) -> Result<(), StoreError> {
-        if self.pending.is_empty() {
+    async fn hand_over(&mut self) -> Result<(), StoreError> {
+        if self.fresh.is_empty() {
             return Ok(());
         }
-        let taken = self.log.store.append(std::mem::take(&mut self.pending));
-        self.log.store_failed.store(taken.is_err(), Ordering::Relaxed);
-        taken?;
-        self.log.store.expire(self.log.clock.unix_millis());
-        *self.log.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(self.view.clone());
-        self.log.head.send_replace(self.view.sequence);
-        Ok(())
+        let fresh = std::mem::take(&mut self.fresh);
+        let handed = self.log.enqueue(fresh, &self.view, self.ahead).await;
+        if handed.is_err() {
+            // What follows is compared with what there really is.
+            self.view = self.log.queue.view();
+        }
+        handed
     }
 }

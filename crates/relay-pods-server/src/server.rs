@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use relay_log::{MemoryStore, Store};
 use relay_proto::pods::ClosingReason;
 use relay_transport::server::{HttpServer, Settings, TokensError};
 use tokio::net::ToSocketAddrs;
@@ -18,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::{Sessions, TokenWatch};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::cursor::LogIdentity;
 use crate::http::Relay;
 use crate::log::{Following, Log};
 use crate::metrics::Metrics;
 use crate::source::{Publisher, Source, SourceError};
-use crate::store::{MemoryStore, Retention, Store, StoreError};
+use crate::store::{Retention, StoreError};
 
 /// A relay whose store is open and whose port listens. It answers once it runs.
 ///
@@ -38,22 +40,48 @@ pub struct Server {
     http: HttpServer,
     source: Option<Box<dyn Source>>,
     handle: Handle,
+    /// Whether the store outlives the server.
+    shared: bool,
 }
 
-/// Collects what a [`Server`] needs: by default a [`MemoryStore`] of the default [`Retention`], no source (see
+/// Collects what a [`Server`] needs: by default a [`MemoryStore`] and the default [`Retention`], no source (see
 /// [`Handle::publisher`]) and the system's clock.
 pub struct Builder {
     config: Config,
     store: Option<Arc<dyn Store>>,
+    /// Whether the store is others' too.
+    shared: bool,
+    retention: Retention,
+    identity: Option<LogIdentity>,
     source: Option<Box<dyn Source>>,
     clock: Clock,
 }
 
 impl Builder {
-    /// Sets the store.
+    /// Sets the store in which the log is kept, under the name `pods`. It is closed when the server ends.
     #[must_use]
-    pub fn store(mut self, store: impl Store) -> Self {
-        self.store = Some(Arc::new(store));
+    pub fn store(self, store: impl Store) -> Self {
+        Self { shared: false, ..self.shared_store(Arc::new(store)) }
+    }
+
+    /// Sets a store that others have too, and that is not closed when the server ends.
+    #[must_use]
+    pub fn shared_store(mut self, store: Arc<dyn Store>) -> Self {
+        (self.store, self.shared) = (Some(store), true);
+        self
+    }
+
+    /// Sets how much of the log is kept.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Sets epoch and key of a log that is begun: for tests that need exact bytes. They are random otherwise.
+    #[must_use]
+    pub fn identity(mut self, identity: LogIdentity) -> Self {
+        self.identity = Some(identity);
         self
     }
 
@@ -82,10 +110,10 @@ impl Builder {
     /// # Errors
     /// When one of them cannot be opened.
     pub async fn bind(self, address: impl ToSocketAddrs) -> Result<Server, ServeError> {
-        let Self { config, store, source, clock } = self;
+        let Self { config, store, shared, retention, identity, source, clock } = self;
         let tokens = config.tokens_file.as_deref().map(TokenWatch::open).transpose()?.map(Arc::new);
-        let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new(Retention::default())));
-        let log = Arc::new(Log::open(store, clock.clone())?);
+        let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
+        let log = Arc::new(Log::open(store, retention, identity.as_ref(), clock.clone()).await?);
         let http = HttpServer::bind(address, settings(&config))
             .await
             .map_err(|source| ServeError::Bind { source })?;
@@ -102,14 +130,22 @@ impl Builder {
             config,
         });
         let handle = Handle { relay, address, stop: CancellationToken::new() };
-        Ok(Server { http, source, handle })
+        Ok(Server { http, source, handle, shared })
     }
 }
 
 impl Server {
     /// Begins to build a server.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, store: None, source: None, clock: Clock::system() }
+        Builder {
+            config,
+            store: None,
+            shared: false,
+            retention: Retention::default(),
+            identity: None,
+            source: None,
+            clock: Clock::system(),
+        }
     }
 
     /// Where it listens.
@@ -128,7 +164,7 @@ impl Server {
     /// # Errors
     /// When the source fails for good. Errors of single connections are their own.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { http, source, handle } = self;
+        let Self { http, source, handle, shared } = self;
         let Handle { relay, stop, .. } = handle.clone();
         let mut upkeep = JoinSet::new();
         upkeep.spawn(keep_up(relay.clone()));
@@ -159,7 +195,11 @@ impl Server {
         stop.cancel();
         told.cancel();
         serving.await;
-        outcome
+        sources.shutdown().await;
+        upkeep.shutdown().await;
+        let settled = relay.log.settle().await;
+        let closed = if shared { Ok(()) } else { relay.log.events.close().await };
+        outcome.and(settled.and(closed).map_err(Into::into))
     }
 }
 
@@ -205,22 +245,25 @@ impl Handle {
 
     /// Drops every retained event, keeping the positions: whoever is behind the head is told `gap`. For demonstrations
     /// and tests.
-    pub fn trim_to_head(&self) {
-        self.relay.log.store.clear();
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn trim_to_head(&self) -> Result<(), StoreError> {
+        let log = self.relay.log.events.log();
+        Ok(log.trim(log.bounds().head).await?)
     }
 
     /// Makes every open stream fall off the log: holds all back until an event was appended, and drops it. False when
-    /// none was appended within `patience`, and nothing was done. For demonstrations and tests.
+    /// none was appended within `patience`, or the store fails, and nothing was done. For demonstrations and tests.
     pub async fn force_gap(&self, patience: Duration) -> bool {
         let _held_back = HeldBack::new(&self.relay);
         let mut head = self.relay.log.watch_head();
         let before = *head.borrow_and_update();
-        let moved = tokio::time::timeout(patience, head.wait_for(|head| *head > before)).await;
-        let moved = matches!(moved, Ok(Ok(_)));
-        if moved {
-            self.trim_to_head();
-        }
-        moved
+        let moved = {
+            let moved = tokio::time::timeout(patience, head.wait_for(|head| *head > before)).await;
+            matches!(moved, Ok(Ok(_)))
+        };
+        moved && self.trim_to_head().await.is_ok()
     }
 }
 
@@ -253,7 +296,9 @@ async fn keep_up(relay: Arc<Relay>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        relay.log.store.expire(relay.log.clock.unix_millis());
+        if let Err(error) = relay.log.events.log().expire(relay.log.clock.unix_millis()).await {
+            tracing::warn!(%error, "old events could not be dropped");
+        }
         relay.sessions.sweep();
     }
 }

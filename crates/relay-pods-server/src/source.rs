@@ -36,7 +36,7 @@ pub use sim::SimSource;
 ///
 ///     fn run(self: Box<Self>, publisher: Publisher, stop: CancellationToken) -> BoxFuture<'static, Result<(), SourceError>> {
 ///         Box::pin(async move {
-///             publisher.relist(Scope::All, vec![PodBuilder::new("prod", "rock").build()])?;
+///             publisher.relist(Scope::All, vec![PodBuilder::new("prod", "rock").build()]).await?;
 ///             stop.cancelled().await;
 ///             Ok(())
 ///         })
@@ -63,17 +63,26 @@ pub trait Source: Send {
 
 /// The only way into the log: folds what a source says into it. Cheap to clone; calls from several clones take turns.
 ///
-/// Calls return once the store has taken the events. Annotations that are not on the server's allow-list are removed
+/// Calls return once the store has taken the events (but see [`Self::ahead`]); no call blocks. Annotations that are not on the server's allow-list are removed
 /// here, before anything is compared or kept.
 #[derive(Clone)]
 pub struct Publisher {
     log: Arc<Log>,
     annotations: Arc<BTreeSet<String>>,
+    ahead: bool,
 }
 
 impl Publisher {
     pub(crate) fn new(log: Arc<Log>, annotations: impl IntoIterator<Item = String>) -> Self {
-        Self { log, annotations: Arc::new(annotations.into_iter().collect()) }
+        Self { log, annotations: Arc::new(annotations.into_iter().collect()), ahead: false }
+    }
+
+    /// A publisher whose calls return as soon as there is room for their events in the queue before the store, without
+    /// waiting until it has taken them: for sources, so that many events share one write. Nothing is sent to anybody before
+    /// it is taken; and when the store fails, because its disk is full say, what waits is tried again until it is taken.
+    #[must_use]
+    pub fn ahead(&self) -> Self {
+        Self { ahead: true, ..self.clone() }
     }
 
     /// Takes in a whole list: the difference between it and the log is appended as synthetic events. Marks the source
@@ -86,16 +95,21 @@ impl Publisher {
     /// # Errors
     /// When the store does not take the events; the log then stands where the store does, and the list may be given
     /// again.
-    pub fn relist(&self, scope: Scope, pods: Vec<Pod>) -> Result<Relisted, StoreError> {
-        self.relist_stamped(scope, pods, None)
+    pub async fn relist(&self, scope: Scope, pods: Vec<Pod>) -> Result<Relisted, StoreError> {
+        self.relist_stamped(scope, pods, None).await
     }
 
     /// [`Self::relist`] with a time of the source's own as the events' timestamp.
     ///
     /// # Errors
     /// Those of [`Self::relist`].
-    pub fn relist_at(&self, scope: Scope, pods: Vec<Pod>, at: &Timestamp) -> Result<Relisted, StoreError> {
-        self.relist_stamped(scope, pods, Some(at))
+    pub async fn relist_at(
+        &self,
+        scope: Scope,
+        pods: Vec<Pod>,
+        at: &Timestamp,
+    ) -> Result<Relisted, StoreError> {
+        self.relist_stamped(scope, pods, Some(at)).await
     }
 
     /// Appends ADDED or MODIFIED, by what the log has: nothing for a pod that is the same, DELETED and ADDED for one
@@ -103,32 +117,32 @@ impl Publisher {
     ///
     /// # Errors
     /// When the store does not take the events.
-    pub fn upsert(&self, pod: Pod) -> Result<(), StoreError> {
-        self.upsert_stamped(pod, None)
+    pub async fn upsert(&self, pod: Pod) -> Result<(), StoreError> {
+        self.upsert_stamped(pod, None).await
     }
 
     /// [`Self::upsert`] with a time of the source's own as the event's timestamp.
     ///
     /// # Errors
     /// Those of [`Self::upsert`].
-    pub fn upsert_at(&self, pod: Pod, at: &Timestamp) -> Result<(), StoreError> {
-        self.upsert_stamped(pod, Some(at))
+    pub async fn upsert_at(&self, pod: Pod, at: &Timestamp) -> Result<(), StoreError> {
+        self.upsert_stamped(pod, Some(at)).await
     }
 
     /// Appends DELETED with the pod's last state: nothing when the log does not have the pod, or has one of another UID.
     ///
     /// # Errors
     /// When the store does not take the event.
-    pub fn delete(&self, pod: Pod) -> Result<(), StoreError> {
-        self.delete_stamped(pod, None)
+    pub async fn delete(&self, pod: Pod) -> Result<(), StoreError> {
+        self.delete_stamped(pod, None).await
     }
 
     /// [`Self::delete`] with a time of the source's own as the event's timestamp.
     ///
     /// # Errors
     /// Those of [`Self::delete`].
-    pub fn delete_at(&self, pod: Pod, at: &Timestamp) -> Result<(), StoreError> {
-        self.delete_stamped(pod, Some(at))
+    pub async fn delete_at(&self, pod: Pod, at: &Timestamp) -> Result<(), StoreError> {
+        self.delete_stamped(pod, Some(at)).await
     }
 
     /// Says that the source is being followed (again) and nothing was missed: after [`Self::stale`], when a watch could
@@ -168,13 +182,13 @@ impl Publisher {
         self.log.head()
     }
 
-    fn relist_stamped(
+    async fn relist_stamped(
         &self,
         scope: Scope,
         pods: Vec<Pod>,
         at: Option<&Timestamp>,
     ) -> Result<Relisted, StoreError> {
-        let relisted = self.replace(|key| scope.contains(key), pods, at)?;
+        let relisted = self.replace(|key| scope.contains(key), pods, at).await?;
         self.live();
         Ok(relisted)
     }
@@ -184,22 +198,22 @@ impl Publisher {
         not(feature = "kube"),
         allow(dead_code, reason = "sources other than kube speak for whole scopes")
     )]
-    pub(crate) fn relist_where(
+    pub(crate) async fn relist_where(
         &self,
         in_scope: impl Fn(&PodKey) -> bool,
         pods: Vec<Pod>,
     ) -> Result<Relisted, StoreError> {
-        self.replace(in_scope, pods, None)
+        self.replace(in_scope, pods, None).await
     }
 
     /// [`Self::delete`] of a pod whose last state is not known.
     #[cfg_attr(not(feature = "kube"), allow(dead_code, reason = "other sources know what they delete"))]
-    pub(crate) fn delete_named(&self, key: &PodKey, uid: Option<&str>) -> Result<(), StoreError> {
-        let mut writer = self.log.write();
+    pub(crate) async fn delete_named(&self, key: &PodKey, uid: Option<&str>) -> Result<(), StoreError> {
+        let mut writer = self.log.write(self.ahead).await;
         if writer.has(key, uid) {
-            writer.remove(key, None, Stamp { at: None, synthetic: false }, &mut Tally::default())?;
+            writer.remove(key, None, Stamp { at: None, synthetic: false }, &mut Tally::default()).await?;
         }
-        writer.finish()
+        writer.finish().await
     }
 
     /// Counts objects and events of the source that could not be read and were left out.
@@ -208,7 +222,7 @@ impl Publisher {
         self.log.count_unreadable(count);
     }
 
-    fn replace(
+    async fn replace(
         &self,
         in_scope: impl Fn(&PodKey) -> bool,
         pods: Vec<Pod>,
@@ -216,28 +230,29 @@ impl Publisher {
     ) -> Result<Relisted, StoreError> {
         let pods = pods.into_iter().map(|pod| self.incoming(pod)).collect();
         let mut tally = Tally::default();
-        let mut writer = self.log.write();
-        writer.replace(in_scope, pods, Stamp { at, synthetic: true }, &mut tally)?;
-        writer.finish()?;
+        let mut writer = self.log.write(self.ahead).await;
+        writer.replace(in_scope, pods, Stamp { at, synthetic: true }, &mut tally).await?;
+        // Whoever is ahead waits here all the same: the log is synced once the list is in it.
+        writer.finish_whole().await?;
         self.log.set_synced();
         let Tally { added, modified, deleted } = tally;
         tracing::info!(added, modified, deleted, "took in a list of the source");
         Ok(Relisted { added, modified, deleted })
     }
 
-    fn upsert_stamped(&self, pod: Pod, at: Option<&Timestamp>) -> Result<(), StoreError> {
+    async fn upsert_stamped(&self, pod: Pod, at: Option<&Timestamp>) -> Result<(), StoreError> {
         let pod = self.incoming(pod);
-        let mut writer = self.log.write();
-        writer.put(pod, Stamp { at, synthetic: false }, &mut Tally::default())?;
-        writer.finish()
+        let mut writer = self.log.write(self.ahead).await;
+        writer.put(pod, Stamp { at, synthetic: false }, &mut Tally::default()).await?;
+        writer.finish().await
     }
 
-    fn delete_stamped(&self, pod: Pod, at: Option<&Timestamp>) -> Result<(), StoreError> {
+    async fn delete_stamped(&self, pod: Pod, at: Option<&Timestamp>) -> Result<(), StoreError> {
         let key = pod.key().clone();
         let last = self.incoming(pod);
-        let mut writer = self.log.write();
-        writer.remove(&key, Some(last), Stamp { at, synthetic: false }, &mut Tally::default())?;
-        writer.finish()
+        let mut writer = self.log.write(self.ahead).await;
+        writer.remove(&key, Some(last), Stamp { at, synthetic: false }, &mut Tally::default()).await?;
+        writer.finish().await
     }
 
     fn incoming(&self, pod: Pod) -> Incoming {

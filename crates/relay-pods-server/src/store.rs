@@ -1,79 +1,212 @@
-//! Where the log's events are kept.
+//! Where the log's events are kept: a log of `relay-log`, seen as events.
 
-mod memory;
+mod checkpoint;
 mod record;
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use relay_log::{Batch, Limit, LogName, LogOptions, Logs, Recovery, Store};
 use relay_proto::pods::EventHash;
-use std::sync::Arc;
 
 use crate::cursor::LogIdentity;
 
-pub use memory::{MemoryStore, Retention};
+pub(crate) use checkpoint::{Encoder, Fold};
 pub use record::{Change, Record};
 pub(crate) use record::{Draft, Labels, Seen};
 
-/// Keeps the events of one log, oldest first, and drops old ones by its own rule.
-///
-/// Sequences are contiguous: the event after position `n` is number `n + 1`. A store has one writer and many readers;
-/// none of its methods may block for long. What [`Self::append`] accepted counts as taken and is sent to subscribers,
-/// so a store that promises to survive a kill of the process returns only when that holds. A store that finds, when it
-/// is opened, that it lost its tail takes a new [`LogIdentity`].
-pub trait Store: Send + Sync + 'static {
-    /// A short name for `/health`, such as `memory`.
-    fn kind(&self) -> &'static str;
+/// How much of the log is kept: whichever bound is reached first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retention {
+    /// Events. Default 100,000.
+    pub events: u64,
+    /// Bytes of encoded events, as [`relay_log::Entry::size`] counts them. Default 256 MiB.
+    pub bytes: u64,
+    /// Age since the log took the event. Default 24 hours.
+    pub age: Duration,
+}
 
-    /// The log's epoch and key.
-    fn identity(&self) -> &LogIdentity;
+impl Default for Retention {
+    fn default() -> Self {
+        Self { events: 100_000, bytes: 256 << 20, age: Duration::from_secs(24 * 3600) }
+    }
+}
 
-    /// Takes events at the end: all of them or none. May drop old ones.
-    ///
-    /// # Errors
-    /// When the events do not follow the head, or cannot be kept.
-    fn append(&self, records: Vec<Arc<Record>>) -> Result<(), StoreError>;
+impl Retention {
+    /// Sets the number of events.
+    #[must_use]
+    pub fn events(mut self, events: u64) -> Self {
+        self.events = events;
+        self
+    }
 
-    /// At most `max` events after position `after`; [`Page::Gone`] when the first of them is no longer kept.
-    ///
-    /// # Errors
-    /// When the events cannot be read.
-    fn read(&self, after: u64, max: usize) -> Result<Page, StoreError>;
+    /// Sets the bytes.
+    #[must_use]
+    pub fn bytes(mut self, bytes: u64) -> Self {
+        self.bytes = bytes;
+        self
+    }
 
-    /// What is kept right now.
-    fn bounds(&self) -> Bounds;
+    /// Sets the age.
+    #[must_use]
+    pub fn age(mut self, age: Duration) -> Self {
+        self.age = age;
+        self
+    }
+}
 
-    /// Drops what is too old at the given time, in milliseconds since 1970.
-    fn expire(&self, now_millis: i64);
+/// The log's name in its store.
+pub(crate) const NAME: &str = "pods";
 
-    /// Drops every event, keeping the positions: for demonstrations and tests of what clients do then.
-    fn clear(&self);
+/// The events of a log, oldest first. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Events {
+    store: Arc<dyn Store>,
+    log: relay_log::Log,
+    identity: LogIdentity,
+    /// Sequence and hash of the newest event whose append has returned.
+    last: Arc<Mutex<(u64, EventHash)>>,
 }
 
 /// What a read found.
 #[derive(Debug)]
-#[non_exhaustive]
-pub enum Page {
+pub(crate) enum Page {
     /// The events, oldest first; empty at the head.
-    Records(Vec<Arc<Record>>),
+    Records(Vec<Record>),
     /// The event after the asked position is no longer kept.
     Gone,
 }
 
 /// The extent of a log.
 #[derive(Debug, Clone)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Sequence of the position before the oldest kept event: the oldest cursor that still resumes without a hole.
-    pub base: u64,
+    pub(crate) base: u64,
     /// Hash of that position.
-    pub base_hash: EventHash,
+    pub(crate) base_hash: EventHash,
     /// Hash of the oldest kept event.
-    pub oldest_hash: Option<EventHash>,
+    pub(crate) oldest_hash: Option<EventHash>,
     /// Sequence of the newest event, 0 in a new log.
-    pub head: u64,
+    pub(crate) head: u64,
     /// Its hash, genesis in a new log.
-    pub head_hash: EventHash,
+    pub(crate) head_hash: EventHash,
     /// Number of kept events.
-    pub events: u64,
+    pub(crate) events: u64,
     /// Bytes they are counted with.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Events {
+    /// Opens the log in a store, or begins it.
+    pub(crate) async fn open(
+        store: Arc<dyn Store>,
+        retention: Retention,
+        identity: Option<&LogIdentity>,
+    ) -> Result<Self, StoreError> {
+        let name = LogName::new(NAME)?;
+        let Retention { events, bytes, age } = retention;
+        let retention = relay_log::Retention::default().entries(events).bytes(bytes).age(age);
+        let mut options = LogOptions::default().retention(retention);
+        options.identity = identity.map(LogIdentity::kept);
+        let log = Logs::shared(store.clone()).open_or_create(&name, options).await?;
+        let identity = LogIdentity::of(&log.identity());
+        // What was told in a former epoch is not told in this one.
+        log.trim(log.epoch_base()).await?;
+        let genesis = identity.base(log.epoch_base());
+        let last = Arc::new(Mutex::new((log.epoch_base(), genesis)));
+        Ok(Self { store, log, identity, last })
+    }
+
+    async fn records(&self, after: u64) -> Result<Vec<Record>, StoreError> {
+        match self.read(after, 1).await? {
+            Page::Records(records) => Ok(records),
+            Page::Gone => Ok(Vec::new()),
+        }
+    }
+
+    /// A short name for `/health`.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.store.kind()
+    }
+
+    pub(crate) fn outlives_process(&self) -> bool {
+        self.store.outlives_process()
+    }
+
+    /// The log's epoch and key.
+    pub(crate) fn identity(&self) -> &LogIdentity {
+        &self.identity
+    }
+
+    /// The log itself.
+    pub(crate) fn log(&self) -> &relay_log::Log {
+        &self.log
+    }
+
+    /// The newest checkpoint and what follows it.
+    pub(crate) async fn recover(&self) -> Result<Recovery, StoreError> {
+        Ok(self.log.recover().await?)
+    }
+
+    /// Takes events at the end: all of them or none.
+    pub(crate) async fn append(&self, records: &[Record]) -> Result<(), StoreError> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
+        let bodies = records.iter().map(|record| record.body().clone());
+        let batch = Batch::new(bodies).at(last.appended_at()).after(first.sequence() - 1);
+        self.log.append(batch).await?;
+        self.taken(last.sequence(), last.hash());
+        Ok(())
+    }
+
+    /// Says where the log stands: after an append, and when it was opened.
+    pub(crate) fn taken(&self, sequence: u64, hash: EventHash) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (sequence, hash);
+    }
+
+    /// At most `max` events after position `after`; [`Page::Gone`] when the first of them is no longer kept.
+    pub(crate) async fn read(&self, after: u64, max: usize) -> Result<Page, StoreError> {
+        match self.log.read(after, Limit::entries(max)).await? {
+            relay_log::Page::Entries(entries) => {
+                Ok(Page::Records(entries.iter().map(Record::decode).collect::<Result<_, _>>()?))
+            }
+            _ => Ok(Page::Gone),
+        }
+    }
+
+    /// What is kept right now.
+    pub(crate) async fn bounds(&self) -> Result<Bounds, StoreError> {
+        loop {
+            let bounds = self.log.bounds();
+            let (head, head_hash) = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let base = bounds.base;
+            let (base_hash, oldest_hash) = if base == head {
+                (head_hash.clone(), None)
+            } else if base > head {
+                // Events were taken, and dropped for being too many, and their writer has not been told yet.
+                tokio::task::yield_now().await;
+                continue;
+            } else {
+                match self.records(base).await?.first() {
+                    Some(oldest) => (oldest.previous_hash(), Some(oldest.hash())),
+                    // Dropped between the two looks.
+                    None => continue,
+                }
+            };
+            let (events, bytes) = (head - base, bounds.bytes);
+            return Ok(Bounds { base, base_hash, oldest_hash, head, head_hash, events, bytes });
+        }
+    }
+
+    /// The newest sequence that was taken.
+    pub(crate) fn head(&self) -> u64 {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Ends in order.
+    pub(crate) async fn close(&self) -> Result<(), StoreError> {
+        Ok(self.store.close().done().await?)
+    }
 }
 
 /// What a cursor turned out to be.
@@ -89,10 +222,10 @@ pub(crate) enum Resolved {
     Unknown,
 }
 
-/// Looks a cursor up, in constant time.
-pub(crate) fn resolve(store: &dyn Store, cursor: &str) -> Result<Resolved, StoreError> {
-    let Some(sequence) = store.identity().recognise(cursor) else { return Ok(Resolved::Unknown) };
-    let bounds = store.bounds();
+/// Looks a cursor up, without a search.
+pub(crate) async fn resolve(events: &Events, cursor: &str) -> Result<Resolved, StoreError> {
+    let Some(sequence) = events.identity().recognise(cursor) else { return Ok(Resolved::Unknown) };
+    let bounds = events.bounds().await?;
     if sequence > bounds.head {
         return Ok(Resolved::Ahead(sequence));
     }
@@ -103,11 +236,8 @@ pub(crate) fn resolve(store: &dyn Store, cursor: &str) -> Result<Resolved, Store
     } else if sequence < bounds.base {
         None
     } else {
-        match store.read(sequence - 1, 1)? {
-            Page::Records(records) => records.first().map(|record| record.hash()),
-            // Trimmed between the two looks.
-            Page::Gone => None,
-        }
+        // Nothing when it was trimmed between the two looks.
+        events.records(sequence - 1).await?.first().map(Record::hash)
     };
     // The seal says that this log made the hash; it may still have been made for a tail that was never taken.
     Ok(match kept {
@@ -117,23 +247,30 @@ pub(crate) fn resolve(store: &dyn Store, cursor: &str) -> Result<Resolved, Store
     })
 }
 
-/// Why a store cannot do its work.
-#[derive(Debug, thiserror::Error)]
+/// Why the log's store cannot do its work.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The events do not continue the log.
-    #[error("event {found} does not follow {head}, the head of the log")]
-    NotContiguous {
-        /// The head's sequence.
-        head: u64,
-        /// The sequence of the event that was handed over.
-        found: u64,
+    /// The store says why.
+    #[error(transparent)]
+    Log(#[from] relay_log::Error),
+    /// What is kept at a position is no event.
+    #[error("what the log has at position {sequence} is no event")]
+    Undecodable {
+        /// The position.
+        sequence: u64,
     },
-    /// The medium failed.
-    #[error("the store failed")]
-    Io {
-        /// What happened.
-        #[from]
-        source: std::io::Error,
+    /// The pods of a log are not known: its checkpoint is missing or cannot be read, and its beginning is gone.
+    #[error("the pods of the log are not known: {problem}")]
+    Fold {
+        /// What is wrong.
+        problem: String,
     },
+}
+
+impl StoreError {
+    /// Whether trying again may help.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Log(relay_log::Error::Io { .. }))
+    }
 }

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use relay_log::{Batch, Entry as Kept, Intercept, MemoryStore, Store};
 use relay_pods::{EventHash, EventType, Filter, Pod, PodEvent};
-use relay_pods_server::{Bounds, LogIdentity, MemoryStore, Page, Record, Retention, Store, StoreError};
+use relay_pods_server::{LogIdentity, Record};
 use relay_proto::pods::Message;
 use relay_proto::sse::{Decoder, Frame};
 use relay_testkit::Oracle;
@@ -62,10 +63,37 @@ impl Ledger {
     }
 
     /// A store of a new log, in memory, which outlives the relays that use it.
-    pub(crate) fn store(&self, retention: Retention) -> Recorded {
-        let store = Recorded { inner: Arc::new(MemoryStore::new(retention)), ledger: self.clone() };
-        self.begin(store.identity().epoch().as_str(), store.identity().genesis());
-        store
+    pub(crate) fn store(&self) -> Recorded {
+        let ledger = self.clone();
+        let identity = LogIdentity::random();
+        // First the ledger: what the store has taken may be on its way to a follower already.
+        let store = Intercept::new(Arc::new(MemoryStore::new()), move |group| {
+            group.iter().for_each(|batch| ledger.take(batch));
+            Box::pin(std::future::ready(Ok(())))
+        });
+        self.begin(identity.epoch().as_str(), identity.genesis());
+        Recorded { store: Arc::new(store), identity }
+    }
+
+    fn take(&self, batch: &Batch) {
+        let first = batch.expected_head().map_or(0, |head| head + 1);
+        for (position, body) in (first..).zip(batch.entries()) {
+            let kept = Kept { position, time: batch.time(), body: body.clone() };
+            let Ok(record) = Record::decode(&kept) else {
+                self.with(|book| book.broken = Some(format!("what is appended at {position} is no event")));
+                return;
+            };
+            let mut decoder = Decoder::default();
+            decoder.feed(record.frame());
+            while let Some(frame) = decoder.next_frame() {
+                if let Frame::Event(event) = frame
+                    && let Message::Pod(event) =
+                        Message::decode(event.kind(), event.last_event_id(), event.data())
+                {
+                    self.record(&event);
+                }
+            }
+        }
     }
 
     fn begin(&self, epoch: &str, genesis: EventHash) {
@@ -164,51 +192,8 @@ impl Ledger {
 /// A store that tells the ledger what it takes.
 #[derive(Clone)]
 pub(crate) struct Recorded {
-    inner: Arc<MemoryStore>,
-    ledger: Ledger,
-}
-
-impl Store for Recorded {
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-
-    fn identity(&self) -> &LogIdentity {
-        self.inner.identity()
-    }
-
-    fn append(&self, records: Vec<Arc<Record>>) -> Result<(), StoreError> {
-        // First the ledger: what the store has taken may be on its way to a follower already.
-        for record in &records {
-            let mut decoder = Decoder::default();
-            decoder.feed(record.frame().clone());
-            while let Some(frame) = decoder.next_frame() {
-                if let Frame::Event(event) = frame
-                    && let Message::Pod(event) =
-                        Message::decode(event.kind(), event.last_event_id(), event.data())
-                {
-                    self.ledger.record(&event);
-                }
-            }
-        }
-        self.inner.append(records)
-    }
-
-    fn read(&self, after: u64, max: usize) -> Result<Page, StoreError> {
-        self.inner.read(after, max)
-    }
-
-    fn bounds(&self) -> Bounds {
-        self.inner.bounds()
-    }
-
-    fn expire(&self, now_millis: i64) {
-        self.inner.expire(now_millis);
-    }
-
-    fn clear(&self) {
-        self.inner.clear();
-    }
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) identity: LogIdentity,
 }
 
 #[cfg(test)]

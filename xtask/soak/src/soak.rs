@@ -215,7 +215,7 @@ impl World {
         // Pods get this label and lose it.
         let filter = Filter::new().label("track=stable").map_err(|error| error.to_string())?;
         let ledger = Ledger::new(filter.clone());
-        let store = ledger.store(Retention::default().events(RETAINED));
+        let store = ledger.store();
         let relay = Relay::start("127.0.0.1:0".parse().map_err(|_| "an address")?, store, None).await?;
         let (mut consumers, mut running) = (Vec::new(), JoinSet::new());
         for (n, kind) in (0..).zip(Kind::all()) {
@@ -300,10 +300,10 @@ impl World {
             Blow::RestartNewEpoch => {
                 // First the end of the old log: the ledger writes into the newest.
                 self.relay.quiet().await?;
-                let store = self.ledger.store(Retention::default().events(RETAINED));
+                let store = self.ledger.store();
                 self.restart(Some(store)).await?;
             }
-            Blow::Trim => self.relay.handle.trim_to_head(),
+            Blow::Trim => self.relay.handle.trim_to_head().await.map_err(|error| error.to_string())?,
             Blow::ForcedGap => happened = self.relay.handle.force_gap(Duration::from_secs(5)).await,
             Blow::Rebalance => self.relay.handle.rebalance(),
             Blow::CutStreams => self.relay.handle.cut_streams(),
@@ -406,7 +406,11 @@ impl Relay {
         let config = config.reconnect_spread(Duration::from_millis(200)).wait(Duration::from_secs(1));
         let deadline = Instant::now() + Duration::from_secs(10);
         let server = loop {
-            match Server::builder(config.clone()).store(store.clone()).bind(address).await {
+            let builder = Server::builder(config.clone())
+                .shared_store(store.store.clone())
+                .identity(store.identity.clone())
+                .retention(Retention::default().events(RETAINED));
+            match builder.bind(address).await {
                 Ok(server) => break server,
                 // The port of the one before may not be free yet.
                 Err(error) if Instant::now() > deadline => return Err(error.to_string()),
@@ -418,7 +422,7 @@ impl Relay {
             async move { server.run(std::future::pending()).await.map_err(|error| error.to_string()) };
         let serving = tokio::spawn(serving);
         if let Some(pods) = pods {
-            let relisted = handle.publisher().relist(relay_pods_server::Scope::All, pods);
+            let relisted = handle.publisher().relist(relay_pods_server::Scope::All, pods).await;
             relisted.map_err(|error| error.to_string())?;
         }
         Ok(Self { address: handle.local_addr(), store, handle, serving, source: None })

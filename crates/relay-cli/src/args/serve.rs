@@ -40,6 +40,26 @@ pub(crate) enum SourceArg {
     Kube,
 }
 
+/// Where a relay's events are kept
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StoreArg {
+    /// In memory: a new log, in a new epoch, at each start
+    Memory,
+    /// In the data directory: a restart goes on where the last run ended
+    Disk,
+}
+
+/// When events are made to survive a power loss; all survive the end of the process
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FsyncArg {
+    /// Before they are sent: nothing that was sent is ever lost
+    Always,
+    /// At most the interval later; after a power loss the log is in a new epoch
+    Interval,
+    /// When the system finds the time; after a power loss the log is in a new epoch
+    Never,
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ServeArgs {
     /// Address to listen on; port 0 takes a free one
@@ -90,6 +110,24 @@ pub(crate) struct ServeArgs {
         help_heading = "Kubernetes"
     )]
     pub(crate) publish_annotations: Vec<String>,
+    /// Where the events are kept
+    #[arg(long, env = "RELAY_STORE", default_value = "memory", value_name = "STORE", help_heading = "Store")]
+    pub(crate) store: StoreArg,
+    /// Directory of the disk store, made when it is not there; only its owner may look inside
+    #[arg(
+        long,
+        env = "RELAY_DATA_DIR",
+        required_if_eq("store", "disk"),
+        value_name = "DIR",
+        help_heading = "Store"
+    )]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// When events are synced to the disk
+    #[arg(long, env = "RELAY_FSYNC", default_value = "always", value_name = "WHEN", help_heading = "Store")]
+    pub(crate) fsync: FsyncArg,
+    /// Time between two syncs of --fsync interval
+    #[arg(long, env = "RELAY_FSYNC_INTERVAL", default_value = "10ms", value_name = "DURATION", value_parser = positive_duration, help_heading = "Store")]
+    pub(crate) fsync_interval: Duration,
     /// Events to retain at most
     #[arg(
         long,

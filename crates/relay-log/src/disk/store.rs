@@ -183,6 +183,14 @@ fn prepare(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn fmt::Debug + Send + Sy
     Ok(lock)
 }
 
+/// Finds that a directory is a store and that no process has it, changing nothing.
+///
+/// # Errors
+/// [`Error::Refused`] when it is none, or somebody has it; [`Error::Damaged`] when its mark cannot be read.
+pub fn look(dir: &Path) -> Result<(), Error> {
+    look_at(&SystemDisk, dir).map(drop)
+}
+
 /// Finds that a directory is a store, changing nothing, and keeps others out for as long as the lock is held.
 pub(super) fn look_at(
     disk: &dyn Disk,
@@ -216,6 +224,10 @@ fn remove_folder(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
 impl Store for DiskStore {
     fn kind(&self) -> &'static str {
         "disk"
+    }
+
+    fn outlives_process(&self) -> bool {
+        true
     }
 
     fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>> {
@@ -281,7 +293,8 @@ impl Shared {
         let retention = options.retention;
         self.begin(name, |dir| {
             let identity = options.identity.unwrap_or_else(Identity::random);
-            Manifest::new(name, options.about, identity, 0).save_new(&*self.disk, dir)
+            let begins_after = options.begins_after;
+            Manifest::new(name, options.about, identity, begins_after).save_new(&*self.disk, dir)
         })
         .inspect(|log| log.set_retention(retention))
     }

@@ -5,7 +5,6 @@ use relay_proto::pods::EventHash;
 use relay_proto::pods::problem_codes;
 use relay_proto::problem::{Problem, ProblemCode};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use relay_proto::pods::Filter;
 
@@ -41,7 +40,11 @@ pub(crate) async fn page(
         filter.is_empty() && !principal.rights.limited() && changes.is_empty() && pod.is_none();
     let select = Select { filter, changes, pod };
 
-    let store = &*relay.log.store;
+    let events = &relay.log.events;
+    let unreadable = |error: StoreError| {
+        relay.log.cannot_read(&error);
+        not_ready("the store cannot be read")
+    };
     let since = match place(relay, "since_hash", since).await? {
         Ok(since) => since,
         Err(gone) => return Ok(gone),
@@ -50,7 +53,7 @@ pub(crate) async fn page(
         Ok(before) => before,
         Err(gone) => return Ok(gone),
     };
-    let bounds = store.bounds();
+    let bounds = events.bounds().await.map_err(unreadable)?;
     if before.is_some_and(|before| before <= bounds.base + 1 && bounds.base > 0) {
         // The event that stood before it is gone, though not because the log begins there.
         return Ok(gone(problem_codes::CURSOR_EXPIRED, "before_hash", &bounds));
@@ -66,8 +69,11 @@ pub(crate) async fn page(
     };
     match scanned {
         Ok(Scan::Whole) => {}
-        Ok(Scan::StartGone) => return Ok(gone(problem_codes::CURSOR_EXPIRED, "since_hash", &store.bounds())),
-        Err(_) => return Err(not_ready("the store cannot be read")),
+        Ok(Scan::StartGone) => {
+            let bounds = events.bounds().await.map_err(unreadable)?;
+            return Ok(gone(problem_codes::CURSOR_EXPIRED, "since_hash", &bounds));
+        }
+        Err(error) => return Err(unreadable(error)),
     }
     Ok(server::full(StatusCode::OK, "application/json", page.finish()))
 }
@@ -88,7 +94,10 @@ async fn place(
         Ok(Resolved::Unknown) => problem_codes::CURSOR_UNKNOWN,
         Err(_) => return Err(not_ready("the store cannot be read")),
     };
-    Ok(Err(gone(code, parameter, &relay.log.store.bounds())))
+    let Ok(bounds) = relay.log.events.bounds().await else {
+        return Err(not_ready("the store cannot be read"));
+    };
+    Ok(Err(gone(code, parameter, &bounds)))
 }
 
 /// What a page is narrowed to.
@@ -100,7 +109,7 @@ struct Select<'a> {
 
 impl Select<'_> {
     fn sees(&self, record: &Record) -> Option<Seen> {
-        if self.pod.is_some_and(|(ns, name)| record.key().name() != name || record.key().namespace() != ns) {
+        if self.pod.is_some_and(|(ns, name)| record.name() != name || record.namespace() != ns) {
             return None;
         }
         let seen = record.seen_through(&self.filter)?;
@@ -124,14 +133,14 @@ async fn scan(
     page: &mut Writer,
 ) -> Result<Scan, StoreError> {
     while after < until {
-        match relay.log.store.read(after, READ.min(until - after) as usize)? {
+        match relay.log.events.read(after, READ.min(until - after) as usize).await? {
             // What was found so far ends before the hole: the next request is told.
             Page::Gone if page.count > 0 => {
                 page.more = true;
                 break;
             }
             Page::Gone if bound => return Ok(Scan::StartGone),
-            Page::Gone => after = relay.log.store.bounds().base,
+            Page::Gone => after = relay.log.events.bounds().await?.base,
             Page::Records(records) => {
                 let Some(last) = records.last() else { break };
                 after = last.sequence();
@@ -156,9 +165,9 @@ async fn scan_back(
 ) -> Result<Scan, StoreError> {
     while after < until {
         let from = after.max(until.saturating_sub(READ));
-        match relay.log.store.read(from, (until - from) as usize)? {
+        match read_whole(relay, from, until).await? {
             Page::Gone if bound => return Ok(Scan::StartGone),
-            Page::Gone => after = relay.log.store.bounds().base,
+            Page::Gone => after = relay.log.events.bounds().await?.base,
             Page::Records(records) => {
                 until = from;
                 if records.iter().rev().any(|record| !page.take(select, record)) {
@@ -169,6 +178,23 @@ async fn scan_back(
         tokio::task::yield_now().await;
     }
     Ok(Scan::Whole)
+}
+
+/// Every event after `from` up to `until`: a store may return fewer at a time.
+async fn read_whole(relay: &Relay, from: u64, until: u64) -> Result<Page, StoreError> {
+    let mut all = Vec::new();
+    let mut after = from;
+    while after < until {
+        match relay.log.events.read(after, (until - after) as usize).await? {
+            Page::Gone => return Ok(Page::Gone),
+            Page::Records(records) => {
+                let Some(last) = records.last() else { break };
+                after = last.sequence();
+                all.extend(records);
+            }
+        }
+    }
+    Ok(Page::Records(all))
 }
 
 /// The text of a page as it grows.
@@ -184,7 +210,7 @@ struct Writer {
 
 impl Writer {
     /// Takes an event if it belongs to the page; false when the page is full and this one belongs to the next.
-    fn take(&mut self, select: &Select<'_>, record: &Arc<Record>) -> bool {
+    fn take(&mut self, select: &Select<'_>, record: &Record) -> bool {
         let Some(seen) = select.sees(record) else { return true };
         if self.count == self.limit || self.out.len() >= MAX_BYTES {
             self.more = true;

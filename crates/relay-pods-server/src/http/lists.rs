@@ -63,7 +63,7 @@ pub(crate) async fn pods(
         count,
         hash: &view.hash,
         sequence: view.sequence,
-        epoch: relay.log.store.identity().epoch(),
+        epoch: relay.log.events.identity().epoch(),
         as_of: relay.log.clock.timestamp(),
     };
     let head = serde_json::to_string(&head).expect("a position is plain text and numbers");

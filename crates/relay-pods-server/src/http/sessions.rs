@@ -120,7 +120,10 @@ pub(crate) async fn open_stream(
         "a stream opens"
     );
     let order = Order { principal, client_id, filter, start, slot };
-    let subscriber = Subscriber::new(relay.clone(), order);
+    let subscriber = Subscriber::new(relay.clone(), order).await.map_err(|error| {
+        relay.log.cannot_read(&error);
+        not_ready("the store cannot be read")
+    })?;
     let pieces = stream::unfold(subscriber, |mut subscriber| async {
         let piece = subscriber.next().await?;
         Some((piece.map(Frame::data), subscriber))

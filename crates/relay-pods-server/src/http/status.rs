@@ -42,12 +42,19 @@ struct Store {
 }
 
 /// 200 while the source has ever synced and the store works.
-pub(crate) fn health(relay: &Relay) -> Response<Body> {
+pub(crate) async fn health(relay: &Relay) -> Result<Response<Body>, Refusal> {
     let log = &relay.log;
-    let (status, bounds, view) = (log.source(), log.store.bounds(), log.view());
+    let (status, view) = (log.source(), log.view());
+    let bounds = match log.events.bounds().await {
+        Ok(bounds) => bounds,
+        Err(error) => {
+            log.cannot_read(&error);
+            return Err(not_ready("the store cannot be read"));
+        }
+    };
     let now = log.clock.unix_millis();
     let age = view.last_event.map(|at| u64::try_from(now.saturating_sub(at)).unwrap_or(0));
-    let works = log.store_works();
+    let works = log.store_problem().is_none();
     let health = Health {
         status: if status.ready() && status.reason.is_none() && works { "ok" } else { "degraded" },
         source: Source {
@@ -59,17 +66,17 @@ pub(crate) fn health(relay: &Relay) -> Response<Body> {
             last_event_age_ms: age,
         },
         store: Store {
-            kind: log.store.kind(),
+            kind: log.events.kind(),
             events: bounds.events,
             bytes: bounds.bytes,
             oldest_hash: bounds.oldest_hash,
         },
-        epoch: log.store.identity().epoch(),
+        epoch: log.events.identity().epoch(),
         head: Position::new(bounds.head_hash, bounds.head),
         subscribers: relay.subscribers.load(Ordering::Acquire),
     };
     let code = if status.synced && works { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    server::json(code, &health)
+    Ok(server::json(code, &health))
 }
 
 /// The process answers.
@@ -90,8 +97,8 @@ pub(crate) fn readyz(relay: &Relay) -> Result<Response<Body>, Refusal> {
     if !status.ready() {
         return Err(because("the source is away"));
     }
-    if !relay.log.store_works() {
-        return Err(not_ready("the store does not take events"));
+    if let Some(problem) = relay.log.store_problem() {
+        return Err(not_ready(&format!("the store does not work: {problem}")));
     }
     Ok(server::full(StatusCode::OK, "text/plain; charset=utf-8", "ready\n"))
 }
@@ -99,17 +106,17 @@ pub(crate) fn readyz(relay: &Relay) -> Result<Response<Body>, Refusal> {
 /// Prometheus' text format.
 pub(crate) fn metrics(relay: &Relay) -> Response<Body> {
     let log = &relay.log;
-    let (status, bounds) = (log.source(), log.store.bounds());
+    let (status, bounds) = (log.source(), log.events.log().bounds());
     let gauge = |name, help, value| Gauge { name, help, value };
     let gauges = [
         gauge("relay_log_head_sequence", "Sequence of the newest event.", bounds.head),
         gauge("relay_log_base_sequence", "Sequence before the oldest retained event.", bounds.base),
-        gauge("relay_store_events", "Events retained.", bounds.events),
+        gauge("relay_store_events", "Events retained.", bounds.entries()),
         gauge("relay_store_bytes", "Bytes retained.", bounds.bytes),
         gauge(
             "relay_store_works",
             "Whether the store took what it was last given.",
-            log.store_works().into(),
+            log.store_problem().is_none().into(),
         ),
         gauge("relay_pods", "Pods in the current list.", log.view().pods.len() as u64),
         gauge("relay_source_synced", "Whether the source has ever synced.", status.synced.into()),

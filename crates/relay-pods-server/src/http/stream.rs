@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use relay_proto::error::chain;
 use relay_proto::pods::{ClosingReason, Epoch, EventHash, Filter, GapReason, PROTOCOL, Position};
 use relay_proto::sse::Encoder;
 use relay_proto::time::Timestamp;
@@ -15,7 +14,7 @@ use tokio::time::Instant;
 
 use super::Relay;
 use crate::auth::Principal;
-use crate::store::{Bounds, Page, Record, Store, StoreError};
+use crate::store::{Bounds, Events, Page, Record, StoreError};
 use relay_transport::server::{Cut, seconds};
 
 /// Bytes after which a piece of the stream is handed on.
@@ -42,10 +41,10 @@ pub(crate) struct Subscriber {
     /// Everything up to here is sent, or does not pass the filter.
     sequence: u64,
     hash: EventHash,
-    /// `connected`, and the gap that may follow.
+    /// `connected`, and the gap that may follow; and what was written before a wait for the store.
     opening: BytesMut,
     /// Events read together with the bounds that the opening names, so that a trim cannot come in between.
-    first: Option<Vec<Arc<Record>>>,
+    first: Option<Vec<Record>>,
     phase: Phase,
     /// Pod and gap messages sent.
     sent: u64,
@@ -130,11 +129,11 @@ impl Start {
 
     /// The start as it is right now: a cursor may have expired since it was looked up. The events are the first to be
     /// sent; `None` when there are none, or they have to be read again.
-    fn settle(self, store: &dyn Store) -> (Self, Bounds, Option<Vec<Arc<Record>>>) {
+    async fn settle(self, events: &Events) -> Result<(Self, Bounds, Option<Vec<Record>>), StoreError> {
         let mut tries = Self::TRIES;
         loop {
             tries -= 1;
-            let bounds = store.bounds();
+            let bounds = events.bounds().await?;
             let start = match &self {
                 Self::After(hash, sequence) if *sequence < bounds.base => Self::Gap {
                     reason: GapReason::CursorExpired,
@@ -146,14 +145,14 @@ impl Start {
             let (sequence, _) = start.position(&bounds);
             let first = match bounds.head.saturating_sub(sequence).min(READ) {
                 0 => None,
-                max => match store.read(sequence, max as usize) {
+                max => match events.read(sequence, max as usize).await {
                     Ok(Page::Records(records)) => Some(records),
                     Ok(Page::Gone) if tries > 0 => continue,
                     // An error shows again when the stream reads.
                     Ok(Page::Gone) | Err(_) => None,
                 },
             };
-            return (start, bounds, first);
+            return Ok((start, bounds, first));
         }
     }
 
@@ -236,13 +235,13 @@ enum Found {
 }
 
 impl Subscriber {
-    pub(crate) fn new(relay: Arc<Relay>, order: Order) -> Self {
+    pub(crate) async fn new(relay: Arc<Relay>, order: Order) -> Result<Self, StoreError> {
         let Order { principal, client_id, filter, start, slot } = order;
         let head = relay.log.watch_head();
         let control = relay.control.subscribe();
         let Control { cuts, rebalances, .. } = control.borrow().clone();
         let narrowed = !filter.is_empty() || principal.rights.limited();
-        let (start, bounds, first) = start.settle(&*relay.log.store);
+        let (start, bounds, first) = start.settle(&relay.log.events).await?;
         let (sequence, hash) = start.position(&bounds);
         let now = Instant::now();
         let mut subscriber = Self {
@@ -272,7 +271,7 @@ impl Subscriber {
             subscriber.write_gap(&mut opening, reason, Some(&requested), sequence, &bounds);
         }
         subscriber.opening = opening;
-        subscriber
+        Ok(subscriber)
     }
 
     /// The next bytes; `None` once the stream has ended. Dropping the future loses nothing but the wait.
@@ -293,11 +292,11 @@ impl Subscriber {
             }
             let found = match paused && self.opening.is_empty() {
                 true => Found::AtHead,
-                false => match self.look() {
+                false => match self.look().await {
                     Ok(found) => found,
                     Err(error) => {
                         // Health and readiness say so too; the reader comes back with its cursor.
-                        tracing::error!(error = %chain(&error), "a stream cannot be read from the store");
+                        self.relay.log.cannot_read(&error);
                         self.ended = true;
                         return Some(Err(Cut));
                     }
@@ -326,8 +325,8 @@ impl Subscriber {
     }
 
     /// Reads on in the log until a piece is full, the head is reached or nothing passes for a while.
-    fn look(&mut self) -> Result<Found, StoreError> {
-        let mut out = self.opening.split();
+    async fn look(&mut self) -> Result<Found, StoreError> {
+        let mut out = std::mem::take(&mut self.opening);
         // Marked as seen before the store is read, so that what is appended afterwards wakes the wait.
         self.head.borrow_and_update();
         let mut scanned = 0;
@@ -335,7 +334,7 @@ impl Subscriber {
             if let Phase::Replay { target, second } = self.phase
                 && self.sequence >= target
             {
-                let head = self.relay.log.store.bounds().head;
+                let head = self.relay.log.events.head();
                 if second || head == self.sequence {
                     self.phase = Phase::Live;
                     self.write_catchup_complete(&mut out);
@@ -355,11 +354,20 @@ impl Subscriber {
             };
             let page = match self.first.take() {
                 Some(records) => Page::Records(records),
-                None => self.relay.log.store.read(self.sequence, max as usize)?,
+                None => {
+                    // Kept where a dropped future does not lose it.
+                    self.opening = out;
+                    let page = self.relay.log.events.read(self.sequence, max as usize).await;
+                    out = std::mem::take(&mut self.opening);
+                    page?
+                }
             };
             let records = match page {
                 Page::Gone => {
-                    let bounds = self.relay.log.store.bounds();
+                    self.opening = out;
+                    let bounds = self.relay.log.events.bounds().await;
+                    out = std::mem::take(&mut self.opening);
+                    let bounds = bounds?;
                     let fell_off_at = self.sequence;
                     self.write_gap(&mut out, GapReason::SlowConsumer, None, Some(fell_off_at), &bounds);
                     continue;
@@ -382,9 +390,9 @@ impl Subscriber {
                 if let ([only], true, Phase::Live) = (&records[..], out.is_empty(), self.phase) {
                     // The usual case of a live stream: the bytes that all subscribers share, not copied.
                     self.count_messages(1);
-                    return Ok(Found::Messages(only.frame().clone()));
+                    return Ok(Found::Messages(only.frame()));
                 }
-                records.iter().for_each(|record| out.extend_from_slice(record.frame()));
+                records.iter().for_each(|record| out.extend_from_slice(&record.frame()));
             } else {
                 for record in &records {
                     if let Some(seen) = record.seen_through(&self.filter) {
@@ -427,7 +435,7 @@ impl Subscriber {
         let connected = Connected {
             protocol: PROTOCOL,
             client_id,
-            epoch: self.relay.log.store.identity().epoch(),
+            epoch: self.relay.log.events.identity().epoch(),
             head: Position::new(bounds.head_hash.clone(), bounds.head),
             resumes_after: Position::new(self.hash.clone(), self.sequence),
             filtered: self.narrowed,
@@ -452,7 +460,7 @@ impl Subscriber {
         let gap = Gap {
             sent: self.sent_if_narrowed(),
             reason: &reason,
-            epoch: self.relay.log.store.identity().epoch(),
+            epoch: self.relay.log.events.identity().epoch(),
             requested_hash: requested,
             oldest_hash: bounds.oldest_hash.as_ref(),
             missed,

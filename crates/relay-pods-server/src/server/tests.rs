@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::http::Relay;
+use crate::log::at_once;
 use crate::source::Scope;
 use relay_proto::pods::PodBuilder;
 use relay_transport::server::{self, serve_connection};
@@ -15,8 +16,7 @@ struct Line {
 }
 
 fn relay(config: Config) -> Arc<Relay> {
-    let store = Arc::new(MemoryStore::new(Retention::default()));
-    let log = Arc::new(Log::open(store, Clock::system()).unwrap());
+    let log = Log::in_memory(Retention::default(), Clock::system());
     let relay = Relay {
         source_kind: "test",
         sessions: Sessions::new(Clock::system(), config.session_ttl),
@@ -28,7 +28,7 @@ fn relay(config: Config) -> Arc<Relay> {
         control: watch::Sender::default(),
         config,
     };
-    Publisher::new(relay.log.clone(), []).relist(Scope::All, vec![]).unwrap();
+    at_once(Publisher::new(relay.log.clone(), []).relist(Scope::All, vec![])).unwrap();
     Arc::new(relay)
 }
 
@@ -137,7 +137,7 @@ async fn a_quiet_stream_has_a_heartbeat_every_15_seconds_until_its_lifetime() {
     }
     // Another message puts the next heartbeat off.
     tokio::time::sleep(Duration::from_secs(10)).await;
-    Publisher::new(relay.log.clone(), []).upsert(PodBuilder::new("prod", "a").build()).unwrap();
+    Publisher::new(relay.log.clone(), []).upsert(PodBuilder::new("prod", "a").build()).await.unwrap();
     line.read_to("event: heartbeat").await;
     assert_eq!(line.opened.elapsed().as_secs(), 45 + 10 + 15);
     let rest = line.read_to("{\"reason\":\"lifetime\"}").await;
@@ -205,7 +205,7 @@ async fn who_takes_nothing_for_30_seconds_is_cut_and_who_takes_little_is_not() {
     let relay = relay(Config::default());
     let publisher = Publisher::new(relay.log.clone(), []);
     let pods = (0..3000).map(|at| PodBuilder::new("prod", &format!("pod-{at}")).build()).collect();
-    publisher.relist(Scope::All, pods).unwrap();
+    publisher.relist(Scope::All, pods).await.unwrap();
     let mut line = connect(&relay);
     line.send("GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
     for _ in 0..20 {
@@ -224,7 +224,7 @@ async fn a_list_is_written_within_five_minutes_however_little_is_taken_at_a_time
     let relay = relay(Config::default());
     let publisher = Publisher::new(relay.log.clone(), []);
     let pods = (0..2000).map(|at| PodBuilder::new("prod", &format!("pod-{at}")).build()).collect();
-    publisher.relist(Scope::All, pods).unwrap();
+    publisher.relist(Scope::All, pods).await.unwrap();
     let mut line = connect(&relay);
     line.send("GET /pods HTTP/1.1\r\nhost: r\r\n\r\n").await;
     let mut some = [0; 4500];
@@ -282,7 +282,7 @@ async fn a_stream_ends_its_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_position_to_come_and_a_first_sync_are_waited_for_5_seconds() {
     let relay = relay(Config::default());
-    let ahead = relay.log.store.identity().mint("", 5, b"x");
+    let ahead = relay.log.events.identity().mint("", 5, b"x");
     for target in ["/pods?at_least=", "/events/stream?since_hash=", "/events?since_hash="] {
         let mut line = connect(&relay);
         line.send(&format!("GET {target}{ahead} HTTP/1.1\r\nhost: r\r\n\r\n")).await;

@@ -94,7 +94,7 @@ impl KubeSource {
         let mut events = select_all(watchers);
         let folding = async {
             while let Some((scope, event)) = events.next().await {
-                fold.take(scope, event)?;
+                fold.take(scope, event).await?;
             }
             Ok(())
         };
@@ -115,7 +115,7 @@ impl Source for KubeSource {
         publisher: Publisher,
         stop: CancellationToken,
     ) -> BoxFuture<'static, Result<(), SourceError>> {
-        Box::pin(self.follow(publisher, stop))
+        Box::pin(self.follow(publisher.ahead(), stop))
     }
 }
 
@@ -179,7 +179,7 @@ impl Fold {
         Self { publisher, scopes, starting: true }
     }
 
-    fn take(&mut self, at: usize, event: Event<Pod>) -> Result<(), SourceError> {
+    async fn take(&mut self, at: usize, event: Event<Pod>) -> Result<(), SourceError> {
         let scope = &mut self.scopes[at];
         match event {
             Event::Listed { objects, kept, .. } => {
@@ -189,26 +189,28 @@ impl Fold {
                 if self.starting {
                     scope.held = pods.map(|pod| (pod.key().clone(), pod)).collect();
                     scope.kept = kept;
-                    self.begin()?;
+                    self.begin().await?;
                 } else {
                     self.publisher
-                        .relist_where(|key| scope.has(key) && !kept.contains(key), pods.collect())?;
+                        .relist_where(|key| scope.has(key) && !kept.contains(key), pods.collect())
+                        .await?;
                 }
             }
             Event::Applied(Object { value: Some(pod), .. }) if self.starting => {
                 scope.held.insert(pod.key().clone(), pod);
             }
-            Event::Applied(Object { value: Some(pod), .. }) => self.publisher.upsert(pod)?,
+            Event::Applied(Object { value: Some(pod), .. }) => self.publisher.upsert(pod).await?,
             Event::Deleted(object) if self.starting => {
                 if let Some(key) = key(&object.meta) {
                     scope.held.remove(&key);
                 }
             }
-            Event::Deleted(Object { value: Some(pod), .. }) => self.publisher.delete(pod)?,
+            Event::Deleted(Object { value: Some(pod), .. }) => self.publisher.delete(pod).await?,
             Event::Deleted(Object { meta, .. }) => {
                 if let Some(key) = key(&meta) {
                     self.publisher
-                        .delete_named(&key, Some(meta.uid.as_str()).filter(|uid| !uid.is_empty()))?;
+                        .delete_named(&key, Some(meta.uid.as_str()).filter(|uid| !uid.is_empty()))
+                        .await?;
                 }
             }
             Event::Unreadable { count, .. } => self.publisher.unreadable(count),
@@ -218,7 +220,7 @@ impl Fold {
             }
             Event::Away(absence) => {
                 scope.state = State::Away(absence);
-                self.begin()?;
+                self.begin().await?;
                 self.report();
             }
             _ => {}
@@ -227,7 +229,7 @@ impl Fold {
     }
 
     /// Gives the log its first list, once every scope was listed or is forbidden, and not all are.
-    fn begin(&mut self) -> Result<(), SourceError> {
+    async fn begin(&mut self) -> Result<(), SourceError> {
         let decided = self.scopes.iter().all(|scope| scope.listed || scope.is_forbidden());
         if !self.starting || !decided || self.scopes.iter().all(Scope::is_forbidden) {
             return Ok(());
@@ -243,7 +245,7 @@ impl Fold {
                 .iter()
                 .any(|scope| scope.kept.contains(key) || (scope.is_forbidden() && scope.has(key)))
         };
-        self.publisher.relist_where(|key| !stays(key), pods)?;
+        self.publisher.relist_where(|key| !stays(key), pods).await?;
         Ok(())
     }
 

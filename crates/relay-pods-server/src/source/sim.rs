@@ -77,7 +77,7 @@ impl SimSource {
     }
 
     /// The cluster as it goes on from what the log has, told to the log.
-    fn start(&self, publisher: &Publisher) -> Result<Cluster, StoreError> {
+    async fn start(&self, publisher: &Publisher) -> Result<Cluster, StoreError> {
         let (held, head) = (publisher.current(), publisher.head());
         let cluster = if held.is_empty() {
             Cluster::new(self.seed, self.pods, head)
@@ -86,7 +86,8 @@ impl SimSource {
         };
         let pods: Vec<Pod> = cluster.pods().cloned().collect();
         let count = pods.len();
-        let Relisted { added, modified, deleted } = publisher.relist_at(Scope::All, pods, &cluster.now())?;
+        let Relisted { added, modified, deleted } =
+            publisher.relist_at(Scope::All, pods, &cluster.now()).await?;
         tracing::info!(
             seed = self.seed,
             pods = count,
@@ -100,7 +101,7 @@ impl SimSource {
 
     /// Makes events at the rate, until stopped.
     async fn follow(&self, publisher: &Publisher, stop: &CancellationToken) -> Result<(), StoreError> {
-        let mut cluster = self.start(publisher)?;
+        let mut cluster = self.start(publisher).await?;
         let mut left = self.events;
         if self.rate == 0.0 {
             left = 0;
@@ -123,8 +124,8 @@ impl SimSource {
                     break;
                 };
                 match change.kind {
-                    ChangeKind::Upsert => publisher.upsert_at(change.pod, &change.at)?,
-                    ChangeKind::Delete => publisher.delete_at(change.pod, &change.at)?,
+                    ChangeKind::Upsert => publisher.upsert_at(change.pod, &change.at).await?,
+                    ChangeKind::Delete => publisher.delete_at(change.pod, &change.at).await?,
                 }
                 owed -= 1.0;
                 left -= 1;
@@ -153,6 +154,7 @@ impl Source for SimSource {
         stop: CancellationToken,
     ) -> BoxFuture<'static, Result<(), SourceError>> {
         const PAUSE: Duration = Duration::from_secs(1);
+        let publisher = publisher.ahead();
         Box::pin(async move {
             // A store that failed may be back later, and the cluster goes on from whatever the log has by then.
             while let Err(error) = self.follow(&publisher, &stop).await {

@@ -3,12 +3,13 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use relay_log::Entry;
 use relay_proto::pods::{EventHash, Filter, Pod, PodKey};
 use relay_proto::time::Timestamp;
 
+use super::StoreError;
 use crate::cursor::LogIdentity;
 
 /// What happened to a pod.
@@ -33,20 +34,27 @@ impl Change {
     }
 }
 
-/// One event, in the bytes that every subscriber is sent.
+/// One event, in the bytes that the log keeps and every subscriber is sent. Cheap to clone.
 ///
-/// The whole SSE frame of an unfiltered stream is one buffer. From its `hash` field on it is the same for everyone, so
-/// that filtered streams and history pages send that slice behind a head of their own.
+/// ```text
+///   4 bytes   version, change, flags, 0            frame   the whole SSE frame of an unfiltered stream
+///   10 x 4    lengths and places, little-endian    \______ from its `hash` field on it is the same for everyone, so that
+///   n bytes   namespace, name, labels, labels              filtered streams and history pages send that slice behind
+///             before where they differ                     a head of their own
+/// ```
+#[derive(Clone)]
 pub struct Record {
     sequence: u64,
     appended_at: i64,
     change: Change,
-    synthetic: bool,
-    key: PodKey,
-    labels: Labels,
-    /// The labels before this event, where they differ.
-    previous_labels: Option<Labels>,
-    frame: Bytes,
+    flags: u8,
+    /// Everything; the ranges are of it.
+    body: Bytes,
+    namespace: Range<u32>,
+    name: Range<u32>,
+    labels: Range<u32>,
+    previous_labels: Range<u32>,
+    frame: u32,
     hash: Range<u32>,
     previous: Range<u32>,
     shared: u32,
@@ -59,15 +67,21 @@ pub(crate) struct Draft<'a> {
     pub(crate) synthetic: bool,
     pub(crate) key: &'a PodKey,
     pub(crate) labels: Labels,
+    /// The labels before this event, where they differ.
     pub(crate) previous_labels: Option<Labels>,
     pub(crate) pod_json: &'a [u8],
     pub(crate) timestamp: &'a Timestamp,
     pub(crate) appended_at: i64,
 }
 
+const VERSION: u8 = 1;
+/// Flags.
+const SYNTHETIC: u8 = 1;
+const RELABELLED: u8 = 2;
+/// Bytes before the namespace.
+const HEAD: usize = 44;
+
 impl Record {
-    /// Bytes that a record is counted with beside its frame.
-    pub(crate) const OVERHEAD: u64 = 256;
     /// `}` and the blank line.
     const TAIL: usize = 3;
 
@@ -86,29 +100,108 @@ impl Record {
         let hash_field = format!("\"hash\":\"{hash}\",");
         let shared = head.len() + previous.as_str().len() + between.len();
         let pod = shared + hash_field.len() + fields.len();
-        let mut frame = BytesMut::with_capacity(pod + draft.pod_json.len() + Self::TAIL);
+        let before = draft.previous_labels.as_ref().map_or(&[][..], |labels| &labels.0);
+        let flags =
+            u8::from(draft.synthetic) * SYNTHETIC + u8::from(draft.previous_labels.is_some()) * RELABELLED;
+        let (namespace, name) = (draft.key.namespace().as_bytes(), draft.key.name().as_bytes());
+        let parts = [namespace, name, &draft.labels.0, before];
+        let frame_at = HEAD + parts.iter().map(|part| part.len()).sum::<usize>();
+        let places = [
+            namespace.len(),
+            name.len(),
+            draft.labels.0.len(),
+            before.len(),
+            "event: pod\nid: ".len(),
+            hash.as_str().len(),
+            head.len(),
+            previous.as_str().len(),
+            shared,
+            pod,
+        ];
+        let mut body = BytesMut::with_capacity(frame_at + pod + draft.pod_json.len() + Self::TAIL);
+        body.put_slice(&[VERSION, draft.change as u8, flags, 0]);
+        for place in places {
+            body.put_u32_le(u32::try_from(place).expect("an event is smaller than 4 GiB"));
+        }
+        for part in parts {
+            body.put_slice(part);
+        }
         for part in [&head, previous.as_str(), between, &hash_field, &fields] {
-            frame.put_slice(part.as_bytes());
+            body.put_slice(part.as_bytes());
         }
-        frame.put_slice(draft.pod_json);
-        frame.put_slice(b"}\n\n");
-        let at = |start: usize, len: usize| {
-            u32::try_from(start).expect("an event is smaller than 4 GiB")..(start + len) as u32
+        body.put_slice(draft.pod_json);
+        body.put_slice(b"}\n\n");
+        Self::parse(sequence, draft.appended_at, body.freeze()).expect("it is what was just put together")
+    }
+
+    /// Reads an event back as the log kept it.
+    ///
+    /// # Errors
+    /// When the bytes are not an event.
+    pub fn decode(entry: &Entry) -> Result<Self, StoreError> {
+        let parsed = Self::parse(entry.position, entry.time, entry.body.clone());
+        parsed.ok_or(StoreError::Undecodable { sequence: entry.position })
+    }
+
+    fn parse(sequence: u64, appended_at: i64, body: Bytes) -> Option<Self> {
+        let head: &[u8; HEAD] = body.first_chunk()?;
+        let change = match head[..2] {
+            [VERSION, 0] => Change::Added,
+            [VERSION, 1] => Change::Modified,
+            [VERSION, 2] => Change::Deleted,
+            _ => return None,
         };
-        Self {
-            sequence,
-            appended_at: draft.appended_at,
-            change: draft.change,
-            synthetic: draft.synthetic,
-            key: draft.key.clone(),
-            labels: draft.labels,
-            previous_labels: draft.previous_labels,
-            hash: at("event: pod\nid: ".len(), hash.as_str().len()),
-            previous: at(head.len(), previous.as_str().len()),
-            shared: at(shared, 0).start,
-            pod: at(pod, 0).start,
-            frame: frame.freeze(),
+        let flags = head[2];
+        let mut places = [0_u32; 10];
+        for (place, bytes) in places.iter_mut().zip(head[4..].chunks_exact(4)) {
+            *place = u32::from_le_bytes(bytes.try_into().ok()?);
         }
+        let [namespace, name, labels, before, hash, hash_len, previous, previous_len, shared, pod] = places;
+        let mut at = HEAD as u32;
+        let mut next = |len: u32| {
+            let range = at..at.checked_add(len)?;
+            at = range.end;
+            Some(range)
+        };
+        let (namespace, name, labels, before) = (next(namespace)?, next(name)?, next(labels)?, next(before)?);
+        let frame = before.end;
+        let within = |at: u32, len: u32| {
+            let start = frame.checked_add(at)?;
+            Some(start..start.checked_add(len)?)
+        };
+        let record = Self {
+            sequence,
+            appended_at,
+            change,
+            flags,
+            namespace,
+            name,
+            labels,
+            previous_labels: before,
+            frame,
+            hash: within(hash, hash_len)?,
+            previous: within(previous, previous_len)?,
+            shared: within(shared, 0)?.start,
+            pod: within(pod, 0)?.start,
+            body,
+        };
+        let text = |range: &Range<u32>| {
+            let bytes = record.body.get(range.start as usize..range.end as usize)?;
+            std::str::from_utf8(bytes).ok()
+        };
+        // Everything that is taken for granted later.
+        text(&record.namespace)?;
+        text(&record.name)?;
+        EventHash::new(text(&record.hash)?).ok()?;
+        EventHash::new(text(&record.previous)?).ok()?;
+        let end = record.body.len().checked_sub(Self::TAIL)?;
+        (record.shared as usize <= end && record.pod as usize <= end && record.shared <= record.pod)
+            .then_some(record)
+    }
+
+    /// The bytes that the log keeps.
+    pub fn body(&self) -> &Bytes {
+        &self.body
     }
 
     /// Its number in the log.
@@ -133,57 +226,73 @@ impl Record {
 
     /// Whether it is a difference found by a relist, rather than a change that was watched.
     pub fn synthetic(&self) -> bool {
-        self.synthetic
+        self.flags & SYNTHETIC != 0
     }
 
     /// The pod.
-    pub fn key(&self) -> &PodKey {
-        &self.key
+    pub fn key(&self) -> PodKey {
+        PodKey::new(self.namespace(), self.name())
+    }
+
+    /// The pod's namespace.
+    pub fn namespace(&self) -> &str {
+        self.text(&self.namespace)
+    }
+
+    /// The pod's name.
+    pub fn name(&self) -> &str {
+        self.text(&self.name)
     }
 
     /// The SSE frame of an unfiltered stream.
-    pub fn frame(&self) -> &Bytes {
-        &self.frame
-    }
-
-    /// Bytes it is counted with: its frame and an estimate of what is kept beside it.
-    pub fn size(&self) -> u64 {
-        self.frame.len() as u64 + Self::OVERHEAD
+    pub fn frame(&self) -> Bytes {
+        self.body.slice(self.frame as usize..)
     }
 
     pub(crate) fn hash_str(&self) -> &str {
         self.text(&self.hash)
     }
 
-    pub(crate) fn previous_hash_str(&self) -> &str {
+    /// The position before it.
+    pub(crate) fn previous_hash(&self) -> EventHash {
+        EventHash::new(self.previous_hash_str()).expect("taken from a hash")
+    }
+
+    fn previous_hash_str(&self) -> &str {
         self.text(&self.previous)
     }
 
-    pub(crate) fn labels(&self) -> &Labels {
-        &self.labels
+    pub(crate) fn labels(&self) -> Labels {
+        Labels(self.body.slice(self.labels.start as usize..self.labels.end as usize))
+    }
+
+    pub(crate) fn previous_labels(&self) -> Option<Labels> {
+        let range = self.previous_labels.start as usize..self.previous_labels.end as usize;
+        (self.flags & RELABELLED != 0).then(|| Labels(self.body.slice(range)))
     }
 
     /// The fields of the event's JSON object that are the same for everyone, from `"hash"` to the closing brace.
     pub(crate) fn shared_fields(&self) -> &[u8] {
-        &self.frame[self.shared as usize..self.frame.len() - 2]
+        &self.body[self.shared as usize..self.body.len() - 2]
     }
 
-    /// The pod alone, sharing the frame's memory.
+    /// The pod alone, sharing the event's memory.
     pub(crate) fn pod_json(&self) -> Bytes {
-        self.frame.slice(self.pod as usize..self.frame.len() - Self::TAIL)
+        self.body.slice(self.pod as usize..self.body.len() - Self::TAIL)
     }
 
     /// What a stream with this filter sees of the event: the rule of Kubernetes' watch. A pod whose labels enter the
     /// filter is added, one whose labels leave it is deleted; `None` when the filter sees nothing.
     pub(crate) fn seen_through(&self, filter: &Filter) -> Option<Seen> {
-        if !filter.matches_namespace(self.key.namespace()) {
+        if !filter.matches_namespace(self.namespace()) {
             return None;
         }
         if filter.labels().is_empty() {
             return Some(Seen { change: self.change, left_filter: false });
         }
-        let after = filter.matches_labels(|key| self.labels.get(key));
-        let before = self.previous_labels.as_ref().map_or(after, |l| filter.matches_labels(|key| l.get(key)));
+        let labels = self.labels();
+        let after = filter.matches_labels(|key| labels.get(key));
+        let before = self.previous_labels().map_or(after, |l| filter.matches_labels(|key| l.get(key)));
         let (change, left_filter) = match (self.change, before, after) {
             (Change::Added, _, true) | (Change::Modified, false, true) => (Change::Added, false),
             (Change::Modified, true, true) => (Change::Modified, false),
@@ -203,7 +312,7 @@ impl Record {
         let head =
             format!("event: pod\nid: {hash}\ndata: {{\"sent\":{sent},\"type\":\"{kind}\",{left}\ndata: ");
         out.put_slice(head.as_bytes());
-        out.put_slice(&self.frame[self.shared as usize..]);
+        out.put_slice(&self.body[self.shared as usize..]);
     }
 
     /// Appends the event as an object of a history page.
@@ -223,14 +332,14 @@ impl Record {
     }
 
     fn text(&self, range: &Range<u32>) -> &str {
-        std::str::from_utf8(&self.frame[range.start as usize..range.end as usize]).expect("hashes are ASCII")
+        std::str::from_utf8(&self.body[range.start as usize..range.end as usize]).expect("it was checked")
     }
 }
 
 impl fmt::Debug for Record {
     /// Names the event; the pod may hold what does not belong into logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Record({} {} {})", self.sequence, self.change.as_str(), self.key)
+        write!(f, "Record({} {} {})", self.sequence, self.change.as_str(), self.key())
     }
 }
 
@@ -241,11 +350,11 @@ pub(crate) struct Seen {
     pub(crate) left_filter: bool,
 }
 
-/// A pod's labels, sorted by key; shared between the events of a pod for as long as they stay the same.
+/// A pod's labels, sorted by key: a slice of their event.
 ///
-/// One allocation: the text of each key and value behind its length. There are few, so that a walk finds one.
+/// The text of each key and value stands behind its length. There are few, so that a walk finds one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Labels(Arc<[u8]>);
+pub(crate) struct Labels(pub(super) Bytes);
 
 impl Labels {
     pub(crate) fn of(pod: &Pod) -> Self {

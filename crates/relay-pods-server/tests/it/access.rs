@@ -26,7 +26,7 @@ async fn guarded(adjust: impl FnOnce(Config) -> Config) -> (Rig, tempfile::TempD
     let config = adjust(Config::default().tokens_file(Some(dir.path().join("tokens"))));
     let rig = Rig::with_retention(config, Retention::default()).await;
     for namespace in ["dev", "prod", "test"] {
-        rig.publisher.upsert(pod(namespace, "web", 1, &["app=web"])).unwrap();
+        rig.publisher.upsert(pod(namespace, "web", 1, &["app=web"])).await.unwrap();
     }
     (rig, dir)
 }
@@ -252,7 +252,7 @@ async fn a_changed_tokens_file_closes_the_streams_of_changed_tokens() {
     assert_eq!(get_as(&rig, "/pods", "beta").await.status(), 401);
     assert_eq!(get_as(&rig, "/pods", "delta").await.status(), 200);
     rig.get(&format!("/events/stream?session_id={orphan}")).await.problem("session-unknown");
-    rig.publisher.upsert(pod("prod", "new", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "new", 1, &[])).await.unwrap();
     assert_eq!(open[0].expect("pod").await["pod"]["name"], "new", "an unchanged token's stream goes on");
 }
 

@@ -36,7 +36,7 @@ async fn paths_and_methods_that_are_not_served_say_so() {
 #[tokio::test]
 async fn head_is_get_without_its_body() {
     let rig = Rig::start(Config::default()).await;
-    rig.publisher.upsert(pod("prod", "web", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "web", 1, &[])).await.unwrap();
     let mut peer = rig.connect().await;
     for path in
         ["/pods/prod/web", "/health", "/events", "/metrics", "/livez", "/readyz", "/pods", "/pods/prod/none"]
@@ -173,7 +173,7 @@ async fn health_tells_the_source_from_the_store() {
         "epoch": "fixture-epoch-1", "head": { "hash": genesis, "sequence": 0 }, "subscribers": 0,
     });
     assert_eq!(cold.json(), expected);
-    rig.publisher.relist(Scope::All, vec![pod("prod", "a", 1, &[])]).unwrap();
+    rig.publisher.relist(Scope::All, vec![pod("prod", "a", 1, &[])]).await.unwrap();
     rig.clock.advance(Duration::from_millis(1234));
     let warm = rig.get("/health").await;
     let document = warm.json();
@@ -211,7 +211,7 @@ async fn health_tells_the_source_from_the_store() {
 #[tokio::test]
 async fn metrics_are_text_with_fixed_names() {
     let rig = Rig::start(Config::default()).await;
-    rig.publisher.upsert(pod("prod", "a", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "a", 1, &[])).await.unwrap();
     let mut stream = rig.stream("/events/stream?client_id=one&since_hash=nonsense").await;
     stream.until("catchup_complete").await;
     rig.get("/pods/secret-name/x?token=s3cret").await;
@@ -267,7 +267,7 @@ async fn silent_connections_make_room_for_others() {
     }
     assert_eq!(rig.get("/health").await.status(), 200);
     stream.until("catchup_complete").await;
-    rig.publisher.upsert(pod("prod", "a", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "a", 1, &[])).await.unwrap();
     assert_eq!(stream.expect("pod").await["sequence"], 1, "a stream is never closed to make room");
 }
 
@@ -276,7 +276,7 @@ async fn a_client_that_half_closes_with_its_request_gets_its_answer() {
     let ahead = Rig::start(Config::default()).await;
     let mut hashes = Vec::new();
     for version in 1..=2 {
-        ahead.publisher.upsert(pod("prod", "web", version, &[])).unwrap();
+        ahead.publisher.upsert(pod("prod", "web", version, &[])).await.unwrap();
         hashes.push(ahead.get("/pods").await.json()["hash"].as_str().unwrap().to_owned());
     }
     let rig = Rig::start(Config::default()).await;
@@ -291,11 +291,11 @@ async fn a_client_that_half_closes_with_its_request_gets_its_answer() {
     for _ in 0..10 {
         assert_eq!(rig.get("/livez").await.status(), 200);
     }
-    rig.publisher.upsert(pod("prod", "web", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "web", 1, &[])).await.unwrap();
     assert_eq!(list.answer().await.json()["hash"], hashes[0]);
     assert_eq!(list.rest().await, b"");
     // A stream to such a client ends as soon as it is one.
-    rig.publisher.upsert(pod("prod", "web", 2, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "web", 2, &[])).await.unwrap();
     let answer = String::from_utf8(stream.rest().await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && !answer.contains("event: heartbeat"), "{answer}");
     rig.subscribers_are(0).await;

@@ -16,7 +16,7 @@ fn retry(block: &str) -> u64 {
 #[tokio::test]
 async fn a_shutdown_says_closing_and_ends_everything() {
     let rig = Rig::start(Config::default()).await;
-    rig.publisher.upsert(pod("prod", "a", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "a", 1, &[])).await.unwrap();
     let mut streams = Vec::new();
     for _ in 0..3 {
         let mut stream = rig.stream("/events/stream").await;
@@ -45,7 +45,7 @@ async fn a_stream_that_takes_nothing_does_not_keep_a_server_from_ending() {
     let rig = Rig::start(Config::default().drain(Duration::from_millis(200))).await;
     let labels = "x".repeat(60);
     let pods = (0..20_000).map(|at| pod("prod", &format!("{at}"), 1, &[&format!("l={labels}")])).collect();
-    rig.publisher.relist(Scope::All, pods).unwrap();
+    rig.publisher.relist(Scope::All, pods).await.unwrap();
     let mut peer = rig.connect().await;
     peer.send(b"GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
     peer.head().await;
@@ -81,7 +81,7 @@ async fn streams_can_be_sent_elsewhere_or_cut() {
     assert_eq!(two.block().await, Err(End::Cut));
     let mut three = rig.stream("/events/stream").await;
     three.until("catchup_complete").await;
-    rig.publisher.upsert(pod("prod", "a", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "a", 1, &[])).await.unwrap();
     three.expect("pod").await;
 }
 
@@ -99,7 +99,7 @@ impl Source for Short {
         _stop: CancellationToken,
     ) -> BoxFuture<'static, Result<(), SourceError>> {
         Box::pin(async move {
-            publisher.relist(Scope::All, vec![pod("prod", "a", 1, &[])])?;
+            publisher.relist(Scope::All, vec![pod("prod", "a", 1, &[])]).await?;
             self.0.map_or(Ok(()), Err)
         })
     }
@@ -126,6 +126,7 @@ async fn a_source_that_ends_leaves_the_log_stale_and_one_that_fails_ends_the_ser
     let broken = SourceError::setup("reading the kubeconfig", std::io::Error::other("no such file"));
     let server =
         Server::builder(Config::default()).source(Short(Some(broken))).bind("127.0.0.1:0").await.unwrap();
-    let error = server.run(std::future::pending()).await.unwrap_err().to_string();
+    let error = server.run(std::future::pending()).await.unwrap_err();
+    let error = relay_proto::error::chain(&error).to_string();
     assert!(error.contains("reading the kubeconfig: no such file"), "{error}");
 }

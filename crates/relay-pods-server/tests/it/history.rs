@@ -12,7 +12,7 @@ async fn numbered(n: u64, retention: Retention) -> Rig {
     let rig = Rig::with_retention(Config::default().wait(Duration::from_millis(20)), retention).await;
     for at in 1..=n {
         let namespace = if at % 2 == 0 { "prod" } else { "dev" };
-        rig.publisher.upsert(pod(namespace, &format!("p{at}"), at, &["app=web"])).unwrap();
+        rig.publisher.upsert(pod(namespace, &format!("p{at}"), at, &["app=web"])).await.unwrap();
     }
     rig
 }
@@ -85,9 +85,9 @@ async fn stream_event(rig: &Rig, sequence: u64) -> Value {
 #[tokio::test]
 async fn a_pod_keeps_its_history_after_its_end() {
     let rig = numbered(4, Retention::default()).await;
-    rig.publisher.upsert(pod("prod", "p2", 20, &["app=db"])).unwrap();
-    rig.publisher.delete(pod("prod", "p2", 21, &["app=db"])).unwrap();
-    rig.publisher.upsert(pod("dev", "p2", 22, &["app=web"])).unwrap();
+    rig.publisher.upsert(pod("prod", "p2", 20, &["app=db"])).await.unwrap();
+    rig.publisher.delete(pod("prod", "p2", 21, &["app=db"])).await.unwrap();
+    rig.publisher.upsert(pod("dev", "p2", 22, &["app=web"])).await.unwrap();
     for (query, expected) in [
         ("", "ADDED 2, MODIFIED 5, DELETED 6"),
         ("?order=newest", "DELETED 6, MODIFIED 5, ADDED 2"),
@@ -144,7 +144,7 @@ async fn a_page_whose_start_is_gone_is_refused_rather_than_short() {
         gone(&rig.get(&format!("/events?{cursor}=nonsense")).await, "cursor-unknown", &oldest);
         gone(&rig.get(&format!("/pods/prod/p2/events?{cursor}=a%20b")).await, "cursor-unknown", &oldest);
     }
-    rig.handle.trim_to_head();
+    rig.handle.trim_to_head().await.unwrap();
     gone(&rig.get("/events?since_hash=nonsense").await, "cursor-unknown", &json!(null));
     assert_eq!(rig.get("/events").await.json(), json!({ "events": [], "next_hash": null }));
     // Before the first event there is nothing, and nothing is missing.
@@ -208,21 +208,21 @@ async fn parameters_are_checked_by_name() {
 #[tokio::test]
 async fn lists_are_taken_in_as_differences() {
     let rig = Rig::start(Config::default()).await;
-    let relist = |scope, pods: Vec<_>| rig.publisher.relist(scope, pods).unwrap();
+    let relist = async |scope, pods: Vec<_>| rig.publisher.relist(scope, pods).await.unwrap();
     let (a, b, c) = (pod("prod", "a", 1, &[]), pod("prod", "b", 1, &[]), pod("dev", "c", 1, &[]));
-    let first = relist(Scope::All, vec![c.clone(), b.clone(), a.clone()]);
+    let first = relist(Scope::All, vec![c.clone(), b.clone(), a.clone()]).await;
     assert_eq!((first.added, first.modified, first.deleted), (3, 0, 0));
-    assert_eq!(relist(Scope::All, vec![a.clone(), b.clone(), c.clone()]), Default::default());
+    assert_eq!(relist(Scope::All, vec![a.clone(), b.clone(), c.clone()]).await, Default::default());
     let newer = pod("prod", "b", 2, &[]);
-    let second = relist(Scope::Namespaces(["prod".to_owned()].into()), vec![newer.clone()]);
+    let second = relist(Scope::Namespaces(["prod".to_owned()].into()), vec![newer.clone()]).await;
     assert_eq!((second.added, second.modified, second.deleted), (0, 1, 1));
     let reborn = newer.to_builder().uid(Some("another")).build();
-    let third = relist(Scope::All, vec![reborn.clone(), c.clone()]);
+    let third = relist(Scope::All, vec![reborn.clone(), c.clone()]).await;
     assert_eq!((third.added, third.modified, third.deleted), (1, 0, 1));
-    rig.publisher.upsert(reborn.to_builder().uid(Some("third")).build()).unwrap();
-    rig.publisher.upsert(c).unwrap();
-    rig.publisher.delete(newer).unwrap();
-    rig.publisher.delete(pod("prod", "absent", 1, &[])).unwrap();
+    rig.publisher.upsert(reborn.to_builder().uid(Some("third")).build()).await.unwrap();
+    rig.publisher.upsert(c).await.unwrap();
+    rig.publisher.delete(newer).await.unwrap();
+    rig.publisher.delete(pod("prod", "absent", 1, &[])).await.unwrap();
     let page = rig.get("/events").await.json();
     let shown: Vec<_> = page["events"]
         .as_array()
@@ -260,9 +260,10 @@ async fn annotations_are_published_by_name_only() {
     let secret = "kubectl.kubernetes.io/last-applied-configuration";
     let annotated =
         pod("prod", "a", 1, &[]).to_builder().annotations([("team", "x"), (secret, "s3cret")]).build();
-    rig.publisher.upsert(annotated.clone()).unwrap();
+    rig.publisher.upsert(annotated.clone()).await.unwrap();
     rig.publisher
         .upsert(annotated.to_builder().annotations([("team", "x"), (secret, "other")]).build())
+        .await
         .unwrap();
     let page = rig.get("/events").await;
     assert_eq!(page.json()["events"].as_array().unwrap().len(), 1, "what is not published changes nothing");

@@ -32,7 +32,7 @@ async fn a_list_is_narrowed_by_any_namespace_and_all_labels() {
         ("prod", "c", ["app=db", "run=1"]),
         ("test", "d", ["app=web", "run=2"]),
     ] {
-        rig.publisher.upsert(pod(namespace, name, 1, &labels)).unwrap();
+        rig.publisher.upsert(pod(namespace, name, 1, &labels)).await.unwrap();
     }
     for (query, expected) in [
         ("", "a b c d"),
@@ -58,9 +58,9 @@ async fn a_list_is_narrowed_by_any_namespace_and_all_labels() {
 async fn lines_have_a_header_and_an_end() {
     let rig = Rig::start(Config::default()).await;
     for at in 0..3 {
-        rig.publisher.upsert(pod("prod", &format!("web-{at}"), 1, &["app=web"])).unwrap();
+        rig.publisher.upsert(pod("prod", &format!("web-{at}"), 1, &["app=web"])).await.unwrap();
     }
-    rig.publisher.upsert(pod("dev", "other", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("dev", "other", 1, &[])).await.unwrap();
     for (query, count) in [("", 4), ("?namespace=prod", 3), ("?label=app=none", 0)] {
         let list = rig
             .ask(&format!("GET /pods{query} HTTP/1.1\r\nhost: r\r\naccept: application/x-ndjson\r\n\r\n"))
@@ -80,13 +80,13 @@ async fn lines_have_a_header_and_an_end() {
 async fn a_large_list_is_whole_and_of_one_position() {
     let rig = Rig::start(Config::default()).await;
     let pods = (0..5000).map(|at| pod("prod", &format!("web-{at:05}"), 1, &["app=web"])).collect();
-    rig.publisher.relist(Scope::All, pods).unwrap();
+    rig.publisher.relist(Scope::All, pods).await.unwrap();
     let mut peer = rig.connect().await;
     peer.send(b"GET /pods HTTP/1.1\r\nhost: r\r\n\r\n").await;
     let head = peer.head().await;
     assert!(head.to_lowercase().contains("transfer-encoding: chunked"), "written while it is read: {head}");
     // The log moves on while the list is under way.
-    rig.publisher.relist(Scope::All, vec![]).unwrap();
+    rig.publisher.relist(Scope::All, vec![]).await.unwrap();
     let mut peer2 = rig.connect().await;
     peer2.send(b"GET /pods HTTP/1.1\r\nhost: r\r\naccept: application/x-ndjson\r\n\r\n").await;
     assert_eq!(peer2.answer().await.body.lines().count(), 2);
@@ -98,7 +98,7 @@ async fn a_large_list_is_whole_and_of_one_position() {
 #[tokio::test]
 async fn one_pod_is_bare_and_404_when_absent() {
     let rig = Rig::start(Config::default()).await;
-    rig.publisher.upsert(pod("prod", "web", 5, &["app=web"])).unwrap();
+    rig.publisher.upsert(pod("prod", "web", 5, &["app=web"])).await.unwrap();
     let found = rig.get("/pods/prod/web").await;
     assert_eq!((found.status(), found.field("content-type")), (200, Some("application/json")));
     let found = found.json();
@@ -109,7 +109,7 @@ async fn one_pod_is_bare_and_404_when_absent() {
         assert_eq!(answer.status(), 404, "{absent}");
         answer.problem("not-found");
     }
-    rig.publisher.delete(pod("prod", "web", 6, &[])).unwrap();
+    rig.publisher.delete(pod("prod", "web", 6, &[])).await.unwrap();
     assert_eq!(rig.get("/pods/prod/web").await.status(), 404);
 }
 
@@ -117,12 +117,12 @@ async fn one_pod_is_bare_and_404_when_absent() {
 async fn at_least_waits_for_what_is_to_come_and_for_nothing_else() {
     let config = Config::default().wait(Duration::from_millis(50));
     let rig = Rig::start(config).await;
-    rig.publisher.upsert(pod("prod", "web", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "web", 1, &[])).await.unwrap();
     let head = rig.get("/pods").await.json()["hash"].as_str().unwrap().to_owned();
     // The same log, further on: its hashes are those of positions that this replica has not reached.
     let ahead = Rig::start(Config::default()).await;
-    ahead.publisher.upsert(pod("prod", "web", 1, &[])).unwrap();
-    ahead.publisher.upsert(pod("prod", "web", 2, &[])).unwrap();
+    ahead.publisher.upsert(pod("prod", "web", 1, &[])).await.unwrap();
+    ahead.publisher.upsert(pod("prod", "web", 2, &[])).await.unwrap();
     let next = ahead.get("/pods").await.json()["hash"].as_str().unwrap().to_owned();
 
     for hash in [head.as_str(), "", "nonsense", "not%20a%20hash%0d%0a", "fixture-.1.x.y"] {
@@ -140,13 +140,13 @@ async fn at_least_waits_for_what_is_to_come_and_for_nothing_else() {
 async fn a_position_that_comes_in_time_is_waited_for() {
     let rig = Rig::start(Config::default().wait(Duration::from_secs(20))).await;
     let ahead = Rig::start(Config::default()).await;
-    ahead.publisher.upsert(pod("prod", "web", 1, &[])).unwrap();
+    ahead.publisher.upsert(pod("prod", "web", 1, &[])).await.unwrap();
     let next = ahead.get("/pods").await.json()["hash"].as_str().unwrap().to_owned();
     let mut peer = rig.connect().await;
     peer.send(format!("GET /pods?at_least={next} HTTP/1.1\r\nhost: r\r\n\r\n").as_bytes()).await;
     // A second request shows that the first is being waited with, not answered.
     assert_eq!(rig.get("/pods").await.json()["sequence"], 0);
-    rig.publisher.upsert(pod("prod", "web", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "web", 1, &[])).await.unwrap();
     assert_eq!(peer.answer().await.json()["hash"], next);
 }
 
@@ -158,6 +158,6 @@ async fn before_the_first_sync_there_is_no_list() {
         assert_eq!((answer.status(), answer.field("retry-after")), (503, Some("1")), "{target}");
         assert!(answer.problem("not-ready").contains("synced"));
     }
-    rig.publisher.relist(Scope::All, vec![pod("prod", "web", 1, &[])]).unwrap();
+    rig.publisher.relist(Scope::All, vec![pod("prod", "web", 1, &[])]).await.unwrap();
     assert_eq!(names(&rig.get("/pods").await.json()), ["web"]);
 }

@@ -3,9 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use relay_pods_server::{
-    Builder, Clock, Config, Handle, LogIdentity, MemoryStore, Publisher, Retention, Scope, Server,
-};
+use relay_pods_server::{Builder, Clock, Config, Handle, LogIdentity, Publisher, Retention, Scope, Server};
 use relay_proto::pods::{Pod, PodBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,13 +31,12 @@ impl Rig {
 
     pub(crate) async fn with_retention(config: Config, retention: Retention) -> Self {
         let rig = Self::unsynced(config, retention).await;
-        rig.publisher.relist(Scope::All, vec![]).unwrap();
+        rig.publisher.relist(Scope::All, vec![]).await.unwrap();
         rig
     }
 
     pub(crate) async fn unsynced(config: Config, retention: Retention) -> Self {
-        let store = MemoryStore::with_identity(retention, identity());
-        Self::around(Server::builder(config).store(store)).await
+        Self::around(Server::builder(config).retention(retention).identity(identity())).await
     }
 
     pub(crate) async fn around(builder: Builder) -> Self {

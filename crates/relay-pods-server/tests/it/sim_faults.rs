@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use relay_pods_server::{Config, MemoryStore, Retention, Server, SimSource};
+use relay_pods_server::{Config, Retention, Server, SimSource};
 use relay_testkit::{FaultLink, Faults, audit, within};
 use tokio::task::JoinHandle;
 
@@ -19,7 +19,7 @@ impl Simulated {
     async fn start(source: SimSource, retention: Retention) -> Self {
         // A narrowed stream knows by a heartbeat alone that the log has ended.
         let config = Config::default().heartbeat(Duration::from_millis(100));
-        let builder = Server::builder(config).store(MemoryStore::new(retention)).source(source);
+        let builder = Server::builder(config).retention(retention).source(source);
         let server = builder.bind("127.0.0.1:0").await.unwrap();
         let addr = server.local_addr();
         let served = tokio::spawn(async move { server.run(std::future::pending()).await.unwrap() });

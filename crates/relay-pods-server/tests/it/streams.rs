@@ -20,9 +20,9 @@ fn kinds(messages: &[(String, Value)]) -> Vec<String> {
 /// Three events: web-1 added, web-2 added, web-1 modified.
 async fn three_events(config: Config, retention: Retention) -> Rig {
     let rig = Rig::with_retention(config, retention).await;
-    rig.publisher.upsert(pod("prod", "web-1", 1, &["app=web"])).unwrap();
-    rig.publisher.upsert(pod("dev", "web-2", 2, &["app=web"])).unwrap();
-    rig.publisher.upsert(pod("prod", "web-1", 3, &["app=web"])).unwrap();
+    rig.publisher.upsert(pod("prod", "web-1", 1, &["app=web"])).await.unwrap();
+    rig.publisher.upsert(pod("dev", "web-2", 2, &["app=web"])).await.unwrap();
+    rig.publisher.upsert(pod("prod", "web-1", 3, &["app=web"])).await.unwrap();
     rig
 }
 
@@ -60,7 +60,7 @@ async fn without_a_cursor_everything_retained_comes_first() {
     }
     let complete = stream.expect("catchup_complete").await;
     assert_eq!(complete, json!({ "hash": hashes[2], "sequence": 3, "replayed": 3 }));
-    rig.publisher.delete(pod("dev", "web-2", 4, &["app=web"])).unwrap();
+    rig.publisher.delete(pod("dev", "web-2", 4, &["app=web"])).await.unwrap();
     let live = stream.expect("pod").await;
     assert_eq!((&live["type"], &live["previous_hash"]), (&"DELETED".into(), &json!(hashes[2])));
     assert_eq!(live["pod"]["resource_version"], "4", "the last state");
@@ -105,7 +105,7 @@ async fn unknown_and_expired_cursors_get_a_gap_and_then_what_is_retained() {
     let rig = three_events(Config::default(), Retention::default().events(2)).await;
     let old = Rig::start(Config::default()).await;
     let genesis = old.get("/pods").await.json()["hash"].as_str().unwrap().to_owned();
-    rig.publisher.upsert(pod("prod", "web-3", 4, &["app=web"])).unwrap();
+    rig.publisher.upsert(pod("prod", "web-3", 4, &["app=web"])).await.unwrap();
     let kept = hashes(&rig).await;
     let page = rig.get("/events").await.json();
     let base = page["events"][0]["previous_hash"].as_str().unwrap().to_owned();
@@ -143,7 +143,7 @@ async fn unknown_and_expired_cursors_get_a_gap_and_then_what_is_retained() {
 async fn a_gap_over_an_empty_log_is_caught_up_at_once() {
     let rig = three_events(Config::default(), Retention::default()).await;
     let hashes = hashes(&rig).await;
-    rig.handle.trim_to_head();
+    rig.handle.trim_to_head().await.unwrap();
     let mut stream = rig.stream(&format!("/events/stream?since_hash={}&namespace=prod", hashes[0])).await;
     let connected = stream.expect("connected").await;
     assert_eq!(connected["resumes_after"], connected["head"]);
@@ -163,7 +163,7 @@ async fn a_cursor_that_is_still_to_come_is_waited_for() {
         assert_eq!((refused.status(), refused.field("retry-after")), (503, Some("1")), "{target}");
         refused.problem("not-ready");
     }
-    rig.publisher.upsert(pod("prod", "web-1", 1, &["app=web"])).unwrap();
+    rig.publisher.upsert(pod("prod", "web-1", 1, &["app=web"])).await.unwrap();
     let mut stream = rig.stream(&format!("/events/stream?since_hash={first}")).await;
     assert_eq!(kinds(&stream.until("catchup_complete").await), ["connected", "catchup_complete"]);
 }
@@ -171,17 +171,17 @@ async fn a_cursor_that_is_still_to_come_is_waited_for() {
 #[tokio::test]
 async fn a_filter_follows_the_watch_rule_and_counts() {
     let rig = Rig::start(Config::default()).await;
-    let put = |name: &str, version, labels: &[&str]| {
-        rig.publisher.upsert(pod("prod", name, version, labels)).unwrap();
+    let put = async |name: &str, version, labels: &[&str]| {
+        rig.publisher.upsert(pod("prod", name, version, labels)).await.unwrap();
     };
-    put("in", 1, &["app=web"]);
-    put("out", 2, &["app=db"]);
-    put("in", 3, &["app=web", "x=1"]);
-    put("in", 4, &["app=db"]);
-    put("in", 5, &["app=db", "x=1"]);
-    put("out", 6, &["app=web"]);
-    rig.publisher.delete(pod("prod", "in", 7, &["app=web"])).unwrap();
-    rig.publisher.delete(pod("prod", "out", 8, &["app=other"])).unwrap();
+    put("in", 1, &["app=web"]).await;
+    put("out", 2, &["app=db"]).await;
+    put("in", 3, &["app=web", "x=1"]).await;
+    put("in", 4, &["app=db"]).await;
+    put("in", 5, &["app=db", "x=1"]).await;
+    put("out", 6, &["app=web"]).await;
+    rig.publisher.delete(pod("prod", "in", 7, &["app=web"])).await.unwrap();
+    rig.publisher.delete(pod("prod", "out", 8, &["app=other"])).await.unwrap();
     let mut stream = rig.stream("/events/stream?label=app=web&namespace=prod").await;
     let messages = stream.until("catchup_complete").await;
     let connected = &messages[0].1;
@@ -238,7 +238,7 @@ async fn heartbeats_are_bookmarks_and_tell_of_the_source() {
     assert_eq!(messages.last().unwrap().1, expected);
     rig.clock.advance(Duration::from_secs(60));
     rig.publisher.stale("for the test");
-    rig.publisher.upsert(pod("prod", "unseen", 1, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "unseen", 1, &[])).await.unwrap();
     let stale = loop {
         let beat = stream.expect("heartbeat").await;
         if beat["source"] == "stale" && beat["sequence"] == 4 {
@@ -260,7 +260,7 @@ async fn who_falls_off_the_log_is_told_and_goes_on() {
     some.until("catchup_complete").await;
     // The first of the two holds the streams back before it waits.
     let (forced, ()) = tokio::join!(rig.handle.force_gap(Duration::from_secs(20)), async {
-        rig.publisher.upsert(pod("prod", "lost", 9, &[])).unwrap();
+        rig.publisher.upsert(pod("prod", "lost", 9, &[])).await.unwrap();
     });
     assert!(forced);
     let gap = all.expect("gap").await;
@@ -268,7 +268,7 @@ async fn who_falls_off_the_log_is_told_and_goes_on() {
     assert_eq!((&gap["oldest_hash"], &gap["sequence"]), (&json!(null), &4.into()));
     let gap = some.expect("gap").await;
     assert_eq!((&gap["missed"], &gap["sent"]), (&json!(null), &3.into()));
-    rig.publisher.upsert(pod("prod", "next", 10, &[])).unwrap();
+    rig.publisher.upsert(pod("prod", "next", 10, &[])).await.unwrap();
     assert_eq!(all.expect("pod").await["pod"]["name"], "next");
     assert_eq!(some.expect("pod").await["sent"], 4);
     assert!(!rig.handle.force_gap(Duration::from_millis(10)).await, "nothing was appended");

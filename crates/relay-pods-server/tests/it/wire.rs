@@ -87,11 +87,11 @@ async fn six_events(config: Config, retention: Retention) -> Rig {
         rig.clock.advance(Duration::from_millis(millis));
         &rig.publisher
     };
-    at(0).relist(Scope::All, vec![full_pod(812_345, "d-17", false), small_pod()]).unwrap();
-    at(1500).upsert(full_pod(812_346, "d-17", true)).unwrap();
-    at(1500).upsert(full_pod(812_347, "d-18", true)).unwrap();
-    at(0).upsert(full_pod(812_348, "d-17", true)).unwrap();
-    at(999).delete(small_pod()).unwrap();
+    at(0).relist(Scope::All, vec![full_pod(812_345, "d-17", false), small_pod()]).await.unwrap();
+    at(1500).upsert(full_pod(812_346, "d-17", true)).await.unwrap();
+    at(1500).upsert(full_pod(812_347, "d-18", true)).await.unwrap();
+    at(0).upsert(full_pod(812_348, "d-17", true)).await.unwrap();
+    at(999).delete(small_pod()).await.unwrap();
     rig
 }
 
@@ -176,7 +176,7 @@ async fn gaps(fixtures: &mut Fixtures) {
     let mut stream = rig.stream("/events/stream?start=latest").await;
     stream.until("catchup_complete").await;
     let (forced, ()) = tokio::join!(rig.handle.force_gap(Duration::from_secs(20)), async {
-        rig.publisher.upsert(full_pod(812_400, "d-19", true)).unwrap();
+        rig.publisher.upsert(full_pod(812_400, "d-19", true)).await.unwrap();
     });
     assert!(forced);
     fixtures.check("gap-slow-consumer.sse", &stream.block().await.unwrap());
@@ -246,7 +246,7 @@ async fn refusals(fixtures: &mut Fixtures) {
     let expired = ask("POST", "/auth/session", "").await.json()["session_id"].as_str().unwrap().to_owned();
     let ahead = {
         let whole = six_events(Config::default(), Retention::default()).await;
-        whole.publisher.upsert(full_pod(1, "x", true)).unwrap();
+        whole.publisher.upsert(full_pod(1, "x", true)).await.unwrap();
         whole.get("/pods").await.json()["hash"].as_str().unwrap().to_owned()
     };
     let genesis =

@@ -40,21 +40,21 @@ async fn serve() -> (Handle, Client) {
     let server = Server::builder(config).bind("127.0.0.1:0").await.unwrap();
     let handle = server.handle();
     tokio::spawn(server.run(std::future::pending()));
-    handle.publisher().relist(Scope::All, vec![pod("web-0", 1)]).unwrap();
+    handle.publisher().relist(Scope::All, vec![pod("web-0", 1)]).await.unwrap();
     let client = Client::builder(format!("http://{}", handle.local_addr())).build().unwrap();
     (handle, client)
 }
 
 /// Appends events of seven pods that come, change and go.
-fn append(server: &Handle, events: u64) {
+async fn append(server: &Handle, events: u64) {
     let publisher = server.publisher();
     let head = publisher.head();
     for n in head..head + events {
         let pod = pod(&format!("web-{}", n % 7), n + 10);
         if n / 7 % 3 == 2 {
-            publisher.delete(pod).unwrap();
+            publisher.delete(pod).await.unwrap();
         } else {
-            publisher.upsert(pod).unwrap();
+            publisher.upsert(pod).await.unwrap();
         }
     }
 }
@@ -95,7 +95,7 @@ async fn a_slow_consumer_gets_fewer_snapshots_and_every_event() {
         while seen < start + EVENTS {
             if server.publisher().head() < start + EVENTS {
                 // The consumer is slow: each time that it comes back there are more.
-                append(&server, EVENTS / 10);
+                append(&server, EVENTS / 10).await;
             }
             let finished = handle.acknowledgement();
             let snapshot = next(&mut stream).await;
@@ -131,20 +131,20 @@ async fn a_gap_of_a_real_relay_is_never_merged_over() {
     let mut stream = client.stream_pod_state_with_replay(conflating());
     while !next(&mut stream).await.is_live() {}
     let start = server.publisher().head();
-    append(&server, 500);
+    append(&server, 500).await;
     let losing = {
         let server = server.clone();
         tokio::spawn(async move { server.force_gap(Duration::from_secs(60)).await })
     };
     within("a loss", async {
         while !losing.is_finished() {
-            append(&server, 1);
+            append(&server, 1).await;
             tokio::task::yield_now().await;
         }
     })
     .await;
     assert!(losing.await.unwrap());
-    append(&server, 500);
+    append(&server, 500).await;
     let head = server.publisher().head();
     let (mut seen, mut gaps, mut snapshots) = (start, 0, 0);
     while seen < head {

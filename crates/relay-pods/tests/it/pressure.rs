@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use relay_pods::{Client, Phase, StreamOptions};
-use relay_pods_server::{Config, Handle, MemoryStore, Retention, Server};
+use relay_pods_server::{Config, Handle, Retention, Server};
 use relay_testkit::{Conversation, Gate, Peer, RelayScript, within};
 
 use super::{lines, next, options};
@@ -17,14 +17,14 @@ async fn relay(retain: u64) -> (Handle, Client) {
     // A machine that is busy with other things must not make the relay or the client lose patience.
     let hour = Duration::from_secs(3600);
     let server = Server::builder(Config::default().stall_timeout(hour).heartbeat(hour))
-        .store(MemoryStore::new(Retention::default().events(retain)))
+        .retention(Retention::default().events(retain))
         .bind("127.0.0.1:0")
         .await
         .unwrap();
     let handle = server.handle();
     tokio::spawn(server.run(std::future::pending()));
     let publisher = handle.publisher();
-    publisher.relist(relay_pods_server::Scope::All, vec![Conversation::sample_pod("web-0")]).unwrap();
+    publisher.relist(relay_pods_server::Scope::All, vec![Conversation::sample_pod("web-0")]).await.unwrap();
     let client = Client::builder(format!("http://{}", handle.local_addr())).build().unwrap();
     (handle, client)
 }
@@ -32,13 +32,13 @@ async fn relay(retain: u64) -> (Handle, Client) {
 /// Appends events of one pod, in a thread of its own: the log does not wait for anybody.
 async fn append(handle: &Handle, events: u64) {
     let publisher = handle.publisher();
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(async move {
         let head = publisher.head();
         for n in head..head + events {
             let pod = Conversation::sample_pod("web-0")
                 .to_builder()
                 .resource_version(Some(&format!("{}", n + 1000)));
-            publisher.upsert(pod.build()).unwrap();
+            publisher.upsert(pod.build()).await.unwrap();
         }
     })
     .await

@@ -4,30 +4,29 @@ use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
 use relay_pods::{Client, Filter, Phase};
-use relay_pods_server::{Config, Handle, MemoryStore, Retention, Scope, Server};
+use relay_pods_server::{Config, Handle, Scope, Server};
 use relay_testkit::{Conversation, FaultLink, Faults, Oracle, within};
 
 use super::{next, options};
 
 async fn serve(config: Config) -> Handle {
-    let store = MemoryStore::new(Retention::default());
-    let server = Server::builder(config).store(store).bind("127.0.0.1:0").await.unwrap();
+    let server = Server::builder(config).bind("127.0.0.1:0").await.unwrap();
     let handle = server.handle();
     tokio::spawn(server.run(std::future::pending()));
     handle
 }
 
-fn publish(server: &Handle, from: u64, events: u64) {
+async fn publish(server: &Handle, from: u64, events: u64) {
     let publisher = server.publisher();
     if from == 0 {
-        publisher.relist(Scope::All, vec![]).unwrap();
+        publisher.relist(Scope::All, vec![]).await.unwrap();
     }
     for n in from..from + events {
         let pod = Conversation::sample_pod(&format!("pod-{}", n % 7));
         if n % 5 == 4 {
-            publisher.delete(pod).unwrap();
+            publisher.delete(pod).await.unwrap();
         } else {
-            publisher.upsert(pod.to_builder().resource_version(Some(&n.to_string())).build()).unwrap();
+            publisher.upsert(pod.to_builder().resource_version(Some(&n.to_string())).build()).await.unwrap();
         }
     }
 }
@@ -41,7 +40,7 @@ async fn whatever_the_link_does_nothing_is_lost() {
         ("refusals and cuts", Faults::none().cut_every(60).refuse_one_in(3)),
     ] {
         let server = serve(Config::default()).await;
-        publish(&server, 0, 500);
+        publish(&server, 0, 500).await;
         let link = FaultLink::start(server.local_addr(), 11, faults).await;
         let client = Client::builder(link.url()).build().unwrap();
         let mut stream = client.stream_pod_state_with_replay(options());
@@ -61,7 +60,7 @@ async fn whatever_the_link_does_nothing_is_lost() {
                     oracle.assert_same(snapshot.pods.iter());
                     break;
                 }
-                publish(&server, published, 100);
+                publish(&server, published, 100).await;
                 published += 100;
             }
         }
@@ -80,7 +79,7 @@ async fn whatever_the_link_does_nothing_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_comes_back_empty_is_a_gap_and_the_stream_goes_on() {
     let first = serve(Config::default()).await;
-    publish(&first, 0, 20);
+    publish(&first, 0, 20).await;
     let link = FaultLink::start(first.local_addr(), 1, Faults::none()).await;
     let client = Client::builder(link.url()).build().unwrap();
     let mut stream = client.stream_pod_state_with_replay(options());
@@ -99,7 +98,7 @@ async fn a_relay_that_comes_back_empty_is_a_gap_and_the_stream_goes_on() {
     .await;
     let handle = second.handle();
     tokio::spawn(second.run(std::future::pending()));
-    publish(&handle, 0, 9);
+    publish(&handle, 0, 9).await;
     let mut phases = Vec::new();
     loop {
         let snapshot = next(&mut stream).await;
@@ -112,7 +111,7 @@ async fn a_relay_that_comes_back_empty_is_a_gap_and_the_stream_goes_on() {
         }
     }
     assert_eq!(phases[..2], [Phase::ReconnectReseed, Phase::GapReseed]);
-    publish(&handle, 9, 1);
+    publish(&handle, 9, 1).await;
     let live = loop {
         let snapshot = next(&mut stream).await;
         if snapshot.phase == Phase::Live {
@@ -125,7 +124,7 @@ async fn a_relay_that_comes_back_empty_is_a_gap_and_the_stream_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn filtered_streams_lose_nothing_either() {
     let server = serve(Config::default()).await;
-    publish(&server, 0, 300);
+    publish(&server, 0, 300).await;
     let link = FaultLink::start(server.local_addr(), 5, Faults::none().cut_every(15)).await;
     let client = Client::builder(link.url()).build().unwrap();
     let filter =

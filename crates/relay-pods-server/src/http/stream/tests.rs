@@ -11,15 +11,15 @@ use super::*;
 use crate::auth::Sessions;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::log::Log;
+use crate::log::{Log, at_once};
 use crate::metrics::Metrics;
 use crate::source::{Publisher, Scope};
-use crate::store::{MemoryStore, Resolved, Retention, resolve};
+use crate::store::{Resolved, Retention, resolve};
 
 fn relay(retention: Retention) -> (Arc<Relay>, Publisher) {
     let clock = Clock::manual(0);
     let config = Config::default();
-    let log = Arc::new(Log::open(Arc::new(MemoryStore::new(retention)), clock.clone()).unwrap());
+    let log = Log::in_memory(retention, clock.clone());
     let publisher = Publisher::new(log.clone(), []);
     let relay = Relay {
         source_kind: "test",
@@ -44,7 +44,7 @@ fn subscribe(relay: &Arc<Relay>, filter: Filter, start: Start) -> Subscriber {
         start,
         slot,
     };
-    Subscriber::new(relay.clone(), order)
+    at_once(Subscriber::new(relay.clone(), order)).unwrap()
 }
 
 /// What can be had without waiting: one piece, decoded.
@@ -60,9 +60,14 @@ fn piece(subscriber: &mut Subscriber) -> Vec<Message> {
     messages
 }
 
+fn clear(relay: &Relay) {
+    let log = relay.log.events.log();
+    at_once(log.trim(log.bounds().head)).unwrap();
+}
+
 fn upsert(publisher: &Publisher, name: &str, version: u64, app: &str) {
     let pod = PodBuilder::new("prod", name).resource_version(Some(&version.to_string())).label("app", app);
-    publisher.upsert(pod.build()).unwrap();
+    at_once(publisher.upsert(pod.build())).unwrap();
 }
 
 #[tokio::test]
@@ -131,7 +136,7 @@ async fn what_is_trimmed_after_the_look_up_is_told_as_it_is() {
     let cursor = relay.log.view().hash.clone();
     (2..=4).for_each(|at| upsert(&publisher, "a", at, "web"));
     // Between the look-up of the cursor and the stream.
-    relay.log.store.clear();
+    clear(&relay);
     upsert(&publisher, "a", 5, "web");
     let mut subscriber = subscribe(&relay, Filter::new(), Start::After(cursor.clone(), 1));
     let messages = piece(&mut subscriber);
@@ -146,7 +151,7 @@ async fn what_is_trimmed_after_the_look_up_is_told_as_it_is() {
     assert_eq!(pod.sequence, Some(5));
     // Between `connected` and the first look at the log.
     let mut subscriber = subscribe(&relay, Filter::new(), Start::Oldest);
-    relay.log.store.clear();
+    clear(&relay);
     let messages = piece(&mut subscriber);
     assert!(
         matches!(&messages[..], [Message::Connected(_), Message::Pod(_), Message::CatchupComplete(_)]),
@@ -158,7 +163,7 @@ async fn what_is_trimmed_after_the_look_up_is_told_as_it_is() {
 async fn pieces_are_bounded() {
     let (relay, publisher) = relay(Retention::default());
     let pods = (0..20_000).map(|at| PodBuilder::new("prod", &at.to_string()).build()).collect();
-    publisher.relist(Scope::All, pods).unwrap();
+    publisher.relist(Scope::All, pods).await.unwrap();
     let mut subscriber = subscribe(&relay, Filter::new(), Start::Oldest);
     let mut total = 0;
     while let Some(Some(piece)) = subscriber.next().now_or_never() {
@@ -177,7 +182,7 @@ async fn pieces_are_bounded() {
 async fn a_long_search_is_no_silence() {
     let (relay, publisher) = relay(Retention::default());
     let pods = (0..10_000).map(|at| PodBuilder::new("prod", &at.to_string()).build()).collect();
-    publisher.relist(Scope::All, pods).unwrap();
+    publisher.relist(Scope::All, pods).await.unwrap();
     let mut subscriber = subscribe(&relay, Filter::new().namespace("none").unwrap(), Start::Oldest);
     assert!(matches!(piece(&mut subscriber)[..], [Message::Connected(_)]));
     tokio::time::advance(relay.config.heartbeat).await;
@@ -322,9 +327,9 @@ fn run(steps: &[Step], filter: &Filter, retain: u64) {
                 let (key, head) = (pod.key().clone(), publisher.head());
                 let after = matches!(step, Step::Upsert { .. }).then(|| pod.clone());
                 if after.is_some() {
-                    publisher.upsert(pod).unwrap()
+                    at_once(publisher.upsert(pod)).unwrap()
                 } else {
-                    publisher.delete(pod).unwrap()
+                    at_once(publisher.delete(pod)).unwrap()
                 }
                 if publisher.head() > head {
                     history.push((key, after));
@@ -335,11 +340,11 @@ fn run(steps: &[Step], filter: &Filter, retain: u64) {
                     consumer.take(message, filter, &history);
                 }
             }
-            Step::Trim => relay.log.store.clear(),
+            Step::Trim => clear(&relay),
             Step::Reconnect => {
                 let start = match &consumer.hash {
                     None => Start::Oldest,
-                    Some(hash) => match resolve(&*relay.log.store, hash.as_str()).unwrap() {
+                    Some(hash) => match at_once(resolve(&relay.log.events, hash.as_str())).unwrap() {
                         Resolved::At(sequence) => Start::After(hash.clone(), sequence),
                         Resolved::Expired(sequence) => Start::Gap {
                             reason: GapReason::CursorExpired,

@@ -8,13 +8,12 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::log::{Log, SourceStatus};
-use crate::{Clock, MemoryStore, Retention};
+use crate::{Clock, Retention};
 
 const PODS: &str = "v1/pods";
 
 fn log() -> Arc<Log> {
-    let store = MemoryStore::new(Retention::default());
-    Arc::new(Log::open(Arc::new(store), Clock::system()).unwrap())
+    Log::in_memory(Retention::default(), Clock::system())
 }
 
 fn pod(namespace: &str, name: &str) -> Value {
@@ -240,8 +239,10 @@ async fn a_pod_that_cannot_be_read_is_kept_or_deleted_and_counted() {
 #[tokio::test]
 async fn a_wrong_set_up_ends_the_source() {
     let run = |source: KubeSource| source.follow(Publisher::new(log(), []), CancellationToken::new());
-    let error = run(KubeSource::new().kubeconfig("/no/such/file")).await.unwrap_err().to_string();
+    let error = run(KubeSource::new().kubeconfig("/no/such/file")).await.unwrap_err();
+    let error = relay_proto::error::chain(&error).to_string();
     assert!(error.contains("/no/such/file"), "{error}");
-    let error = run(KubeSource::new().namespaces(["Not A Namespace"])).await.unwrap_err().to_string();
+    let error = run(KubeSource::new().namespaces(["Not A Namespace"])).await.unwrap_err();
+    let error = relay_proto::error::chain(&error).to_string();
     assert!(error.contains("Not A Namespace"), "{error}");
 }

@@ -11,7 +11,8 @@ use super::cluster::{Change, ChangeKind, Cluster};
 use super::*;
 use crate::clock::Clock;
 use crate::log::Log;
-use crate::store::{MemoryStore, Page, Record, Retention};
+use crate::log::at_once;
+use crate::store::{Page, Record, Retention};
 
 type Fold = BTreeMap<PodKey, Pod>;
 
@@ -304,13 +305,21 @@ fn rates_that_are_none_are_quiet() {
 }
 
 fn log() -> Arc<Log> {
-    let store = Arc::new(MemoryStore::new(Retention::default()));
-    Arc::new(Log::open(store, Clock::manual(0)).unwrap())
+    Log::in_memory(Retention::default(), Clock::manual(0))
 }
 
-fn records(log: &Log) -> Vec<Arc<Record>> {
-    let Page::Records(records) = log.store.read(0, 100_000).unwrap() else { panic!("trimmed") };
-    records.to_vec()
+fn records(log: &Log) -> Vec<Record> {
+    let mut all: Vec<Record> = Vec::new();
+    loop {
+        let after = all.last().map_or(0, Record::sequence);
+        let Page::Records(records) = at_once(log.events.read(after, 10_000)).unwrap() else {
+            panic!("trimmed")
+        };
+        if records.is_empty() {
+            return all;
+        }
+        all.extend(records);
+    }
 }
 
 /// Runs a source over a log for some virtual time.

@@ -1,0 +1,142 @@
+//! `relay store`: a relay's data directory, without the relay.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::{Args as ClapArgs, Subcommand};
+use relay_pods_server::{export_store, import_store, verify_store};
+use serde_json::json;
+
+use crate::args::Format;
+use crate::exit::Exit;
+use crate::output::Output;
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StoreArgs {
+    #[command(subcommand)]
+    command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Look at every byte of a data directory, and change nothing; exit code 1 when something is wrong
+    Verify {
+        /// The directory of `relay serve --store disk`
+        #[arg(long, env = "RELAY_DATA_DIR", value_name = "DIR")]
+        data_dir: PathBuf,
+    },
+    /// Write the log as JSON lines: all that `import` needs but the key
+    Export {
+        /// The directory of `relay serve --store disk`
+        #[arg(long, env = "RELAY_DATA_DIR", value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Add the key, which lets `import` keep epoch and hashes. Whoever has it can make cursors that the relay takes
+        /// for its own
+        #[arg(long)]
+        with_key: bool,
+        /// File to write; default: stdout
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Put an export into a new data directory: with its key the same epoch and hashes, else a new epoch
+    Import {
+        /// The directory to make; one that is not empty is refused
+        #[arg(long, env = "RELAY_DATA_DIR", value_name = "DIR")]
+        data_dir: PathBuf,
+        /// File to read; default: stdin
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+    },
+}
+
+pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
+    let mut bar = Bar::new();
+    let mut progress = |done, all| bar.show(done, all);
+    match args.command {
+        StoreCommand::Verify { data_dir } => {
+            let report = verify_store(&data_dir, &mut progress)
+                .with_context(|| format!("{} cannot be verified", data_dir.display()))?;
+            bar.clear();
+            let well = report.problems.is_empty();
+            Output::in_format(Format::Json).line(|| json!(report), String::new)?;
+            if well {
+                return Ok(Exit::Done);
+            }
+            let problems = report.problems.len();
+            let (are, s) = if problems == 1 { ("is", "") } else { ("are", "s") };
+            anyhow::bail!("there {are} {problems} problem{s} in {}", data_dir.display());
+        }
+        StoreCommand::Export { data_dir, with_key, out } => {
+            let mut writer: Box<dyn Write> = match &out {
+                Some(path) => Box::new(BufWriter::new(private(path)?)),
+                None => Box::new(BufWriter::new(io::stdout())),
+            };
+            let exported = export_store(&data_dir, with_key, &mut *writer, &mut progress).await;
+            bar.clear();
+            exported.with_context(|| format!("{} cannot be exported", data_dir.display()))?;
+        }
+        StoreCommand::Import { data_dir, from } => {
+            let mut lines: Box<dyn BufRead> = match &from {
+                Some(path) => {
+                    let file =
+                        File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+                    Box::new(BufReader::new(file))
+                }
+                None => Box::new(BufReader::new(io::stdin())),
+            };
+            let imported = import_store(&data_dir, &mut *lines, &mut progress).await;
+            bar.clear();
+            let events = imported.with_context(|| format!("{} cannot be filled", data_dir.display()))?;
+            Output::in_format(Format::Json).line(|| json!({"done": true, "events": events}), String::new)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// A file that only its owner may read: it may hold a key.
+fn private(path: &std::path::Path) -> anyhow::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// Shows on a terminal how far something is that takes more than a second.
+struct Bar {
+    began: Instant,
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Bar {
+    const AFTER: Duration = Duration::from_secs(1);
+    const EVERY: Duration = Duration::from_millis(100);
+    const WIDTH: u64 = 40;
+
+    fn new() -> Self {
+        Self { began: Instant::now(), shown: None, terminal: io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, done: u64, all: u64) {
+        let now = Instant::now();
+        let soon = self.shown.is_some_and(|shown| now - shown < Self::EVERY);
+        if !self.terminal || all == 0 || now - self.began < Self::AFTER || soon {
+            return;
+        }
+        self.shown = Some(now);
+        let part = done.min(all);
+        let filled = (Self::WIDTH * part / all) as usize;
+        let bar = format!("{}{}", "#".repeat(filled), ".".repeat(Self::WIDTH as usize - filled));
+        let _ = write!(io::stderr(), "\r[{bar}] {:>3} %", 100 * part / all);
+    }
+
+    fn clear(&self) {
+        if self.shown.is_some() {
+            let _ = write!(io::stderr(), "\r{:60}\r", "");
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! A log on disk, looked at, taken out and put in: without a server.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use relay_log::{
+    Batch, Checkpoint, DiskOptions, DiskStore, Entry, Fsync, Identity, Key, Limit, Log, LogName, LogOptions,
+    Logs, Page, Store, Verified,
+};
+use relay_proto::pods::PodKey;
+use relay_proto::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::cursor::LogIdentity;
+use crate::store::{Draft, Encoder, Fold, NAME, Record, StoreError};
+
+/// What [`verify_store`] found.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct StoreReport {
+    /// The log's epoch; `None` when it cannot be read.
+    pub epoch: Option<String>,
+    /// Sequence of the oldest event that is there, 0 when there is none.
+    pub oldest: u64,
+    /// Sequence of the newest.
+    pub head: u64,
+    /// How many there are.
+    pub events: u64,
+    /// Bytes of the log's files.
+    pub bytes: u64,
+    /// How many files there are.
+    pub files: u64,
+    /// The newest checkpoint.
+    pub snapshot: Option<SnapshotReport>,
+    /// What is wrong; empty when all is well.
+    pub problems: Vec<ProblemReport>,
+}
+
+/// The checkpoint of a log: its pods at a sequence.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct SnapshotReport {
+    /// The sequence.
+    pub sequence: u64,
+    /// How many pods there are.
+    pub pods: usize,
+}
+
+/// Something that is wrong with a log.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct ProblemReport {
+    /// The file.
+    pub file: String,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// Sequence of the last event before that which is whole.
+    pub sequence: u64,
+    /// What it is.
+    pub problem: String,
+}
+
+/// Looks at every byte of the log in a data directory, changing nothing. `progress` is told how many bytes were looked at,
+/// and of how many. Blocks.
+///
+/// # Errors
+/// When there is no log, a server has it, or a file cannot be read. What is damaged is in the report.
+pub fn verify_store(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<StoreReport, StoreError> {
+    let problem = |file: &Path, offset, sequence, problem: &str| ProblemReport {
+        file: file.display().to_string(),
+        offset,
+        sequence,
+        problem: problem.into(),
+    };
+    let found = match relay_log::verify(dir, &LogName::new(NAME)?, progress) {
+        Ok(found) => found,
+        Err(relay_log::Error::Damaged { file, offset, last_good, problem: what, .. }) => {
+            let problems = vec![problem(&file, offset, last_good, &what)];
+            return Ok(StoreReport::of(Verified::default(), None, problems));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut problems: Vec<_> =
+        found.problems.iter().map(|p| problem(&p.file, p.offset, p.position, &p.problem)).collect();
+    let fold = found.checkpoint.as_ref().map(|kept| (kept.position, Fold::decode(kept.body.clone())));
+    let snapshot = match fold {
+        Some((sequence, Some(fold))) => Some(SnapshotReport { sequence, pods: fold.pods.len() }),
+        Some((sequence, None)) => {
+            problems.push(problem(&dir.join("checkpoint"), 0, sequence, "the pods in it make no sense"));
+            None
+        }
+        None => None,
+    };
+    Ok(StoreReport::of(found, snapshot, problems))
+}
+
+impl StoreReport {
+    fn of(found: Verified, snapshot: Option<SnapshotReport>, problems: Vec<ProblemReport>) -> Self {
+        let Verified { oldest, head, entries, bytes, files, .. } = found;
+        let epoch = Some(found.epoch).filter(|epoch| !epoch.is_empty());
+        Self { epoch, oldest, head, events: entries, bytes, files, snapshot, problems }
+    }
+}
+
+/// A line of an export.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    /// The first.
+    Log {
+        format: u32,
+        epoch: String,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        key: Option<String>,
+        /// The sequence before the first event that follows.
+        after: u64,
+        /// The sequence before the oldest event that can be read.
+        base: u64,
+        head: u64,
+    },
+    /// One of `after` to `head`.
+    Event { sequence: u64, time: i64, record: String },
+    /// The pods at a sequence; stands behind the event of that sequence.
+    Pods { sequence: u64, fold: String },
+    /// The last.
+    End { events: u64 },
+}
+
+const FORMAT: u32 = 1;
+
+/// Why an export or import came to nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// The store failed, or refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The lines could not be read or written.
+    #[error("the lines of the export failed")]
+    Io {
+        /// What happened.
+        #[from]
+        source: std::io::Error,
+    },
+    /// A line is not what it should be.
+    #[error("line {line}: {problem}")]
+    Line {
+        /// Its number, from 1.
+        line: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The directory to import into has something in it.
+    #[error("{directory} is not empty: an import begins a new directory")]
+    NotEmpty {
+        /// The directory.
+        directory: String,
+    },
+}
+
+impl From<relay_log::Error> for TransferError {
+    fn from(error: relay_log::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Writes the log of a data directory as JSON lines: everything that [`import_store`] needs, but for the key, which is
+/// added with `with_key`. Returns how many events were written. Blocks between awaits while it writes.
+///
+/// # Errors
+/// When there is no log, a server has it, it is damaged, or the lines cannot be written.
+pub async fn export_store(
+    dir: &Path,
+    with_key: bool,
+    out: &mut dyn Write,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<u64, TransferError> {
+    // Nothing is begun where nothing is.
+    relay_log::look(dir)?;
+    let logs = Logs::new(DiskStore::open(dir, DiskOptions::default())?);
+    let log = logs.open(&LogName::new(NAME)?).await?;
+    let identity = log.identity();
+    let mut recovery = log.recover().await?;
+    let checkpoint = recovery.checkpoint().cloned();
+    let bounds = log.bounds();
+    let after = checkpoint.as_ref().map_or(bounds.base, |kept| kept.position.min(bounds.base));
+    let held = after < bounds.base;
+    let mut write = |line: &Line| -> Result<(), TransferError> {
+        let text = serde_json::to_string(line).map_err(std::io::Error::from)?;
+        writeln!(out, "{text}")?;
+        Ok(())
+    };
+    write(&Line::Log {
+        format: FORMAT,
+        epoch: identity.epoch().to_owned(),
+        key: with_key.then(|| BASE64.encode(identity.key().expose())),
+        after,
+        base: bounds.base,
+        head: bounds.head,
+    })?;
+    let pods = |kept: &Checkpoint| Line::Pods { sequence: kept.position, fold: BASE64.encode(&kept.body) };
+    if let Some(kept) = checkpoint.as_ref().filter(|kept| kept.position == after) {
+        write(&pods(kept))?;
+    }
+    let mut at = after;
+    while at < bounds.head {
+        let entries = if held {
+            recovery.next(Limit::default()).await?
+        } else {
+            match log.read(at, Limit::default()).await? {
+                Page::Entries(entries) => entries,
+                _ => Vec::new(),
+            }
+        };
+        let Some(last) = entries.last() else { break };
+        at = last.position;
+        for entry in &entries {
+            let record = BASE64.encode(&entry.body);
+            write(&Line::Event { sequence: entry.position, time: entry.time, record })?;
+            if let Some(kept) = checkpoint.as_ref().filter(|kept| kept.position == entry.position) {
+                write(&pods(kept))?;
+            }
+        }
+        progress(at - after, bounds.head - after);
+    }
+    write(&Line::End { events: bounds.head - after })?;
+    out.flush()?;
+    logs.close().await?;
+    Ok(bounds.head - after)
+}
+
+/// Puts an export into a directory that is empty or missing. With the key in it the log is the same, epoch and hashes
+/// included; without, it is the same events in a new epoch, with new hashes. Returns how many events it has. Blocks between
+/// awaits while it reads.
+///
+/// # Errors
+/// When the directory is not empty, a line is not what it should be, the export is cut short, or the store fails. What
+/// was begun is then left behind, and is no log.
+pub async fn import_store(
+    dir: &Path,
+    lines: &mut dyn BufRead,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<u64, TransferError> {
+    if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(TransferError::NotEmpty { directory: dir.display().to_string() });
+    }
+    let mut import = Import::begin(dir, Lines { lines, number: 0 }).await?;
+    let events = import.run(progress).await?;
+    import.logs.close().await?;
+    Ok(events)
+}
+
+struct Lines<'a> {
+    lines: &'a mut dyn BufRead,
+    number: u64,
+}
+
+impl Lines<'_> {
+    fn next(&mut self) -> Result<Line, TransferError> {
+        let mut text = String::new();
+        self.number += 1;
+        if self.lines.read_line(&mut text)? == 0 {
+            return Err(self.wrong("the export ends before its last line"));
+        }
+        serde_json::from_str(&text).map_err(|error| self.wrong(&error.to_string()))
+    }
+
+    fn wrong(&self, problem: &str) -> TransferError {
+        TransferError::Line { line: self.number, problem: problem.into() }
+    }
+
+    fn bytes(&self, text: &str) -> Result<Bytes, TransferError> {
+        Ok(BASE64.decode(text).map_err(|error| self.wrong(&error.to_string()))?.into())
+    }
+}
+
+struct Import<'a> {
+    lines: Lines<'a>,
+    logs: Logs,
+    log: Log,
+    identity: LogIdentity,
+    /// Whether epoch and key are those of the export.
+    same: bool,
+    after: u64,
+    base: u64,
+    head: u64,
+    /// The newest event that was read, as it is in the new log.
+    last: Option<Record>,
+    waiting: Vec<(i64, Bytes)>,
+    at: u64,
+}
+
+impl<'a> Import<'a> {
+    const BATCH: usize = 512;
+
+    async fn begin(dir: &Path, mut lines: Lines<'a>) -> Result<Self, TransferError> {
+        let Line::Log { format, epoch, key, after, base, head } = lines.next()? else {
+            return Err(lines.wrong("the first line says which log it is"));
+        };
+        if format != FORMAT {
+            return Err(
+                lines.wrong(&format!("the export has format {format}, and this program reads {FORMAT}"))
+            );
+        }
+        if after > base || base > head {
+            return Err(lines.wrong("the positions are in no order"));
+        }
+        let same = key.is_some();
+        let identity = match key {
+            Some(key) => {
+                let key = lines.bytes(&key)?;
+                let key = <[u8; 32]>::try_from(&key[..]).map_err(|_| lines.wrong("a key has 32 bytes"))?;
+                Identity::new(&epoch, Key::new(key)).ok_or_else(|| lines.wrong("no epoch is called that"))?
+            }
+            None => Identity::random(),
+        };
+        let store: Arc<dyn Store> =
+            Arc::new(DiskStore::open(dir, DiskOptions::default().fsync(Fsync::Never))?);
+        let logs = Logs::shared(store);
+        let options = LogOptions::default().identity(identity.clone()).begins_after(after);
+        let log = logs.create(&LogName::new(NAME)?, options).await?;
+        let identity = LogIdentity::of(&identity);
+        let (last, waiting) = (None, Vec::new());
+        Ok(Self { lines, logs, log, identity, same, after, base, head, last, waiting, at: after })
+    }
+
+    async fn run(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<u64, TransferError> {
+        loop {
+            match self.lines.next()? {
+                Line::Event { sequence, time, record } => {
+                    if sequence != self.at + 1 || sequence > self.head {
+                        return Err(self.lines.wrong(&format!("event {sequence} follows {}", self.at)));
+                    }
+                    let body = self.lines.bytes(&record)?;
+                    let entry = Entry { position: sequence, time, body };
+                    let record =
+                        Record::decode(&entry).map_err(|error| self.lines.wrong(&error.to_string()))?;
+                    let record = if self.same { record } else { self.again(&record)? };
+                    self.waiting.push((time, record.body().clone()));
+                    (self.at, self.last) = (sequence, Some(record));
+                    if self.waiting.len() >= Self::BATCH {
+                        self.flush().await?;
+                        progress(self.at - self.after, self.head - self.after);
+                    }
+                }
+                Line::Pods { sequence, fold } => {
+                    if sequence != self.at {
+                        return Err(self
+                            .lines
+                            .wrong(&format!("the pods of {sequence} stand behind {}", self.at)));
+                    }
+                    self.flush().await?;
+                    let body = self.lines.bytes(&fold)?;
+                    let fold =
+                        Fold::decode(body).ok_or_else(|| self.lines.wrong("the pods make no sense"))?;
+                    let hash = if self.same { fold.hash.clone() } else { self.hash() };
+                    let mut encoder = Encoder::new(&hash, fold.last_event, fold.pods.len());
+                    for kept in &fold.pods {
+                        encoder.pod(&kept.key, kept.uid.as_deref(), &kept.labels, &kept.json);
+                    }
+                    let checkpoint = Checkpoint { position: sequence, body: encoder.finish() };
+                    self.log.save_checkpoint(checkpoint).await?;
+                }
+                Line::End { events } => {
+                    self.flush().await?;
+                    if self.at != self.head || events != self.head - self.after {
+                        return Err(self
+                            .lines
+                            .wrong(&format!("the export ends at {}, not {}", self.at, self.head)));
+                    }
+                    self.log.trim(self.base).await?;
+                    return Ok(events);
+                }
+                Line::Log { .. } => return Err(self.lines.wrong("the log is named once")),
+            }
+        }
+    }
+
+    /// The hash of the newest position.
+    fn hash(&self) -> relay_proto::pods::EventHash {
+        self.last.as_ref().map_or_else(|| self.identity.base(self.at), Record::hash)
+    }
+
+    /// The same event with a hash of this log.
+    fn again(&self, record: &Record) -> Result<Record, TransferError> {
+        #[derive(Deserialize)]
+        struct Shared {
+            timestamp: Timestamp,
+        }
+        let fields = [b"{", record.shared_fields()].concat();
+        let Shared { timestamp } =
+            serde_json::from_slice(&fields).map_err(|error| self.lines.wrong(&error.to_string()))?;
+        let key: PodKey = record.key();
+        let draft = Draft {
+            change: record.change(),
+            synthetic: record.synthetic(),
+            key: &key,
+            labels: record.labels(),
+            previous_labels: record.previous_labels(),
+            pod_json: &record.pod_json(),
+            timestamp: &timestamp,
+            appended_at: record.appended_at(),
+        };
+        Ok(Record::new(&self.identity, record.sequence(), &self.hash(), draft))
+    }
+
+    /// Entries of one time are a batch.
+    async fn flush(&mut self) -> Result<(), TransferError> {
+        let mut waiting = std::mem::take(&mut self.waiting).into_iter().peekable();
+        while let Some((time, body)) = waiting.next() {
+            let mut batch = Batch::new([body]).at(time);
+            while let Some((_, body)) = waiting.next_if(|(next, _)| *next == time) {
+                batch.push(body);
+            }
+            self.log.append(batch).await?;
+        }
+        Ok(())
+    }
+}
