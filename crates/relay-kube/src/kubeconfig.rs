@@ -142,8 +142,12 @@ impl Kubeconfig {
         Ok(merged)
     }
 
-    /// Whether the environment, or the home directory, has a kubeconfig for [`load`](Self::load).
+    /// Whether the environment, or the home directory, has a kubeconfig for [`load`](Self::load). One that is named for us is
+    /// taken for there: that it is not has to be said.
     pub(crate) fn is_there() -> bool {
+        if std::env::var_os("RELAY_KUBECONFIG").is_some_and(|list| !list.is_empty()) {
+            return true;
+        }
         match listed() {
             Some(files) => files.iter().any(|file| file.exists()),
             None => usual().is_some_and(|file| file.exists()),

@@ -12,6 +12,7 @@ mod follow;
 mod kube;
 mod peers;
 mod queries;
+mod serve_kube;
 mod tables;
 mod wait;
 mod wire_lists;

@@ -100,7 +100,11 @@ pub(crate) fn readyz(relay: &Relay) -> Result<Response<Body>, Refusal> {
     if let Some(problem) = relay.log.store_problem() {
         return Err(not_ready(&format!("the store does not work: {problem}")));
     }
-    Ok(server::full(StatusCode::OK, "text/plain; charset=utf-8", "ready\n"))
+    let text = match &status.reason {
+        None => "ready\n".to_owned(),
+        Some(missing) => format!("ready, but a part is missing: {missing}\n"),
+    };
+    Ok(server::full(StatusCode::OK, "text/plain; charset=utf-8", text))
 }
 
 /// Prometheus' text format.
