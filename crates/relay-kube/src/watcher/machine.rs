@@ -239,3 +239,6 @@ impl Machine {
         self.due = now + self.delay.max(floor);
     }
 }
+
+#[cfg(test)]
+mod tests;
