@@ -2,6 +2,7 @@
 
 mod ask;
 mod checkpoint;
+mod demo;
 mod digest;
 mod input;
 mod notes;
@@ -9,6 +10,7 @@ mod out;
 mod produce;
 mod reach;
 mod read;
+mod serve;
 mod state;
 
 use clap::{Args as ClapArgs, Subcommand};
@@ -50,6 +52,10 @@ enum DurableCommand {
     Tail(read::TailArgs),
     /// Append the messages of the input, each once and in order
     Produce(produce::ProduceArgs),
+    /// Run a server
+    Serve(serve::ServeArgs),
+    /// See it work: a server, a producer and a reader, through cuts and a lost acknowledgement
+    Demo(demo::DemoArgs),
 }
 
 pub(crate) async fn run(args: DurableArgs) -> anyhow::Result<Exit> {
@@ -63,5 +69,7 @@ pub(crate) async fn run(args: DurableArgs) -> anyhow::Result<Exit> {
         DurableCommand::Read(args) => read::read(args).await,
         DurableCommand::Tail(args) => read::tail(args).await,
         DurableCommand::Produce(args) => produce::produce(args).await,
+        DurableCommand::Serve(args) => serve::serve(args).await,
+        DurableCommand::Demo(args) => demo::demo(args).await,
     }
 }

@@ -1,0 +1,180 @@
+//! What a stream is, folded from its records; and what a producer may do.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::Head;
+
+/// A stream's configuration: stays with its log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct About {
+    pub(crate) content_type: String,
+    pub(crate) ttl: Option<u64>,
+    pub(crate) expires_at: Option<String>,
+    /// It was closed from the beginning.
+    pub(crate) born_closed: bool,
+    pub(crate) fork: Option<Fork>,
+}
+
+/// Where a stream comes from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Fork {
+    pub(crate) from: String,
+    /// As it was asked for.
+    pub(crate) offset: Option<String>,
+    pub(crate) sub_offset: Option<u64>,
+    /// Entries of the log that are the source's.
+    pub(crate) shared: u64,
+}
+
+impl About {
+    pub(crate) fn is_json(&self) -> bool {
+        relay_proto::durable::is_json(&self.content_type)
+    }
+}
+
+/// A position between two records: entries and bytes of data before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    pub(crate) entry: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Position {
+    /// As it stands on the wire: sorts like the position.
+    pub(crate) fn offset(self) -> String {
+        format!("{:016}_{:016}", self.entry, self.bytes)
+    }
+
+    /// Reads what [`offset`](Self::offset) wrote.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (entry, bytes) = text.split_once('_')?;
+        let number = |text: &str| {
+            let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|_| digits)
+        };
+        Some(Self { entry: number(entry)?, bytes: number(bytes)? })
+    }
+}
+
+/// The state of a stream.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fold {
+    /// Behind the last record with data.
+    pub(crate) tail: Position,
+    pub(crate) closed: bool,
+    pub(crate) deleted: bool,
+    pub(crate) seq: Option<String>,
+    producers: HashMap<String, (u64, u64)>,
+    closed_by: Option<(String, u64, u64)>,
+}
+
+/// What a server answers to a producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Accept,
+    /// It is there already; the highest number that is.
+    Duplicate {
+        last: u64,
+    },
+    /// A newer epoch is known.
+    Stale {
+        epoch: u64,
+    },
+    /// A new epoch begins with 0.
+    NotZero,
+    Gap {
+        expected: u64,
+    },
+}
+
+impl Fold {
+    /// A stream without records.
+    pub(crate) fn new(closed: bool) -> Self {
+        Self { closed, ..Self::default() }
+    }
+
+    /// Takes the record at `entry`. Of records that a fork shares with its source only the data counts.
+    pub(crate) fn apply(&mut self, entry: u64, head: &Head, data: u64, shared: bool) {
+        if data > 0 {
+            self.tail = Position { entry, bytes: self.tail.bytes + data };
+        }
+        if shared {
+            return;
+        }
+        self.closed |= head.close;
+        self.deleted |= head.deleted;
+        if head.seq.is_some() {
+            self.seq.clone_from(&head.seq);
+        }
+        if let Some((id, epoch, seq)) = &head.producer {
+            self.producers.insert(id.clone(), (*epoch, *seq));
+            if head.close {
+                self.closed_by.clone_from(&head.producer);
+            }
+        }
+    }
+
+    /// Whether a producer may append under this number.
+    pub(crate) fn judge(&self, id: &str, epoch: u64, seq: u64) -> Verdict {
+        match self.producers.get(id) {
+            Some((known, _)) if epoch < *known => Verdict::Stale { epoch: *known },
+            Some((known, last)) if epoch == *known => match seq {
+                seq if seq <= *last => Verdict::Duplicate { last: *last },
+                seq if seq == last + 1 => Verdict::Accept,
+                _ => Verdict::Gap { expected: last + 1 },
+            },
+            Some(_) if seq != 0 => Verdict::NotZero,
+            None if seq != 0 => Verdict::Gap { expected: 0 },
+            _ => Verdict::Accept,
+        }
+    }
+
+    /// Whether this is what closed the stream.
+    pub(crate) fn was_closed_by(&self, id: &str, epoch: u64, seq: u64) -> bool {
+        self.closed_by.as_ref().is_some_and(|(by, at, number)| by == id && (*at, *number) == (epoch, seq))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_sort_like_positions() {
+        let positions =
+            [(0, 0), (1, 5), (2, 5), (10, 90), (11, 1000)].map(|(entry, bytes)| Position { entry, bytes });
+        let offsets = positions.map(Position::offset);
+        assert!(offsets.is_sorted());
+        assert_eq!(offsets.map(|offset| Position::parse(&offset).unwrap()), positions);
+        for bad in ["", "0", "0_0", "0000000000000001", "+000000000000001_0000000000000000", "-1", "a_b"] {
+            assert_eq!(Position::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn producers_by_the_table() {
+        let mut fold = Fold::default();
+        assert_eq!(fold.judge("p", 0, 1), Verdict::Gap { expected: 0 });
+        assert_eq!(fold.judge("p", 3, 0), Verdict::Accept);
+        for seq in 0..=2 {
+            fold.apply(seq + 1, &Head { producer: Some(("p".into(), 3, seq)), ..Head::default() }, 1, false);
+        }
+        for (epoch, seq, verdict) in [
+            (3, 0, Verdict::Duplicate { last: 2 }),
+            (3, 2, Verdict::Duplicate { last: 2 }),
+            (3, 3, Verdict::Accept),
+            (3, 5, Verdict::Gap { expected: 3 }),
+            (2, 9, Verdict::Stale { epoch: 3 }),
+            (4, 0, Verdict::Accept),
+            (4, 1, Verdict::NotZero),
+        ] {
+            assert_eq!(fold.judge("p", epoch, seq), verdict, "{epoch} {seq}");
+        }
+        let mut fork = Fold::default();
+        fork.apply(1, &Head { producer: Some(("p".into(), 3, 2)), close: true, ..Head::default() }, 4, true);
+        assert_eq!((fork.tail, fork.closed), (Position { entry: 1, bytes: 4 }, false));
+        assert_eq!(fork.judge("p", 0, 0), Verdict::Accept);
+    }
+}

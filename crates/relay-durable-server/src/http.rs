@@ -1,0 +1,302 @@
+//! Requests, by method.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use relay_transport::server::{Body, Cut, Query, Service, Unread, full, read_body};
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::{for_browsers, plain, refuse, set, tail};
+use crate::events;
+use crate::fold::Position;
+use crate::server::Config;
+use crate::streams::{Part, Stream, Streams, now};
+
+/// Answers the requests of a server.
+#[derive(Debug)]
+pub(crate) struct Handler {
+    pub(crate) streams: Streams,
+    pub(crate) config: Config,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A refusal that ends the handling of a request.
+pub(crate) type Refused = Box<Response<Body>>;
+
+/// A refusal as an error.
+pub(crate) fn no(status: u16, why: &str) -> Refused {
+    Box::new(refuse(status, why))
+}
+
+/// The store failed: the writer cannot be told more.
+pub(crate) fn broken(error: relay_log::Error) -> Refused {
+    no(503, &format!("the store failed: {error}"))
+}
+
+/// Cursors count intervals of this length since then.
+const CURSOR_SECONDS: i64 = 20;
+const CURSOR_START: i64 = 1_728_432_000;
+
+impl Service for Handler {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        let (head, body) = request.into_parts();
+        let method = head.method.clone();
+        let answered = match method {
+            Method::OPTIONS => Ok(plain(StatusCode::NO_CONTENT, "")),
+            _ if is_reserved(head.uri.path()) => Err(no(404, "nothing is here")),
+            Method::PUT | Method::POST => match read_body(body, self.config.max_body).await {
+                Ok(body) if method == Method::PUT => self.put(&head, body).boxed().await,
+                Ok(body) => self.post(&head, body).boxed().await,
+                Err(Unread::Gone(cut)) => return Err(cut),
+                Err(Unread::Refused(problem)) => {
+                    let mut answer =
+                        refuse(413, problem.detail.as_deref().unwrap_or("the body is too large"));
+                    set(&mut answer, "connection", "close");
+                    Err(Box::new(answer))
+                }
+            },
+            Method::GET => self.clone().get(&head).boxed().await,
+            Method::HEAD => self.head(&head).await,
+            Method::DELETE => self.delete(&head).await,
+            _ => {
+                let mut answer = refuse(405, "GET, HEAD, POST, PUT, DELETE, OPTIONS");
+                set(&mut answer, "allow", "GET, HEAD, POST, PUT, DELETE, OPTIONS");
+                Ok(answer)
+            }
+        };
+        let mut answer = answered.unwrap_or_else(|refused| *refused);
+        for_browsers(&mut answer);
+        Ok(answer)
+    }
+}
+
+/// The control API's place under the root of the streams.
+fn is_reserved(path: &str) -> bool {
+    path.trim_start_matches('/').split('/').next() == Some("__ds")
+}
+
+impl Handler {
+    pub(crate) fn new(streams: Streams, config: Config, stop: CancellationToken) -> Self {
+        Self { streams, config, stop }
+    }
+
+    pub(crate) async fn close(&self) {
+        // What was acknowledged is kept already.
+        let _ = self.streams.close().await;
+    }
+
+    /// The stream that is asked for, unless it is not there or deleted.
+    pub(crate) async fn stream(&self, head: &Parts) -> Result<Arc<Stream>, Refused> {
+        let stream = self.streams.get(head.uri.path()).await.map_err(broken)?;
+        let stream = stream.ok_or_else(|| no(404, "there is no such stream"))?;
+        if stream.state().deleted {
+            return Err(no(410, "the stream is deleted"));
+        }
+        Ok(stream)
+    }
+
+    async fn head(&self, head: &Parts) -> Result<Response<Body>, Refused> {
+        let stream = self.stream(head).await?;
+        let mut answer = full(StatusCode::OK, "text/plain", "");
+        answer.headers_mut().remove(header::CONTENT_TYPE);
+        set(&mut answer, "content-type", &stream.about.content_type);
+        tail(&mut answer, &stream.state());
+        if let Some(ttl) = stream.about.ttl {
+            set(&mut answer, "stream-ttl", &ttl.to_string());
+        }
+        if let Some(at) = &stream.about.expires_at {
+            set(&mut answer, "stream-expires-at", at);
+        }
+        set(&mut answer, "cache-control", "no-store");
+        Ok(answer)
+    }
+
+    async fn delete(&self, head: &Parts) -> Result<Response<Body>, Refused> {
+        let stream = self.stream(head).await?;
+        let _changing = self.streams.changing.lock().await;
+        if stream.state().deleted {
+            return Err(no(410, "the stream is deleted"));
+        }
+        self.streams.remove(&stream).await.map_err(broken)?;
+        Ok(plain(StatusCode::NO_CONTENT, ""))
+    }
+
+    async fn get(self: Arc<Self>, head: &Parts) -> Result<Response<Body>, Refused> {
+        let stream = self.stream(head).await?;
+        let query = Query::parse(head.uri.query());
+        let single = |name| {
+            query
+                .single(name)
+                .map_err(|problem| no(400, problem.detail.as_deref().unwrap_or("the query is wrong")))
+        };
+        let (asked, live, cursor) = (single("offset")?, single("live")?, single("cursor")?);
+        if live.is_some() && asked.is_none() {
+            return Err(no(400, "a live read needs an offset"));
+        }
+        let is_now = asked == Some("now");
+        let from = match asked {
+            None | Some("-1") => Position::default(),
+            Some("now") => stream.state().tail,
+            Some(text) => Position::parse(text).ok_or_else(|| no(400, "the offset is not one"))?,
+        };
+        stream.touch();
+        let cursor = next_cursor(cursor);
+        match live {
+            None => self.catch_up(&head.headers, &stream, from, is_now).await,
+            Some("long-poll") => self.long_poll(&stream, from, &cursor).await,
+            Some("sse") => Ok(events::answer(self, stream, from, cursor)),
+            Some(_) => Err(no(400, "live is long-poll or sse")),
+        }
+    }
+
+    async fn catch_up(
+        &self,
+        headers: &HeaderMap,
+        stream: &Stream,
+        from: Position,
+        is_now: bool,
+    ) -> Result<Response<Body>, Refused> {
+        let part = self.part(stream, from).await?;
+        let (mut answer, ended) = data(stream, &part);
+        if is_now {
+            set(&mut answer, "cache-control", "no-store");
+            return Ok(answer);
+        }
+        let tag =
+            format!("\"{}:{}:{}\"", from.offset(), part.next.offset(), if ended { "closed" } else { "open" });
+        let matches = headers
+            .get_all(header::IF_NONE_MATCH)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|known| {
+                matches!(known.trim().trim_start_matches("W/"), "*")
+                    || known.trim().trim_start_matches("W/") == tag
+            });
+        if matches {
+            let mut answer = plain(StatusCode::NOT_MODIFIED, "");
+            set(&mut answer, "etag", &tag);
+            set(&mut answer, "stream-next-offset", &part.next.offset());
+            return Ok(answer);
+        }
+        set(&mut answer, "etag", &tag);
+        set(&mut answer, "cache-control", "public, max-age=60, stale-while-revalidate=300");
+        Ok(answer)
+    }
+
+    /// What there is from a position on. One behind the end is the end.
+    pub(crate) async fn part(&self, stream: &Stream, from: Position) -> Result<Part, Refused> {
+        let tail = stream.state().tail;
+        if from.entry >= tail.entry {
+            return Ok(Part { data: Vec::new(), next: tail });
+        }
+        stream.read(from, self.config.answer_bytes).await.map_err(broken)
+    }
+
+    async fn long_poll(
+        &self,
+        stream: &Stream,
+        from: Position,
+        cursor: &str,
+    ) -> Result<Response<Body>, Refused> {
+        let mut changes = stream.watch();
+        let until = tokio::time::Instant::now() + self.config.poll_wait;
+        loop {
+            changes.borrow_and_update();
+            let (tail_now, closed, deleted) = {
+                let state = stream.state();
+                (state.tail, state.closed, state.deleted)
+            };
+            if deleted {
+                return Err(no(404, "the stream was deleted"));
+            }
+            if from.entry < tail_now.entry {
+                let part = self.part(stream, from).await?;
+                let (mut answer, ended) = data(stream, &part);
+                set(&mut answer, "cache-control", "no-store");
+                if !ended {
+                    set(&mut answer, "stream-cursor", cursor);
+                }
+                return Ok(answer);
+            }
+            let more = tokio::select! {
+                changed = changes.changed(), if !closed => changed.is_ok(),
+                () = tokio::time::sleep_until(until), if !closed => false,
+                () = self.stop.cancelled(), if !closed => false,
+                else => false,
+            };
+            if more {
+                continue;
+            }
+            let mut answer = plain(StatusCode::NO_CONTENT, "");
+            let state = stream.state();
+            tail(&mut answer, &state);
+            set(&mut answer, "stream-up-to-date", "true");
+            if !state.closed {
+                set(&mut answer, "stream-cursor", cursor);
+            }
+            return Ok(answer);
+        }
+    }
+}
+
+/// The answer with a part of a stream, and whether the stream ends with it.
+fn data(stream: &Stream, part: &Part) -> (Response<Body>, bool) {
+    let body = joined(stream.about.is_json(), &part.data);
+    let mut answer = full(StatusCode::OK, "text/plain", body);
+    set(&mut answer, "content-type", &stream.about.content_type);
+    set(&mut answer, "stream-next-offset", &part.next.offset());
+    let state = stream.state();
+    let at_tail = part.next == state.tail;
+    if at_tail {
+        set(&mut answer, "stream-up-to-date", "true");
+    }
+    if at_tail && state.closed {
+        set(&mut answer, "stream-closed", "true");
+    }
+    (answer, at_tail && state.closed)
+}
+
+/// The body for some records.
+pub(crate) fn joined(json: bool, data: &[Bytes]) -> Bytes {
+    if !json {
+        return match data {
+            [one] => one.clone(),
+            many => many.concat().into(),
+        };
+    }
+    let mut body = Vec::with_capacity(data.iter().map(|part| part.len() + 1).sum::<usize>() + 2);
+    body.push(b'[');
+    for (index, part) in data.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(part);
+    }
+    body.push(b']');
+    body.into()
+}
+
+/// The cursor of an answer: the present interval, or one further than the reader's.
+fn next_cursor(asked: Option<&str>) -> String {
+    let present = (now() / 1000 - CURSOR_START) / CURSOR_SECONDS;
+    match asked.and_then(|cursor| cursor.parse::<i64>().ok()) {
+        // Readers that share answers come apart again.
+        Some(known) if known >= present => (known + 1 + jitter()).to_string(),
+        _ => present.to_string(),
+    }
+}
+
+/// 0 to 179 intervals, which is an hour at most.
+fn jitter() -> i64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    i64::from((RandomState::new().hash_one(Instant::now()) % 180) as u8)
+}
+
+/// How long events may wait for their reader's connection: see [`events`].
+pub(crate) const BREATH: Duration = Duration::from_secs(15);
