@@ -22,6 +22,7 @@ pub(crate) use value::{duration, positive_duration, size, written};
 use crate::durable::DurableArgs;
 use crate::exit::Usage;
 use crate::output::Color;
+use crate::parsec::ParsecArgs;
 use crate::store::StoreArgs;
 
 /// Follow the pods of a Kubernetes cluster through a relay, or be the relay.
@@ -111,13 +112,15 @@ pub(crate) enum Command {
     Health(HealthArgs),
     /// Durable streams: append, read and follow, produce exactly once
     Durable(Box<DurableArgs>),
+    /// Enveloped channels: publish and subscribe with sequences, gaps and schemas
+    Parsec(Box<ParsecArgs>),
 }
 
 impl Command {
     /// Of the commands that talk to a relay.
     fn connect(&mut self) -> Option<&mut Connect> {
         match self {
-            Self::Demo(_) | Self::Serve(_) | Self::Store(_) | Self::Durable(_) => None,
+            Self::Demo(_) | Self::Serve(_) | Self::Store(_) | Self::Durable(_) | Self::Parsec(_) => None,
             Self::Pods(args) => Some(&mut args.connect),
             Self::Pod(args) => Some(&mut args.connect),
             Self::Events(args) => Some(&mut args.connect),

@@ -118,6 +118,14 @@ fn code_of(error: &anyhow::Error) -> u8 {
             _ => 1,
         };
     }
+    if let Some(error) = error.downcast_ref::<relay_parsec::Error>() {
+        return match error.kind() {
+            relay_parsec::ErrorKind::Finished => 0,
+            relay_parsec::ErrorKind::NotFound => 3,
+            relay_parsec::ErrorKind::Denied => 4,
+            _ => 1,
+        };
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::Usage { .. }) => 2,
         // The relay said that there is nothing more to come: that is an end, and it was named.

@@ -7,6 +7,7 @@ mod durable;
 mod exit;
 mod follow;
 mod output;
+mod parsec;
 mod query;
 mod rows;
 mod serve;
@@ -56,6 +57,7 @@ async fn run(command: Command) -> Exit {
             Command::Wait(args) => wait::wait(args).await,
             Command::Store(args) => Box::pin(store::run(args)).await,
             Command::Durable(args) => Box::pin(durable::run(*args)).await,
+            Command::Parsec(args) => Box::pin(parsec::run(*args)).await,
         }
         .unwrap_or_else(Exit::from)
     };
@@ -65,7 +67,12 @@ async fn run(command: Command) -> Exit {
 /// Warnings, among them every error that is retried, go to stderr. `RELAY_LOG` changes what is told, in the syntax of
 /// `tracing_subscriber::EnvFilter`.
 fn start_logging(command: &Command) {
-    let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let server = match command {
+        Command::Serve(_) => true,
+        Command::Parsec(args) => args.is_server(),
+        _ => false,
+    };
+    let default = if server { "info" } else { "warn" };
     let asked = std::env::var("RELAY_LOG").ok().filter(|asked| !asked.is_empty());
     let filter = asked.and_then(|asked| EnvFilter::try_new(asked).ok());
     let filter = filter.unwrap_or_else(|| EnvFilter::new(default));

@@ -79,6 +79,22 @@ impl Output {
         write(&out)
     }
 
+    /// As [`line`](Self::line), of JSON that was written already: it may hold numbers and spellings that a `Value` would change.
+    ///
+    /// # Errors
+    /// When nobody reads the output any more.
+    pub(crate) fn written<T: Into<Text>>(
+        &mut self,
+        json: impl FnOnce() -> String,
+        text: impl FnOnce() -> T,
+    ) -> anyhow::Result<()> {
+        if !self.is_json() {
+            return self.line(|| serde_json::from_str(&json()).unwrap_or_default(), text);
+        }
+        self.lines += 1;
+        write(&(text::tame_json(json()) + "\n"))
+    }
+
     /// Prints a line for people only. It is cut where the terminal ends, and counts as no line.
     ///
     /// # Errors

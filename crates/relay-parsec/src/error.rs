@@ -1,0 +1,138 @@
+//! What went wrong, by what can be done about it.
+
+use relay_proto::parsec::{EnvelopeError, Rejection};
+use relay_proto::problem::Problem;
+
+use crate::SnapshotError;
+
+/// Why a call, or a subscription, failed. Holds no token, no payload and no query string.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+    /// Something was asked for that cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// The envelope breaks a rule. Nothing was sent, and no sequence was spent.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// The validator rejects the payload. Nothing was sent, and no sequence was spent.
+    #[error("{}", .0.reason())]
+    Rejected(Rejection),
+    /// The transport cannot do this.
+    #[error("not implemented: {call} over {transport}")]
+    NotImplemented {
+        /// The transport's name.
+        transport: &'static str,
+        /// What was asked for.
+        call: &'static str,
+    },
+    /// The server refused.
+    #[error("{what}: {problem}")]
+    Refused {
+        /// What was asked for.
+        what: String,
+        /// What it said.
+        problem: Box<Problem>,
+    },
+    /// The sequence was used before: by another process with this producer id, or by this one, which has lost its counts.
+    #[error(
+        "sequence {sequence} of producer {producer:?} in channel {channel} is not above the last one taken{}: use another \
+         producer id, or set the counter to that number",
+        .last.map_or(String::new(), |last| format!(", {last}"))
+    )]
+    SequenceConflict {
+        /// The channel.
+        channel: String,
+        /// The producer's id.
+        producer: String,
+        /// The sequence that was refused.
+        sequence: i64,
+        /// The last one that the server took, if it says.
+        last: Option<i64>,
+    },
+    /// The envelope was handed over, and whether the server took it is not known. Its sequence stays spent.
+    #[error("whether sequence {sequence} in channel {channel} was taken is not known")]
+    OutcomeUnknown {
+        /// The channel.
+        channel: String,
+        /// The sequence.
+        sequence: i64,
+        /// What happened last.
+        #[source]
+        source: Box<Error>,
+    },
+    /// The server ended the subscription for good.
+    #[error("{reason}")]
+    Ended {
+        /// Of which kind it is.
+        kind: ErrorKind,
+        /// In words, with the server's code.
+        reason: String,
+    },
+    /// The server cannot be reached, or does not speak as it should.
+    #[error(transparent)]
+    Transport(#[from] relay_transport::Error),
+    /// The answer is not what was asked for.
+    #[error("{what}: {reason}")]
+    Answer {
+        /// What was asked for.
+        what: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// The sequences cannot be kept. Nothing was sent.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}
+
+/// Kinds of errors, as callers tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The credential is not good enough.
+    Denied,
+    /// There is no such thing.
+    NotFound,
+    /// The server has nothing more to say, and said so.
+    Finished,
+    /// Anything else.
+    Failed,
+}
+
+impl Error {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused { problem, .. } => match problem.status {
+                401 | 403 => ErrorKind::Denied,
+                404 => ErrorKind::NotFound,
+                _ => ErrorKind::Failed,
+            },
+            Self::Ended { kind, .. } => *kind,
+            Self::OutcomeUnknown { source, .. } => source.kind(),
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// The code that names it: the server's where there is one, else one of ours.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Envelope(EnvelopeError::TooLarge { .. }) => "envelope-too-large",
+            Self::Envelope(_) => "bad-envelope",
+            Self::Rejected(rejection) => rejection.code(),
+            Self::Refused { problem, .. } => problem.code.as_deref().unwrap_or("refused"),
+            Self::SequenceConflict { .. } => "sequence-conflict",
+            Self::NotImplemented { .. } => "not-implemented",
+            Self::OutcomeUnknown { .. } => "outcome-unknown",
+            Self::Snapshot(_) => "snapshot",
+            Self::Closed => "closed",
+            Self::Usage(_) => "usage",
+            Self::Ended { .. } => "ended",
+            Self::Transport(_) => "transport",
+            Self::Answer { .. } => "bad-answer",
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What can be asked for.
+
+use relay_proto::parsec::{Causation, Payload, Position};
+
+/// Something to publish.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Outgoing {
+    /// What it is about.
+    pub aspect: String,
+    /// What it carries; none for an envelope without.
+    pub payload: Option<Payload>,
+    /// A reference to a schema; empty for none.
+    pub schema_ref: String,
+    /// What led to it.
+    pub causation: Causation,
+}
+
+impl Outgoing {
+    /// Of an aspect, without anything else.
+    pub fn new(aspect: impl Into<String>) -> Self {
+        Self {
+            aspect: aspect.into(),
+            payload: None,
+            schema_ref: String::new(),
+            causation: Causation::default(),
+        }
+    }
+
+    /// Sets the payload.
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Option<Payload>>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// Sets the reference to a schema.
+    #[must_use]
+    pub fn schema_ref(mut self, schema_ref: impl Into<String>) -> Self {
+        self.schema_ref = schema_ref.into();
+        self
+    }
+
+    /// Sets what led to it.
+    #[must_use]
+    pub fn causation(mut self, causation: Causation) -> Self {
+        self.causation = causation;
+        self
+    }
+}
+
+/// What a subscriber wants. By default every aspect, from now on.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct SubscribeOptions {
+    /// Aspects to hand over; empty for all.
+    pub aspects: Vec<String>,
+    /// Begin with the oldest that is retained, and hand over what has a greater sequence than this, of whatever producer.
+    pub from_sequence: Option<i64>,
+    /// Begin with the oldest that is retained.
+    pub from_start: bool,
+    /// Begin after this position: beats the two above.
+    pub after: Option<Position>,
+}
+
+impl SubscribeOptions {
+    /// Adds an aspect.
+    #[must_use]
+    pub fn aspect(mut self, aspect: impl Into<String>) -> Self {
+        self.aspects.push(aspect.into());
+        self
+    }
+
+    /// Sets the sequence to begin after.
+    #[must_use]
+    pub fn from_sequence(mut self, sequence: i64) -> Self {
+        self.from_sequence = Some(sequence);
+        self
+    }
+
+    /// Sets whether to begin with the oldest.
+    #[must_use]
+    pub fn from_start(mut self, from_start: bool) -> Self {
+        self.from_start = from_start;
+        self
+    }
+
+    /// Sets the position to begin after.
+    #[must_use]
+    pub fn after(mut self, position: impl Into<Option<Position>>) -> Self {
+        self.after = position.into();
+        self
+    }
+}
+
+/// Which part of the history is asked for. By default the newest hundred.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct HistoryOptions {
+    /// Envelopes at most, the newest that match; 1 to 1,000.
+    pub limit: Option<u32>,
+    /// Sequences above this.
+    pub since: Option<i64>,
+    /// Sequences up to this.
+    pub until: Option<i64>,
+    /// Only of this producer.
+    pub producer: Option<String>,
+}
+
+impl HistoryOptions {
+    /// Sets the most.
+    #[must_use]
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Sets the sequence to begin after; 0 for none.
+    #[must_use]
+    pub fn since(mut self, sequence: i64) -> Self {
+        self.since = Some(sequence);
+        self
+    }
+
+    /// Sets the last sequence; 0 for none.
+    #[must_use]
+    pub fn until(mut self, sequence: i64) -> Self {
+        self.until = Some(sequence);
+        self
+    }
+
+    /// Sets the producer.
+    #[must_use]
+    pub fn producer(mut self, producer: impl Into<String>) -> Self {
+        self.producer = Some(producer.into());
+        self
+    }
+
+    /// Whether a sequence of a producer is asked for.
+    pub(crate) fn takes(&self, producer: &str, sequence: i64) -> bool {
+        let bound = |bound: Option<i64>| bound.filter(|bound| *bound != 0);
+        bound(self.since).is_none_or(|since| sequence > since)
+            && bound(self.until).is_none_or(|until| sequence <= until)
+            && self.producer.as_ref().is_none_or(|wanted| wanted == producer)
+    }
+}

@@ -1,0 +1,342 @@
+//! Between one session and its many local subscriptions.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use relay_proto::parsec::Position;
+use relay_proto::parsec::session::{Config, End, EndKind, From, Item, LossReason, Session};
+use relay_state::sequences::{Frame, GapCause};
+use tokio::sync::Notify;
+
+use crate::{Error, ErrorKind, Event, Start};
+
+/// What the task of the connection and the subscriptions share.
+pub(super) struct Hub {
+    state: Mutex<State>,
+    pub(super) news: Notify,
+    pub(super) config: Config,
+    queue: usize,
+}
+
+#[derive(Default)]
+struct State {
+    channels: BTreeMap<String, Channel>,
+    restart: Option<String>,
+    closed: bool,
+    /// The session is over for good.
+    over: Option<End>,
+}
+
+#[derive(Default)]
+struct Channel {
+    locals: Vec<Arc<Local>>,
+    /// The session has it.
+    known: bool,
+}
+
+/// One local subscription.
+pub(super) struct Local {
+    channel: String,
+    start: Start,
+    most: usize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    events: VecDeque<Event>,
+    waker: Option<Waker>,
+    /// Everything up to here was queued, or counted as dropped.
+    position: Option<Position>,
+    /// It was told of a connection at least once.
+    attached: bool,
+    /// Dropped since the queue was full: so many, up to this position.
+    dropped: u64,
+    closed: bool,
+}
+
+impl Hub {
+    pub(super) fn new(config: Config, queue: usize) -> Self {
+        Self { state: Mutex::default(), news: Notify::new(), config, queue }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn join(&self, channel: &str, start: Start) -> Result<Arc<Local>, Error> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        if let Some(end) = &state.over {
+            return Err(ended(end));
+        }
+        let queue = Queue {
+            position: if let Start::After(position) = &start { Some(position.clone()) } else { None },
+            ..Queue::default()
+        };
+        let local = Arc::new(Local {
+            channel: channel.to_owned(),
+            start,
+            most: self.queue,
+            queue: Mutex::new(queue),
+        });
+        state.channels.entry(channel.to_owned()).or_default().locals.push(local.clone());
+        drop(state);
+        self.news.notify_one();
+        Ok(local)
+    }
+
+    pub(super) fn leave(&self, local: &Arc<Local>) {
+        let mut state = self.lock();
+        if let Some(channel) = state.channels.get_mut(&local.channel) {
+            channel.locals.retain(|other| !Arc::ptr_eq(other, local));
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
+    pub(super) fn restart(&self, reason: &str) {
+        self.lock().restart = Some(reason.to_owned());
+        self.news.notify_one();
+    }
+
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        for channel in std::mem::take(&mut state.channels).into_values() {
+            channel.locals.iter().for_each(|local| local.close());
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Brings the session in line with what is subscribed to. False when it is time to end.
+    pub(super) fn reconcile(&self, session: &mut Session, now: Duration) -> bool {
+        let mut state = self.lock();
+        if state.closed {
+            return false;
+        }
+        if let Some(reason) = state.restart.take() {
+            session.restart(reason, now);
+        }
+        state.channels.retain(|name, channel| {
+            if channel.locals.is_empty() {
+                session.unsubscribe(name);
+                return false;
+            }
+            let fresh = channel.locals.iter().filter(|local| !local.lock().attached);
+            if channel.known {
+                for local in fresh {
+                    match &local.start {
+                        // Whatever comes next is the latest.
+                        Start::Latest if session.is_open(name) => {
+                            local.attach(session.position(name).cloned());
+                        }
+                        Start::Latest => {}
+                        start => {
+                            local.lock().attached = true;
+                            session.subscribe(name, from(start));
+                        }
+                    }
+                }
+            } else {
+                channel.known = true;
+                let oldest = fresh.map(|local| &local.start).min_by_key(|start| match start {
+                    Start::Oldest => (0, 0),
+                    Start::After(position) => (1, position.offset()),
+                    Start::Latest => (2, 0),
+                });
+                session.subscribe(name, oldest.map_or(From::Latest, from));
+            }
+            true
+        });
+        true
+    }
+
+    /// Hands on what the session says.
+    pub(super) fn dispatch(&self, item: Item, now: Duration) {
+        let mut state = self.lock();
+        match item {
+            Item::Subscribed { channel, resumes_after } => {
+                state.each(&channel, |local| local.attach(resumes_after.clone()));
+            }
+            Item::Gap { channel, reason, missed, resumes_after } => {
+                let cause = match reason {
+                    LossReason::Server(reason) => GapCause::Server(reason),
+                    _ => GapCause::Hole,
+                };
+                state.each(&channel, |local| local.gap(&cause, missed, &resumes_after));
+            }
+            Item::Publication { channel, position, data } => state.each(&channel, |local| {
+                local.publication(position.as_ref(), &data);
+            }),
+            Item::Refused { channel, reason, retry_at } => state.each(&channel, |local| {
+                local.push(Event::Waiting { reason: reason.clone(), delay: retry_at.saturating_sub(now) });
+            }),
+            Item::Lost { reason, retry_at } => {
+                let delay = retry_at.saturating_sub(now);
+                for channel in state.channels.values() {
+                    for local in &channel.locals {
+                        local.push(Event::Waiting { reason: reason.clone(), delay });
+                    }
+                }
+            }
+            Item::Ended { channel, end } => {
+                if let Some(channel) = state.channels.remove(&channel) {
+                    channel.locals.iter().for_each(|local| local.push(Event::Ended(ended(&end))));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The session is over for good.
+    pub(super) fn stop(&self, end: End) {
+        let mut state = self.lock();
+        for channel in std::mem::take(&mut state.channels).into_values() {
+            channel.locals.iter().for_each(|local| local.push(Event::Ended(ended(&end))));
+        }
+        state.over = Some(end);
+    }
+}
+
+impl State {
+    fn each(&mut self, channel: &str, tell: impl Fn(&Local)) {
+        if let Some(channel) = self.channels.get(channel) {
+            channel.locals.iter().for_each(|local| tell(local));
+        }
+    }
+}
+
+impl Local {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection has begun for it. What it has already is not sent to it again.
+    fn attach(&self, resumes_after: Option<Position>) {
+        let mut queue = self.lock();
+        queue.attached = true;
+        let after = match (&queue.position, resumes_after) {
+            (Some(own), Some(after)) if own.same_epoch(&after) && after.offset() <= own.offset() => {
+                Some(own.clone())
+            }
+            (own, after) => {
+                if own.is_none() {
+                    queue.position.clone_from(&after);
+                }
+                after
+            }
+        };
+        self.add(&mut queue, Event::Opened);
+        self.add(&mut queue, Event::Frame(Frame::Connected { resumes_after: after }));
+    }
+
+    fn gap(&self, cause: &GapCause, missed: Option<u64>, resumes_after: &Position) {
+        let mut queue = self.lock();
+        let missed = match &queue.position {
+            Some(own) if own.same_epoch(resumes_after) && own.offset() == resumes_after.offset() => {
+                // It has everything up to there; but what was lost from the start on is lost to who asked for it.
+                if self.start != Start::Oldest || missed.is_none_or(|missed| missed == 0) {
+                    return;
+                }
+                missed
+            }
+            Some(own) if own.same_epoch(resumes_after) => {
+                resumes_after.offset().checked_sub(own.offset()).or(missed)
+            }
+            _ => missed,
+        };
+        queue.position = Some(resumes_after.clone());
+        let (cause, resumes_after) = (cause.clone(), resumes_after.clone());
+        self.add(&mut queue, Event::Frame(Frame::Gap { cause, missed, resumes_after }));
+    }
+
+    fn publication(&self, position: Option<&Position>, data: &bytes::Bytes) {
+        let mut queue = self.lock();
+        if !queue.attached {
+            return;
+        }
+        if let (Some(own), Some(position)) = (&queue.position, position)
+            && own.same_epoch(position)
+            && position.offset() <= own.offset()
+        {
+            return;
+        }
+        if position.is_some() {
+            queue.position = position.cloned();
+        }
+        // Once something was dropped, everything is until the rest was taken: order is kept, and the count is one.
+        if queue.dropped > 0 || queue.events.len() >= self.most {
+            queue.dropped += 1;
+            return;
+        }
+        let (position, envelope) = (position.cloned(), data.clone());
+        self.add(&mut queue, Event::Frame(Frame::Envelope { position, envelope }));
+    }
+
+    fn push(&self, event: Event) {
+        let mut queue = self.lock();
+        self.add(&mut queue, event);
+    }
+
+    /// Adds what is no envelope even to a full queue; a reader that never comes must not make it grow for ever.
+    fn add(&self, queue: &mut Queue, event: Event) {
+        if queue.events.len() >= self.most * 2 + 16 {
+            let lost =
+                queue.events.iter().filter(|event| matches!(event, Event::Frame(Frame::Envelope { .. })));
+            queue.dropped += lost.count() as u64;
+            queue.events.clear();
+        }
+        queue.events.push_back(event);
+        if let Some(waker) = queue.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn close(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        if let Some(waker) = queue.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        let mut queue = self.lock();
+        if let Some(event) = queue.events.pop_front() {
+            return Poll::Ready(Some(event));
+        }
+        if queue.dropped > 0 {
+            let dropped = std::mem::take(&mut queue.dropped);
+            let resumes_after = queue.position.clone();
+            return Poll::Ready(Some(Event::Frame(Frame::Lag { dropped, resumes_after })));
+        }
+        if queue.closed {
+            return Poll::Ready(None);
+        }
+        queue.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+fn from(start: &Start) -> From {
+    match start {
+        Start::Latest => From::Latest,
+        Start::Oldest => From::Oldest,
+        Start::After(position) => From::After(position.clone()),
+    }
+}
+
+fn ended(end: &End) -> Error {
+    let kind = match end.kind {
+        EndKind::Denied => ErrorKind::Denied,
+        EndKind::NotFound => ErrorKind::NotFound,
+        _ => ErrorKind::Failed,
+    };
+    Error::Ended { kind, reason: end.reason.clone() }
+}
