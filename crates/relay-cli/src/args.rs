@@ -19,6 +19,7 @@ pub(crate) use shared::{Format, Print, PrintLines, Reconnect, Until, Which};
 pub(crate) use transport::Transport;
 pub(crate) use value::{duration, positive_duration, size, written};
 
+use crate::autoconfig::AutoconfigArgs;
 use crate::durable::DurableArgs;
 use crate::exit::Usage;
 use crate::output::Color;
@@ -112,6 +113,8 @@ pub(crate) enum Command {
     Health(HealthArgs),
     /// Durable streams: append, read and follow, produce exactly once
     Durable(Box<DurableArgs>),
+    /// Auto-configuration streams: follow one, or serve a file as one
+    Autoconfig(AutoconfigArgs),
     /// Enveloped channels: publish and subscribe with sequences, gaps and schemas
     Parsec(Box<ParsecArgs>),
 }
@@ -120,7 +123,12 @@ impl Command {
     /// Of the commands that talk to a relay.
     fn connect(&mut self) -> Option<&mut Connect> {
         match self {
-            Self::Demo(_) | Self::Serve(_) | Self::Store(_) | Self::Durable(_) | Self::Parsec(_) => None,
+            Self::Demo(_)
+            | Self::Serve(_)
+            | Self::Store(_)
+            | Self::Durable(_)
+            | Self::Parsec(_)
+            | Self::Autoconfig(_) => None,
             Self::Pods(args) => Some(&mut args.connect),
             Self::Pod(args) => Some(&mut args.connect),
             Self::Events(args) => Some(&mut args.connect),

@@ -97,6 +97,9 @@ fn code_of(error: &anyhow::Error) -> u8 {
     if let Some(relay_kube::Error::Usage { .. }) = error.downcast_ref() {
         return 2;
     }
+    if let Some(relay_autoconfig::End::Unauthorized(_)) = error.downcast_ref() {
+        return 4;
+    }
     if error.downcast_ref::<OutcomeUnknown>().is_some() {
         return 7;
     }

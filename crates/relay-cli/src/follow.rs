@@ -189,24 +189,24 @@ fn reaches(snapshot: &Snapshot, phase: Phase) -> bool {
 }
 
 /// When a command ends by itself: a number of lines, a time, a signal.
-struct Ending {
+pub(crate) struct Ending {
     max: Option<u64>,
     deadline: Option<Instant>,
     signal: std::pin::Pin<Box<dyn Future<Output = Exit> + Send>>,
 }
 
 impl Ending {
-    fn new(until: Until) -> Self {
+    pub(crate) fn new(until: Until) -> Self {
         // A time beyond the clock is for ever.
         let deadline = until.time.and_then(|time| Instant::now().checked_add(time));
         Self { max: until.max, deadline, signal: Box::pin(signalled()) }
     }
 
-    fn reached(&self, out: &Output) -> bool {
+    pub(crate) fn reached(&self, out: &Output) -> bool {
         self.max.is_some_and(|max| out.lines >= max)
     }
 
-    async fn wait(&mut self) -> Exit {
+    pub(crate) async fn wait(&mut self) -> Exit {
         tokio::select! {
             () = until(self.deadline) => Exit::Done,
             exit = &mut self.signal => exit,

@@ -1,6 +1,7 @@
 //! `relay`: follow the pods of a Kubernetes cluster through a relay, or be the relay.
 
 mod args;
+mod autoconfig;
 mod cursor;
 mod demo;
 mod durable;
@@ -55,6 +56,7 @@ async fn run(command: Command) -> Exit {
             Command::State(args) => follow::state(args).await,
             Command::Replay(args) => follow::replay(args).await,
             Command::Wait(args) => wait::wait(args).await,
+            Command::Autoconfig(args) => Box::pin(autoconfig::run(args)).await,
             Command::Store(args) => Box::pin(store::run(args)).await,
             Command::Durable(args) => Box::pin(durable::run(*args)).await,
             Command::Parsec(args) => Box::pin(parsec::run(*args)).await,
@@ -70,6 +72,7 @@ fn start_logging(command: &Command) {
     let server = match command {
         Command::Serve(_) => true,
         Command::Parsec(args) => args.is_server(),
+        Command::Autoconfig(args) => args.is_server(),
         _ => false,
     };
     let default = if server { "info" } else { "warn" };

@@ -3,6 +3,9 @@
 //! It accepts what `serde_json` accepts as a `Value`, and nothing else: RFC 8259 with complete surrogate pairs, finite
 //! numbers and at most 127 levels.
 
+#[cfg(feature = "autoconfig")]
+pub(crate) mod lenient;
+
 /// The text is not JSON, or not of the shape that was asked for. It carries no reason: who meets it reads the text
 /// again with serde, which decides and explains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,6 +20,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "autoconfig")]
+pub mod autoconfig;
 #[cfg(feature = "bus")]
 pub mod bus;
 #[cfg(feature = "durable")]

@@ -128,12 +128,6 @@ impl Backoff {
     pub fn spread(&mut self, least: Duration) -> Duration {
         least.saturating_add(self.random.below(least / 4)).max(self.floor)
     }
-
-    /// A delay in the upper half of the cap, for answers that are not worth asking again soon.
-    pub(crate) fn long_delay(&mut self) -> Duration {
-        self.failures = self.failures.saturating_add(1);
-        (self.cap / 2 + self.random.below(self.cap / 2)).max(self.floor)
-    }
 }
 
 /// splitmix64: small, fast and good enough to come apart from the neighbours. Not for secrets.

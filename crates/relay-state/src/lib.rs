@@ -25,6 +25,8 @@
 
 #[cfg(feature = "bus")]
 pub mod bus;
+#[cfg(feature = "autoconfig")]
+pub mod environments;
 #[cfg(feature = "files")]
 pub mod files;
 #[cfg(feature = "pods")]

@@ -21,6 +21,12 @@ pub struct Config {
     pub base: Duration,
     /// Ceiling of every delay that the backoff chooses. Default 30 s.
     pub cap: Duration,
+    /// Ceiling of the first delay after a [`Verdict::RetryLater`]: the long profile, which counts for itself. A server's
+    /// `retry` does not change it, and it starts anew only with [`Machine::progress`](super::Machine::progress): an answer
+    /// that was a stream is not enough. Default `None`: `cap`.
+    pub later_base: Option<Duration>,
+    /// Ceiling of every delay after a [`Verdict::RetryLater`]. Default `None`: `cap`, or `later_base` if that is more.
+    pub later_cap: Option<Duration>,
     /// Factor from one ceiling to the next. Default 2.
     pub factor: u32,
     /// Smallest delay. Default 10 ms, minimum 1 ms.
@@ -80,7 +86,8 @@ pub enum Verdict {
     Stop,
     /// Try again after the usual backoff, or when `Retry-After` says.
     Retry,
-    /// Try again, but not soon: after half to all of the cap, or when `Retry-After` says.
+    /// Try again, but not soon: after half to all of the ceiling of the long profile ([`Config::later_base`]), or when
+    /// `Retry-After` says.
     RetryLater,
 }
 
@@ -112,6 +119,8 @@ impl Default for Config {
         Self {
             base: Duration::from_millis(800),
             cap: Duration::from_secs(30),
+            later_base: None,
+            later_cap: None,
             factor: 2,
             floor: Duration::from_millis(10),
             jitter: Jitter::Full,
@@ -152,6 +161,8 @@ macro_rules! setters {
 setters! {
     base: Duration,
     cap: Duration,
+    later_base: Option<Duration>,
+    later_cap: Option<Duration>,
     factor: u32,
     floor: Duration,
     jitter: Jitter,
@@ -178,6 +189,14 @@ impl Config {
     /// A backoff with these settings, for other requests that should keep the same manners.
     pub fn backoff(&self, seed: u64) -> Backoff {
         Backoff::new(self.base, self.cap, seed).factor(self.factor).floor(self.floor).jitter(self.jitter)
+    }
+
+    /// The long profile. Half of a delay is never left to chance: who is sent away for long shall be away for long.
+    pub(super) fn later(&self, seed: u64) -> Backoff {
+        let base = self.later_base.unwrap_or(self.cap);
+        let cap = self.later_cap.unwrap_or(self.cap.max(base));
+        let jitter = if self.jitter == Jitter::Full { Jitter::Half } else { self.jitter };
+        Backoff::new(base, cap, seed).factor(self.factor).floor(self.floor).jitter(jitter)
     }
 
     /// A server's wish for a delay, within bounds.

@@ -25,6 +25,8 @@ use crate::sse::{Decoder, Frame};
 pub struct Machine {
     config: Config,
     backoff: Backoff,
+    /// The long profile.
+    later: Backoff,
     decoder: Decoder,
     phase: Phase,
     /// Not handed out yet.
@@ -96,6 +98,7 @@ impl Machine {
     pub fn new(config: Config, seed: u64) -> Self {
         Self {
             backoff: config.backoff(seed),
+            later: config.later(!seed),
             decoder: Decoder::new(config.limits).with_last_event_id(config.last_event_id.as_str()),
             config,
             phase: Phase::Connect(Trail::default()),
@@ -246,6 +249,20 @@ impl Machine {
     /// The connection was worth it: the next delay is a first delay again.
     pub fn progress(&mut self) {
         self.backoff.reset();
+        self.later.reset();
+    }
+
+    /// Attempts since the last progress.
+    fn failures(&self) -> u32 {
+        self.backoff.failures().saturating_add(self.later.failures())
+    }
+
+    /// The wait that is on, if one is, ends now: something that the next attempt needs is there. It is for the caller to
+    /// see that this cannot happen again and again.
+    pub fn retry_now(&mut self) {
+        if let Phase::Wait { until } = &mut self.phase {
+            *until = Duration::ZERO;
+        }
     }
 
     /// Gives up the connection or the attempt, and lets another follow after the backoff. Does nothing while there is
@@ -348,7 +365,7 @@ impl Machine {
     fn attempt(&self, trail: &Trail) -> Attempt {
         let id = if self.config.use_last_event_id { self.decoder.last_event_id() } else { "" };
         Attempt {
-            number: self.backoff.failures().saturating_add(1),
+            number: self.failures().saturating_add(1),
             fresh_credentials: self.unauthenticated,
             redirect: trail.redirect.clone(),
             last_event_id: id.to_owned(),
@@ -394,7 +411,7 @@ impl Machine {
             Verdict::Stop => self.stop(Stop::Status { status, body }),
             Verdict::RetryLater if retry_after.is_none() => {
                 let attempt = self.ended_now(cause, now, body);
-                let retry_at = now.saturating_add(self.backoff.long_delay());
+                let retry_at = now.saturating_add(self.later.next_delay());
                 self.wait(Ended { retry_at, ..attempt });
             }
             Verdict::Retry | Verdict::RetryLater => self.end_after(retry_after, cause, body, now),
@@ -430,7 +447,7 @@ impl Machine {
             opened: matches!(self.phase, Phase::Bytes { .. }),
             cause,
             retry_at: now,
-            attempt: self.backoff.failures().saturating_add(1),
+            attempt: self.failures().saturating_add(1),
             body,
         }
     }
@@ -463,7 +480,7 @@ impl fmt::Debug for Machine {
         f.debug_struct("Machine")
             .field("state", &self.state())
             .field("last_event_id", &self.last_event_id())
-            .field("failures", &self.backoff.failures())
+            .field("failures", &self.failures())
             .finish_non_exhaustive()
     }
 }

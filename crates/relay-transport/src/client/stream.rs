@@ -127,6 +127,11 @@ impl EventStream {
         self.machine.delay_once(delay);
     }
 
+    /// Ends a wait for the next attempt: see [`Machine::retry_now`].
+    pub fn retry_now(&mut self) {
+        self.machine.retry_now();
+    }
+
     /// The base of the backoff from now on: see [`Machine::set_base`].
     pub fn set_base(&mut self, base: Duration) {
         self.machine.set_base(base);

@@ -239,6 +239,66 @@ fn the_server_chooses_the_base_within_bounds() {
     assert_eq!(delay(impatient, "x").0, 1, "and is never zero itself");
 }
 
+/// 403 is asked again late, everything else soon.
+fn two_profiles() -> Config {
+    fn late(status: u16) -> Option<Verdict> {
+        (status == 403).then_some(Verdict::RetryLater)
+    }
+    let config = Config::default().base(seconds(1)).cap(seconds(30)).jitter(Jitter::None);
+    config.later_base(seconds(300)).later_cap(seconds(3600)).policy(late as StatusPolicy)
+}
+
+#[test]
+fn the_long_profile_counts_for_itself_and_only_progress_shortens_it() {
+    let mut machine = Machine::new(two_profiles(), 1);
+    let mut now = Duration::ZERO;
+    let mut fail = |machine: &mut Machine, code: u16| {
+        drain(machine, now);
+        machine.handle_response(status(code), now);
+        machine.handle_end(End::Eof, now);
+        let delay = wait(machine, now) - now;
+        now += delay;
+        delay.as_secs()
+    };
+    // Each profile doubles by itself, up to its own cap.
+    assert_eq!([403, 503, 403, 503, 403].map(|code| fail(&mut machine, code)), [300, 1, 600, 2, 1200]);
+    assert_eq!([403, 403, 403].map(|code| fail(&mut machine, code)), [2400, 3600, 3600]);
+    // A server's wish and a connection without progress, however long, change the short one alone.
+    let opened = now;
+    open(&mut machine, opened);
+    machine.handle_bytes("retry: 7000\n\n", opened);
+    drain(&mut machine, opened);
+    machine.handle_end(End::Eof, opened + seconds(100));
+    let until = wait(&mut machine, opened + seconds(100));
+    assert_eq!(until, opened + seconds(107));
+    now = until;
+    let mut fail = |machine: &mut Machine, code: u16| {
+        drain(machine, now);
+        machine.handle_response(status(code), now);
+        machine.handle_end(End::Eof, now);
+        let delay = wait(machine, now) - now;
+        now += delay;
+        delay.as_secs()
+    };
+    assert_eq!([403, 503].map(|code| fail(&mut machine, code)), [3600, 14]);
+    machine.progress();
+    assert_eq!([403, 503, 403].map(|code| fail(&mut machine, code)), [300, 7, 600]);
+}
+
+#[test]
+fn the_long_profile_keeps_half_of_its_delays() {
+    for seed in 0..200 {
+        let mut machine = Machine::new(two_profiles().jitter(Jitter::Full), seed);
+        drain(&mut machine, Duration::ZERO);
+        machine.handle_response(status(403), Duration::ZERO);
+        machine.handle_end(End::Eof, Duration::ZERO);
+        let until = wait(&mut machine, Duration::ZERO);
+        assert!((seconds(150)..=seconds(300)).contains(&until), "{until:?}");
+        machine.retry_now();
+        assert!(told(&mut machine, Duration::ZERO).starts_with("connect#2 "));
+    }
+}
+
 #[test]
 fn a_healthy_time_resets_the_backoff_and_a_short_one_does_not() {
     let config = plain().healthy_after(seconds(60)).idle(None);

@@ -1,0 +1,115 @@
+//! Who may subscribe.
+
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+use relay_proto::autoconfig::AutoConfigKey;
+
+/// Which keys are accepted, in an `Authorization` header without a scheme.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum Keys {
+    /// Everyone is answered, with any key or none. For a loopback address only.
+    #[default]
+    Anyone,
+    /// This one.
+    Fixed(AutoConfigKey),
+    /// Those in a file, one per line, read again when it changes. White space around a key does not count, nor do empty
+    /// lines.
+    File(PathBuf),
+}
+
+/// The file with the keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// It cannot be read.
+    #[error("key file {} cannot be read", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It holds no key: nobody would be answered.
+    #[error("key file {} holds no key", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// The keys in force.
+#[derive(Debug)]
+pub(crate) struct Access {
+    file: Option<PathBuf>,
+    /// `None`: everyone.
+    keys: RwLock<Option<Vec<AutoConfigKey>>>,
+}
+
+impl Access {
+    pub(crate) fn new(keys: Keys) -> Result<Self, AccessError> {
+        Ok(match keys {
+            Keys::Anyone => Self { file: None, keys: RwLock::new(None) },
+            Keys::Fixed(key) => Self { file: None, keys: RwLock::new(Some(vec![key])) },
+            Keys::File(path) => {
+                let keys = read(&path)?;
+                Self { file: Some(path), keys: RwLock::new(Some(keys)) }
+            }
+        })
+    }
+
+    /// Reads the file again, if there is one. When that fails, the keys that were read last stay in force.
+    pub(crate) fn refresh(&self) -> Result<(), AccessError> {
+        if let Some(file) = &self.file {
+            let keys = read(file)?;
+            *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Some(keys);
+        }
+        Ok(())
+    }
+
+    /// Whether this is what an accepted client sends. All keys are looked at, in constant time each.
+    pub(crate) fn accepts(&self, authorization: Option<&[u8]>) -> bool {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(keys) = &*keys else { return true };
+        let Some(shown) = authorization.and_then(|bytes| std::str::from_utf8(bytes.trim_ascii()).ok()) else {
+            return false;
+        };
+        keys.iter().fold(false, |found, key| found | key.is(shown))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<AutoConfigKey>, AccessError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| AccessError::Io { path: path.to_owned(), source })?;
+    let keys: Vec<_> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(AutoConfigKey::from).collect();
+    if keys.is_empty() { Err(AccessError::Empty { path: path.to_owned() }) } else { Ok(keys) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_a_file_come_and_go_and_a_broken_file_changes_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let write = |text: &str| std::fs::write(file.path(), text).unwrap();
+        write("one\n\n  two \r\n");
+        let access = Access::new(Keys::File(file.path().to_owned())).unwrap();
+        assert!(access.accepts(Some(b"one")) && access.accepts(Some(b" two")));
+        for wrong in
+            [None, Some(&b""[..]), Some(b"on"), Some(b"one\n\n  two"), Some(b"Bearer one"), Some(b"\xff")]
+        {
+            assert!(!access.accepts(wrong), "{wrong:?}");
+        }
+        write("\n\n");
+        assert!(access.refresh().is_err() && access.accepts(Some(b"one")));
+        write("three");
+        access.refresh().unwrap();
+        assert!(!access.accepts(Some(b"one")) && access.accepts(Some(b"three")));
+        assert!(Access::new(Keys::Anyone).unwrap().accepts(None));
+        assert!(!Access::new(Keys::Fixed("k".into())).unwrap().accepts(None));
+        assert!(Access::new(Keys::File("/nowhere/keys".into())).is_err());
+    }
+}

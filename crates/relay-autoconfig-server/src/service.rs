@@ -1,0 +1,130 @@
+//! The requests: one path, one method, one answer that goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use relay_proto::autoconfig::{STREAM_PATH, VERSION_PARAMETER};
+use relay_proto::problem::{Problem, ProblemCode};
+use relay_transport::server::{
+    Body, Cut, Query, Refusal, Service, check_head, method_not_allowed, problem, with_body,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::access::Access;
+use crate::hub::{Cursor, Hub};
+
+/// What all requests share.
+pub(crate) struct Subscriptions {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) access: Access,
+    pub(crate) heartbeat: Duration,
+    /// Counts: each cut ends the streams that are open.
+    pub(crate) cuts: watch::Sender<u64>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) open: AtomicU64,
+}
+
+impl Service for Subscriptions {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        let (head, _) = request.into_parts();
+        let answer = self.subscribe(&head);
+        let response = answer.unwrap_or_else(|refusal| problem(&refusal));
+        // Neither the query nor a header is logged: both may hold a key.
+        tracing::debug!(method = %head.method, status = response.status().as_u16(), "answered");
+        Ok(response)
+    }
+}
+
+impl Subscriptions {
+    fn subscribe(self: &Arc<Self>, head: &http::request::Parts) -> Result<Response<Body>, Refusal> {
+        check_head(head)?;
+        if head.uri.path() != STREAM_PATH {
+            return Err(Box::new(Problem::new(
+                ProblemCode::NOT_FOUND,
+                format!("only {STREAM_PATH} is served"),
+            )));
+        }
+        if head.method != Method::GET {
+            return Ok(method_not_allowed("GET"));
+        }
+        if !self.access.accepts(head.headers.get(AUTHORIZATION).map(|value| value.as_bytes())) {
+            return Err(Box::new(Problem::new(
+                ProblemCode::UNAUTHENTICATED,
+                "the key is missing or not accepted",
+            )));
+        }
+        let query = Query::parse(head.uri.query());
+        let version = query.all(VERSION_PARAMETER).last().and_then(|version| version.parse::<u64>().ok());
+        let cursor = Cursor::new(self.hub.clone(), version.is_some_and(|version| version >= 2));
+        let frames = frames(self.clone(), cursor);
+        Ok(with_body(StatusCode::OK, "text/event-stream", StreamBody::new(frames).boxed_unsync()))
+    }
+}
+
+/// The events of one subscriber, taken as fast as it reads: nothing waits in between.
+fn frames(
+    shared: Arc<Subscriptions>,
+    cursor: Cursor,
+) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Cut>> + Send {
+    shared.open.fetch_add(1, Ordering::AcqRel);
+    let subscriber = Subscriber {
+        head: shared.hub.watch(),
+        cuts: shared.cuts.subscribe(),
+        _open: Open(shared.clone()),
+        shared,
+        cursor,
+    };
+    futures_util::stream::unfold(subscriber, |mut subscriber| async move {
+        let frame = subscriber.next().await?;
+        Some((frame.map(Frame::data), subscriber))
+    })
+}
+
+struct Subscriber {
+    shared: Arc<Subscriptions>,
+    cursor: Cursor,
+    head: watch::Receiver<u64>,
+    cuts: watch::Receiver<u64>,
+    _open: Open,
+}
+
+/// Counts while it lives.
+struct Open(Arc<Subscriptions>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Subscriber {
+    async fn next(&mut self) -> Option<Result<Bytes, Cut>> {
+        loop {
+            if self.shared.stop.is_cancelled() {
+                return None;
+            }
+            if self.cuts.has_changed().unwrap_or(false) {
+                return Some(Err(Cut));
+            }
+            // Seen before looking: what comes in between wakes.
+            self.head.borrow_and_update();
+            if let Some(frame) = self.cursor.next() {
+                return Some(Ok(frame));
+            }
+            tokio::select! {
+                () = self.shared.stop.cancelled() => {}
+                _ = self.cuts.changed() => return Some(Err(Cut)),
+                _ = self.head.changed() => {}
+                () = tokio::time::sleep(self.shared.heartbeat) => return Some(Ok(Bytes::from_static(b":\n\n"))),
+            }
+        }
+    }
+}

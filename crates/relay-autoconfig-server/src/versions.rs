@@ -1,0 +1,279 @@
+//! The versions of everything that ever was, in a file that outlives the process.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use relay_proto::autoconfig::{write_environment, write_filter};
+use relay_state::files::{FileError, LockedFile};
+use serde::{Deserialize, Serialize};
+
+use crate::file::Configuration;
+
+/// Says what the file is, and in which version.
+const FORMAT: &str = "relay auto-configuration versions 1";
+
+/// The state file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VersionsError {
+    /// It cannot be read or written, is damaged, or another process has it.
+    #[error("the state file cannot be used")]
+    File {
+        /// What is wrong with it.
+        #[from]
+        source: FileError,
+    },
+    /// There is no chance on this machine.
+    #[error("no random bytes for a salt")]
+    Random,
+}
+
+/// What kind of thing an id names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    Environment,
+    Filter,
+}
+
+/// Something whose version has gone up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) kind: Kind,
+    pub(crate) id: String,
+    pub(crate) version: i64,
+    /// It is there no more.
+    pub(crate) gone: bool,
+}
+
+/// Versions, as they are on disk.
+#[derive(Debug)]
+pub(crate) struct Versions {
+    file: LockedFile,
+    state: State,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    format: String,
+    /// Of the digests, in hexadecimal: who has this file alone cannot try keys from a table.
+    salt: String,
+    environments: BTreeMap<String, Entry>,
+    filters: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    version: i64,
+    /// Of what it says; `None` when it is gone.
+    digest: Option<String>,
+}
+
+impl State {
+    fn of(&mut self, kind: Kind) -> &mut BTreeMap<String, Entry> {
+        match kind {
+            Kind::Environment => &mut self.environments,
+            Kind::Filter => &mut self.filters,
+        }
+    }
+}
+
+impl Versions {
+    /// Takes the file, which need not exist yet.
+    pub(crate) fn open(path: impl Into<PathBuf>) -> Result<Self, VersionsError> {
+        let file = LockedFile::open("state file", path)?.private();
+        let state = match file.read()? {
+            Some(bytes) => {
+                let state: State = serde_json::from_slice(&bytes)
+                    .map_err(|error| file.corrupt(format!("it is damaged at line {}", error.line())))?;
+                if state.format != FORMAT {
+                    return Err(file.corrupt("it is of another format").into());
+                }
+                if salt_of(&state.salt).is_none() {
+                    return Err(file.corrupt("its salt is damaged").into());
+                }
+                state
+            }
+            None => {
+                let mut salt = [0; 32];
+                getrandom::fill(&mut salt).map_err(|_| VersionsError::Random)?;
+                let salt = salt.iter().fold(String::new(), |mut text, byte| {
+                    let _ = write!(text, "{byte:02x}");
+                    text
+                });
+                State {
+                    format: FORMAT.to_owned(),
+                    salt,
+                    environments: BTreeMap::new(),
+                    filters: BTreeMap::new(),
+                }
+            }
+        };
+        Ok(Self { file, state })
+    }
+
+    /// Gives each entry of the configuration its version, and says which have gone up. When this returns, they are on disk;
+    /// when it fails, nothing has changed.
+    pub(crate) fn assign(
+        &mut self,
+        configuration: &mut Configuration,
+        now_ms: i64,
+    ) -> Result<Vec<Change>, VersionsError> {
+        let mut state = self.state.clone();
+        let salt = salt_of(&state.salt).unwrap_or_default();
+        let mut changes = Vec::new();
+        let mut text = String::new();
+        for (id, environment) in &mut configuration.environments {
+            let floor = std::mem::take(&mut environment.version);
+            text.clear();
+            write_environment(&mut text, environment);
+            let digest = digest(&salt, &text);
+            environment.version =
+                state.give(Kind::Environment, id, Some(digest), floor, now_ms, &mut changes);
+        }
+        for (id, filter) in &mut configuration.filters {
+            let floor = std::mem::take(&mut filter.version);
+            text.clear();
+            write_filter(&mut text, filter);
+            let digest = digest(&salt, &text);
+            filter.version = state.give(Kind::Filter, id, Some(digest), floor, now_ms, &mut changes);
+        }
+        for kind in [Kind::Environment, Kind::Filter] {
+            let there = |id: &String| match kind {
+                Kind::Environment => configuration.environments.contains_key(id),
+                Kind::Filter => configuration.filters.contains_key(id),
+            };
+            let gone = state.of(kind).iter().filter(|(id, entry)| entry.digest.is_some() && !there(id));
+            for id in gone.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+                state.give(kind, &id, None, i64::MIN, now_ms, &mut changes);
+            }
+        }
+        if state != self.state || self.file.read()?.is_none() {
+            let mut bytes = serde_json::to_vec(&state).expect("it has text keys and whole numbers");
+            bytes.push(b'\n');
+            self.file.replace(&bytes)?;
+            self.state = state;
+        }
+        Ok(changes)
+    }
+}
+
+impl State {
+    /// The version of an entry that says this.
+    fn give(
+        &mut self,
+        kind: Kind,
+        id: &str,
+        digest: Option<String>,
+        floor: i64,
+        now_ms: i64,
+        changes: &mut Vec<Change>,
+    ) -> i64 {
+        let known = self.of(kind).get(id);
+        if let Some(known) = known
+            && known.digest == digest
+            && known.version >= floor
+        {
+            return known.version;
+        }
+        let next = known.map_or(i64::MIN, |known| known.version.saturating_add(1));
+        let version = next.max(now_ms).max(floor);
+        let gone = digest.is_none();
+        self.of(kind).insert(id.to_owned(), Entry { version, digest });
+        changes.push(Change { kind, id: id.to_owned(), version, gone });
+        version
+    }
+}
+
+fn salt_of(text: &str) -> Option<[u8; 32]> {
+    let mut salt = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (index, byte) in salt.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(salt)
+}
+
+fn digest(salt: &[u8; 32], text: &str) -> String {
+    blake3::keyed_hash(salt, text.as_bytes()).to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_proto::autoconfig::{EnvironmentRep, FilterRep, KeyText};
+
+    use super::*;
+
+    fn configuration(environments: &[(&str, &str, i64)], filters: &[&str]) -> Configuration {
+        let mut configuration = Configuration::default();
+        for (id, key, floor) in environments {
+            let mut environment = EnvironmentRep::default();
+            environment.env_id = (*id).to_owned().into();
+            environment.sdk_key.value = KeyText::new((*key).to_owned());
+            environment.version = *floor;
+            configuration.environments.insert((*id).to_owned(), environment);
+        }
+        for id in filters {
+            configuration.filters.insert((*id).to_owned(), FilterRep::default());
+        }
+        configuration
+    }
+
+    fn told(versions: &mut Versions, mut configuration: Configuration, now: i64) -> Vec<String> {
+        let changes = versions.assign(&mut configuration, now).unwrap();
+        changes.iter().map(|c| format!("{}{}@{}", if c.gone { "-" } else { "+" }, c.id, c.version)).collect()
+    }
+
+    #[test]
+    fn versions_never_go_back_whatever_the_clock_and_the_process_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let mut versions = Versions::open(&path).unwrap();
+        assert_eq!(
+            told(&mut versions, configuration(&[("a", "k", 0), ("b", "k", 0)], &["a"]), 100),
+            ["+a@100", "+b@100", "+a@100"]
+        );
+        assert_eq!(told(&mut versions, configuration(&[("a", "k", 0), ("b", "k", 0)], &["a"]), 200), [""; 0]);
+        // The clock goes back; a floor is a floor; what is gone has a version too.
+        assert_eq!(
+            told(&mut versions, configuration(&[("a", "l", 0), ("b", "k", 7)], &["a"]), 5),
+            ["+a@101"]
+        );
+        assert_eq!(
+            told(&mut versions, configuration(&[("a", "l", 500), ("b", "k", 0)], &[]), 300),
+            ["+a@500", "-a@300"]
+        );
+        drop(versions);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("\"k\"") && !text.contains("\"l\""), "{text}");
+        let mut versions = Versions::open(&path).unwrap();
+        assert_eq!(told(&mut versions, configuration(&[("a", "l", 0)], &[]), 5), ["-b@101"]);
+        assert_eq!(
+            told(&mut versions, configuration(&[("a", "l", 0), ("b", "k", 0)], &["a"]), 5),
+            ["+b@102", "+a@301"]
+        );
+    }
+
+    #[test]
+    fn a_damaged_or_taken_state_file_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let mut versions = Versions::open(&path).unwrap();
+        told(&mut versions, configuration(&[("a", "k", 0)], &[]), 100);
+        let taken = Versions::open(&path).unwrap_err();
+        assert!(relay_proto::error::chain(&taken).to_string().contains(path.to_str().unwrap()));
+        drop(versions);
+        let good = std::fs::read(&path).unwrap();
+        for bad in [&b""[..], b"{}", b"garbage", &good[..good.len() / 2]] {
+            std::fs::write(&path, bad).unwrap();
+            let damaged = Versions::open(&path).unwrap_err();
+            assert!(relay_proto::error::chain(&damaged).to_string().contains(path.to_str().unwrap()));
+        }
+        std::fs::write(&path, &good).unwrap();
+        assert!(Versions::open(&path).is_ok());
+    }
+}

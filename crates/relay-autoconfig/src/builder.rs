@@ -1,0 +1,341 @@
+//! What a caller may decide.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use relay_proto::autoconfig::{AutoConfigKey, PROTOCOL_VERSION, STREAM_PATH, VERSION_PARAMETER};
+use relay_proto::eventsource::{Config, Verdict};
+use relay_proto::retry::Jitter;
+use relay_proto::sse::Limits;
+use relay_state::environments::Environments;
+use relay_transport::{BaseUrl, HttpClient, Secret, TokenSource};
+
+use crate::cache::Cache;
+use crate::events::Events;
+use crate::handler::MessageHandler;
+use crate::manager::StreamManager;
+
+/// What an answer of 401 or 403 does, whenever it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Unauthorized {
+    /// Try again, after the long delays. A key may be put right.
+    #[default]
+    Retry,
+    /// It is over.
+    Stop,
+}
+
+/// Settings of a [`StreamManager`] or of [`Events`].
+pub struct Builder {
+    pub(crate) url: String,
+    pub(crate) key: Option<TokenSource>,
+    fixed_key: Option<Secret>,
+    pub(crate) http: Option<HttpClient>,
+    protocol_version: u32,
+    reconnect: (Duration, Duration),
+    long: (Duration, Duration),
+    idle_timeout: Duration,
+    lenient_mime: bool,
+    max_event: usize,
+    hold_empty: Duration,
+    pub(crate) unauthorized: Arc<dyn Fn(u16) -> Unauthorized + Send + Sync>,
+    pub(crate) cache: Option<Box<dyn Cache>>,
+    pub(crate) wall_clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// The settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The URL.
+    #[error("the URL of the service cannot be used")]
+    Url {
+        /// What is wrong with it.
+        source: relay_transport::Error,
+    },
+    /// The URL has a part that makes no sense here.
+    #[error("the URL of the service has a fragment")]
+    Fragment,
+    /// There is no key.
+    #[error("there is no key: give one, or a file that holds one")]
+    NoKey,
+    /// The key cannot stand in a header.
+    #[error("the key cannot be used")]
+    Key {
+        /// What is wrong with it.
+        source: relay_transport::Error,
+    },
+    /// The HTTP client cannot be made.
+    #[error("the HTTP client cannot be set up")]
+    Http {
+        /// Why.
+        source: relay_transport::Error,
+    },
+}
+
+impl Builder {
+    pub(crate) fn new(url: String) -> Self {
+        Self {
+            url,
+            key: None,
+            fixed_key: None,
+            http: None,
+            protocol_version: PROTOCOL_VERSION,
+            reconnect: (Duration::from_secs(1), Duration::from_secs(30)),
+            long: (Duration::from_secs(300), Duration::from_secs(3600)),
+            idle_timeout: Duration::from_secs(300),
+            lenient_mime: false,
+            max_event: 64 << 20,
+            hold_empty: Duration::ZERO,
+            unauthorized: Arc::new(|_| Unauthorized::default()),
+            cache: None,
+            wall_clock: Arc::new(|| {
+                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            }),
+        }
+    }
+
+    /// The key that the service wants: sent as `Authorization`, as it is.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<AutoConfigKey>) -> Self {
+        let secret = Secret::new(key.into().reveal());
+        self.key = Some(TokenSource::fixed(secret.clone()));
+        self.fixed_key = Some(secret);
+        self
+    }
+
+    /// A file that holds the key, read at each attempt; white space around it does not count.
+    #[must_use]
+    pub fn key_file(self, path: impl Into<PathBuf>) -> Self {
+        self.key_source(TokenSource::file(path))
+    }
+
+    /// Where the key comes from, asked at each attempt. When it has another key than the one that was refused with 401 or
+    /// 403, that one is tried at once.
+    #[must_use]
+    pub fn key_source(mut self, source: TokenSource) -> Self {
+        self.key = Some(source);
+        self.fixed_key = None;
+        self
+    }
+
+    /// The HTTP client. Default: one that takes compressed streams.
+    #[must_use]
+    pub fn http(mut self, http: HttpClient) -> Self {
+        self.http = Some(http);
+        self
+    }
+
+    /// The version of the protocol to ask for; 1 is the one without filters, and is not told. Default 2.
+    #[must_use]
+    pub fn protocol_version(mut self, version: u32) -> Self {
+        self.protocol_version = version;
+        self
+    }
+
+    /// Delays before another attempt after what passes: the n-th is between half of and all of `base * 2^n`, at most
+    /// `cap`. A usable event starts them anew. Default 1 s and 30 s.
+    #[must_use]
+    pub fn reconnect(mut self, base: Duration, cap: Duration) -> Self {
+        self.reconnect = (base, cap);
+        self
+    }
+
+    /// Delays after answers that another attempt hardly changes: 4xx but 400, 408, 425 and 429. By the same rule. Default
+    /// 5 min and 1 h.
+    #[must_use]
+    pub fn long_reconnect(mut self, base: Duration, cap: Duration) -> Self {
+        self.long = (base, cap);
+        self
+    }
+
+    /// The longest silence; any byte counts. Default 5 min; the service sends a comment every 3.
+    #[must_use]
+    pub fn idle_timeout(mut self, idle: Duration) -> Self {
+        self.idle_timeout = idle;
+        self
+    }
+
+    /// Takes an answer of 200 with any content type. Default false.
+    #[must_use]
+    pub fn lenient_mime(mut self, lenient: bool) -> Self {
+        self.lenient_mime = lenient;
+        self
+    }
+
+    /// Most bytes of an event's data, unpacked. Default 64 MiB, held while such an event comes.
+    #[must_use]
+    pub fn max_event(mut self, bytes: usize) -> Self {
+        self.max_event = bytes;
+        self
+    }
+
+    /// Holds back a put that would take away all environments for so long. Default 0: not at all.
+    #[must_use]
+    pub fn hold_empty(mut self, hold: Duration) -> Self {
+        self.hold_empty = hold;
+        self
+    }
+
+    /// What an answer of 401 or 403 does, given the status. Default: [`Unauthorized::Retry`].
+    #[must_use]
+    pub fn unauthorized(mut self, policy: impl Fn(u16) -> Unauthorized + Send + Sync + 'static) -> Self {
+        self.unauthorized = Arc::new(policy);
+        self
+    }
+
+    /// Keeps the last good configuration. Default: nowhere.
+    #[must_use]
+    pub fn cache(mut self, cache: impl Cache + 'static) -> Self {
+        self.cache = Some(Box::new(cache));
+        self
+    }
+
+    /// The clock by which keys end, in milliseconds since 1970. Default: the system's. It is for tests.
+    #[must_use]
+    pub fn wall_clock(mut self, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        self.wall_clock = Arc::new(clock);
+        self
+    }
+
+    /// The stream of events. Nothing is sent before it is polled.
+    ///
+    /// # Errors
+    /// The settings cannot be used.
+    pub fn events(self) -> Result<Events, ConfigError> {
+        Events::new(self)
+    }
+
+    /// A manager that will call this handler. Nothing is sent before [`StreamManager::start`].
+    ///
+    /// # Errors
+    /// The settings cannot be used.
+    pub fn build<H: MessageHandler>(self, handler: H) -> Result<StreamManager, ConfigError> {
+        Ok(StreamManager::new(Events::new(self)?, handler))
+    }
+
+    /// The URL of the stream: the service's path and query are kept.
+    pub(crate) fn stream_url(&self) -> Result<String, ConfigError> {
+        if self.url.contains('#') {
+            return Err(ConfigError::Fragment);
+        }
+        let (base, query) = match self.url.trim().split_once('?') {
+            Some((base, query)) => (base, query),
+            None => (self.url.as_str(), ""),
+        };
+        let base = BaseUrl::parse(base).map_err(|source| ConfigError::Url { source })?;
+        let mut url = base.join(STREAM_PATH, &[]);
+        let version =
+            (self.protocol_version > 1).then(|| format!("{VERSION_PARAMETER}={}", self.protocol_version));
+        let mut sign = '?';
+        for part in
+            [query, version.as_deref().unwrap_or_default()].into_iter().filter(|part| !part.is_empty())
+        {
+            url.push(sign);
+            url.push_str(part);
+            sign = '&';
+        }
+        url.parse::<http::Uri>().map(|_| url).map_err(|_| ConfigError::Url {
+            source: relay_transport::Error::Url { reason: "its query does not parse" },
+        })
+    }
+
+    /// The key source; a key that is known already is looked at.
+    pub(crate) fn checked_key(&self) -> Result<TokenSource, ConfigError> {
+        if let Some(key) = &self.fixed_key {
+            if key.expose().is_empty() {
+                return Err(ConfigError::NoKey);
+            }
+            key.header().map_err(|source| ConfigError::Key { source })?;
+        }
+        self.key.clone().ok_or(ConfigError::NoKey)
+    }
+
+    pub(crate) fn environments(&self) -> Environments {
+        Environments::default().hold_empty(self.hold_empty)
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        let limits = Limits::default().data(self.max_event).line(self.max_event.saturating_add(16));
+        Config::default()
+            .base(self.reconnect.0)
+            .cap(self.reconnect.1)
+            .later_base(self.long.0)
+            .later_cap(self.long.1)
+            .jitter(Jitter::Half)
+            .retry_max(self.reconnect.1)
+            .idle(self.idle_timeout)
+            .lenient_mime(self.lenient_mime)
+            .max_problem_bytes(0_usize)
+            .max_redirects(10_u32)
+            .max_block_bytes(self.max_event as u64 + (64 << 10))
+            .limits(limits)
+            .policy(verdict as fn(u16) -> Option<Verdict>)
+    }
+}
+
+/// Nothing that a service answers is the end by itself.
+fn verdict(status: u16) -> Option<Verdict> {
+    Some(match status {
+        400 | 408 | 425 | 429 => Verdict::Retry,
+        400..=499 => Verdict::RetryLater,
+        _ => Verdict::Retry,
+    })
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The query may hold a secret.
+        f.debug_struct("Builder").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_and_query_of_the_service_are_kept() {
+        for (url, version, expected) in [
+            ("http://h:1", 2, "http://h:1/relay_auto_config?rpacProtocolVersion=2"),
+            ("http://h:1/", 1, "http://h:1/relay_auto_config"),
+            ("https://h/a/b/", 2, "https://h/a/b/relay_auto_config?rpacProtocolVersion=2"),
+            ("https://h/a?x=1&y=%20", 2, "https://h/a/relay_auto_config?x=1&y=%20&rpacProtocolVersion=2"),
+            ("https://h?x=1", 1, "https://h/relay_auto_config?x=1"),
+            ("https://h?", 3, "https://h/relay_auto_config?rpacProtocolVersion=3"),
+        ] {
+            let builder = Builder::new(url.to_owned()).protocol_version(version);
+            assert_eq!(builder.stream_url().unwrap(), expected, "{url}");
+        }
+        for bad in ["", "h", "ftp://h", "http://", "http://h/#f", "http://u:secret@h/", "http://h?a b"] {
+            let error = Builder::new(bad.to_owned()).stream_url().unwrap_err();
+            assert!(!error.to_string().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn statuses() {
+        for (status, later) in [
+            (400, false),
+            (408, false),
+            (425, false),
+            (429, false),
+            (500, false),
+            (503, false),
+            (201, false),
+            (304, false),
+            (401, true),
+            (403, true),
+            (404, true),
+            (405, true),
+            (410, true),
+            (418, true),
+            (451, true),
+        ] {
+            assert_eq!(verdict(status) == Some(Verdict::RetryLater), later, "{status}");
+        }
+    }
+}

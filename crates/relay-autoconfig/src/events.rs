@@ -1,0 +1,418 @@
+//! The driver: joins the connection, the state, the clock and the cache.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use http::{Request, header};
+use http_body_util::Full;
+use relay_proto::eventsource::{Attempt, Cause, Ended, Item, Refused, Stop};
+use relay_proto::secret::same_in_constant_time;
+use relay_proto::sse::Frame;
+use relay_state::environments::{
+    Environments, ErrorKind, Event, Next, Now, Session, State, Status, StatusError, decode_saved,
+    encode_saved,
+};
+use relay_transport::{EventStream, HttpClient, Secret, TokenSource};
+use tokio::time::{Instant, Sleep};
+
+use crate::builder::{Builder, ConfigError, Unauthorized};
+use crate::cache::Cache;
+
+/// How often the wall clock is looked at while keys wait for their ends: it may be set, and a machine may have slept.
+const CLOCK_CHECK: Duration = Duration::from_millis(80);
+/// Keys remembered as refused, so that each is tried at once no more than once.
+const REFUSED_KEYS: usize = 16;
+
+/// Why a stream is over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum End {
+    /// Its owner has closed it.
+    #[error("closed")]
+    Closed,
+    /// The service answered 204: it wants no more attempts.
+    #[error("the service has nothing more to say (204)")]
+    NoContent,
+    /// The service answered 401 or 403, and [`Builder::unauthorized`] says that this is the end.
+    #[error("not authorised: the service answered with status {0}")]
+    Unauthorized(u16),
+    /// No request can be made, and never will: this is why.
+    #[error("no request can be made: {0}")]
+    Request(String),
+}
+
+/// What changes, as a stream: connects, connects again, and ends only as [`End`] says.
+///
+/// **Nothing happens unless it is polled**, but for keys: those that have ended meanwhile are told before anything else.
+/// Dropping it closes the connection. Polling is cancel-safe.
+pub struct Events {
+    stream: EventStream,
+    session: Session,
+    key: TokenSource,
+    /// The key of the last attempt.
+    sent: Arc<Mutex<Option<Secret>>>,
+    refused: Vec<Secret>,
+    /// An answer of 401 or 403, while the key source is asked for another key.
+    second_look: Option<(Ended, u16, BoxFuture<'static, Option<Secret>>)>,
+    unauthorized: Arc<dyn Fn(u16) -> Unauthorized + Send + Sync>,
+    cache: Option<Box<dyn Cache>>,
+    /// What a cache is for.
+    service: String,
+    wall_clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    origin: Instant,
+    timer: Pin<Box<Sleep>>,
+    timer_set: bool,
+    started: bool,
+    end: Option<End>,
+}
+
+impl Events {
+    pub(crate) fn new(mut builder: Builder) -> Result<Self, ConfigError> {
+        let url = builder.stream_url()?;
+        let key = builder.checked_key()?;
+        let http = match builder.http.take() {
+            Some(http) => http,
+            None => HttpClient::builder()
+                .compressed_streams(true)
+                .build()
+                .map_err(|source| ConfigError::Http { source })?,
+        };
+        let sent = Arc::new(Mutex::new(None));
+        let stream = EventStream::new(http, builder.config(), request(url, key.clone(), sent.clone()));
+        Ok(Self {
+            stream,
+            session: Session::new(builder.environments()),
+            key,
+            sent,
+            refused: Vec::new(),
+            second_look: None,
+            unauthorized: builder.unauthorized,
+            service: service(&builder.url).to_owned(),
+            cache: builder.cache,
+            wall_clock: builder.wall_clock,
+            origin: Instant::now(),
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            timer_set: false,
+            started: false,
+            end: None,
+        })
+    }
+
+    /// How it fares; what is still to be told is in it already.
+    pub fn status(&self) -> &Status {
+        self.session.status()
+    }
+
+    /// What is known.
+    pub fn environments(&self) -> &Environments {
+        self.session.environments()
+    }
+
+    /// Why it is over, if it is.
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    /// Ends it: nothing is sent from now on, and the last event says `off`.
+    pub fn close(&mut self) {
+        if self.end.is_none() {
+            self.finish(End::Closed, None);
+        }
+    }
+
+    /// The next event; `None` when it is over.
+    pub async fn next(&mut self) -> Option<Event> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    fn now(&self) -> Now {
+        Now::new((self.wall_clock)(), self.origin.elapsed())
+    }
+
+    fn finish(&mut self, end: End, error: Option<StatusError>) {
+        self.stream.close();
+        self.second_look = None;
+        self.end = Some(end);
+        self.session.handle_stopped(error);
+    }
+
+    /// Reads the cache. One that cannot be used is left as it is.
+    fn restore(&mut self) {
+        let Some(mut cache) = self.cache.take() else { return };
+        let now = self.now();
+        let loaded = cache.load().and_then(|text| {
+            let Some(text) = text else { return Ok(()) };
+            let (url, content) = decode_saved(&text)?;
+            if url != self.service {
+                return Err(format!("it belongs to another service, {}", shown(&url)).into());
+            }
+            self.session.restore(content, now);
+            Ok(())
+        });
+        match loaded {
+            Ok(()) => self.cache = Some(cache),
+            Err(error) => tracing::warn!(%error, "{} cannot be used and is left as it is", cache.name()),
+        }
+    }
+
+    /// What has changed is kept before it is told.
+    fn save(&mut self) {
+        if self.session.take_unsaved()
+            && let Some(cache) = &mut self.cache
+            && let Err(error) = cache.store(&encode_saved(self.session.environments(), &self.service))
+        {
+            tracing::warn!(%error, "{} is not up to date", cache.name());
+        }
+    }
+
+    fn handle_item(&mut self, item: Item) {
+        match item {
+            Item::Opened => self.session.handle_opened(),
+            Item::Frame(frame) => self.handle_frame(&frame),
+            Item::Ended(ended) => self.handle_ended(ended),
+            _ => {}
+        }
+    }
+
+    fn handle_frame(&mut self, frame: &Frame) {
+        let next = match frame {
+            Frame::Event(event) => {
+                let (kind, bytes) = (event.kind(), event.data().len());
+                match kind {
+                    "put" | "patch" | "delete" => tracing::debug!(event = kind, bytes, "received"),
+                    "reconnect" => tracing::info!("the service asks to connect again"),
+                    _ => {
+                        let kind: String = kind.chars().take(40).collect();
+                        tracing::warn!(event = ?kind, bytes, "an event of an unknown kind is ignored");
+                    }
+                }
+                let now = self.now();
+                self.session.handle_event(kind, event.data(), now)
+            }
+            Frame::Oversized(over) => self
+                .session
+                .handle_oversized(format!("an event has a {} that is over the limit", over.limit())),
+            _ => return,
+        };
+        if next == Next::Read {
+            self.stream.progress();
+        } else {
+            self.stream.restart("for what was received");
+        }
+    }
+
+    fn handle_ended(&mut self, ended: Ended) {
+        if let Some(status @ (401 | 403)) = ended.status() {
+            let key = self.key.clone();
+            let token = async move { key.fresh_token().await.ok() };
+            self.second_look = Some((ended, status, Box::pin(token)));
+            return;
+        }
+        let delay = ended.retry_at.saturating_sub(self.stream.now());
+        self.refused.clear();
+        let error = self.without_key(error_of(&ended.cause));
+        self.session.handle_ended(error, delay);
+        self.warn();
+    }
+
+    /// A key was refused, and this is what the source has now.
+    fn handle_unauthorized(&mut self, ended: &Ended, status: u16, fresh: Option<Secret>) {
+        let error = error_of(&ended.cause);
+        if let Some(sent) = self.sent.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && self.refused.len() < REFUSED_KEYS
+        {
+            self.refused.push(sent);
+        }
+        let same =
+            |a: &Secret, b: &Secret| same_in_constant_time(a.expose().as_bytes(), b.expose().as_bytes());
+        let other = fresh.is_some_and(|fresh| !self.refused.iter().any(|refused| same(refused, &fresh)));
+        if other && self.refused.len() < REFUSED_KEYS {
+            self.stream.retry_now();
+            self.session.handle_ended(error, Duration::ZERO);
+        } else if (self.unauthorized)(status) == Unauthorized::Stop {
+            self.finish(End::Unauthorized(status), Some(error));
+        } else {
+            let delay = ended.retry_at.saturating_sub(self.stream.now());
+            self.session.handle_ended(error, delay);
+        }
+        self.warn();
+    }
+
+    fn handle_stop(&mut self, stop: Stop) {
+        match stop {
+            Stop::NoContent => {
+                let error = StatusError::response(204, End::NoContent.to_string());
+                self.finish(End::NoContent, Some(error));
+            }
+            Stop::Status { status, .. } => {
+                let error = error_of(&Cause::Status(status));
+                self.finish(End::Unauthorized(status), Some(error));
+            }
+            Stop::Closed => self.finish(End::Closed, None),
+            Stop::Refused(refused) => {
+                let error = StatusError::network(refused.to_string());
+                self.finish(End::Request(refused.to_string()), Some(error));
+            }
+            _ => self.finish(End::Request(stop.to_string()), Some(StatusError::network(stop.to_string()))),
+        }
+    }
+
+    /// Wherever a service has led us, a URL in an error may hold what we have shown it.
+    fn without_key(&self, mut error: StatusError) -> StatusError {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = &*sent
+            && key.expose().len() > 3
+        {
+            error.message = error.message.replace(key.expose(), "***");
+        }
+        error
+    }
+
+    fn warn(&self) {
+        let status = self.session.status();
+        let Some(error) = &status.error else { return };
+        match status.retry {
+            Some(retry) => tracing::warn!("{}; the next attempt is in {retry:.1?}", error.message),
+            None => tracing::warn!("{}", error.message),
+        }
+    }
+
+    /// Sets the timer for what is due without a message; ready when that is.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.session.next_deadline();
+        let now = self.now();
+        let wall = deadline
+            .unix_ms
+            .map(|due| Duration::from_millis(due.saturating_sub(now.unix_ms)).min(CLOCK_CHECK));
+        let steady = deadline.steady.map(|due| due.saturating_sub(now.steady));
+        let Some(wait) = wall.into_iter().chain(steady).min() else {
+            self.timer_set = false;
+            return Poll::Pending;
+        };
+        let due = deadline.unix_ms.is_some_and(|due| due <= now.unix_ms)
+            || deadline.steady.is_some_and(|due| due <= now.steady);
+        if due {
+            return Poll::Ready(());
+        }
+        let at = Instant::now() + wait;
+        if !self.timer_set || self.timer.deadline() > at || self.timer.is_elapsed() {
+            self.timer.as_mut().reset(at);
+            self.timer_set = true;
+        }
+        // One that fires early for what is due later is only a look at the clock.
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = self.now();
+            if deadline.unix_ms.is_some_and(|due| due <= now.unix_ms)
+                || deadline.steady.is_some_and(|due| due <= now.steady)
+            {
+                return Poll::Ready(());
+            }
+            let at = Instant::now() + CLOCK_CHECK.min(wait.max(Duration::from_millis(1)));
+            self.timer.as_mut().reset(at);
+        }
+        Poll::Pending
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        let this = self.get_mut();
+        if !std::mem::replace(&mut this.started, true) {
+            this.restore();
+        }
+        loop {
+            this.save();
+            if let Some(event) = this.session.poll() {
+                return Poll::Ready(Some(event));
+            }
+            if this.end.is_some() {
+                return Poll::Ready(None);
+            }
+            // Ends of keys come before what is received after them.
+            if this.poll_deadline(cx).is_ready() {
+                let now = this.now();
+                this.session.handle_time(now);
+                continue;
+            }
+            if let Some((_, _, token)) = &mut this.second_look {
+                let Poll::Ready(fresh) = token.as_mut().poll(cx) else { return Poll::Pending };
+                if let Some((ended, status, _)) = this.second_look.take() {
+                    this.handle_unauthorized(&ended, status, fresh);
+                }
+                continue;
+            }
+            match Pin::new(&mut this.stream).poll_next(cx) {
+                Poll::Ready(Some(Ok(item))) => this.handle_item(item),
+                Poll::Ready(Some(Err(stop))) => this.handle_stop(stop),
+                Poll::Ready(None) => this.finish(End::Closed, None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state: State = self.session.status().state;
+        f.debug_struct("Events").field("state", &state).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+type Prepared = BoxFuture<'static, Result<Request<Full<bytes::Bytes>>, Refused>>;
+
+/// Makes the request of each attempt, with the key that the source has then.
+fn request(
+    url: String,
+    key: TokenSource,
+    sent: Arc<Mutex<Option<Secret>>>,
+) -> impl FnMut(&Attempt) -> Prepared + Send + 'static {
+    move |_| {
+        let (url, key, sent) = (url.clone(), key.clone(), sent.clone());
+        Box::pin(async move {
+            let key = key.token().await.map_err(|error| Refused::retry(error.line()))?;
+            let authorization = key.header().map_err(|error| Refused::retry(error.line()))?;
+            *sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
+            Request::get(url)
+                .header(header::AUTHORIZATION, authorization)
+                .header(header::USER_AGENT, concat!("relay/", env!("CARGO_PKG_VERSION")))
+                .body(Full::default())
+                .map_err(|_| Refused::permanent("the request cannot be made"))
+        })
+    }
+}
+
+/// In words that hold nothing of an answer but its status: whatever a service sends may echo the key.
+fn error_of(cause: &Cause) -> StatusError {
+    match cause {
+        Cause::Status(status) => StatusError::response(*status, cause.to_string()),
+        Cause::ContentType(_) => {
+            StatusError::response(200, "answered with another content type than text/event-stream")
+        }
+        Cause::ContentEncoding(_) => {
+            StatusError::response(200, "answered in a content coding that was not asked for")
+        }
+        Cause::RedirectWithoutLocation(status) | Cause::RedirectNowhere(status) => {
+            StatusError::response(*status, cause.to_string())
+        }
+        Cause::TooManyRedirects => StatusError::new(ErrorKind::Response, None, cause.to_string()),
+        Cause::EndlessEvent(_) => StatusError::data(cause.to_string()),
+        other => StatusError::network(other.to_string()),
+    }
+}
+
+/// One service, one text: the URL as it was given, without what makes no difference.
+pub(crate) fn service(url: &str) -> &str {
+    let url = url.trim();
+    if url.contains('?') { url } else { url.trim_end_matches('/') }
+}
+
+/// A URL without its query, which may hold a secret.
+pub(crate) fn shown(url: &str) -> &str {
+    url.split('?').next().unwrap_or_default()
+}

@@ -1,0 +1,132 @@
+//! A task that follows the stream and calls a handler.
+
+use std::sync::{Mutex, PoisonError};
+
+use relay_state::environments::{Event, State, Status};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::builder::Builder;
+use crate::events::{End, Events};
+use crate::handler::{MessageHandler, call};
+
+/// Follows the stream of one service, and calls a [`MessageHandler`] for what changes.
+///
+/// Dropping it closes it, without waiting.
+pub struct StreamManager {
+    work: Mutex<Option<Work>>,
+    tasks: TaskTracker,
+    closed: CancellationToken,
+    status: watch::Receiver<Status>,
+    end: watch::Receiver<Option<End>>,
+}
+
+/// The task that is not started yet.
+type Work = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl StreamManager {
+    /// Settings for the service at this URL, whose path and query are kept.
+    pub fn builder(url: impl Into<String>) -> Builder {
+        Builder::new(url.into())
+    }
+
+    pub(crate) fn new<H: MessageHandler>(events: Events, handler: H) -> Self {
+        let (tell_status, status) = watch::channel(events.status().clone());
+        let (tell_end, end) = watch::channel(None);
+        let closed = CancellationToken::new();
+        let work = Box::pin(work(events, handler, tell_status, tell_end, closed.clone()));
+        Self { work: Mutex::new(Some(work)), tasks: TaskTracker::new(), closed, status, end }
+    }
+
+    /// Begins, if it has not begun, and waits for the first connection. Needs a tokio runtime.
+    ///
+    /// The first connection says nothing about environments yet: for that there is
+    /// [`received_all_environments`](MessageHandler::received_all_environments).
+    ///
+    /// # Errors
+    /// It is over before there was one, and this is why: [`End::Closed`] when [`close`](Self::close) came first.
+    pub async fn start(&self) -> Result<(), End> {
+        if let Some(work) = self.take_work() {
+            if self.closed.is_cancelled() {
+                return Err(End::Closed);
+            }
+            self.tasks.spawn(work);
+        }
+        let (mut status, mut end) = (self.status.clone(), self.end.clone());
+        tokio::select! {
+            biased;
+            _ = status.wait_for(|status| status.connected) => Ok(()),
+            over = end.wait_for(Option::is_some) => Err(over.ok().and_then(|end| end.clone()).unwrap_or(End::Closed)),
+        }
+    }
+
+    /// How it fares, as far as the handler was told.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// How it fares, and every change of it.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Why it is over, if it is.
+    pub fn end(&self) -> Option<End> {
+        self.end.borrow().clone()
+    }
+
+    /// Ends it for good: whatever it does is cancelled, a call of the handler included, at its next `await`. When this
+    /// returns, nothing is sent any more and no call is made. May be called again, and before [`start`](Self::start).
+    pub async fn close(&self) {
+        self.closed.cancel();
+        drop(self.take_work());
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn take_work(&self) -> Option<Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for StreamManager {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+impl std::fmt::Debug for StreamManager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamManager")
+            .field("status", &*self.status.borrow())
+            .field("end", &*self.end.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+async fn work<H: MessageHandler>(
+    mut events: Events,
+    mut handler: H,
+    status: watch::Sender<Status>,
+    end: watch::Sender<Option<End>>,
+    closed: CancellationToken,
+) {
+    let follow = async {
+        while let Some(event) = events.next().await {
+            let told = if let Event::Status(status) = &event { Some(status.clone()) } else { None };
+            call(&mut handler, event).await;
+            if let Some(told) = told {
+                status.send_replace(told);
+            }
+        }
+    };
+    closed.run_until_cancelled(follow).await;
+    events.close();
+    status.send_modify(|status| {
+        status.connected = false;
+        status.retry = None;
+        status.state = State::Off;
+    });
+    end.send_replace(events.end().cloned());
+}

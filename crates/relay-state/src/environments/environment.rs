@@ -1,0 +1,208 @@
+//! What is held of an environment and of a filter.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use relay_proto::autoconfig::{
+    EnvironmentId, EnvironmentRep, FilterId, FilterRep, KeyEntry, MobileKey, SdkKey,
+};
+
+/// An environment with the keys that it accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Environment {
+    /// Its id.
+    pub id: EnvironmentId,
+    /// Its name for programs.
+    pub env_key: Box<str>,
+    /// Its name for people.
+    pub env_name: Box<str>,
+    /// Its project's name for programs.
+    pub proj_key: Box<str>,
+    /// Its project's name for people.
+    pub proj_name: Box<str>,
+    /// Accepted SDK keys, the primary one first, then in the order of the service. Never empty.
+    pub sdk_keys: Vec<AcceptedKey<SdkKey>>,
+    /// Accepted mobile keys, in the same order; may be empty.
+    pub mobile_keys: Vec<AcceptedKey<MobileKey>>,
+    /// How long programs may cache, in minutes; 0 for unset.
+    pub default_ttl_minutes: i64,
+    /// Whether client-side programs must show a hash of their user.
+    pub secure_mode: bool,
+    /// The version of all this.
+    pub version: i64,
+    /// Keys that are good for a part of the environment only, and so are not accepted.
+    pub dropped_keys: usize,
+}
+
+/// A key that is accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AcceptedKey<K> {
+    /// Its name; `None` when the service gives keys without names.
+    pub name: Option<Box<str>>,
+    /// The key.
+    pub key: K,
+    /// Whether it is the primary one, which has no end.
+    pub primary: bool,
+    /// The last millisecond since 1970 at which it is accepted; `None` for ever.
+    pub expires_ms: Option<u64>,
+}
+
+/// Which programs a key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum KeyKind {
+    /// Server-side ones.
+    Sdk,
+    /// Mobile ones.
+    Mobile,
+}
+
+impl KeyKind {
+    /// `sdk` or `mobile`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sdk => "sdk",
+            Self::Mobile => "mobile",
+        }
+    }
+}
+
+/// A filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Filter {
+    /// Its id.
+    pub id: FilterId,
+    /// The project it belongs to.
+    pub proj_key: Box<str>,
+    /// Its name.
+    pub key: Box<str>,
+    /// The version of all this.
+    pub version: i64,
+}
+
+impl Filter {
+    pub(super) fn new(id: FilterId, rep: &FilterRep<'_>) -> Self {
+        Self { id, proj_key: (*rep.proj_key).into(), key: (*rep.key).into(), version: rep.version }
+    }
+}
+
+impl Environment {
+    /// Of a rep that was judged; keys whose time is over are not accepted.
+    pub(super) fn new(id: EnvironmentId, rep: &EnvironmentRep<'_>, now_ms: u64) -> Self {
+        let mut dropped_keys = 0;
+        let primary = rep.sdk_key.value.reveal();
+        let sdk_keys = if rep.sdk_keys.is_empty() {
+            let mut keys = vec![accepted(None, primary, true, None)];
+            let expiring = &rep.sdk_key.expiring;
+            if !expiring.value.is_empty()
+                && expiring.timestamp > now_ms
+                && expiring.value != rep.sdk_key.value
+            {
+                keys.push(accepted(None, expiring.value.reveal(), false, Some(expiring.timestamp)));
+            }
+            keys
+        } else {
+            listed(&rep.sdk_keys, primary, now_ms, &mut dropped_keys)
+        };
+        let primary = rep.mob_key.reveal();
+        let mut mobile_keys = if !rep.mobile_keys.is_empty() {
+            listed(&rep.mobile_keys, primary, now_ms, &mut dropped_keys)
+        } else if primary.is_empty() {
+            Vec::new()
+        } else {
+            vec![accepted(None, primary, true, None)]
+        };
+        mobile_keys.shrink_to_fit();
+        Self {
+            id,
+            env_key: (*rep.env_key).into(),
+            env_name: (*rep.env_name).into(),
+            proj_key: (*rep.proj_key).into(),
+            proj_name: (*rep.proj_name).into(),
+            sdk_keys,
+            mobile_keys,
+            default_ttl_minutes: rep.default_ttl,
+            secure_mode: rep.secure_mode,
+            version: rep.version,
+            dropped_keys,
+        }
+    }
+
+    /// When the first of its keys ends.
+    pub(super) fn first_end(&self) -> Option<u64> {
+        let sdk = self.sdk_keys.iter().filter_map(|key| key.expires_ms);
+        sdk.chain(self.mobile_keys.iter().filter_map(|key| key.expires_ms)).min()
+    }
+
+    /// Names of the fields in which it differs from what it was, as they stand in output; the version is none of them.
+    pub(super) fn changed_since(&self, was: &Self) -> Vec<&'static str> {
+        [
+            ("env_key", self.env_key != was.env_key),
+            ("env_name", self.env_name != was.env_name),
+            ("proj_key", self.proj_key != was.proj_key),
+            ("proj_name", self.proj_name != was.proj_name),
+            ("sdk_keys", self.sdk_keys != was.sdk_keys),
+            ("mobile_keys", self.mobile_keys != was.mobile_keys),
+            ("default_ttl_minutes", self.default_ttl_minutes != was.default_ttl_minutes),
+            ("secure_mode", self.secure_mode != was.secure_mode),
+            ("dropped_keys", self.dropped_keys != was.dropped_keys),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
+}
+
+fn accepted<K: for<'a> From<&'a str>>(
+    name: Option<&str>,
+    key: &str,
+    primary: bool,
+    expires_ms: Option<u64>,
+) -> AcceptedKey<K> {
+    AcceptedKey { name: name.map(Into::into), key: K::from(key), primary, expires_ms }
+}
+
+/// The accepted ones of a list, the primary one first. Of a value that comes twice, the last entry counts, in the place of
+/// the first.
+fn listed<K: for<'a> From<&'a str>>(
+    entries: &[KeyEntry<'_>],
+    primary: &str,
+    now_ms: u64,
+    dropped: &mut usize,
+) -> Vec<AcceptedKey<K>> {
+    let mut places: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
+    let mut distinct: Vec<&KeyEntry<'_>> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let place = *places.entry(entry.value.reveal()).or_insert(distinct.len());
+        match distinct.get_mut(place) {
+            Some(earlier) => *earlier = entry,
+            None => distinct.push(entry),
+        }
+    }
+    let mut keys = Vec::with_capacity(distinct.len());
+    if let Some(&place) = places.get(primary) {
+        keys.push(accepted(Some(&distinct[place].name), primary, true, None));
+    }
+    for entry in distinct.into_iter().filter(|entry| entry.value.reveal() != primary) {
+        if entry.has_views {
+            *dropped += 1;
+        } else if entry.expiry.is_none_or(|expiry| expiry > now_ms) {
+            keys.push(accepted(Some(&entry.name), entry.value.reveal(), false, entry.expiry));
+        }
+    }
+    keys.shrink_to_fit();
+    keys
+}
+
+/// Masked, what is in the first set of keys and not in the second.
+pub(super) fn masked_difference(these: &Environment, those: &Environment) -> Arc<[String]> {
+    let sdk: HashSet<&str> = those.sdk_keys.iter().map(|key| key.key.reveal()).collect();
+    let mobile: HashSet<&str> = those.mobile_keys.iter().map(|key| key.key.reveal()).collect();
+    let sdk_keys = these.sdk_keys.iter().map(|key| &key.key).filter(|key| !sdk.contains(key.reveal()));
+    let mobile_keys =
+        these.mobile_keys.iter().map(|key| &key.key).filter(|key| !mobile.contains(key.reveal()));
+    sdk_keys.map(SdkKey::masked).chain(mobile_keys.map(MobileKey::masked)).collect()
+}

@@ -1,0 +1,155 @@
+//! The rules of versions: one instance for environments, one for filters.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// What is known of each id that was ever seen and not forgotten.
+#[derive(Debug)]
+pub(super) struct Records<I, T> {
+    records: HashMap<I, Record<T>>,
+    live: usize,
+    /// Number of the put that is being applied, or was last.
+    put: u64,
+}
+
+#[derive(Debug)]
+struct Record<T> {
+    /// `None`: it was deleted, and only its version is kept.
+    item: Option<T>,
+    version: i64,
+    /// The last put that named it.
+    named: u64,
+    /// When it last changed, on the counter of the caller.
+    touched: u64,
+}
+
+/// What became of an upsert.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Upsert<T> {
+    /// It is new, or back.
+    Insert,
+    /// It was this before.
+    Update(T),
+    /// Its version is not above the last known one.
+    Stale,
+}
+
+impl<I, T> Default for Records<I, T> {
+    fn default() -> Self {
+        Self { records: HashMap::new(), live: 0, put: 0 }
+    }
+}
+
+impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Records<I, T> {
+    /// How many there are, deleted ones not counted.
+    pub(super) fn live(&self) -> usize {
+        self.live
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<&T> {
+        self.records.get(id)?.item.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut T> {
+        self.records.get_mut(id)?.item.as_mut()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&I, &T)> {
+        self.records.iter().filter_map(|(id, record)| Some((id, record.item.as_ref()?)))
+    }
+
+    /// Makes the item only when it counts.
+    pub(super) fn upsert(
+        &mut self,
+        id: &str,
+        version: i64,
+        touch: u64,
+        make: impl FnOnce(I) -> T,
+    ) -> Upsert<T> {
+        let put = self.put;
+        match self.records.get_mut(id) {
+            Some(record) => {
+                record.named = put;
+                if version <= record.version {
+                    return Upsert::Stale;
+                }
+                record.version = version;
+                record.touched = touch;
+                match record.item.replace(make(id.into())) {
+                    Some(was) => Upsert::Update(was),
+                    None => {
+                        self.live += 1;
+                        Upsert::Insert
+                    }
+                }
+            }
+            None => {
+                let id = I::from(id);
+                let item = Some(make(id.clone()));
+                self.records.insert(id, Record { item, version, named: put, touched: touch });
+                self.live += 1;
+                Upsert::Insert
+            }
+        }
+    }
+
+    /// Gives what was there.
+    pub(super) fn delete(&mut self, id: &str, version: i64, touch: u64) -> Option<T> {
+        let Some(record) = self.records.get_mut(id) else {
+            let tombstone = Record { item: None, version, named: self.put, touched: touch };
+            self.records.insert(id.into(), tombstone);
+            return None;
+        };
+        if version <= record.version {
+            return None;
+        }
+        record.version = version;
+        record.touched = touch;
+        let was = record.item.take();
+        self.live -= usize::from(was.is_some());
+        was
+    }
+
+    /// A put begins: what it does not name will be forgotten.
+    pub(super) fn begin_put(&mut self) {
+        self.put += 1;
+    }
+
+    /// The put names this one, whatever it says about it.
+    pub(super) fn name(&mut self, id: &str) {
+        if let Some(record) = self.records.get_mut(id) {
+            record.named = self.put;
+        }
+    }
+
+    /// The put has named all: the others go, but not what has changed after `touched`. Gives those that were there, in the
+    /// order of their ids. `named` says how many different ids the put named that are known.
+    pub(super) fn forget_unnamed(&mut self, named: usize, touched: u64) -> Vec<(I, T)> {
+        // Nearly every put names everything, and then there is nothing to look for.
+        if named == self.records.len() {
+            return Vec::new();
+        }
+        let put = self.put;
+        let mut gone = Vec::new();
+        self.records.retain(|id, record| {
+            let keep = record.named == put || record.touched > touched;
+            if !keep && let Some(item) = record.item.take() {
+                gone.push((id.clone(), item));
+            }
+            keep
+        });
+        self.live -= gone.len();
+        gone.sort_by(|(a, _), (b, _)| a.cmp(b));
+        gone
+    }
+
+    /// How many would go if everything that has not changed after `touched` went.
+    pub(super) fn untouched(&self, touched: u64) -> usize {
+        self.records.values().filter(|record| record.item.is_some() && record.touched <= touched).count()
+    }
+
+    pub(super) fn knows(&self, id: &str) -> bool {
+        self.records.contains_key(id)
+    }
+}

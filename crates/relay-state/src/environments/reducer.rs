@@ -1,0 +1,396 @@
+//! The fold over messages and time.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay_proto::autoconfig::{
+    Delete, EnvironmentId, EnvironmentRep, FilterId, FilterRep, Message, Patch, Path, PutContent, Refusal,
+};
+
+use super::environment::{AcceptedKey, Environment, Filter, masked_difference};
+use super::event::{
+    By, Event, Expired, ExpiredKey, Gone, Held, Origin, ReceivedAll, Refused, RefusedIn, Updated,
+};
+use super::records::{Records, Upsert};
+
+/// A point in time, on two clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Now {
+    /// The wall clock, in milliseconds since 1970: keys end by it. It may go back.
+    pub unix_ms: u64,
+    /// A clock that never goes back, from an origin of the caller: puts are held back by it.
+    pub steady: Duration,
+}
+
+impl Now {
+    /// Of both clocks.
+    pub fn new(unix_ms: u64, steady: Duration) -> Self {
+        Self { unix_ms, steady }
+    }
+
+    /// Of a wall clock that never goes back.
+    pub fn at(unix_ms: u64) -> Self {
+        Self { unix_ms, steady: Duration::from_millis(unix_ms) }
+    }
+}
+
+/// When something is due without a message, on either clock of [`Now`]. `None` means never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Deadline {
+    /// On the wall clock: look at it again at least that late, and whenever it may have been set.
+    pub unix_ms: Option<u64>,
+    /// On the steady clock.
+    pub steady: Option<Duration>,
+}
+
+/// What a message has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Applied {
+    /// What has changed, in the order in which to act on it.
+    pub events: Vec<Event>,
+    /// What it means for the connection.
+    pub outcome: Outcome,
+}
+
+/// What a message means for the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was understood.
+    Fine,
+    /// It was understood, and has nothing for this version of the protocol: another path, or another event.
+    Ignored,
+    /// A put was applied but for so many environments.
+    Partly(usize),
+    /// It cannot be taken: connect again after the usual delay. For the first of its environments, this is why.
+    Refused(Refusal),
+    /// The service asks to connect again.
+    Reconnect,
+}
+
+/// All environments and filters that are known, with the keys they accept.
+///
+/// Costs: a put one pass over what it has and, when something is missing in it, over what is known; every other message the
+/// environment it is about; a deadline the logarithm of how many environments have one. Deleted ids are remembered, with
+/// their versions, until a put does not have them.
+#[derive(Debug, Default)]
+pub struct Environments {
+    environments: Records<EnvironmentId, Arc<Environment>>,
+    filters: Records<FilterId, Arc<Filter>>,
+    /// For each environment with keys that end, the first end.
+    ends: BTreeSet<(u64, EnvironmentId)>,
+    /// The first of them, at hand.
+    first_end: Option<u64>,
+    /// Counts messages: tells what has changed since one of them.
+    touch: u64,
+    hold_empty: Duration,
+    held: Option<HeldPut>,
+}
+
+#[derive(Debug)]
+struct HeldPut {
+    filters: Vec<(FilterId, FilterRep<'static>)>,
+    until: Duration,
+    touch: u64,
+}
+
+impl Environments {
+    /// Holds back a put that would take away all environments for so long. Default 0: not at all.
+    #[must_use]
+    pub fn hold_empty(mut self, hold: Duration) -> Self {
+        self.hold_empty = hold;
+        self
+    }
+
+    /// How many environments are known.
+    pub fn len(&self) -> usize {
+        self.environments.live()
+    }
+
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many filters are known.
+    pub fn filters_len(&self) -> usize {
+        self.filters.live()
+    }
+
+    /// The environment with this id.
+    pub fn get(&self, id: &str) -> Option<&Arc<Environment>> {
+        self.environments.get(id)
+    }
+
+    /// The filter with this id.
+    pub fn filter(&self, id: &str) -> Option<&Arc<Filter>> {
+        self.filters.get(id)
+    }
+
+    /// All environments, in no order.
+    pub fn environments(&self) -> impl Iterator<Item = &Arc<Environment>> {
+        self.environments.iter().map(|(_, environment)| environment)
+    }
+
+    /// All filters, in no order.
+    pub fn filters(&self) -> impl Iterator<Item = &Arc<Filter>> {
+        self.filters.iter().map(|(_, filter)| filter)
+    }
+
+    /// When to call [`handle_time`](Self::handle_time) without a message.
+    #[inline]
+    pub fn next_deadline(&self) -> Deadline {
+        Deadline {
+            // The last millisecond of a key is still its own.
+            unix_ms: self.first_end.map(|end| end.saturating_add(1)).filter(|&due| due < u64::MAX),
+            steady: self.held.as_ref().map(|held| held.until),
+        }
+    }
+
+    /// Time has passed: keys end, and a put that was held back is applied. Does nothing before its time.
+    pub fn handle_time(&mut self, now: Now) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.expire(now, &mut events);
+        if self.held.as_ref().is_some_and(|held| now.steady >= held.until)
+            && let Some(held) = self.held.take()
+        {
+            self.touch += 1;
+            self.environments.begin_put();
+            self.forget_environments(0, held.touch, &mut events);
+            let filters: Vec<_> = held.filters.iter().map(|(id, rep)| (id.as_str(), rep)).collect();
+            self.put_filters(&filters, held.touch, &mut events);
+            self.received_all(Vec::new(), Origin::Stream, &mut events);
+        }
+        events
+    }
+
+    /// The connection has ended: a put that is held back was not meant for long.
+    pub fn handle_disconnect(&mut self) {
+        self.held = None;
+    }
+
+    /// A message has come. Keys whose time is over end first.
+    pub fn apply(&mut self, message: Message<'_>, now: Now) -> Applied {
+        let mut events = self.handle_time(now);
+        let outcome = match message {
+            Message::Put(put) if put.path == Path::All => {
+                self.put(put.content, Origin::Stream, now, &mut events)
+            }
+            Message::Patch(patch) => self.patch(*patch, now, &mut events),
+            Message::Delete(delete) => self.delete(&delete, &mut events),
+            Message::Reconnect => Outcome::Reconnect,
+            _ => Outcome::Ignored,
+        };
+        Applied { events, outcome }
+    }
+
+    /// Takes what was kept of an earlier time, before anything else. What cannot be taken is left out.
+    pub fn restore(&mut self, mut content: PutContent<'_>, now: Now) -> Vec<Event> {
+        let mut events = Vec::new();
+        content.environments.retain(|(id, rep)| rep.judge(id).is_ok());
+        self.put(content, Origin::Cache, now, &mut events);
+        events
+    }
+
+    fn put(&mut self, content: PutContent<'_>, origin: Origin, now: Now, events: &mut Vec<Event>) -> Outcome {
+        let mut refused = Vec::new();
+        for (id, rep) in &content.environments {
+            if let Err(reason) = rep.judge(id) {
+                let (id, version) = (EnvironmentId::from(&**id), rep.version);
+                refused.push(Refused { id, version, reason, came_in: RefusedIn::Put });
+            }
+        }
+        if let Some(first) = refused.first()
+            && refused.len() == content.environments.len()
+        {
+            let reason = first.reason;
+            events.extend(refused.into_iter().map(Event::Refused));
+            return Outcome::Refused(reason);
+        }
+        self.held = None;
+        if content.environments.is_empty() && !self.is_empty() && !self.hold_empty.is_zero() {
+            events.push(Event::Held(Held {
+                environments: self.environments.untouched(self.touch),
+                hold_ms: u64::try_from(self.hold_empty.as_millis()).unwrap_or(u64::MAX),
+            }));
+            self.held = Some(HeldPut {
+                filters: content
+                    .filters
+                    .into_iter()
+                    .map(|(id, rep)| (FilterId::from(&*id), rep.into_owned()))
+                    .collect(),
+                until: now.steady.saturating_add(self.hold_empty),
+                touch: self.touch,
+            });
+            return Outcome::Fine;
+        }
+        self.touch += 1;
+        self.environments.begin_put();
+        let mut unlucky = refused.iter().peekable();
+        let mut named = 0;
+        for (id, rep) in &content.environments {
+            if unlucky.next_if(|refused| refused.id.as_str() == id).is_some() {
+                self.environments.name(id);
+                named += usize::from(self.environments.knows(id));
+            } else {
+                self.upsert(id, rep, now, events);
+                named += 1;
+            }
+        }
+        self.forget_environments(named, self.touch, events);
+        let filters: Vec<_> = content.filters.iter().map(|(id, rep)| (&**id, rep)).collect();
+        self.put_filters(&filters, self.touch, events);
+        let ids = refused.iter().map(|refused| refused.id.clone()).collect();
+        let partly = refused.len();
+        events.extend(refused.into_iter().map(Event::Refused));
+        self.received_all(ids, origin, events);
+        if partly == 0 { Outcome::Fine } else { Outcome::Partly(partly) }
+    }
+
+    fn forget_environments(&mut self, named: usize, touched: u64, events: &mut Vec<Event>) {
+        for (id, environment) in self.environments.forget_unnamed(named, touched) {
+            self.unschedule(&environment);
+            events.push(Event::Deleted(Gone { id, version: None, by: By::Put }));
+        }
+    }
+
+    fn put_filters(&mut self, filters: &[(&str, &FilterRep<'_>)], touched: u64, events: &mut Vec<Event>) {
+        self.filters.begin_put();
+        for (id, rep) in filters {
+            self.upsert_filter(id, rep, events);
+        }
+        for (id, _) in self.filters.forget_unnamed(filters.len(), touched) {
+            events.push(Event::FilterDeleted(Gone { id, version: None, by: By::Put }));
+        }
+    }
+
+    fn received_all(&self, refused: Vec<EnvironmentId>, origin: Origin, events: &mut Vec<Event>) {
+        events.push(Event::ReceivedAll(ReceivedAll {
+            environments: self.len(),
+            filters: self.filters_len(),
+            refused,
+            origin,
+        }));
+    }
+
+    fn patch(&mut self, patch: Patch<'_>, now: Now, events: &mut Vec<Event>) -> Outcome {
+        self.touch += 1;
+        match (patch.path, patch.environment, patch.filter) {
+            (Path::Environment(id), Some(rep), _) => match rep.judge(&id) {
+                Ok(()) => self.upsert(&id, &rep, now, events),
+                Err(reason) => {
+                    events.push(Event::Refused(Refused {
+                        id: EnvironmentId::from(&*id),
+                        version: rep.version,
+                        reason,
+                        came_in: RefusedIn::Patch,
+                    }));
+                    if !reason.is_about_id() {
+                        return Outcome::Refused(reason);
+                    }
+                }
+            },
+            (Path::Filter(id), _, Some(rep)) => self.upsert_filter(&id, &rep, events),
+            _ => return Outcome::Ignored,
+        }
+        Outcome::Fine
+    }
+
+    fn delete(&mut self, delete: &Delete<'_>, events: &mut Vec<Event>) -> Outcome {
+        self.touch += 1;
+        let (version, by) = (Some(delete.version), By::Delete);
+        match &delete.path {
+            Path::Environment(id) => {
+                if let Some(environment) = self.environments.delete(id, delete.version, self.touch) {
+                    self.unschedule(&environment);
+                    events.push(Event::Deleted(Gone { id: environment.id.clone(), version, by }));
+                }
+            }
+            Path::Filter(id) => {
+                if let Some(filter) = self.filters.delete(id, delete.version, self.touch) {
+                    events.push(Event::FilterDeleted(Gone { id: filter.id.clone(), version, by }));
+                }
+            }
+            _ => return Outcome::Ignored,
+        }
+        Outcome::Fine
+    }
+
+    fn upsert(&mut self, id: &str, rep: &EnvironmentRep<'_>, now: Now, events: &mut Vec<Event>) {
+        let make = |id| Arc::new(Environment::new(id, rep, now.unix_ms));
+        let was = match self.environments.upsert(id, rep.version, self.touch, make) {
+            Upsert::Stale => return,
+            Upsert::Insert => None,
+            Upsert::Update(was) => Some(was),
+        };
+        if let Some(was) = &was {
+            self.unschedule(was);
+        }
+        let Some(environment) = self.environments.get(id).cloned() else { return };
+        self.schedule(&environment);
+        events.push(match was {
+            None => Event::Added(environment),
+            Some(was) => Event::Updated(Updated {
+                changed: environment.changed_since(&was),
+                accepted: masked_difference(&environment, &was),
+                revoked: masked_difference(&was, &environment),
+                environment,
+            }),
+        });
+    }
+
+    fn upsert_filter(&mut self, id: &str, rep: &FilterRep<'_>, events: &mut Vec<Event>) {
+        let make = |id| Arc::new(Filter::new(id, rep));
+        let upsert = self.filters.upsert(id, rep.version, self.touch, make);
+        let Some(filter) = self.filters.get(id) else { return };
+        match upsert {
+            Upsert::Stale => {}
+            Upsert::Insert => events.push(Event::FilterAdded(filter.clone())),
+            Upsert::Update(_) => events.push(Event::FilterUpdated(filter.clone())),
+        }
+    }
+
+    fn schedule(&mut self, environment: &Environment) {
+        if let Some(end) = environment.first_end() {
+            self.ends.insert((end, environment.id.clone()));
+            self.first_end = self.ends.first().map(|(end, _)| *end);
+        }
+    }
+
+    fn unschedule(&mut self, environment: &Environment) {
+        if let Some(end) = environment.first_end() {
+            self.ends.remove(&(end, environment.id.clone()));
+            self.first_end = self.ends.first().map(|(end, _)| *end);
+        }
+    }
+
+    /// Ends the keys whose time is over, in the order of their ends.
+    fn expire(&mut self, now: Now, events: &mut Vec<Event>) {
+        while let Some((end, id)) = self.ends.first().filter(|(end, _)| *end < now.unix_ms).cloned() {
+            self.ends.pop_first();
+            let Some(environment) = self.environments.get_mut(id.as_str()) else { continue };
+            // Copied only if somebody still looks at it.
+            let environment = Arc::make_mut(environment);
+            let expired =
+                |name, key| Event::KeyExpired(Expired { id: id.clone(), key, name, expires_ms: end });
+            for AcceptedKey { name, key, .. } in take_ended(&mut environment.sdk_keys, end) {
+                events.push(expired(name, ExpiredKey::Sdk(key)));
+            }
+            for AcceptedKey { name, key, .. } in take_ended(&mut environment.mobile_keys, end) {
+                events.push(expired(name, ExpiredKey::Mobile(key)));
+            }
+            if let Some(next) = environment.first_end() {
+                self.ends.insert((next, id));
+            }
+        }
+        self.first_end = self.ends.first().map(|(end, _)| *end);
+    }
+}
+
+fn take_ended<K>(keys: &mut Vec<AcceptedKey<K>>, end: u64) -> Vec<AcceptedKey<K>> {
+    keys.extract_if(.., |key| key.expires_ms == Some(end)).collect()
+}
