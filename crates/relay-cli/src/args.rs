@@ -5,6 +5,8 @@ mod follow;
 mod query;
 mod serve;
 mod shared;
+mod shell;
+mod sse;
 mod transport;
 mod value;
 
@@ -16,6 +18,8 @@ pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArg
 pub(crate) use query::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
 pub(crate) use serve::{DemoArgs, FsyncArg, ServeArgs, SourceArg, StoreArg};
 pub(crate) use shared::{Format, Print, PrintLines, Reconnect, Until, Which};
+pub(crate) use shell::{CompletionsArgs, ManArgs};
+pub(crate) use sse::SseArgs;
 pub(crate) use transport::Transport;
 pub(crate) use value::{duration, positive_duration, size, written};
 
@@ -29,6 +33,7 @@ use crate::store::StoreArgs;
 /// Follow the pods of a Kubernetes cluster through a relay, or be the relay.
 ///
 /// Flags that say [env: ..] can also be set in the environment; an empty variable counts as none.
+/// RELAY_LOG chooses what is logged to stderr: error, warn (default), info, debug, trace, or TARGET=LEVEL,...
 /// Durations are written 500ms, 10s, 5m, 24h; sizes 64KiB, 256MiB. JSON comes as one object per line.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not authorised, 5 timed out, 6 conflict, 7 outcome of an
@@ -111,12 +116,18 @@ pub(crate) enum Command {
     Session(SessionArgs),
     /// Print the health document; exit code 1 when the relay is not well
     Health(HealthArgs),
+    /// Follow any event stream: curl that reconnects and resumes
+    Sse(Box<SseArgs>),
     /// Durable streams: append, read and follow, produce exactly once
     Durable(Box<DurableArgs>),
     /// Auto-configuration streams: follow one, or serve a file as one
     Autoconfig(AutoconfigArgs),
     /// Enveloped channels: publish and subscribe with sequences, gaps and schemas
     Parsec(Box<ParsecArgs>),
+    /// Print a script that completes commands and flags: bash, zsh, fish, elvish or powershell
+    Completions(CompletionsArgs),
+    /// Write a manual page per command
+    Man(ManArgs),
 }
 
 impl Command {
@@ -128,7 +139,10 @@ impl Command {
             | Self::Store(_)
             | Self::Durable(_)
             | Self::Parsec(_)
-            | Self::Autoconfig(_) => None,
+            | Self::Autoconfig(_)
+            | Self::Sse(_)
+            | Self::Completions(_)
+            | Self::Man(_) => None,
             Self::Pods(args) => Some(&mut args.connect),
             Self::Pod(args) => Some(&mut args.connect),
             Self::Events(args) => Some(&mut args.connect),

@@ -1,17 +1,17 @@
 //! What is followed: raw streams, states, replays.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
-use relay_pods::{Phase, Snapshot, SnapshotStream, StreamHandle, StreamOptions};
+use relay_pods::{Phase, Pod, Snapshot, SnapshotStream, StreamHandle, StreamOptions};
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::args::{ReplayArgs, StateArgs, StreamArgs, Until};
 use crate::cursor::Cursor;
 use crate::exit::{Exit, signalled};
-use crate::output::{Output, to_value};
+use crate::output::{Output, Tone, note, to_value};
 use crate::query::until;
 use crate::rows::{self, Changes, group_cells, group_json, snapshot_cells, snapshot_json};
 use crate::tally::Tally;
@@ -26,11 +26,18 @@ pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
     let mut messages = client.stream(options);
     let mut out = Output::new(args.print);
     let mut ending = Ending::new(args.until);
+    let mut connected = false;
     while !ending.reached(&out) {
         let message = tokio::select! {
             message = messages.next() => message,
-            exit = ending.wait() => return Ok(exit),
+            exit = ending.wait() => {
+                return match exit {
+                    Exit::Done if !connected => Err(anyhow::anyhow!("never connected in this time: no answer yet")),
+                    exit => Ok(exit),
+                };
+            }
         };
+        connected = true;
         let Some(message) = message.transpose()? else { break };
         let error = match message.message() {
             relay_proto::pods::Message::Undecodable(message) => Some(message.to_string()),
@@ -51,6 +58,9 @@ pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
 pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
     let client = args.connect.client().await?;
     let mut snapshots = client.stream_pod_state(args.reconnect.options(args.which.filter()?));
+    let handle = snapshots.handle();
+    let mut watch = OutageWatch::new(handle.clone());
+    let mut first = true;
     let mut out = Output::new(args.print);
     let mut changes = Changes::default();
     out.table(if args.group_by.is_some() { rows::GROUPS } else { rows::STATE });
@@ -58,9 +68,14 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
     while !ending.reached(&out) {
         let snapshot = tokio::select! {
             snapshot = snapshots.next() => snapshot,
-            exit = ending.wait() => return Ok(exit),
+            exit = ending.wait() => return Ok(ever_connected(exit, &handle)),
+            () = watch.look() => {
+                watch.tell(&mut out)?;
+                continue;
+            }
         };
         let Some(snapshot) = snapshot.transpose()? else { break };
+        watch.tell(&mut out)?;
         let Some(label) = &args.group_by else {
             let before = changes.before_snapshot(&snapshot);
             out.row(
@@ -70,15 +85,23 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
             )?;
             continue;
         };
-        let touched: BTreeSet<_> =
-            snapshot.changed.iter().flat_map(|change| change.touched_groups(label)).collect();
-        for group in touched {
+        if std::mem::take(&mut first)
+            && !snapshot.pods.is_empty()
+            && snapshot.pods.group_by_label(label).is_empty()
+        {
+            note(&format!("no pod has the label {label} yet: all of them are in the group (none)"));
+        }
+        for group in touched_groups(&snapshot, label) {
             if ending.reached(&out) {
                 break;
             }
-            let of_group = snapshot.pods.group(label, group);
-            let tally: Tally = of_group.iter().collect();
-            let pods = || args.pods.then(|| of_group.sorted().into_iter().map(to_value).collect());
+            let mut of_group: Vec<&Pod> = match group {
+                Some(value) => snapshot.pods.group(label, value).iter().collect(),
+                None => snapshot.pods.iter().filter(|pod| pod.label(label).is_none()).collect(),
+            };
+            let tally: Tally = of_group.iter().copied().collect();
+            of_group.sort_by(|a, b| a.key().cmp(b.key()));
+            let pods = || args.pods.then(|| of_group.iter().map(to_value).collect());
             out.row(
                 String::new,
                 || group_json(label, group, &tally, pods()),
@@ -87,6 +110,82 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// The groups that a snapshot touched: by value, and the pods without the label.
+fn touched_groups<'a>(snapshot: &'a Snapshot, label: &'a str) -> Vec<Option<&'a str>> {
+    let changes = &snapshot.changed;
+    let values: BTreeSet<_> = changes.iter().flat_map(|change| change.touched_groups(label)).collect();
+    let mut pods = changes.iter().flat_map(|change| change.before.iter().chain(&change.after));
+    let none = pods.any(|pod| pod.label(label).is_none());
+    values.into_iter().map(Some).chain(none.then_some(None)).collect()
+}
+
+/// Done, unless the time is over and no connection was ever made.
+fn ever_connected(exit: Exit, handle: &StreamHandle) -> Exit {
+    if !matches!(exit, Exit::Done) || handle.statistics().connections > 0 {
+        return exit;
+    }
+    let why = handle.outage().map_or("no answer yet".into(), |outage| outage.why);
+    Exit::Failed(anyhow::anyhow!("never connected in this time: {why}"))
+}
+
+/// An outage that lasts for less is told by what follows it alone.
+const SHORT: Duration = Duration::from_millis(400);
+
+/// Looks at a stream for outages, to say when one goes on and when it is over.
+struct OutageWatch {
+    handle: StreamHandle,
+    /// Since when the outage has lasted that was told of.
+    told: Option<SystemTime>,
+}
+
+impl OutageWatch {
+    fn new(handle: StreamHandle) -> Self {
+        Self { handle, told: None }
+    }
+
+    /// Ready when there is something to tell.
+    async fn look(&self) {
+        loop {
+            sleep(BOOKMARKS).await;
+            match (self.handle.outage(), self.told) {
+                (Some(outage), None) if outage.since.elapsed().is_ok_and(|time| time >= SHORT) => return,
+                (None, Some(_)) => return,
+                _ => {}
+            }
+        }
+    }
+
+    /// A line for people, when an outage has begun or is over since the last one.
+    fn tell(&mut self, out: &mut Output) -> anyhow::Result<()> {
+        match (self.handle.outage(), self.told) {
+            (Some(outage), None) if outage.since.elapsed().is_ok_and(|time| time >= SHORT) => {
+                self.told = Some(outage.since);
+                let wait = outage.next_try.duration_since(SystemTime::now()).unwrap_or_default();
+                let since = clock(outage.since);
+                let next = format!("; next try in {:.1}s", wait.as_secs_f64());
+                out.heading(
+                    Tone::Bad.text("no connection").plain(format!(" since {since}: {}{next}", outage.why)),
+                )
+            }
+            (None, Some(since)) => {
+                self.told = None;
+                let lasted = since.elapsed().unwrap_or_default();
+                out.heading(
+                    Tone::Good.text("connected again").plain(format!(" after {:.1}s", lasted.as_secs_f64())),
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The time of day in UTC.
+fn clock(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = since.as_secs() % 86_400;
+    format!("{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
@@ -145,6 +244,7 @@ async fn print_replay(
     printing: &mut Printing,
     ending: &mut Ending,
 ) -> anyhow::Result<Exit> {
+    let mut watch = OutageWatch::new(handle.clone());
     let mut bookmarks = interval(BOOKMARKS);
     bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -153,7 +253,11 @@ async fn print_replay(
         }
         let snapshot = tokio::select! {
             biased;
-            exit = ending.wait() => return Ok(exit),
+            exit = ending.wait() => return Ok(ever_connected(exit, handle)),
+            () = watch.look() => {
+                watch.tell(&mut printing.out)?;
+                continue;
+            }
             () = cursor.due() => {
                 cursor.flush()?;
                 continue;
@@ -167,6 +271,7 @@ async fn print_replay(
             snapshot = snapshots.next() => snapshot,
         };
         let Some(snapshot) = snapshot.transpose()? else { return Ok(Exit::Done) };
+        watch.tell(&mut printing.out)?;
         let before = printing.changes.before_snapshot(&snapshot);
         printing.out.row(
             String::new,

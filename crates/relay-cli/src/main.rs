@@ -13,6 +13,8 @@ mod query;
 mod rows;
 mod serve;
 mod service_proxy;
+mod shell;
+mod sse;
 mod store;
 mod tally;
 mod wait;
@@ -22,7 +24,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, Command};
-use crate::exit::Exit;
+use crate::exit::{Exit, Usage};
 
 fn main() -> ExitCode {
     let args = Args::read();
@@ -31,7 +33,9 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(usage) => return Exit::Failed(usage.into()).report(),
     };
-    start_logging(&command);
+    if let Err(usage) = start_logging(&command) {
+        return Exit::Failed(usage.into()).report();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Exit::Failed(error.into()).report(),
@@ -57,6 +61,9 @@ async fn run(command: Command) -> Exit {
             Command::Replay(args) => follow::replay(args).await,
             Command::Wait(args) => wait::wait(args).await,
             Command::Autoconfig(args) => Box::pin(autoconfig::run(args)).await,
+            Command::Sse(args) => Box::pin(sse::sse(*args)).await,
+            Command::Completions(args) => shell::completions(&args),
+            Command::Man(args) => shell::man(&args),
             Command::Store(args) => Box::pin(store::run(args)).await,
             Command::Durable(args) => Box::pin(durable::run(*args)).await,
             Command::Parsec(args) => Box::pin(parsec::run(*args)).await,
@@ -68,7 +75,7 @@ async fn run(command: Command) -> Exit {
 
 /// Warnings, among them every error that is retried, go to stderr. `RELAY_LOG` changes what is told, in the syntax of
 /// `tracing_subscriber::EnvFilter`.
-fn start_logging(command: &Command) {
+fn start_logging(command: &Command) -> Result<(), Usage> {
     let server = match command {
         Command::Serve(_) => true,
         Command::Parsec(args) => args.is_server(),
@@ -77,12 +84,21 @@ fn start_logging(command: &Command) {
     };
     let default = if server { "info" } else { "warn" };
     let asked = std::env::var("RELAY_LOG").ok().filter(|asked| !asked.is_empty());
-    let filter = asked.and_then(|asked| EnvFilter::try_new(asked).ok());
-    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
+    let asked = asked.unwrap_or_else(|| default.into());
+    let rule = "write error, warn, info, debug or trace, or TARGET=LEVEL, several with commas between them";
+    // A single word that is no level would be taken for a target, and silence everything else.
+    let is_word = asked.chars().all(|c| c.is_ascii_alphanumeric());
+    if is_word && asked.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+        return Err(Usage(format!("RELAY_LOG={asked:?}: {rule}")));
+    }
+    let filter = EnvFilter::builder()
+        .parse(&asked)
+        .map_err(|error| Usage(format!("RELAY_LOG={asked:?}: {error}; {rule}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(output::stderr_in_color())
         .with_target(false)
         .init();
+    Ok(())
 }

@@ -218,17 +218,20 @@ pub(crate) const GROUPS: &[Column] = &[
     Column::sentence("PHASES"),
 ];
 
+/// The group of the pods without the label: no label has such a value.
+const NO_GROUP: &str = "(none)";
+
 /// The fields of `state --group-by`.
-pub(crate) fn group_json(label: &str, group: &str, tally: &Tally, pods: Option<Value>) -> Value {
+pub(crate) fn group_json(label: &str, group: Option<&str>, tally: &Tally, pods: Option<Value>) -> Value {
     let mut line = tally.json();
     line.insert("label".into(), label.into());
-    line.insert("group".into(), group.into());
+    line.insert("group".into(), group.unwrap_or(NO_GROUP).into());
     line.extend(pods.map(|pods| ("pod_set".to_owned(), pods)));
     Value::Object(line)
 }
 
 /// The cells of [`GROUPS`].
-pub(crate) fn group_cells(time: Text, label: &str, group: &str, tally: &Tally) -> Vec<Text> {
+pub(crate) fn group_cells(time: Text, label: &str, group: Option<&str>, tally: &Tally) -> Vec<Text> {
     let tone = match (tally.ready, tally.pods) {
         (_, 0) => Tone::Faint,
         (ready, pods) if ready == pods => Tone::Good,
@@ -237,7 +240,10 @@ pub(crate) fn group_cells(time: Text, label: &str, group: &str, tally: &Tally) -
     };
     vec![
         time,
-        format!("{label}={group}").into(),
+        match group {
+            Some(value) => format!("{label}={value}").into(),
+            None => Text::from(format!("{label} ")).and(Tone::Faint, NO_GROUP),
+        },
         tone.text(format!("{}/{}", tally.ready, tally.pods)),
         tally.restarts.to_string().into(),
         tally.phases_text().into(),

@@ -1,21 +1,26 @@
-//! `relay wait`: follows the pods until a condition holds.
+//! `relay wait`: follows the pods until conditions hold.
 
-use std::fmt;
+mod condition;
+
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::Stream;
-use relay_pods::{Client, Error, Freshness, Pods, SnapshotStream, StreamHandle};
+use relay_pods::{Client, Error, Freshness, Pod, PodKey, Pods, SnapshotStream, StreamHandle};
 use tokio::time::{Instant, sleep};
 
 use crate::args::{DEFAULT_WAIT, WaitArgs, written};
-use crate::exit::{Exit, signalled};
-use crate::output::Output;
+use crate::exit::{Exit, Usage, signalled};
+use crate::output::{Output, note};
 use crate::query::until;
 use crate::tally::Tally;
 
+pub(crate) use condition::Condition;
+
+/// Most pods that are told of one by one when the time is over.
+const MOST_TOLD: usize = 20;
 /// Longest time for a health document, and the time between two of a relay whose source is away.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 const HEALTH_AGAIN: Duration = Duration::from_secs(1);
@@ -26,7 +31,12 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
     let limit = if once { DEFAULT_WAIT } else { args.timeout };
     // A time beyond the clock is for ever.
     let deadline = Instant::now().checked_add(limit);
-    let options = args.reconnect.options(args.which.filter()?);
+    let names = names(&args)?;
+    let mut filter = args.which.filter()?;
+    for name in &names {
+        filter = filter.namespace(name.namespace()).map_err(|error| Usage(error.to_string()))?;
+    }
+    let options = args.reconnect.options(filter);
     // A credential plugin may take its time.
     let client = tokio::select! {
         client = args.connect.client() => client?,
@@ -37,9 +47,9 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
     };
     let signalled = signalled();
     let snapshots = client.stream_pod_state(options);
-    let mut view = LiveView::new(client, snapshots);
+    let mut view = LiveView::new(client, snapshots, Wanted { conditions: args.conditions, names });
     let ended = {
-        let mut work = pin!(view.wait_for(&args.condition, once));
+        let mut work = pin!(view.wait_for(once));
         tokio::select! {
             // A condition that is met at the last moment is met.
             biased;
@@ -49,97 +59,99 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
         }
     };
     let Some((true, tally)) = ended else {
-        let seen = view.last_words(&args.condition);
+        view.tell_what_is_missing();
+        let seen = view.last_words();
         return Ok(Exit::TimedOut(format!("timed out after {}: {seen}", written(args.timeout))));
     };
     Output::new(args.print).line(
         || {
             let mut line = tally.json();
-            line.insert("condition".into(), args.condition.to_string().into());
+            line.insert("condition".into(), view.wanted.text().into());
             line.into()
         },
-        || format!("{}: met, {} pods, {} ready", args.condition, tally.pods, tally.ready),
+        || format!("{}: met, {} pods, {} ready", view.wanted.text(), tally.pods, tally.ready),
     )?;
     Ok(Exit::Done)
 }
 
-/// What is waited for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Condition {
-    /// At least so many pods are ready.
-    Ready(usize),
-    /// Exactly so many pods match.
-    Count(usize),
-    /// No pod matches.
-    Deleted,
-    /// There are pods, and all of them are in this phase.
-    Phase(&'static str),
+/// The pods that were named: `NAMESPACE/NAME`, or `NAME` in the only namespace.
+fn names(args: &WaitArgs) -> Result<Vec<PodKey>, Usage> {
+    let key = |text: &String| {
+        let pair = text.split_once('/').or_else(|| Some((args.which.only_namespace()?, text.as_str())));
+        let rule = || Usage(format!("pod {text:?}: write NAMESPACE/NAME, or give one --namespace"));
+        let (namespace, name) = pair.ok_or_else(rule)?;
+        if namespace.is_empty() || name.is_empty() || name.contains('/') {
+            return Err(rule());
+        }
+        Ok(PodKey::new(namespace, name))
+    };
+    if !args.pods.is_empty() && args.which.has_labels() {
+        return Err(Usage("wait takes names of pods or --label, not both".into()));
+    }
+    args.pods.iter().map(key).collect()
 }
 
-/// The phases of a pod.
-const PHASES: [&str; 5] = ["Pending", "Running", "Succeeded", "Failed", "Unknown"];
+/// What is waited for, and of which pods: of those that were named, else of all that match.
+struct Wanted {
+    conditions: Vec<Condition>,
+    names: Vec<PodKey>,
+}
 
-impl Condition {
-    /// Reads `ready=3`, `count=0`, `deleted` or `phase=Succeeded`.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let number = |value: &str, least: usize, rule: &str| match value.parse() {
-            Ok(number) if value.bytes().all(|b| b.is_ascii_digit()) && number >= least => Ok(number),
-            _ => Err(rule.to_owned()),
-        };
-        match text.split_once('=') {
-            None if text == "deleted" => Ok(Self::Deleted),
-            Some(("ready", value)) => {
-                number(value, 1, "ready=N takes a number from 1; for no pods at all, count=0")
-                    .map(Self::Ready)
-            }
-            Some(("count", value)) => number(value, 0, "count=N takes a number from 0").map(Self::Count),
-            Some(("phase", value)) => {
-                let known = PHASES.into_iter().find(|phase| phase.eq_ignore_ascii_case(value));
-                known
-                    .map(Self::Phase)
-                    .ok_or_else(|| format!("phase=PHASE takes one of {}", PHASES.join(", ")))
-            }
-            _ => Err("one of ready=N, count=N, phase=PHASE, deleted".into()),
-        }
+impl Wanted {
+    fn text(&self) -> String {
+        self.conditions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
-    fn holds(&self, tally: &Tally) -> bool {
-        match *self {
-            Self::Ready(wanted) => tally.ready >= wanted,
-            Self::Count(wanted) => tally.pods == wanted,
-            Self::Deleted => tally.pods == 0,
-            Self::Phase(phase) => tally.pods > 0 && tally.in_phase(phase) == tally.pods,
+    fn of<'a>(&self, pods: &'a Pods) -> Vec<&'a Pod> {
+        if self.names.is_empty() {
+            return pods.iter().collect();
         }
+        self.names.iter().filter_map(|name| pods.get(name)).collect()
     }
 
-    /// How far it is from being met.
+    fn missing<'a>(&'a self, pods: &'a Pods) -> impl Iterator<Item = &'a PodKey> {
+        self.names.iter().filter(|name| pods.get(name).is_none())
+    }
+
+    fn hold(&self, pods: &Pods, tally: &Tally) -> bool {
+        let missing = self.missing(pods).count();
+        self.conditions.iter().all(|condition| condition.holds(tally, missing))
+    }
+
+    /// How far those are that do not hold; all of them when all hold.
     fn progress(&self, tally: &Tally) -> String {
-        let pods = tally.pods;
-        match *self {
-            Self::Ready(wanted) => format!("{} of {wanted} pods ready, {pods} match", tally.ready),
-            Self::Count(wanted) => format!("{pods} pods match, not {wanted}"),
-            Self::Deleted => format!("{pods} pods still match"),
-            Self::Phase(phase) if pods == 0 => format!("no pod matches, so none is {phase}"),
-            Self::Phase(phase) => {
-                format!("{} of {pods} pods {phase} ({})", tally.in_phase(phase), tally.phases_text())
-            }
+        let open = |condition: &&Condition| !condition.holds(tally, 0);
+        let mut words: Vec<_> = self.conditions.iter().filter(open).map(|c| c.progress(tally)).collect();
+        if words.is_empty() {
+            words = self.conditions.iter().map(|condition| condition.progress(tally)).collect();
         }
+        words.join("; ")
     }
-}
 
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ready(wanted) => write!(f, "ready={wanted}"),
-            Self::Count(wanted) => write!(f, "count={wanted}"),
-            Self::Deleted => f.write_str("deleted"),
-            Self::Phase(phase) => write!(f, "phase={phase}"),
+    /// Which pods stand in the way, and why.
+    fn lacks(&self, pods: &Pods) -> Vec<String> {
+        let mut lines = Vec::new();
+        for condition in &self.conditions {
+            if condition.holds(&self.of(pods).into_iter().collect(), self.missing(pods).count()) {
+                continue;
+            }
+            let absent = self.missing(pods).filter_map(|key| Some((key, condition.lacks_missing(key)?)));
+            lines.extend(absent.map(|(key, why)| format!("{}/{}: {why}", key.namespace(), key.name())));
+            let mut present = self.of(pods);
+            present.sort_by(|a, b| a.key().cmp(b.key()));
+            let lacking = present.into_iter().filter_map(|pod| Some((pod, condition.lacks(pod)?)));
+            lines.extend(lacking.map(|(pod, why)| format!("{}/{}: {why}", pod.namespace(), pod.name())));
         }
+        lines.dedup();
+        lines
     }
 }
 
 /// The pods of one stream, judged only while they show the present.
 struct LiveView {
+    wanted: Wanted,
+    /// It was told that no pod matches.
+    told_of_none: bool,
     client: Client,
     snapshots: SnapshotStream,
     handle: StreamHandle,
@@ -153,16 +165,28 @@ struct LiveView {
 }
 
 impl LiveView {
-    fn new(client: Client, snapshots: SnapshotStream) -> Self {
+    fn new(client: Client, snapshots: SnapshotStream, wanted: Wanted) -> Self {
         let (handle, freshness) = (snapshots.handle(), Freshness::Cold);
-        Self { client, snapshots, handle, freshness, pods: None, judged: None, source_is_away: false }
+        Self {
+            wanted,
+            told_of_none: false,
+            client,
+            snapshots,
+            handle,
+            freshness,
+            pods: None,
+            judged: None,
+            source_is_away: false,
+        }
     }
 
-    /// Waits until the condition holds, or for the first judgement. Gives it, and what was judged.
-    async fn wait_for(&mut self, condition: &Condition, once: bool) -> anyhow::Result<(bool, Tally)> {
+    /// Waits until the conditions hold, or for the first judgement. Gives it, and what was judged.
+    async fn wait_for(&mut self, once: bool) -> anyhow::Result<(bool, Tally)> {
         loop {
-            if let Some(tally) = self.live() {
-                let holds = condition.holds(&tally);
+            if let Some((holds, tally)) = self.live() {
+                if tally.pods == 0 && !holds && !once && !std::mem::replace(&mut self.told_of_none, true) {
+                    note(&format!("no pod matches yet; waiting for {}", self.wanted.text()));
+                }
                 self.judged = Some(tally.clone());
                 if holds || once {
                     // A stream knows by its next heartbeat only, so who is about to say yes asks.
@@ -180,9 +204,20 @@ impl LiveView {
         }
     }
 
-    fn live(&self) -> Option<Tally> {
+    fn live(&self) -> Option<(bool, Tally)> {
         let live = self.freshness == Freshness::Live;
-        self.pods.as_ref().filter(|_| live).map(|pods| pods.iter().collect())
+        let pods = self.pods.as_ref().filter(|_| live)?;
+        let tally = self.wanted.of(pods).into_iter().collect();
+        Some((self.wanted.hold(pods, &tally), tally))
+    }
+
+    /// Tells which pods stand in the way, a line each.
+    fn tell_what_is_missing(&self) {
+        let lines = self.pods.as_ref().map(|pods| self.wanted.lacks(pods)).unwrap_or_default();
+        lines.iter().take(MOST_TOLD).for_each(|line| note(line));
+        if lines.len() > MOST_TOLD {
+            note(&format!("and {} more", lines.len() - MOST_TOLD));
+        }
     }
 
     /// Waits for pods, or for another freshness.
@@ -226,7 +261,7 @@ impl LiveView {
     }
 
     /// What was seen last, and whether it can be trusted.
-    fn last_words(&self, condition: &Condition) -> String {
+    fn last_words(&self) -> String {
         let doubt = match self.handle.freshness() {
             _ if self.source_is_away => Some("the relay's source is away".to_owned()),
             Freshness::Live => None,
@@ -235,85 +270,16 @@ impl LiveView {
             _ => Some("the stream did not catch up".to_owned()),
         };
         match (&self.judged, doubt) {
-            (Some(tally), None) => condition.progress(tally),
+            (Some(tally), None) => self.wanted.progress(tally),
             (Some(tally), Some(doubt)) => {
                 format!(
                     "{} when last seen live, which it is not any more: {doubt}",
-                    condition.progress(tally)
+                    self.wanted.progress(tally)
                 )
             }
             (None, doubt) => {
                 format!("the pods were never seen live: {}", doubt.unwrap_or_else(|| "nothing came".into()))
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tally(ready: usize, phases: &[(&str, usize)]) -> Tally {
-        let phases: std::collections::BTreeMap<_, _> =
-            phases.iter().map(|(phase, count)| ((*phase).to_owned(), *count)).collect();
-        Tally { pods: phases.values().sum(), ready, phases, restarts: 0 }
-    }
-
-    #[test]
-    fn conditions_are_written_as_documented() {
-        for (text, condition) in [
-            ("ready=3", Condition::Ready(3)),
-            ("count=0", Condition::Count(0)),
-            ("deleted", Condition::Deleted),
-            ("phase=Succeeded", Condition::Phase("Succeeded")),
-        ] {
-            assert_eq!(Condition::parse(text), Ok(condition.clone()), "{text}");
-            assert_eq!(condition.to_string(), text);
-        }
-        assert_eq!(Condition::parse("phase=running"), Ok(Condition::Phase("Running")));
-        for bad in [
-            "",
-            "ready",
-            "ready=",
-            "ready=0",
-            "ready=-1",
-            "ready=+1",
-            "ready=x",
-            "ready=99999999999999999999",
-            "count",
-            "count=-1",
-            "deleted=1",
-            "delete",
-            "phase=",
-            "phase=Done",
-            "Ready=1",
-        ] {
-            assert!(Condition::parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn when_conditions_hold_and_how_far_they_are() {
-        let none = tally(0, &[]);
-        let some = tally(1, &[("Running", 2), ("Pending", 1)]);
-        let done = tally(0, &[("Succeeded", 2)]);
-        for (text, tally, holds, progress) in [
-            ("ready=1", &none, false, "0 of 1 pods ready, 0 match"),
-            ("ready=1", &some, true, "1 of 1 pods ready, 3 match"),
-            ("ready=2", &some, false, "1 of 2 pods ready, 3 match"),
-            ("count=0", &none, true, "0 pods match, not 0"),
-            ("count=3", &some, true, "3 pods match, not 3"),
-            ("count=2", &some, false, "3 pods match, not 2"),
-            ("count=4", &some, false, "3 pods match, not 4"),
-            ("deleted", &none, true, "0 pods still match"),
-            ("deleted", &some, false, "3 pods still match"),
-            ("phase=Succeeded", &none, false, "no pod matches, so none is Succeeded"),
-            ("phase=Running", &some, false, "2 of 3 pods Running (Pending 1, Running 2)"),
-            ("phase=Succeeded", &done, true, "2 of 2 pods Succeeded (Succeeded 2)"),
-        ] {
-            let condition = Condition::parse(text).unwrap();
-            assert_eq!(condition.holds(tally), holds, "{text}: {tally:?}");
-            assert_eq!(condition.progress(tally), progress, "{text}");
         }
     }
 }

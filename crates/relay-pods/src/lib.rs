@@ -51,7 +51,7 @@ pub use messages::{MessageStream, RawMessage};
 pub use request::{EventsQuery, Order, StreamOptions};
 pub use session::{SessionMode, SessionSource};
 pub use state::SnapshotStream;
-pub use status::{Freshness, Statistics, StreamHandle};
+pub use status::{Freshness, Outage, Statistics, StreamHandle};
 pub use tickets::RelaySessions;
 pub use watch::{GroupWatch, PodWatch};
 

@@ -40,7 +40,7 @@ pub(crate) enum Incoming {
     /// It said something.
     Message(RawMessage),
     /// It ended, or an attempt failed; another follows when it is asked for more.
-    Ended { opened: bool, cause: String, error: Box<Error> },
+    Ended { opened: bool, cause: String, delay: Duration, error: Box<Error> },
 }
 
 /// One stream over as many connections as it takes. Nothing happens unless it is asked for more, and asking is
@@ -279,7 +279,7 @@ impl ResumingMessages {
             (Cause::Refused(_), Some(refusal)) => refusal,
             _ => Error::Transport { url, source: cause.clone().into() },
         };
-        Incoming::Ended { opened: ended.opened, cause, error: Box::new(error) }
+        Incoming::Ended { opened: ended.opened, cause, delay, error: Box::new(error) }
     }
 
     fn stopped(&mut self, stop: Stop) -> Error {

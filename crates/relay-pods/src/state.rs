@@ -154,9 +154,13 @@ impl Driver {
             }
         };
         match incoming {
-            Incoming::Opened => self.handle.with(|status| status.statistics.connections += 1),
+            Incoming::Opened => {
+                self.handle.answered();
+                self.handle.with(|status| status.statistics.connections += 1);
+            }
             // In its turn: what was received before it has been handed over.
-            Incoming::Ended { cause, .. } => {
+            Incoming::Ended { cause, delay, .. } => {
+                self.handle.failed(&cause, delay);
                 self.handle.stale(&cause);
                 self.fold.handle_dropped(&cause);
             }
@@ -246,6 +250,9 @@ impl Driver {
                         Ok(SeedVerdict::TooOld) => ("the list is older than the stream".to_owned(), None),
                         _ => {
                             self.backoff.reset();
+                            if self.messages.is_open() {
+                                self.handle.answered();
+                            }
                             return Ok(());
                         }
                     }
@@ -259,6 +266,7 @@ impl Driver {
                 Some(delay) => self.backoff.spread(delay.min(LONGEST_RETRY_AFTER)),
                 None => self.backoff.next_delay(),
             };
+            self.handle.failed(&cause, delay);
             tracing::warn!(?delay, "{cause}; asking for the list again");
             self.reading_ahead(tokio::time::sleep(delay)).await;
         }

@@ -78,6 +78,18 @@ pub struct Statistics {
     pub unknown_types: u64,
 }
 
+/// A time in which a stream cannot reach its relay, or cannot read its list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Outage {
+    /// Since when.
+    pub since: SystemTime,
+    /// Why, as of the last attempt.
+    pub why: String,
+    /// When the next attempt begins.
+    pub next_try: SystemTime,
+}
+
 /// A view of a running stream: where it may resume, how fresh it is, what it has counted. Cheap to clone; stays
 /// readable when the stream is gone.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +102,7 @@ pub(crate) struct Status {
     in_hand: Option<EventHash>,
     freshness: Freshness,
     heard: Option<Heard>,
+    outage: Option<Outage>,
     log: LogPosition,
     pub(crate) statistics: Statistics,
 }
@@ -122,6 +135,26 @@ impl StreamHandle {
     /// How far the pods show the present, at this moment.
     pub fn freshness(&self) -> Freshness {
         self.with(|status| status.freshness())
+    }
+
+    /// The outage that goes on at this moment, if there is one.
+    pub fn outage(&self) -> Option<Outage> {
+        self.with(|status| status.outage.clone())
+    }
+
+    /// An attempt has failed; the next one follows after this delay.
+    pub(crate) fn failed(&self, why: &str, delay: Duration) {
+        let now = SystemTime::now();
+        self.with(|status| {
+            let since = status.outage.as_ref().map_or(now, |outage| outage.since);
+            let next_try = now.checked_add(delay).unwrap_or(now);
+            status.outage = Some(Outage { since, why: why.into(), next_try });
+        });
+    }
+
+    /// The relay answers again.
+    pub(crate) fn answered(&self) {
+        self.with(|status| status.outage = None);
     }
 
     /// What was counted.

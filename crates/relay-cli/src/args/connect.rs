@@ -12,6 +12,7 @@ use crate::service_proxy::{self, KubeService};
 
 /// How to reach a relay
 #[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Connection")]
 pub(crate) struct Connect {
     /// Base URL of the relay; may carry a path prefix. Default: http://127.0.0.1:8080 [env: RELAY_URL, unless
     /// --kube-service is given]

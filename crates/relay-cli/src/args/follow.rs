@@ -55,16 +55,21 @@ pub(crate) struct StateArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct WaitArgs {
+    /// Wait for these pods, NAMESPACE/NAME, or NAME with one --namespace; default: all that match
+    #[arg(value_name = "POD")]
+    pub(crate) pods: Vec<String>,
     #[command(flatten)]
     pub(crate) connect: Connect,
     #[command(flatten)]
     pub(crate) which: Which,
-    /// What to wait for.
+    /// What to wait for; repeat for conditions that must all hold at once.
     ///
-    /// ready=N: at least N matching pods are ready. count=N: exactly N pods match. deleted: no pod matches (any more).
-    /// phase=PHASE: pods match, and all of them are in that phase: Pending, Running, Succeeded, Failed or Unknown.
-    #[arg(long = "for", value_name = "CONDITION", value_parser = Condition::parse)]
-    pub(crate) condition: Condition,
+    /// ready: there are pods, and all of them are ready (also condition=Ready). ready=N: at least N of them are.
+    /// condition=Ready=false: there are pods, and none is ready. count=N: exactly N pods match. delete or deleted: no
+    /// pod matches (any more). phase=PHASE: there are pods, and all of them are in that phase: Pending, Running, Succeeded, Failed or
+    /// Unknown.
+    #[arg(long = "for", value_name = "CONDITION", required = true, value_parser = Condition::parse)]
+    pub(crate) conditions: Vec<Condition>,
     /// Longest time to wait, connecting included; exit code 5 when it is over.
     ///
     /// 0: judge the first live state, and do not wait for another; a relay that gives none within 30s counts as a

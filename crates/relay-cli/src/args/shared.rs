@@ -11,6 +11,7 @@ use crate::exit::Usage;
 
 /// Which pods
 #[derive(Debug, Clone, Default, ClapArgs)]
+#[command(next_help_heading = "Which pods")]
 pub(crate) struct Which {
     /// Only pods of this namespace; repeat for alternatives
     #[arg(
@@ -21,6 +22,9 @@ pub(crate) struct Which {
         value_name = "NAMESPACE"
     )]
     namespaces: Vec<String>,
+    /// Pods of all namespaces, also when RELAY_NAMESPACE names one
+    #[arg(long = "all-namespaces", short = 'A', overrides_with = "namespaces")]
+    all_namespaces: bool,
     /// Only pods with these labels, such as app=web, tier!=db, 'run in (a,b)', KEY or !KEY; commas and repeats mean "and"
     #[arg(long = "label", short = 'l', env = "RELAY_LABEL", value_name = "SELECTOR")]
     labels: Vec<String>,
@@ -30,7 +34,7 @@ impl Which {
     pub(crate) fn filter(&self) -> anyhow::Result<Filter> {
         let wrong = |error: relay_proto::pods::InvalidParameter| Usage(error.to_string());
         let mut filter = Filter::new();
-        for namespace in self.namespaces.iter().filter(|n| !n.is_empty()) {
+        for namespace in self.namespaces() {
             filter = filter.namespace(namespace).map_err(wrong)?;
         }
         for label in self.labels.iter().filter(|l| !l.is_empty()) {
@@ -41,20 +45,24 @@ impl Which {
 
     /// Says that no pod was found, as what was asked for.
     pub(crate) fn nothing(&self) -> String {
-        let given = |flag: &str, values: &[String]| {
-            values
-                .iter()
-                .filter(|v| !v.is_empty())
-                .map(|value| format!(" {flag} {value}"))
-                .collect::<String>()
-        };
-        let asked = given("-n", &self.namespaces) + &given("-l", &self.labels);
+        let namespaces = self.namespaces().map(|namespace| format!(" -n {namespace}"));
+        let labels = self.labels.iter().filter(|label| !label.is_empty()).map(|label| format!(" -l {label}"));
+        let asked: String = namespaces.chain(labels).collect();
         if asked.is_empty() { "the relay has no pods".into() } else { format!("no pods match{asked}") }
+    }
+
+    fn namespaces(&self) -> impl Iterator<Item = &String> {
+        self.namespaces.iter().filter(|namespace| !namespace.is_empty() && !self.all_namespaces)
+    }
+
+    pub(crate) fn has_labels(&self) -> bool {
+        self.labels.iter().any(|label| !label.is_empty())
     }
 
     /// The only namespace, for naming one pod.
     pub(crate) fn only_namespace(&self) -> Option<&str> {
-        if let [namespace] = self.namespaces.as_slice() { Some(namespace) } else { None }
+        let mut namespaces = self.namespaces();
+        namespaces.next().filter(|_| namespaces.next().is_none()).map(String::as_str)
     }
 }
 
@@ -118,6 +126,7 @@ impl From<PrintLines> for Print {
 
 /// When to end
 #[derive(Debug, Clone, Copy, ClapArgs)]
+#[command(next_help_heading = "When to end")]
 pub(crate) struct Until {
     /// End after so many lines
     #[arg(long, env = "RELAY_MAX", value_name = "N")]
@@ -129,6 +138,7 @@ pub(crate) struct Until {
 
 /// How a stream reconnects
 #[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Reconnecting")]
 pub(crate) struct Reconnect {
     /// Ceiling of the first delay before a reconnect; it doubles with each attempt
     #[arg(long, env = "RELAY_RECONNECT_BASE", default_value = "800ms", value_name = "DURATION", value_parser = duration)]
@@ -139,6 +149,11 @@ pub(crate) struct Reconnect {
 }
 
 impl Reconnect {
+    /// Base and cap.
+    pub(crate) fn delays(&self) -> (Duration, Duration) {
+        (self.reconnect_base, self.reconnect_cap)
+    }
+
     pub(crate) fn options(&self, filter: Filter) -> StreamOptions {
         StreamOptions::new()
             .filter(filter)

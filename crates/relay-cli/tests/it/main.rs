@@ -13,6 +13,7 @@ mod kube;
 mod peers;
 mod queries;
 mod serve_kube;
+mod sse;
 mod tables;
 mod wait;
 mod wire_lists;

@@ -216,7 +216,9 @@ fn wrong_conditions_are_refused_with_2() {
         (&["--for", "count=-1"], &["--for", "count=-1", "a number from 0"]),
         (&["--for", "phase=Done"], &["--for", "phase=Done", "Pending, Running, Succeeded, Failed, Unknown"]),
         (&["--for", "gone"], &["--for", "gone", "ready=N, count=N, phase=PHASE, deleted"]),
-        (&["--for", "deleted", "--for", "count=0"], &["--for", "multiple times"]),
+        (&["--for", "condition=Initialized"], &["condition=Ready", "condition=Ready=false"]),
+        (&["--for", "ready", "web"], &["web", "NAMESPACE/NAME"]),
+        (&["--for", "ready", "prod/web", "-l", "app"], &["names", "--label"]),
         (&[], &["--for"]),
         (&["--for", "deleted", "--timeout", "soon"], &["--timeout", "soon", "a duration is"]),
         (&["--for", "deleted", "--label", "!"], &["label", "!"]),
@@ -249,6 +251,91 @@ fn wait_looks_at_the_pods_asked_for() {
     assert!(table.stdout.starts_with("ready=1: met, 40 pods, "), "{}", table.stdout);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn several_conditions_and_names_hold_together() {
+    let pods = [up("a"), up("b"), starting("c")];
+    let namespace = pods[0].namespace();
+    let name = |name: &str| format!("{namespace}/{name}");
+    for (args, code, said) in [
+        (vec!["--for", "ready"], 5, "1s: 2 of 3 pods ready"),
+        (vec!["--for", "ready=2", "--for", "count=3"], 0, ""),
+        (vec!["--for", "ready=2", "--for", "count=2"], 5, "1s: 3 pods match, not 2"),
+        (vec!["--for", "condition=Ready", &name("a"), &name("b")], 0, ""),
+        (vec!["--for", "condition=Ready=false", &name("c")], 0, ""),
+        (vec!["--for", "condition=Ready=false", &name("a")], 5, "1s: 1 of 1 pods still ready"),
+        (vec!["--for", "phase=Pending", "c", "-n", namespace], 0, ""),
+        (vec!["--for", "delete", &name("gone")], 0, ""),
+        (vec!["--for", "delete", &name("a")], 5, "1s: 1 pods still match"),
+        (vec!["--for", "ready", &name("gone")], 5, "1s: no pod matches, so none is ready"),
+        (vec!["--for", "ready", &name("a"), &name("gone")], 5, "1s: 1 of 1 pods ready"),
+    ] {
+        let peer = Peer::start(listing(&pods).stream(caught_up().silence())).await;
+        let done = run_command(command_at(&peer.url(), &[&["wait", "--timeout", "1s"], &args[..]].concat()));
+        assert_eq!(done.code, Some(code), "{args:?}: {done:?}");
+        if code == 5 {
+            assert_eq!(timed_out(&done), said, "{args:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_is_missing_is_told_pod_by_pod() {
+    let pods = [up("a"), starting("b"), starting("c")];
+    let namespace = pods[0].namespace().to_owned();
+    let peer = Peer::start(listing(&pods).stream(caught_up().silence())).await;
+    let gone = format!("{namespace}/gone");
+    let named = format!("{namespace}/b");
+    let done = wait(&peer, "ready", &["--timeout", "1s", &named, &gone]);
+    assert_eq!(done.code, Some(5));
+    assert!(
+        done.stderr.contains(&format!("relay: {namespace}/gone: there is no such pod\n")),
+        "{}",
+        done.stderr
+    );
+    assert!(done.stderr.contains(&format!("relay: {namespace}/b: not ready: Pending")), "{}", done.stderr);
+    assert!(!done.stderr.contains("/a:") && !done.stderr.contains("/c:"), "{}", done.stderr);
+    let peer = Peer::start(listing([]).stream(caught_up().silence())).await;
+    let done = wait(&peer, "ready", &["--timeout", "1s"]);
+    assert!(done.stderr.contains("relay: no pod matches yet; waiting for ready\n"), "{}", done.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_time_without_a_connection_is_a_failure_that_says_why() {
+    for command in ["state", "replay", "stream"] {
+        let peer = Peer::start(listing([&up("a")]).always(STREAM, Reply::empty(503))).await;
+        let done = run_command(command_at(&peer.url(), &[command, "--for", "1s"]));
+        assert_eq!(done.code, Some(1), "{command}: {done:?}");
+        let dead = run_command(command_at("http://127.0.0.1:1", &[command, "--for", "1s"]));
+        assert_eq!(dead.code, Some(1), "{command}: {dead:?}");
+        if command != "stream" {
+            assert!(done.stderr.contains("never connected in this time: 503"), "{command}: {}", done.stderr);
+            assert!(dead.stderr.contains("never connected in this time: "), "{command}: {}", dead.stderr);
+        }
+    }
+    let peer = Peer::start(listing([&up("a")]).stream(caught_up().silence())).await;
+    run_command(command_at(&peer.url(), &["state", "--for", "1s"])).expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_outage_and_its_end_are_lines_of_the_table() {
+    let gate = Gate::new();
+    let script = listing([&up("a")])
+        .stream(caught_up().cut())
+        .stream(Reply::empty(503))
+        .stream(Reply::empty(503))
+        .stream(caught_up().hold(&gate).silence());
+    let peer = Peer::start(script).await;
+    let args = ["state", "-o", "table", "--reconnect-base", "900ms"];
+    let client = follow_at(&peer.url(), &args);
+    let mut lines = Vec::new();
+    while !lines.iter().any(|line: &String| line.starts_with("connected again after ")) {
+        lines.push(client.line().unwrap());
+    }
+    let outage = lines.iter().find(|line| line.starts_with("no connection since ")).expect("the outage");
+    assert!(outage.contains("; next try in "), "{outage}");
+    gate.open();
+}
+
 fn counts(line: &Value) -> (&str, u64, u64, &Value) {
     let number = |name: &str| line[name].as_u64().unwrap();
     (line["group"].as_str().unwrap(), number("pods"), number("ready"), &line["phases"])
@@ -275,17 +362,18 @@ async fn groups_are_printed_when_they_are_touched() {
     let client = follow_at(&peer.url(), &["state", "--group-by", "run"]);
     let running = |n: u32| json!({"Running": n});
     for expected in [
-        // The seed: every group, and not the pod that is in none.
+        // The seed: every group, and the pods that are in none.
         ("d-1", 2, 1, &json!({"Pending": 1, "Running": 1})),
         ("d-2", 1, 1, &running(1)),
         ("d-3", 1, 1, &running(1)),
+        ("(none)", 1, 1, &running(1)),
         // One event, one group.
         ("d-1", 2, 2, &running(2)),
         // A pod that moves touches two; one of them is empty now.
         ("d-1", 3, 3, &running(3)),
         ("d-2", 0, 0, &json!({})),
         ("d-0", 1, 0, &json!({"Pending": 1})),
-        // A pod of no group touches none.
+        ("(none)", 1, 1, &running(1)),
         ("d-3", 0, 0, &json!({})),
     ] {
         let line = client.json();

@@ -101,7 +101,7 @@ fn parameters_are_checked_and_named() {
         ("/pods?label=%3Dv", "label"),
         ("/pods?label=app%3Da%20b", "label"),
         ("/pods?label=a%2Fb%2Fc", "label"),
-        ("/pods?label=app%0D%0A", "label"),
+        ("/pods?label=app%00", "label"),
         ("/pods?at_least=a&at_least=b", "at_least"),
         ("/events?limit=0", "limit"),
         ("/events?limit=1001", "limit"),

@@ -1,0 +1,116 @@
+//! `relay sse`, `completions` and `man`; what `RELAY_LOG` takes.
+
+use relay_testkit::{Peer, RelayScript, Reply};
+use serde_json::json;
+
+use super::process::{Done, relay, run, run_command};
+
+const BODY: &str = "retry: 20\nid: 1\ndata: {\"a\": 1}\n\n: hello\nevent: price\nid: 2\ndata: two\ndata: lines\n\nid: 3\ndata: last\n\n";
+
+async fn peer() -> Peer {
+    let first = Reply::sse().send(BODY);
+    Peer::start(RelayScript::new("e").on("/events", first).always("/events", Reply::sse().silence())).await
+}
+
+fn sse(peer: &Peer, args: &[&str]) -> Done {
+    let url = format!("{}/events?token=secret", peer.url());
+    run_command(relay(&[&["sse", &url, "--reconnect-base", "5ms"], args].concat()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn events_are_printed_in_each_form() {
+    let lines = sse(&peer().await, &["--max", "3", "-o", "json"]).expect(0).json();
+    assert_eq!(
+        lines,
+        [
+            json!({"event": "message", "id": "1", "data": "{\"a\": 1}", "retry": 20}),
+            json!({"event": "price", "id": "2", "data": "two\nlines", "retry": null}),
+            json!({"event": "message", "id": "3", "data": "last", "retry": null}),
+        ]
+    );
+    let parsed = sse(&peer().await, &["--max", "2", "-o", "json", "--parse"]).expect(0).json();
+    assert_eq!((&parsed[0]["data"], &parsed[1]["data"]), (&json!({"a": 1}), &json!("two\nlines")));
+    let data = sse(&peer().await, &["--max", "1", "--event", "price", "--data"]).expect(0);
+    assert_eq!(data.stdout, "two\nlines\n");
+    let table = sse(&peer().await, &["--max", "2", "-o", "table", "-v"]).expect(0);
+    assert!(table.stdout.starts_with("EVENT"), "{}", table.stdout);
+    assert!(table.stdout.contains("two\\nlines"), "{}", table.stdout);
+    assert!(
+        table.stderr.contains("comment: hello") && table.stderr.contains("connected"),
+        "{}",
+        table.stderr
+    );
+    assert!(!table.stderr.contains("secret"), "{}", table.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn it_resumes_and_says_what_it_waits_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cursor");
+    let file = file.to_str().unwrap();
+    let peer = peer().await;
+    let done = sse(&peer, &["--for", "1s", "-o", "json", "--cursor-file", file, "-H", "X-Me: you"]).expect(0);
+    assert_eq!(done.json().len(), 3);
+    assert!(done.stderr.contains("next try in "), "{}", done.stderr);
+    let requests = peer.requests();
+    assert_eq!(requests[0].header("last-event-id"), None);
+    assert_eq!(requests[1].header("last-event-id"), Some("3"));
+    assert_eq!(requests[0].header("x-me"), Some("you"));
+    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(kept["last_event_id"], "3");
+    let again = super::sse::peer().await;
+    // Another address: refused, both are named.
+    let other = sse(&again, &["--max", "1", "--cursor-file", file]).expect(2);
+    assert!(other.stderr.contains(&peer.url()) && other.stderr.contains(&again.url()), "{}", other.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn requests_are_what_was_asked_for_and_refusals_have_their_codes() {
+    let seen = Peer::start(RelayScript::new("e").always("/events", Reply::sse().send("data: x\n\n"))).await;
+    sse(&seen, &["--max", "1", "-d", "{\"q\":1}"]).expect(0);
+    let request = &seen.requests()[0];
+    assert_eq!((request.method(), request.header("content-type")), ("POST", Some("application/json")));
+    assert_eq!(&request.body()[..], b"{\"q\":1}");
+    for (status, code) in [(401, 4), (403, 4), (404, 3), (400, 1), (204, 0)] {
+        let peer = Peer::start(RelayScript::new("e").always("/events", Reply::empty(status))).await;
+        sse(&peer, &["--max", "1"]).expect(code);
+    }
+    let page =
+        Peer::start(RelayScript::new("e").always("/events", Reply::new(200, "text/html", "<p>"))).await;
+    let done = sse(&page, &["--for", "600ms"]).expect(1);
+    assert!(done.stderr.contains("text/html") && done.stderr.contains("never connected"), "{}", done.stderr);
+    for bad in
+        [&["nonsense"][..], &["ftp://h/"], &["http://h/", "-H", "no colon"], &["http://h/", "-X", "A B"]]
+    {
+        run(&[&["sse"], bad].concat()).expect(2);
+    }
+}
+
+#[test]
+fn shells_and_manuals_are_served() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]).expect(0).stdout;
+        assert!(script.contains("relay") && script.contains("no-headers"), "{shell}");
+    }
+    run(&["completions", "cmd"]).expect(2);
+    let folder = tempfile::tempdir().unwrap();
+    run(&["man", folder.path().to_str().unwrap()]).expect(0);
+    let pages = std::fs::read_dir(folder.path()).unwrap().count();
+    assert!(pages > 10, "{pages}");
+    assert!(folder.path().join("relay-pods.1").exists());
+}
+
+#[test]
+fn logging_is_asked_for_in_words_that_exist() {
+    for bad in ["loud", "relay=loud", "=", "a=b=c"] {
+        let mut command = relay(&["completions", "bash"]);
+        command.env("RELAY_LOG", bad);
+        let done = run_command(command).expect(2);
+        assert!(done.stderr.contains("RELAY_LOG") && done.stderr.contains("debug"), "{bad}: {}", done.stderr);
+    }
+    for good in ["", "debug", "relay_pods=trace,warn", "off"] {
+        let mut command = relay(&["completions", "bash"]);
+        command.env("RELAY_LOG", good);
+        run_command(command).expect(0);
+    }
+}
