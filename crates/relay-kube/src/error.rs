@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use relay_proto::error::chain;
 use serde::Deserialize;
 
 /// Why a cluster could not be asked, or what it answered instead.
@@ -99,19 +100,9 @@ impl Error {
         }
     }
 
-    /// The error and its sources on one line, as far as each adds something.
+    /// The error and its sources on one line, as [`chain`] puts them together.
     pub fn line(&self) -> String {
-        let mut line = self.to_string();
-        let mut next = std::error::Error::source(self);
-        while let Some(source) = next {
-            let text = source.to_string();
-            // Some errors repeat their source in their own words.
-            if !line.contains(&text) {
-                line = format!("{line}: {text}");
-            }
-            next = source.source();
-        }
-        line
+        chain(self).to_string()
     }
 }
 

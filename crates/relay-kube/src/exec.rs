@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use relay_proto::error::chain;
 use relay_proto::time::Timestamp;
 use relay_transport::{ClientIdentity, Secret};
 use serde::Deserialize;
@@ -250,7 +251,7 @@ impl ExecSession {
             tokio::time::sleep(lasts.max(PAUSE)).await;
             match self.renewed().await {
                 Ok(given) => *self.given.lock().await = (given, Instant::now()),
-                Err(error) => tracing::warn!(error = error.line(), "the certificate is kept"),
+                Err(error) => tracing::warn!(error = %chain(&error), "the certificate is kept"),
             }
         }
     }

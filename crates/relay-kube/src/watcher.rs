@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use relay_proto::error::chain;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -406,7 +407,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
             _ => (None, None),
         };
         self.machine.failed(blame(error), retry_after, self.now());
-        self.ready.push_back(Event::Away(Absence { reason: error.line(), code }));
+        self.ready.push_back(Event::Away(Absence { reason: chain(error).to_string(), code }));
     }
 }
 

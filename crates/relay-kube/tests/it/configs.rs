@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use relay_kube::{Error, KubeClient, Kubeconfig};
+use relay_proto::error::chain;
 use relay_testkit::{ApiServer, Ask};
 use serde_json::{Value, json};
 
@@ -232,7 +233,7 @@ async fn what_cannot_be_had_is_said_by_the_name_of_its_entry_and_not_quoted() {
     ] {
         let file = home.put("config", config(&cluster_entry, &user_entry));
         let error = set_up(&file).await.expect_err(said);
-        let line = error.line();
+        let line = chain(&error).to_string();
         assert!(line.contains(named) && line.contains(said), "{said}: {line}");
         assert!(!line.contains("s3cr3t") && !format!("{error:?}").contains("s3cr3t"), "{line} {error:?}");
     }
