@@ -7,6 +7,7 @@ mod terminal;
 mod wire;
 
 mod cursor_file;
+mod disk;
 mod faults;
 mod follow;
 mod kube;

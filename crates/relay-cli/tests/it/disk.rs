@@ -1,0 +1,267 @@
+//! A relay with its log on disk: ended in every way, started again, looked at, taken out and put in.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{sleep, spawn};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::process::{Server, key, run};
+use super::wire::{eventually, get};
+
+fn on_disk<'a>(dir: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["--store", "disk", "--data-dir", dir][..], more].concat()
+}
+
+fn pods(addr: SocketAddr) -> (u64, Vec<Value>) {
+    let list = get(addr, "/pods").ok();
+    (list["sequence"].as_u64().unwrap(), list["pods"].as_array().unwrap().clone())
+}
+
+fn verified(dir: &str) -> Value {
+    run(&["store", "verify", "--data-dir", dir]).expect(0).json().remove(0)
+}
+
+#[test]
+fn a_restart_over_a_trimmed_log_adds_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    let data = path.to_str().unwrap();
+    let flags = on_disk(data, &["--sim-pods", "500", "--sim-rate", "0", "--retain-events", "100"]);
+    let mut epoch = None;
+    let mut before: Option<Vec<Value>> = None;
+    for end in ["TERM", "KILL", "KILL", "TERM"] {
+        let server = Server::start(&flags);
+        let (head, mut list) = pods(server.addr);
+        assert_eq!((head, list.len()), (500, 500), "after {end}");
+        list.sort_by_key(key);
+        assert!(before.as_ref().is_none_or(|before| *before == list), "the same pods");
+        before = Some(list);
+        let health = get(server.addr, "/health").ok();
+        assert_eq!((&health["store"]["kind"], &health["store"]["events"]), (&"disk".into(), &100.into()));
+        assert_eq!(epoch.get_or_insert_with(|| health["epoch"].clone()), &health["epoch"], "one epoch");
+        server.signal(end);
+        let done = server.wait();
+        assert_eq!(done.code, (end == "TERM").then_some(0), "{}", done.stderr);
+    }
+    let report = verified(data);
+    assert_eq!((&report["head"], &report["snapshot"]["pods"]), (&500.into(), &500.into()), "{report}");
+    assert_eq!((&report["problems"], &report["snapshot"]["sequence"]), (&serde_json::json!([]), &500.into()));
+    assert_eq!(Some(&report["epoch"]), epoch.as_ref());
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    run(&["serve", "--store", "disk"]).expect(2);
+    let server = Server::start(&on_disk(data, &["--sim-rate", "0"]));
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--store", "disk", "--data-dir", data];
+    let second = run(&serve).expect(1);
+    assert!(second.stderr.contains(data) && second.stderr.contains("another process"), "{}", second.stderr);
+    server.signal("TERM");
+    server.wait().expect(0);
+    // One byte of an event is not what it was.
+    let segment = dir.path().join("logs/pods/00000000000000000001.segment");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let refused = run(&serve).expect(1);
+    for part in [segment.to_str().unwrap(), "offset", "last good position"] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    let report = run(&["store", "verify", "--data-dir", data]).expect(1);
+    let problem = &report.json()[0]["problems"][0];
+    assert_eq!(problem["file"], segment.to_str().unwrap());
+    assert!(
+        problem["offset"].as_u64().unwrap() <= middle as u64 && problem["sequence"].is_u64(),
+        "{problem}"
+    );
+    let missing = dir.path().join("missing");
+    run(&["store", "verify", "--data-dir", missing.to_str().unwrap()]).expect(1);
+}
+
+#[test]
+fn an_export_is_imported_as_the_same_log_with_the_key_and_as_another_without() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    let (first, same, other) = (path("first"), path("same"), path("other"));
+    let server =
+        Server::start(&on_disk(&first, &["--sim-pods", "30", "--sim-rate", "200", "--retain-events", "50"]));
+    eventually("events", || (pods(server.addr).0 > 200).then_some(()));
+    server.signal("TERM");
+    server.wait().expect(0);
+    let whole = verified(&first);
+    run(&["store", "export", "--data-dir", &first, "--with-key", "--out", &path("with")]).expect(0);
+    let without = run(&["store", "export", "--data-dir", &first]).expect(0);
+    let with = std::fs::read_to_string(path("with")).unwrap();
+    assert!(with.lines().next().unwrap().contains("\"key\"") && !without.stdout.contains("\"key\""));
+    std::fs::write(path("without"), &without.stdout).unwrap();
+    run(&["store", "import", "--data-dir", &same, "--from", &path("with")]).expect(0);
+    run(&["store", "import", "--data-dir", &other, "--from", &path("without")]).expect(0);
+    let full = run(&["store", "import", "--data-dir", &other, "--from", &path("with")]).expect(1);
+    assert!(full.stderr.contains("not empty"), "{}", full.stderr);
+    // A cut export is no log.
+    std::fs::write(path("cut"), &with[..with.len() / 2]).unwrap();
+    run(&["store", "import", "--data-dir", &path("fourth"), "--from", &path("cut")]).expect(1);
+
+    let serve = |dir: &str| Server::start(&on_disk(dir, &["--sim-rate", "0", "--retain-events", "50"]));
+    let events =
+        |server: &Server| get(server.addr, "/events?limit=1000").ok()["events"].as_array().unwrap().clone();
+    let (server_first, server_same, server_other) = (serve(&first), serve(&same), serve(&other));
+    let health = |server: &Server| get(server.addr, "/health").ok();
+    assert_eq!(health(&server_same)["epoch"], whole["epoch"]);
+    assert_ne!(health(&server_other)["epoch"], whole["epoch"]);
+    assert_eq!(events(&server_first), events(&server_same), "hashes included");
+    let without_hashes = |events: Vec<Value>| -> Vec<Value> {
+        let hashless = |mut event: Value| {
+            let fields = event.as_object_mut().unwrap();
+            assert!(fields.remove("hash").is_some() && fields.remove("previous_hash").is_some());
+            event
+        };
+        events.into_iter().map(hashless).collect()
+    };
+    assert_eq!(without_hashes(events(&server_first)), without_hashes(events(&server_other)));
+    for server in [&server_same, &server_other] {
+        assert_eq!(pods(server.addr), pods(server_first.addr));
+    }
+}
+
+/// What one client has seen over all its connections.
+#[derive(Default)]
+struct Seen {
+    epoch: String,
+    hash: String,
+    sequence: u64,
+    pods: BTreeMap<(String, String), Value>,
+    connections: u64,
+}
+
+/// Follows until the process ends; whatever is not as promised is put into `wrong`.
+fn follow(addr: SocketAddr, seen: &Arc<Mutex<Seen>>, wrong: &Arc<Mutex<Option<String>>>) {
+    loop {
+        if let Err(problem) = follow_once(addr, seen) {
+            wrong.lock().unwrap().get_or_insert(problem);
+            return;
+        }
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn follow_once(addr: SocketAddr, seen: &Arc<Mutex<Seen>>) -> Result<(), String> {
+    let Ok(mut stream) = TcpStream::connect(addr) else { return Ok(()) };
+    let since = seen.lock().unwrap().hash.clone();
+    // Without chunks, so that lines are lines.
+    let request = format!("GET /events/stream?since_hash={since} HTTP/1.0\r\nhost: relay\r\n\r\n");
+    if stream.write_all(request.as_bytes()).is_err() {
+        return Ok(());
+    }
+    let (mut event, mut data) = (String::new(), String::new());
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { return Ok(()) };
+        if let Some(name) = line.strip_prefix("event: ") {
+            event = name.into();
+        } else if let Some(text) = line.strip_prefix("data: ") {
+            data = text.into();
+        } else if line.is_empty() && !event.is_empty() {
+            let message: Value = serde_json::from_str(&data).map_err(|error| format!("{error}: {data}"))?;
+            take(&mut seen.lock().unwrap(), &event, &message)?;
+            event.clear();
+        }
+    }
+    Ok(())
+}
+
+fn take(seen: &mut Seen, event: &str, message: &Value) -> Result<(), String> {
+    let text = |name: &str| message[name].as_str().unwrap_or_default().to_owned();
+    match event {
+        "connected" => {
+            seen.connections += 1;
+            let epoch = text("epoch");
+            if !seen.epoch.is_empty() && seen.epoch != epoch {
+                return Err(format!("epoch {epoch} after {}", seen.epoch));
+            }
+            seen.epoch = epoch;
+        }
+        "gap" => return Err(format!("a gap: {message}")),
+        "pod" => {
+            let sequence = message["sequence"].as_u64().unwrap_or_default();
+            let follows = seen.hash.is_empty() || text("previous_hash") == seen.hash;
+            if sequence != seen.sequence + 1 || !follows {
+                return Err(format!("event {sequence} after {}", seen.sequence));
+            }
+            (seen.sequence, seen.hash) = (sequence, text("hash"));
+            let pod = message["pod"].clone();
+            match text("type").as_str() {
+                "DELETED" => seen.pods.remove(&key(&pod)),
+                _ => seen.pods.insert(key(&pod), pod),
+            };
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Ten clients, a thousand events a second and more, and a server that is killed again and again. `RELAY_KILLS` says how
+/// often, 8 times by default.
+#[test]
+fn a_server_that_is_killed_under_load_breaks_no_chain() {
+    let kills: u64 = std::env::var("RELAY_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let mut server = Server::start(&on_disk(data, &["--sim-pods", "200", "--sim-rate", "2000"]));
+    let addr = server.addr;
+    let listen = addr.to_string();
+    let wrong = Arc::new(Mutex::new(None));
+    let clients: Vec<Arc<Mutex<Seen>>> = (0..10).map(|_| Arc::default()).collect();
+    for seen in &clients {
+        let (seen, wrong) = (seen.clone(), wrong.clone());
+        spawn(move || follow(addr, &seen, &wrong));
+    }
+    let turn = AtomicU64::new(dir.path().as_os_str().len() as u64);
+    let (mut up, mut last) = (Duration::ZERO, 0);
+    for kill in 0..kills {
+        let began = Instant::now();
+        // Not in step with anything.
+        sleep(Duration::from_millis(200 + turn.fetch_add(7919, Ordering::Relaxed) % 400));
+        last = get(addr, "/health").json()["head"]["sequence"].as_u64().unwrap_or(last);
+        server.signal("KILL");
+        server.wait();
+        up += began.elapsed();
+        assert_eq!(*wrong.lock().unwrap(), None, "after kill {kill}");
+        let quiet = kill + 1 == kills;
+        let rate = if quiet { "0" } else { "2000" };
+        server = Server::start_at(&listen, &on_disk(data, &["--sim-pods", "200", "--sim-rate", rate]));
+    }
+    let rate = last as f64 / up.as_secs_f64();
+    println!("{kills} kills, {last} events, {rate:.0} a second while it was up");
+    let (head, list) = pods(addr);
+    let expected: BTreeMap<_, _> = list.into_iter().map(|pod| (key(&pod), pod)).collect();
+    for (at, seen) in clients.iter().enumerate() {
+        eventually("a client at the head", || {
+            let wrong = wrong.lock().unwrap().clone();
+            assert_eq!(wrong, None);
+            (seen.lock().unwrap().sequence == head).then_some(())
+        });
+        let seen = seen.lock().unwrap();
+        assert!(seen.pods == expected, "client {at} has other pods than the server");
+        assert!(seen.connections > kills, "client {at} came back");
+    }
+    server.signal("TERM");
+    server.wait().expect(0);
+    assert_eq!(verified(data)["head"], head);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_cannot_be_made_is_refused_by_name() {
+    let done =
+        run(&["serve", "--listen", "127.0.0.1:0", "--store", "disk", "--data-dir", "/proc/relay-data"])
+            .expect(1);
+    assert!(done.stderr.contains("/proc/relay-data"), "{}", done.stderr);
+}
