@@ -1,7 +1,8 @@
-//! A store that fails.
+//! A store that fails, or takes its time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use relay_log::{Intercept, MemoryStore};
 use relay_pods_server::{Config, Scope, Server};
@@ -41,4 +42,76 @@ async fn what_the_store_does_not_take_is_neither_sent_nor_listed() {
     let event = stream.expect("pod").await;
     assert_eq!((&event["pod"]["name"], &event["sequence"]), (&"kept".into(), &2.into()));
     assert_eq!((rig.get("/health").await.status(), rig.get("/readyz").await.status()), (200, 200));
+}
+
+/// A disk that is slow makes nobody wait but who wants to know that an event is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_takes_its_time_holds_nobody_up() {
+    const APPEND: Duration = Duration::from_millis(200);
+    let store = Intercept::new(Arc::new(MemoryStore::new()), |_| {
+        Box::pin(async {
+            tokio::time::sleep(APPEND).await;
+            Ok(())
+        })
+    });
+    let config = Config::default().heartbeat(Duration::from_millis(50));
+    let rig = Rig::around(Server::builder(config).store(store)).await;
+    rig.publisher.relist(Scope::All, vec![pod("prod", "a", 1, &[])]).await.unwrap();
+    let publisher = rig.publisher.ahead();
+    let began = Instant::now();
+    for version in 2..200 {
+        publisher.upsert(pod("prod", "a", version, &[])).await.unwrap();
+    }
+    assert!(began.elapsed() < 50 * APPEND, "one append for many events, not one each");
+    // While the store is busy: probes answer, what is there is replayed, silence is told.
+    for version in 200..205 {
+        publisher.upsert(pod("prod", "a", version, &[])).await.unwrap();
+        let asked = Instant::now();
+        assert_eq!(rig.get("/livez").await.status(), 200);
+        assert!(asked.elapsed() < APPEND, "{:?}", asked.elapsed());
+        let mut stream = rig.stream("/events/stream").await;
+        stream.until("catchup_complete").await;
+    }
+    let mut stream = rig.stream("/events/stream?start=latest").await;
+    stream.until("heartbeat").await;
+    // Everything comes in the end.
+    let kept = async {
+        while publisher.head() < 204 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), kept).await.expect("everything was taken");
+}
+
+/// A full disk: what a source is ahead of waits, everything else goes on, and with room again nothing is missing.
+#[tokio::test]
+async fn a_full_disk_is_waited_for_by_a_source_that_is_ahead() {
+    let full = Arc::new(AtomicBool::new(false));
+    let fills = full.clone();
+    let store = Intercept::new(Arc::new(MemoryStore::new()), move |_| {
+        let error = || relay_log::Error::io("writing failed", std::io::ErrorKind::StorageFull.into());
+        let result = if fills.load(Ordering::Relaxed) { Err(error()) } else { Ok(()) };
+        Box::pin(std::future::ready(result))
+    });
+    let rig = Rig::around(Server::builder(Config::default()).store(store)).await;
+    rig.publisher.relist(Scope::All, vec![pod("prod", "a", 1, &[])]).await.unwrap();
+    full.store(true, Ordering::Relaxed);
+    let publisher = rig.publisher.ahead();
+    for version in 2..10 {
+        publisher.upsert(pod("prod", "a", version, &[])).await.unwrap();
+    }
+    let not_ready = async {
+        while rig.get("/readyz").await.status() != 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), not_ready).await.expect("it is told");
+    assert_eq!((rig.get("/pods").await.json()["sequence"].as_u64(), publisher.head()), (Some(1), 1));
+    let mut stream = rig.stream("/events/stream").await;
+    stream.until("catchup_complete").await;
+    full.store(false, Ordering::Relaxed);
+    for sequence in 2..10 {
+        assert_eq!(stream.expect("pod").await["sequence"], sequence);
+    }
+    assert_eq!(rig.get("/readyz").await.status(), 200);
 }
