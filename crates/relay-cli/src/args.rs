@@ -1,5 +1,6 @@
 //! Flags and their environment variables.
 
+mod bus;
 mod connect;
 mod follow;
 mod query;
@@ -13,6 +14,10 @@ mod value;
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub(crate) use bus::{
+    BusArgs, BusCommand, BusCrdsArgs, BusDemoArgs, BusMonitorArgs, BusReceiveArgs, BusSendArgs, BusServeArgs,
+    ComponentArg, HandlerArg, WhichBus,
+};
 pub(crate) use connect::{Connect, KubeFlags, in_environment};
 pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArgs};
 pub(crate) use query::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
@@ -124,6 +129,8 @@ pub(crate) enum Command {
     Autoconfig(AutoconfigArgs),
     /// Enveloped channels: publish and subscribe with sequences, gaps and schemas
     Parsec(Box<ParsecArgs>),
+    /// Channel buses: take messages for channels, and send each to everyone who is subscribed
+    Bus(BusArgs),
     /// Print a script that completes commands and flags: bash, zsh, fish, elvish or powershell
     Completions(CompletionsArgs),
     /// Write a manual page per command
@@ -140,6 +147,7 @@ impl Command {
             | Self::Durable(_)
             | Self::Parsec(_)
             | Self::Autoconfig(_)
+            | Self::Bus(_)
             | Self::Sse(_)
             | Self::Completions(_)
             | Self::Man(_) => None,

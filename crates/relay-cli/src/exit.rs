@@ -22,6 +22,8 @@ pub(crate) enum Exit {
     Terminated,
     /// 3: what was asked for does not exist.
     NotFound(String),
+    /// 4: a credential is missing or does not do.
+    NotAuthorised(String),
     /// 5: what was waited for did not happen in time.
     TimedOut(String),
     /// 1 to 7: an error, told apart by its kind.
@@ -73,6 +75,10 @@ impl Exit {
             Self::NotFound(what) => {
                 eprintln!("relay: {}", escaped(what));
                 3
+            }
+            Self::NotAuthorised(what) => {
+                eprintln!("relay: {what}");
+                4
             }
             Self::TimedOut(what) => {
                 eprintln!("relay: {}", escaped(what));

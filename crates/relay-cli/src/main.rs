@@ -2,6 +2,7 @@
 
 mod args;
 mod autoconfig;
+mod bus;
 mod cursor;
 mod demo;
 mod durable;
@@ -65,6 +66,7 @@ async fn run(command: Command) -> Exit {
             Command::Completions(args) => shell::completions(&args),
             Command::Man(args) => shell::man(&args),
             Command::Store(args) => Box::pin(store::run(args)).await,
+            Command::Bus(args) => Box::pin(bus::run(args)).await,
             Command::Durable(args) => Box::pin(durable::run(*args)).await,
             Command::Parsec(args) => Box::pin(parsec::run(*args)).await,
         }

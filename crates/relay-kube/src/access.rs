@@ -112,6 +112,29 @@ impl Access {
         })
     }
 
+    /// An API server by its URL, without credentials: the authorities of the system are asked, where it speaks TLS.
+    pub fn anonymous(server: impl Into<String>) -> Self {
+        Self {
+            cluster: "given by its URL".to_owned(),
+            user: String::new(),
+            server: server.into(),
+            ca: None,
+            tls_server_name: None,
+            skip_verification: false,
+            proxy: None,
+            identity: None,
+            credential: Credential::None,
+            impersonate: HeaderMap::new(),
+        }
+    }
+
+    /// The same, at another URL.
+    #[must_use]
+    pub fn at(mut self, server: impl Into<String>) -> Self {
+        self.server = server.into();
+        self
+    }
+
     /// The API server's URL.
     ///
     /// # Errors

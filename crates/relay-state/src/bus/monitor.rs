@@ -157,6 +157,19 @@ impl Monitor {
         }
     }
 
+    /// A call turned out not to be handled: it is not made again, and what it was about counts as done.
+    pub fn handle_not_set(&mut self, job: &Job, now: Now) {
+        let handlers = &mut self.settings.handlers;
+        match job.call {
+            Call::Bus { .. } => handlers.bus = false,
+            Call::Provision { .. } => handlers.provision = false,
+            Call::Unprovision { .. } => handlers.unprovision = false,
+            Call::Subscribe { .. } => handlers.subscribe = false,
+            Call::Unsubscribe { .. } => handlers.unsubscribe = false,
+        }
+        self.handle_called(&job.key, Ok(()), now);
+    }
+
     /// Subscribes once more, although nothing changed.
     pub fn requeue_subscription(&mut self, subscription: &SubscriptionReference) {
         if let Some(record) = self.subscriptions.get_mut(subscription) {

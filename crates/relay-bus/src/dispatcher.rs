@@ -1,0 +1,415 @@
+//! Messages go out by HTTP.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use relay_proto::bus::{
+    CLUSTER_DOMAIN, Destination, HeaderRules, InvalidDestination, Message, is_retryable, reply_message,
+};
+use relay_proto::http::{Redirect, ResponseHead};
+use relay_transport::HttpClient;
+use relay_transport::server::percent_decode;
+
+/// Where names are expanded, and where the answer goes: `DispatchDefaults::new(namespace)` and
+/// [`reply_to`](Self::reply_to).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DispatchDefaults {
+    /// The namespace of names without a dot.
+    pub namespace: String,
+    /// Where the answer goes. Default nowhere.
+    pub reply_to: Option<String>,
+}
+
+impl DispatchDefaults {
+    /// Names are of this namespace, answers go nowhere.
+    pub fn new(namespace: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), reply_to: None }
+    }
+
+    /// Sets where the answer goes.
+    #[must_use]
+    pub fn reply_to(mut self, reply_to: Option<String>) -> Self {
+        self.reply_to = reply_to;
+        self
+    }
+}
+
+/// Settings of a [`MessageDispatcher`]: `DispatcherOptions::default()` and setters named like the fields.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DispatcherOptions {
+    /// Time for one call, its answer read. Default 30 s.
+    pub timeout: Duration,
+    /// Bytes of an answer's body. Default 1 MiB.
+    pub max_payload: usize,
+    /// Which headers pass.
+    pub rules: HeaderRules,
+    /// The domain of the cluster's services. Default `cluster.local`.
+    pub cluster_domain: String,
+}
+
+impl Default for DispatcherOptions {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            max_payload: 1 << 20,
+            rules: HeaderRules::default(),
+            cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        }
+    }
+}
+
+impl DispatcherOptions {
+    /// Sets the time for one call.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets the limit of answers.
+    #[must_use]
+    pub fn max_payload(mut self, max_payload: usize) -> Self {
+        self.max_payload = max_payload;
+        self
+    }
+
+    /// Sets which headers pass.
+    #[must_use]
+    pub fn rules(mut self, rules: HeaderRules) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    /// Sets the domain of the cluster's services.
+    #[must_use]
+    pub fn cluster_domain(mut self, domain: impl Into<String>) -> Self {
+        self.cluster_domain = domain.into();
+        self
+    }
+}
+
+/// Redirects that are followed in a row.
+const MAX_REDIRECTS: usize = 5;
+/// What is kept of an answer that is an error, for who looks for the reason.
+const MAX_ERROR_BODY: usize = 1024;
+
+/// Sends messages. Proxies are those of the environment. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct MessageDispatcher {
+    http: HttpClient,
+    options: std::sync::Arc<DispatcherOptions>,
+}
+
+/// What a successful call was answered.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Answer {
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body; empty is the end of the event.
+    pub body: Bytes,
+}
+
+impl MessageDispatcher {
+    /// A dispatcher with connections of its own.
+    ///
+    /// # Errors
+    /// When the system's certificates or proxies cannot be used.
+    pub fn new(options: DispatcherOptions) -> Result<Self, relay_transport::Error> {
+        let http = HttpClient::builder()
+            .connect_timeout(options.timeout)
+            .request_timeout(options.timeout)
+            .idle_connections(256)
+            .build()?;
+        Ok(Self { http, options: std::sync::Arc::new(options) })
+    }
+
+    /// Its settings.
+    pub fn options(&self) -> &DispatcherOptions {
+        &self.options
+    }
+
+    /// Sends the message to `destination`, and the answer, if it has a body, on to `defaults.reply_to`. With an empty
+    /// destination the message itself goes there; with neither nothing is sent. Nothing is tried again.
+    ///
+    /// # Errors
+    /// [`DispatchError`]; only 2xx is success.
+    pub async fn dispatch_message(
+        &self,
+        message: &Message,
+        destination: &str,
+        defaults: &DispatchDefaults,
+    ) -> Result<(), DispatchError> {
+        let reply_to = defaults.reply_to.as_deref().filter(|to| !to.is_empty());
+        let reply = if destination.is_empty() {
+            Some(message.clone())
+        } else {
+            let call = async {
+                let to = self.resolve(destination, &defaults.namespace)?;
+                self.call(message, &to, reply_to.is_some()).await
+            };
+            let answer = call.await.map_err(|source| DispatchError::Call { source })?;
+            self.reply_of(message, answer)
+        };
+        let (Some(reply), Some(reply_to)) = (reply, reply_to) else { return Ok(()) };
+        let forward = async {
+            let to = self.resolve(reply_to, &defaults.namespace)?;
+            self.call(&reply, &to, false).await
+        };
+        forward.await.map(drop).map_err(|source| DispatchError::Reply { source })
+    }
+
+    /// Where a text leads that names a destination.
+    ///
+    /// # Errors
+    /// [`CallError::Destination`].
+    pub fn resolve(&self, text: &str, namespace: &str) -> Result<Destination, CallError> {
+        Ok(Destination::resolve(text, namespace, &self.options.cluster_domain)?)
+    }
+
+    /// The message that an answer makes; `None` when its body is empty.
+    pub fn reply_of(&self, original: &Message, answer: Answer) -> Option<Message> {
+        let headers = answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        reply_message(&self.options.rules, original, headers, answer.body)
+    }
+
+    /// One call: POST, redirects followed, the answer read to its end.
+    ///
+    /// # Errors
+    /// [`CallError`]; only 2xx is success.
+    pub async fn call(
+        &self,
+        message: &Message,
+        to: &Destination,
+        wants_reply: bool,
+    ) -> Result<Answer, CallError> {
+        let after = self.options.timeout;
+        let url = to.url().to_owned();
+        tokio::time::timeout(after, self.follow(message, to, wants_reply))
+            .await
+            .unwrap_or(Err(CallError::Late { url, after }))
+    }
+
+    async fn follow(
+        &self,
+        message: &Message,
+        to: &Destination,
+        wants_reply: bool,
+    ) -> Result<Answer, CallError> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in message.headers.iter().filter(|(name, _)| self.options.rules.passes(name)) {
+            // Whatever a header cannot hold is not one that we were sent.
+            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) else {
+                continue;
+            };
+            headers.insert(name, value);
+        }
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if wants_reply {
+            headers.insert("prefer", HeaderValue::from_static("reply"));
+        }
+        let mut credential = to.userinfo().map(basic);
+        let mut url = to.url().to_owned();
+        let mut trail: Option<Redirect> = None;
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = Request::new(Full::new(message.payload.clone()));
+            *request.method_mut() = Method::POST;
+            *request.uri_mut() = url.parse().map_err(|_| CallError::Url { url: to.url().to_owned() })?;
+            *request.headers_mut() = headers.clone();
+            request.headers_mut().extend(credential.clone().map(|value| (AUTHORIZATION, value)));
+            let response = self.http.send(request).await?;
+            let status = response.status().as_u16();
+            let (head, body) = response.into_parts();
+            if matches!(status, 307 | 308)
+                && let Some(location) = head.headers.get(LOCATION).and_then(|value| value.to_str().ok())
+            {
+                let next = match &trail {
+                    None => Redirect::new(&url, status, location),
+                    Some(trail) => trail.then(status, location),
+                };
+                let next = next.ok_or(CallError::Redirect { url: url.clone(), rule: "it leads nowhere" })?;
+                if !next.may_carry_secrets() {
+                    credential = None;
+                }
+                url = next.url().to_owned();
+                trail = Some(next);
+                // Read, so that the connection can be used again.
+                let _ = Limited::new(body, MAX_ERROR_BODY).collect().await;
+                continue;
+            }
+            if !(200..300).contains(&status) {
+                let after = head.headers.get(RETRY_AFTER).map(|value| value.as_bytes().to_owned());
+                let retry_after = after.and_then(|after| {
+                    ResponseHead::new(status, &url).header("retry-after", &after).retry_after()
+                });
+                let start = first(body).await;
+                return Err(CallError::Status { status, retry_after, body: start });
+            }
+            let encoded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+            if head.headers.get(CONTENT_ENCODING).is_some_and(encoded) {
+                return Err(CallError::Encoded { url });
+            }
+            let limit = self.options.max_payload;
+            let body = Limited::new(body, limit).collect().await.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    CallError::TooLarge { url: url.clone(), limit }
+                } else {
+                    CallError::Cut { url: url.clone(), source: error }
+                }
+            })?;
+            return Ok(Answer { headers: head.headers, body: body.to_bytes() });
+        }
+        Err(CallError::Redirect { url, rule: "there are more than 5 redirects in a row" })
+    }
+}
+
+/// The start of an error's body; what fails in reading it does not matter.
+async fn first(mut body: hyper::body::Incoming) -> Bytes {
+    let mut start = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Some(data) = frame.data_ref() {
+            start.extend_from_slice(&data[..data.len().min(MAX_ERROR_BODY - start.len())]);
+        }
+        if start.len() >= MAX_ERROR_BODY {
+            break;
+        }
+    }
+    start.into()
+}
+
+fn basic(userinfo: &str) -> HeaderValue {
+    let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+    let decoded = format!("{}:{}", percent_decode(user, false), percent_decode(password, false));
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(decoded)))
+        .expect("base64 is a header value");
+    value.set_sensitive(true);
+    value
+}
+
+/// Why a message was not dispatched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DispatchError {
+    /// The first call failed; nothing was sent on.
+    #[error("Unable to complete request: {}", source.line())]
+    Call {
+        /// How.
+        #[source]
+        source: CallError,
+    },
+    /// The first call went through, that with its answer failed.
+    #[error("Failed to forward reply: {}", source.line())]
+    Reply {
+        /// How.
+        #[source]
+        source: CallError,
+    },
+}
+
+impl DispatchError {
+    /// How the call failed.
+    pub fn call_error(&self) -> &CallError {
+        match self {
+            Self::Call { source } | Self::Reply { source } => source,
+        }
+    }
+}
+
+/// Why one call failed. URLs are without user information.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The destination cannot be used.
+    #[error(transparent)]
+    Destination(#[from] InvalidDestination),
+    /// The destination is no URL that can be requested.
+    #[error("not a usable URL: {url}")]
+    Url {
+        /// The URL.
+        url: String,
+    },
+    /// It could not be reached, or broke off.
+    #[error(transparent)]
+    Transport(#[from] relay_transport::Error),
+    /// No whole answer came in time.
+    #[error("no answer from {url} within {after:?}")]
+    Late {
+        /// From whom.
+        url: String,
+        /// The time it was given.
+        after: Duration,
+    },
+    /// It answered something else than 2xx.
+    #[error("unexpected HTTP response, expected 2xx, got {status}")]
+    Status {
+        /// What it answered.
+        status: u16,
+        /// How long it asked to be left alone.
+        retry_after: Option<Duration>,
+        /// The first 1,024 bytes of its body.
+        body: Bytes,
+    },
+    /// It redirected to nowhere, or for ever.
+    #[error("redirect by {url} not followed: {rule}")]
+    Redirect {
+        /// Who redirected.
+        url: String,
+        /// Why that was not followed.
+        rule: &'static str,
+    },
+    /// Its answer is encoded, which was not asked for.
+    #[error("the answer of {url} is encoded")]
+    Encoded {
+        /// Who.
+        url: String,
+    },
+    /// Its answer is too large.
+    #[error("the answer of {url} is over {limit} bytes")]
+    TooLarge {
+        /// Who.
+        url: String,
+        /// Bytes.
+        limit: usize,
+    },
+    /// Its answer broke off.
+    #[error("the answer of {url} broke off")]
+    Cut {
+        /// Who.
+        url: String,
+        /// How.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl CallError {
+    /// Whether another try may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Destination(_) | Self::Url { .. } | Self::Redirect { .. } => false,
+            Self::Encoded { .. } | Self::TooLarge { .. } => false,
+            Self::Transport(error) => error.is_retryable(),
+            Self::Late { .. } | Self::Cut { .. } => true,
+            Self::Status { status, .. } => is_retryable(*status),
+        }
+    }
+
+    /// How long the other side asked to be left alone; at most a minute.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => retry_after.map(|after| after.min(Duration::from_secs(60))),
+            _ => None,
+        }
+    }
+
+    /// The error and its sources on one line, as far as each adds something.
+    pub fn line(&self) -> String {
+        relay_proto::error::chain(self).to_string()
+    }
+}

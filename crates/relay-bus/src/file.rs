@@ -1,0 +1,141 @@
+//! Objects in a file: the same manifests that `kubectl apply` takes.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use relay_proto::bus::{Kind, Manifest, Object};
+use serde_json::Value;
+
+use crate::kube::Input;
+
+/// How often the file is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// Bytes of a file that are read.
+const MAX_FILE: u64 = 256 << 20;
+
+/// A file that is read again when it changes.
+#[derive(Debug)]
+pub(crate) struct FileSource {
+    path: PathBuf,
+    seen: Option<Stamp>,
+    /// What was last in it, so that touching it changes nothing.
+    content: Vec<u8>,
+}
+
+type Stamp = (u64, Option<SystemTime>, u64);
+
+impl FileSource {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), seen: None, content: Vec::new() }
+    }
+
+    /// The objects as they are now.
+    pub(crate) async fn read(&mut self) -> Result<Manifest, String> {
+        let named = |what: String| format!("{}: {what}", self.path.display());
+        let stamp = stamp(&self.path).await.map_err(|error| named(error.to_string()))?;
+        self.seen = Some(stamp);
+        if stamp.0 > MAX_FILE {
+            return Err(named(format!("it is over {MAX_FILE} bytes")));
+        }
+        self.content = tokio::fs::read(&self.path).await.map_err(|error| named(error.to_string()))?;
+        let documents = documents(&self.content).map_err(&named)?;
+        Manifest::from_documents(documents).map_err(|error| named(error.to_string()))
+    }
+
+    /// The objects after the next change, or why they cannot be used.
+    pub(crate) async fn changed(&mut self) -> Result<Manifest, String> {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = stamp(&self.path).await.ok();
+            if now == self.seen {
+                continue;
+            }
+            let before = std::mem::take(&mut self.content);
+            let read = self.read().await;
+            if now.is_none() {
+                self.seen = None;
+            }
+            if self.content == before && read.is_ok() {
+                continue;
+            }
+            return read;
+        }
+    }
+}
+
+/// Length, time and number: one of them is another after a write or a rename.
+async fn stamp(path: &Path) -> std::io::Result<Stamp> {
+    let metadata = tokio::fs::metadata(path).await?;
+    #[cfg(unix)]
+    let number = std::os::unix::fs::MetadataExt::ino(&metadata);
+    #[cfg(not(unix))]
+    let number = 0;
+    Ok((metadata.len(), metadata.modified().ok(), number))
+}
+
+fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    if text.trim_start().starts_with(['{', '[']) {
+        let read: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(text).into_iter().collect();
+        if let Ok(documents) = read {
+            return Ok(documents);
+        }
+    }
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        let place = error.location();
+        let place =
+            place.map_or(String::new(), |at| format!(" at line {}, column {}", at.line(), at.column()));
+        format!("its syntax is wrong{place}")
+    })
+}
+
+/// The lists that a file stands for.
+pub(crate) fn lists(manifest: Manifest) -> Vec<Input> {
+    let (buses, channels) = (manifest.buses, manifest.channels);
+    let list = |kind, objects| Input::List { kind, objects, kept: Vec::new() };
+    vec![
+        list(Kind::Bus, buses.into_iter().map(Object::Bus).collect()),
+        list(Kind::Channel, channels.into_iter().map(Object::Channel).collect()),
+        list(Kind::Subscription, manifest.subscriptions.into_iter().map(Object::Subscription).collect()),
+        Input::Changed,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_and_json_in_all_their_forms() {
+        for (text, count) in [
+            ("a: 1\n---\nb: 2\n", 2),
+            ("# only a comment\na: 1\n", 1),
+            ("{\"a\": 1}", 1),
+            ("[{\"a\": 1}, {\"b\": 2}]", 1),
+            ("{a: 1, b: [x]}", 1),
+        ] {
+            assert_eq!(documents(text.as_bytes()).unwrap().len(), count, "{text}");
+        }
+        assert!(documents(b"a: [1").unwrap_err().contains("syntax"));
+        assert!(documents(b"\xff").unwrap_err().contains("UTF-8"));
+    }
+
+    #[tokio::test]
+    async fn a_change_is_seen_also_by_rename_and_a_touch_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("objects.yaml");
+        let object = |name: &str| {
+            format!("apiVersion: channels.knative.dev/v1alpha1\nkind: Channel\nmetadata: {{name: {name}}}\n")
+        };
+        std::fs::write(&path, object("one")).unwrap();
+        let mut file = FileSource::new(&path);
+        assert_eq!(file.read().await.unwrap().channels[0].metadata.name, "one");
+        let other = directory.path().join("other");
+        std::fs::write(&other, object("two")).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(file.changed().await.unwrap().channels[0].metadata.name, "two");
+        std::fs::write(&path, "kind: Pod\n").unwrap();
+        assert!(file.changed().await.unwrap_err().contains("kind is not known"));
+    }
+}

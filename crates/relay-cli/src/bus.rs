@@ -1,0 +1,72 @@
+//! `relay bus`: channels, and who is subscribed to them.
+
+mod crds;
+mod demo;
+mod lines;
+mod monitor;
+mod receive;
+mod send;
+mod serve;
+
+use relay_bus::{BusReference, Monitor, MonitorBuilder, MonitorError};
+
+use crate::args::{BusArgs, BusCommand, WhichBus};
+use crate::exit::{Exit, Usage};
+
+pub(crate) async fn run(args: BusArgs) -> anyhow::Result<Exit> {
+    match args.command {
+        BusCommand::Serve(args) => served(serve::run(*args).await),
+        BusCommand::Send(args) => send::run(args).await,
+        BusCommand::Receive(args) => served(receive::run(args).await),
+        BusCommand::Monitor(args) => monitor::run(args).await,
+        BusCommand::Crds(args) => crds::run(&args),
+        BusCommand::Demo(args) => served(demo::run(args).await),
+    }
+}
+
+/// SIGTERM is how a server is asked to end: it is done.
+fn served(exit: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    exit.map(|exit| if matches!(exit, Exit::Terminated) { Exit::Done } else { exit })
+}
+
+/// The bus that the flags, the environment or the file name; `None` is every channel of a file without a bus.
+async fn choose(which: &WhichBus) -> anyhow::Result<Option<BusReference>> {
+    if let Some(bus) = which.bus.as_ref().or(which.cluster_bus.as_ref()) {
+        if let Some(file) = &which.file {
+            MonitorBuilder::read_file(file).await?;
+        }
+        return Ok(Some(bus.clone()));
+    }
+    if let Some(file) = &which.file {
+        let buses = MonitorBuilder::read_file(file).await?.bus_references();
+        if buses.len() > 1 {
+            let flag = |bus: &BusReference| {
+                format!("{} {bus}", if bus.is_namespaced() { "--bus" } else { "--cluster-bus" })
+            };
+            let names: Vec<_> = buses.iter().map(flag).collect();
+            let file = file.display();
+            return Err(Usage(format!("{file} has several buses, choose one: {}", names.join(", "))).into());
+        }
+        return Ok(buses.into_iter().next());
+    }
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    match (variable("BUS_NAME"), variable("BUS_NAMESPACE")) {
+        (Some(name), namespace) => Ok(Some(BusReference::new(name, namespace.unwrap_or_default()))),
+        (None, _) => Err(Usage(
+            "no bus: give --file, --bus or --cluster-bus, or set BUS_NAME and BUS_NAMESPACE".into(),
+        )
+        .into()),
+    }
+}
+
+fn builder(which: &WhichBus, component: relay_bus::Component) -> MonitorBuilder {
+    Monitor::builder(component)
+        .file(which.file.clone())
+        .kubeconfig(which.kubeconfig.clone())
+        .master_url(which.master.clone())
+        .finalizer(which.finalizer)
+}
+
+fn ended(result: Result<(), MonitorError>) -> anyhow::Result<()> {
+    Ok(result?)
+}

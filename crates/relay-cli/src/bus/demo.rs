@@ -1,0 +1,183 @@
+//! `relay bus demo`: a bus, its subscribers and a sender in one process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use relay_bus::{
+    CancellationToken, ChannelReference, Component, DispatcherOptions, EngineOptions, Headers, MemoryEngine,
+    Message, MessageDispatcher, MessageReceiver, Metrics, ReceiverOptions, Report,
+};
+use relay_transport::server::{Body, Cut, HttpServer, Settings, full};
+use tokio::sync::Notify;
+
+use super::lines::Lines;
+use crate::args::BusDemoArgs;
+use crate::exit::{Exit, signalled};
+
+/// How long a subscriber has: the one that stalls has this to lose.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Calls at a time and messages that wait, so small that the one that stalls loses some soon.
+const IN_FLIGHT: usize = 1;
+const QUEUE: usize = 2;
+
+pub(super) async fn run(args: BusDemoArgs) -> anyhow::Result<Exit> {
+    let signalled = signalled();
+    let lines = Lines::in_format(args.output, false);
+    let stop = CancellationToken::new();
+    let subscribers = Subscribers::start(&stop).await?;
+    let file = tempfile::NamedTempFile::with_suffix(".yaml")?;
+    std::fs::write(file.path(), objects(&subscribers))?;
+
+    let dispatcher = MessageDispatcher::new(DispatcherOptions::default().timeout(PATIENCE))?;
+    let told = lines.clone();
+    let engine = MemoryEngine::new(
+        dispatcher,
+        EngineOptions::default().in_flight(IN_FLIGHT).queue(QUEUE),
+        Arc::<Metrics>::default(),
+        move |event| told.event(event, true),
+    );
+    let server = HttpServer::bind("127.0.0.1:0", Settings::default().drain(Duration::ZERO)).await?;
+    let address = server.local_addr();
+    lines.listening("listening", address)?;
+    let ready = Arc::new(Notify::new());
+    let monitor = relay_bus::Monitor::builder(Component::Dispatcher)
+        .file(Some(file.path().to_owned()))
+        .report({
+            let (lines, engine, ready) = (lines.clone(), engine.clone(), ready.clone());
+            move |report| {
+                lines.report(report);
+                if let Report::Ready { .. } = report {
+                    engine.set_ready();
+                    ready.notify_one();
+                }
+            }
+        })
+        .handler(engine.clone());
+    let receiving = tokio::spawn(
+        MessageReceiver::new(engine.clone(), ReceiverOptions::default()).run(server, stop.clone()),
+    );
+    let sending = tokio::spawn(send(address, ready));
+    let drops = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.tell_drops().await }
+    });
+    let time = async {
+        match args.time {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    let bus = relay_bus::BusReference::cluster("demo");
+    let exit = tokio::select! {
+        ended = monitor.run(&bus, 4, stop.clone()) => super::ended(ended).map(|()| Exit::Done),
+        exit = signalled => Ok(exit),
+        () = time => Ok(Exit::Done),
+        () = lines.gone.cancelled() => Ok(Exit::Done),
+    };
+    sending.abort();
+    drops.abort();
+    stop.cancel();
+    engine.drain(Duration::ZERO).await;
+    let _ = receiving.await;
+    exit
+}
+
+/// One that answers, one that fails every other time, one that stalls, and one for the answers.
+struct Subscribers {
+    answers: String,
+    fails: String,
+    stalls: String,
+    billing: String,
+}
+
+impl Subscribers {
+    async fn start(stop: &CancellationToken) -> anyhow::Result<Self> {
+        Ok(Self {
+            answers: subscriber(stop, |_| Some((StatusCode::OK, "confirmed"))).await?,
+            fails: subscriber(stop, |count| {
+                Some(if count % 2 == 1 { (StatusCode::BAD_REQUEST, "") } else { (StatusCode::ACCEPTED, "") })
+            })
+            .await?,
+            stalls: subscriber(stop, |_| None).await?,
+            billing: subscriber(stop, |_| Some((StatusCode::ACCEPTED, ""))).await?,
+        })
+    }
+}
+
+/// A subscriber that answers its n-th message so, or never.
+async fn subscriber(
+    stop: &CancellationToken,
+    answer: fn(u64) -> Option<(StatusCode, &'static str)>,
+) -> anyhow::Result<String> {
+    let server = HttpServer::bind("127.0.0.1:0", Settings::default().drain(Duration::ZERO)).await?;
+    let url = format!("http://{}/", server.local_addr());
+    let count = Arc::new(AtomicU64::new(0));
+    let service = move |request: Request<Incoming>| {
+        let count = count.clone();
+        async move {
+            request.into_body().collect().await.map_err(|_| Cut)?;
+            match answer(count.fetch_add(1, Ordering::Relaxed)) {
+                Some((status, body)) => Ok::<Response<Body>, Cut>(full(status, "text/plain", body)),
+                None => std::future::pending().await,
+            }
+        }
+    };
+    tokio::spawn(server.run(Arc::new(service), stop.clone()));
+    Ok(url)
+}
+
+fn objects(to: &Subscribers) -> String {
+    let mut text = String::new();
+    let mut object = |kind: &str, name: &str, spec: &str| {
+        let namespace = if kind == "ClusterBus" { "" } else { ", namespace: shop" };
+        text += &format!(
+            "---\napiVersion: channels.knative.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}{namespace}}}\nspec: {{{spec}}}\n"
+        );
+    };
+    object("ClusterBus", "demo", "");
+    object("Channel", "orders", "clusterBus: demo");
+    object("Channel", "confirmations", "clusterBus: demo");
+    let replies = "replyTo: confirmations.shop.channels.cluster.local";
+    object("Subscription", "answers", &format!("channel: orders, subscriber: \"{}\", {replies}", to.answers));
+    object("Subscription", "fails", &format!("channel: orders, subscriber: \"{}\"", to.fails));
+    object("Subscription", "stalls", &format!("channel: orders, subscriber: \"{}\"", to.stalls));
+    object("Subscription", "billing", &format!("channel: confirmations, subscriber: \"{}\"", to.billing));
+    text
+}
+
+/// A message per second, posted as anybody would post it.
+async fn send(address: std::net::SocketAddr, ready: Arc<Notify>) {
+    ready.notified().await;
+    let channel = ChannelReference::new("orders", "shop");
+    let http = relay_transport::HttpClient::builder().no_proxy().build();
+    let Ok(http) = http else { return };
+    for number in 1_u64.. {
+        let headers = Headers::from_iter([("knative-correlation-id", number.to_string())]);
+        let message = Message::new(headers, format!("{{\"order\":{number}}}"));
+        if let Err(error) = post(&http, address, &channel, &message).await {
+            tracing::warn!(error, "the demo cannot send");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn post(
+    http: &relay_transport::HttpClient,
+    address: std::net::SocketAddr,
+    channel: &ChannelReference,
+    message: &Message,
+) -> Result<(), String> {
+    let mut request = Request::post(format!("http://{address}/"))
+        .header("host", format!("{}.{}.channels.cluster.local", channel.name(), channel.namespace()));
+    for (name, value) in message.headers.iter() {
+        request = request.header(name, &value[..]);
+    }
+    let body = http_body_util::Full::new(message.payload.clone());
+    let request = request.body(body).map_err(|error| error.to_string())?;
+    let answer = http.send(request).await.map_err(|error| error.to_string())?;
+    if answer.status() == StatusCode::ACCEPTED { Ok(()) } else { Err(answer.status().to_string()) }
+}

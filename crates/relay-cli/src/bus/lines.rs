@@ -1,0 +1,187 @@
+//! The lines of the bus commands, as JSON and for people.
+
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use relay_bus::{Call, CancellationToken, Event, Job, Report};
+use relay_state::bus::Key;
+use serde_json::{Map, Value, json};
+
+use crate::args::Format;
+use crate::output::Output;
+
+/// Lines from several tasks. When nobody reads them any more, `gone` is cancelled.
+#[derive(Clone)]
+pub(super) struct Lines {
+    out: Arc<Mutex<Output>>,
+    /// Of the table: whether lines after the first go to stderr.
+    aside: bool,
+    pub(super) gone: CancellationToken,
+}
+
+impl Lines {
+    pub(super) fn new(out: Output, aside: bool) -> Self {
+        Self { out: Arc::new(Mutex::new(out)), aside, gone: CancellationToken::new() }
+    }
+
+    pub(super) fn in_format(format: Format, aside: bool) -> Self {
+        Self::new(Output::in_format(format), aside)
+    }
+
+    /// The line that says where it listens; always on stdout.
+    pub(super) fn listening(&self, what: &str, address: std::net::SocketAddr) -> anyhow::Result<()> {
+        let address = format!("http://{address}");
+        let text = format!("relay bus {what} on {address}");
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        out.line(|| json!({"event": "listening", "address": address}), || text)?;
+        // It is no message.
+        out.lines = 0;
+        Ok(())
+    }
+
+    /// Prints a line, and says how many there were.
+    pub(super) fn print(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> u64 {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let printed = if self.aside && !out.is_json() {
+            out.lines += 1;
+            writeln!(std::io::stderr().lock(), "{}", text()).map_err(Into::into)
+        } else {
+            out.line(json, text)
+        };
+        if printed.is_err() {
+            self.gone.cancel();
+        }
+        out.lines
+    }
+
+    /// What happened to messages; what only the demo shows is left out elsewhere.
+    pub(super) fn event(&self, event: &Event, all: bool) {
+        let json = match event {
+            Event::Received { channel } if all => json!({"event": "sent", "channel": channel.to_string()}),
+            Event::Delivered { channel, subscription } if all => json!({
+                "event": "delivered",
+                "channel": channel.to_string(),
+                "subscription": subscription.to_string(),
+            }),
+            Event::DispatchFailed { channel, subscription, destination, error, tries, last } => json!({
+                "event": "dispatch-failed",
+                "channel": channel.to_string(),
+                "subscription": subscription.to_string(),
+                "destination": destination,
+                "error": error,
+                "tries": tries,
+                "final": last,
+            }),
+            Event::Dropped { channel, subscription, reason, count } => json!({
+                "event": "dropped",
+                "channel": channel.to_string(),
+                "subscription": subscription.to_string(),
+                "reason": reason.as_str(),
+                "count": count,
+            }),
+            Event::Unsent { count } => {
+                let _ =
+                    writeln!(std::io::stderr().lock(), "relay: {count} messages were not sent and are lost");
+                return;
+            }
+            _ => return,
+        };
+        self.value(json);
+    }
+
+    /// Prints an object whose `event` says what it is.
+    pub(super) fn value(&self, json: Value) -> u64 {
+        let text = text_of(&json);
+        self.print(|| json, || text)
+    }
+
+    /// What a monitor of `serve` tells.
+    pub(super) fn report(&self, report: &Report) {
+        match report {
+            Report::Ready { channels, subscriptions } => {
+                self.value(json!({"event": "ready", "channels": channels, "subscriptions": subscriptions}));
+            }
+            Report::Reloaded { channels, subscriptions } => {
+                self.value(
+                    json!({"event": "reloaded", "channels": channels, "subscriptions": subscriptions}),
+                );
+            }
+            Report::ReloadFailed { error } => {
+                self.value(json!({"event": "reload-failed", "error": error}));
+            }
+            Report::Called { job, error: Some(error) } => {
+                let (call, attempt) = (job.call.name(), job.attempt);
+                tracing::warn!(about = %job.key, call, attempt, error, "a call failed");
+            }
+            Report::MissingArguments { key, missing } => {
+                tracing::warn!(about = %key, missing = missing.join(" "), "arguments are missing");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `event  name=value ..`, for people.
+fn text_of(json: &Value) -> String {
+    let mut text = String::new();
+    for (name, value) in json.as_object().into_iter().flatten() {
+        let value = match value {
+            Value::String(text) => text.clone(),
+            Value::Null => continue,
+            other => other.to_string(),
+        };
+        if name == "event" {
+            text = format!("{value:<15}{text}");
+        } else {
+            text += &format!(" {name}={value}");
+        }
+    }
+    text
+}
+
+/// The line of a call, without how it ended.
+pub(super) fn call_line(job: &Job) -> Map<String, Value> {
+    let json = match &job.call {
+        Call::Bus { bus, spec } => json!({"bus": bus.to_string(), "spec": spec.as_value()}),
+        Call::Provision { channel, bus, spec, parameters } => json!({
+            "channel": channel.to_string(),
+            "bus": bus.as_ref().map(ToString::to_string),
+            "parameters": **parameters,
+            "arguments": list(&spec.as_value()["arguments"]),
+        }),
+        Call::Unprovision { channel } => json!({"channel": channel.to_string()}),
+        Call::Subscribe { subscription, channel, spec, parameters } => json!({
+            "subscription": subscription.to_string(),
+            "channel": channel.to_string(),
+            "subscriber": spec.subscriber,
+            "reply_to": spec.reply_to,
+            "parameters": **parameters,
+        }),
+        Call::Unsubscribe { subscription, channel } => json!({
+            "subscription": subscription.to_string(),
+            "channel": channel.to_string(),
+        }),
+        _ => Value::Null,
+    };
+    let mut line = json.as_object().cloned().unwrap_or_default();
+    line.insert("event".into(), job.call.name().into());
+    line.insert("attempt".into(), job.attempt.into());
+    line
+}
+
+fn list(arguments: &Value) -> Value {
+    if arguments.is_array() { arguments.clone() } else { json!([]) }
+}
+
+/// The line of arguments that are missing.
+pub(super) fn missing_line(key: &Key, missing: &[String]) -> Value {
+    match key {
+        Key::Subscription(subscription) => {
+            json!({"event": "missing-arguments", "subscription": subscription.to_string(), "missing": missing})
+        }
+        Key::Channel(channel) => {
+            json!({"event": "missing-arguments", "channel": channel.to_string(), "missing": missing})
+        }
+        Key::Bus => Value::Null,
+    }
+}

@@ -1,0 +1,146 @@
+//! `relay bus monitor`: a line, or a command, for each call.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use relay_bus::{
+    Call, CancellationToken, Component, HandlerError, Job, MonitorError, MonitorHandler, Report,
+};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use super::lines::{Lines, call_line, missing_line};
+use crate::args::{BusMonitorArgs, ComponentArg, HandlerArg};
+use crate::exit::{Exit, signalled};
+use crate::output::Output;
+
+pub(super) async fn run(args: BusMonitorArgs) -> anyhow::Result<Exit> {
+    let bus = super::choose(&args.which).await?;
+    let signalled = signalled();
+    let lines = Lines::new(Output::new(args.print), false);
+    let stop = CancellationToken::new();
+    let component = match args.component {
+        ComponentArg::Dispatcher => Component::Dispatcher,
+        ComponentArg::Provisioner => Component::Provisioner,
+    };
+    let writes = args.exec.is_some() && !args.no_status;
+    let printed = Arc::new(AtomicU64::new(0));
+    let monitor = super::builder(&args.which, component)
+        .writes(writes)
+        .finalizer(args.which.finalizer && writes)
+        .report({
+            let (lines, stop, printed, max) = (lines.clone(), stop.clone(), printed.clone(), args.until.max);
+            move |report| {
+                // What ended after the last line that was asked for is not told.
+                if max.is_some_and(|max| printed.load(Ordering::Acquire) >= max) {
+                    return;
+                }
+                let Some(line) = line(report) else { return };
+                let count = lines.value(line);
+                printed.store(count, Ordering::Release);
+                if max.is_some_and(|max| count >= max) {
+                    stop.cancel();
+                }
+            }
+        })
+        .handler(Exec { command: args.exec, handlers: args.handlers });
+    let mut exit = Exit::Done;
+    let concurrency = args.which.concurrency;
+    let running = monitor.run(bus.as_ref(), concurrency, stop.clone());
+    let time = async {
+        match args.until.time {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(running, signalled, time);
+    loop {
+        tokio::select! {
+            ended = running.as_mut() => {
+                return match ended {
+                    Err(error @ MonitorError::NoBus { .. }) => Ok(Exit::NotFound(error.to_string())),
+                    ended => super::ended(ended).map(|()| exit),
+                };
+            }
+            signal = signalled.as_mut(), if !stop.is_cancelled() => {
+                exit = signal;
+                stop.cancel();
+            }
+            () = time.as_mut(), if !stop.is_cancelled() => stop.cancel(),
+            () = lines.gone.cancelled(), if !stop.is_cancelled() => stop.cancel(),
+        }
+    }
+}
+
+fn line(report: &Report) -> Option<Value> {
+    Some(match report {
+        Report::Synced { channels, subscriptions } => {
+            json!({"event": "synced", "channels": channels, "subscriptions": subscriptions})
+        }
+        Report::Called { job, error } => {
+            let mut line = call_line(job);
+            line.insert("error".into(), error.clone().into());
+            Value::Object(line)
+        }
+        Report::MissingArguments { key, missing } => missing_line(key, missing),
+        Report::ReloadFailed { error } => {
+            tracing::warn!(error, "the changed file cannot be used");
+            return None;
+        }
+        _ => return None,
+    })
+}
+
+/// Runs a command for each call, or nothing.
+struct Exec {
+    command: Option<String>,
+    handlers: Vec<HandlerArg>,
+}
+
+impl MonitorHandler for Exec {
+    async fn call(&self, job: &Job) -> Result<(), HandlerError> {
+        let asked = match job.call {
+            Call::Bus { .. } => HandlerArg::Bus,
+            Call::Provision { .. } => HandlerArg::Provision,
+            Call::Unprovision { .. } => HandlerArg::Unprovision,
+            Call::Subscribe { .. } => HandlerArg::Subscribe,
+            _ => HandlerArg::Unsubscribe,
+        };
+        if !self.handlers.contains(&asked) {
+            return Err(HandlerError::NotSet);
+        }
+        let Some(command) = &self.command else { return Ok(()) };
+        execute(command, Value::Object(call_line(job)).to_string() + "\n").await
+    }
+}
+
+async fn execute(command: &str, line: String) -> Result<(), HandlerError> {
+    let failed = |error: std::io::Error| HandlerError::failed(format!("cannot run the command: {error}"));
+    let mut child = tokio::process::Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // Ctrl-C is for us: calls under way end.
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // Who does not read it does not need it.
+        let _ = stdin.write_all(line.as_bytes()).await;
+    }
+    let output = child.wait_with_output().await.map_err(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let first = said.lines().next().unwrap_or_default().trim();
+    if !first.is_empty() {
+        return Err(HandlerError::failed(first.chars().take(1024).collect::<String>()));
+    }
+    Err(HandlerError::failed(match output.status.code() {
+        Some(code) => format!("exit status {code}"),
+        None => "ended by a signal".to_owned(),
+    }))
+}
