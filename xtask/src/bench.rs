@@ -17,16 +17,28 @@ away: CPU time per event, events per second, peak memory, and memory per idle co
 applying, the same with a snapshot per event, look-ups of a group, memory per pod; 1,000 to 1,000,000 pods (with --quick
 up to 100,000; --only takes a number of pods, or `seed`). Then it seeds 100,000 pods through HTTP and shows the peak of
 memory. The largest size needs 12 GB of memory.
+`bench log` compares the log with fjall, redb and SQLite as logs: appends by size of a batch and by policy, replay,
+opening, a writer that is killed, a byte that is flipped. Takes --quick and --json.
 The peers are fetched and built the first time; they are no part of the product.";
 
 /// Everything after the name of the benchmark is its own business.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if arguments.first().is_none_or(|name| name.starts_with('-')) {
-        bail!("which benchmark? `cargo xtask bench sse|state|client [--quick] [--only WORK] [--json FILE]`");
+        bail!(
+            "which benchmark? `cargo xtask bench sse|state|client|log [--quick] [--only WORK] [--json FILE]`"
+        );
     }
     let manifest = root().join("xtask/bench/Cargo.toml");
+    let (manifest, toolchain) = match arguments.first().map(String::as_str) {
+        // Built from C in part, and so a workspace of its own. One of its peers asks rustup for a toolchain by number.
+        Some("log") => (root().join("xtask/bench/log/Cargo.toml"), "stable"),
+        _ => (manifest, ""),
+    };
+    let toolchain = std::env::var_os("RUSTUP_TOOLCHAIN").unwrap_or_else(|| toolchain.into());
+    let environment = (!toolchain.is_empty()).then_some(("RUSTUP_TOOLCHAIN", toolchain));
     check(
         cargo()
+            .envs(environment)
             // The directory of the caller, so that the files they name are where they look for them.
             .current_dir(std::env::current_dir()?)
             .args(["run", "--quiet", "--release", "--locked", "--manifest-path"])
