@@ -12,6 +12,7 @@ mod cluster;
 mod golang;
 mod kube;
 mod link;
+mod parsec;
 mod process;
 mod proxy;
 mod relay;
@@ -26,13 +27,15 @@ Suites (all of them when none is named):
          creates, changes and deletes pods, cuts connections and restarts the server, while `relay serve --source kube`
          and `relay replay` follow; then the same through the service proxy of that API server, for which the loopback
          device is given an address (192.0.2.1) meanwhile: this part is skipped when that is not allowed
+  parsec builds a server with github.com/centrifugal/centrifuge (Go 1.26), then publishes and subscribes by `relay parsec`
+         while it disconnects, trims and forgets histories, refuses, is killed and started again
 
   --relay PATH   use this relay binary instead of building one
   --keep         keep the directory with the logs, also when everything passed";
 
 type Suite = fn(&mut Run) -> Result<()>;
 
-const SUITES: &[(&str, Suite)] = &[("sse", sse::run), ("kube", kube::run)];
+const SUITES: &[(&str, Suite)] = &[("sse", sse::run), ("kube", kube::run), ("parsec", parsec::run)];
 
 /// Runs the named suites and prints what passed, one line each, and a count as the last line.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {

@@ -30,6 +30,11 @@ impl Process {
         Ok((process, stdout))
     }
 
+    /// Starts the program with its standard output where the command says, and the errors in the log.
+    pub(super) fn start_to(command: &mut Command, log: &Path) -> Result<Self> {
+        Self::spawn(command, log)
+    }
+
     fn spawn(command: &mut Command, log: &Path) -> Result<Self> {
         let name = Path::new(command.get_program()).display().to_string();
         let child = command.stdin(Stdio::null()).stderr(append(log)?).spawn();

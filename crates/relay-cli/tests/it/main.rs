@@ -11,6 +11,7 @@ mod disk;
 mod faults;
 mod follow;
 mod kube;
+mod parsec;
 mod peers;
 mod queries;
 mod serve_kube;

@@ -1,0 +1,6 @@
+//! The client over its transports.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod behaviours;
+mod memory;
+mod publishing;
