@@ -56,7 +56,7 @@ impl StreamManager {
         let (mut status, mut end) = (self.status.clone(), self.end.clone());
         tokio::select! {
             biased;
-            _ = status.wait_for(|status| status.connected) => Ok(()),
+            Ok(_) = status.wait_for(|status| status.connected) => Ok(()),
             over = end.wait_for(Option::is_some) => Err(over.ok().and_then(|end| end.clone()).unwrap_or(End::Closed)),
         }
     }
