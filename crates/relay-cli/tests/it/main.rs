@@ -8,6 +8,7 @@ mod wire;
 
 mod cursor_file;
 mod disk;
+mod docs;
 mod faults;
 mod follow;
 mod kube;
