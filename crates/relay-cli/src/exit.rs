@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::log;
 use relay_durable::ErrorKind;
 use relay_pods::Error;
 use relay_proto::error::chain;
@@ -66,14 +67,13 @@ impl From<anyhow::Error> for Exit {
 
 impl Exit {
     /// Tells what is to be told on stderr, and gives the code.
-    #[expect(clippy::print_stderr, reason = "the last words of the command line go to stderr")]
     pub(crate) fn report(self) -> ExitCode {
         let code = match &self {
             Self::Done => 0,
             Self::Interrupted => 130,
             Self::Terminated => 143,
             Self::NotFound(what) => {
-                eprintln!("relay: {}", escaped(what));
+                log::say(&format!("relay: {}", escaped(what)));
                 3
             }
             Self::NotAuthorised(what) => {
@@ -81,14 +81,15 @@ impl Exit {
                 4
             }
             Self::TimedOut(what) => {
-                eprintln!("relay: {}", escaped(what));
+                log::say(&format!("relay: {}", escaped(what)));
                 5
             }
             Self::Failed(error) => {
-                eprintln!("relay: {}", escaped(&chain(error.as_ref()).to_string()));
+                log::say(&format!("relay: {}", escaped(&chain(error.as_ref()).to_string())));
                 code_of(error)
             }
         };
+        log::flush();
         ExitCode::from(code)
     }
 }

@@ -8,6 +8,7 @@ mod demo;
 mod durable;
 mod exit;
 mod follow;
+mod log;
 mod output;
 mod parsec;
 mod query;
@@ -28,6 +29,7 @@ use crate::args::{Args, Command};
 use crate::exit::{Exit, Usage};
 
 fn main() -> ExitCode {
+    log::start();
     let args = Args::read();
     args.color.apply();
     let command = match args.into_command() {
@@ -98,7 +100,8 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
         .map_err(|error| Usage(format!("RELAY_LOG={asked:?}: {error}; {rule}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log::Lines)
+        .log_internal_errors(false)
         .with_ansi(output::stderr_in_color())
         .with_target(false)
         .init();

@@ -39,7 +39,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
     // Whoever has read the line may end the server.
     let signalled = signalled();
     let line = format!("relay listening on http://{}", server.local_addr());
-    Output::in_format(Format::Table).line(|| serde_json::Value::Null, || line)?;
+    let told = Output::in_format(Format::Table).line(|| serde_json::Value::Null, || line.clone());
+    if let Err(error) = told {
+        // Whoever wanted to know is gone; the relay's clients are not.
+        tracing::warn!(%error, "{line}, which cannot be told on stdout");
+    }
     let (ended, signal) = tokio::sync::oneshot::channel();
     server
         .run(async {

@@ -3,54 +3,123 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use relay_proto::time::Timestamp;
 
-/// Where a server takes the time of day from: timestamps of events, the age of retained events and the validity of
-/// sessions. Delays between messages are the runtime's business and not affected. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Clock(Option<Arc<AtomicI64>>);
+/// Where a server takes the time from. Cheap to clone.
+///
+/// It is two clocks: one for ages and deadlines, which only runs forward ([`Self::unix_millis`]), and the time of day,
+/// which is told to people and may jump. Delays between messages are the runtime's business and not affected.
+#[derive(Clone)]
+pub struct Clock(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    System { start: Instant, wall_at_start: i64 },
+    Manual(Arc<Manual>),
+}
+
+struct Manual {
+    steady: AtomicI64,
+    /// How far the time of day is ahead of it.
+    ahead: AtomicI64,
+}
 
 impl Clock {
-    /// The system's clock. The default.
+    /// The system's clocks. The default.
     pub fn system() -> Self {
-        Self(None)
+        Self(Kind::System { start: Instant::now(), wall_at_start: wall() })
     }
 
     /// A clock that stands at a number of milliseconds since 1970-01-01T00:00:00Z until it is moved with
     /// [`Self::advance`].
     pub fn manual(unix_millis: i64) -> Self {
-        Self(Some(Arc::new(AtomicI64::new(unix_millis))))
+        let (steady, ahead) = (AtomicI64::new(unix_millis), AtomicI64::new(0));
+        Self(Kind::Manual(Arc::new(Manual { steady, ahead })))
     }
 
     /// Moves a manual clock, for every clone of it. The system's clock is left alone.
     pub fn advance(&self, by: Duration) {
-        if let Some(now) = &self.0 {
-            now.fetch_add(millis(by), Ordering::Relaxed);
+        if let Kind::Manual(manual) = &self.0 {
+            manual.steady.fetch_add(millis(by), Ordering::Relaxed);
         }
     }
 
-    /// Milliseconds since 1970-01-01T00:00:00Z.
+    /// Sets the time of day of a manual clock so many milliseconds on, or back, as an administrator or a time server
+    /// does. No time passes by that.
+    pub fn set_time_of_day(&self, by_millis: i64) {
+        if let Kind::Manual(manual) = &self.0 {
+            manual.ahead.fetch_add(by_millis, Ordering::Relaxed);
+        }
+    }
+
+    /// For ages and deadlines: milliseconds since 1970-01-01T00:00:00Z as the time of day was when the clock was made,
+    /// and from then on by a clock that only runs forward. A jump of the time of day changes nothing here.
     pub fn unix_millis(&self) -> i64 {
         match &self.0 {
-            Some(now) => now.load(Ordering::Relaxed),
-            None => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis),
+            Kind::System { start, wall_at_start } => wall_at_start.saturating_add(millis(start.elapsed())),
+            Kind::Manual(manual) => manual.steady.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The time of day, in milliseconds since 1970-01-01T00:00:00Z: to be shown, never to be compared.
+    pub fn time_of_day(&self) -> i64 {
+        match &self.0 {
+            Kind::System { .. } => wall(),
+            Kind::Manual(manual) => self.unix_millis().saturating_add(manual.ahead.load(Ordering::Relaxed)),
         }
     }
 
     pub(crate) fn timestamp(&self) -> Timestamp {
-        Timestamp::from_unix_millis(self.unix_millis())
+        Timestamp::from_unix_millis(self.time_of_day())
     }
 }
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Clock(manual)" } else { "Clock(system)" })
+        f.write_str(if matches!(self.0, Kind::Manual(_)) { "Clock(manual)" } else { "Clock(system)" })
     }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+fn wall() -> i64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis)
 }
 
 /// Whole milliseconds, at most `i64::MAX`.
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jump_of_the_time_of_day_is_told_and_counts_for_nothing() {
+        let clock = Clock::manual(1_000_000);
+        let other = clock.clone();
+        for jump in [86_400_000, -3 * 86_400_000] {
+            let before = (clock.unix_millis(), clock.time_of_day());
+            other.set_time_of_day(jump);
+            assert_eq!((clock.unix_millis(), clock.time_of_day()), (before.0, before.1 + jump));
+            assert_eq!(clock.timestamp().unix_millis(), Some(before.1 + jump));
+            other.advance(Duration::from_millis(7));
+            assert_eq!((clock.unix_millis(), clock.time_of_day()), (before.0 + 7, before.1 + jump + 7));
+        }
+    }
+
+    #[test]
+    fn the_systems_clocks_agree_until_one_of_them_jumps() {
+        let clock = Clock::system();
+        let (steady, day) = (clock.unix_millis(), clock.time_of_day());
+        assert!(steady > 1_700_000_000_000 && (steady - day).abs() < 60_000, "{steady} and {day}");
+        assert!(clock.unix_millis() >= steady);
+    }
 }

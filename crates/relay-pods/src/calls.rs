@@ -11,7 +11,7 @@ use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use relay_proto::http::ResponseHead;
+use relay_proto::http::{ResponseHead, media_type};
 use relay_proto::pods::{
     EventHash, EventPage, Filter, Health, ListDecoder, ListFormat, ListLimits, Pod, PodEvent, PodList,
     Session,
@@ -96,8 +96,8 @@ impl Client {
         let url = display_url(&request);
         self.limited(&url, self.inner.settings.list_timeout, async {
             let response = self.send(request, true).await?;
-            let content_type =
-                response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+            let content_types = response.headers().get_all(CONTENT_TYPE).iter().map(|v| v.as_bytes());
+            let content_type = media_type(content_types).and_then(|v| str::from_utf8(v).ok()).unwrap_or("");
             let essence = content_type.split(';').next().unwrap_or("").trim();
             if essence.eq_ignore_ascii_case("text/html") {
                 let what = AnswerError::Unexpected(format!("content type {essence}, not a list"));

@@ -32,6 +32,7 @@ pub mod http;
 #[cfg(feature = "json")]
 #[cfg_attr(not(feature = "pods"), allow(dead_code, reason = "each wire format needs a part of it"))]
 mod json;
+pub mod mark;
 #[cfg(feature = "parsec")]
 pub mod parsec;
 #[cfg(feature = "pods")]

@@ -22,18 +22,31 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use relay_proto::mark::without_mark;
+
 /// Most bytes that [`LockedFile::read`] takes: 64 MiB.
 const MAX_BYTES: u64 = 64 << 20;
+
+/// Most links that are followed to a file that is not there yet.
+const MAX_LINKS: usize = 40;
 
 /// A small file that this process owns while the value lives.
 ///
 /// [`Self::replace`] writes to `FILE.tmp`, syncs it, renames it over `FILE`, and syncs the directory: a reader finds the
 /// old content or the new one, whole. `FILE.lock` is held while the value lives, so that two processes cannot overwrite
 /// each other; it stays behind, empty, and a killed process frees it.
+///
+/// Symbolic links are followed once, when the file is opened: what they lead to is locked and replaced, so that two
+/// names of one file are one file. A link that leads elsewhere later is an error, as somebody else may own that file.
+/// A file that is mounted by itself cannot be replaced. This, like a disk that is full or read-only, is found when the
+/// file is opened, and not only when there is something to lose: opening writes what is there once more.
 #[derive(Debug)]
 pub struct LockedFile {
     kind: &'static str,
+    /// As it was given.
     path: PathBuf,
+    /// What it led to.
+    target: PathBuf,
     private: bool,
     /// Held for its lock.
     _lock: File,
@@ -43,20 +56,30 @@ impl LockedFile {
     /// Takes the file; it need not exist yet. `kind` says what it is in errors, such as `cursor file`.
     ///
     /// # Errors
-    /// When another process has it, or its lock cannot be created beside it.
+    /// When another process has it, or it could not be replaced. Then nothing is left behind.
     pub fn open(kind: &'static str, path: impl Into<PathBuf>) -> Result<Self, FileError> {
         let path = path.into();
         let io = |action| {
             let path = path.clone();
             move |source| FileError::Io { kind, path, action, source }
         };
-        let lock = File::options().create(true).truncate(false).write(true).open(beside(&path, ".lock"));
+        let target = resolve(&path).map_err(io("find where it is to be"))?;
+        let beside_it = beside(&target, ".lock");
+        let is_new = !beside_it.exists();
+        let lock = File::options().create(true).truncate(false).write(true).open(&beside_it);
         let lock = lock.map_err(io("open its lock"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { kind, path, private: false, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(FileError::InUse { kind, path }),
-            Err(TryLockError::Error(error)) => Err(io("lock")(error)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FileError::InUse { kind, path }),
+            Err(TryLockError::Error(error)) => return Err(io("lock")(error)),
         }
+        let file = Self { kind, path, target, private: false, _lock: lock };
+        file.rehearse().inspect_err(|_| {
+            if is_new {
+                let _ = fs::remove_file(&beside_it);
+            }
+        })?;
+        Ok(file)
     }
 
     /// Lets only the owner read what is written from now on (mode 0600). Default: what the umask allows.
@@ -71,12 +94,20 @@ impl LockedFile {
         &self.path
     }
 
-    /// The content; `None` when there is no file.
+    /// The content; `None` when there is no file. A UTF-8 mark at its start, as some editors leave it, is left out.
     ///
     /// # Errors
     /// When it cannot be read, or is over 64 MiB.
     pub fn read(&self) -> Result<Option<Vec<u8>>, FileError> {
-        let file = match File::open(&self.path) {
+        let bytes = self.bytes()?;
+        Ok(bytes.map(|bytes| match without_mark(&bytes) {
+            rest if rest.len() == bytes.len() => bytes,
+            rest => rest.to_vec(),
+        }))
+    }
+
+    fn bytes(&self) -> Result<Option<Vec<u8>>, FileError> {
+        let file = match File::open(&self.target) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.io("read", error)),
@@ -94,45 +125,73 @@ impl LockedFile {
     /// # Errors
     /// When it cannot be written; what was there before is still there.
     pub fn replace(&self, bytes: &[u8]) -> Result<(), FileError> {
-        let temporary = beside(&self.path, ".tmp");
+        match resolve(&self.path) {
+            Ok(target) if target == self.target => self.put(bytes),
+            Ok(_) => Err(self.io("replace it", io::Error::other("it is a link that leads elsewhere by now"))),
+            Err(error) => Err(self.io("find it again", error)),
+        }
+    }
+
+    /// Does all that a later [`Self::replace`] does, and leaves the file as it is.
+    fn rehearse(&self) -> Result<(), FileError> {
+        match self.bytes()? {
+            Some(bytes) => self.put(&bytes),
+            None => {
+                self.temporary()?;
+                let temporary = beside(&self.target, ".tmp");
+                fs::remove_file(temporary).map_err(|error| self.io("remove its temporary file", error))
+            }
+        }
+    }
+
+    fn put(&self, bytes: &[u8]) -> Result<(), FileError> {
+        let temporary = beside(&self.target, ".tmp");
+        let written = self.temporary().and_then(|mut file| {
+            let written = file.write_all(bytes).and_then(|()| file.sync_all());
+            written.map_err(|error| self.io("write its temporary file", error))
+        });
+        let renamed = written
+            .and_then(|()| fs::rename(&temporary, &self.target).map_err(|error| self.not_replaced(error)));
+        renamed.inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
+        })?;
+        File::open(directory_of(&self.target))
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| self.io("sync its directory", error))
+    }
+
+    /// The empty file that is to take the place of the other, with the mode of that, or that of a private one.
+    fn temporary(&self) -> Result<File, FileError> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
-        if self.private {
-            use std::os::unix::fs::OpenOptionsExt;
-            options.mode(0o600);
+        {
+            use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+            let held = fs::metadata(&self.target).ok().map(|data| data.permissions().mode() & 0o777);
+            let mode = if self.private { Some(0o600) } else { held };
+            if let Some(mode) = mode {
+                options.mode(mode & 0o600);
+                return options
+                    .open(beside(&self.target, ".tmp"))
+                    .and_then(|file| file.set_permissions(fs::Permissions::from_mode(mode)).map(|()| file))
+                    .map_err(|error| self.io("create its temporary file", error));
+            }
         }
-        let mut file =
-            options.open(&temporary).map_err(|error| self.io("create its temporary file", error))?;
-        self.restrict(&file)
-            .and_then(|()| file.write_all(bytes))
-            .and_then(|()| file.sync_all())
-            .map_err(|error| self.io("write its temporary file", error))?;
-        fs::rename(&temporary, &self.path).map_err(|error| self.io("replace it", error))?;
-        let directory = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|error| self.io("sync its directory", error))
+        options
+            .open(beside(&self.target, ".tmp"))
+            .map_err(|error| self.io("create its temporary file", error))
+    }
+
+    fn not_replaced(&self, source: io::Error) -> FileError {
+        if matches!(source.kind(), ErrorKind::ResourceBusy | ErrorKind::CrossesDevices) {
+            return FileError::Mounted { kind: self.kind, path: self.path.clone(), source };
+        }
+        self.io("replace it", source)
     }
 
     /// The error for a content that its owner does not trust. `reason` never quotes a secret.
     pub fn corrupt(&self, reason: impl Into<String>) -> FileError {
         FileError::Corrupt { kind: self.kind, path: self.path.clone(), reason: reason.into() }
-    }
-
-    /// A temporary file that was left behind keeps its mode when it is used again.
-    #[cfg(unix)]
-    fn restrict(&self, file: &File) -> io::Result<()> {
-        use std::os::unix::fs::PermissionsExt;
-        if !self.private {
-            return Ok(());
-        }
-        file.set_permissions(fs::Permissions::from_mode(0o600))
-    }
-
-    #[cfg(not(unix))]
-    fn restrict(&self, _: &File) -> io::Result<()> {
-        Ok(())
     }
 
     fn io(&self, action: &'static str, source: io::Error) -> FileError {
@@ -144,6 +203,29 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The file that a path leads to, by its only name; it need not be there yet, but its directory does.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::canonicalize(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            found => return found,
+        }
+        match fs::read_link(&path) {
+            Ok(next) => path = directory_of(&path).join(next),
+            Err(_) => {
+                let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+                return Ok(fs::canonicalize(directory_of(&path))?.join(name));
+            }
+        }
+    }
+    Err(io::Error::other("too many links"))
 }
 
 /// A file that cannot be used. Names it, and what it is.
@@ -172,6 +254,16 @@ pub enum FileError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The file is a mount of its own, as containers mount single files: its place cannot be taken by another file.
+    #[error("{kind} {} is mounted by itself, so it cannot be replaced; mount the directory that holds it", path.display())]
+    Mounted {
+        /// What the file is.
+        kind: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// Another process uses the file.
     #[error("{kind} {} is in use by another process", path.display())]
     InUse {
@@ -183,80 +275,4 @@ pub enum FileError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn chain(error: &FileError) -> String {
-        let source = std::error::Error::source(error).map(|source| format!(": {source}"));
-        format!("{error}{}", source.unwrap_or_default())
-    }
-
-    #[test]
-    fn a_content_survives_reopening_and_leaves_nothing_beside_it_but_the_lock() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c");
-        let file = LockedFile::open("cursor file", &path).unwrap();
-        assert_eq!(file.read().unwrap(), None);
-        file.replace(b"one").unwrap();
-        file.replace(b"two").unwrap();
-        drop(file);
-        let names: std::collections::BTreeSet<_> =
-            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["c", "c.lock"].map(Into::into).into());
-        assert_eq!(LockedFile::open("x", &path).unwrap().read().unwrap(), Some(b"two".to_vec()));
-    }
-
-    #[test]
-    fn two_users_of_one_file_are_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c");
-        let first = LockedFile::open("cursor file", &path).unwrap();
-        let error = LockedFile::open("cursor file", &path).unwrap_err();
-        assert_eq!(chain(&error), format!("cursor file {} is in use by another process", path.display()));
-        drop(first);
-        assert!(LockedFile::open("cursor file", &path).is_ok());
-    }
-
-    #[test]
-    fn a_write_that_fails_leaves_what_was_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = LockedFile::open("state file", dir.path().join("c")).unwrap();
-        file.replace(b"one").unwrap();
-        // Nothing can be written under that name, as on a disk that is full or read-only.
-        fs::create_dir(dir.path().join("c.tmp")).unwrap();
-        let error = chain(&file.replace(b"two").unwrap_err());
-        assert!(error.contains("cannot create its temporary file: "), "{error}");
-        assert_eq!(file.read().unwrap(), Some(b"one".to_vec()));
-        fs::remove_dir(dir.path().join("c.tmp")).unwrap();
-        file.replace(b"two").unwrap();
-        assert_eq!(file.read().unwrap(), Some(b"two".to_vec()));
-    }
-
-    #[test]
-    fn a_directory_that_is_not_there_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = chain(&LockedFile::open("cursor file", dir.path().join("no/c")).unwrap_err());
-        assert!(error.contains("cannot open its lock: "), "{error}");
-    }
-
-    #[test]
-    fn a_file_without_a_bound_is_not_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c");
-        let file = LockedFile::open("cursor file", &path).unwrap();
-        File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
-        assert!(chain(&file.read().unwrap_err()).contains("over 64 MiB"));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_private_file_is_its_owners() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c");
-        fs::write(dir.path().join("c.tmp"), "left behind").unwrap();
-        let file = LockedFile::open("cache", &path).unwrap().private();
-        file.replace(b"secret").unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-}
+mod tests;

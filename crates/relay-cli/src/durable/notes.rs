@@ -24,8 +24,6 @@ impl Notes {
 }
 
 /// One line on stderr, without anything that a terminal obeys.
-#[expect(clippy::print_stderr, reason = "what is told beside the output goes to stderr")]
 pub(super) fn note(text: &str) {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    eprintln!("relay: {text}");
+    crate::log::say(&format!("relay: {}", crate::output::escaped(text)));
 }

@@ -1,6 +1,6 @@
 //! What standard output and standard error are: terminals or not, how wide, in colour or not.
 
-use std::io::{self, Write};
+use std::io;
 
 use anstream::{AutoStream, ColorChoice};
 use clap::ValueEnum;
@@ -47,5 +47,5 @@ pub(crate) fn stdout_columns() -> Option<usize> {
 /// Tells people something beside the output: a line on standard error.
 pub(crate) fn note(text: &str) {
     // Nobody is left to be told when it fails.
-    let _ = writeln!(io::stderr().lock(), "relay: {}", super::text::escaped(text));
+    crate::log::say(&format!("relay: {}", super::text::escaped(text)));
 }

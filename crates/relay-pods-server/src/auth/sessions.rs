@@ -65,7 +65,7 @@ impl Sessions {
         held.forget(now.saturating_sub(Self::REMEMBERED_MILLIS), Self::MAX - 1);
         held.by_digest.insert(digest, session);
         held.order.push_back((digest, expires_at));
-        (id, Timestamp::from_unix_millis(expires_at))
+        (id, Timestamp::from_unix_millis(self.clock.time_of_day().saturating_add(millis(self.ttl))))
     }
 
     /// Looks at a ticket without using it.
@@ -229,5 +229,32 @@ mod tests {
         clock.advance(Duration::from_millis(1));
         sessions.sweep();
         assert_eq!(sessions.len(), 0);
+    }
+
+    const DAYS: i64 = 400 * 24 * 3_600_000;
+
+    #[test]
+    fn a_jump_of_the_time_of_day_opens_and_closes_nothing() {
+        for jump in [DAYS, -DAYS] {
+            let clock = Clock::manual(DAYS);
+            let sessions = Sessions::new(clock.clone(), Duration::from_secs(30));
+            let mint = || sessions.mint(Principal::anyone(crate::auth::Namespaces::all()), None);
+            let (expired, _) = mint();
+            clock.advance(Duration::from_secs(30));
+            let (open, _) = mint();
+            clock.set_time_of_day(jump);
+            assert_eq!(
+                code(sessions.look_up(&expired, None)),
+                Some(problem_codes::SESSION_EXPIRED),
+                "{jump}"
+            );
+            sessions.redeem(sessions.look_up(&open, None).unwrap()).unwrap();
+            sessions.sweep();
+            assert_eq!(sessions.len(), 2, "nothing was forgotten at once");
+            let (later, told) = mint();
+            assert_eq!(told.unix_millis(), Some(DAYS + 60_000 + jump), "told in the time of day");
+            clock.advance(Duration::from_secs(30));
+            assert_eq!(code(sessions.look_up(&later, None)), Some(problem_codes::SESSION_EXPIRED));
+        }
     }
 }

@@ -36,14 +36,17 @@ impl<'h> ResponseHead<'h> {
         }
     }
 
-    /// Takes a header of the response, if it matters; of a name that repeats, the first counts. Names are compared
-    /// without case.
+    /// Takes a header of the response, if it matters; of a name that repeats, the first counts, but for `Content-Type`,
+    /// of which [`media_type`] counts. Names are compared without case.
     ///
     /// Leave out the `Content-Encoding` that the driver takes off the body itself.
     #[must_use]
     pub fn header(mut self, name: &str, value: &'h [u8]) -> Self {
+        if name.eq_ignore_ascii_case("content-type") {
+            // One that says nothing is kept as long as there is no other, to be told of.
+            self.content_type = media_type([value]).or(self.content_type).or(Some(value));
+        }
         let slots = [
-            ("content-type", &mut self.content_type),
             ("content-encoding", &mut self.content_encoding),
             ("retry-after", &mut self.retry_after),
             ("date", &mut self.date),
@@ -101,6 +104,44 @@ impl<'h> ResponseHead<'h> {
     }
 }
 
+/// The media type that the values of `Content-Type` headers name, with its parameters: the last one that is a media type
+/// and not `*/*`, wherever it stands. Proxies add a header or a value where there is one already, and this is how
+/// browsers read that (the Fetch standard's "extract a MIME type").
+///
+/// ```
+/// use relay_proto::http::media_type;
+///
+/// assert_eq!(media_type([&b"text/html, text/event-stream;a=\"b,c\""[..]]), Some(&b"text/event-stream;a=\"b,c\""[..]));
+/// assert_eq!(media_type([&b"application/json"[..], b"*/*", b"odd"]), Some(&b"application/json"[..]));
+/// ```
+pub fn media_type<'v>(values: impl IntoIterator<Item = &'v [u8]>) -> Option<&'v [u8]> {
+    let token = |text: &[u8]| {
+        let sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+        !text.is_empty() && text.iter().all(sign)
+    };
+    let is_media_type = |value: &&[u8]| {
+        let essence = value.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+        let slash = essence.iter().position(|&byte| byte == b'/');
+        slash.is_some_and(|at| token(&essence[..at]) && token(&essence[at + 1..])) && essence != b"*/*"
+    };
+    values.into_iter().flat_map(members).filter(is_media_type).last()
+}
+
+/// The members of a list with commas; those inside quotes belong to the text.
+fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    let comma = move |byte: &u8| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+        *byte == b',' && !quoted
+    };
+    value.split(comma).map(<[u8]>::trim_ascii)
+}
+
 /// Seconds since 1970 of an HTTP date in any of its three shapes.
 ///
 /// `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT` and `Sun Nov  6 08:49:37 1994`.
@@ -141,6 +182,31 @@ fn number(text: &str, most: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_media_type_of_several_counts() {
+        for (values, found) in [
+            (&["text/event-stream"][..], Some("text/event-stream")),
+            (&["text/html", "text/event-stream"], Some("text/event-stream")),
+            (&["text/event-stream", "text/html"], Some("text/html")),
+            (&["text/html, text/event-stream;charset=x"], Some("text/event-stream;charset=x")),
+            (&["text/event-stream, */*"], Some("text/event-stream")),
+            (&["text/event-stream,"], Some("text/event-stream")),
+            (&["text/event-stream", "odd", "/", "a b/c", "text/"], Some("text/event-stream")),
+            (&["text/event-stream;a=\",text/html\""], Some("text/event-stream;a=\",text/html\"")),
+            (&["text/event-stream;a=\"\\\",text/html\", text/plain"], Some("text/plain")),
+            (&["*/*"], None),
+            (&["", ","], None),
+        ] {
+            let bytes = values.iter().map(|value| value.as_bytes());
+            assert_eq!(media_type(bytes), found.map(str::as_bytes), "{values:?}");
+            let head = values.iter().fold(ResponseHead::new(200, "http://x/"), |head, value| {
+                head.header("Content-Type", value.as_bytes())
+            });
+            let is_stream = found.is_some_and(|found| found.starts_with("text/event-stream"));
+            assert_eq!(head.is_event_stream(), is_stream, "{values:?}");
+        }
+    }
 
     #[test]
     fn dates_in_three_shapes() {

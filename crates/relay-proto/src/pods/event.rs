@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::message::object;
 use super::{EventHash, Pod, Position};
+use crate::error::JsonError;
 use crate::json::{Scan, Scanner, Unusual};
 use crate::time::Timestamp;
 
@@ -120,12 +121,12 @@ impl PodEvent {
     ///
     /// # Errors
     /// When the JSON is malformed, the type or the pod is missing, the pod is not one, or there is no hash.
-    pub fn decode(id: &str, data: &str) -> Result<Self, serde_json::Error> {
+    pub fn decode(id: &str, data: &str) -> Result<Self, JsonError> {
         let found = Scanner::new(data).and_then(|mut scanner| {
             let event = Self::scan(&mut scanner, id)?;
             scanner.end().map(|()| event)
         });
-        found.or_else(|Unusual| Self::decode_tolerantly(id, data))
+        found.or_else(|Unusual| Self::decode_tolerantly(id, data).map_err(Into::into))
     }
 
     /// Reads an event as a relay writes it; whatever is unusual is left to serde.

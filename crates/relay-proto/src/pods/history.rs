@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{EventHash, PodEvent};
+use crate::error::JsonError;
 use crate::json::{Scan, Scanner, Unusual};
 
 /// One page of `/events` or of one pod's history.
@@ -39,8 +40,9 @@ impl EventPage {
             events(&mut page, &mut scanner)?;
         } else {
             let field = |scanner: &mut Scanner<'_>, at| match at {
-                0 => events(&mut page, scanner),
+                // A list that is null is an empty one.
                 _ if scanner.null()? => Ok(()),
+                0 => events(&mut page, scanner),
                 _ => {
                     let hash = scanner.string()?.plain(json)?;
                     page.next_hash = Some(EventHash::new(hash).map_err(|_| Unusual)?);
@@ -60,28 +62,29 @@ impl EventPage {
     }
 
     pub(super) fn decode_tolerantly(json: &[u8]) -> Result<Self, InvalidPage> {
-        let wrap = |source| InvalidPage { source };
+        let wrap = |error: serde_json::Error| InvalidPage { source: error.into() };
         let first = json.iter().find(|b| !b.is_ascii_whitespace());
-        let (events, next_hash) = if first == Some(&b'[') {
+        let (events, next_hash) = if matches!(first, Some(b'[' | b'n')) {
             (serde_json::from_slice(json).map_err(wrap)?, None)
         } else {
             let page: Page<'_> = serde_json::from_slice(json).map_err(wrap)?;
             (page.events, page.next_hash)
         };
-        let events: Vec<&serde_json::value::RawValue> = events;
+        let events: Vec<&serde_json::value::RawValue> = Option::unwrap_or_default(events);
         let events = events
             .iter()
             .map(|event| PodEvent::decode("", event.get()))
             .collect::<Result<_, _>>()
-            .map_err(wrap)?;
+            .map_err(|source| InvalidPage { source })?;
         Ok(Self { events, next_hash })
     }
 }
 
 #[derive(Deserialize)]
 struct Page<'a> {
-    #[serde(borrow)]
-    events: Vec<&'a serde_json::value::RawValue>,
+    /// Null is an empty list, and written as such by relays in Go. It has to be there.
+    #[serde(borrow, deserialize_with = "Option::deserialize")]
+    events: Option<Vec<&'a serde_json::value::RawValue>>,
     #[serde(default, alias = "nextHash")]
     next_hash: Option<EventHash>,
 }
@@ -90,12 +93,22 @@ struct Page<'a> {
 #[derive(Debug, thiserror::Error)]
 #[error("not a history page")]
 pub struct InvalidPage {
-    source: serde_json::Error,
+    source: JsonError,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_is_null_is_empty_and_one_that_is_missing_is_an_error() {
+        for body in [r#"{"events":null}"#, r#"{"events":null,"nextHash":null}"#, "null", "[]"] {
+            assert_eq!(EventPage::from_json(body.as_bytes()).unwrap(), EventPage::default(), "{body}");
+        }
+        for body in [r#"{"next_hash":null}"#, r#"{"events":0}"#, "0"] {
+            assert!(EventPage::from_json(body.as_bytes()).is_err(), "{body}");
+        }
+    }
 
     #[test]
     fn a_page_comes_bare_or_wrapped() {

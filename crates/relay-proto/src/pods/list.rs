@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Epoch, EventHash, Pod, PodKey};
+use crate::error::JsonError;
 use crate::json::{Scan, Scanner, Unusual};
 use crate::time::Timestamp;
 
@@ -171,7 +172,9 @@ impl ListDecoder {
             return Err(ListError::TooLarge { what: "bytes of a line or document", limit: self.limits.line });
         }
         self.lines += 1;
-        let malformed = |source| ListError::Malformed { line: self.lines, source };
+        let line_number = self.lines;
+        let malformed =
+            |error: serde_json::Error| ListError::Malformed { line: line_number, source: error.into() };
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(());
         }
@@ -248,8 +251,9 @@ impl ListDecoder {
         }
         let field = |scanner: &mut Scanner<'_>, at| {
             match at {
-                0 => pods(&mut list, scanner)?,
+                // A list that is null is an empty one.
                 _ if scanner.null()? => {}
+                0 => pods(&mut list, scanner)?,
                 1 => {
                     let hash = scanner.string()?.plain(text)?;
                     list.hash = Some(EventHash::new(hash).map_err(|_| Unusual)?);
@@ -273,17 +277,17 @@ impl ListDecoder {
     }
 
     pub(super) fn decode_tolerantly(&self) -> Result<PodList, ListError> {
-        let malformed = |source| ListError::Malformed { line: 1, source };
+        let malformed = |error: serde_json::Error| ListError::Malformed { line: 1, source: error.into() };
         let first = self.buffer.iter().find(|b| !b.is_ascii_whitespace());
         let mut list = PodList::default();
-        let pods: Vec<Pod> = if first == Some(&b'[') {
+        let pods: Option<Vec<Pod>> = if matches!(first, Some(b'[' | b'n')) {
             serde_json::from_slice(&self.buffer).map_err(malformed)?
         } else {
             let document: Document = serde_json::from_slice(&self.buffer).map_err(malformed)?;
             document.position.put(&mut list);
             document.pods
         };
-        list.pods = pods.into_iter().map(|pod| self.held(pod)).collect();
+        list.pods = pods.unwrap_or_default().into_iter().map(|pod| self.held(pod)).collect();
         Ok(list)
     }
 }
@@ -330,8 +334,9 @@ struct End {
 
 #[derive(Deserialize)]
 struct Document {
-    #[serde(alias = "items")]
-    pods: Vec<Pod>,
+    /// Null is an empty list, and written as such by servers in Go. It has to be there.
+    #[serde(alias = "items", deserialize_with = "Option::deserialize")]
+    pods: Option<Vec<Pod>>,
     #[serde(flatten)]
     position: ListPosition,
 }
@@ -352,7 +357,7 @@ pub enum ListError {
         /// Line number, from 1.
         line: u64,
         /// What is wrong.
-        source: serde_json::Error,
+        source: JsonError,
     },
     /// The announced count is not the count that came.
     #[error("the list announced {announced} pods and brought {count}")]
@@ -392,6 +397,22 @@ mod tests {
             decoder.feed(part)?;
         }
         decoder.finish()
+    }
+
+    #[test]
+    fn a_list_that_is_null_is_empty_and_one_that_is_missing_is_an_error() {
+        for body in [
+            r#"{"pods":null,"hash":"h9","sequence":9}"#,
+            r#"{"hash":"h9","sequence":9,"items":null,"kind":"PodList"}"#,
+            r#"{"pods":[],"hash":"h9","sequence":9}"#,
+        ] {
+            let list = decode(ListFormat::Json, body.as_bytes(), 400).unwrap();
+            assert_eq!((list.pods.len(), list.sequence), (0, Some(9)), "{body}");
+        }
+        assert_eq!(decode(ListFormat::Json, b" null", 400).unwrap(), PodList::default());
+        for body in [r#"{"hash":"h9"}"#, r#"{"pods":0}"#, r#"{"pods":{}}"#, "nul", "0"] {
+            assert!(decode(ListFormat::Json, body.as_bytes(), 400).is_err(), "{body}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::event::WireEvent;
 use super::{Epoch, EventHash, EventType, PodEvent, Position};
+use crate::error::JsonError;
 use crate::time::Timestamp;
 
 /// One decoded message of a relay's stream.
@@ -356,12 +357,15 @@ impl Message {
     /// Decodes one SSE event: its type, its last event id and its data. Never fails: what cannot be read is
     /// [`Message::Undecodable`], what is not known is [`Message::Unknown`].
     pub fn decode(event: &str, id: &str, data: &str) -> Self {
+        fn read<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, JsonError> {
+            object(data).map_err(Into::into)
+        }
         let result = match event {
-            "connected" => object(data).map(Self::Connected),
-            "catchup_complete" => object(data).map(Self::CatchupComplete),
-            "gap" => object(data).map(Self::Gap),
-            "heartbeat" => object(data).map(Self::Heartbeat),
-            "closing" => object(data).map(Self::Closing),
+            "connected" => read(data).map(Self::Connected),
+            "catchup_complete" => read(data).map(Self::CatchupComplete),
+            "gap" => read(data).map(Self::Gap),
+            "heartbeat" => read(data).map(Self::Heartbeat),
+            "closing" => read(data).map(Self::Closing),
             "pod" | "pod_event" => PodEvent::decode(id, data).map(Self::Pod),
             "event" | "message" => match PodEvent::decode(id, data) {
                 Ok(event) => Ok(Self::Pod(event)),
@@ -378,7 +382,7 @@ impl Message {
                 hash: EventHash::new(id).ok(),
                 size: data.len() as u64,
                 too_large: false,
-                reason: crate::error::chain(&error).to_string(),
+                reason: error.to_string(),
             })
         })
     }

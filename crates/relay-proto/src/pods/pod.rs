@@ -13,6 +13,7 @@ use super::layout::{Field, Layout};
 use super::status::{self, Printed};
 use super::text::{PodText, unescape};
 use super::{PodKey, kubernetes};
+use crate::error::JsonError;
 use crate::json::{Scan, Scanner, Unusual};
 use crate::time::Timestamp;
 
@@ -55,7 +56,7 @@ impl Pod {
     pub fn from_json(json: &str) -> Result<Self, InvalidPod> {
         Self::scan_whole(json)
             .or_else(|Unusual| serde_json::from_str(json))
-            .map_err(|source| InvalidPod { source })
+            .map_err(|error: serde_json::Error| InvalidPod { source: error.into() })
     }
 
     /// Reads a text that is a flat pod and nothing else.
@@ -425,7 +426,7 @@ impl ContainerKind {
 #[derive(Debug, thiserror::Error)]
 #[error("not a pod")]
 pub struct InvalidPod {
-    source: serde_json::Error,
+    source: JsonError,
 }
 
 impl<'de> Deserialize<'de> for Pod {

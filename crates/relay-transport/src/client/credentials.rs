@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::client::error::BoxError;
 use relay_proto::error::chain;
+use relay_proto::mark::without_mark;
 
 /// Text that is never printed. Cloning shares it.
 #[derive(Clone, PartialEq, Eq)]
@@ -102,7 +104,7 @@ impl TokenSource {
         Self(Source::Fixed(token.into()))
     }
 
-    /// The content of a file without white space around it, read again when the file's time, size or identity changes.
+    /// The content of a file without white space around it or a UTF-8 mark before it, read again when the file's time, size or identity changes.
     ///
     /// When a later read fails, the token that was read last is used on, as a rotation may be half done.
     pub fn file(path: impl Into<PathBuf>) -> Self {
@@ -326,10 +328,17 @@ impl File {
         if stamp.size > LONGEST {
             return Err(credentials(&self.path, "is too long to hold a token", None));
         }
-        let text = std::fs::read_to_string(&self.path)
+        let mut bytes = Vec::new();
+        std::fs::File::open(&self.path)
+            // What has no size, such as a pipe, may be without an end.
+            .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
             .map_err(|error| credentials(&self.path, "cannot be read", Some(error.into())))?;
-        // Some editors begin a file with a mark.
-        match text.trim_start_matches('\u{feff}').trim() {
+        if bytes.len() as u64 > LONGEST {
+            return Err(credentials(&self.path, "is too long to hold a token", None));
+        }
+        let text = str::from_utf8(without_mark(&bytes))
+            .map_err(|_| credentials(&self.path, "does not hold UTF-8 text", None))?;
+        match text.trim() {
             "" => Err(credentials(&self.path, "is empty", None)),
             token => Ok(Secret::new(token)),
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::InvalidUri;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -178,6 +178,9 @@ impl HttpClient {
             return Err(Error::Url { reason: "it is not absolute" });
         }
         let url = shown(request.uri());
+        // Without a word any coding would be welcome (RFC 9110, 12.5.3), and none is taken off.
+        let identity = HeaderValue::from_static("identity");
+        request.headers_mut().entry(header::ACCEPT_ENCODING).or_insert(identity);
         if let Some((server, headers)) = self.own_headers.as_deref()
             && server.is_origin_of(request.uri())
         {
@@ -401,6 +404,8 @@ impl HttpClientBuilder {
             .pool_idle_timeout(self.idle_timeout)
             .pool_max_idle_per_host(self.idle_connections)
             .http1_read_buf_exact_size(READ_BUFFER)
+            // Old servers and proxies fold long lines; RFC 9112 (5.2) has who reads them put a space there.
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
             .http2_only(self.h2_only)
             .http2_keep_alive_interval(self.ping_interval)
             .http2_keep_alive_timeout(self.ping_interval / 2)

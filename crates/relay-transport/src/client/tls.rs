@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use relay_proto::mark::without_mark;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -188,7 +189,7 @@ impl fmt::Debug for ClientIdentity {
 
 impl Held {
     fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| Error::Config {
+        let key = PrivateKeyDer::from_pem_slice(without_mark(key)).map_err(|error| Error::Config {
             what: "no private key in what was given as one".to_owned(),
             source: Some(error.into()),
         })?;
@@ -202,7 +203,7 @@ pub(crate) fn certificates_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>
         what: "no certificate in what was given as one".to_owned(),
         source,
     };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(without_mark(pem)).collect();
     let found = found.map_err(|error| unusable(Some(error.into())))?;
     if found.is_empty() { Err(unusable(None)) } else { Ok(found) }
 }
@@ -218,10 +219,9 @@ fn system_roots() -> RootCertStore {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| unusable(path, "certificates", error));
-    match found? {
+    let pem = pem(path).map_err(|error| unusable(path, "certificates", error))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(without_mark(&pem)).collect();
+    match found.map_err(|error| unusable(path, "certificates", error))? {
         none if none.is_empty() => {
             Err(Error::Config { what: format!("{} holds no certificate", path.display()), source: None })
         }
@@ -230,7 +230,21 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| unusable(path, "a private key", error))
+    let pem = pem(path).map_err(|error| unusable(path, "a private key", error))?;
+    PrivateKeyDer::from_pem_slice(without_mark(&pem)).map_err(|error| unusable(path, "a private key", error))
+}
+
+/// Longest file of certificates or keys that is read, in bytes: far above that of all authorities there are.
+const LONGEST_PEM: u64 = 16 << 20;
+
+fn pem(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut pem = Vec::new();
+    std::fs::File::open(path)?.take(LONGEST_PEM + 1).read_to_end(&mut pem)?;
+    if pem.len() as u64 > LONGEST_PEM {
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, "it is over 16 MiB"));
+    }
+    Ok(pem)
 }
 
 fn unusable(path: &Path, what: &str, source: impl Into<BoxError>) -> Error {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::uri::Authority;
+use http::{HeaderMap, Method, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use relay_proto::problem::{Problem, ProblemCode};
@@ -22,15 +23,36 @@ pub(super) const HEAD_RULE: &str = "a request head is at most 65536 bytes and 40
 /// How long a request body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Checks the size of a request head: 65,536 bytes at most.
+/// Checks a request head beyond what a parser does: its size (65,536 bytes at most), its target, and its one `Host`
+/// (RFC 9112, 3.2), which HTTP/1.0 may leave out and HTTP/2 has elsewhere.
 ///
 /// # Errors
-/// 431 `head-too-large`.
+/// 431 `head-too-large`; 400 `bad-parameter` for the others.
 pub fn check_head(head: &Parts) -> Result<(), Refusal> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if head.version == Version::HTTP_11 => {
+            return Err(refuse("host: a request of HTTP/1.1 has a Host header"));
+        }
+        (_, Some(_)) => return Err(refuse("host: a request has one Host header")),
+        (Some(host), None) if !is_host(host.as_bytes()) => {
+            return Err(refuse("host: it is a host and perhaps a port"));
+        }
+        _ => {}
+    }
+    if head.uri.path_and_query().is_none() && head.method != Method::CONNECT {
+        return Err(refuse("request: its target begins with a slash"));
+    }
     if head_size(head) > MAX_HEAD {
         return Err(Box::new(Problem::new(ProblemCode::HEAD_TOO_LARGE, HEAD_RULE)));
     }
     Ok(())
+}
+
+/// Whether it is what a `Host` header may hold. It may be empty, where the target has no host.
+fn is_host(host: &[u8]) -> bool {
+    let user = host.contains(&b'@');
+    host.is_empty() || (!user && Authority::try_from(host).is_ok())
 }
 
 /// Whether a method stands in a list such as `GET, HEAD`, which an `Allow` header takes.
@@ -187,6 +209,46 @@ mod tests {
             assert_eq!(percent_decode(text, true), plain, "{text}");
         }
         assert_eq!(percent_decode("a+b", false), "a+b");
+    }
+
+    #[test]
+    fn a_request_has_one_host_that_is_one() {
+        let check = |version, target: &str, hosts: &[&str]| {
+            let mut request = http::Request::builder().version(version).uri(target);
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            check_head(&request.body(()).unwrap().into_parts().0).map_err(|problem| {
+                assert_eq!(problem.status, 400);
+                problem.detail.unwrap()
+            })
+        };
+        for (version, target, hosts) in [
+            (Version::HTTP_11, "/pods", &["relay"][..]),
+            (Version::HTTP_11, "/pods", &["relay:8080"]),
+            (Version::HTTP_11, "/pods", &["[::1]:8080"]),
+            (Version::HTTP_11, "/pods", &[""]),
+            (Version::HTTP_11, "http://relay/pods", &["relay"]),
+            (Version::HTTP_11, "*", &["relay"]),
+            (Version::HTTP_10, "/pods", &[]),
+            (Version::HTTP_2, "http://relay/pods", &[]),
+        ] {
+            assert_eq!(check(version, target, hosts), Ok(()), "{target} {hosts:?}");
+        }
+        for (version, target, hosts, why) in [
+            (Version::HTTP_11, "/pods", &[][..], "has a Host"),
+            (Version::HTTP_11, "http://relay/pods", &[], "has a Host"),
+            (Version::HTTP_11, "/pods", &["a", "b"], "one Host"),
+            (Version::HTTP_11, "/pods", &["a", "a"], "one Host"),
+            (Version::HTTP_10, "/pods", &["a", "a"], "one Host"),
+            (Version::HTTP_11, "/pods", &["a b"], "a host and"),
+            (Version::HTTP_11, "/pods", &["user@a"], "a host and"),
+            (Version::HTTP_11, "/pods", &["a/b"], "a host and"),
+            (Version::HTTP_11, "pods:80", &["a"], "begins with a slash"),
+        ] {
+            let told = check(version, target, hosts).unwrap_err();
+            assert!(told.contains(why), "{target} {hosts:?}: {told}");
+        }
     }
 
     #[test]

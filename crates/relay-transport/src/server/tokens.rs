@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use relay_proto::error::chain;
+use relay_proto::mark::without_mark;
 use relay_proto::secret::same_in_constant_time;
 
 /// What a token allows: the fields of its line behind the subject. Each system has its own.
@@ -227,7 +228,8 @@ fn as_text(bytes: &[u8]) -> Result<&str, TokensError> {
         let line = bytes[..error.valid_up_to()].iter().filter(|&&b| b == b'\n').count() + 1;
         TokensError::Line { line, rule: "the file is UTF-8 text" }
     };
-    std::str::from_utf8(bytes).map_err(broken)
+    // A mark would belong to the first token.
+    std::str::from_utf8(without_mark(bytes)).map_err(broken)
 }
 
 fn parse_hex(hex: &str) -> Option<[u8; 32]> {
@@ -304,6 +306,15 @@ alpha ops *
   beta\tci prod,dev   # the build machine
 sha256:2CF24DBA5FB0A30E26E83B2AC5B9E29E1B161E5C1FA7425E73043362938B9824 hashed default
 ";
+
+    #[test]
+    fn a_mark_is_no_part_of_the_first_token() {
+        let text =
+            format!("\u{feff}{}", TEXT.trim_start_matches("# who may see what\n").replace('\n', "\r\n"));
+        let tokens = Tokens::parse(as_text(text.as_bytes()).unwrap()).unwrap();
+        assert!(tokens.find(b"alpha").is_some() && tokens.find("\u{feff}alpha".as_bytes()).is_none());
+        assert!(as_text(b"\xff\xfea\0").is_err());
+    }
 
     #[test]
     fn lines_are_token_subject_and_rights() {

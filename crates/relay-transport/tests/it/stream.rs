@@ -431,5 +431,14 @@ async fn compressed_streams_when_wanted() {
     let peer = Peer::start(Script::new().on("/events", packed().send(pieces[0].clone()))).await;
     let mut stream = follow(&peer, quick());
     assert_eq!(told(&mut stream).await, "failed(answered in content coding \"GZIP\")");
-    assert_eq!(peer.request(0).await.header("accept-encoding"), None);
+    assert_eq!(peer.request(0).await.header("accept-encoding"), Some("identity"));
+}
+
+#[tokio::test]
+async fn folded_header_lines_are_spaces() {
+    let head = "HTTP/1.1 200 OK\r\nX-Odd: a\r\n b\r\nContent-Type: text/html,\r\n\ttext/event-stream\r\n\r\n";
+    let reply = Reply::raw().send(format!("{head}data: folded\n\n"));
+    let peer = Peer::start(Script::new().on("/events", reply)).await;
+    let mut stream = follow(&peer, quick());
+    assert_eq!(told_next(&mut stream, 2).await, ["opened", "event(folded)"]);
 }

@@ -43,6 +43,20 @@ async fn a_file_is_read_again_when_it_changes() {
 }
 
 #[tokio::test]
+async fn a_mark_and_line_ends_are_no_part_of_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    for content in ["one\n", "one\r\n", "\u{feff}one", "\u{feff}one\r\n", " one \n\n"] {
+        fs::write(&path, content).unwrap();
+        assert_eq!(TokenSource::file(&path).token().await.unwrap().expose(), "one", "{content:?}");
+    }
+    for content in [&b"\xff\xfeo\0n\0e\0"[..], b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"] {
+        fs::write(&path, content).unwrap();
+        assert!(TokenSource::file(&path).token().await.is_err(), "{content:?}");
+    }
+}
+
+#[tokio::test]
 async fn other_sources() {
     assert_eq!(TokenSource::fixed("t").token().await.unwrap().expose(), "t");
     let source = TokenSource::function(|| async { Err::<Secret, _>(io::Error::other("vault is sealed")) });

@@ -53,7 +53,7 @@ fn agree(text: &str) -> bool {
     let error = |result: Result<Pod, String>| result.err();
     assert_eq!(
         error(Pod::from_json(text).map_err(|e| chain(&e).to_string())),
-        error(serde_pod(text).map_err(|e| format!("not a pod: {e}"))),
+        error(serde_pod(text).map_err(|e| format!("not a pod: {}", JsonError::from(e)))),
     );
     fast.is_ok()
 }
@@ -422,7 +422,11 @@ fn agree_on_event(text: &str) -> bool {
         (Err(Unusual), _) => {}
     }
     let whole = PodEvent::decode("id", text);
-    assert_eq!(whole.map_err(|e| chain(&e).to_string()), slow.map_err(|e| chain(&e).to_string()), "{text}");
+    assert_eq!(
+        whole.map_err(|e| chain(&e).to_string()),
+        slow.map_err(|e| JsonError::from(e).to_string()),
+        "{text}"
+    );
     fast.is_ok()
 }
 

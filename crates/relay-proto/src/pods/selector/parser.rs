@@ -12,6 +12,9 @@ enum Token<'a> {
     End,
 }
 
+/// What may stand between words and signs. Line ends may not: nobody writes them, and in a query they are an attack.
+const SPACE: [char; 2] = [' ', '\t'];
+
 pub(super) struct Parser<'a> {
     text: &'a str,
     /// Where the next token begins, and the token.
@@ -120,16 +123,15 @@ impl<'a> Parser<'a> {
             Token::End => 0,
         };
         let rest = &self.text[self.at + passed..];
-        let rest = rest.trim_start_matches([' ', '\t', '\r', '\n']);
+        let rest = rest.trim_start_matches(SPACE);
         self.at = self.text.len() - rest.len();
         const SIGNS: [char; 7] = ['=', '!', '(', ')', ',', '<', '>'];
-        let space = |c| matches!(c, ' ' | '\t' | '\r' | '\n');
         let two = rest.get(..2).filter(|two| matches!(*two, "==" | "!="));
         self.next = match rest.chars().next() {
             None => Token::End,
             Some(sign) if SIGNS.contains(&sign) => Token::Sign(two.unwrap_or(&rest[..1])),
             Some(_) => {
-                let end = rest.find(|c| SIGNS.contains(&c) || space(c)).unwrap_or(rest.len());
+                let end = rest.find(|c| SIGNS.contains(&c) || SPACE.contains(&c)).unwrap_or(rest.len());
                 Token::Word(&rest[..end])
             }
         };

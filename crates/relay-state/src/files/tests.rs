@@ -1,0 +1,199 @@
+use super::*;
+
+fn chain(error: &FileError) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+    format!("{error}{}", source.unwrap_or_default())
+}
+
+#[test]
+fn a_content_survives_reopening_and_leaves_nothing_beside_it_but_the_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    let file = LockedFile::open("cursor file", &path).unwrap();
+    assert_eq!(file.read().unwrap(), None);
+    file.replace(b"one").unwrap();
+    file.replace(b"two").unwrap();
+    drop(file);
+    let names: std::collections::BTreeSet<_> =
+        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["c", "c.lock"].map(Into::into).into());
+    assert_eq!(LockedFile::open("x", &path).unwrap().read().unwrap(), Some(b"two".to_vec()));
+}
+
+#[test]
+fn two_users_of_one_file_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    let first = LockedFile::open("cursor file", &path).unwrap();
+    let error = LockedFile::open("cursor file", &path).unwrap_err();
+    assert_eq!(chain(&error), format!("cursor file {} is in use by another process", path.display()));
+    drop(first);
+    assert!(LockedFile::open("cursor file", &path).is_ok());
+}
+
+#[test]
+fn a_write_that_fails_leaves_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = LockedFile::open("state file", dir.path().join("c")).unwrap();
+    file.replace(b"one").unwrap();
+    // Nothing can be written under that name, as on a disk that is full or read-only.
+    fs::create_dir(dir.path().join("c.tmp")).unwrap();
+    assert!(LockedFile::open("other file", dir.path().join("d")).is_ok());
+    let error = chain(&file.replace(b"two").unwrap_err());
+    assert!(error.contains("cannot create its temporary file: "), "{error}");
+    assert_eq!(file.read().unwrap(), Some(b"one".to_vec()));
+    fs::remove_dir(dir.path().join("c.tmp")).unwrap();
+    file.replace(b"two").unwrap();
+    assert_eq!(file.read().unwrap(), Some(b"two".to_vec()));
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = chain(&LockedFile::open("cursor file", dir.path().join("no/c")).unwrap_err());
+    assert!(error.contains("cannot find where it is to be: "), "{error}");
+}
+
+#[test]
+fn a_file_without_a_bound_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    let file = LockedFile::open("cursor file", &path).unwrap();
+    File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
+    assert!(chain(&file.read().unwrap_err()).contains("over 64 MiB"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_private_file_is_its_owners() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    fs::write(dir.path().join("c.tmp"), "left behind").unwrap();
+    let file = LockedFile::open("cache", &path).unwrap().private();
+    file.replace(b"secret").unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_mark_at_the_start_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    for (bytes, read) in
+        [("\u{feff}text", "text"), ("\u{feff}", ""), ("\u{feff}\u{feff}x", "\u{feff}x"), ("x", "x")]
+    {
+        fs::write(&path, bytes).unwrap();
+        let file = LockedFile::open("cursor file", &path).unwrap();
+        assert_eq!(file.read().unwrap().unwrap(), read.as_bytes());
+        assert_eq!(fs::read_to_string(&path).unwrap(), bytes, "opening changes nothing");
+    }
+}
+
+#[test]
+fn what_could_not_be_replaced_later_is_refused_at_once_and_nothing_is_left_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    for there in [false, true] {
+        let sub = dir.path().join(format!("{there}"));
+        fs::create_dir_all(sub.join("c.tmp")).unwrap();
+        if there {
+            fs::write(sub.join("c"), "one").unwrap();
+        }
+        let error = LockedFile::open("cursor file", sub.join("c")).unwrap_err();
+        assert!(chain(&error).contains("cannot create its temporary file: "), "{}", chain(&error));
+        fs::remove_dir(sub.join("c.tmp")).unwrap();
+        assert_eq!(names(&sub), if there { vec!["c"] } else { vec![] });
+        assert!(LockedFile::open("cursor file", sub.join("c")).is_ok());
+    }
+    let error = chain(&LockedFile::open("cursor file", dir.path()).unwrap_err());
+    assert!(error.contains("cannot "), "{error}");
+}
+
+#[test]
+fn a_place_that_cannot_be_taken_is_named_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = LockedFile::open("cursor file", dir.path().join("c")).unwrap();
+    for code in [16, 18] {
+        let error = file.not_replaced(io::Error::from_raw_os_error(code));
+        assert!(matches!(error, FileError::Mounted { .. }), "{error:?}");
+        assert!(error.to_string().contains("mount the directory that holds it"), "{error}");
+    }
+    assert!(matches!(file.not_replaced(ErrorKind::PermissionDenied.into()), FileError::Io { .. }));
+}
+
+#[test]
+fn a_write_that_fails_leaves_no_temporary_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    let file = LockedFile::open("cursor file", &path).unwrap();
+    // Nothing can take the place of a directory that is not empty.
+    fs::create_dir_all(path.join("sub")).unwrap();
+    assert!(chain(&file.replace(b"two").unwrap_err()).contains("cannot replace it: "));
+    assert_eq!(names(dir.path()), ["c", "c.lock"]);
+}
+
+#[cfg(unix)]
+mod links {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn two_names_of_one_file_are_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link, other) =
+            (dir.path().join("real"), dir.path().join("link"), dir.path().join("links"));
+        fs::create_dir(&real).unwrap();
+        symlink("real/c", &link).unwrap();
+        symlink(&real, &other).unwrap();
+        // The file is there only from the second time on.
+        for content in [b"one", b"two"] {
+            let file = LockedFile::open("cursor file", &link).unwrap();
+            file.replace(content).unwrap();
+            for name in [real.join("c"), other.join("c"), link.clone()] {
+                let error = LockedFile::open("cursor file", &name).unwrap_err();
+                assert!(matches!(error, FileError::InUse { .. }), "{error}");
+                assert_eq!(fs::read(&name).unwrap(), content);
+            }
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink(), "the link is still one");
+            assert_eq!(file.path(), link);
+        }
+        assert_eq!(names(dir.path()), ["link", "links", "real"]);
+        assert_eq!(names(&real), ["c", "c.lock"]);
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_later_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        symlink("one", &link).unwrap();
+        let file = LockedFile::open("cursor file", &link).unwrap();
+        file.replace(b"1").unwrap();
+        fs::remove_file(&link).unwrap();
+        symlink("two", &link).unwrap();
+        let error = chain(&file.replace(b"2").unwrap_err());
+        assert!(error.contains("leads elsewhere"), "{error}");
+        assert_eq!(names(dir.path()), ["link", "one", "one.lock"]);
+        let loops = dir.path().join("loop");
+        symlink("loop", &loops).unwrap();
+        assert!(LockedFile::open("cursor file", &loops).is_err());
+    }
+
+    #[test]
+    fn the_mode_of_a_file_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c");
+        fs::write(&path, "one").unwrap();
+        for mode in [0o600, 0o640, 0o664] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            LockedFile::open("cursor file", &path).unwrap().replace(b"two").unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+        }
+    }
+}
