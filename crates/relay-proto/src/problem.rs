@@ -58,8 +58,8 @@ impl Problem {
         }
     }
 
-    /// Reads the body of an error answer. Of a Kubernetes `Status` the first 400 characters of its message are the detail,
-    /// and of a body that is no document of either kind its first 200, so that a proxy's own words are not lost.
+    /// Reads the body of an error answer. Of a Kubernetes `Status` the first 400 characters of its message are the detail.
+    /// Of a body that is no document of either kind only the size is told: nobody knows what it holds.
     pub fn from_body(status: u16, body: &[u8]) -> Self {
         if let Ok(said) = serde_json::from_slice::<KubernetesStatus>(body)
             && (said.kind.as_str(), said.api_version.as_str()) == ("Status", "v1")
@@ -68,7 +68,11 @@ impl Problem {
         }
         match serde_json::from_slice::<Self>(body) {
             Ok(problem) => Self { status, ..problem },
-            Err(_) => Self::in_words(status, &String::from_utf8_lossy(&body[..body.len().min(800)]), 200),
+            Err(_) if body.is_empty() => Self { status, ..Self::default() },
+            Err(_) => {
+                let words = format!("with {} bytes that are no problem document", body.len());
+                Self::in_words(status, &words, 200)
+            }
         }
     }
 
@@ -178,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_survives_the_wire_and_a_foreign_body_gives_its_words() {
+    fn a_problem_survives_the_wire_and_a_foreign_body_gives_its_size() {
         let problem = Problem::new(ProblemCode::BAD_PARAMETER, "limit \"0\": 1 to 1000");
         let read = Problem::from_body(400, &serde_json::to_vec(&problem).unwrap());
         assert_eq!(read, problem);
@@ -187,9 +191,10 @@ mod tests {
         let orders = Problem::from_body(400, br#"{"code":"a\u001b[2J","detail":"x\r\ny\u001b]0;z\u0007"}"#);
         assert_eq!(orders.to_string(), "400 a [2J: x  y ]0;z ");
         let html = Problem::from_body(502, b"<html>\r\nBad Gateway</html>");
-        assert_eq!(html.to_string(), "502: <html>  Bad Gateway</html>");
+        assert_eq!(html.to_string(), "502: with 26 bytes that are no problem document");
         assert_eq!(Problem::from_body(503, b"").to_string(), "503");
-        assert_eq!(Problem::from_body(500, &[0xff; 5000]).detail.unwrap().chars().count(), 200);
+        let bytes = Problem::from_body(500, &[0xff; 5000]).detail.unwrap();
+        assert_eq!(bytes, "with 5000 bytes that are no problem document");
     }
 
     #[test]
