@@ -77,7 +77,7 @@ impl Exit {
                 3
             }
             Self::NotAuthorised(what) => {
-                eprintln!("relay: {what}");
+                log::say(&format!("relay: {}", escaped(what)));
                 4
             }
             Self::TimedOut(what) => {
