@@ -9,6 +9,7 @@ mod wire;
 mod cursor_file;
 mod disk;
 mod docs;
+mod durable;
 mod faults;
 mod follow;
 mod kube;

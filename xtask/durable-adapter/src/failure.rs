@@ -1,0 +1,69 @@
+//! Errors as the suite names them.
+
+use relay_durable::{Error, ErrorKind};
+use serde_json::{Value, json};
+
+/// What went wrong, in the suite's words.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: &'static str,
+    status: Option<u16>,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self { code: "INVALID_ARGUMENT", status: None, message: message.into() }
+    }
+
+    pub(crate) fn unsupported(what: &str) -> Self {
+        Self { code: "NOT_SUPPORTED", status: None, message: format!("{what} is not known here") }
+    }
+
+    pub(crate) fn line(&self, command: &Value) -> Value {
+        let mut line = json!({
+            "type": "error", "success": false, "commandType": command, "errorCode": self.code, "message": self.message,
+        });
+        if let Some(status) = self.status {
+            line["status"] = json!(status);
+        }
+        line
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        let message = error.to_string();
+        // Of what was tried in vain the last cause says the status.
+        let status = error.status().or_else(|| {
+            let (_, behind) = message.rsplit_once("status ")?;
+            behind.get(..3)?.parse().ok()
+        });
+        let code = match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Gone => "NOT_FOUND",
+            ErrorKind::Exists | ErrorKind::ContentType | ErrorKind::Gap | ErrorKind::UsedBefore => "CONFLICT",
+            ErrorKind::Closed => "STREAM_CLOSED",
+            ErrorKind::SequenceConflict => "SEQUENCE_CONFLICT",
+            ErrorKind::Malformed => "PARSE_ERROR",
+            ErrorKind::Usage => "INVALID_ARGUMENT",
+            ErrorKind::Refused if status == Some(400) => "INVALID_OFFSET",
+            ErrorKind::TimedOut if status.is_none() => "NETWORK_ERROR",
+            ErrorKind::OutcomeUnknown if status.is_none() => "NETWORK_ERROR",
+            ErrorKind::NoProgress | ErrorKind::Local => "INTERNAL_ERROR",
+            _ => "UNEXPECTED_STATUS",
+        };
+        Self { code, status, message }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<std::sync::Arc<Error>> for Failure {
+    fn from(error: std::sync::Arc<Error>) -> Self {
+        Self::from(&*error)
+    }
+}
