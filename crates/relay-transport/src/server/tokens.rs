@@ -148,7 +148,7 @@ impl<R: Rights> TokenWatch<R> {
     }
 
     /// Reads the file again; true when it had changed. Blocks for as long as reading a small file takes, and for
-    /// [`SETTLE`] when it differs: a file that is being written in place is not taken half-written, which would close the
+    /// 100 ms when it differs: a file that is being written in place is not taken half-written, which would close the
     /// streams of tokens that are about to come back.
     ///
     /// # Errors
