@@ -243,10 +243,14 @@ impl fmt::Display for Cause {
             Self::Idle(time) => write!(f, "nothing received for {time:?}"),
             Self::Status(status) => write!(f, "answered with status {status}"),
             Self::ContentType(kind) if kind.is_empty() => f.write_str("answered without a content type"),
-            Self::ContentType(kind) => {
-                write!(f, "answered with content type {kind:?}, not text/event-stream")
-            }
-            Self::ContentEncoding(coding) => write!(f, "answered in content coding {coding:?}"),
+            Self::ContentType(kind) => match known(kind.split(';').next().unwrap_or_default(), KINDS) {
+                Some(kind) => write!(f, "answered with content type {kind:?}, not text/event-stream"),
+                None => f.write_str("answered with another content type than text/event-stream"),
+            },
+            Self::ContentEncoding(coding) => match known(coding, CODINGS) {
+                Some(coding) => write!(f, "answered in content coding {coding:?}"),
+                None => f.write_str("answered in a content coding that was not asked for"),
+            },
             Self::RedirectWithoutLocation(status) => write!(f, "redirected ({status}) without a Location"),
             Self::RedirectNowhere(status) => {
                 write!(f, "redirected ({status}) to something that is not an http URL")
@@ -257,6 +261,23 @@ impl fmt::Display for Cause {
             Self::Restarted(reason) => write!(f, "restarted: {reason}"),
         }
     }
+}
+
+/// The values that are told by name. A server may put anything into its headers, also the secret that it was sent.
+const KINDS: &[&str] = &[
+    "text/html",
+    "text/plain",
+    "text/xml",
+    "application/json",
+    "application/octet-stream",
+    "application/problem+json",
+    "application/x-ndjson",
+    "application/xml",
+];
+const CODINGS: &[&str] = &["br", "compress", "deflate", "gzip", "x-gzip", "zstd"];
+
+fn known(value: &str, names: &[&'static str]) -> Option<&'static str> {
+    names.iter().copied().find(|name| name.eq_ignore_ascii_case(value.trim_matches([' ', '\t'])))
 }
 
 /// The last word on a stream.

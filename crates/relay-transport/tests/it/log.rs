@@ -52,13 +52,15 @@ async fn connections_but_no_payload_and_no_secret() {
 
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     assert!(!text.contains("hunter2") && !text.contains("payload"), "{text}");
+    // Where a redirect leads is chosen by the server, which may put a secret there: its path is not told.
+    assert!(!text.contains("/there"), "{text}");
     let span = |path: &str, attempt| format!("connection{{attempt={attempt} url=\"{}{path}\"}}", peer.url());
     for line in [
         format!("{}: relay_transport::client::stream::connection: answered status=307", span("/events", 1)),
-        format!("{}: relay_transport::client::stream::connection: answered status=200", span("/there", 1)),
+        format!("{}: relay_transport::client::stream::connection: answered status=200", span("", 1)),
         format!(
             "{}: relay_transport::client::stream::connection: ended why=the server ended the connection",
-            span("/there", 1)
+            span("", 1)
         ),
         format!(
             "{}: relay_transport::client::stream::connection: ended why=answered with status 503",

@@ -68,16 +68,20 @@ impl Connection {
                     .entry(header::ACCEPT_ENCODING)
                     .or_insert(HeaderValue::from_static("gzip"));
             }
-            Span::current().record("url", shown(request.uri()));
+            let (path, origin) = (shown(request.uri()), origin(request.uri()));
+            let redirected = attempt.redirect().is_some();
+            Span::current().record("url", if redirected { &origin } else { &path });
+            let told = |error: Error| {
+                let text = chain(&error).to_string();
+                if redirected { text.replace(&path, &origin) } else { text }
+            };
             match http.open_stream(request).await {
                 Ok(response) => {
                     let (response, body) = Body::of(response);
                     Ok(Head { url, gunzip: http.gzip && is_gzip(&response), response, body: Some(body) })
                 }
-                Err(error @ Error::Url { .. }) => {
-                    Err(Input::Refused(Refused::permanent(chain(&error).to_string())))
-                }
-                Err(error) => Err(Input::End(End::Io(chain(&error).to_string()))),
+                Err(error @ Error::Url { .. }) => Err(Input::Refused(Refused::permanent(told(error)))),
+                Err(error) => Err(Input::End(End::Io(told(error)))),
             }
         };
         Self { state: State::Opening(Box::pin(opening.instrument(span.clone()))), span }
@@ -179,6 +183,12 @@ impl Gunzip {
         }
         Ok(None)
     }
+}
+
+/// What is told of a URL that a server chose: it may have put into the path what it was sent.
+fn origin(uri: &http::Uri) -> String {
+    let shown = shown(uri);
+    shown.strip_suffix(uri.path()).unwrap_or(&shown).to_owned()
 }
 
 /// What a redirect and the event stream itself add to the caller's request.
