@@ -1,4 +1,11 @@
 //! `relay demo`: a relay with a simulated cluster, and the public client that follows it.
+//!
+//! For people it is a lesson: few lines, a heading for each phase, and at the end a verdict that is worked out from the
+//! numbers of the events that came. For programs it is what `relay replay` prints.
+
+mod lesson;
+mod pace;
+mod verdict;
 
 use std::time::Duration;
 
@@ -8,45 +15,55 @@ use relay_pods_server::{Config, Handle, Server, SimSource};
 use crate::args::{DemoArgs, Until};
 use crate::cursor::Cursor;
 use crate::exit::{Exit, signalled};
-use crate::follow::{Printing, follow_replay};
+use crate::follow::{Ending, Printing, follow_replay};
 use crate::output::Output;
 use crate::rows::Changes;
 
-/// Pods of the demo's cluster, and events per second.
+/// Pods of the demo's cluster.
 const PODS: usize = 24;
-const RATE: f64 = 8.0;
-/// When the connection is cut, and how long after that a gap is forced.
-const CUT_AFTER: Duration = Duration::from_millis(1500);
-const GAP_AFTER: Duration = Duration::from_millis(1500);
+
+/// How fast things happen.
+struct Tempo {
+    /// Events per second.
+    rate: f64,
+    /// The connection is cut after this time, and a gap is forced once it has passed again.
+    trouble_after: Duration,
+    /// What the client waits for about before it connects again.
+    reconnect: Duration,
+}
+
+const FOR_PROGRAMS: Tempo =
+    Tempo { rate: 8.0, trouble_after: Duration::from_millis(1500), reconnect: Duration::from_millis(200) };
+/// Each event can be read, and one or two come while the connection is gone.
+const FOR_PEOPLE: Tempo =
+    Tempo { rate: 3.0, trouble_after: Duration::from_secs(2), reconnect: Duration::from_millis(600) };
 
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Exit> {
+    let out = Output::in_format(args.output);
+    let until = Until { max: None, time: args.time };
+    // Signals are caught before the first line.
+    let ending = Ending::new(until);
+    let tempo = if out.is_table() { FOR_PEOPLE } else { FOR_PROGRAMS };
     let server = Server::builder(Config::default().heartbeat(Duration::from_secs(1)))
-        .source(SimSource::default().seed(args.sim_seed).pods(PODS).rate(RATE))
+        .source(SimSource::default().seed(args.sim_seed).pods(PODS).rate(tempo.rate))
         .bind("127.0.0.1:0")
         .await?;
     let (handle, address) = (server.handle(), server.local_addr());
     let serving = tokio::spawn(server.run(std::future::pending()));
-    // Caught before the first line: the follower catches them only once it runs.
-    let signalled = signalled();
-    let mut out = Output::in_format(args.output);
-    for line in [
-        format!("A relay with a simulated cluster of {PODS} pods is at http://{address}"),
-        format!("(in another terminal: relay pods --url http://{address})"),
-        "The server will cut the connection once and lose events once: watch what the client makes of it."
-            .into(),
-        String::new(),
-    ] {
-        out.heading(line)?;
-    }
-    let trouble = tokio::spawn(make_trouble(handle.clone()));
     let client = Client::builder(format!("http://{address}")).client_id("demo").build()?;
-    let options = StreamOptions::new().filter(Filter::new()).reconnect_base(Duration::from_millis(200));
-    let until = Until { max: None, time: args.time };
-    let printing = Printing { out, changes: Changes::default(), pods: args.pods, exit_after: None, until };
-    let cursor = Cursor::open(None, &Filter::new())?;
-    let exit = tokio::select! {
-        exit = follow_replay(&client, options, cursor, printing) => exit,
-        exit = signalled => Ok(exit),
+    let options = StreamOptions::new().filter(Filter::new()).reconnect_base(tempo.reconnect);
+    let trouble = tokio::spawn(make_trouble(handle.clone(), tempo.trouble_after));
+    let exit = if out.is_table() {
+        lesson::teach(&client, options, address, out, ending).await
+    } else {
+        let signalled = signalled();
+        let printing =
+            Printing { out, changes: Changes::default(), pods: args.pods, exit_after: None, until };
+        let cursor = Cursor::open(None, &Filter::new())?;
+        tokio::select! {
+            exit = follow_replay(&client, options, cursor, printing) => exit,
+            exit = signalled => Ok(exit),
+        }
     };
     trouble.abort();
     handle.shutdown();
@@ -55,9 +72,9 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Exit> {
 }
 
 /// Cuts every stream, and then makes them fall off the log.
-async fn make_trouble(server: Handle) {
-    tokio::time::sleep(CUT_AFTER).await;
+async fn make_trouble(server: Handle, after: Duration) {
+    tokio::time::sleep(after).await;
     server.cut_streams();
-    tokio::time::sleep(GAP_AFTER).await;
+    tokio::time::sleep(after).await;
     server.force_gap(Duration::from_secs(10)).await;
 }

@@ -86,7 +86,12 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
         Command::Autoconfig(args) => args.is_server(),
         _ => false,
     };
-    let default = if server { "info" } else { "warn" };
+    let default = match command {
+        _ if server => "info",
+        // It breaks its own client's connection on purpose, and its lines say so.
+        Command::Demo(_) => "warn,relay_pods=error",
+        _ => "warn",
+    };
     let asked = std::env::var("RELAY_LOG").ok().filter(|asked| !asked.is_empty());
     let asked = asked.unwrap_or_else(|| default.into());
     let rule = "write error, warn, info, debug or trace, or TARGET=LEVEL, several with commas between them";

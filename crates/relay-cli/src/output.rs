@@ -108,6 +108,20 @@ impl Output {
         write(&out)
     }
 
+    /// Prints a line for people only, whole even where the terminal ends: for what has to be read to its end.
+    ///
+    /// # Errors
+    /// When nobody reads the output any more.
+    pub(crate) fn whole(&mut self, text: &Text) -> anyhow::Result<()> {
+        if !self.is_table() {
+            return Ok(());
+        }
+        let mut out = String::new();
+        text.render(self.color, &mut out);
+        out.push('\n');
+        write(&out)
+    }
+
     /// Begins a table whose rows come one by one: its headings are printed with the first row.
     pub(crate) fn table(&mut self, columns: &[Column]) {
         self.table = Some(Table::new(columns, self.format == Format::Wide, self.timestamps));

@@ -181,6 +181,8 @@ impl Server {
         let mut serving = pin!(http.run(relay.clone(), told.clone()));
         let outcome = loop {
             tokio::select! {
+                // A source that was told to stop ends too, and that is no news: the reason is looked at first.
+                biased;
                 () = &mut shutdown => break Ok(()),
                 () = stop.cancelled() => break Ok(()),
                 () = &mut serving => unreachable!("it serves until it is told to stop"),

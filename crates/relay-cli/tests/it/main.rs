@@ -7,6 +7,7 @@ mod terminal;
 mod wire;
 
 mod cursor_file;
+mod demo;
 mod disk;
 mod docs;
 mod durable;
