@@ -22,7 +22,7 @@ pub(crate) use connect::{Connect, KubeFlags, in_environment};
 pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArgs};
 pub(crate) use query::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
 pub(crate) use serve::{DemoArgs, FsyncArg, ServeArgs, SourceArg, StoreArg};
-pub(crate) use shared::{Format, Print, PrintLines, Reconnect, Until, Which};
+pub(crate) use shared::{Format, Print, PrintLines, Reconnect, Since, Until, Which};
 pub(crate) use shell::{CompletionsArgs, ManArgs};
 pub(crate) use sse::SseArgs;
 pub(crate) use transport::Transport;

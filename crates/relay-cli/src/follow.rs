@@ -195,11 +195,17 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
     if args.since_hash.is_some() && cursor.is_open() {
         tracing::warn!("--since-hash is given: the position in the cursor file is not used");
     }
-    let since = args.since_hash.or_else(|| cursor.loaded().cloned());
+    let since_time = args.since.time();
+    if since_time.is_some() && cursor.is_open() {
+        tracing::warn!("--since or --since-time is given: the position in the cursor file is not used");
+    }
+    let loaded = cursor.loaded().filter(|_| since_time.is_none());
+    let since = args.since_hash.or_else(|| loaded.cloned());
     let options = args
         .reconnect
         .options(filter)
         .since(since)
+        .since_time(since_time)
         .apply_backfill_to_current_state_cache(args.apply_backfill);
     let printing = Printing {
         out: Output::new(args.print),

@@ -63,6 +63,7 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
     });
     let query = EventsQuery::new()
         .since(args.since_hash)
+        .since_time(args.since.time())
         .before(args.before_hash)
         .order(if args.order == OrderArg::Newest { Order::Newest } else { Order::Oldest })
         .limit(args.limit)

@@ -209,6 +209,40 @@ impl Events {
     }
 }
 
+/// Where a point in time stands in a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// This position: right before the first event that was taken then or later; the head when there is none.
+    After(u64, EventHash),
+    /// Events that were taken then or later may be gone.
+    Expired,
+}
+
+/// Finds the first event that was taken at a time or later, in milliseconds since 1970-01-01T00:00:00Z as `now` is, by a
+/// binary search.
+///
+/// When events are gone, some may be as old as the oldest one that is kept, to the millisecond: only a time after that one
+/// is known to have all of its events.
+pub(crate) async fn moment(events: &Events, millis: i64, now: i64) -> Result<Moment, StoreError> {
+    let bounds = events.bounds().await?;
+    let (mut low, mut high, mut hash) = (bounds.base, bounds.head, bounds.head_hash);
+    // Whether everything of that time or later is known to stand after `low`.
+    let mut whole = bounds.base == 0 || (bounds.base == bounds.head && millis > now);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match events.records(middle).await?.first() {
+            Some(record) if record.appended_at() >= millis => {
+                (high, hash) = (middle, record.previous_hash());
+            }
+            Some(_) => (low, whole) = (middle + 1, true),
+            // Trimmed since the bounds were looked at.
+            None => (low, whole) = (middle + 1, false),
+        }
+    }
+    let kept = low >= events.log.bounds().base;
+    Ok(if whole && kept { Moment::After(low, hash) } else { Moment::Expired })
+}
+
 /// What a cursor turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolved {

@@ -8,6 +8,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use relay_proto::error::chain;
 use relay_proto::pods::{Endpoints, EventHash, EventType, Filter};
+use relay_proto::time::Timestamp;
 use relay_transport::{BaseUrl, Secret};
 
 use crate::error::Error;
@@ -32,6 +33,9 @@ pub enum Order {
 pub struct EventsQuery {
     /// Events after this position. Default: from the oldest retained one.
     pub since: Option<EventHash>,
+    /// Events that the relay took at this time or later; [`Self::since`] goes before it. Default: none. When events of
+    /// that time may be gone, the relay refuses (`cursor-expired`).
+    pub since_time: Option<Timestamp>,
     /// Events before this position. Default: up to the newest one.
     pub before: Option<EventHash>,
     /// Default: oldest first.
@@ -52,6 +56,9 @@ pub struct StreamOptions {
     pub filter: Filter,
     /// Events after this position: the last persisted acknowledgement. Default: none, everything retained is replayed.
     pub since: Option<EventHash>,
+    /// Without a cursor: begin with the first event that the relay took at this time or later. When events of that time
+    /// may be gone, a gap comes first. Goes before `start_latest`. Default: none.
+    pub since_time: Option<Timestamp>,
     /// Without a cursor: begin with events from now on, instead of replaying what is retained. Default: false.
     pub start_latest: bool,
     /// Backfill events are applied to the snapshot's pods, which then show history. Default: false.
@@ -80,6 +87,7 @@ impl Default for StreamOptions {
         Self {
             filter: Filter::default(),
             since: None,
+            since_time: None,
             start_latest: false,
             apply_backfill_to_current_state_cache: false,
             yield_bookmarks: false,
@@ -114,6 +122,8 @@ macro_rules! setters {
 setters! { EventsQuery:
     /// Sets the position after which events are wanted.
     since: Option<EventHash>,
+    /// Sets the time from which on events are wanted.
+    since_time: Option<Timestamp>,
     /// Sets the position before which events are wanted.
     before: Option<EventHash>,
     /// Sets the order.
@@ -131,6 +141,8 @@ setters! { StreamOptions:
     filter: Filter,
     /// Sets the position to resume from.
     since: Option<EventHash>,
+    /// Sets the time to begin with.
+    since_time: Option<Timestamp>,
     /// Sets whether a stream without a cursor begins with what is new.
     start_latest: bool,
     /// Sets whether Backfill events are applied to the pods.
@@ -203,6 +215,8 @@ impl Requests {
         let labels = labels(&asked.filter);
         let mut query = self.filter(&asked.filter, &labels);
         query.extend(asked.since.as_ref().map(|hash| (self.endpoints.since_hash.as_str(), hash.as_str())));
+        let time = asked.since_time.as_ref().filter(|_| asked.since.is_none());
+        query.extend(time.map(|time| ("since_time", time.as_str())));
         query.extend(asked.before.as_ref().map(|hash| (self.endpoints.before_hash.as_str(), hash.as_str())));
         if asked.order == Order::Newest {
             query.push(("order", "newest"));
@@ -222,10 +236,11 @@ impl Requests {
         let labels = labels(&options.filter);
         let mut query = self.filter(&options.filter, &labels);
         query.extend(self.client_id.as_deref().map(|id| (self.endpoints.client_id.as_str(), id)));
-        match resume {
-            Some(hash) => query.push((self.endpoints.since_hash.as_str(), hash.as_str())),
-            None if options.start_latest => query.push(("start", "latest")),
-            None => {}
+        match (resume, &options.since_time) {
+            (Some(hash), _) => query.push((self.endpoints.since_hash.as_str(), hash.as_str())),
+            (None, Some(time)) => query.push(("since_time", time.as_str())),
+            (None, None) if options.start_latest => query.push(("start", "latest")),
+            (None, None) => {}
         }
         query.extend(ticket.map(|ticket| (self.endpoints.session_id.as_str(), ticket.expose())));
         self.get(&self.endpoints.stream, &query)

@@ -44,6 +44,35 @@ impl Timestamp {
         Self::new(&time.to_string())
     }
 
+    /// Takes a text that is RFC 3339 and nothing looser: date, `T`, time with seconds, at most nine digits of a
+    /// fraction, and `Z` or an offset in hours and minutes. `None` for anything else.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        const SHAPE: &[u8; 19] = b"0000-00-00T00:00:00";
+        let fits = |shape: &[u8], part: &[u8]| {
+            shape.len() == part.len()
+                && shape.iter().zip(part).all(|(shape, byte)| match shape {
+                    b'0' => byte.is_ascii_digit(),
+                    _ => shape.eq_ignore_ascii_case(byte),
+                })
+        };
+        let (start, rest) = text.as_bytes().split_at_checked(SHAPE.len())?;
+        let rest = match rest.strip_prefix(b".") {
+            None => rest,
+            Some(fraction) => {
+                let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                fraction.get(digits..).filter(|_| digits > 0)?
+            }
+        };
+        let offset = [&b"Z"[..], b"+00:00", b"-00:00"].iter().any(|shape| fits(shape, rest));
+        (fits(SHAPE, start) && offset && text.parse::<jiff::Timestamp>().is_ok()).then(|| Self::new(text))
+    }
+
+    /// The first whole millisecond since 1970-01-01T00:00:00Z that is not before it; `None` when the text is not RFC 3339.
+    pub fn unix_millis_at_or_after(&self) -> Option<i64> {
+        let nanos = self.as_str().parse::<jiff::Timestamp>().ok()?.as_nanosecond();
+        i64::try_from(-(-nanos).div_euclid(1_000_000)).ok()
+    }
+
     /// The text as on the wire.
     pub fn as_str(&self) -> &str {
         match &self.0 {
@@ -101,6 +130,41 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_rfc_3339_is_taken_where_it_is_asked_for() {
+        for (text, millis) in [
+            ("1970-01-01T00:00:01Z", Some(1000)),
+            ("1970-01-01t00:00:01z", Some(1000)),
+            ("1970-01-01T01:00:01.5+01:00", Some(1500)),
+            ("1969-12-31T23:00:00-01:00", Some(0)),
+            ("1970-01-01T00:00:00.001000000Z", Some(1)),
+            ("1970-01-01T00:00:00.000000001Z", Some(1)),
+            ("1969-12-31T23:59:59.999999999Z", Some(0)),
+            ("1969-12-31T23:59:59.9985Z", Some(-1)),
+            ("", None),
+            ("today", None),
+            ("5m", None),
+            ("1700000000", None),
+            ("1970-01-01", None),
+            ("1970-01-01T00:00:01", None),
+            ("1970-01-01T00:00Z", None),
+            ("1970-01-01 00:00:01Z", None),
+            ("1970-01-01T00:00:01.Z", None),
+            ("1970-01-01T00:00:01.0000000001Z", None),
+            ("1970-01-01T00:00:01 01:00", None),
+            ("1970-01-01T00:00:01+01", None),
+            ("1970-01-01T00:00:01+0100", None),
+            ("1970-01-01T00:00:01Z[UTC]", None),
+            ("1970-02-30T00:00:01Z", None),
+            ("1970-01-01T24:00:01Z", None),
+            ("1970-01-01T00:00:0\u{661}Z", None),
+        ] {
+            let time = Timestamp::parse_rfc3339(text);
+            assert_eq!(time.as_ref().map(Timestamp::as_str), millis.map(|_| text), "{text}");
+            assert_eq!(time.and_then(|time| time.unix_millis_at_or_after()), millis, "{text}");
+        }
+    }
 
     #[test]
     fn a_time_is_its_text_whatever_its_length() {

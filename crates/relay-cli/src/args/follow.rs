@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use relay_pods::EventHash;
 
 use super::value::{duration, hash, label_key, phase};
-use super::{Connect, PrintLines, Reconnect, Until, Which};
+use super::{Connect, PrintLines, Reconnect, Since, Until, Which};
 use crate::wait::Condition;
 
 /// How long `wait` waits unless it is told.
@@ -97,6 +97,8 @@ pub(crate) struct ReplayArgs {
     /// Begin after this position; default: with everything that is retained
     #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash, allow_hyphen_values = true)]
     pub(crate) since_hash: Option<EventHash>,
+    #[command(flatten)]
+    pub(crate) since: Since,
     /// Keep the acknowledged position in this file and resume from it; belongs to one filter
     #[arg(long, env = "RELAY_CURSOR_FILE", value_name = "FILE")]
     pub(crate) cursor_file: Option<PathBuf>,

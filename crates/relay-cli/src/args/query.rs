@@ -4,7 +4,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use relay_pods::EventHash;
 
 use super::value::hash;
-use super::{Connect, Print, PrintLines, Until, Which};
+use super::{Connect, Print, PrintLines, Since, Until, Which};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PodsArgs {
@@ -42,6 +42,8 @@ pub(crate) struct EventsArgs {
     /// Only events after this position
     #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash, allow_hyphen_values = true)]
     pub(crate) since_hash: Option<EventHash>,
+    #[command(flatten)]
+    pub(crate) since: Since,
     /// Only events before this position
     #[arg(long, value_name = "HASH", value_parser = hash, allow_hyphen_values = true)]
     pub(crate) before_hash: Option<EventHash>,

@@ -6,8 +6,40 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
 use relay_pods::{Filter, StreamOptions};
 
-use super::value::duration;
+use relay_proto::time::Timestamp;
+
+use super::value::{duration, time};
 use crate::exit::Usage;
+use crate::rows::now;
+
+/// A point in time to begin at
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct Since {
+    /// Only events of the last 5m, 2h and so on, by the clock of this machine
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = duration,
+        conflicts_with_all = ["since_time", "since_hash"]
+    )]
+    since: Option<Duration>,
+    /// Only events that the relay took at this time or later, such as 2026-11-21T09:00:00Z
+    #[arg(long, value_name = "RFC3339", value_parser = time, conflicts_with = "since_hash")]
+    since_time: Option<Timestamp>,
+}
+
+impl Since {
+    /// The point in time, with what was counted back from now.
+    pub(crate) fn time(&self) -> Option<Timestamp> {
+        self.since.map(|since| before(now(), since)).or_else(|| self.since_time.clone())
+    }
+}
+
+/// A duration before a time in milliseconds, but never before 1970.
+fn before(now: i64, since: Duration) -> Timestamp {
+    let since = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_unix_millis(now.saturating_sub(since).max(0))
+}
 
 /// Which pods
 #[derive(Debug, Clone, Default, ClapArgs)]

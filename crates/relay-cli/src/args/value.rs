@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use relay_pods::{EventHash, Selector};
+use relay_proto::time::Timestamp;
 
 pub(super) fn hash(text: &str) -> Result<EventHash, String> {
     EventHash::new(text).map_err(|error| error.to_string())
@@ -32,6 +33,11 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
     } else {
         Err("0 to 1000000 events per second".into())
     }
+}
+
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
+    let rule = || "a point in time as RFC 3339 has it, such as 2026-11-21T09:00:00Z".to_owned();
+    Timestamp::parse_rfc3339(text).ok_or_else(rule)
 }
 
 /// `500ms`, `10s`, `5m`, `24h`, `1d`; a bare `0`.

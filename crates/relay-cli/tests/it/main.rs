@@ -20,6 +20,7 @@ mod peers;
 mod queries;
 mod secrets;
 mod serve_kube;
+mod since;
 mod sse;
 mod tables;
 mod wait;

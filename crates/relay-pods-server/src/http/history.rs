@@ -11,7 +11,7 @@ use relay_proto::pods::Filter;
 use super::params::Query;
 use super::{Relay, not_ready};
 use crate::auth::Principal;
-use crate::store::{Bounds, Page, Record, Resolved, Seen, StoreError};
+use crate::store::{Bounds, Moment, Page, Record, Resolved, Seen, StoreError, moment};
 use relay_transport::server::{self, Body, Refusal};
 
 /// Events read from the store at a time.
@@ -27,6 +27,9 @@ pub(crate) async fn page(
     pod: Option<(&str, &str)>,
 ) -> Result<Response<Body>, Refusal> {
     let since = query.optional("since_hash")?;
+    // Where the paging has come to goes before where it began.
+    let time = query.since_time()?.filter(|_| since.is_none());
+    let begins_with = if time.is_some() { "since_time" } else { "since_hash" };
     let before = query.optional("before_hash")?;
     let newest_first = query.newest_first()?;
     let limit = query.limit()?;
@@ -48,6 +51,16 @@ pub(crate) async fn page(
     let since = match place(relay, "since_hash", since).await? {
         Ok(since) => since,
         Err(gone) => return Ok(gone),
+    };
+    let since = match time {
+        None => since,
+        Some(time) => match moment(events, time, relay.log.clock.unix_millis()).await.map_err(unreadable)? {
+            Moment::After(sequence, _) => Some(sequence),
+            Moment::Expired => {
+                let bounds = events.bounds().await.map_err(unreadable)?;
+                return Ok(gone(problem_codes::CURSOR_EXPIRED, begins_with, &bounds));
+            }
+        },
     };
     let before = match place(relay, "before_hash", before).await? {
         Ok(before) => before,
@@ -71,7 +84,7 @@ pub(crate) async fn page(
         Ok(Scan::Whole) => {}
         Ok(Scan::StartGone) => {
             let bounds = events.bounds().await.map_err(unreadable)?;
-            return Ok(gone(problem_codes::CURSOR_EXPIRED, "since_hash", &bounds));
+            return Ok(gone(problem_codes::CURSOR_EXPIRED, begins_with, &bounds));
         }
         Err(error) => return Err(unreadable(error)),
     }
@@ -237,6 +250,9 @@ impl Writer {
 /// 410 with the oldest retained event, null when there is none.
 fn gone(code: ProblemCode, parameter: &str, bounds: &Bounds) -> Response<Body> {
     let detail = match code {
+        problem_codes::CURSOR_EXPIRED if parameter == "since_time" => {
+            "events of that time may no longer be retained"
+        }
         problem_codes::CURSOR_EXPIRED => "the event next to it is no longer retained",
         _ => "it is not a hash of this log",
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use relay_proto::pods::{Filter, InvalidParameter};
+use relay_proto::time::Timestamp;
 use relay_transport::server::{self, Refusal, refuse};
 
 use crate::store::Change;
@@ -56,6 +57,19 @@ impl Query {
             filter = filter.label(label).map_err(invalid)?;
         }
         Ok(filter)
+    }
+
+    /// `since_time`: the first millisecond since 1970-01-01T00:00:00Z that is not before it.
+    ///
+    /// # Errors
+    /// 400 when it is not RFC 3339, or stands twice.
+    pub(crate) fn since_time(&self) -> Result<Option<i64>, Refusal> {
+        let Some(text) = self.optional("since_time")? else { return Ok(None) };
+        let time = Timestamp::parse_rfc3339(text).and_then(|time| time.unix_millis_at_or_after());
+        time.map(Some).ok_or_else(|| {
+            let rule = "a point in time as RFC 3339 has it, such as 2026-11-21T09:00:00Z";
+            invalid(InvalidParameter::new("since_time", text, rule))
+        })
     }
 
     /// `client_id`.
@@ -150,6 +164,7 @@ mod tests {
         let client: Check = |q| q.client_id().map(|c| c.unwrap_or("none").to_owned());
         let filter: Check = |q| q.filter().map(|f| f.to_string());
         let since: Check = |q| q.optional("since_hash").map(|h| h.unwrap_or("none").to_owned());
+        let time: Check = |q| q.since_time().map(|t| t.map_or("none".into(), |t| t.to_string()));
         let long = format!("client_id={}", "x".repeat(129));
         let cases: &[(&str, Check, Result<&str, &str>)] = &[
             ("", limit, Ok("100")),
@@ -202,6 +217,17 @@ mod tests {
             ("since_hash=", since, Ok("none")),
             ("since_hash=&since_hash=", since, Err("since_hash \"\": stands once")),
             ("since_hash=x&unknown=1&unknown=2", since, Ok("x")),
+            ("", time, Ok("none")),
+            ("since_time=", time, Ok("none")),
+            ("since_time=1970-01-01T01:00:01.0005%2B01:00", time, Ok("1001")),
+            (
+                "since_time=1970-01-01T01:00:01+01:00",
+                time,
+                Err("since_time \"1970-01-01T01:00:01 01:00\": a point"),
+            ),
+            ("since_time=5m", time, Err("since_time \"5m\": a point in time as RFC 3339 has it")),
+            ("since_time=1970-01-01", time, Err("since_time")),
+            ("since_time=&since_time=", time, Err("since_time \"\": stands once")),
         ];
         for (query, check, expected) in cases {
             match (check(&Query::parse(Some(query))), expected) {

@@ -17,7 +17,7 @@ use super::params::{Query, check_client_id};
 use super::stream::{Order, Slot, Start, Subscriber};
 use super::{Relay, credential, not_ready};
 use crate::auth::Ticket;
-use crate::store::Resolved;
+use crate::store::{Moment, Resolved, moment};
 use relay_transport::server::{self, Body, Refusal, refuse};
 
 #[derive(Serialize)]
@@ -89,6 +89,7 @@ pub(crate) async fn open_stream(
     let filter = query.filter()?;
     let latest = query.start_latest()?;
     let since = query.optional("since_hash")?.map(str::to_owned);
+    let time = query.since_time()?;
     let ticket = session_id.map(|id| relay.sessions.look_up(id, asked_id)).transpose()?;
     let principal = match (&ticket, by_header) {
         (Some(ticket), _) => ticket.principal().clone(),
@@ -102,10 +103,12 @@ pub(crate) async fn open_stream(
         let id = head.headers.get("last-event-id")?.as_bytes();
         (!id.is_empty()).then(|| String::from_utf8_lossy(id).into_owned())
     };
-    let start = match since.or_else(last_event_id) {
-        Some(cursor) => start_after(relay, cursor).await?,
-        None if latest => Start::Latest,
-        None => Start::Oldest,
+    // A browser connects again with the same address and the last id: that is where it is by then.
+    let start = match (since.or_else(last_event_id), time) {
+        (Some(cursor), _) => start_after(relay, cursor).await?,
+        (None, Some(time)) => start_at(relay, time).await?,
+        (None, None) if latest => Start::Latest,
+        (None, None) => Start::Oldest,
     };
     let slot = Slot::take(relay, client_id.as_deref()).ok_or_else(|| {
         let detail = format!("at most {} streams are open at a time", relay.config.max_streams);
@@ -136,11 +139,24 @@ pub(crate) async fn open_stream(
     Ok(response)
 }
 
+async fn start_at(relay: &Relay, time: i64) -> Result<Start, Refusal> {
+    match moment(&relay.log.events, time, relay.log.clock.unix_millis()).await {
+        Ok(Moment::After(sequence, hash)) => Ok(Start::After(hash, sequence)),
+        Ok(Moment::Expired) => {
+            Ok(Start::Gap { reason: GapReason::CursorExpired, requested: None, sequence: None })
+        }
+        Err(error) => {
+            relay.log.cannot_read(&error);
+            Err(not_ready("the store cannot be read"))
+        }
+    }
+}
+
 async fn start_after(relay: &Relay, cursor: String) -> Result<Start, Refusal> {
     let gap = |reason, sequence, cursor: &str| Start::Gap {
         reason,
         // Longer than any hash: enough to recognise it by.
-        requested: cursor.chars().take(EventHash::MAX_LEN).collect(),
+        requested: Some(cursor.chars().take(EventHash::MAX_LEN).collect()),
         sequence,
     };
     match relay.log.resolve_within(&cursor, relay.config.wait).await {

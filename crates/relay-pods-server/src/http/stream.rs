@@ -116,8 +116,8 @@ pub(crate) enum Start {
     /// At the oldest retained event, because the cursor is not good.
     Gap {
         reason: GapReason,
-        /// The cursor as it came.
-        requested: String,
+        /// The cursor as it came; nothing when a time was asked for.
+        requested: Option<String>,
         /// Its sequence, when it is one of ours.
         sequence: Option<u64>,
     },
@@ -137,7 +137,7 @@ impl Start {
             let start = match &self {
                 Self::After(hash, sequence) if *sequence < bounds.base => Self::Gap {
                     reason: GapReason::CursorExpired,
-                    requested: hash.as_str().to_owned(),
+                    requested: Some(hash.as_str().to_owned()),
                     sequence: Some(*sequence),
                 },
                 _ => self.clone(),
@@ -268,7 +268,7 @@ impl Subscriber {
         let mut opening = BytesMut::new();
         subscriber.write_connected(&mut opening, client_id.as_deref(), &bounds);
         if let Start::Gap { reason, requested, sequence } = start {
-            subscriber.write_gap(&mut opening, reason, Some(&requested), sequence, &bounds);
+            subscriber.write_gap(&mut opening, reason, requested.as_deref(), sequence, &bounds);
         }
         subscriber.opening = opening;
         Ok(subscriber)

@@ -11,6 +11,7 @@ mod lists;
 mod raw;
 mod sim_faults;
 mod sim_follower;
+mod since_time;
 mod stores;
 mod streams;
 mod wire;

@@ -118,7 +118,8 @@ async fn who_starts_at_the_head_has_caught_up_whatever_comes_meanwhile() {
 async fn connected_comes_first_even_when_the_end_has_come_already() {
     let (relay, publisher) = relay(Retention::default());
     upsert(&publisher, "a", 1, "web");
-    let unknown = Start::Gap { reason: GapReason::CursorUnknown, requested: "x".into(), sequence: None };
+    let unknown =
+        Start::Gap { reason: GapReason::CursorUnknown, requested: Some("x".into()), sequence: None };
     let mut subscriber = subscribe(&relay, Filter::new(), unknown);
     relay.control.send_modify(|control| control.rebalances += 1);
     let messages = piece(&mut subscriber);
@@ -348,7 +349,7 @@ fn run(steps: &[Step], filter: &Filter, retain: u64) {
                         Resolved::At(sequence) => Start::After(hash.clone(), sequence),
                         Resolved::Expired(sequence) => Start::Gap {
                             reason: GapReason::CursorExpired,
-                            requested: hash.as_str().into(),
+                            requested: Some(hash.as_str().into()),
                             sequence: Some(sequence),
                         },
                         other => panic!("{other:?}"),
