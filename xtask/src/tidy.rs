@@ -1,6 +1,6 @@
 //! `cargo xtask tidy`: the rules of the house that neither compiler nor clippy checks.
 //!
-//! [`layers`] looks at the manifests (which crate may depend on which), [`sources`] at the files. Each rule reports
+//! [`layers`] looks at the manifests (which crate may depend on which), [`map`] at the page that draws them, [`sources`] at the files. Each rule reports
 //! [`Finding`]s; the command prints them all and fails when there is one.
 
 use std::fmt;
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{no_arguments, workspace};
 
 mod layers;
+mod map;
 mod sources;
 
 /// Checks the workspace this program belongs to.
@@ -21,6 +22,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut findings = layers::check(&metadata);
     findings.extend(layers::check_pure_crates(root, &metadata)?);
     findings.extend(sources::check(root)?);
+    findings.extend(map::check(root, &metadata)?);
     findings.sort();
     for finding in &findings {
         println!("{finding}");

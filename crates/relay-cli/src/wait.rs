@@ -3,12 +3,17 @@
 mod condition;
 
 use std::future::poll_fn;
+use std::hash::{BuildHasher, RandomState};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::Stream;
-use relay_pods::{Client, Error, Freshness, Pod, PodKey, Pods, SnapshotStream, StreamHandle};
+use relay_pods::{
+    Client, Error, Freshness, Pod, PodKey, Pods, ProblemCode, SnapshotStream, StreamHandle, StreamOptions,
+};
+use relay_proto::error::chain;
+use relay_proto::retry::{Backoff, Jitter};
 use tokio::time::{Instant, sleep};
 
 use crate::args::{DEFAULT_WAIT, WaitArgs, written};
@@ -24,6 +29,9 @@ const MOST_TOLD: usize = 20;
 /// Longest time for a health document, and the time between two of a relay whose source is away.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 const HEALTH_AGAIN: Duration = Duration::from_secs(1);
+/// Ceilings of the first and of every delay while somebody else answers in the relay's place.
+const ABSENT_BASE: Duration = Duration::from_millis(500);
+const ABSENT_CAP: Duration = Duration::from_secs(5);
 
 pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
     // Looking once takes a moment too: a relay that is away is given the default time.
@@ -46,8 +54,7 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
         }
     };
     let signalled = signalled();
-    let snapshots = client.stream_pod_state(options);
-    let mut view = LiveView::new(client, snapshots, Wanted { conditions: args.conditions, names });
+    let mut view = LiveView::new(client, options, Wanted { conditions: args.conditions, names });
     let ended = {
         let mut work = pin!(view.wait_for(once));
         tokio::select! {
@@ -153,9 +160,14 @@ struct LiveView {
     /// It was told that no pod matches.
     told_of_none: bool,
     client: Client,
+    options: StreamOptions,
     snapshots: SnapshotStream,
     handle: StreamHandle,
     freshness: Freshness,
+    /// Something was read of the relay: it is there.
+    met: bool,
+    /// Delays while somebody else answers in its place.
+    backoff: Backoff,
     /// The latest pods, unless they are history.
     pods: Option<Pods>,
     /// What was judged last.
@@ -165,9 +177,15 @@ struct LiveView {
 }
 
 impl LiveView {
-    fn new(client: Client, snapshots: SnapshotStream, wanted: Wanted) -> Self {
+    fn new(client: Client, options: StreamOptions, wanted: Wanted) -> Self {
+        let snapshots = client.stream_pod_state(options.clone());
         let (handle, freshness) = (snapshots.handle(), Freshness::Cold);
+        let backoff = Backoff::new(ABSENT_BASE, ABSENT_CAP, RandomState::new().hash_one(std::process::id()))
+            .jitter(Jitter::Half);
         Self {
+            options,
+            met: false,
+            backoff,
             wanted,
             told_of_none: false,
             client,
@@ -242,6 +260,7 @@ impl LiveView {
         match snapshot {
             None => Ok(()),
             Some(Some(Ok(snapshot))) => {
+                self.met = true;
                 self.pods = Some(snapshot.pods).filter(|_| !snapshot.historic);
                 Ok(())
             }
@@ -249,9 +268,30 @@ impl LiveView {
             Some(Some(Err(error @ Error::Finished { .. }))) => {
                 Err(anyhow::anyhow!("the condition was not met before the end: {error}"))
             }
+            Some(Some(Err(error))) if !self.met && self.is_of_somebody_else(&error).await => {
+                tracing::warn!(error = %chain(&error), "it is not the relay that answers; asking again");
+                sleep(self.backoff.next_delay()).await;
+                self.snapshots = self.client.stream_pod_state(self.options.clone());
+                self.handle = self.snapshots.handle();
+                Ok(())
+            }
             Some(Some(Err(error))) => Err(error.into()),
             Some(None) => Err(anyhow::anyhow!("the stream ended before the condition was met")),
         }
+    }
+
+    /// Whether a 404 came from what stands in front of a relay that is not there yet: an ingress without a back end, say.
+    /// A relay's own 404 names its code, for the path that was asked or for its health document.
+    async fn is_of_somebody_else(&self, error: &Error) -> bool {
+        let own = |error: &Error| match error {
+            Error::Refused { problem, .. } => problem.is(ProblemCode::NOT_FOUND),
+            _ => false,
+        };
+        if error.status() != Some(404) || own(error) {
+            return false;
+        }
+        let health = tokio::time::timeout(HEALTH_TIMEOUT, self.client.health()).await;
+        !matches!(health, Ok(Err(error)) if own(&error))
     }
 
     /// Whether the relay's health document says so; one that cannot be had says nothing.

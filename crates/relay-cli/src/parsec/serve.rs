@@ -51,7 +51,7 @@ pub(super) struct ServeArgs {
     /// Age at which a stream is closed, plus up to a tenth; 0: never
     #[arg(long, env = "RELAY_STREAM_LIFETIME", default_value = "1h", value_name = "DURATION", value_parser = duration, help_heading = "Limits")]
     stream_lifetime: Duration,
-    /// File with a line TOKEN SUBJECT READ [WRITE] per token; default: everybody may do everything
+    /// File with a line TOKEN SUBJECT READ WRITE per token, WRITE may be left out; default: everybody may do everything
     #[arg(long, env = "RELAY_TOKENS_FILE", value_name = "FILE", help_heading = "Authentication")]
     tokens_file: Option<PathBuf>,
 }

@@ -192,6 +192,28 @@ async fn a_relay_that_is_down_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_relay_behind_an_ingress_that_does_not_know_it_yet_is_waited_for() {
+    let nobody = || Reply::new(404, "text/html", "<html>default backend - 404</html>");
+    let script = RelayScript::new("e1").on(PODS, nobody()).on(PODS, nobody()).always("/health", nobody());
+    let script = script.always(PODS, pods_reply("e1", 3, [&up("a")])).stream(caught_up().silence());
+    let peer = Peer::start(script).await;
+    let client = waiting(&peer, "ready=1");
+    assert_eq!(client.json()["ready"], 1);
+    let done = client.wait();
+    assert_eq!(done.code, Some(0));
+    let told = done.stderr.matches("it is not the relay that answers").count();
+    assert_eq!(told, 2, "{}", done.stderr);
+
+    // What a relay itself does not know is not there, however long one waits.
+    let own = || Reply::json(404, &json!({"code": "not-found", "status": 404}));
+    for (pods, health) in [(own(), nobody()), (nobody(), own())] {
+        let script = RelayScript::new("e1").always(PODS, pods).always("/health", health);
+        let peer = Peer::start(script).await;
+        wait(&peer, "ready=1", &["--timeout", "5m"]).expect(3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn wait_ends_with_the_codes_of_the_others() {
     for (stream, code) in [(401, 4), (403, 4), (404, 3), (400, 1), (204, 1)] {
         let peer = Peer::start(listing([&starting("a")]).always(STREAM, Reply::empty(stream))).await;
