@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -171,14 +170,14 @@ impl Server {
         let Handle { shared, .. } = handle;
         let stop = shared.stop.clone();
         let looking = tokio::spawn(stop.clone().run_until_cancelled_owned(look_on(look, poll)));
-        let mut serving = pin!(http.run(shared, stop.clone()));
-        tokio::select! {
-            () = shutdown => {}
-            () = stop.cancelled() => {}
-            () = &mut serving => {}
-        }
-        stop.cancel();
-        serving.await;
+        let told = async {
+            tokio::select! {
+                () = shutdown => {}
+                () = stop.cancelled() => {}
+            }
+            stop.cancel();
+        };
+        tokio::join!(told, http.run(shared, stop.clone()));
         // The state file is free when this returns.
         let _ = looking.await;
     }

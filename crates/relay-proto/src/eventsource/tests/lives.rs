@@ -477,14 +477,15 @@ fn lenient_about_types_when_told_so() {
     drain(&mut machine, Duration::ZERO);
     machine.handle_response(status(200).header("content-type", b"text/html\x1b[2J"), Duration::ZERO);
     let line = told(&mut machine, Duration::ZERO);
-    assert!(line.contains("\\u{1b}") && !line.contains('\x1b'), "{line}");
+    // What a server wrote there may be a secret, or an order to a terminal: only known types are told.
+    assert!(line.contains("another content type") && !line.contains("text/html"), "{line}");
 }
 
 #[test]
 fn a_stream_in_a_coding_is_no_text() {
     for (coding, expected) in [
         ("gzip", "failed(answered in content coding \"gzip\") wait@0.8"),
-        ("br\u{1b}", "failed(answered in content coding \"br\\u{1b}\") wait@0.8"),
+        ("br\u{1b}", "failed(answered in a content coding that was not asked for) wait@0.8"),
         ("identity", "opened bytes@45"),
         (" Identity ", "opened bytes@45"),
         ("", "opened bytes@45"),
