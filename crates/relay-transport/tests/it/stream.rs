@@ -430,7 +430,7 @@ async fn compressed_streams_when_wanted() {
 
     let peer = Peer::start(Script::new().on("/events", packed().send(pieces[0].clone()))).await;
     let mut stream = follow(&peer, quick());
-    assert_eq!(told(&mut stream).await, "failed(answered in content coding \"GZIP\")");
+    assert_eq!(told(&mut stream).await, "failed(answered in content coding \"gzip\")");
     assert_eq!(peer.request(0).await.header("accept-encoding"), Some("identity"));
 }
 
