@@ -1,7 +1,7 @@
 //! `cargo xtask tidy`: the rules of the house that neither compiler nor clippy checks.
 //!
-//! [`layers`] looks at the manifests (which crate may depend on which), [`map`] at the page that draws them, [`sources`] at the files. Each rule reports
-//! [`Finding`]s; the command prints them all and fails when there is one.
+//! [`layers`] looks at the manifests (which crate may depend on which), [`map`] at the page that draws them,
+//! [`sources`] at the files. Each rule reports [`Finding`]s; the command prints them all and fails when there is one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -3,10 +3,12 @@
 //!
 //! - A subscriber is sent everything there is at once (`put`), and then what changes (`patch`, `delete`). Each event is
 //!   encoded once. One that lags is sent the last of each id, whatever it has missed, and so costs no memory.
-//! - Versions are kept in a file of their own, on disk before anyone is told, and never go back. That file holds no keys.
+//! - Versions are kept in a file of their own, on disk before anyone is told, and never go back. That file holds no
+//!   keys.
 //! - A file that cannot be read, or breaks a rule, changes nothing: what was last good is served on.
 //!
-//! **What it does not do:** no TLS, no data of an environment, no more than one file. It knows nothing of the client's end.
+//! **What it does not do:** no TLS, no data of an environment, no more than one file. It knows nothing of the
+//! client's end.
 //!
 //! ```no_run
 //! use relay_autoconfig_server::Server;

@@ -318,8 +318,8 @@ impl Look {
     }
 }
 
-/// The content of a file once it stands still for a moment: somebody may be writing it. One that never does is taken as it
-/// is.
+/// The content of a file once it stands still for a moment: somebody may be writing it. One that never does is taken
+/// as it is.
 fn settled(path: &Path, mut bytes: Vec<u8>) -> Result<Vec<u8>, FileError> {
     for _ in 0..8 {
         std::thread::sleep(SETTLE);

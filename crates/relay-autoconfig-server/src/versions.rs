@@ -114,8 +114,8 @@ impl Versions {
         Ok(Self { file, state })
     }
 
-    /// Gives each entry of the configuration its version, and says which have gone up. When this returns, they are on disk;
-    /// when it fails, nothing has changed.
+    /// Gives each entry of the configuration its version, and says which have gone up. When this returns, they are on
+    /// disk; when it fails, nothing has changed.
     pub(crate) fn assign(
         &mut self,
         configuration: &mut Configuration,

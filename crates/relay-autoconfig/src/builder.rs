@@ -113,8 +113,8 @@ impl Builder {
         self.key_source(TokenSource::file(path))
     }
 
-    /// Where the key comes from, asked at each attempt. When it has another key than the one that was refused with 401 or
-    /// 403, that one is tried at once.
+    /// Where the key comes from, asked at each attempt. When it has another key than the one that was refused with
+    /// 401 or 403, that one is tried at once.
     #[must_use]
     pub fn key_source(mut self, source: TokenSource) -> Self {
         self.key = Some(source);
@@ -144,8 +144,8 @@ impl Builder {
         self
     }
 
-    /// Delays after answers that another attempt hardly changes: 4xx but 400, 408, 425 and 429. By the same rule. Default
-    /// 5 min and 1 h.
+    /// Delays after answers that another attempt hardly changes: 4xx but 400, 408, 425 and 429. By the same rule.
+    /// Default 5 min and 1 h.
     #[must_use]
     pub fn long_reconnect(mut self, base: Duration, cap: Duration) -> Self {
         self.long = (base, cap);

@@ -41,7 +41,8 @@ impl FileCache {
         Ok(Self { file: LockedFile::open("cache file", path)?.private() })
     }
 
-    /// The other service, without its query, that the file belongs to, if it can be read and is not for the one at `url`.
+    /// The other service, without its query, that the file belongs to, if it can be read and is not for the one at
+    /// `url`.
     pub fn other_service(&mut self, url: &str) -> Option<String> {
         let text = self.load().ok()??;
         let (source, _) = decode_saved(&text).ok()?;

@@ -47,8 +47,8 @@ pub enum End {
 
 /// What changes, as a stream: connects, connects again, and ends only as [`End`] says.
 ///
-/// **Nothing happens unless it is polled**, but for keys: those that have ended meanwhile are told before anything else.
-/// Dropping it closes the connection. Polling is cancel-safe.
+/// **Nothing happens unless it is polled**, but for keys: those that have ended meanwhile are told before anything
+/// else. Dropping it closes the connection. Polling is cancel-safe.
 pub struct Events {
     stream: EventStream,
     session: Session,

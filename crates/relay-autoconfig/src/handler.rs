@@ -7,8 +7,8 @@ use relay_state::environments::{
     Environment, Event, Expired, Filter, Gone, Held, ReceivedAll, Refused, Status, Updated,
 };
 
-/// Is told what changes, one call after another, in the order in which to act on it. While a call takes its time nothing
-/// is read. Do not block a thread in it.
+/// Is told what changes, one call after another, in the order in which to act on it. While a call takes its time
+/// nothing is read. Do not block a thread in it.
 ///
 /// Of one put come: adds and updates, deletes, the same for filters, refusals, and
 /// [`received_all_environments`](Self::received_all_environments).
@@ -19,8 +19,8 @@ pub trait MessageHandler: Send + 'static {
     /// An environment in a newer version: in a put or a patch. Keys in `revoked` are not accepted from now on.
     fn update_environment(&mut self, update: Updated) -> impl Future<Output = ()> + Send;
 
-    /// A put is complete: all its adds, updates and deletes have been told. From the first one on the program knows all its
-    /// environments.
+    /// A put is complete: all its adds, updates and deletes have been told. From the first one on the program knows
+    /// all its environments.
     fn received_all_environments(&mut self, all: ReceivedAll) -> impl Future<Output = ()> + Send;
 
     /// An environment is gone: deleted, or missing in a put.

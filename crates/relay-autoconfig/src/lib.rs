@@ -1,9 +1,9 @@
 //! Follows an auto-configuration stream: which environments a proxy serves, and which keys they accept.
 //!
-//! [`StreamManager`] keeps the stream going and calls a [`MessageHandler`]; [`Events`] is the same as a `Stream`, for who
-//! would rather ask than be called. What a message means is decided in `relay_state::environments`, when to connect again
-//! in `relay_proto::eventsource`; this crate joins them, and keeps the last good configuration in a [`Cache`] if it is
-//! given one.
+//! [`StreamManager`] keeps the stream going and calls a [`MessageHandler`]; [`Events`] is the same as a `Stream`, for
+//! who would rather ask than be called. What a message means is decided in `relay_state::environments`, when to
+//! connect again in `relay_proto::eventsource`; this crate joins them, and keeps the last good configuration in a
+//! [`Cache`] if it is given one.
 //!
 //! - Calls come one after another; while one takes its time, nothing is read, and so the service is slowed down.
 //! - An error is never the end, but for what [`Builder::unauthorized`] says about 401 and 403, an answer of 204, and a
@@ -14,7 +14,8 @@
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use relay_autoconfig::{Environment, EnvironmentId, Expired, Gone, MessageHandler, ReceivedAll, StreamManager, Updated};
+//! use relay_autoconfig::{Environment, EnvironmentId, Expired, Gone, MessageHandler, ReceivedAll, StreamManager,
+//! Updated};
 //!
 //! struct Printer;
 //!

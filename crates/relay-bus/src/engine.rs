@@ -87,8 +87,8 @@ setters! {
 /// Dropped messages are told at most so often for each subscription and reason.
 const TELL: Duration = Duration::from_secs(1);
 
-/// A bus whose messages wait in memory. **It promises no delivery**: a queue that is full drops the new message for that one
-/// subscription, and what waits when the process ends is lost. Both are told.
+/// A bus whose messages wait in memory. **It promises no delivery**: a queue that is full drops the new message for
+/// that one subscription, and what waits when the process ends is lost. Both are told.
 ///
 /// It is a [`MonitorHandler`], which says what there is, and a [`Receive`], which says what comes. Cheap to clone.
 #[derive(Clone)]

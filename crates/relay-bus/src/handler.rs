@@ -8,8 +8,8 @@ use relay_proto::bus::{
 };
 use relay_state::bus::{Call, Job};
 
-/// The five calls of a [`Monitor`](crate::Monitor). One that is not written counts as not set: it is not made, no condition
-/// and no event tells of it, and what it is about counts as done.
+/// The five calls of a [`Monitor`](crate::Monitor). One that is not written counts as not set: it is not made, no
+/// condition and no event tells of it, and what it is about counts as done.
 ///
 /// A call that fails is made again, for ever, with growing delays. Calls about one object never overlap.
 pub trait MonitorHandler: Send + Sync + 'static {

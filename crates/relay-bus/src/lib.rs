@@ -2,13 +2,13 @@
 //!
 //! * [`MessageReceiver`] takes messages by HTTP and hands them to a [`Receive`].
 //! * [`MessageDispatcher`] sends a message to a destination, and its answer on to another.
-//! * [`Monitor`] follows the objects that say which channels and subscriptions there are, in a cluster or in a file, and
-//!   calls a [`MonitorHandler`]: provision, unprovision, subscribe, unsubscribe.
+//! * [`Monitor`] follows the objects that say which channels and subscriptions there are, in a cluster or in a file,
+//!   and calls a [`MonitorHandler`]: provision, unprovision, subscribe, unsubscribe.
 //! * [`MemoryEngine`] is a bus made of the three: queues in memory, no promise of delivery. It says what it drops.
 //!
-//! The model is the package `pkg/buses` of Knative eventing, 2018; `docs/buses.md` has its rules, and where ours differ.
-//! What it deliberately does not do: TLS on the receiving side (put a proxy in front), the controllers that make Services
-//! and Deployments, webhooks. It does not print and does not read flags.
+//! The model is the package `pkg/buses` of Knative eventing, 2018; `docs/buses.md` has its rules, and where ours
+//! differ. What it deliberately does not do: TLS on the receiving side (put a proxy in front), the controllers that
+//! make Services and Deployments, webhooks. It does not print and does not read flags.
 //!
 //! A bus of one's own is a receiver with a function:
 //!

@@ -226,8 +226,8 @@ impl<H: MonitorHandler> Monitor<H> {
         self.machine().as_ref()?.subscription(&SubscriptionReference::new(name, namespace))
     }
 
-    /// What is subscribed to a channel: `None` when the channel is not provisioned, an empty list when nobody is. Mind the
-    /// order: name, namespace.
+    /// What is subscribed to a channel: `None` when the channel is not provisioned, an empty list when nobody is.
+    /// Mind the order: name, namespace.
     pub fn subscriptions(&self, channel: &str, namespace: &str) -> Option<Vec<Arc<SubscriptionSpec>>> {
         let list = self.machine().as_ref()?.subscriptions(&ChannelReference::new(channel, namespace))?;
         Some(list.into_iter().map(|(_, spec)| spec).collect())
@@ -261,7 +261,8 @@ impl<H: MonitorHandler> Monitor<H> {
         }
     }
 
-    /// Follows the objects of the bus until `stop`, with so many calls at a time; returns when those under way have ended.
+    /// Follows the objects of the bus until `stop`, with so many calls at a time; returns when those under way have
+    /// ended.
     /// `None`, for a file without a bus, means every channel.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! What every command prints with: lines on standard output, as tables for people or as JSON, YAML or names for programs.
+//! What every command prints with: lines on standard output, as tables for people or as JSON, YAML or names for
+//! programs.
 //!
 //! A command that prints lists asks for [`Output::list`], one that follows something for [`Output::table`] and then
 //! [`Output::row`], and one that says a single thing for [`Output::line`]. All text for people is a [`Text`], which no
@@ -79,7 +80,8 @@ impl Output {
         write(&out)
     }
 
-    /// As [`line`](Self::line), of JSON that was written already: it may hold numbers and spellings that a `Value` would change.
+    /// As [`line`](Self::line), of JSON that was written already: it may hold numbers and spellings that a `Value`
+    /// would change.
     ///
     /// # Errors
     /// When nobody reads the output any more.

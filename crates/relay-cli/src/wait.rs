@@ -280,8 +280,8 @@ impl LiveView {
         }
     }
 
-    /// Whether a 404 came from what stands in front of a relay that is not there yet: an ingress without a back end, say.
-    /// A relay's own 404 names its code, for the path that was asked or for its health document.
+    /// Whether a 404 came from what stands in front of a relay that is not there yet: an ingress without a back end,
+    /// say. A relay's own 404 names its code, for the path that was asked or for its health document.
     async fn is_of_somebody_else(&self, error: &Error) -> bool {
         let own = |error: &Error| match error {
             Error::Refused { problem, .. } => problem.is(ProblemCode::NOT_FOUND),

@@ -1,7 +1,8 @@
 //! Server of Durable Streams: append-only streams behind URLs, in memory or in a directory.
 //!
-//! Creates, appends, closes, deletes and forks streams; serves them from any offset, by plain reads, long-polls and events;
-//! keeps the state of idempotent producers in the same record as their data, so that a kill loses neither or both.
+//! Creates, appends, closes, deletes and forks streams; serves them from any offset, by plain reads, long-polls and
+//! events; keeps the state of idempotent producers in the same record as their data, so that a kill loses neither or
+//! both.
 //!
 //! **What it does not do:** TLS and authentication (put a proxy in front), subscriptions, sub-streams, replication.
 //!

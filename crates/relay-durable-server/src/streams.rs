@@ -244,8 +244,8 @@ impl Streams {
         Ok(stream)
     }
 
-    /// Makes a stream that begins as another one: its first `shared` entries, then `rest` as its own first data. The caller
-    /// holds [`changing`](Self::changing).
+    /// Makes a stream that begins as another one: its first `shared` entries, then `rest` as its own first data. The
+    /// caller holds [`changing`](Self::changing).
     pub(crate) async fn fork(
         &self,
         source: &Stream,

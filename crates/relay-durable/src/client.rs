@@ -199,7 +199,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Longest time for the attempts at one request. Default 30 s; `None` is for ever. Readers and producers have their own.
+    /// Longest time for the attempts at one request. Default 30 s; `None` is for ever. Readers and producers have
+    /// their own.
     #[must_use]
     pub fn retry_for(mut self, limit: Option<Duration>) -> Self {
         self.retry_for = limit;

@@ -82,7 +82,8 @@ impl Call {
 }
 
 impl Shared {
-    /// Sends a request once; again only after a 401 with another token, and to where a redirect within the origin leads.
+    /// Sends a request once; again only after a 401 with another token, and to where a redirect within the origin
+    /// leads.
     pub(crate) async fn exchange(&self, call: &Call) -> Result<Reply, Lost> {
         let mut url = call.url.clone();
         let mut query = call.query.clone();

@@ -2,11 +2,13 @@
 //!
 //! * [`Client`]: one per program, cheap to clone; base URL, token, headers, time limits, one pool of connections.
 //! * [`DurableStream`]: a handle without I/O; create, append, close, head, delete, fork.
-//! * [`Reads`]: everything from an offset on, then live. Resumes after every cut, without a gap and without a duplicate.
+//! * [`Reads`]: everything from an offset on, then live. Resumes after every cut, without a gap and without a
+//!   duplicate.
 //! * [`IdempotentProducer`]: each message once, in order, through lost answers and restarts.
 //!
-//! **What it does not do:** a plain append is never sent a second time once bytes of it left, unless asked: its outcome is
-//! then [`ErrorKind::OutcomeUnknown`]. It follows no redirect to another origin, prints nothing, and logs no payload.
+//! **What it does not do:** a plain append is never sent a second time once bytes of it left, unless asked: its
+//! outcome is then [`ErrorKind::OutcomeUnknown`]. It follows no redirect to another origin, prints nothing, and logs
+//! no payload.
 //!
 //! ```no_run
 //! use futures_util::StreamExt;

@@ -151,10 +151,12 @@ impl Future for Receipt {
     }
 }
 
-/// Writes each message once, in order: batches are sent again with the same number and bytes until they are acknowledged.
+/// Writes each message once, in order: batches are sent again with the same number and bytes until they are
+/// acknowledged.
 ///
-/// One task sends; it ends when this is dropped, which leaves the outcome of what is not acknowledged unknown. After the
-/// first error that no retry can mend nothing more is sent, and every receipt, [`flush`](Self::flush) and append gives it.
+/// One task sends; it ends when this is dropped, which leaves the outcome of what is not acknowledged unknown. After
+/// the first error that no retry can mend nothing more is sent, and every receipt, [`flush`](Self::flush) and append
+/// gives it.
 pub struct IdempotentProducer {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -254,7 +256,8 @@ impl IdempotentProducer {
     /// Takes a message if there is room for it.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when there is none, or it is not JSON though the stream is; else why the producer has ended.
+    /// [`ErrorKind::Usage`] when there is none, or it is not JSON though the stream is; else why the producer has
+    /// ended.
     pub fn try_append(&self, message: impl AsRef<[u8]>) -> Result<Receipt, Arc<Error>> {
         let (message, mut inner) = (message.as_ref(), self.shared.lock());
         if let Some(failure) = &inner.failure {
@@ -279,8 +282,8 @@ impl IdempotentProducer {
         self.try_append(message)
     }
 
-    /// Waits for room, then takes a message without a receipt. `mark` is the caller's position behind the message; it comes
-    /// back in [`Acknowledged::mark`](crate::Acknowledged::mark) and in the stored state, and must grow.
+    /// Waits for room, then takes a message without a receipt. `mark` is the caller's position behind the message; it
+    /// comes back in [`Acknowledged::mark`](crate::Acknowledged::mark) and in the stored state, and must grow.
     ///
     /// # Errors
     /// Why the producer has ended.
@@ -358,8 +361,8 @@ impl IdempotentProducer {
         }
     }
 
-    /// Closes the stream with the producer's next number, after everything appended. Safe to repeat, also by a producer that
-    /// goes on from the same state. Gives the final offset.
+    /// Closes the stream with the producer's next number, after everything appended. Safe to repeat, also by a
+    /// producer that goes on from the same state. Gives the final offset.
     ///
     /// # Errors
     /// Why the producer has ended.

@@ -34,7 +34,8 @@ pub enum ReadEvent {
 
 /// Reads a stream over as many requests as it takes: a `Stream` that ends after [`ReadEvent::End`] or one error.
 ///
-/// Nothing happens unless it is polled, and nothing is read ahead of what a piece holds. Dropping it closes the connection.
+/// Nothing happens unless it is polled, and nothing is read ahead of what a piece holds. Dropping it closes the
+/// connection.
 pub struct Reads {
     stream: DurableStream,
     machine: Reader,

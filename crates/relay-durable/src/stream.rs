@@ -186,7 +186,8 @@ impl DurableStream {
     /// Makes `target` a fork of this stream, on the same server.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when it has another origin, [`ErrorKind::Exists`] when it is there already, and others by kind.
+    /// [`ErrorKind::Usage`] when it has another origin, [`ErrorKind::Exists`] when it is there already, and others by
+    /// kind.
     pub async fn fork(&self, target: &DurableStream, options: ForkOptions) -> Result<Created, Error> {
         if !same_origin(&self.url, &target.url) {
             return Err(Error::usage(format!(
@@ -284,8 +285,8 @@ impl DurableStream {
     /// Dropping the future leaves the outcome unknown.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for an empty message and for what is not JSON; [`ErrorKind::OutcomeUnknown`] when nobody knows
-    /// whether it was taken; [`ErrorKind::Closed`], [`ErrorKind::SequenceConflict`], [`ErrorKind::ContentType`],
+    /// [`ErrorKind::Usage`] for an empty message and for what is not JSON; [`ErrorKind::OutcomeUnknown`] when nobody
+    /// knows whether it was taken; [`ErrorKind::Closed`], [`ErrorKind::SequenceConflict`], [`ErrorKind::ContentType`],
     /// [`ErrorKind::TooLarge`] and others by kind.
     pub async fn append(
         &self,
@@ -347,7 +348,8 @@ impl DurableStream {
         Ok(AppendOutcome { status: answer.status(), offset: answer.next_offset().cloned(), closed: true })
     }
 
-    /// Deletes the stream, and gives the status. After an attempt whose answer was lost, a stream that is not there is deleted.
+    /// Deletes the stream, and gives the status. After an attempt whose answer was lost, a stream that is not there
+    /// is deleted.
     ///
     /// # Errors
     /// By kind.

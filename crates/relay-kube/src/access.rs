@@ -64,8 +64,8 @@ pub(crate) enum Credential {
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 impl Access {
-    /// The current context of the kubeconfig that the environment or the home directory has, else the service account of
-    /// the pod we run in.
+    /// The current context of the kubeconfig that the environment or the home directory has, else the service account
+    /// of the pod we run in.
     ///
     /// # Errors
     /// [`Error::Config`] when neither is there, or what is there cannot be used.
@@ -149,14 +149,14 @@ impl Access {
         &self.cluster
     }
 
-    /// Whether the cluster entry says `insecure-skip-tls-verify`: anybody could then be its API server, and be given the
-    /// credentials. [`apply`](Self::apply) does as it says; it is the caller's part to refuse, or to warn.
+    /// Whether the cluster entry says `insecure-skip-tls-verify`: anybody could then be its API server, and be given
+    /// the credentials. [`apply`](Self::apply) does as it says; it is the caller's part to refuse, or to warn.
     pub fn skips_verification(&self) -> bool {
         self.skip_verification
     }
 
-    /// Sets up a client to trust and to show what the kubeconfig says; what `given` says the caller has set by itself is
-    /// left alone. The second is what to say in `Authorization`, for whom it is not to be said by the client.
+    /// Sets up a client to trust and to show what the kubeconfig says; what `given` says the caller has set by itself
+    /// is left alone. The second is what to say in `Authorization`, for whom it is not to be said by the client.
     ///
     /// A credential plugin is run here for the first time.
     ///

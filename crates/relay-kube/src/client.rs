@@ -39,8 +39,8 @@ const LARGEST_EVENT: usize = 32 << 20;
 
 /// Asks the API server of a cluster. Cheap to clone: clones share connections and credentials.
 ///
-/// When the API server answers 401 and the credentials can be had anew (a credential plugin), it is asked again once, with
-/// what the plugin gives then. Nothing else is tried again here.
+/// When the API server answers 401 and the credentials can be had anew (a credential plugin), it is asked again once,
+/// with what the plugin gives then. Nothing else is tried again here.
 #[derive(Clone)]
 pub struct KubeClient(Arc<Inner>);
 
@@ -146,8 +146,8 @@ impl KubeClient {
         self.json("create", Method::POST, &url, Some(("application/json", object))).await
     }
 
-    /// Changes the fields of an object that the patch names (RFC 7396). With `metadata.resourceVersion` in it, only when
-    /// the object has that version.
+    /// Changes the fields of an object that the patch names (RFC 7396). With `metadata.resourceVersion` in it, only
+    /// when the object has that version.
     ///
     /// # Errors
     /// See [`Error`]; another version is [`Error::Refused`] with code 409.
@@ -179,7 +179,8 @@ impl KubeClient {
             .await
     }
 
-    /// Asks whether the cluster still knows a version: a list that must not be older than it is refused when it does not.
+    /// Asks whether the cluster still knows a version: a list that must not be older than it is refused when it does
+    /// not.
     pub(crate) async fn check(
         &self,
         resource: &Resource,

@@ -16,8 +16,9 @@ use crate::exec::ExecConfig;
 
 /// The files of one set-up, merged: of two entries with the same name the first counts.
 ///
-/// Files are YAML or JSON, in UTF-8 or UTF-16, with or without a byte order mark and document marks; of several documents
-/// the first counts. Paths in a file are relative to it. What is in a file never stands in an error: it may be a secret.
+/// Files are YAML or JSON, in UTF-8 or UTF-16, with or without a byte order mark and document marks; of several
+/// documents the first counts. Paths in a file are relative to it. What is in a file never stands in an error: it may
+/// be a secret.
 #[derive(Default)]
 pub struct Kubeconfig {
     current: Option<String>,
@@ -142,8 +143,8 @@ impl Kubeconfig {
         Ok(merged)
     }
 
-    /// Whether the environment, or the home directory, has a kubeconfig for [`load`](Self::load). One that is named for us is
-    /// taken for there: that it is not has to be said.
+    /// Whether the environment, or the home directory, has a kubeconfig for [`load`](Self::load). One that is named
+    /// for us is taken for there: that it is not has to be said.
     pub(crate) fn is_there() -> bool {
         if std::env::var_os("RELAY_KUBECONFIG").is_some_and(|list| !list.is_empty()) {
             return true;
@@ -183,8 +184,8 @@ impl Kubeconfig {
     /// What a context stands for; without a name the current one.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there is no such context, [`Error::Config`] with the name of the cluster or user entry that
-    /// cannot be used.
+    /// [`Error::Usage`] when there is no such context, [`Error::Config`] with the name of the cluster or user entry
+    /// that cannot be used.
     pub fn access(&self, context: Option<&str>) -> Result<Access, Error> {
         let files: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
         let place = files.join(", ");
@@ -235,8 +236,8 @@ fn usual() -> Option<PathBuf> {
     Some(Path::new(&home).join(".kube/config"))
 }
 
-/// The text of a file that begins with a byte order mark or with none, or that is plainly UTF-16: as YAML begins with an
-/// ASCII character, every other byte of its start is zero then.
+/// The text of a file that begins with a byte order mark or with none, or that is plainly UTF-16: as YAML begins with
+/// an ASCII character, every other byte of its start is zero then.
 fn text_of(bytes: &[u8]) -> Option<String> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         if !bytes.len().is_multiple_of(2) {

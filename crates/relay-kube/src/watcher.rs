@@ -39,16 +39,16 @@ pub enum Event<T> {
     Listed {
         /// Each of them has a value.
         objects: Vec<Object<T>>,
-        /// Objects that are there, but could not be read, or were listed older than they are known to be: what is known of
-        /// them counts on.
+        /// Objects that are there, but could not be read, or were listed older than they are known to be: what is
+        /// known of them counts on.
         kept: Vec<ObjectMeta>,
     },
     /// An object was added or modified; it has a value.
     Applied(Object<T>),
     /// An object was deleted. The value is how it looked last, `None` when that cannot be read.
     Deleted(Object<T>),
-    /// So many objects or events could not be read. What is known of those objects counts on, until a list or an event can
-    /// be read; one without a name is lost.
+    /// So many objects or events could not be read. What is known of those objects counts on, until a list or an
+    /// event can be read; one without a name is lost.
     #[non_exhaustive]
     Unreadable {
         /// How many; never 0.
@@ -72,8 +72,9 @@ pub struct Absence {
 
 /// Follows all objects of a type by list and watch, for as long as it is asked for events.
 ///
-/// What it survives, and how, is in the diagram of its machine and in `docs/reliability.md`: expired versions, versions that
-/// went back, silence, refusals with or without a time to wait, answers that cannot be read, pages that are gone.
+/// What it survives, and how, is in the diagram of its machine and in `docs/reliability.md`: expired versions,
+/// versions that went back, silence, refusals with or without a time to wait, answers that cannot be read, pages that
+/// are gone.
 ///
 /// It keeps the name, UID and version of every object, about 150 bytes each, and no object: an older version never
 /// replaces a newer one of the same UID. Only a list of a cluster whose versions went back may do that.
@@ -147,8 +148,8 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
         stream::unfold(self, |mut watcher| async move { Some((watcher.next().await, watcher)) }).boxed()
     }
 
-    /// The next event. It is not cancel-safe, in that a request under way is lost and made again without its delay: where it
-    /// has to share a task, use [`into_stream`](Self::into_stream).
+    /// The next event. It is not cancel-safe, in that a request under way is lost and made again without its delay:
+    /// where it has to share a task, use [`into_stream`](Self::into_stream).
     pub async fn next(&mut self) -> Event<T> {
         loop {
             if let Some(event) = self.ready.pop_front() {

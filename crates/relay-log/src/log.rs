@@ -69,8 +69,8 @@ impl Log {
         self.inner.stored.identity()
     }
 
-    /// The position after which entries belong to this epoch. It is 0 but for a log that had to take a new epoch, because
-    /// it may have lost what it announced, and for a fork: what is before that may have been told differently.
+    /// The position after which entries belong to this epoch. It is 0 but for a log that had to take a new epoch,
+    /// because it may have lost what it announced, and for a fork: what is before that may have been told differently.
     pub fn epoch_base(&self) -> u64 {
         self.inner.stored.epoch_base()
     }
@@ -84,12 +84,13 @@ impl Log {
     /// from then on, and not before.
     ///
     /// Appends of many tasks share the work: what arrives while one group is being written is the next group. A caller
-    /// finds its batches in the order of its calls, if it begins one when the former is queued (an append that was polled
-    /// once is queued unless the queue is full). When the future is dropped after that, the batch is appended all the same.
+    /// finds its batches in the order of its calls, if it begins one when the former is queued (an append that was
+    /// polled once is queued unless the queue is full). When the future is dropped after that, the batch is appended
+    /// all the same.
     ///
     /// # Errors
-    /// [`Error::NotAtHead`], [`Error::BadBatch`] and [`Error::Io`] leave the log as it was, and later appends may succeed.
-    /// [`Error::Closed`] is final. After an error, nothing of the batch is ever announced within this epoch.
+    /// [`Error::NotAtHead`], [`Error::BadBatch`] and [`Error::Io`] leave the log as it was, and later appends may
+    /// succeed. [`Error::Closed`] is final. After an error, nothing of the batch is ever announced within this epoch.
     pub async fn append(&self, batch: impl Into<Batch>) -> Result<Positions, Error> {
         let batch = batch.into();
         batch.check()?;
@@ -195,8 +196,8 @@ impl Recovery {
         self.checkpoint.as_ref()
     }
 
-    /// The position after which [`Self::next`] goes on. At the beginning that of the checkpoint; without one, the lowest
-    /// that there is: when that is not 0, the beginning of the story is lost.
+    /// The position after which [`Self::next`] goes on. At the beginning that of the checkpoint; without one, the
+    /// lowest that there is: when that is not 0, the beginning of the story is lost.
     pub fn position(&self) -> u64 {
         self.after
     }

@@ -1,8 +1,9 @@
 //! A disk in memory that forgets what was not synced, and fails when it is told to.
 //!
-//! It keeps two versions of everything: what a process sees, and what is on the platter. A write, a new length, a new name
-//! stands only in the first until [`DiskFile::sync`] or [`Disk::sync_dir`] puts it into the second. When the power is lost,
-//! any part of what is not there yet may have got there, in any order: [`SimDisk::after_power_loss`] is asked about each.
+//! It keeps two versions of everything: what a process sees, and what is on the platter. A write, a new length, a new
+//! name stands only in the first until [`DiskFile::sync`] or [`Disk::sync_dir`] puts it into the second. When the
+//! power is lost, any part of what is not there yet may have got there, in any order: [`SimDisk::after_power_loss`]
+//! is asked about each.
 
 use std::collections::BTreeMap;
 use std::fmt;

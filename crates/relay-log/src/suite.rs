@@ -1,7 +1,8 @@
 //! The tests that every [`Store`] passes.
 //!
-//! A store of your own gets a [`Subject`] and one test that calls [`run`]: it panics with the name of the rule that does
-//! not hold. Times are the batches' own and nothing sleeps, but whatever should come is waited for up to 30 seconds.
+//! A store of your own gets a [`Subject`] and one test that calls [`run`]: it panics with the name of the rule that
+//! does not hold. Times are the batches' own and nothing sleeps, but whatever should come is waited for up to 30
+//! seconds.
 
 use std::future::Future;
 use std::sync::Arc;

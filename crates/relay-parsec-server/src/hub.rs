@@ -125,7 +125,8 @@ impl Hub {
         u64::try_from(self.retained.load(Ordering::Acquire)).unwrap_or(0)
     }
 
-    /// The channel with the oldest envelope gives first; a little more than needed, so that it is not done at each publish.
+    /// The channel with the oldest envelope gives first; a little more than needed, so that it is not done at each
+    /// publish.
     async fn shrink(&self) {
         let goal = self.config.retain_bytes - self.config.retain_bytes / 64;
         let channels: Vec<_> = self.lock().values().cloned().collect();

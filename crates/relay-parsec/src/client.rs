@@ -117,8 +117,8 @@ impl Client {
         &self.inner.producer
     }
 
-    /// Publishes an envelope: numbers it, checks it, keeps the number, hands it over, and tries again with the same bytes
-    /// for as long as the outcome is unknown. Those of one channel go one after another.
+    /// Publishes an envelope: numbers it, checks it, keeps the number, hands it over, and tries again with the same
+    /// bytes for as long as the outcome is unknown. Those of one channel go one after another.
     ///
     /// # Errors
     /// [`Error::Rejected`], [`Error::Envelope`] and a refusal at the first try spend no number; every other does.

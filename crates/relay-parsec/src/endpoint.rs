@@ -52,8 +52,8 @@ impl Endpoint {
         }
     }
 
-    /// The server's patterns, as the JSON it sends; [`Registry::from_json`](relay_proto::parsec::Registry::from_json) reads
-    /// it.
+    /// The server's patterns, as the JSON it sends; [`Registry::from_json`](relay_proto::parsec::Registry::from_json)
+    /// reads it.
     ///
     /// # Errors
     /// What the server says; that it has none is a 404.
@@ -180,7 +180,8 @@ impl EndpointBuilder {
         self
     }
 
-    /// Sets the credential of a proxy in front of the server: it is sent as `Authorization`, and the server's own token as
+    /// Sets the credential of a proxy in front of the server: it is sent as `Authorization`, and the server's own
+    /// token as
     /// `X-Relay-Token`.
     #[must_use]
     pub fn outer_token_source(mut self, token: TokenSource) -> Self {

@@ -37,7 +37,8 @@ pub enum Error {
         /// What it said.
         problem: Box<Problem>,
     },
-    /// The sequence was used before: by another process with this producer id, or by this one, which has lost its counts.
+    /// The sequence was used before: by another process with this producer id, or by this one, which has lost its
+    /// counts.
     #[error(
         "sequence {sequence} of producer {producer:?} in channel {channel} is not above the last one taken{}: use another \
          producer id, or set the counter to that number",

@@ -30,8 +30,8 @@ pub enum SubscriptionState {
 
 /// The items of a channel, in order, over as many connections as it takes.
 ///
-/// Nothing happens unless it is polled: a subscriber that does not read stalls its own transport, and nobody else. It yields
-/// at most one error, as its last item; when it was unsubscribed or the client was closed, it just ends.
+/// Nothing happens unless it is polled: a subscriber that does not read stalls its own transport, and nobody else. It
+/// yields at most one error, as its last item; when it was unsubscribed or the client was closed, it just ends.
 pub struct Items {
     feed: Box<dyn Feed>,
     follow: Follow,

@@ -18,8 +18,8 @@ use crate::{
 
 /// Channels within this process: for tests, and for programs that are their own server. Clones share the channels.
 ///
-/// A channel keeps its newest envelopes, 1,000 and 16 MiB of them by default. A subscriber that is more than a queue behind
-/// what is published, 64 by default, loses the oldest of them: a [`Frame::Lag`] counts them.
+/// A channel keeps its newest envelopes, 1,000 and 16 MiB of them by default. A subscriber that is more than a queue
+/// behind what is published, 64 by default, loses the oldest of them: a [`Frame::Lag`] counts them.
 #[derive(Clone)]
 pub struct MemoryTransport {
     shared: Arc<Mutex<Channels>>,

@@ -55,7 +55,8 @@ impl Outgoing {
 pub struct SubscribeOptions {
     /// Aspects to hand over; empty for all.
     pub aspects: Vec<String>,
-    /// Begin with the oldest that is retained, and hand over what has a greater sequence than this, of whatever producer.
+    /// Begin with the oldest that is retained, and hand over what has a greater sequence than this, of whatever
+    /// producer.
     pub from_sequence: Option<i64>,
     /// Begin with the oldest that is retained.
     pub from_start: bool,

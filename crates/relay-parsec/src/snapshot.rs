@@ -85,8 +85,8 @@ impl FileIo for LockedFile {
 
 /// Keeps the numbers as one JSON object, channel to number: `{"public:a.b.c":5}`.
 ///
-/// A file is replaced atomically and synced, has mode 0600, and is locked while the value lives. A content that is no such
-/// object is an error and stays as it is.
+/// A file is replaced atomically and synced, has mode 0600, and is locked while the value lives. A content that is no
+/// such object is an error and stays as it is.
 pub struct FileSnapshotter {
     io: Box<dyn FileIo>,
 }

@@ -367,8 +367,8 @@ impl fmt::Debug for SseFeed {
     }
 }
 
-/// Whether a status of a stream's answer is worth another attempt is decided by the connection machine, by the same rule
-/// as for publishes.
+/// Whether a status of a stream's answer is worth another attempt is decided by the connection machine, by the same
+/// rule as for publishes.
 #[cfg(test)]
 mod tests {
     use relay_proto::eventsource::Verdict;

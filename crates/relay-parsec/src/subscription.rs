@@ -106,7 +106,8 @@ impl Subscriber {
         self
     }
 
-    /// Calls this with every item, before the handlers of envelopes and gaps: also with duplicates and what cannot be read.
+    /// Calls this with every item, before the handlers of envelopes and gaps: also with duplicates and what cannot be
+    /// read.
     #[must_use]
     pub fn on_item<F, R>(mut self, mut handler: F) -> Self
     where
@@ -117,8 +118,8 @@ impl Subscriber {
         self
     }
 
-    /// Begins to call the handlers, one after another on one task. A slow one delays its own subscription; one that panics
-    /// is logged, and the others go on.
+    /// Begins to call the handlers, one after another on one task. A slow one delays its own subscription; one that
+    /// panics is logged, and the others go on.
     pub fn start(self) -> Subscription {
         let subscription = Subscription { client: self.client.clone(), shared: self.shared };
         let run = run(self.items, self.handlers, subscription.clone());
@@ -213,8 +214,8 @@ impl Subscription {
         self.shared.state.subscribe()
     }
 
-    /// Publishes an envelope to the same channel, which names the last one that was handed over as what led to it: within a
-    /// handler, the one being handled.
+    /// Publishes an envelope to the same channel, which names the last one that was handed over as what led to it:
+    /// within a handler, the one being handled.
     ///
     /// # Errors
     /// Those of [`Client::publish`].

@@ -24,11 +24,11 @@ use self::hub::{Hub, Local};
 use crate::endpoint::answer;
 use crate::{Endpoint, Error, Event, Feed, Presence, PublishFailure, Receipt, Start, Transport};
 
-/// Carries envelopes to and from a server that embeds centrifuge, as Parsec's own does: subscriptions over one WebSocket,
-/// publishes and presence by Twirp in JSON. There is no history.
+/// Carries envelopes to and from a server that embeds centrifuge, as Parsec's own does: subscriptions over one
+/// WebSocket, publishes and presence by Twirp in JSON. There is no history.
 ///
-/// One server subscription per channel, however many local ones. A subscriber that is more than a queue behind loses what
-/// comes then, and a [`Frame::Lag`](relay_state::sequences::Frame::Lag) counts it: nobody else waits for it.
+/// One server subscription per channel, however many local ones. A subscriber that is more than a queue behind loses
+/// what comes then, and a [`Frame::Lag`](relay_state::sequences::Frame::Lag) counts it: nobody else waits for it.
 pub struct WebSocketTransport {
     endpoint: Endpoint,
     hub: Arc<Hub>,

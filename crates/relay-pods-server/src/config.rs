@@ -22,8 +22,8 @@ pub struct Config {
     /// Silence on a stream after which a heartbeat is sent. Default 15 s; 10 ms to a day, what is
     /// outside is moved there.
     pub heartbeat: Duration,
-    /// Open streams in all; the next one is refused with 429. Default 1,024. A stream that cannot be written to holds up
-    /// to 150 KiB.
+    /// Open streams in all; the next one is refused with 429. Default 1,024. A stream that cannot be written to holds
+    /// up to 150 KiB.
     pub max_streams: usize,
     /// Open connections in all, streams included. Default 8,192. Before one is refused, those that sent nothing yet or
     /// are idle are closed, oldest first.
@@ -37,8 +37,8 @@ pub struct Config {
     pub annotations: BTreeSet<String>,
     /// How long a shutdown waits for answers and streams to end before it cuts them. Default 5 s.
     pub drain: Duration,
-    /// Width of the window over which closed streams come back: the `retry` of `closing` is spread evenly between 100 ms
-    /// and 100 ms plus this. Default 2 s; more than 29.9 s is cut to that.
+    /// Width of the window over which closed streams come back: the `retry` of `closing` is spread evenly between 100
+    /// ms and 100 ms plus this. Default 2 s; more than 29.9 s is cut to that.
     pub reconnect_spread: Duration,
     /// Longest wait for a position that is still to come, or for the first sync. Default 5 s.
     pub wait: Duration,

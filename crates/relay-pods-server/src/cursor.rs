@@ -34,7 +34,8 @@ impl LogIdentity {
         Self::of(&Identity::random())
     }
 
-    /// An epoch with a given id and key: for tests that need exact bytes. The id's first eight characters tag the hashes.
+    /// An epoch with a given id and key: for tests that need exact bytes. The id's first eight characters tag the
+    /// hashes.
     ///
     /// # Panics
     /// When the id is not 1 to 64 URL-safe characters.

@@ -28,12 +28,14 @@ const BATCH: usize = 512;
 /// The events of a store, the fold of them, and who waits for more.
 ///
 /// ```text
-///   Publisher --(turn)--> Draft -> Record -> queue --(all that waits)--> Events::append -> View swapped -> head announced
+///   Publisher --(turn)--> Draft -> Record -> queue --(all that waits)--> Events::append -> View swapped -> head
+///   announced
 ///                                                                             |                |                |
-///                                                               streams read from here   /pods reads here   wakes streams
+///                                                               streams read from here   /pods reads here   wakes
+///                                                               streams
 /// ```
-/// The view is replaced as a whole after the store has taken the events, so that pods and position always agree. The queue
-/// has a view of its own, with everything in it folded in: what the next event is compared with.
+/// The view is replaced as a whole after the store has taken the events, so that pods and position always agree. The
+/// queue has a view of its own, with everything in it folded in: what the next event is compared with.
 pub(crate) struct Log {
     pub(crate) events: Events,
     pub(crate) clock: Clock,
@@ -268,7 +270,8 @@ impl Log {
         self.source.send_modify(|status| status.synced = true);
     }
 
-    /// How the source is being followed. Says whether that has another reason than before, which is cut to 500 characters.
+    /// How the source is being followed. Says whether that has another reason than before, which is cut to 500
+    /// characters.
     pub(crate) fn set_following(&self, following: Following<'_>) -> bool {
         let clean = |why: &str| -> Arc<str> {
             let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();

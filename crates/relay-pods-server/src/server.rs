@@ -30,9 +30,9 @@ use crate::store::{Retention, StoreError};
 ///
 /// ```no_run
 /// # use relay_pods_server::{Config, Server, Source};
-/// # async fn example(source: impl Source + 'static, stop: impl Future<Output = ()>) -> Result<(), relay_pods_server::ServeError> {
-/// let server = Server::builder(Config::default()).source(source).bind("127.0.0.1:0").await?;
-/// let address = server.local_addr();
+/// # async fn example(source: impl Source + 'static, stop: impl Future<Output = ()>) -> Result<(),
+/// relay_pods_server::ServeError> { let server =
+/// Server::builder(Config::default()).source(source).bind("127.0.0.1:0").await?; let address = server.local_addr();
 /// server.run(stop).await
 /// # }
 /// ```
@@ -239,8 +239,8 @@ impl Handle {
         self.relay.control.send_modify(|control| control.cuts += 1);
     }
 
-    /// Tells every open stream `closing` with reason `rebalance` and ends it, so that its consumer comes back, perhaps to
-    /// another replica.
+    /// Tells every open stream `closing` with reason `rebalance` and ends it, so that its consumer comes back,
+    /// perhaps to another replica.
     pub fn rebalance(&self) {
         self.relay.control.send_modify(|control| control.rebalances += 1);
     }

@@ -34,8 +34,8 @@ pub use sim::SimSource;
 ///         "rock"
 ///     }
 ///
-///     fn run(self: Box<Self>, publisher: Publisher, stop: CancellationToken) -> BoxFuture<'static, Result<(), SourceError>> {
-///         Box::pin(async move {
+///     fn run(self: Box<Self>, publisher: Publisher, stop: CancellationToken) -> BoxFuture<'static, Result<(),
+///     SourceError>> { Box::pin(async move {
 ///             publisher.relist(Scope::All, vec![PodBuilder::new("prod", "rock").build()]).await?;
 ///             stop.cancelled().await;
 ///             Ok(())
@@ -63,8 +63,8 @@ pub trait Source: Send {
 
 /// The only way into the log: folds what a source says into it. Cheap to clone; calls from several clones take turns.
 ///
-/// Calls return once the store has taken the events (but see [`Self::ahead`]); no call blocks. Annotations that are not on the server's allow-list are removed
-/// here, before anything is compared or kept.
+/// Calls return once the store has taken the events (but see [`Self::ahead`]); no call blocks. Annotations that are
+/// not on the server's allow-list are removed here, before anything is compared or kept.
 #[derive(Clone)]
 pub struct Publisher {
     log: Arc<Log>,
@@ -78,8 +78,9 @@ impl Publisher {
     }
 
     /// A publisher whose calls return as soon as there is room for their events in the queue before the store, without
-    /// waiting until it has taken them: for sources, so that many events share one write. Nothing is sent to anybody before
-    /// it is taken; and when the store fails, because its disk is full say, what waits is tried again until it is taken.
+    /// waiting until it has taken them: for sources, so that many events share one write. Nothing is sent to anybody
+    /// before it is taken; and when the store fails, because its disk is full say, what waits is tried again until it
+    /// is taken.
     #[must_use]
     pub fn ahead(&self) -> Self {
         Self { ahead: true, ..self.clone() }
@@ -129,7 +130,8 @@ impl Publisher {
         self.upsert_stamped(pod, Some(at)).await
     }
 
-    /// Appends DELETED with the pod's last state: nothing when the log does not have the pod, or has one of another UID.
+    /// Appends DELETED with the pod's last state: nothing when the log does not have the pod, or has one of another
+    /// UID.
     ///
     /// # Errors
     /// When the store does not take the event.
@@ -153,8 +155,9 @@ impl Publisher {
 
     /// Says that the source is not being followed right now: the log stands still, and readers are told.
     ///
-    /// The reason stands in `/health` and behind a failed `/readyz`, open to everyone: one line, without tokens, bodies or
-    /// queries of URLs. The first one and each change of it is logged at WARN, so it should not change with every attempt.
+    /// The reason stands in `/health` and behind a failed `/readyz`, open to everyone: one line, without tokens,
+    /// bodies or queries of URLs. The first one and each change of it is logged at WARN, so it should not change with
+    /// every attempt.
     pub fn stale(&self, why: &str) {
         self.follow(Following::Away(why));
     }

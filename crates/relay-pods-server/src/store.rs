@@ -218,11 +218,11 @@ pub(crate) enum Moment {
     Expired,
 }
 
-/// Finds the first event that was taken at a time or later, in milliseconds since 1970-01-01T00:00:00Z as `now` is, by a
-/// binary search.
+/// Finds the first event that was taken at a time or later, in milliseconds since 1970-01-01T00:00:00Z as `now` is,
+/// by a binary search.
 ///
-/// When events are gone, some may be as old as the oldest one that is kept, to the millisecond: only a time after that one
-/// is known to have all of its events.
+/// When events are gone, some may be as old as the oldest one that is kept, to the millisecond: only a time after
+/// that one is known to have all of its events.
 pub(crate) async fn moment(events: &Events, millis: i64, now: i64) -> Result<Moment, StoreError> {
     let bounds = events.bounds().await?;
     let (mut low, mut high, mut hash) = (bounds.base, bounds.head, bounds.head_hash);

@@ -64,8 +64,8 @@ pub struct ProblemReport {
     pub problem: String,
 }
 
-/// Looks at every byte of the log in a data directory, changing nothing. `progress` is told how many bytes were looked at,
-/// and of how many. Blocks.
+/// Looks at every byte of the log in a data directory, changing nothing. `progress` is told how many bytes were
+/// looked at, and of how many. Blocks.
 ///
 /// # Errors
 /// When there is no log, a server has it, or a file cannot be read. What is damaged is in the report.
@@ -234,8 +234,8 @@ pub async fn export_store(
 }
 
 /// Puts an export into a directory that is empty or missing. With the key in it the log is the same, epoch and hashes
-/// included; without, it is the same events in a new epoch, with new hashes. Returns how many events it has. Blocks between
-/// awaits while it reads.
+/// included; without, it is the same events in a new epoch, with new hashes. Returns how many events it has. Blocks
+/// between awaits while it reads.
 ///
 /// # Errors
 /// When the directory is not empty, a line is not what it should be, the export is cut short, or the store fails. What

@@ -76,16 +76,17 @@ impl ClientBuilder {
         self
     }
 
-    /// As [`outer_token_source`](Self::outer_token_source), for a proxy that wants something else than a bearer token: what
-    /// comes is the whole `Authorization`, such as `Basic dXNlcjpwYXNzd29yZA==`.
+    /// As [`outer_token_source`](Self::outer_token_source), for a proxy that wants something else than a bearer
+    /// token: what comes is the whole `Authorization`, such as `Basic dXNlcjpwYXNzd29yZA==`.
     #[must_use]
     pub fn outer_authorization_source(mut self, authorization: TokenSource) -> Self {
         self.settings.outer = Outer::Header(authorization);
         self
     }
 
-    /// Says that `Authorization` belongs to a proxy in front of the relay, even if nothing is to be said to it there (it may
-    /// know us by our certificate): the relay's token travels in `X-Relay-Token`. An outer credential implies it.
+    /// Says that `Authorization` belongs to a proxy in front of the relay, even if nothing is to be said to it there
+    /// (it may know us by our certificate): the relay's token travels in `X-Relay-Token`. An outer credential implies
+    /// it.
     #[must_use]
     pub fn behind_proxy(mut self) -> Self {
         if matches!(self.settings.outer, Outer::None) {

@@ -9,12 +9,13 @@
 //! | [`Client::stream_pod_state`] | a snapshot of the pods after each change |
 //! | [`Client::stream_pod_state_with_replay`] | snapshots in six phases, each with what may be persisted |
 //!
-//! [`SnapshotStream::watch`] shares one stream among many readers. With [`StreamOptions::conflate`] a consumer that is slower
-//! than the relay gets several events in one snapshot.
+//! [`SnapshotStream::watch`] shares one stream among many readers. With [`StreamOptions::conflate`] a consumer that
+//! is slower than the relay gets several events in one snapshot.
 //!
-//! **What it does not do:** it starts no tasks for a stream (unless it is shared) and keeps no queue beyond one bounded buffer. A stream
-//! reads its socket while it is polled, a slow consumer slows the relay, and dropping the stream closes the connection.
-//! It does not decide when your work is done: persist an acknowledgement after you have processed its snapshot.
+//! **What it does not do:** it starts no tasks for a stream (unless it is shared) and keeps no queue beyond one
+//! bounded buffer. A stream reads its socket while it is polled, a slow consumer slows the relay, and dropping the
+//! stream closes the connection. It does not decide when your work is done: persist an acknowledgement after you have
+//! processed its snapshot.
 //!
 //! ```no_run
 //! use futures_util::TryStreamExt;

@@ -66,8 +66,9 @@ pub struct StreamOptions {
     /// Bookmarks that move the acknowledgement are yielded as Live snapshots without an event. Default: false.
     pub yield_bookmarks: bool,
     /// Events that are there already when the consumer comes back are handed over as one snapshot, which lists them all
-    /// ([`Snapshot::events`](crate::Snapshot::events)) and shows the net change: for consumers that want the pods rather
-    /// than each event. Never across a list, a gap, a drop or the end of the replay. Snapshot streams only. Default: false.
+    /// ([`Snapshot::events`](crate::Snapshot::events)) and shows the net change: for consumers that want the pods
+    /// rather than each event. Never across a list, a gap, a drop or the end of the replay. Snapshot streams only.
+    /// Default: false.
     pub conflate: bool,
     /// The most events of one conflated snapshot, which holds them all: the pod of each as it was sent, usually 1 to
     /// 4 KiB. What is added ends, beside that, with `read_ahead_bytes`. At least 1. Default 1,024.
@@ -78,7 +79,8 @@ pub struct StreamOptions {
     pub reconnect_cap: Duration,
     /// Bytes of one event; a larger one is reported and skipped. Default 1 MiB.
     pub max_event_bytes: usize,
-    /// Bytes that are read ahead of the consumer while a list is fetched, and that are conflated at once. Default 8 MiB.
+    /// Bytes that are read ahead of the consumer while a list is fetched, and that are conflated at once. Default 8
+    /// MiB.
     pub read_ahead_bytes: usize,
 }
 
@@ -171,8 +173,8 @@ pub(crate) struct Requests {
     pub(crate) client_id: Option<String>,
 }
 
-/// Who stands in front of the relay, and what is said to it in `Authorization`. Unless it is nobody, the relay's own token
-/// travels in `X-Relay-Token`.
+/// Who stands in front of the relay, and what is said to it in `Authorization`. Unless it is nobody, the relay's own
+/// token travels in `X-Relay-Token`.
 #[derive(Debug, Clone)]
 pub(crate) enum Outer<S> {
     /// Nobody: `Authorization` is the relay's.

@@ -10,8 +10,8 @@ use crate::error::Error;
 
 /// Gives a fresh ticket before each connect.
 ///
-/// The default is [`RelaySessions`](crate::RelaySessions); an application whose tickets come from elsewhere (a login service, say) hands in
-/// its own.
+/// The default is [`RelaySessions`](crate::RelaySessions); an application whose tickets come from elsewhere (a login
+/// service, say) hands in its own.
 pub trait SessionSource: Send + Sync + 'static {
     /// A ticket that was not used before.
     ///

@@ -169,11 +169,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Adds the events to a snapshot that are there already, decoded or to be read without waiting. Whatever is no event,
-    /// and an end too, is left for the next time.
+    /// Adds the events to a snapshot that are there already, decoded or to be read without waiting. Whatever is no
+    /// event, and an end too, is left for the next time.
     ///
-    /// Whether a socket has more is learnt from the runtime, on HTTP/2 also from a task of the HTTP client. They are given
-    /// way to as often as that brings more.
+    /// Whether a socket has more is learnt from the runtime, on HTTP/2 also from a task of the HTTP client. They are
+    /// given way to as often as that brings more.
     async fn conflate(&mut self, snapshot: Snapshot) -> Snapshot {
         let mut conflation = Conflation::new(snapshot);
         let (mut bytes, mut brought) = (0, false);

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 /// How far the pods of a stream can be trusted to show the present. A level, not a latch: it falls back.
 ///
 /// It is worked out when it is read. A stream from which nothing was read for as long as its relay may be silent (three
-/// heartbeats, 45 s until the relay has named its heartbeat) is stale, also when nobody polls it, and fresh again with the
-/// next bytes that are read.
+/// heartbeats, 45 s until the relay has named its heartbeat) is stale, also when nobody polls it, and fresh again
+/// with the next bytes that are read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Freshness {

@@ -53,8 +53,8 @@ struct Latest {
     ended: Option<Arc<Error>>,
 }
 
-/// Wakes the watchers of a group: by label key, then by value. There is an entry for each group that is watched now, and
-/// for no other.
+/// Wakes the watchers of a group: by label key, then by value. There is an entry for each group that is watched now,
+/// and for no other.
 type Groups = HashMap<String, HashMap<String, watch::Sender<u64>>>;
 
 impl SnapshotStream {

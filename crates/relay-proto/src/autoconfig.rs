@@ -2,8 +2,8 @@
 //!
 //! [`Message::decode`] takes the name and the data of an event. Data is read by these rules: one JSON value and nothing
 //! after it; names of fields in any ASCII case, the last of two counts; null is nothing; unknown fields are ignored;
-//! lone surrogates are U+FFFD; a wrong type anywhere is an error, and nothing of the event counts. Whether an environment
-//! that was decoded can be taken is a second question, answered by [`EnvironmentRep::judge`].
+//! lone surrogates are U+FFFD; a wrong type anywhere is an error, and nothing of the event counts. Whether an
+//! environment that was decoded can be taken is a second question, answered by [`EnvironmentRep::judge`].
 //!
 //! **What it does not do:** versions, the difference between a put and what was known, and the end of keys are state,
 //! and so in another crate.
@@ -11,12 +11,12 @@
 //! ```
 //! use relay_proto::autoconfig::{Message, Path};
 //!
-//! let text = r#"{"path":"/environments/e1","data":{"envID":"e1","sdkKey":{"value":"sdk-0123456789ab"},"version":12}}"#;
+//! let text = r#"{"path":"/environments/e","data":{"envID":"e","sdkKey":{"value":"sdk-0123456789ab"},"version":12}}"#;
 //! let Message::Patch(patch) = Message::decode("patch", text)? else { panic!("not a patch") };
-//! assert_eq!(patch.path, Path::Environment("e1".into()));
+//! assert_eq!(patch.path, Path::Environment("e".into()));
 //! let environment = patch.environment.unwrap();
 //! assert_eq!(environment.version, 12);
-//! assert_eq!(environment.judge("e1"), Ok(()));
+//! assert_eq!(environment.judge("e"), Ok(()));
 //! assert_eq!(environment.sdk_key.value.masked(), "***89ab");
 //! assert!(!format!("{environment:?}").contains("0123"));
 //! # Ok::<(), relay_proto::autoconfig::DecodeError>(())

@@ -1,5 +1,5 @@
-//! Channel buses: messages and the headers that pass, channels named by a Host, destinations, replies, references, and the
-//! four kinds of objects that say which subscriber gets what.
+//! Channel buses: messages and the headers that pass, channels named by a Host, destinations, replies, references,
+//! and the four kinds of objects that say which subscriber gets what.
 //!
 //! The model is the package `pkg/buses` of Knative eventing, 2018; `docs/buses.md` says where the rules here differ and
 //! why. Nothing here sends, receives or keeps anything: what a message means and where it goes is worked out from bytes

@@ -217,8 +217,8 @@ impl<'a> Scanner<'a> {
         if self.literal(literal) { Ok(()) } else { Err(Unusual) }
     }
 
-    /// Reads a number that is a plain count: no sign, fraction or exponent, below 10^19. Whatever else a number may have
-    /// is left behind it, where nothing can follow.
+    /// Reads a number that is a plain count: no sign, fraction or exponent, below 10^19. Whatever else a number may
+    /// have is left behind it, where nothing can follow.
     #[inline]
     pub(crate) fn count(&mut self) -> Scan<u64> {
         if self.peek()? == b'0' {

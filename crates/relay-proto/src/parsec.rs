@@ -1,9 +1,10 @@
 //! Parsec: enveloped channels, on the wire.
 //!
-//! A publisher wraps each payload in an [`Envelope`]: channel, aspect, producer, and a sequence per channel and producer.
-//! Channels are named by a grammar ([`ChannelName`]); [`Pattern`]s match them and carry schemas ([`Registry`],
-//! [`Validator`]). What a server sends over Server-Sent Events is a [`StreamFrame`], and what a `centrifuge` server sends
-//! over a WebSocket is in [`centrifuge`], with the connection as a machine without a socket in [`session`].
+//! A publisher wraps each payload in an [`Envelope`]: channel, aspect, producer, and a sequence per channel and
+//! producer. Channels are named by a grammar ([`ChannelName`]); [`Pattern`]s match them and carry schemas
+//! ([`Registry`], [`Validator`]). What a server sends over Server-Sent Events is a [`StreamFrame`], and what a
+//! `centrifuge` server sends over a WebSocket is in [`centrifuge`], with the connection as a machine without a socket
+//! in [`session`].
 //!
 //! It keeps no sequences and finds no gaps: those are folds over what was decoded.
 //!
@@ -15,8 +16,9 @@
 //!     .with_produced_at_millis(1_779_891_729_331)
 //!     .with_payload(Payload::parse(r#"{"text":"hi", "n":9007199254740993}"#)?);
 //! let text = envelope.encode()?;
-//! assert!(text.ends_with(r#""payload":{"text":"hi","n":9007199254740993},"produced_at":"2026-05-27T14:22:09.331Z"}"#));
-//! assert_eq!(Envelope::decode(text.as_bytes())?, envelope);
+//! let end = r#""payload":{"text":"hi","n":9007199254740993},"produced_at":"2026-05-27T14:22:09.331Z"}"#;
+//! assert!(text.ends_with(end));
+//! assert_eq!(Envelope::decode(text)?, envelope);
 //!
 //! let nobody = Envelope::new("public:app.demo", "said", Producer::user(""));
 //! assert_eq!(nobody.encode(), Err(EnvelopeError::ProducerRequired));

@@ -52,7 +52,8 @@ pub const PROTOCOL: u32 = 1;
 pub struct Endpoints {
     /// Health document. Default `/health`.
     pub health: String,
-    /// Current pods; one pod is `{pods}/{namespace}/{name}`, its history `{pods}/{namespace}/{name}/events`. Default `/pods`.
+    /// Current pods; one pod is `{pods}/{namespace}/{name}`, its history `{pods}/{namespace}/{name}/events`. Default
+    /// `/pods`.
     pub pods: String,
     /// History. Default `/events`.
     pub events: String,

@@ -28,8 +28,8 @@ pub struct Problem {
     /// Members beyond those of the standard, such as the oldest retained event when a cursor has expired.
     #[serde(flatten)]
     pub members: Map<String, Value>,
-    /// Said by a Kubernetes API server, through whose service proxy the relay was asked, and not by the relay: the body was
-    /// one of its `Status` objects.
+    /// Said by a Kubernetes API server, through whose service proxy the relay was asked, and not by the relay: the
+    /// body was one of its `Status` objects.
     #[serde(skip)]
     pub from_kubernetes: bool,
 }
@@ -58,8 +58,8 @@ impl Problem {
         }
     }
 
-    /// Reads the body of an error answer. Of a Kubernetes `Status` the first 400 characters of its message are the detail.
-    /// Of a body that is no document of either kind only the size is told: nobody knows what it holds.
+    /// Reads the body of an error answer. Of a Kubernetes `Status` the first 400 characters of its message are the
+    /// detail. Of a body that is no document of either kind only the size is told: nobody knows what it holds.
     pub fn from_body(status: u16, body: &[u8]) -> Self {
         if let Ok(said) = serde_json::from_slice::<KubernetesStatus>(body)
             && (said.kind.as_str(), said.api_version.as_str()) == ("Status", "v1")
@@ -119,8 +119,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A kind of problem: what `code`, `status` and `title` say together. Each system has constants of its own for the kinds
-/// that only it has, and uses those here for what every server of the house answers.
+/// A kind of problem: what `code`, `status` and `title` say together. Each system has constants of its own for the
+/// kinds that only it has, and uses those here for what every server of the house answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProblemCode {
     name: &'static str,

@@ -67,7 +67,8 @@ impl Timestamp {
         (fits(SHAPE, start) && offset && text.parse::<jiff::Timestamp>().is_ok()).then(|| Self::new(text))
     }
 
-    /// The first whole millisecond since 1970-01-01T00:00:00Z that is not before it; `None` when the text is not RFC 3339.
+    /// The first whole millisecond since 1970-01-01T00:00:00Z that is not before it; `None` when the text is not RFC
+    /// 3339.
     pub fn unix_millis_at_or_after(&self) -> Option<i64> {
         let nanos = self.as_str().parse::<jiff::Timestamp>().ok()?.as_nanosecond();
         i64::try_from(-(-nanos).div_euclid(1_000_000)).ok()

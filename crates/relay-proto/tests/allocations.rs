@@ -1,4 +1,5 @@
-//! Counts what the SSE decoder and the pod messages allocate. A program of its own, since it has an allocator of its own.
+//! Counts what the SSE decoder and the pod messages allocate. A program of its own, since it has an allocator of its
+//! own.
 
 use allocation_counter::measure;
 use bytes::Bytes;

@@ -32,9 +32,9 @@ const MAX_LINKS: usize = 40;
 
 /// A small file that this process owns while the value lives.
 ///
-/// [`Self::replace`] writes to `FILE.tmp`, syncs it, renames it over `FILE`, and syncs the directory: a reader finds the
-/// old content or the new one, whole. `FILE.lock` is held while the value lives, so that two processes cannot overwrite
-/// each other; it stays behind, empty, and a killed process frees it.
+/// [`Self::replace`] writes to `FILE.tmp`, syncs it, renames it over `FILE`, and syncs the directory: a reader finds
+/// the old content or the new one, whole. `FILE.lock` is held while the value lives, so that two processes cannot
+/// overwrite each other; it stays behind, empty, and a killed process frees it.
 ///
 /// Symbolic links are followed once, when the file is opened: what they lead to is locked and replaced, so that two
 /// names of one file are one file. A link that leads elsewhere later is an error, as somebody else may own that file.

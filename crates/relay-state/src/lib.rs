@@ -1,9 +1,9 @@
 //! Pure folds over relay events, one module for each system: `pods` is the set of pods behind a Pod Event Relay,
-//! `sequences` what a subscriber of an enveloped channel has seen and missed, `bus` what a channel bus has to call. `files`
-//! keeps what must outlive the process: cursors, offsets, sequences, caches.
+//! `sequences` what a subscriber of an enveloped channel has seen and missed, `bus` what a channel bus has to call.
+//! `files` keeps what must outlive the process: cursors, offsets, sequences, caches.
 //!
-//! **What it does not do:** no I/O (files excepted, behind the feature `files`), no clock, no async, no threads. A driver
-//! feeds a fold what it received, and does what the fold asks for.
+//! **What it does not do:** no I/O (files excepted, behind the feature `files`), no clock, no async, no threads. A
+//! driver feeds a fold what it received, and does what the fold asks for.
 //!
 //! ```
 //! use relay_proto::pods::{ListDecoder, ListFormat, ListLimits, Message};

@@ -1,8 +1,9 @@
-//! The state of a Pod Event Relay's client: which messages may be trusted, in which phase they are, which pods there are.
+//! The state of a Pod Event Relay's client: which messages may be trusted, in which phase they are, which pods there
+//! are.
 //!
 //! A driver feeds [`Replay`] lists, messages and ends of connections, and does what [`Replay::poll`] asks for;
-//! `relay-pods` is such a driver. [`Continuity`] holds the order of checks, [`PodCache`] the rules by which events change
-//! the set of pods, and a [`CursorStore`] the acknowledged position between runs.
+//! `relay-pods` is such a driver. [`Continuity`] holds the order of checks, [`PodCache`] the rules by which events
+//! change the set of pods, and a [`CursorStore`] the acknowledged position between runs.
 
 mod cache;
 mod continuity;

@@ -1,7 +1,7 @@
 //! The server's end: a port, connections with deadlines and limits, tokens, answers, an orderly end.
 //!
-//! A [`Service`] answers requests; [`HttpServer`] does the rest. It speaks HTTP/1.1 without TLS: put a proxy in front for
-//! both. It has no routes and knows no messages, does not print and does not read the environment.
+//! A [`Service`] answers requests; [`HttpServer`] does the rest. It speaks HTTP/1.1 without TLS: put a proxy in front
+//! for both. It has no routes and knows no messages, does not print and does not read the environment.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -99,8 +99,8 @@ fn an_idle_connection_holds_little() {
     assert!(streams.iter().all(|stream| stream.bytes_read() > 1_000_000));
 }
 
-/// The address of a server that answers each connection's request with this, and then with the same bytes for as long as
-/// they are taken.
+/// The address of a server that answers each connection's request with this, and then with the same bytes for as long
+/// as they are taken.
 fn flood(start: Vec<u8>, again: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

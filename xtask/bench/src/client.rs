@@ -27,7 +27,8 @@ const AFTER: &str = "KiB/connection-after-1-MB";
 
 /// `bench client`: what reading an event stream costs the process that reads it.
 ///
-/// Each measurement is a process of its own, and the server another, so that CPU time and memory are of the client alone.
+/// Each measurement is a process of its own, and the server another, so that CPU time and memory are of the client
+/// alone.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     let options = Options::parse(arguments)?;
     let wanted = |work: &str| options.only.as_deref().is_none_or(|only| work.contains(only));

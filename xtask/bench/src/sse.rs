@@ -126,8 +126,8 @@ fn count(decoder: &str, corpus: &str, passes: u32) -> anyhow::Result<(u64, u64)>
     Ok((instructions.trim().parse()?, String::from_utf8_lossy(&output.stdout).trim().parse()?))
 }
 
-/// `bench sse-once DECODER CORPUS PASSES CHUNK`: what is run under callgrind, or a profiler. Prints the number of events
-/// of a pass.
+/// `bench sse-once DECODER CORPUS PASSES CHUNK`: what is run under callgrind, or a profiler. Prints the number of
+/// events of a pass.
 pub fn once(arguments: &[String]) -> anyhow::Result<()> {
     let [decoder, corpus, passes, chunk] = arguments else {
         bail!("usage: sse-once DECODER CORPUS PASSES CHUNK");

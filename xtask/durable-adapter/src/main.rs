@@ -1,5 +1,5 @@
-//! Speaks the line protocol of the public client suite of Durable Streams, over `relay-durable`: a JSON command per line
-//! on standard input, a JSON line for each on standard output. Ends after `shutdown`, or with its input.
+//! Speaks the line protocol of the public client suite of Durable Streams, over `relay-durable`: a JSON command per
+//! line on standard input, a JSON line for each on standard output. Ends after `shutdown`, or with its input.
 
 mod adapter;
 mod dynamic;

@@ -1,15 +1,16 @@
 //! Real relays, real clients, and everything between them that can go wrong, for as long as wanted.
 //!
-//! A [`Soak`] runs in rounds. In each a simulated cluster changes while links cut, reset, hang, delay, trickle and refuse
-//! connections, relays restart over the same log and over a new one, logs are trimmed, and followers are slow, killed and
-//! started again from what they had persisted. Then the faults end, and everything has to arrive: eight followers, one
-//! for each combination of replay or plain state, filtered or not, conflated or not, must have the pods of the ledger,
-//! which is told of each event where the store takes it. Meanwhile every event and every acknowledgement is checked:
-//! nothing comes twice, nothing is lost unless a gap says so, nothing is acknowledged before it was seen.
+//! A [`Soak`] runs in rounds. In each a simulated cluster changes while links cut, reset, hang, delay, trickle and
+//! refuse connections, relays restart over the same log and over a new one, logs are trimmed, and followers are slow,
+//! killed and started again from what they had persisted. Then the faults end, and everything has to arrive: eight
+//! followers, one for each combination of replay or plain state, filtered or not, conflated or not, must have the
+//! pods of the ledger, which is told of each event where the store takes it. Meanwhile every event and every
+//! acknowledgement is checked: nothing comes twice, nothing is lost unless a gap says so, nothing is acknowledged
+//! before it was seen.
 //!
-//! **What it does not do:** it does not repeat a run exactly. The seed decides the faults and their order; sockets and the
-//! scheduler decide where in the stream they strike. Nor does it reorder bytes, as TCP keeps their order; messages out of
-//! order are tried against the fold alone, in `relay-state`. It is no part of the product.
+//! **What it does not do:** it does not repeat a run exactly. The seed decides the faults and their order; sockets
+//! and the scheduler decide where in the stream they strike. Nor does it reorder bytes, as TCP keeps their order;
+//! messages out of order are tried against the fold alone, in `relay-state`. It is no part of the product.
 //!
 //! ```no_run
 //! use std::time::Duration;

@@ -44,8 +44,9 @@ impl fmt::Display for Sample {
 /// The fewest samples of which something can be said.
 const ENOUGH: usize = 16;
 
-/// Compares the medians of the second and the last quarter of a run: `None` when there are too few samples. The last may
-/// be higher by a tenth, and by 8 MiB, 16 descriptors or 16 tasks on top, which is what a moment can differ by from another.
+/// Compares the medians of the second and the last quarter of a run: `None` when there are too few samples. The last
+/// may be higher by a tenth, and by 8 MiB, 16 descriptors or 16 tasks on top, which is what a moment can differ by
+/// from another.
 ///
 /// # Errors
 /// What grew, and from what to what.

@@ -155,8 +155,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes a service of that port whose only endpoint is this address, as one of the running pod `name`. Such a pod is
-    /// made too.
+    /// Makes a service of that port whose only endpoint is this address, as one of the running pod `name`. Such a pod
+    /// is made too.
     pub(super) fn serve_at(&self, namespace: &str, name: &str, port: u16, at: SocketAddr) -> Result<()> {
         let (pod, ip) = (format!("{name}-0"), at.ip().to_string());
         self.create_pod(namespace, &pod, &[])?;

@@ -9,6 +9,9 @@ use super::{Finding, files};
 /// The most lines a Rust file may have, tests included.
 const LONGEST: usize = 700;
 
+/// The most columns of a line of comments.
+const WIDEST_COMMENT: usize = 120;
+
 /// File names that say nothing about what is inside, and so collect everything.
 const JUNK_DRAWERS: &[&str] =
     &["utils.rs", "util.rs", "types.rs", "common.rs", "helpers.rs", "helper.rs", "misc.rs"];
@@ -55,6 +58,13 @@ fn check_rust_file(path: &Path, text: &str, findings: &mut Vec<Finding>) {
             }
         }
         let code = line.trim_start();
+        let columns = line.chars().count();
+        // The rows of a table cannot be broken.
+        let row = code.trim_start_matches(['/', '!', ' ']).starts_with('|');
+        if code.starts_with("//") && columns > WIDEST_COMMENT && !row {
+            let what = format!("a comment of {columns} columns, at most {WIDEST_COMMENT}");
+            findings.push(Finding::new(path, number, what));
+        }
         if code.starts_with("pub use relay_") && code.contains("::*") {
             findings.push(Finding::new(path, number, "a crate does not re-export everything of another"));
         }
@@ -150,6 +160,24 @@ mod tests {
         assert_eq!(
             only("xtask/src/x.rs", &"\n".repeat(701)),
             ["xtask/src/x.rs: 701 lines, at most 700; split it by meaning"]
+        );
+    }
+
+    #[test]
+    fn wide_comments_are_found() {
+        let line = |length: usize| format!("    /// {}\n", "x".repeat(length - 8));
+        assert_eq!(only("crates/a/src/x.rs", &line(120)), [""; 0]);
+        let found = "crates/a/src/x.rs:1: a comment of 121 columns, at most 120";
+        assert_eq!(only("crates/a/src/x.rs", &line(121)), [found]);
+        assert_eq!(
+            only("crates/a/src/x.rs", &line(121).replace("/// x", "/// |")),
+            [""; 0],
+            "a row of a table"
+        );
+        assert_eq!(
+            only("crates/a/src/x.rs", &line(121).replace("///", "let")),
+            [""; 0],
+            "rustfmt's business"
         );
     }
 

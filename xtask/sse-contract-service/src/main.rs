@@ -1,5 +1,5 @@
-//! The service that a contract-test harness for SSE clients drives: it follows streams on the harness's orders and tells it
-//! what came.
+//! The service that a contract-test harness for SSE clients drives: it follows streams on the harness's orders and
+//! tells it what came.
 //!
 //! `sse-contract-service --listen 127.0.0.1:8000` prints where it listens and serves until it is told to exit. It knows
 //! nothing of what the tests expect. Unpublished.

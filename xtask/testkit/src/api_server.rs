@@ -18,15 +18,15 @@ use crate::reply::{Next, Reply};
 
 mod store;
 
-/// A fake API server on a free loopback port: objects of any type, lists in pages, watches with bookmarks, creates, merge
-/// patches with versions, status subresources, deletions. Dropping it ends every connection.
+/// A fake API server on a free loopback port: objects of any type, lists in pages, watches with bookmarks, creates,
+/// merge patches with versions, status subresources, deletions. Dropping it ends every connection.
 ///
-/// Types are named `VERSION/PLURAL` in the core group (`v1/pods`) and `GROUP/VERSION/PLURAL` in others. A type need not be
-/// told before: all are there, empty, and have a status subresource unless [`without_status`](Self::without_status) says
-/// otherwise. Namespaces are not checked.
+/// Types are named `VERSION/PLURAL` in the core group (`v1/pods`) and `GROUP/VERSION/PLURAL` in others. A type need
+/// not be told before: all are there, empty, and have a status subresource unless
+/// [`without_status`](Self::without_status) says otherwise. Namespaces are not checked.
 ///
-/// What real ones do at times is done when a test says so: versions expire or go back, watches end, further pages are gone,
-/// tokens and namespaces are refused, and any kind of request gets any [`Reply`] in the place of an answer.
+/// What real ones do at times is done when a test says so: versions expire or go back, watches end, further pages are
+/// gone, tokens and namespaces are refused, and any kind of request gets any [`Reply`] in the place of an answer.
 ///
 /// ```
 /// use relay_testkit::{ApiServer, Ask, Reply};
@@ -132,8 +132,8 @@ impl ApiServer {
         .to_string()
     }
 
-    /// Creates an object or replaces it; watches are told. The version is the cluster's next one, a UID is made up unless
-    /// the object has one or is there already.
+    /// Creates an object or replaces it; watches are told. The version is the cluster's next one, a UID is made up
+    /// unless the object has one or is there already.
     ///
     /// # Panics
     /// When it has no name.
@@ -176,13 +176,14 @@ impl ApiServer {
         self.shared.change(|state| (state.next.remove(&ask), state.always.remove(&ask)));
     }
 
-    /// Everything up to now is forgotten, as after a compaction: a watch from an older version is told that it has expired.
+    /// Everything up to now is forgotten, as after a compaction: a watch from an older version is told that it has
+    /// expired.
     pub fn expire(&self) {
         self.shared.change(|state| state.store.expire());
     }
 
-    /// The version goes back, as after etcd was restored from a backup: open watches stay open and silent, and so do new
-    /// ones from a later version.
+    /// The version goes back, as after etcd was restored from a backup: open watches stay open and silent, and so do
+    /// new ones from a later version.
     pub fn go_back(&self, version: u64) {
         self.shared.change(|state| state.store.go_back(version));
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 /// Tokio's clock, frozen: it moves when the test says so, and never by itself.
 ///
-/// A paused tokio clock jumps to the next timer whenever no task can run. That is right for a test without I/O and wrong
-/// for one with sockets: bytes on their way through the kernel are nothing a runtime knows of, so a deadline of 45 s passes
-/// while a local connection is being set up. This clock holds the jump back, so that sockets take no virtual time at all.
+/// A paused tokio clock jumps to the next timer whenever no task can run. That is right for a test without I/O and
+/// wrong for one with sockets: bytes on their way through the kernel are nothing a runtime knows of, so a deadline of
+/// 45 s passes while a local connection is being set up. This clock holds the jump back, so that sockets take no
+/// virtual time at all.
 ///
 /// Needs a current-thread runtime. Time runs again when the value is dropped.
 ///
@@ -43,18 +44,20 @@ impl Clock {
         Self { _hold: hold, start: tokio::time::Instant::now() }
     }
 
-    /// Lets every ready task run, moves time ahead at once, and lets run what became ready by that. Timers in between fire
-    /// late, all at the same moment; where their order matters use [`run`](Self::run). Tokio rounds timers up to the next
-    /// millisecond: move a little further than the deadline.
+    /// Lets every ready task run, moves time ahead at once, and lets run what became ready by that. Timers in between
+    /// fire late, all at the same moment; where their order matters use [`run`](Self::run). Tokio rounds timers up to
+    /// the next millisecond: move a little further than the deadline.
     pub async fn advance(&self, by: Duration) {
         settle().await;
         tokio::time::advance(by).await;
         settle().await;
     }
 
-    /// Drives `future` to its end, moving time by `step` whenever about a millisecond of real time has passed without that.
+    /// Drives `future` to its end, moving time by `step` whenever about a millisecond of real time has passed without
+    /// that.
     ///
-    /// The outcome must not depend on how far time has moved in the end: how many steps it takes depends on the machine.
+    /// The outcome must not depend on how far time has moved in the end: how many steps it takes depends on the
+    /// machine.
     ///
     /// # Panics
     /// When the future is not done after 60 s of real time.

@@ -6,7 +6,8 @@ use tokio::sync::watch;
 
 use super::clock::within;
 
-/// A barrier between a script and its test: [`Reply::hold`](crate::Reply::hold) stops there until the test opens it. Clones are one gate.
+/// A barrier between a script and its test: [`Reply::hold`](crate::Reply::hold) stops there until the test opens it.
+/// Clones are one gate.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<watch::Sender<(bool, usize)>>);
 

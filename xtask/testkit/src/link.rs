@@ -18,8 +18,8 @@ use super::seed::Rng;
 mod blocks;
 use blocks::Scanner;
 
-/// A TCP proxy on a free loopback port in front of a real server. What the client sends passes unharmed; what the server
-/// sends meets the [`Faults`]. Dropping it closes the port and every connection.
+/// A TCP proxy on a free loopback port in front of a real server. What the client sends passes unharmed; what the
+/// server sends meets the [`Faults`]. Dropping it closes the port and every connection.
 ///
 /// Each connection draws from its own part of the seed, by the order in which connections were accepted.
 pub struct FaultLink {
@@ -30,8 +30,8 @@ pub struct FaultLink {
 
 /// What a link does to the bytes from the server. The default is nothing.
 ///
-/// Events are counted on each connection for itself: the blocks of `text/event-stream` bodies that a blank line ends, comments
-/// alone included. A count that is no more than the messages that open each stream lets nothing through, ever.
+/// Events are counted on each connection for itself: the blocks of `text/event-stream` bodies that a blank line ends,
+/// comments alone included. A count that is no more than the messages that open each stream lets nothing through, ever.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Faults {
@@ -52,8 +52,8 @@ impl Faults {
         Self::default()
     }
 
-    /// Ends a connection after this many events: every other time on average right behind the last one, else inside the event
-    /// that follows.
+    /// Ends a connection after this many events: every other time on average right behind the last one, else inside
+    /// the event that follows.
     #[must_use]
     pub fn cut_every(mut self, events: u64) -> Self {
         self.cut_every = Some(events.max(1));
@@ -67,7 +67,8 @@ impl Faults {
         self
     }
 
-    /// Makes every other cut on average an RST instead of a FIN. An RST may take bytes with it that the client has not read.
+    /// Makes every other cut on average an RST instead of a FIN. An RST may take bytes with it that the client has
+    /// not read.
     #[must_use]
     pub fn reset(mut self) -> Self {
         self.reset = true;
@@ -81,8 +82,8 @@ impl Faults {
         self
     }
 
-    /// After this many events a connection passes nothing any more and stays open until the client closes it: a peer that is
-    /// gone without a FIN.
+    /// After this many events a connection passes nothing any more and stays open until the client closes it: a peer
+    /// that is gone without a FIN.
     #[must_use]
     pub fn hang_every(mut self, events: u64) -> Self {
         self.hang_every = Some(events.max(1));

@@ -5,8 +5,8 @@ use std::fmt;
 
 use relay_proto::pods::{EventType, Pod, PodEvent, PodKey};
 
-/// The pods after a list of events: a map, and one rule per event type. No versions, no positions, no filters: it believes
-/// the order it is given.
+/// The pods after a list of events: a map, and one rule per event type. No versions, no positions, no filters: it
+/// believes the order it is given.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Oracle {
     pods: BTreeMap<PodKey, Pod>,

@@ -14,8 +14,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::Reply;
 use super::clock::within;
 
-/// A server on a free loopback port that plays a [`Script`] and records what it is asked. Dropping it closes the port and
-/// every connection.
+/// A server on a free loopback port that plays a [`Script`] and records what it is asked. Dropping it closes the port
+/// and every connection.
 pub struct Peer {
     addr: SocketAddr,
     shared: Arc<Shared>,

@@ -13,7 +13,8 @@ use super::gate::Gate;
 use super::peer::{Request, Script};
 use super::reply::Reply;
 
-/// A scripted pod relay: answers for `/pods`, `/auth/session`, `/health` and one [`Conversation`] per stream connection.
+/// A scripted pod relay: answers for `/pods`, `/auth/session`, `/health` and one [`Conversation`] per stream
+/// connection.
 ///
 /// ```no_run
 /// use relay_testkit::{Conversation, Peer, RelayScript};
@@ -129,7 +130,8 @@ impl Conversation {
         Self { epoch: epoch.into(), filtered: false, sequence: 0, sent: 0, replayed: 0, reply: Reply::sse() }
     }
 
-    /// Speaks as on a narrowed stream: `sent` in the place of `previous_hash`. To be said before [`connected`](Self::connected).
+    /// Speaks as on a narrowed stream: `sent` in the place of `previous_hash`. To be said before
+    /// [`connected`](Self::connected).
     #[must_use]
     pub fn filtered(mut self) -> Self {
         self.filtered = true;

@@ -11,11 +11,12 @@ use super::seed::Rng;
 
 /// One answer of a script: a head, bytes in the chunks given, pauses in between, and an end.
 ///
-/// Each `send` is one write to the socket, and the runtime runs once before the next, so that a reader on the same runtime
-/// sees the chunks one by one as long as it keeps reading. Where a test depends on that, a [`Gate`] between makes it sure.
+/// Each `send` is one write to the socket, and the runtime runs once before the next, so that a reader on the same
+/// runtime sees the chunks one by one as long as it keeps reading. Where a test depends on that, a [`Gate`] between
+/// makes it sure.
 ///
-/// An answer with a known length leaves the connection open for the next request, as servers do. One that runs out of steps
-/// without a length ends with a FIN.
+/// An answer with a known length leaves the connection open for the next request, as servers do. One that runs out of
+/// steps without a length ends with a FIN.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// `None`: the script writes its own head, if any.
@@ -108,8 +109,8 @@ impl Reply {
         self
     }
 
-    /// Uses chunked transfer encoding: one chunk per `send`, and a last chunk when the script runs to its end. After a cut
-    /// there is none, which is how a client tells the two apart.
+    /// Uses chunked transfer encoding: one chunk per `send`, and a last chunk when the script runs to its end. After
+    /// a cut there is none, which is how a client tells the two apart.
     #[must_use]
     pub fn chunked(mut self) -> Self {
         self.framing = Framing::Chunked;

@@ -10,7 +10,8 @@ impl Rng {
         Self(seed)
     }
 
-    /// A generator of its own for one part of a test, such as one connection: parts stay as they are when others change.
+    /// A generator of its own for one part of a test, such as one connection: parts stay as they are when others
+    /// change.
     #[must_use]
     pub fn fork(&self, part: u64) -> Self {
         let mut mixed = Self(self.0 ^ part.wrapping_mul(0xd134_2543_de82_ef95));

@@ -21,7 +21,8 @@ pub(crate) struct Connect {
     /// Token of the relay [env: RELAY_TOKEN, unless a token flag is given]
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     token: Option<String>,
-    /// File with the token of the relay; read again when it changes [env: RELAY_TOKEN_FILE, unless a token flag is given]
+    /// File with the token of the relay; read again when it changes [env: RELAY_TOKEN_FILE, unless a token flag is
+    /// given]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Name of this consumer in the relay's metrics and logs: 1 to 128 visible ASCII characters

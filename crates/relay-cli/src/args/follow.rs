@@ -66,8 +66,8 @@ pub(crate) struct WaitArgs {
     ///
     /// ready: there are pods, and all of them are ready (also condition=Ready). ready=N: at least N of them are.
     /// condition=Ready=false: there are pods, and none is ready. count=N: exactly N pods match. delete or deleted: no
-    /// pod matches (any more). phase=PHASE: there are pods, and all of them are in that phase: Pending, Running, Succeeded, Failed or
-    /// Unknown.
+    /// pod matches (any more). phase=PHASE: there are pods, and all of them are in that phase: Pending, Running,
+    /// Succeeded, Failed or Unknown.
     #[arg(long = "for", value_name = "CONDITION", required = true, value_parser = Condition::parse)]
     pub(crate) conditions: Vec<Condition>,
     /// Longest time to wait, connecting included; exit code 5 when it is over.

@@ -89,8 +89,8 @@ pub(crate) struct ServeArgs {
     /// Events per second; 0: quiet after the start
     #[arg(long, env = "RELAY_SIM_RATE", default_value_t = 5.0, value_name = "RATE", value_parser = rate, help_heading = "Simulated cluster")]
     pub(crate) sim_rate: f64,
-    /// Kubeconfig file. Default: RELAY_KUBECONFIG, else KUBECONFIG, which may list several, else ~/.kube/config, else the
-    /// pod's service account
+    /// Kubeconfig file. Default: RELAY_KUBECONFIG, else KUBECONFIG, which may list several, else ~/.kube/config, else
+    /// the pod's service account
     #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Watch only this namespace; repeat for more. Default: all

@@ -57,7 +57,8 @@ pub(crate) struct Which {
     /// Pods of all namespaces, also when RELAY_NAMESPACE names one
     #[arg(long = "all-namespaces", short = 'A', overrides_with = "namespaces")]
     all_namespaces: bool,
-    /// Only pods with these labels, such as app=web, tier!=db, 'run in (a,b)', KEY or !KEY; commas and repeats mean "and"
+    /// Only pods with these labels, such as app=web, tier!=db, 'run in (a,b)', KEY or !KEY; commas and repeats mean
+    /// "and"
     #[arg(long = "label", short = 'l', env = "RELAY_LABEL", value_name = "SELECTOR")]
     labels: Vec<String>,
 }

@@ -20,8 +20,8 @@ pub(super) struct ServeArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, env = "RELAY_AUTOCONFIG_LISTEN", default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// The key that clients must show, or a file of keys, one per line, read again when it changes. Without either anyone
-    /// is answered, on a loopback address only
+    /// The key that clients must show, or a file of keys, one per line, read again when it changes. Without either
+    /// anyone is answered, on a loopback address only
     #[command(flatten)]
     key: KeyArgs,
     /// File with the versions. Default: FILE with .versions appended

@@ -8,8 +8,8 @@ pub(crate) struct Column {
     heading: &'static str,
     cut: Cut,
     shown: Shown,
-    /// Columns that it takes at least, unless the terminal is too narrow: for tables that are printed before all of their
-    /// rows are known.
+    /// Columns that it takes at least, unless the terminal is too narrow: for tables that are printed before all of
+    /// their rows are known.
     least: usize,
     right: bool,
 }

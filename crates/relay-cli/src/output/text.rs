@@ -244,8 +244,8 @@ pub(crate) fn escaped(text: &str) -> String {
     out
 }
 
-/// JSON whose strings hold nothing raw that a terminal takes as an order: the JSON writer leaves everything above U+001F
-/// as it is. What it means is the same.
+/// JSON whose strings hold nothing raw that a terminal takes as an order: the JSON writer leaves everything above
+/// U+001F as it is. What it means is the same.
 pub(crate) fn tame_json(json: String) -> String {
     if json.bytes().all(|byte| byte != 0x7f && byte < 0x80) || harmless(&json) {
         return json;

@@ -1,7 +1,7 @@
 //! Ages as `kubectl` writes them: two units at most, the finer the younger.
 
-/// The age of something that happened so many milliseconds ago. A time that is yet to come is `0s` within two seconds, as
-/// clocks differ, and `<invalid>` beyond.
+/// The age of something that happened so many milliseconds ago. A time that is yet to come is `0s` within two
+/// seconds, as clocks differ, and `<invalid>` beyond.
 pub(super) fn written(millis: i64) -> String {
     let seconds = millis.div_euclid(1000);
     if seconds < -1 {

@@ -207,8 +207,8 @@ fn take(seen: &mut Seen, event: &str, message: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Ten clients, a thousand events a second and more, and a server that is killed again and again. `RELAY_KILLS` says how
-/// often, 8 times by default.
+/// Ten clients, a thousand events a second and more, and a server that is killed again and again. `RELAY_KILLS` says
+/// how often, 8 times by default.
 #[test]
 fn a_server_that_is_killed_under_load_breaks_no_chain() {
     let kills: u64 = std::env::var("RELAY_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);

@@ -542,8 +542,9 @@ async fn certificates_are_those_of_the_kubeconfig() {
     home.config(good.clone(), exec("./plugin", "v1"));
     assert_eq!(home.pods(&[]).expect(0).json().len(), 1);
 
-    // Not by its name, not by its authority, and not without a certificate of ours. With TLS 1.3 that last refusal comes
-    // after the handshake: when it overtakes the request, hyper says no more than that the connection was not ready.
+    // Not by its name, not by its authority, and not without a certificate of ours. With TLS 1.3 that last refusal
+    // comes after the handshake: when it overtakes the request, hyper says no more than that the connection was not
+    // ready.
     for (cluster, user, said) in [
         (json!({"server": server, "certificate-authority-data": ca}), &held, &["not valid for name"][..]),
         (json!({"server": server, "tls-server-name": name}), &held, &["UnknownIssuer", "unknown issuer"]),

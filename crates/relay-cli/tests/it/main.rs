@@ -1,5 +1,5 @@
-//! The `relay` binary from outside: child processes, raw sockets, scripted peers and broken links, all on loopback. What is
-//! expected is what `docs/protocol.md` and `relay --help` promise.
+//! The `relay` binary from outside: child processes, raw sockets, scripted peers and broken links, all on loopback.
+//! What is expected is what `docs/protocol.md` and `relay --help` promise.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod process;

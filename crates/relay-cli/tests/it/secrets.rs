@@ -1,5 +1,5 @@
-//! Nothing secret is told: every way in which an answer can be wrong, with marked secrets in bodies, headers and addresses,
-//! and everything that the program says at its most talkative.
+//! Nothing secret is told: every way in which an answer can be wrong, with marked secrets in bodies, headers and
+//! addresses, and everything that the program says at its most talkative.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -35,8 +35,8 @@ fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// The ways in which an answer can be wrong. What is a problem document's `detail` is meant to be told, so it is not among
-/// them.
+/// The ways in which an answer can be wrong. What is a problem document's `detail` is meant to be told, so it is not
+/// among them.
 fn answers() -> Vec<(&'static str, Vec<u8>)> {
     let json = "Content-Type: application/json\r\n";
     let stream = "Content-Type: text/event-stream\r\n";

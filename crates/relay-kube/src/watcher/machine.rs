@@ -52,8 +52,9 @@ pub(super) enum Blame {
 ///            next page gone   +------------- known --------+  +-- failed --> Check
 /// ```
 /// Times are on any clock that only goes forward. **No step is taken before [`due`](Self::due).** After a request that
-/// failed, and after a watch that was short, that is a while away: longer each time, left to chance in part, and at least
-/// as long as the API server asked for. A watch that lives for longer than the last delay makes the next a first one.
+/// failed, and after a watch that was short, that is a while away: longer each time, left to chance in part, and at
+/// least as long as the API server asked for. A watch that lives for longer than the last delay makes the next a
+/// first one.
 #[derive(Debug)]
 pub(super) struct Machine {
     step: Step,
@@ -65,7 +66,8 @@ pub(super) struct Machine {
     version: Option<String>,
     /// Failures in a row at this version.
     here: u32,
-    /// Watches in a row that ended at once and brought nothing, or a refusal of their version. Lists between do not count.
+    /// Watches in a row that ended at once and brought nothing, or a refusal of their version. Lists between do not
+    /// count.
     stumbles: u32,
     /// Since when the watch is open.
     opened: Duration,
@@ -104,8 +106,8 @@ impl Machine {
         self.version.as_deref().unwrap_or_default()
     }
 
-    /// Versions expire, or watches end, as soon as they are opened, again and again: nothing is being followed, although
-    /// lists can be read.
+    /// Versions expire, or watches end, as soon as they are opened, again and again: nothing is being followed,
+    /// although lists can be read.
     pub(super) fn is_stumbling(&self) -> bool {
         self.stumbles >= ENOUGH
     }
@@ -128,8 +130,8 @@ impl Machine {
         self.brought = false;
     }
 
-    /// The watch brought an event of this version, which was handed over; an empty one says nothing. Says whether the watch
-    /// now counts as accepted.
+    /// The watch brought an event of this version, which was handed over; an empty one says nothing. Says whether the
+    /// watch now counts as accepted.
     pub(super) fn brought(&mut self, version: &str) -> bool {
         self.brought = true;
         let order = |version: &str| version.parse::<u64>().ok();

@@ -63,8 +63,8 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// When it cannot be had.
     fn lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn Debug + Send + Sync>>;
 
-    /// What tells one run of the operating system from the next; `None` when nothing does: then each start counts as one
-    /// after a power loss unless the end was orderly.
+    /// What tells one run of the operating system from the next; `None` when nothing does: then each start counts as
+    /// one after a power loss unless the end was orderly.
     fn boot(&self) -> Option<String>;
 }
 

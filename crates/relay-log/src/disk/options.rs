@@ -15,8 +15,8 @@ pub enum Fsync {
     /// This long after it was announced, at most (and the time of a sync). A power loss may take what is younger; the
     /// log is then in a new epoch.
     Interval(Duration),
-    /// When the system finds the time. A power loss may take anything that is not in a full segment; the log is then in a
-    /// new epoch.
+    /// When the system finds the time. A power loss may take anything that is not in a full segment; the log is then
+    /// in a new epoch.
     Never,
 }
 

@@ -142,8 +142,8 @@ pub(super) fn look(bytes: &[u8], position: u64, checked: bool) -> Found {
     Found::Record(head)
 }
 
-/// The entries that stand whole in a chunk, sharing its memory, up to `last` and within the limit (at least one). Returns
-/// where they end; or what is wrong, with where that is.
+/// The entries that stand whole in a chunk, sharing its memory, up to `last` and within the limit (at least one).
+/// Returns where they end; or what is wrong, with where that is.
 pub(super) fn entries(
     chunk: &Bytes,
     after: u64,

@@ -33,8 +33,9 @@ const READABLE: usize = 64;
 ///                 NNNNNNNN.segment    entries, from position NNNNNNNN on
 ///                 checkpoint          the newest checkpoint
 /// ```
-/// The directory is for its owner only (0700, files 0600): it holds the keys. Every call that may wait for the disk does
-/// so on tokio's threads for blocking work. A log that is quiet has no open file. The format is in `docs/log-format.md`.
+/// The directory is for its owner only (0700, files 0600): it holds the keys. Every call that may wait for the disk
+/// does so on tokio's threads for blocking work. A log that is quiet has no open file. The format is in
+/// `docs/log-format.md`.
 ///
 /// ```
 /// use relay_log::{DiskOptions, DiskStore, LogName, LogOptions, Logs};

@@ -47,7 +47,8 @@ pub struct Problem {
 }
 
 /// Looks at every byte of a log, and says what is there and what is wrong. `progress` is told how many bytes were
-/// looked at, and of how many. Changes nothing; a torn end is a problem too, though opening the log would mend it. Blocks.
+/// looked at, and of how many. Changes nothing; a torn end is a problem too, though opening the log would mend it.
+/// Blocks.
 ///
 /// # Errors
 /// When there is no such store or log, another process has it, or a file cannot be read.

@@ -1,7 +1,8 @@
 //! What is promised, after every end at every moment.
 //!
-//! One script of appends, a trim and a checkpoint runs over a simulated disk which is stopped at each of its operations.
-//! Then the log is opened on everything that may be left: of what was not synced, every part in every order.
+//! One script of appends, a trim and a checkpoint runs over a simulated disk which is stopped at each of its
+//! operations. Then the log is opened on everything that may be left: of what was not synced, every part in every
+//! order.
 
 use std::collections::BTreeMap;
 use std::path::Path;

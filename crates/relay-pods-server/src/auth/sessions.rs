@@ -85,8 +85,8 @@ impl Sessions {
         Ok(Ticket(session))
     }
 
-    /// Uses a ticket: of several that hold it, exactly one succeeds. Its position may have been waited for, so that it is
-    /// looked at once more.
+    /// Uses a ticket: of several that hold it, exactly one succeeds. Its position may have been waited for, so that
+    /// it is looked at once more.
     ///
     /// # Errors
     /// As [`Self::look_up`]; the ticket is then not used up.

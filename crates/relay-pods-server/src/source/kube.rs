@@ -1,7 +1,7 @@
 //! The `kube` source: the pods of a Kubernetes cluster.
 //!
-//! [`relay_kube`] follows each scope (all namespaces, or one of them) by list and watch; this file folds the scopes into the
-//! one log.
+//! [`relay_kube`] follows each scope (all namespaces, or one of them) by list and watch; this file folds the scopes
+//! into the one log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -21,12 +21,12 @@ mod tests;
 /// Follows the pods of a Kubernetes cluster by list and watch.
 ///
 /// It needs the right to `list` and `watch` pods, in the cluster or in each of its namespaces. While the API server is
-/// out of reach the log is stale and the source tries again for ever, after 0.4 s at first and 30 s at most, or when the
-/// API server has asked for more time, in up to five minutes. What it missed arrives as the events themselves where the API
-/// server still has them, else as the difference of a new list.
+/// out of reach the log is stale and the source tries again for ever, after 0.4 s at first and 30 s at most, or when
+/// the API server has asked for more time, in up to five minutes. What it missed arrives as the events themselves
+/// where the API server still has them, else as the difference of a new list.
 ///
-/// Of several namespaces, one that may not be listed from the start is left out, and said to be missing; it is taken in once
-/// that is allowed.
+/// Of several namespaces, one that may not be listed from the start is left out, and said to be missing; it is taken
+/// in once that is allowed.
 #[derive(Debug, Clone, Default)]
 pub struct KubeSource {
     kubeconfig: Option<PathBuf>,

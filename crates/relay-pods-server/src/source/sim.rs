@@ -16,17 +16,19 @@ mod plan;
 
 use cluster::{ChangeKind, Cluster};
 
-/// A simulated cluster: deployments that scale, roll and crash-loop, nodes that drain, in the namespaces `prod`, `staging`,
+/// A simulated cluster: deployments that scale, roll and crash-loop, nodes that drain, in the namespaces `prod`,
+/// `staging`,
 /// `batch` and `default`. The default of `relay demo`.
 ///
-/// The same seed and number of pods give the same pods, events and times in the same order, on an empty log; only the pace
-/// comes from the clock. At least one event in 50 changes labels of a pod. Every pod has the labels `app`, `run` (its
-/// deployment, such as `d-17`), `tier` and `pod-template-hash`, and nearly all have `track` and `traffic`.
+/// The same seed and number of pods give the same pods, events and times in the same order, on an empty log; only the
+/// pace comes from the clock. At least one event in 50 changes labels of a pod. Every pod has the labels `app`, `run`
+/// (its deployment, such as `d-17`), `tier` and `pod-template-hash`, and nearly all have `track` and `traffic`.
 ///
-/// Over a log that has pods already the cluster goes on from them: it appends nothing at the start, and numbers, names and
-/// times continue. The number of pods stays near the one asked for, and moves there when the log has another.
+/// Over a log that has pods already the cluster goes on from them: it appends nothing at the start, and numbers,
+/// names and times continue. The number of pods stays near the one asked for, and moves there when the log has another.
 ///
-/// It imitates what a relay can see of a cluster, not Kubernetes: there is no scheduler to satisfy, and no other objects.
+/// It imitates what a relay can see of a cluster, not Kubernetes: there is no scheduler to satisfy, and no other
+/// objects.
 ///
 /// ```
 /// use relay_pods_server::SimSource;
@@ -61,8 +63,8 @@ impl SimSource {
         self
     }
 
-    /// Sets the events per second after the start. Default 5; 0, a negative or no number: quiet. What the machine cannot
-    /// keep up with is left out, never made up for by more than a second's worth.
+    /// Sets the events per second after the start. Default 5; 0, a negative or no number: quiet. What the machine
+    /// cannot keep up with is left out, never made up for by more than a second's worth.
     #[must_use]
     pub fn rate(mut self, rate: f64) -> Self {
         self.rate = if rate.is_finite() { rate.max(0.0) } else { 0.0 };

@@ -38,9 +38,9 @@ impl Change {
 ///
 /// ```text
 ///   4 bytes   version, change, flags, 0            frame   the whole SSE frame of an unfiltered stream
-///   10 x 4    lengths and places, little-endian    \______ from its `hash` field on it is the same for everyone, so that
-///   n bytes   namespace, name, labels, labels              filtered streams and history pages send that slice behind
-///             before where they differ                     a head of their own
+///   10 x 4    lengths and places, little-endian    \______ from its `hash` field on it is the same for everyone, so
+///   that n bytes   namespace, name, labels, labels              filtered streams and history pages send that slice
+///   behind before where they differ                     a head of their own
 /// ```
 #[derive(Clone)]
 pub struct Record {

@@ -1,5 +1,5 @@
-//! A consumer of streams as small as one can be and still be right: it resumes after every end, and checks on the way that
-//! nothing is missing.
+//! A consumer of streams as small as one can be and still be right: it resumes after every end, and checks on the way
+//! that nothing is missing.
 
 use std::net::SocketAddr;
 

@@ -33,7 +33,8 @@ impl Condition {
     }
 }
 
-/// The list `status.conditions` as it is in an object. Those of others, and fields that nobody here knows, stay as they are.
+/// The list `status.conditions` as it is in an object. Those of others, and fields that nobody here knows, stay as
+/// they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Conditions(Vec<Value>);
 
@@ -53,7 +54,8 @@ impl Conditions {
         self.find(r#type).map(|at| self.0[at]["status"].as_str().unwrap_or("Unknown"))
     }
 
-    /// Sets a condition; whether that changed anything. With the same status, reason and message nothing changes. Otherwise
+    /// Sets a condition; whether that changed anything. With the same status, reason and message nothing changes.
+    /// Otherwise
     /// `lastUpdateTime` is `now`, and with another status `lastTransitionTime` too. `now` is in seconds since 1970.
     pub fn set(&mut self, condition: &Condition, now: i64) -> bool {
         let status = if condition.holds { "True" } else { "False" };
@@ -84,8 +86,8 @@ impl Conditions {
         true
     }
 
-    /// Sets [`READY`] to what the others make it: `Provisioned`, and each of `Routeable` and `Serviceable` that is there.
-    /// Whether that changed anything.
+    /// Sets [`READY`] to what the others make it: `Provisioned`, and each of `Routeable` and `Serviceable` that is
+    /// there. Whether that changed anything.
     pub fn set_ready(&mut self, now: i64) -> bool {
         let fails = |name: &&str| match self.status(name) {
             Some(status) => status != "True",

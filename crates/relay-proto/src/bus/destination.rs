@@ -12,8 +12,8 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Resolves what a subscription names: an `http` or `https` URL as it is; else `HOST[:PORT]`, where a host without a dot
-    /// is a service of `namespace` and becomes `HOST.NAMESPACE.svc.CLUSTER-DOMAIN`.
+    /// Resolves what a subscription names: an `http` or `https` URL as it is; else `HOST[:PORT]`, where a host
+    /// without a dot is a service of `namespace` and becomes `HOST.NAMESPACE.svc.CLUSTER-DOMAIN`.
     ///
     /// # Errors
     /// When there is no namespace to expand a name with, or the text is neither a URL nor a host.

@@ -18,8 +18,8 @@ pub struct ChannelHost {
 }
 
 impl ChannelHost {
-    /// Reads a Host, or the authority of an absolute request target. A port is cut off, upper case is lowered, one trailing
-    /// dot is allowed.
+    /// Reads a Host, or the authority of an absolute request target. A port is cut off, upper case is lowered, one
+    /// trailing dot is allowed.
     ///
     /// # Errors
     /// When it has fewer than two labels, one of the first two is no DNS-1123 label, or it is an address.

@@ -22,8 +22,8 @@ pub struct Manifest {
 const MAX_ANNOTATIONS: usize = 256 << 10;
 
 impl Manifest {
-    /// Reads the documents of a file: objects, arrays of objects, and lists with `items`, as `kubectl apply` takes them. An
-    /// object without a namespace is in `default`.
+    /// Reads the documents of a file: objects, arrays of objects, and lists with `items`, as `kubectl apply` takes
+    /// them. An object without a namespace is in `default`.
     ///
     /// # Errors
     /// With the first object that breaks a rule. Nothing is taken then.

@@ -65,8 +65,8 @@ impl Answer {
         Self { status, ..Self::default() }
     }
 
-    /// Takes all headers of an answer. `unix_time` is the time since 1970 on the caller's clock, for a `Retry-After` that is
-    /// a date in an answer without one.
+    /// Takes all headers of an answer. `unix_time` is the time since 1970 on the caller's clock, for a `Retry-After`
+    /// that is a date in an answer without one.
     pub fn from_headers<'h>(
         status: u16,
         headers: impl Iterator<Item = (&'h str, &'h [u8])>,
@@ -82,8 +82,8 @@ impl Answer {
         answer
     }
 
-    /// Takes a header; names are compared without case, values that make no sense are ignored. `Retry-After` is taken in
-    /// seconds only: see [`from_headers`](Self::from_headers).
+    /// Takes a header; names are compared without case, values that make no sense are ignored. `Retry-After` is taken
+    /// in seconds only: see [`from_headers`](Self::from_headers).
     #[must_use]
     pub fn header(mut self, name: &str, value: &[u8]) -> Self {
         let Ok(text) = core::str::from_utf8(value) else { return self };

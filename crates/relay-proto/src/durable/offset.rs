@@ -6,8 +6,8 @@ use core::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A position in a stream: opaque, case-sensitive, ordered bytewise. Only the server makes them; they go back exactly as
-/// they came.
+/// A position in a stream: opaque, case-sensitive, ordered bytewise. Only the server makes them; they go back exactly
+/// as they came.
 ///
 /// ```
 /// use relay_proto::durable::Offset;

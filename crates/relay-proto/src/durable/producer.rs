@@ -28,8 +28,8 @@ use parcel::{Parcel, Stage};
 ///                                                         └── anything else: stop, nothing behind it is sent
 /// ```
 ///
-/// A batch keeps its number, epoch and bytes through all attempts. **What [`state`](Self::state) says must be stored before
-/// an attempt that is [`first`](Attempt::first) goes out**, if the producer is to survive its process.
+/// A batch keeps its number, epoch and bytes through all attempts. **What [`state`](Self::state) says must be stored
+/// before an attempt that is [`first`](Attempt::first) goes out**, if the producer is to survive its process.
 #[derive(Debug)]
 pub struct Producer {
     config: ProducerConfig,
@@ -96,8 +96,8 @@ impl Producer {
         }
     }
 
-    /// A producer that goes on where [`state`](Self::state) says. Batches that were in flight are to be handed in again with
-    /// [`push_batch`](Self::push_batch), before anything else.
+    /// A producer that goes on where [`state`](Self::state) says. Batches that were in flight are to be handed in
+    /// again with [`push_batch`](Self::push_batch), before anything else.
     pub fn resume(config: ProducerConfig, state: &ProducerState, seed: u64) -> Self {
         let mut producer = Self::new(config, seed);
         producer.epoch = state.epoch;
@@ -137,8 +137,8 @@ impl Producer {
         self.load
     }
 
-    /// Whether a message of this size may be pushed within [`ProducerConfig::max_buffer`]. One always may when nothing is
-    /// held.
+    /// Whether a message of this size may be pushed within [`ProducerConfig::max_buffer`]. One always may when
+    /// nothing is held.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.load == 0 || self.load + bytes + OVERHEAD <= self.config.max_buffer
     }
@@ -398,8 +398,8 @@ impl Producer {
         let second = self.parcels[at].split(self.config.json);
         self.parcels.insert(at + 1, second);
         if late {
-            // What was lost on the way might arrive late under a number that now means something else; an epoch more keeps
-            // it out. Nothing of this epoch from here on was taken.
+            // What was lost on the way might arrive late under a number that now means something else; an epoch more
+            // keeps it out. Nothing of this epoch from here on was taken.
             self.epoch += 1;
             self.proven = false;
             self.renumber(0, 0);

@@ -29,12 +29,13 @@ pub use config::{Ask, Content, End, Live, LiveMode, Piece, ReaderConfig, ReaderS
 ///    ▲  only for SSE, or "now"       ▲                │ offset: piece      ▲                 │ offset or
 ///    │                               └────────────────┘                    └─────────────────┘ control: piece
 ///    └──────────── Pause ◀── busy, lost, silent, malformed once, nothing moved
-///                            Done ◀── closed; up to date when not live; a final refusal; malformed twice from one offset;
-///                                     nothing moved five times; out of time
+///                            Done ◀── closed; up to date when not live; a final refusal; malformed twice from one
+///                            offset; nothing moved five times; out of time
 /// ```
 ///
-/// **After every call, [`poll`](Self::poll) until it wants something from outside.** Data is given out with the offset that
-/// covers it; what was received and not given out is dropped at a cut and asked for again, what was given out is skipped.
+/// **After every call, [`poll`](Self::poll) until it wants something from outside.** Data is given out with the
+/// offset that covers it; what was received and not given out is dropped at a cut and asked for again, what was given
+/// out is skipped.
 #[derive(Debug)]
 pub struct Reader {
     config: ReaderConfig,
@@ -388,8 +389,8 @@ impl Reader {
         self.commit(next, now, None);
     }
 
-    /// An answer or a control event is complete: gives out what it covers. `asked` is when an answer was asked for; the next
-    /// request follows it.
+    /// An answer or a control event is complete: gives out what it covers. `asked` is when an answer was asked for;
+    /// the next request follows it.
     fn commit(&mut self, next: Next, now: Duration, asked: Option<Duration>) {
         let before = &self.position;
         let offset_moved = next.offset != before.offset;

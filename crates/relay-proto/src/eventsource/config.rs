@@ -21,9 +21,10 @@ pub struct Config {
     pub base: Duration,
     /// Ceiling of every delay that the backoff chooses. Default 30 s.
     pub cap: Duration,
-    /// Ceiling of the first delay after a [`Verdict::RetryLater`]: the long profile, which counts for itself. A server's
-    /// `retry` does not change it, and it starts anew only with [`Machine::progress`](super::Machine::progress): an answer
-    /// that was a stream is not enough. Default `None`: `cap`.
+    /// Ceiling of the first delay after a [`Verdict::RetryLater`]: the long profile, which counts for itself. A
+    /// server's
+    /// `retry` does not change it, and it starts anew only with [`Machine::progress`](super::Machine::progress): an
+    /// answer that was a stream is not enough. Default `None`: `cap`.
     pub later_base: Option<Duration>,
     /// Ceiling of every delay after a [`Verdict::RetryLater`]. Default `None`: `cap`, or `later_base` if that is more.
     pub later_cap: Option<Duration>,
@@ -51,8 +52,8 @@ pub struct Config {
     pub response_timeout: Option<Duration>,
     /// Accept any content type, or none, with a status of 200. Default false.
     pub lenient_mime: bool,
-    /// A 401 is worth one immediate attempt with fresh credentials, and later ones with backoff. Default false: a 401 is
-    /// final.
+    /// A 401 is worth one immediate attempt with fresh credentials, and later ones with backoff. Default false: a 401
+    /// is final.
     pub credentials_can_refresh: bool,
     /// Send the last event id with a reconnect. Default true.
     pub use_last_event_id: bool,
@@ -92,7 +93,8 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The verdict when the caller has no other wish: 408, 425, 429 and every 5xx are retried, everything else is final.
+    /// The verdict when the caller has no other wish: 408, 425, 429 and every 5xx are retried, everything else is
+    /// final.
     pub fn of_status(status: u16) -> Self {
         match status {
             408 | 425 | 429 | 500..=599 => Self::Retry,

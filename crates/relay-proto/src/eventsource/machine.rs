@@ -257,8 +257,8 @@ impl Machine {
         self.backoff.failures().saturating_add(self.later.failures())
     }
 
-    /// The wait that is on, if one is, ends now: something that the next attempt needs is there. It is for the caller to
-    /// see that this cannot happen again and again.
+    /// The wait that is on, if one is, ends now: something that the next attempt needs is there. It is for the caller
+    /// to see that this cannot happen again and again.
     pub fn retry_now(&mut self) {
         if let Phase::Wait { until } = &mut self.phase {
             *until = Duration::ZERO;
@@ -342,8 +342,8 @@ impl Machine {
         }
     }
 
-    /// What [`poll`](Self::poll) would hand out now, if that is a frame: without a look at the clock, for drivers that take
-    /// many frames in a row. `None` says nothing but that it is time to poll.
+    /// What [`poll`](Self::poll) would hand out now, if that is a frame: without a look at the clock, for drivers
+    /// that take many frames in a row. `None` says nothing but that it is time to poll.
     #[inline]
     pub fn next_frame(&mut self) -> Option<Frame> {
         if self.opened {
@@ -356,8 +356,8 @@ impl Machine {
         Some(frame)
     }
 
-    /// Gives back memory that is only kept to be used again: for drivers with many connections, when there is nothing to
-    /// read.
+    /// Gives back memory that is only kept to be used again: for drivers with many connections, when there is nothing
+    /// to read.
     pub fn release_memory(&mut self) {
         self.decoder.release_memory();
     }

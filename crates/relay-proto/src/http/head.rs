@@ -104,8 +104,8 @@ impl<'h> ResponseHead<'h> {
     }
 }
 
-/// The media type that the values of `Content-Type` headers name, with its parameters: the last one that is a media type
-/// and not `*/*`, wherever it stands. Proxies add a header or a value where there is one already, and this is how
+/// The media type that the values of `Content-Type` headers name, with its parameters: the last one that is a media
+/// type and not `*/*`, wherever it stands. Proxies add a header or a value where there is one already, and this is how
 /// browsers read that (the Fetch standard's "extract a MIME type").
 ///
 /// ```

@@ -1,7 +1,7 @@
 //! The JSON protocol (version 2) of `centrifuge` servers, and the Twirp calls that go with it, both directions.
 //!
-//! A text frame holds one or more lines, each a command, a reply or a push; the order of the lines is the order of events.
-//! Zero values are left out on the wire, so every member may be missing. `data` is kept as its bytes.
+//! A text frame holds one or more lines, each a command, a reply or a push; the order of the lines is the order of
+//! events. Zero values are left out on the wire, so every member may be missing. `data` is kept as its bytes.
 
 use std::borrow::Cow;
 
@@ -178,8 +178,8 @@ impl std::fmt::Debug for Publication {
 #[error("error {code}: {message}")]
 #[allow(clippy::exhaustive_structs, reason = "as on the wire")]
 pub struct CommandError {
-    /// 100 internal, 101 unauthorized, 102 unknown channel, 103 permission denied, 105 already subscribed, 106 limit, 107 bad
-    /// request, 108 not available, 109 token expired, 112 unrecoverable position.
+    /// 100 internal, 101 unauthorized, 102 unknown channel, 103 permission denied, 105 already subscribed, 106 limit,
+    /// 107 bad request, 108 not available, 109 token expired, 112 unrecoverable position.
     pub code: u32,
     /// In words.
     pub message: String,

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 /// The name of a channel by the server's grammar: `<public|private>:<app>.<domain>[.<id>[.<topic>]]`.
 ///
-/// Each part is of `a-z`, `0-9`, `_` and `-`, a private one has at least three, and the whole at most 256 bytes. Clients do
-/// not insist on it: another server may have another grammar.
+/// Each part is of `a-z`, `0-9`, `_` and `-`, a private one has at least three, and the whole at most 256 bytes.
+/// Clients do not insist on it: another server may have another grammar.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Box<str>);
 

@@ -307,8 +307,8 @@ impl Envelope {
         Ok(text)
     }
 
-    /// Its known members as one line of JSON, without checks: `produced_at` is null when it is missing, the payload is as it
-    /// came but for blanks, and what is empty is left out as on the wire.
+    /// Its known members as one line of JSON, without checks: `produced_at` is null when it is missing, the payload
+    /// is as it came but for blanks, and what is empty is left out as on the wire.
     pub fn to_json(&self) -> String {
         let payload = self.payload.as_ref().map_or("", Payload::as_str);
         let mut out = String::with_capacity(payload.len() + 200);

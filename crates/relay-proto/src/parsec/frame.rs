@@ -197,8 +197,8 @@ impl ClosingReason {
     }
 }
 
-/// What upstream's servers send in the place of envelopes: an event without name and id, whose data holds the envelope as
-/// a text.
+/// What upstream's servers send in the place of envelopes: an event without name and id, whose data holds the
+/// envelope as a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LegacyFrame {

@@ -9,8 +9,8 @@ pub type Bindings = BTreeMap<String, String>;
 
 /// A pattern of channel names: segments that are split at both `.` and `:`.
 ///
-/// A segment is a literal, `{name}` (one segment, bound to the name), `*` (one segment) or, as the last one, `**` (one or
-/// more segments).
+/// A segment is a literal, `{name}` (one segment, bound to the name), `*` (one segment) or, as the last one, `**`
+/// (one or more segments).
 ///
 /// ```
 /// use relay_proto::parsec::Pattern;
@@ -78,8 +78,8 @@ impl Pattern {
         &self.text
     }
 
-    /// What its variables stand for in this channel, or `None` when it does not match. Of a name that comes twice the last
-    /// segment counts.
+    /// What its variables stand for in this channel, or `None` when it does not match. Of a name that comes twice the
+    /// last segment counts.
     pub fn matches(&self, channel: &str) -> Option<Bindings> {
         let mut parts = channel.split(['.', ':']);
         let mut bindings = Bindings::new();

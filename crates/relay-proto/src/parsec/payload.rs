@@ -6,7 +6,8 @@ use bytestring::ByteString;
 
 use crate::json::Scanner;
 
-/// Any JSON value, as its text: big integers, key order, escapes and digits stay as they came; blanks between tokens may go.
+/// Any JSON value, as its text: big integers, key order, escapes and digits stay as they came; blanks between tokens
+/// may go.
 ///
 /// `Debug` shows the size, never the content.
 #[derive(Clone, PartialEq, Eq)]

@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A place in one life of a channel's log: everything up to it is known. Written `EPOCH.OFFSET`, split at the last dot.
 ///
-/// The epoch is the server's name for this life of the log, and opaque; the offset counts envelopes of all producers, from
+/// The epoch is the server's name for this life of the log, and opaque; the offset counts envelopes of all producers,
+/// from
 /// 1. `EPOCH.0` is before the first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Position {
@@ -28,7 +29,8 @@ impl Position {
         Self { epoch: epoch.into(), offset }
     }
 
-    /// Reads `EPOCH.OFFSET`: an epoch of 1 to 256 visible ASCII characters, a decimal offset without sign and leading zeros.
+    /// Reads `EPOCH.OFFSET`: an epoch of 1 to 256 visible ASCII characters, a decimal offset without sign and leading
+    /// zeros.
     ///
     /// # Errors
     /// [`InvalidPosition`].

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// A small part of JSON Schema (draft 2020-12): `type`, `required`, `properties`, `items`, `additionalProperties` (true or
-/// false), `enum`, `description`. Other keywords are not looked at.
+/// A small part of JSON Schema (draft 2020-12): `type`, `required`, `properties`, `items`, `additionalProperties`
+/// (true or false), `enum`, `description`. Other keywords are not looked at.
 ///
-/// Two things are not as in JSON Schema, because those who write such schemas count on it: `object` and `array` also take
+/// Two things are not as in JSON Schema, because those who write such schemas count on it: `object` and `array` also
+/// take
 /// `null` (but an object's `required` then fails), and a `type` that is not known checks nothing.
 ///
 /// ```

@@ -1,15 +1,17 @@
-//! A WebSocket connection to a `centrifuge` server, over as many connections as it takes, as a machine without a socket.
+//! A WebSocket connection to a `centrifuge` server, over as many connections as it takes, as a machine without a
+//! socket.
 //!
 //! ```text
 //!                          +---------------------------- Wait <--------------------------+
-//!                          v       (backoff)                                             | close, silence, bad line, hole
-//!   Idle --subscribe--> Connect --poll--> Opening --handle_open--> Greeting --reply--> Live --(last unsubscribe)--> Idle
+//!                          v       (backoff)                                             | close, silence, bad line,
+//!                          hole Idle --subscribe--> Connect --poll--> Opening --handle_open--> Greeting --reply-->
+//!                          Live --(last unsubscribe)--> Idle
 //!                                            |                        |                  |
 //!                                            +---- refused for good --+------------------+--> Stopped
 //! ```
 //!
-//! The driver polls, obeys and feeds back; time is an argument. Each channel has one subscription at the server, which is
-//! opened again with its position after every drop. What was lost is said by one [`Item::Gap`].
+//! The driver polls, obeys and feeds back; time is an argument. Each channel has one subscription at the server,
+//! which is opened again with its position after every drop. What was lost is said by one [`Item::Gap`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -8,8 +8,8 @@ use super::{Pod, Selector};
 
 /// Namespaces and a label selector that narrow a list, a history or a stream.
 ///
-/// Namespaces are alternatives; the conditions of the selector must all hold. The default filter lets everything through.
-/// Its `Display` is canonical: equal filters print alike, whatever the order they were built in.
+/// Namespaces are alternatives; the conditions of the selector must all hold. The default filter lets everything
+/// through. Its `Display` is canonical: equal filters print alike, whatever the order they were built in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     namespaces: BTreeSet<String>,

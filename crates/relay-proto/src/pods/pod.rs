@@ -20,8 +20,8 @@ use crate::time::Timestamp;
 /// A pod as a relay describes it. Cheap to clone (one reference count); accessors only, so that its representation
 /// may change.
 ///
-/// It is kept as the JSON it came in, and fields are read where they stand. Annotations, owner and containers are parsed
-/// when they are first asked for, and kept from then on; comparing and writing pods keeps nothing.
+/// It is kept as the JSON it came in, and fields are read where they stand. Annotations, owner and containers are
+/// parsed when they are first asked for, and kept from then on; comparing and writing pods keeps nothing.
 ///
 /// `Serialize` writes the flat shape of `docs/protocol.md` with every field present; `Deserialize` also takes
 /// `camelCase` names and whole Kubernetes objects (`metadata` / `spec` / `status`). [`Self::from_json`] does the same

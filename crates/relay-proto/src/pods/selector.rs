@@ -13,8 +13,8 @@ mod tests;
 /// Which labels are asked for: conditions that must all hold. The default one holds for everything.
 ///
 /// It reads the whole grammar of Kubernetes' selectors: `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a` (the
-/// label is there), `!a` (it is not), with commas that mean "and". As in Kubernetes, `!=` and `notin` also hold where the
-/// label is missing. The comparison of numbers (`a>1`), which the API has for nodes, is no part of it.
+/// label is there), `!a` (it is not), with commas that mean "and". As in Kubernetes, `!=` and `notin` also hold where
+/// the label is missing. The comparison of numbers (`a>1`), which the API has for nodes, is no part of it.
 ///
 /// It is kept in one form, whatever it was written as: what asks the same of a label is equal and prints alike, so
 /// `a==b`, `a in (b)`, and `a in (b,c),a!=c` are all `a=b`.

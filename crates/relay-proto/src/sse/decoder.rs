@@ -121,7 +121,8 @@ impl Decoder {
 
     /// The last event id string: what blocks that ended with a blank line have set. Empty when there is none.
     ///
-    /// This is the value for the `Last-Event-ID` header of a reconnect. The id of a block that was cut off is not in it.
+    /// This is the value for the `Last-Event-ID` header of a reconnect. The id of a block that was cut off is not in
+    /// it.
     pub fn last_event_id(&self) -> &str {
         &self.committed
     }

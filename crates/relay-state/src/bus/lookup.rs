@@ -18,8 +18,8 @@ impl Monitor {
         self.subscriptions.get(subscription)?.stands().map(|done| done.spec.clone())
     }
 
-    /// The subscriptions of a channel that are subscribed, by name; `None` when the channel is not provisioned, which is not
-    /// the same as an empty list.
+    /// The subscriptions of a channel that are subscribed, by name; `None` when the channel is not provisioned, which
+    /// is not the same as an empty list.
     pub fn subscriptions(
         &self,
         channel: &ChannelReference,

@@ -21,8 +21,9 @@ use super::record::{Attempt, Done, Failed, Record, Spec};
 ///
 /// ```text
 ///   handle_list of each kind ──> Synced ──> bus called once ──> calls, Settled once all were called
-///   handle_applied, handle_deleted, handle_called, requeue_subscription ──> the key, and who depends on it, is looked at again
-///   a failure ──> the key waits: 5 ms doubling to 1000 s, and 10 a second for all of them after the first 100
+///   handle_applied, handle_deleted, handle_called, requeue_subscription ──> the key, and who depends on it, is
+///   looked at again a failure ──> the key waits: 5 ms doubling to 1000 s, and 10 a second for all of them after the
+///   first 100
 /// ```
 #[derive(Debug)]
 pub struct Monitor {
@@ -80,8 +81,8 @@ impl Monitor {
         }
     }
 
-    /// All objects of a kind. What is not among them is gone, unless it is among the `kept`: names and namespaces of objects
-    /// that are there but could not be read.
+    /// All objects of a kind. What is not among them is gone, unless it is among the `kept`: names and namespaces of
+    /// objects that are there but could not be read.
     pub fn handle_list(&mut self, kind: Kind, objects: Vec<Object>, kept: &[(&str, &str)], now: Now) {
         let there = |object: &Object| (object.metadata().name.clone(), object.metadata().namespace.clone());
         let mut named: BTreeSet<(ByteString, ByteString)> = objects.iter().map(there).collect();
@@ -195,8 +196,8 @@ impl Monitor {
         }
     }
 
-    /// Wants to be told, by [`Action::Settled`], when everything that is known now was called once. The first time is by
-    /// itself, after [`Action::Synced`].
+    /// Wants to be told, by [`Action::Settled`], when everything that is known now was called once. The first time is
+    /// by itself, after [`Action::Synced`].
     pub fn settle(&mut self) {
         self.channels.values_mut().for_each(|record| record.attempted = false);
         self.subscriptions.values_mut().for_each(|record| record.attempted = false);

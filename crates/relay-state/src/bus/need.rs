@@ -1,8 +1,8 @@
 //! What a channel or subscription needs next: a function of what is known, and of nothing else.
 //!
 //! ```text
-//!   channel       not there, another's, another UID ---> done: unprovision, once none of its subscriptions is subscribed
-//!                 ours ---> arguments missing: refuse     new, spec or parameters changed: provision
+//!   channel       not there, another's, another UID ---> done: unprovision, once none of its subscriptions is
+//!   subscribed ours ---> arguments missing: refuse     new, spec or parameters changed: provision
 //!   subscription  not there, another UID or channel, its channel goes ---> done: unsubscribe
 //!                 its channel is provisioned ---> arguments missing: refuse     new, changed, requeued: subscribe
 //!                 its channel is not provisioned (yet) ---> wait

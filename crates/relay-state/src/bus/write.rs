@@ -1,4 +1,5 @@
-//! Conditions and finalizers: what is written, and what becomes of a write that failed. None of it calls a handler again.
+//! Conditions and finalizers: what is written, and what becomes of a write that failed. None of it calls a handler
+//! again.
 
 use relay_proto::bus::Object;
 

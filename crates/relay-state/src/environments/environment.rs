@@ -165,8 +165,8 @@ fn accepted<K: for<'a> From<&'a str>>(
     AcceptedKey { name: name.map(Into::into), key: K::from(key), primary, expires_ms }
 }
 
-/// The accepted ones of a list, the primary one first. Of a value that comes twice, the last entry counts, in the place of
-/// the first.
+/// The accepted ones of a list, the primary one first. Of a value that comes twice, the last entry counts, in the
+/// place of the first.
 fn listed<K: for<'a> From<&'a str>>(
     entries: &[KeyEntry<'_>],
     primary: &str,

@@ -123,8 +123,8 @@ impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Record
         }
     }
 
-    /// The put has named all: the others go, but not what has changed after `touched`. Gives those that were there, in the
-    /// order of their ids. `named` says how many different ids the put named that are known.
+    /// The put has named all: the others go, but not what has changed after `touched`. Gives those that were there,
+    /// in the order of their ids. `named` says how many different ids the put named that are known.
     pub(super) fn forget_unnamed(&mut self, named: usize, touched: u64) -> Vec<(I, T)> {
         // Nearly every put names everything, and then there is nothing to look for.
         if named == self.records.len() {

@@ -74,9 +74,9 @@ pub enum Outcome {
 
 /// All environments and filters that are known, with the keys they accept.
 ///
-/// Costs: a put one pass over what it has and, when something is missing in it, over what is known; every other message the
-/// environment it is about; a deadline the logarithm of how many environments have one. Deleted ids are remembered, with
-/// their versions, until a put does not have them.
+/// Costs: a put one pass over what it has and, when something is missing in it, over what is known; every other
+/// message the environment it is about; a deadline the logarithm of how many environments have one. Deleted ids are
+/// remembered, with their versions, until a put does not have them.
 #[derive(Debug, Default)]
 pub struct Environments {
     environments: Records<EnvironmentId, Arc<Environment>>,

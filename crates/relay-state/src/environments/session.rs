@@ -130,7 +130,8 @@ impl Status {
 pub enum Next {
     /// Read on. The event was understood: the connection was worth it.
     Read,
-    /// End the connection, and tell [`Session::handle_ended`]. It is known why, and an error given then is not looked at.
+    /// End the connection, and tell [`Session::handle_ended`]. It is known why, and an error given then is not looked
+    /// at.
     Restart,
 }
 

@@ -57,8 +57,8 @@ impl PodCache {
         self.pods.diff(&before)
     }
 
-    /// Applies one event of a stream whose epoch is `epoch`. Without an epoch its sequence says nothing: whether the seed
-    /// is of the same log is not known.
+    /// Applies one event of a stream whose epoch is `epoch`. Without an epoch its sequence says nothing: whether the
+    /// seed is of the same log is not known.
     pub fn apply(&mut self, event: &PodEvent, epoch: Option<&Epoch>) -> Applied {
         let sequence = event.sequence.filter(|_| epoch.is_some());
         let inside = sequence

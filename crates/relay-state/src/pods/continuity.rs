@@ -310,8 +310,8 @@ impl Continuity {
         None
     }
 
-    /// After a message that had neither content nor id: the list that followed may be from before it. `None`: it is not,
-    /// or nobody can tell.
+    /// After a message that had neither content nor id: the list that followed may be from before it. `None`: it is
+    /// not, or nobody can tell.
     fn check_list(&mut self, message: &Message) -> Option<Verdict> {
         let (epoch, listed) = self.listed.as_ref()?;
         let (hash, reached) = match message {

@@ -227,7 +227,8 @@ pub struct Snapshot {
     pub changed: Vec<Change>,
     /// The event, in Backfill and Live; the last one when it is conflated. `None` in Live for a bookmark.
     pub event: Option<PodEvent>,
-    /// When it is conflated: the events before `event` that it covers too, oldest first. [`Snapshot::events`] has them all.
+    /// When it is conflated: the events before `event` that it covers too, oldest first. [`Snapshot::events`] has
+    /// them all.
     pub earlier: Vec<PodEvent>,
     /// With GapReseed: what was lost and why.
     pub gap: Option<Gap>,

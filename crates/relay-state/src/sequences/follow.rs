@@ -103,8 +103,8 @@ pub struct Restart {
 ///                          +-----------------> Owed -------+
 /// ```
 ///
-/// An offset that is jumped over asks for another connection, once: seen again after the same position it is a gap. Marks of
-/// producers stay over connections, gaps and epochs.
+/// An offset that is jumped over asks for another connection, once: seen again after the same position it is a gap.
+/// Marks of producers stay over connections, gaps and epochs.
 #[derive(Debug)]
 pub struct Follow {
     channel: String,

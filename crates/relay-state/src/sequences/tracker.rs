@@ -35,8 +35,8 @@ impl SequenceTracker {
         self.lock().get(channel).copied().unwrap_or(0)
     }
 
-    /// Takes a number back that was certainly not used, if it is the last one: the next call gets it again. Says whether
-    /// it was.
+    /// Takes a number back that was certainly not used, if it is the last one: the next call gets it again. Says
+    /// whether it was.
     pub fn give_back(&self, channel: &str, sequence: i64) -> bool {
         let mut counts = self.lock();
         match counts.get_mut(channel) {

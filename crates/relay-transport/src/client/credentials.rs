@@ -104,7 +104,8 @@ impl TokenSource {
         Self(Source::Fixed(token.into()))
     }
 
-    /// The content of a file without white space around it or a UTF-8 mark before it, read again when the file's time, size or identity changes.
+    /// The content of a file without white space around it or a UTF-8 mark before it, read again when the file's
+    /// time, size or identity changes.
     ///
     /// When a later read fails, the token that was read last is used on, as a rotation may be half done.
     pub fn file(path: impl Into<PathBuf>) -> Self {
@@ -121,8 +122,8 @@ impl TokenSource {
         Self::asked(move |_| function(), false)
     }
 
-    /// Whatever the function gives; it may cache, unless it is asked with `true`: then what it gave was refused, and the
-    /// same again is of no use.
+    /// Whatever the function gives; it may cache, unless it is asked with `true`: then what it gave was refused, and
+    /// the same again is of no use.
     pub fn refreshing<F, Fut, E>(function: F) -> Self
     where
         F: Fn(bool) -> Fut + Send + Sync + 'static,
@@ -145,8 +146,8 @@ impl TokenSource {
         Self(Source::Function { ask: Arc::new(ask), refreshes })
     }
 
-    /// What a program writes to its standard output, without white space around it. It runs at most once per `keep`, and
-    /// again when [`fresh_token`](Self::fresh_token) is asked for.
+    /// What a program writes to its standard output, without white space around it. It runs at most once per `keep`,
+    /// and again when [`fresh_token`](Self::fresh_token) is asked for.
     ///
     /// It is given 30 s; one that fails is an error, whatever it wrote. Its standard error goes nowhere.
     pub fn command<A: Into<OsString>>(

@@ -26,8 +26,8 @@ use crate::client::error::{BoxError, shown};
 use crate::client::proxies::Proxies;
 use crate::client::tls::{ClientIdentity, Identity, Tls, TlsSettings, certificates_in};
 
-/// Sends requests. One pool of connections and one TLS set-up, shared by all clones; connections of event streams are kept
-/// apart from those of single requests.
+/// Sends requests. One pool of connections and one TLS set-up, shared by all clones; connections of event streams are
+/// kept apart from those of single requests.
 #[derive(Clone)]
 pub struct HttpClient {
     client: Client<Connector, Full<Bytes>>,
@@ -118,8 +118,8 @@ impl HttpClient {
             .unwrap_or(Err(Error::Timeout { url, after: self.request_timeout }))
     }
 
-    /// Like [`send`](Self::send), but follows redirects (301, 302, 303, 307, 308) of GET and HEAD requests, at most five.
-    /// To another origin only headers go along that hold no secret.
+    /// Like [`send`](Self::send), but follows redirects (301, 302, 303, 307, 308) of GET and HEAD requests, at most
+    /// five. To another origin only headers go along that hold no secret.
     ///
     /// # Errors
     /// Those of [`send`](Self::send), and [`Error::Redirect`].
@@ -158,8 +158,8 @@ impl HttpClient {
         self.exchange_by(&self.client, request).await
     }
 
-    /// A request without a time limit of its own, whose answer may come with a [`Loan`](crate::client::handover::Loan) of the
-    /// connection.
+    /// A request without a time limit of its own, whose answer may come with a
+    /// [`Loan`](crate::client::handover::Loan) of the connection.
     pub(crate) async fn open_stream(
         &self,
         request: Request<Full<Bytes>>,
@@ -236,17 +236,17 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Where this host is, so that the system is not asked for it. The port is that of the URL, the name is still what the
-    /// server's certificate must be for. Default: none; the addresses of a host are tried in the order the system gives them,
-    /// families by turns, each with a head start of 250 ms over the next.
+    /// Where this host is, so that the system is not asked for it. The port is that of the URL, the name is still
+    /// what the server's certificate must be for. Default: none; the addresses of a host are tried in the order the
+    /// system gives them, families by turns, each with a head start of 250 ms over the next.
     #[must_use]
     pub fn resolve(mut self, host: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         self.addresses.insert(host.to_ascii_lowercase(), addresses.into_iter().collect());
         self
     }
 
-    /// Trusts the authorities in this PEM file, in addition to the system's. It is read again when it has changed; when it
-    /// cannot be used then, what was read last is used on.
+    /// Trusts the authorities in this PEM file, in addition to the system's. It is read again when it has changed;
+    /// when it cannot be used then, what was read last is used on.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.ca_file = Some(path.into());
@@ -260,8 +260,8 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Shows servers that ask for one this certificate (PEM, the chain after it), with its private key (PEM). Both are read
-    /// again when they have changed, as in [`ca_file`](Self::ca_file).
+    /// Shows servers that ask for one this certificate (PEM, the chain after it), with its private key (PEM). Both
+    /// are read again when they have changed, as in [`ca_file`](Self::ca_file).
     #[must_use]
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.identity = Some(Identity::Files { certificate: certificate.into(), key: key.into() });
@@ -293,17 +293,18 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Accepts every certificate for every name. **Whoever is between here and the server can read and change everything**,
-    /// tokens included.
+    /// Accepts every certificate for every name. **Whoever is between here and the server can read and change
+    /// everything**, tokens included.
     #[must_use]
     pub fn dangerously_accept_any_certificate(mut self) -> Self {
         self.tls.accept_anything = true;
         self
     }
 
-    /// Uses this proxy, `http://user:password@host:port`, for everything but the hosts in `except`, a list in the manner of
-    /// `NO_PROXY`. Default: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment, as curl has them, but never for
-    /// this machine itself (`localhost` and loopback addresses).
+    /// Uses this proxy, `http://user:password@host:port`, for everything but the hosts in `except`, a list in the
+    /// manner of
+    /// `NO_PROXY`. Default: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment, as curl has
+    /// them, but never for this machine itself (`localhost` and loopback addresses).
     ///
     /// Encrypted connections go through a tunnel (`CONNECT`), requests for plain ones are handed to the proxy.
     #[must_use]
@@ -319,16 +320,16 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Speaks HTTP/2 without asking, plain connections included. Default false: HTTP/1.1 unless a TLS handshake agrees on
-    /// HTTP/2.
+    /// Speaks HTTP/2 without asking, plain connections included. Default false: HTTP/1.1 unless a TLS handshake
+    /// agrees on HTTP/2.
     #[must_use]
     pub fn http2_only(mut self, only: bool) -> Self {
         self.h2_only = only;
         self
     }
 
-    /// Time between pings on an HTTP/2 connection that has a request or a stream open; a ping that is not answered within
-    /// half of it ends the connection. Default 20 s.
+    /// Time between pings on an HTTP/2 connection that has a request or a stream open; a ping that is not answered
+    /// within half of it ends the connection. Default 20 s.
     #[must_use]
     pub fn http2_ping_interval(mut self, interval: Duration) -> Self {
         self.ping_interval = interval;
@@ -350,9 +351,9 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Whether event streams may come compressed (gzip). Default false: it costs both sides time and 40 KiB of memory per
-    /// stream. What comes of a few bytes is taken on before more are looked at, at most 256 KiB at a time, so a small
-    /// body cannot become a large memory.
+    /// Whether event streams may come compressed (gzip). Default false: it costs both sides time and 40 KiB of memory
+    /// per stream. What comes of a few bytes is taken on before more are looked at, at most 256 KiB at a time, so a
+    /// small body cannot become a large memory.
     ///
     /// Bodies of single requests come as they are sent, and nobody is asked to compress them.
     #[must_use]

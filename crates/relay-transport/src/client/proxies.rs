@@ -117,9 +117,9 @@ enum Who {
 }
 
 impl Exceptions {
-    /// Entries are set apart by commas or white space: `*`, names, suffixes (`.a.example`, `*.a.example`), addresses and
-    /// networks (`10.0.0.0/8`, `fd00::/8`), each but networks with or without a port (`a.example:6443`, `[::1]:443`). An
-    /// entry that is none of these matches nobody.
+    /// Entries are set apart by commas or white space: `*`, names, suffixes (`.a.example`, `*.a.example`), addresses
+    /// and networks (`10.0.0.0/8`, `fd00::/8`), each but networks with or without a port (`a.example:6443`,
+    /// `[::1]:443`). An entry that is none of these matches nobody.
     fn parse(text: &str) -> Self {
         let entries = text.split([',', ' ', '\t', '\n', '\r']).filter(|entry| !entry.is_empty());
         Self(entries.filter_map(Exception::parse).collect())

@@ -30,8 +30,8 @@ type Prepare = Box<dyn FnMut(&Attempt) -> BoxFuture<'static, Result<Request<Full
 
 /// An event stream over as many connections as it takes: a `Stream` of [`Item`]s.
 ///
-/// It yields at most one error, a [`Stop`], as its last item; after [`close`](Self::close) it just ends. Everything that
-/// is worth another attempt is an [`Item::Ended`], and the stream goes on.
+/// It yields at most one error, a [`Stop`], as its last item; after [`close`](Self::close) it just ends. Everything
+/// that is worth another attempt is an [`Item::Ended`], and the stream goes on.
 ///
 /// **Nothing happens unless it is polled**: no bytes are read ahead but what one read of the socket brings, so a slow
 /// caller slows the server down. Dropping it, or closing it, closes the connection. Polling is cancel-safe.
@@ -49,9 +49,9 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// A stream whose requests are made by `prepare`, once per attempt and redirect: URL, method, headers, body and fresh
-    /// credentials. What belongs to an event stream (`Accept`, `Cache-Control`, `Last-Event-ID`) is added to it, and a
-    /// redirect applied, without what may be a secret when it leads to another origin.
+    /// A stream whose requests are made by `prepare`, once per attempt and redirect: URL, method, headers, body and
+    /// fresh credentials. What belongs to an event stream (`Accept`, `Cache-Control`, `Last-Event-ID`) is added to
+    /// it, and a redirect applied, without what may be a secret when it leads to another origin.
     ///
     /// Nothing is sent before the first poll, which must be within a tokio runtime.
     pub fn new<F>(http: HttpClient, config: Config, prepare: F) -> Self
@@ -142,8 +142,8 @@ impl EventStream {
         self.machine.set_idle(idle);
     }
 
-    /// What polling would yield at once, if that is a frame: for who takes many in a row. `None` says nothing but that it is
-    /// time to poll.
+    /// What polling would yield at once, if that is a frame: for who takes many in a row. `None` says nothing but
+    /// that it is time to poll.
     #[inline]
     pub fn next_frame(&mut self) -> Option<Frame> {
         // The clock, the socket and the watchers are not bothered for what is there already.
@@ -255,8 +255,8 @@ impl fmt::Debug for EventStream {
     }
 }
 
-/// Commands and watches an [`EventStream`] that somebody else polls. Commands are obeyed when it is polled next, and wake
-/// whoever polls it.
+/// Commands and watches an [`EventStream`] that somebody else polls. Commands are obeyed when it is polled next, and
+/// wake whoever polls it.
 #[derive(Clone)]
 pub struct Handle(Arc<Shared>);
 

@@ -52,13 +52,13 @@ where
 
 /// Limits of an [`HttpServer`]: `Settings::default()` and setters named like the fields.
 ///
-/// Fixed are: 64 KiB and 4,096 fields of a request head, 10 s for it, 75 s for an idle connection, 5 min for the writing
-/// of an answer that is no stream.
+/// Fixed are: 64 KiB and 4,096 fields of a request head, 10 s for it, 75 s for an idle connection, 5 min for the
+/// writing of an answer that is no stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Open connections in all. Default 8,192. Before one is refused, those that sent nothing yet or are idle are closed,
-    /// oldest first.
+    /// Open connections in all. Default 8,192. Before one is refused, those that sent nothing yet or are idle are
+    /// closed, oldest first.
     pub max_connections: usize,
     /// A connection that takes no byte for this long while there is something to send is cut. Default 30 s.
     pub stall_timeout: Duration,
@@ -178,8 +178,8 @@ impl HttpServer {
     }
 }
 
-/// Serves one connection that did not come from a port: a Unix socket, or an end of a pipe in a test. It has the deadlines
-/// of [`HttpServer`], no place among its connections, and is told of an orderly end by `stop`.
+/// Serves one connection that did not come from a port: a Unix socket, or an end of a pipe in a test. It has the
+/// deadlines of [`HttpServer`], no place among its connections, and is told of an orderly end by `stop`.
 pub async fn serve_connection<S: Service>(
     service: Arc<S>,
     stream: impl AsyncRead + AsyncWrite + Unpin,

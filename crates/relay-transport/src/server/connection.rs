@@ -141,8 +141,9 @@ impl Drop for Busy {
 /// A socket that keeps the connection's deadlines.
 ///
 /// Reading sees an end of input when a head takes too long or an idle connection grows old; writing fails when the peer
-/// takes nothing for too long, or too little of an answer that is no stream. Errors that the HTTP library answers by itself get a problem document. A client that
-/// closes its sending side with its request still gets its answer, unless that is a stream.
+/// takes nothing for too long, or too little of an answer that is no stream. Errors that the HTTP library answers by
+/// itself get a problem document. A client that closes its sending side with its request still gets its answer,
+/// unless that is a stream.
 pub(crate) struct Socket<S> {
     stream: S,
     activity: Arc<Activity>,

@@ -1,4 +1,5 @@
-//! The answers that hyper gives by itself, to heads that it cannot parse: they have no body, and get a problem document.
+//! The answers that hyper gives by itself, to heads that it cannot parse: they have no body, and get a problem
+//! document.
 //!
 //! What they look like is no part of hyper's interface: the tests below hold what they rely on.
 

@@ -152,7 +152,8 @@ impl Query {
     }
 }
 
-/// Undoes percent-encoding. What is no encoding stays as it is, what is no UTF-8 becomes U+FFFD: neither passes a check.
+/// Undoes percent-encoding. What is no encoding stays as it is, what is no UTF-8 becomes U+FFFD: neither passes a
+/// check.
 pub fn percent_decode(text: &str, plus_is_space: bool) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

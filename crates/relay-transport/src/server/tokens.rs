@@ -63,9 +63,9 @@ struct Token<R> {
 
 /// The tokens file as it is now: read again when it changes.
 ///
-/// A line is `TOKEN SUBJECT RIGHTS..`; a token may be given as `sha256:` and the 64 hex digits of its digest; `#` begins a
-/// comment. The file must not be readable by others, holds at most 10,000 tokens and 4 MiB, and nothing of it is ever
-/// quoted. A file that is no longer good leaves the tokens as they were.
+/// A line is `TOKEN SUBJECT RIGHTS..`; a token may be given as `sha256:` and the 64 hex digits of its digest; `#`
+/// begins a comment. The file must not be readable by others, holds at most 10,000 tokens and 4 MiB, and nothing of
+/// it is ever quoted. A file that is no longer good leaves the tokens as they were.
 #[derive(Debug)]
 pub struct TokenWatch<R> {
     path: PathBuf,
@@ -169,8 +169,8 @@ impl<R: Rights> TokenWatch<R> {
         Ok(true)
     }
 
-    /// Reads the file again every second, for ever. Logs when it has changed and, once for each reason, why it is no longer
-    /// good; calls `failed` for every reading that failed.
+    /// Reads the file again every second, for ever. Logs when it has changed and, once for each reason, why it is no
+    /// longer good; calls `failed` for every reading that failed.
     pub async fn keep_fresh(self: Arc<Self>, failed: impl Fn()) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,5 +1,5 @@
-//! `cargo xtask bench log [--quick] [--json FILE]`: appends, replay, opening, a kill and a flipped byte, for relay-log and
-//! three embedded databases that an append-only log could stand on.
+//! `cargo xtask bench log [--quick] [--json FILE]`: appends, replay, opening, a kill and a flipped byte, for
+//! relay-log and three embedded databases that an append-only log could stand on.
 
 mod peers;
 

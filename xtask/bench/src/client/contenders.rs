@@ -89,8 +89,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-/// `bench client-once CLIENT URL-OF-WORK PASSES EVENTS DATA BODY`, with what one pass holds: reads a tenth as a warm-up, then
-/// everything. Prints CPU seconds per million events, events per second, and the peak of resident memory in MiB.
+/// `bench client-once CLIENT URL-OF-WORK PASSES EVENTS DATA BODY`, with what one pass holds: reads a tenth as a
+/// warm-up, then everything. Prints CPU seconds per million events, events per second, and the peak of resident
+/// memory in MiB.
 pub fn once(arguments: &[String]) -> anyhow::Result<()> {
     let [name, url, passes, events, data, body] = arguments else {
         bail!("usage: client-once CLIENT URL-OF-WORK PASSES EVENTS DATA BODY");
@@ -114,8 +115,8 @@ pub fn once(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `bench client-idle CLIENT URL CONNECTIONS EVENTS DATA BODY`, with what the burst holds: opens that many connections, one
-/// after the other. Prints KiB of resident memory for each, after one event and after the burst.
+/// `bench client-idle CLIENT URL CONNECTIONS EVENTS DATA BODY`, with what the burst holds: opens that many
+/// connections, one after the other. Prints KiB of resident memory for each, after one event and after the burst.
 pub fn idle(arguments: &[String]) -> anyhow::Result<()> {
     let [name, url, connections, events, data, body] = arguments else {
         bail!("usage: client-idle CLIENT URL CONNECTIONS EVENTS DATA BODY");

@@ -20,8 +20,8 @@ pub trait Store {
     /// The events that come next, in this store's own format.
     fn events(&self, cluster: &mut Cluster, events: u64) -> Wire;
 
-    /// Decodes and applies a chunk of the stream; with `snapshots`, takes a snapshot after each event and keeps it until
-    /// the next. Gives the number of events.
+    /// Decodes and applies a chunk of the stream; with `snapshots`, takes a snapshot after each event and keeps it
+    /// until the next. Gives the number of events.
     fn feed(&mut self, chunk: &Bytes, snapshots: bool) -> Result<u64>;
 
     /// How many pods have this value of the label `run`.

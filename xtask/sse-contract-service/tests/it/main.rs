@@ -1,5 +1,5 @@
-//! The cases of the public contract tests, and some they lack: the service as a process, orders over its socket, streams
-//! from a scripted peer, callbacks read from a raw socket.
+//! The cases of the public contract tests, and some they lack: the service as a process, orders over its socket,
+//! streams from a scripted peer, callbacks read from a raw socket.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod beyond;

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::peer::{Request, percent_decode};
 
-/// Where an object is. An empty namespace is that of types without one, or stands for all; an empty name stands for all.
+/// Where an object is. An empty namespace is that of types without one, or stands for all; an empty name stands for
+/// all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     /// `v1/pods`, or with a group.

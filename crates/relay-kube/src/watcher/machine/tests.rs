@@ -243,8 +243,8 @@ fn input() -> impl Strategy<Value = Input> {
 }
 
 proptest! {
-    /// A cluster on which no watch ever lives: every request but those that a success leads to comes after a delay, which
-    /// grows, and is as long as was asked for, in bounds.
+    /// A cluster on which no watch ever lives: every request but those that a success leads to comes after a delay,
+    /// which grows, and is as long as was asked for, in bounds.
     #[test]
     fn no_request_without_a_growing_delay(seed in any::<u64>(), inputs in prop::collection::vec(input(), 1..60)) {
         let mut machine = Machine::new(seed);

@@ -10,8 +10,8 @@ use super::plan::{Draw, Plan, Weather, mix};
 /// Pods, and what becomes of them one event at a time.
 ///
 /// Everything the next step depends on is in the pods, the seed and the revision, as controllers of a real cluster keep
-/// nothing but what the API server has. So a cluster that is [adopted](Self::adopt) from the fold of its own events goes on
-/// exactly as the one that made them.
+/// nothing but what the API server has. So a cluster that is [adopted](Self::adopt) from the fold of its own events
+/// goes on exactly as the one that made them.
 ///
 /// ```text
 ///  (reconcile: create)              (advance)                                  (reconcile, drain: delete)
@@ -93,8 +93,8 @@ const VERSION_BASE: u64 = 800_000;
 const VERSION_MAX: u64 = 1 << 48;
 
 impl Cluster {
-    /// A cluster with nothing in its past: exactly `target` running pods, numbered on from `head`, the sequence of a log's
-    /// newest event.
+    /// A cluster with nothing in its past: exactly `target` running pods, numbered on from `head`, the sequence of a
+    /// log's newest event.
     pub(super) fn new(seed: u64, target: usize, head: u64) -> Self {
         let mut cluster = Self::empty(Plan::new(seed, target), head.min(VERSION_MAX));
         let mut names: BTreeMap<PodKey, (usize, String)> = BTreeMap::new();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use relay_proto::pods::Container;
 use relay_proto::time::Timestamp;
 
-/// The fixed part of a simulated cluster. Everything here is a function of the seed, the number of pods and, for events,
-/// the revision: a number that grows by one per event and stands for time.
+/// The fixed part of a simulated cluster. Everything here is a function of the seed, the number of pods and, for
+/// events, the revision: a number that grows by one per event and stands for time.
 #[derive(Debug)]
 pub(super) struct Plan {
     seed: u64,
@@ -36,8 +36,8 @@ pub(super) struct Node {
     pub(super) address: String,
 }
 
-/// What is going on besides the usual. Each kind keeps to one victim for a number of revisions, so that things happen in
-/// bursts, as they do in clusters.
+/// What is going on besides the usual. Each kind keeps to one victim for a number of revisions, so that things happen
+/// in bursts, as they do in clusters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Weather {
     /// A deployment has more or fewer replicas than usual.

@@ -13,8 +13,8 @@ use crate::durable::{Offset, Refusal};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ProducerConfig {
-    /// The stream takes JSON: a batch is an array, a message one of its elements. Default false: a batch is the messages one
-    /// after the other.
+    /// The stream takes JSON: a batch is an array, a message one of its elements. Default false: a batch is the
+    /// messages one after the other.
     pub json: bool,
     /// The epoch to begin with. Default 0.
     pub epoch: u64,

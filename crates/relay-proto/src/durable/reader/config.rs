@@ -14,7 +14,8 @@ use crate::durable::{Checkpoint, Offset, Refusal};
 pub struct ReaderConfig {
     /// What follows once everything there is was read. Default [`LiveMode::Auto`].
     pub mode: LiveMode,
-    /// Largest piece given out, in bytes, but for a single message that is larger; as much is held at most. Default 1 MiB.
+    /// Largest piece given out, in bytes, but for a single message that is larger; as much is held at most. Default 1
+    /// MiB.
     pub batch_bytes: usize,
     /// Longest JSON message and longest event, in bytes. Default 64 MiB.
     pub max_message: usize,

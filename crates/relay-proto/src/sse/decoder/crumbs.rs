@@ -17,8 +17,8 @@ const CRUMB: usize = 64;
 const LONG: usize = 1024;
 
 impl Decoder {
-    /// Takes a chunk by copying it, if it is a crumb and all input before it is read. One that is `shared` is left to be
-    /// referred to when it does not go on with a line.
+    /// Takes a chunk by copying it, if it is a crumb and all input before it is read. One that is `shared` is left to
+    /// be referred to when it does not go on with a line.
     pub(super) fn feed_crumb(&mut self, crumb: &[u8], shared: bool) -> bool {
         if crumb.len() > CRUMB || self.carry.skip_lf || self.carry.line_over {
             return false;

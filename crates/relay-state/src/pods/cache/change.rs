@@ -59,8 +59,8 @@ impl Change {
         before.into_iter().chain(after.filter(|value| Some(*value) != before))
     }
 
-    /// Every group that this change touched, as (label key, value): those of the pod before, then those that it joined. A
-    /// change of anything touches all the groups that the pod is in.
+    /// Every group that this change touched, as (label key, value): those of the pod before, then those that it
+    /// joined. A change of anything touches all the groups that the pod is in.
     pub fn touched(&self) -> impl Iterator<Item = (&str, &str)> {
         let was = |key, value| self.before.as_ref().is_some_and(|pod| pod.label(key) == Some(value));
         let joined = self.after.iter().flat_map(Pod::labels).filter(move |(key, value)| !was(key, value));

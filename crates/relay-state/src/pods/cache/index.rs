@@ -8,8 +8,8 @@ use super::trie::{Entry, Trie};
 /// Groups of pods by label key and value.
 ///
 /// A group holds the hashes of its pods' keys: they are found by hash in the set of pods. So an event that changes no
-/// label costs the index nothing, and a copied node of a group has no pod to count a reference to. Pods whose hashes are
-/// the same are told apart by their labels.
+/// label costs the index nothing, and a copied node of a group has no pod to count a reference to. Pods whose hashes
+/// are the same are told apart by their labels.
 #[derive(Clone, Default)]
 pub(super) struct LabelIndex(Trie<Label>);
 

@@ -10,8 +10,8 @@ use super::hash::hash_of;
 use super::index::{Label, LabelIndex, Value};
 use super::trie::{Entry, Trie};
 
-/// An immutable set of pods, with an index of their labels. Cloning is O(1), and versions share what is the same: keep as
-/// many as you like.
+/// An immutable set of pods, with an index of their labels. Cloning is O(1), and versions share what is the same:
+/// keep as many as you like.
 ///
 /// Iteration is in no useful order, which may be another in the next process; `sorted` is by namespace and name.
 ///
@@ -100,11 +100,11 @@ impl Pods {
         Groups { pods: self, label: self.labels.get(key) }
     }
 
-    /// What changed since another snapshot, by namespace and name. A pod that was replaced by another of its name is two
-    /// changes: a removal, then an addition.
+    /// What changed since another snapshot, by namespace and name. A pod that was replaced by another of its name is
+    /// two changes: a removal, then an addition.
     ///
-    /// For snapshots of one history this costs as much as there are changes, however many pods there are. Any two can be
-    /// compared.
+    /// For snapshots of one history this costs as much as there are changes, however many pods there are. Any two can
+    /// be compared.
     pub fn diff(&self, older: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
         self.by_key.diff(&older.by_key, &mut |before, after| {
@@ -136,7 +136,8 @@ impl Pods {
         Some(former)
     }
 
-    /// Makes these the pods; of two with one key the last. What is equal stays as it is, and shared with older versions.
+    /// Makes these the pods; of two with one key the last. What is equal stays as it is, and shared with older
+    /// versions.
     pub(super) fn replace(&mut self, pods: &[Pod]) {
         let mut next: Vec<(u64, &Pod)> = pods.iter().map(|pod| (hash_of(pod.key()), pod)).collect();
         // In the order of the trie, which makes neighbours of what is changed one after the other.

@@ -49,9 +49,9 @@ struct Node<S: ?Sized> {
     slots: S,
 }
 
-/// Bits of a digit. Wider nodes make a trie less deep but a copy dearer (it counts a reference to every child, wherever that
-/// is in memory): with four bits a million pods cost the same, a hundred thousand with a snapshot for every change a tenth
-/// more.
+/// Bits of a digit. Wider nodes make a trie less deep but a copy dearer (it counts a reference to every child,
+/// wherever that is in memory): with four bits a million pods cost the same, a hundred thousand with a snapshot for
+/// every change a tenth more.
 const BITS: u32 = 3;
 
 /// The value of the digit of a hash at a depth (in bits, from the top), as a bit of [`Node::values`].
@@ -101,8 +101,8 @@ impl<T: Entry> Trie<T> {
         Iter::over(slice::from_ref(slot))
     }
 
-    /// Reads what a change of this hash's entry will read and write. With many entries that is all over the memory: these
-    /// reads do not wait for each other, as the steps of the change would.
+    /// Reads what a change of this hash's entry will read and write. With many entries that is all over the memory:
+    /// these reads do not wait for each other, as the steps of the change would.
     fn warm(&self, hash: u64) {
         let (mut slot, mut depth, mut shared) = (&self.root, 0, false);
         while let Slot::Node(node) = slot

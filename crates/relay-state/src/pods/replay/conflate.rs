@@ -11,8 +11,8 @@ use crate::pods::Change;
 /// Merges consecutive event snapshots into one, which stands for all of them.
 ///
 /// The merged snapshot lists every event ([`Snapshot::events`]), has the pods and the ack of the last one, and the net
-/// change against what was handed over before the first. Only snapshots of events of one phase are merged: whatever else
-/// comes between them (a list, a gap, a drop, the end of the replay, a bookmark) stays by itself and in its place.
+/// change against what was handed over before the first. Only snapshots of events of one phase are merged: whatever
+/// else comes between them (a list, a gap, a drop, the end of the replay, a bookmark) stays by itself and in its place.
 ///
 /// It holds the merged events, and two pods per key that changed.
 #[derive(Debug, Clone)]

@@ -6,8 +6,8 @@
 //!
 //! Checked at every step ([`Property`]): events are handed over in order, once, and after everything before them was
 //! handed over or announced lost; an acknowledgement covers nothing else; pods are those of the position they are shown
-//! for; phases follow each other as they may; positions move back only by a gap; gaps have a reason. At rest: everything
-//! was handed over or announced, and pods, phase and acknowledgement are those of the relay's head.
+//! for; phases follow each other as they may; positions move back only by a gap; gaps have a reason. At rest:
+//! everything was handed over or announced, and pods, phase and acknowledgement are those of the relay's head.
 
 mod checks;
 mod exhaustive;
@@ -325,8 +325,9 @@ impl World {
         faults
     }
 
-    /// The position of a list that lags, if a relay may answer with it. One that does not know `at_least` may; but a client
-    /// that was told nothing of a position but its hash, as after a message that cannot be read, has to trust `at_least`.
+    /// The position of a list that lags, if a relay may answer with it. One that does not know `at_least` may; but a
+    /// client that was told nothing of a position but its hash, as after a message that cannot be read, has to trust
+    /// `at_least`.
     fn lagging_list(&self) -> Option<At> {
         let head = self.relay.head();
         let at = At::new(head.epoch, head.sequence.checked_sub(1)?);

@@ -1,8 +1,8 @@
 //! The body of a stream's answer, read from the connection itself.
 //!
 //! hyper hands a body over chunk by chunk, from one task to another, and counts a reference for each byte of a chunk's
-//! head. A stream of small events has a chunk for each of them. Here, what one read brings is taken out of its chunks in
-//! place, and is one piece again.
+//! head. A stream of small events has a chunk for each of them. Here, what one read brings is taken out of its chunks
+//! in place, and is one piece again.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -160,8 +160,8 @@ impl Framing {
         matches!(self, Self::UntilClosed) || self.is_done()
     }
 
-    /// Takes bytes of the body out of the buffer, together as far as that is cheap. All of the buffer is consumed when there
-    /// are none.
+    /// Takes bytes of the body out of the buffer, together as far as that is cheap. All of the buffer is consumed
+    /// when there are none.
     fn take_off(&mut self, buffer: &mut BytesMut) -> io::Result<Bytes> {
         match self {
             Self::UntilClosed => Ok(buffer.split().freeze()),

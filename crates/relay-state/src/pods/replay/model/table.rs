@@ -4,8 +4,8 @@ use super::exhaustive::{Plan, live, plans, search};
 use super::*;
 use crate::pods::rules::without;
 
-/// Rule, the property that breaks without it, and the shortest life that shows it: what happened, and after how many steps
-/// of the driver.
+/// Rule, the property that breaks without it, and the shortest life that shows it: what happened, and after how many
+/// steps of the driver.
 #[rustfmt::skip]
 const TABLE: &[(Rule, Property, &str)] = &[
     (Rule::ConnectedFirst, Property::AckIsProcessed, "replay whole: 3 MessageLost, 3 MessageLost, 3 Beat"),
