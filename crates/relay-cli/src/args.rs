@@ -3,6 +3,7 @@
 mod bus;
 mod connect;
 mod follow;
+mod peer;
 mod query;
 mod serve;
 mod shared;
@@ -15,13 +16,14 @@ use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use bus::{
-    BusArgs, BusCommand, BusCrdsArgs, BusDemoArgs, BusMonitorArgs, BusReceiveArgs, BusSendArgs, BusServeArgs,
+    BusArgs, BusCommand, BusCrdsArgs, BusMonitorArgs, BusReceiveArgs, BusSendArgs, BusServeArgs,
     ComponentArg, HandlerArg, WhichBus,
 };
-pub(crate) use connect::{Connect, KubeFlags, in_environment};
+pub(crate) use connect::Connect;
 pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArgs};
+pub(crate) use peer::{KubeFlags, Peer, System, TakesKubeFlags, in_environment};
 pub(crate) use query::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
-pub(crate) use serve::{DemoArgs, FsyncArg, ServeArgs, SourceArg, StoreArg};
+pub(crate) use serve::{DemoArgs, FsyncArg, ServeArgs, Show, SourceArg, StoreArg};
 pub(crate) use shared::{Format, Print, PrintLines, Reconnect, Since, Until, Which};
 pub(crate) use shell::{CompletionsArgs, ManArgs};
 pub(crate) use sse::SseArgs;
@@ -72,11 +74,13 @@ impl Args {
     /// The command, with what was given before its name.
     pub(crate) fn into_command(self) -> Result<Command, Usage> {
         let Self { kube, color: _, mut command } = self;
-        match (command.connect(), kube.given()) {
-            (Some(connect), _) => connect.fall_back_to(kube),
+        match (command.peer(), kube.given()) {
+            (Some(peer), _) => peer.fall_back_to(kube),
             (None, None) => {}
             (None, Some(flag)) => {
-                return Err(Usage(format!("{flag} before the command is for commands that talk to a relay")));
+                return Err(Usage(format!(
+                    "{flag} before the command is for commands that talk to a server"
+                )));
             }
         }
         Ok(command)
@@ -138,29 +142,29 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Of the commands that talk to a relay.
-    fn connect(&mut self) -> Option<&mut Connect> {
-        match self {
+    /// The server, of the commands that talk to one that may stand behind an API server.
+    fn peer(&mut self) -> Option<&mut dyn TakesKubeFlags> {
+        Some(match self {
+            Self::Pods(args) => &mut args.connect,
+            Self::Pod(args) => &mut args.connect,
+            Self::Events(args) => &mut args.connect,
+            Self::Stream(args) => &mut args.connect,
+            Self::State(args) => &mut args.connect,
+            Self::Replay(args) => &mut args.connect,
+            Self::Wait(args) => &mut args.connect,
+            Self::Session(args) => &mut args.connect,
+            Self::Health(args) => &mut args.connect,
+            Self::Durable(args) => return args.peer(),
+            Self::Parsec(args) => return args.peer(),
             Self::Demo(_)
             | Self::Serve(_)
             | Self::Store(_)
-            | Self::Durable(_)
-            | Self::Parsec(_)
             | Self::Autoconfig(_)
             | Self::Bus(_)
             | Self::Sse(_)
             | Self::Completions(_)
-            | Self::Man(_) => None,
-            Self::Pods(args) => Some(&mut args.connect),
-            Self::Pod(args) => Some(&mut args.connect),
-            Self::Events(args) => Some(&mut args.connect),
-            Self::Stream(args) => Some(&mut args.connect),
-            Self::State(args) => Some(&mut args.connect),
-            Self::Replay(args) => Some(&mut args.connect),
-            Self::Wait(args) => Some(&mut args.connect),
-            Self::Session(args) => Some(&mut args.connect),
-            Self::Health(args) => Some(&mut args.connect),
-        }
+            | Self::Man(_) => return None,
+        })
     }
 }
 

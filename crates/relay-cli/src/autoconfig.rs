@@ -7,6 +7,7 @@ mod watch;
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::args::Show;
 use crate::exit::Exit;
 
 /// Auto-configuration streams: follow one, or serve a file as one
@@ -28,7 +29,7 @@ enum AutoconfigCommand {
     /// Serve a file of environments: every change of it becomes an event
     Serve(serve::ServeArgs),
     /// See it work: a service over a temporary file, and the client that follows its changes
-    Demo(demo::DemoArgs),
+    Demo(Show),
 }
 
 impl AutoconfigArgs {

@@ -8,10 +8,14 @@ mod receive;
 mod send;
 mod serve;
 
-use relay_bus::{BusReference, Monitor, MonitorBuilder, MonitorError};
+use std::pin::pin;
+
+use relay_bus::{BusReference, CancellationToken, Monitor, MonitorBuilder, MonitorError, MonitorHandler};
 
 use crate::args::{BusArgs, BusCommand, WhichBus};
 use crate::exit::{Exit, Usage};
+use crate::follow::Ending;
+use lines::Lines;
 
 pub(crate) async fn run(args: BusArgs) -> anyhow::Result<Exit> {
     match args.command {
@@ -67,6 +71,31 @@ fn builder(which: &WhichBus, component: relay_bus::Component) -> MonitorBuilder 
         .finalizer(which.finalizer)
 }
 
-fn ended(result: Result<(), MonitorError>) -> anyhow::Result<()> {
-    Ok(result?)
+/// Runs a monitor until a signal, the end of its time, an error, or the end of who reads our lines; then until its
+/// calls under way are done.
+async fn follow<H: MonitorHandler>(
+    monitor: &Monitor<H>,
+    bus: Option<&BusReference>,
+    concurrency: usize,
+    stop: &CancellationToken,
+    lines: &Lines,
+    mut ending: Ending,
+) -> anyhow::Result<Exit> {
+    let mut exit = Exit::Done;
+    let mut running = pin!(monitor.run(bus, concurrency, stop.clone()));
+    loop {
+        tokio::select! {
+            ended = running.as_mut() => {
+                return match ended {
+                    Err(error @ MonitorError::NoBus { .. }) => Ok(Exit::NotFound(error.to_string())),
+                    ended => Ok(ended.map(|()| exit)?),
+                };
+            }
+            end = ending.wait(), if !stop.is_cancelled() => {
+                exit = end;
+                stop.cancel();
+            }
+            () = lines.gone.cancelled(), if !stop.is_cancelled() => stop.cancel(),
+        }
+    }
 }

@@ -39,8 +39,8 @@ const FOR_PEOPLE: Tempo =
     Tempo { rate: 3.0, trouble_after: Duration::from_secs(2), reconnect: Duration::from_millis(600) };
 
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Exit> {
-    let out = Output::in_format(args.output);
-    let until = Until { max: None, time: args.time };
+    let out = Output::in_format(args.show.output);
+    let until = Until { max: None, time: args.show.time };
     // Signals are caught before the first line.
     let ending = Ending::new(until);
     let tempo = if out.is_table() { FOR_PEOPLE } else { FOR_PROGRAMS };

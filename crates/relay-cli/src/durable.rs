@@ -15,6 +15,7 @@ mod state;
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::args::TakesKubeFlags;
 use crate::exit::Exit;
 
 /// Durable streams: append, read and follow, produce exactly once
@@ -56,6 +57,24 @@ enum DurableCommand {
     Serve(serve::ServeArgs),
     /// See it work: a server, a producer and a reader, through cuts and a lost acknowledgement
     Demo(demo::DemoArgs),
+}
+
+impl DurableArgs {
+    /// The server, of the commands that talk to one.
+    pub(crate) fn peer(&mut self) -> Option<&mut dyn TakesKubeFlags> {
+        Some(match &mut self.command {
+            DurableCommand::Create(args) => &mut args.reach,
+            DurableCommand::Append(args) => &mut args.reach,
+            DurableCommand::Close(args) => &mut args.reach,
+            DurableCommand::Head(args) => &mut args.reach,
+            DurableCommand::Delete(args) => &mut args.reach,
+            DurableCommand::Fork(args) => &mut args.reach,
+            DurableCommand::Read(args) => &mut args.reading.reach,
+            DurableCommand::Tail(args) => &mut args.reading.reach,
+            DurableCommand::Produce(args) => &mut args.reach,
+            DurableCommand::Serve(_) | DurableCommand::Demo(_) => return None,
+        })
+    }
 }
 
 pub(crate) async fn run(args: DurableArgs) -> anyhow::Result<Exit> {

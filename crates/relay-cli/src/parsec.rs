@@ -9,6 +9,7 @@ mod subscribe;
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::args::TakesKubeFlags;
 use crate::exit::Exit;
 
 /// Enveloped channels: publish and subscribe with sequences, gaps and schemas
@@ -41,6 +42,18 @@ enum ParsecCommand {
 }
 
 impl ParsecArgs {
+    /// The server, of the commands that talk to one.
+    pub(crate) fn peer(&mut self) -> Option<&mut dyn TakesKubeFlags> {
+        Some(match &mut self.command {
+            ParsecCommand::Publish(args) => &mut args.reach,
+            ParsecCommand::Subscribe(args) => &mut args.reach,
+            ParsecCommand::History(args) => &mut args.reach,
+            ParsecCommand::Presence(args) => &mut args.reach,
+            ParsecCommand::Schema(args) => args.peer(),
+            ParsecCommand::Serve(_) => return None,
+        })
+    }
+
     /// Whether it is a server, which tells more of itself.
     pub(crate) fn is_server(&self) -> bool {
         matches!(self.command, ParsecCommand::Serve(_))

@@ -1,8 +1,8 @@
 //! A relay behind a Kubernetes API server: a service, reached through the server's proxy.
 
 use relay_kube::{Access, Given};
-use relay_pods::{ClientBuilder, Filter};
-use relay_transport::HttpClientBuilder;
+use relay_pods::Filter;
+use relay_transport::{HttpClientBuilder, Outer};
 
 use crate::exit::Usage;
 
@@ -59,8 +59,7 @@ pub(crate) async fn apply(
     given: Given,
     any_certificate: bool,
     http: HttpClientBuilder,
-    client: ClientBuilder,
-) -> anyhow::Result<(HttpClientBuilder, ClientBuilder)> {
+) -> anyhow::Result<(HttpClientBuilder, Outer)> {
     if access.skips_verification() && !any_certificate {
         return Err(Usage(format!(
             "cluster {:?} says insecure-skip-tls-verify: anybody could be its API server and take the credentials. To \
@@ -70,13 +69,12 @@ pub(crate) async fn apply(
         .into());
     }
     let (http, authorization) = access.apply(http, given).await?;
-    let client = client.behind_proxy();
-    let client = match authorization {
-        None => client,
-        Some(said) if said.is_bearer() => client.outer_token_source(said.source().clone()),
-        Some(said) => client.outer_authorization_source(said.source().clone()),
+    let outer = match authorization {
+        None => Outer::Known,
+        Some(said) if said.is_bearer() => Outer::Bearer(said.source().clone()),
+        Some(said) => Outer::Header(said.source().clone()),
     };
-    Ok((http, client))
+    Ok((http, outer))
 }
 
 #[cfg(test)]

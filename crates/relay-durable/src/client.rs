@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use relay_transport::{BaseUrl, HttpClient, TokenSource};
+use relay_transport::{BaseUrl, HttpClient, Outer, TokenSource};
 
 use crate::{DurableStream, Error, Retry};
 
@@ -24,6 +24,7 @@ pub(crate) struct Shared {
     pub(crate) base: BaseUrl,
     pub(crate) http: HttpClient,
     pub(crate) token: Option<TokenSource>,
+    pub(crate) outer: Outer,
     pub(crate) headers: HeaderMap,
     pub(crate) dynamic_headers: Option<Headers>,
     pub(crate) dynamic_params: Option<Params>,
@@ -40,6 +41,7 @@ pub struct ClientBuilder {
     base: String,
     http: Option<HttpClient>,
     token: Option<TokenSource>,
+    outer: Outer,
     headers: HeaderMap,
     dynamic_headers: Option<Headers>,
     dynamic_params: Option<Params>,
@@ -58,6 +60,7 @@ impl Client {
             base: base.into(),
             http: None,
             token: None,
+            outer: Outer::None,
             headers: HeaderMap::new(),
             dynamic_headers: None,
             dynamic_params: None,
@@ -135,6 +138,14 @@ impl ClientBuilder {
     #[must_use]
     pub fn token(mut self, token: TokenSource) -> Self {
         self.token = Some(token);
+        self
+    }
+
+    /// Sets who stands in front of the server, and what is said to it: the server's own token then travels in
+    /// `X-Relay-Token`. Default: nobody.
+    #[must_use]
+    pub fn outer(mut self, outer: Outer) -> Self {
+        self.outer = outer;
         self
     }
 
@@ -238,6 +249,7 @@ impl ClientBuilder {
                 base,
                 http: http.with_request_timeout(self.timeout),
                 token: self.token,
+                outer: self.outer,
                 headers: self.headers,
                 dynamic_headers: self.dynamic_headers,
                 dynamic_params: self.dynamic_params,

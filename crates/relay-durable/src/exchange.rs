@@ -176,10 +176,8 @@ impl Shared {
         for (name, value) in &call.headers {
             headers.insert(name, value.clone());
         }
-        if let Some(token) = token {
-            let value = token.bearer().map_err(|error| Lost::Never(local(&call.url, &error)))?;
-            headers.insert(header::AUTHORIZATION, value);
-        }
+        let authorized = self.outer.authorize(token, headers).await;
+        authorized.map_err(|error| Lost::Never(local(&call.url, &error)))?;
         Ok(request)
     }
 

@@ -42,7 +42,7 @@ pub use relay_proto::durable::{
     Acknowledged, Bounds, Checkpoint, Content, End, LiveMode, Offset, Piece, ProducerConfig, ProducerState,
     ReaderConfig, Retry, is_json,
 };
-pub use relay_transport::{HttpClient, TokenSource};
+pub use relay_transport::{HttpClient, Outer, TokenSource};
 pub use stream::{
     AppendOptions, AppendOutcome, CreateOptions, Created, DurableStream, Expiry, ForkOptions, Head,
 };

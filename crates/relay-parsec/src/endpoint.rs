@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use relay_proto::http::ResponseHead;
 use relay_proto::problem::Problem;
-use relay_transport::{BaseUrl, HttpClient, Secret, TokenSource};
+use relay_transport::{BaseUrl, HttpClient, Outer, Secret, TokenSource};
 
 use crate::{Error, PublishFailure};
 
-/// Header of the server's own token, for when `Authorization` belongs to a proxy in front of it.
-const RELAY_TOKEN: HeaderName = HeaderName::from_static("x-relay-token");
 /// Largest answer that is read.
 const MAX_ANSWER: usize = 128 << 20;
 
@@ -23,7 +21,7 @@ pub struct Endpoint {
     pub(crate) base: BaseUrl,
     pub(crate) http: HttpClient,
     token: Option<TokenSource>,
-    outer: Option<TokenSource>,
+    outer: Outer,
     pub(crate) client_id: Option<String>,
     pub(crate) conn_info: Option<String>,
 }
@@ -34,7 +32,7 @@ pub struct EndpointBuilder {
     base_url: String,
     http: Option<HttpClient>,
     token: Option<TokenSource>,
-    outer: Option<TokenSource>,
+    outer: Outer,
     client_id: Option<String>,
     conn_info: Option<String>,
 }
@@ -46,7 +44,7 @@ impl Endpoint {
             base_url: base_url.into(),
             http: None,
             token: None,
-            outer: None,
+            outer: Outer::None,
             client_id: None,
             conn_info: None,
         }
@@ -86,14 +84,7 @@ impl Endpoint {
 
     pub(crate) async fn authorize(&self, headers: &mut http::HeaderMap) -> Result<(), Error> {
         let token = self.token().await?;
-        if let Some(outer) = &self.outer {
-            headers.insert(AUTHORIZATION, outer.token().await?.bearer()?);
-            if let Some(token) = token {
-                headers.insert(RELAY_TOKEN, token.header()?);
-            }
-        } else if let Some(token) = token {
-            headers.insert(AUTHORIZATION, token.bearer()?);
-        }
+        self.outer.authorize(token.as_ref(), headers).await?;
         Ok(())
     }
 
@@ -181,11 +172,16 @@ impl EndpointBuilder {
     }
 
     /// Sets the credential of a proxy in front of the server: it is sent as `Authorization`, and the server's own
-    /// token as
-    /// `X-Relay-Token`.
+    /// token as `X-Relay-Token`.
     #[must_use]
-    pub fn outer_token_source(mut self, token: TokenSource) -> Self {
-        self.outer = Some(token);
+    pub fn outer_token_source(self, token: TokenSource) -> Self {
+        self.outer(Outer::Bearer(token))
+    }
+
+    /// Sets who stands in front of the server, and what is said to it. Default: nobody.
+    #[must_use]
+    pub fn outer(mut self, outer: Outer) -> Self {
+        self.outer = outer;
         self
     }
 

@@ -54,3 +54,4 @@ pub use websocket::{WebSocketConfig, WebSocketTransport};
 
 pub use relay_proto::parsec::PresenceEntry;
 pub use relay_state::sequences::{Delivered, Gap, GapCause, Item, SequenceTracker};
+pub use relay_transport::{HttpClient, Outer, TokenSource};

@@ -12,7 +12,7 @@ mod stream;
 mod tls;
 
 pub use base_url::BaseUrl;
-pub use credentials::{Secret, TokenSource};
+pub use credentials::{Outer, Secret, TokenSource};
 pub use error::Error;
 pub use http_client::{HttpClient, HttpClientBuilder};
 pub use stream::{EventStream, Handle};

@@ -30,5 +30,6 @@ mod client;
 pub mod server;
 
 pub use client::{
-    BaseUrl, ClientIdentity, Error, EventStream, Handle, HttpClient, HttpClientBuilder, Secret, TokenSource,
+    BaseUrl, ClientIdentity, Error, EventStream, Handle, HttpClient, HttpClientBuilder, Outer, Secret,
+    TokenSource,
 };

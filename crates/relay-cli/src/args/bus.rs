@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use relay_bus::{BusReference, ChannelReference, HeaderRules};
 
 use super::value::{duration, positive_duration, size};
-use super::{Format, Print, Until};
+use super::{Format, Print, Show, Until};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BusArgs {
@@ -29,7 +29,7 @@ pub(crate) enum BusCommand {
     /// Print the custom resource definitions, for kubectl apply
     Crds(BusCrdsArgs),
     /// See it work: two channels, four subscriptions, a reply, a subscriber that fails and one that stalls
-    Demo(BusDemoArgs),
+    Demo(Show),
 }
 
 /// Which bus
@@ -255,22 +255,6 @@ pub(crate) struct BusCrdsArgs {
     /// Without the status subresource, for clusters where buses of 2018 still run
     #[arg(long)]
     pub(crate) no_status_subresource: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct BusDemoArgs {
-    /// End after this time; default: run until Ctrl-C
-    #[arg(long = "for", env = "RELAY_FOR", value_name = "DURATION", value_parser = duration)]
-    pub(crate) time: Option<Duration>,
-    /// Output: table (lines for people) or json
-    #[arg(
-        short = 'o',
-        long = "output",
-        env = "RELAY_OUTPUT",
-        default_value = "table",
-        value_name = "FORMAT"
-    )]
-    pub(crate) output: Format,
 }
 
 fn bus(text: &str) -> Result<BusReference, String> {

@@ -9,12 +9,13 @@ use clap::{Args as ClapArgs, ValueEnum};
 use super::Format;
 use super::value::{duration, positive_duration, rate, size};
 
-#[derive(Debug, ClapArgs)]
-pub(crate) struct DemoArgs {
+/// What every demo has in common
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub(crate) struct Show {
     /// End after this time; default: run until Ctrl-C
     #[arg(long = "for", env = "RELAY_FOR", value_name = "DURATION", value_parser = duration)]
     pub(crate) time: Option<Duration>,
-    /// Output: table (lines for people) or json (the lines of `relay replay`)
+    /// Output: table (lines for people) or json (what the commands for programs print)
     #[arg(
         short = 'o',
         long = "output",
@@ -23,6 +24,12 @@ pub(crate) struct DemoArgs {
         value_name = "FORMAT"
     )]
     pub(crate) output: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) show: Show,
     /// Add all pods to each JSON line
     #[arg(long)]
     pub(crate) pods: bool,

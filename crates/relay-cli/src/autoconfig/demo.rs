@@ -4,38 +4,21 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use clap::Args as ClapArgs;
 use relay_autoconfig::StreamManager;
 use relay_autoconfig_server::{Handle, Server};
 
 use super::watch::follow;
-use crate::args::{Format, Until, duration};
+use crate::args::{Show, Until};
 use crate::exit::Exit;
 use crate::follow::Ending;
 use crate::output::Output;
-
-#[derive(Debug, ClapArgs)]
-pub(super) struct DemoArgs {
-    /// End after this time; default: run until Ctrl-C
-    #[arg(long = "for", env = "RELAY_FOR", value_name = "DURATION", value_parser = duration)]
-    time: Option<Duration>,
-    /// Output: table (lines for people) or json (the lines of `relay autoconfig watch`)
-    #[arg(
-        short = 'o',
-        long = "output",
-        env = "RELAY_OUTPUT",
-        default_value = "table",
-        value_name = "FORMAT"
-    )]
-    output: Format,
-}
 
 /// Between two changes of the file.
 const PAUSE: Duration = Duration::from_millis(700);
 /// How long a key that was replaced is still accepted.
 const GRACE: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(args: DemoArgs) -> anyhow::Result<Exit> {
+pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
     // Caught before the first line.
     let ending = Ending::new(Until { max: None, time: args.time });
     let folder = Folder::new()?;

@@ -15,8 +15,9 @@ use relay_transport::server::{Body, Cut, HttpServer, Settings, full};
 use tokio::sync::Notify;
 
 use super::lines::Lines;
-use crate::args::BusDemoArgs;
-use crate::exit::{Exit, signalled};
+use crate::args::{Show, Until};
+use crate::exit::Exit;
+use crate::follow::Ending;
 
 /// How long a subscriber has: the one that stalls has this to lose.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,8 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const IN_FLIGHT: usize = 1;
 const QUEUE: usize = 2;
 
-pub(super) async fn run(args: BusDemoArgs) -> anyhow::Result<Exit> {
-    let signalled = signalled();
+pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
+    // Signals are caught before the first line.
+    let ending = Ending::new(Until { max: None, time: args.time });
     let lines = Lines::in_format(args.output, false);
     let stop = CancellationToken::new();
     let subscribers = Subscribers::start(&stop).await?;
@@ -65,19 +67,8 @@ pub(super) async fn run(args: BusDemoArgs) -> anyhow::Result<Exit> {
         let engine = engine.clone();
         async move { engine.tell_drops().await }
     });
-    let time = async {
-        match args.time {
-            Some(time) => tokio::time::sleep(time).await,
-            None => std::future::pending().await,
-        }
-    };
     let bus = relay_bus::BusReference::cluster("demo");
-    let exit = tokio::select! {
-        ended = monitor.run(&bus, 4, stop.clone()) => super::ended(ended).map(|()| Exit::Done),
-        exit = signalled => Ok(exit),
-        () = time => Ok(Exit::Done),
-        () = lines.gone.cancelled() => Ok(Exit::Done),
-    };
+    let exit = super::follow(&monitor, Some(&bus), 4, &stop, &lines, ending).await;
     sending.abort();
     drops.abort();
     stop.cancel();

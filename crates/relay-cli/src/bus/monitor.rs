@@ -4,20 +4,19 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use relay_bus::{
-    Call, CancellationToken, Component, HandlerError, Job, MonitorError, MonitorHandler, Report,
-};
+use relay_bus::{Call, CancellationToken, Component, HandlerError, Job, MonitorHandler, Report};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use super::lines::{Lines, call_line, missing_line};
-use crate::args::{BusMonitorArgs, ComponentArg, HandlerArg};
-use crate::exit::{Exit, signalled};
+use crate::args::{BusMonitorArgs, ComponentArg, HandlerArg, Until};
+use crate::exit::Exit;
+use crate::follow::Ending;
 use crate::output::Output;
 
 pub(super) async fn run(args: BusMonitorArgs) -> anyhow::Result<Exit> {
     let bus = super::choose(&args.which).await?;
-    let signalled = signalled();
+    let ending = Ending::new(Until { max: None, ..args.until });
     let lines = Lines::new(Output::new(args.print), false);
     let stop = CancellationToken::new();
     let component = match args.component {
@@ -45,32 +44,7 @@ pub(super) async fn run(args: BusMonitorArgs) -> anyhow::Result<Exit> {
             }
         })
         .handler(Exec { command: args.exec, handlers: args.handlers });
-    let mut exit = Exit::Done;
-    let concurrency = args.which.concurrency;
-    let running = monitor.run(bus.as_ref(), concurrency, stop.clone());
-    let time = async {
-        match args.until.time {
-            Some(time) => tokio::time::sleep(time).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(running, signalled, time);
-    loop {
-        tokio::select! {
-            ended = running.as_mut() => {
-                return match ended {
-                    Err(error @ MonitorError::NoBus { .. }) => Ok(Exit::NotFound(error.to_string())),
-                    ended => super::ended(ended).map(|()| exit),
-                };
-            }
-            signal = signalled.as_mut(), if !stop.is_cancelled() => {
-                exit = signal;
-                stop.cancel();
-            }
-            () = time.as_mut(), if !stop.is_cancelled() => stop.cancel(),
-            () = lines.gone.cancelled(), if !stop.is_cancelled() => stop.cancel(),
-        }
-    }
+    super::follow(&monitor, bus.as_ref(), args.which.concurrency, &stop, &lines, ending).await
 }
 
 fn line(report: &Report) -> Option<Value> {

@@ -8,14 +8,15 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use relay_bus::{
     CancellationToken, Component, DispatcherOptions, EngineOptions, MemoryEngine, MessageDispatcher,
-    MessageReceiver, Metrics, Monitor, MonitorError, ReceiverOptions, Report,
+    MessageReceiver, Metrics, ReceiverOptions, Report,
 };
 use relay_proto::problem::{Problem, ProblemCode};
 use relay_transport::server::{Body, Cut, HttpServer, Settings, full, json, method_not_allowed, problem};
 
 use super::lines::Lines;
-use crate::args::BusServeArgs;
-use crate::exit::{Exit, signalled};
+use crate::args::{BusServeArgs, Until};
+use crate::exit::Exit;
+use crate::follow::Ending;
 
 pub(super) async fn run(args: BusServeArgs) -> anyhow::Result<Exit> {
     let rules = args.rules()?;
@@ -64,7 +65,7 @@ pub(super) async fn run(args: BusServeArgs) -> anyhow::Result<Exit> {
         None => None,
     };
     // Whoever has read the line may end the server.
-    let signalled = signalled();
+    let ending = Ending::new(Until { max: None, time: None });
     lines.listening("listening", server.local_addr())?;
 
     let state = Arc::new(State::default());
@@ -95,41 +96,12 @@ pub(super) async fn run(args: BusServeArgs) -> anyhow::Result<Exit> {
         tracing::warn!(address = %admin.local_addr(), "health and metrics");
         tokio::spawn(admin.run(Arc::new(Admin { metrics, state }), stop.clone()));
     }
-    let exit = follow(&monitor, bus.as_ref(), args.which.concurrency, &stop, &lines, signalled).await;
+    let exit = super::follow(&monitor, bus.as_ref(), args.which.concurrency, &stop, &lines, ending).await;
     stop.cancel();
     let _ = receiving.await;
     engine.drain(args.drain).await;
     drops.abort();
     exit
-}
-
-/// Until a signal, an error, or the end of who reads our lines.
-async fn follow(
-    monitor: &Monitor<MemoryEngine>,
-    bus: Option<&relay_bus::BusReference>,
-    concurrency: usize,
-    stop: &CancellationToken,
-    lines: &Lines,
-    signalled: impl Future<Output = Exit>,
-) -> anyhow::Result<Exit> {
-    let mut exit = Exit::Done;
-    let running = monitor.run(bus, concurrency, stop.clone());
-    tokio::pin!(running, signalled);
-    loop {
-        tokio::select! {
-            ended = running.as_mut() => {
-                return match ended {
-                    Err(error @ MonitorError::NoBus { .. }) => Ok(Exit::NotFound(error.to_string())),
-                    ended => super::ended(ended).map(|()| exit),
-                };
-            }
-            signal = signalled.as_mut(), if !stop.is_cancelled() => {
-                exit = signal;
-                stop.cancel();
-            }
-            () = lines.gone.cancelled(), if !stop.is_cancelled() => stop.cancel(),
-        }
-    }
 }
 
 #[derive(Debug, Default)]

@@ -79,7 +79,7 @@ pub(super) struct CreateArgs {
     #[command(flatten)]
     data: Data,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     print: PrintLines,
 }
@@ -106,7 +106,7 @@ pub(super) struct AppendArgs {
     #[arg(long)]
     retry_unsafe: bool,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     print: PrintLines,
 }
@@ -121,7 +121,7 @@ pub(super) struct CloseArgs {
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     print: PrintLines,
 }
@@ -131,7 +131,7 @@ pub(super) struct HeadArgs {
     /// The stream: a URL, or a path below --url
     stream: String,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     print: PrintLines,
 }
@@ -141,7 +141,7 @@ pub(super) struct DeleteArgs {
     /// The stream: a URL, or a path below --url
     stream: String,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     print: PrintLines,
 }
@@ -161,13 +161,13 @@ pub(super) struct ForkArgs {
     #[command(flatten)]
     expiry: ExpiryFlags,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     print: PrintLines,
 }
 
-fn stream(reach: &Reach, stream: &str) -> anyhow::Result<DurableStream> {
-    reach.stream(stream, reach.patience(), &Notes::default())
+async fn stream(reach: &Reach, stream: &str) -> anyhow::Result<DurableStream> {
+    reach.stream(stream, reach.patience(), &Notes::default()).await
 }
 
 /// Prints what came of it as one line, unless a signal came before.
@@ -194,7 +194,7 @@ async fn print(print: PrintLines, work: impl Future<Output = anyhow::Result<Valu
 }
 
 pub(super) async fn create(args: CreateArgs) -> anyhow::Result<Exit> {
-    let stream = stream(&args.reach, &args.stream)?;
+    let stream = stream(&args.reach, &args.stream).await?;
     print(args.print, async move {
         let data = args.data.read(false).await?.unwrap_or_default();
         let options = CreateOptions::new()
@@ -213,7 +213,7 @@ pub(super) async fn create(args: CreateArgs) -> anyhow::Result<Exit> {
 }
 
 pub(super) async fn append(args: AppendArgs) -> anyhow::Result<Exit> {
-    let stream = stream(&args.reach, &args.stream)?;
+    let stream = stream(&args.reach, &args.stream).await?;
     print(args.print, async move {
         let data = args.data.read(true).await?.unwrap_or_default();
         if data.is_empty() && !args.close {
@@ -232,7 +232,7 @@ pub(super) async fn append(args: AppendArgs) -> anyhow::Result<Exit> {
 }
 
 pub(super) async fn close(args: CloseArgs) -> anyhow::Result<Exit> {
-    let stream = stream(&args.reach, &args.stream)?;
+    let stream = stream(&args.reach, &args.stream).await?;
     print(args.print, async move {
         let data = args.data.read(false).await?.unwrap_or_default();
         let options = AppendOptions::new().content_type(args.content_type).close(true);
@@ -243,7 +243,7 @@ pub(super) async fn close(args: CloseArgs) -> anyhow::Result<Exit> {
 }
 
 pub(super) async fn head(args: HeadArgs) -> anyhow::Result<Exit> {
-    let stream = stream(&args.reach, &args.stream)?;
+    let stream = stream(&args.reach, &args.stream).await?;
     print(args.print, async move {
         let head = stream.head().await?;
         Ok(json!({
@@ -256,7 +256,7 @@ pub(super) async fn head(args: HeadArgs) -> anyhow::Result<Exit> {
 }
 
 pub(super) async fn delete(args: DeleteArgs) -> anyhow::Result<Exit> {
-    let stream = stream(&args.reach, &args.stream)?;
+    let stream = stream(&args.reach, &args.stream).await?;
     print(args.print, async move {
         let status = stream.delete().await?;
         Ok(json!({"stream": stream.url(), "status": status, "deleted": true}))
@@ -265,7 +265,7 @@ pub(super) async fn delete(args: DeleteArgs) -> anyhow::Result<Exit> {
 }
 
 pub(super) async fn fork(args: ForkArgs) -> anyhow::Result<Exit> {
-    let client = args.reach.client(args.reach.patience(), &Notes::default())?;
+    let client = args.reach.client(args.reach.patience(), &Notes::default()).await?;
     let (source, target) = (client.stream(&args.source)?, client.stream(&args.target)?);
     print(args.print, async move {
         let options = ForkOptions::new().at(args.at).sub_offset(args.sub_offset).expiry(args.expiry.expiry());

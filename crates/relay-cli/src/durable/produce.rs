@@ -76,7 +76,7 @@ pub(super) struct ProduceArgs {
     #[arg(long)]
     retry_unsafe: bool,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     print: PrintLines,
 }
@@ -108,7 +108,7 @@ pub(super) async fn produce(args: ProduceArgs) -> anyhow::Result<Exit> {
 }
 
 async fn run(args: ProduceArgs, told: &Told) -> anyhow::Result<Exit> {
-    let stream = args.reach.stream(&args.stream, args.reach.endless(), &told.1)?;
+    let stream = args.reach.stream(&args.stream, args.reach.endless(), &told.1).await?;
     let opened = args.state.as_deref().map(|path| StateFile::open(path, stream.url())).transpose()?;
     let (file, known) = opened.map_or((None, None), |(file, known)| (Some(file), known));
     let id = producer_id(&args, known.as_ref())?;

@@ -1,45 +1,49 @@
 //! How to reach a stream.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use relay_durable::{Client, DurableStream, TokenSource};
+use relay_durable::{Client, DurableStream};
 
 use super::notes::Notes;
-use crate::args::{Transport, in_environment, positive_duration};
+use crate::args::{KubeFlags, Peer, System, TakesKubeFlags, positive_duration};
 use crate::exit::Usage;
+
+/// Servers of durable streams.
+#[derive(Debug, Clone)]
+pub(super) struct Streams;
+
+impl System for Streams {
+    const URL_HELP: &'static str = "Base URL of the streams that are given as a path. Default: http://127.0.0.1:4437 \
+                                    [env: RELAY_DURABLE_URL, unless --kube-service is given]";
+    const URL: &'static str = "http://127.0.0.1:4437";
+    const URL_VARIABLE: &'static str = "RELAY_DURABLE_URL";
+    const SERVICE_HELP: &'static str = "Reach the server through the service proxy of an API server: \
+                                        NAMESPACE/NAME:PORT, or NAMESPACE/https:NAME:PORT [env: \
+                                        RELAY_DURABLE_KUBE_SERVICE, unless --url is given]";
+    const SERVICE_VARIABLE: &'static str = "RELAY_DURABLE_KUBE_SERVICE";
+}
 
 /// How to reach a stream
 #[derive(Debug, Clone, ClapArgs)]
 pub(super) struct Reach {
-    /// Base URL of the streams that are given as a path
-    #[arg(long, env = "RELAY_DURABLE_URL", default_value = "http://127.0.0.1:4437", value_name = "URL")]
-    url: String,
-    /// Token, sent as a bearer token with every request [env: RELAY_TOKEN, unless a token flag is given]
-    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
-    token: Option<String>,
-    /// File with the token; read again when it changes, and after a 401 [env: RELAY_TOKEN_FILE, unless a token flag is
-    /// given]
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    peer: Peer<Streams>,
     /// Header for every request, 'Name: value'; repeat for more
-    #[arg(long = "header", value_name = "HEADER")]
+    #[arg(long = "header", value_name = "HEADER", help_heading = "Connection", hide_short_help = true)]
     headers: Vec<String>,
     /// Longest time to the head of an answer, and between two reads of a body; a live read adds the server's wait
-    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = positive_duration)]
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = positive_duration, help_heading = "Retrying", hide_short_help = true)]
     timeout: Duration,
     /// Ceiling of the first delay before a retry; it doubles with each
-    #[arg(long, default_value = "100ms", value_name = "DURATION", value_parser = positive_duration)]
+    #[arg(long, default_value = "100ms", value_name = "DURATION", value_parser = positive_duration, help_heading = "Retrying", hide_short_help = true)]
     retry_base: Duration,
     /// Ceiling of every delay, but for what the server asks
-    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = positive_duration)]
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = positive_duration, help_heading = "Retrying", hide_short_help = true)]
     retry_cap: Duration,
     /// Longest time without progress; exit code 5 when it has run out. Default: 30s, without end for tail and produce
-    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Retrying", hide_short_help = true)]
     retry_for: Option<Duration>,
-    #[command(flatten)]
-    transport: Transport,
 }
 
 /// How long a command goes on without success unless it is told.
@@ -67,32 +71,23 @@ impl Reach {
         self.retry_for
     }
 
-    pub(super) fn client(&self, retry_for: Option<Duration>, notes: &Notes) -> anyhow::Result<Client> {
-        let mut transport = self.transport.clone();
+    pub(super) async fn client(&self, retry_for: Option<Duration>, notes: &Notes) -> anyhow::Result<Client> {
+        let route = self.peer.route().await?;
         // Whoever waits for an answer does not wait longer for a connection.
-        transport.connect_timeout = transport.connect_timeout.min(self.timeout);
-        let http = transport.http().idle_timeout(IDLE).build()?;
+        let connect_timeout = self.peer.transport.connect_timeout.min(self.timeout);
+        let http = route.http.connect_timeout(connect_timeout).idle_timeout(IDLE).build()?;
         let (base, cap) = self.retry();
         let notes = notes.clone();
-        let mut builder = Client::builder(&self.url)
+        let mut builder = Client::builder(route.url)
             .http(http)
+            .outer(route.outer)
             .timeout(self.timeout)
             .retry_base(base)
             .retry_cap(cap)
             .retry_for(retry_for)
             .on_retry(move |retry| notes.retry(retry));
-        let (token, file) = match (&self.token, &self.token_file) {
-            (None, None) => match in_environment("RELAY_TOKEN") {
-                Some(token) => (Some(token), None),
-                None => (None, in_environment("RELAY_TOKEN_FILE").map(PathBuf::from)),
-            },
-            given => (given.0.clone(), given.1.clone()),
-        };
-        if let Some(token) = token.filter(|token| !token.is_empty()) {
-            builder = builder.token(TokenSource::fixed(token));
-        }
-        if let Some(file) = file {
-            builder = builder.token(TokenSource::file(file));
+        if let Some(token) = route.token {
+            builder = builder.token(token);
         }
         for header in &self.headers {
             let (name, value) = header
@@ -103,12 +98,22 @@ impl Reach {
         Ok(builder.build()?)
     }
 
-    pub(super) fn stream(
+    pub(super) async fn stream(
         &self,
         stream: &str,
         retry_for: Option<Duration>,
         notes: &Notes,
     ) -> anyhow::Result<DurableStream> {
-        Ok(self.client(retry_for, notes)?.stream(stream)?)
+        if stream.contains("://") && self.peer.is_through_api_server() {
+            let rule = "with --kube-service, give the path of the stream in that service";
+            return Err(Usage(format!("stream {stream:?}: {rule}")).into());
+        }
+        Ok(self.client(retry_for, notes).await?.stream(stream)?)
+    }
+}
+
+impl TakesKubeFlags for Reach {
+    fn fall_back_to(&mut self, before: KubeFlags) {
+        self.peer.fall_back_to(before);
     }
 }

@@ -18,7 +18,7 @@ use crate::exit::{Exit, signalled};
 
 /// What to read, and where to
 #[derive(Debug, ClapArgs)]
-struct Reading {
+pub(super) struct Reading {
     /// The stream: a URL, or a path below --url
     stream: String,
     /// Where to begin: start, now, or an offset. Default: start for read, now for tail
@@ -49,19 +49,19 @@ struct Reading {
     #[arg(long)]
     progress: bool,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct ReadArgs {
     #[command(flatten)]
-    reading: Reading,
+    pub(super) reading: Reading,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct TailArgs {
     #[command(flatten)]
-    reading: Reading,
+    pub(super) reading: Reading,
     /// How to wait for new data
     #[arg(long, default_value = "auto", value_name = "MODE")]
     live: LiveArg,
@@ -107,7 +107,7 @@ async fn run(
     patience: Option<Duration>,
 ) -> anyhow::Result<Exit> {
     let notes = Notes::default();
-    let stream = reading.reach.stream(&reading.stream, patience, &notes)?;
+    let stream = reading.reach.stream(&reading.stream, patience, &notes).await?;
     let (base, cap) = reading.reach.retry();
     let config = ReaderConfig::default()
         .mode(mode)

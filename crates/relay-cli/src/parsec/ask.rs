@@ -27,7 +27,7 @@ pub(super) struct HistoryArgs {
     #[arg(long, value_name = "ID")]
     producer: Option<String>,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     print: PrintLines,
 }
@@ -37,13 +37,13 @@ pub(super) struct PresenceArgs {
     /// The channel
     channel: String,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     print: PrintLines,
 }
 
 pub(super) async fn history(args: HistoryArgs) -> anyhow::Result<Exit> {
-    let client = Client::builder_boxed(args.reach.transport(&Who::default(), 1, false)?).build()?;
+    let client = Client::builder_boxed(args.reach.transport(&Who::default(), 1, false).await?).build()?;
     let mut options = HistoryOptions::default();
     options.limit = args.limit;
     options.since = args.since;
@@ -88,7 +88,7 @@ pub(super) async fn history(args: HistoryArgs) -> anyhow::Result<Exit> {
 }
 
 pub(super) async fn presence(args: PresenceArgs) -> anyhow::Result<Exit> {
-    let client = Client::builder_boxed(args.reach.transport(&Who::default(), 1, false)?).build()?;
+    let client = Client::builder_boxed(args.reach.transport(&Who::default(), 1, false).await?).build()?;
     let presence = tokio::select! {
         exit = signalled() => return Ok(exit),
         presence = client.presence(&args.channel) => presence?,

@@ -58,7 +58,7 @@ pub(super) struct PublishArgs {
     #[arg(long)]
     open: bool,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     print: PrintLines,
 }
@@ -114,7 +114,7 @@ impl From<Error> for Failure {
 }
 
 pub(super) async fn publish(args: PublishArgs) -> anyhow::Result<Exit> {
-    let transport = args.reach.transport(&Who::default(), 1, args.open)?;
+    let transport = args.reach.transport(&Who::default(), 1, args.open).await?;
     let (base, cap) = args.reach.backoff();
     let mut client = Client::builder_boxed(transport)
         .producer(Producer::new(args.producer.as_str(), args.kind.into()))

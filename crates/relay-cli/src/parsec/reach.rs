@@ -9,43 +9,41 @@ use relay_parsec::{
     Endpoint, SseConfig, SseTransport, Transport as ParsecTransport, WebSocketConfig, WebSocketTransport,
 };
 use relay_proto::parsec::{Registry, Validator, ValidatorMode};
-use relay_transport::TokenSource;
 
-use crate::args::{Transport, duration, in_environment};
+use crate::args::{KubeFlags, Peer, Reconnect, System, TakesKubeFlags};
 use crate::exit::Usage;
+
+/// Servers of channels.
+#[derive(Debug, Clone)]
+pub(super) struct Channels;
+
+impl System for Channels {
+    const URL_HELP: &'static str = "Base URL of the server; may carry a path prefix. Default: http://127.0.0.1:8080 \
+                                    [env: RELAY_URL, unless --kube-service is given]";
+    const URL: &'static str = "http://127.0.0.1:8080";
+    const URL_VARIABLE: &'static str = "RELAY_URL";
+    const SERVICE_HELP: &'static str = "Reach the server through the service proxy of an API server: \
+                                        NAMESPACE/NAME:PORT, or NAMESPACE/https:NAME:PORT [env: \
+                                        RELAY_KUBE_SERVICE, unless --url is given]";
+    const SERVICE_VARIABLE: &'static str = "RELAY_KUBE_SERVICE";
+}
 
 /// How to reach a server
 #[derive(Debug, Clone, ClapArgs)]
 pub(super) struct Reach {
-    /// Base URL of the server; may carry a path prefix
-    #[arg(long, env = "RELAY_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
-    url: String,
-    /// Token of the server [env: RELAY_TOKEN, unless a token flag is given]
-    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
-    token: Option<String>,
-    /// File with the token; read again when it changes [env: RELAY_TOKEN_FILE, unless a token flag is given]
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// Credential of a proxy in front of the server: sent as Authorization, and the server's token as X-Relay-Token
+    #[command(flatten)]
+    peer: Peer<Channels>,
+    /// How envelopes travel
     #[arg(
         long,
-        env = "RELAY_PROXY_TOKEN",
-        hide_env_values = true,
-        value_name = "TOKEN",
-        help_heading = "Transport"
+        env = "RELAY_PARSEC_TRANSPORT",
+        default_value = "sse",
+        value_name = "TRANSPORT",
+        help_heading = "Connection"
     )]
-    proxy_token: Option<String>,
-    /// How envelopes travel
-    #[arg(long, env = "RELAY_PARSEC_TRANSPORT", default_value = "sse", value_name = "TRANSPORT")]
     transport: Kind,
-    /// Ceiling of the first delay before a retry; it doubles with each attempt
-    #[arg(long, env = "RELAY_RECONNECT_BASE", default_value = "800ms", value_name = "DURATION", value_parser = duration)]
-    reconnect_base: Duration,
-    /// Ceiling of every delay before a retry
-    #[arg(long, env = "RELAY_RECONNECT_CAP", default_value = "30s", value_name = "DURATION", value_parser = duration)]
-    reconnect_cap: Duration,
     #[command(flatten)]
-    connection: Transport,
+    reconnect: Reconnect,
 }
 
 /// How envelopes travel
@@ -99,26 +97,14 @@ pub(super) fn read_registry(path: &std::path::Path) -> anyhow::Result<Registry> 
 
 impl Reach {
     pub(super) fn backoff(&self) -> (Duration, Duration) {
-        (self.reconnect_base, self.reconnect_cap)
+        self.reconnect.delays()
     }
 
-    pub(super) fn endpoint(&self, who: &Who) -> anyhow::Result<Endpoint> {
-        let mut endpoint = Endpoint::builder(self.url.as_str()).http(self.connection.http().build()?);
-        let (token, file) = match (&self.token, &self.token_file) {
-            (None, None) => match in_environment("RELAY_TOKEN") {
-                Some(token) => (Some(token), None),
-                None => (None, in_environment("RELAY_TOKEN_FILE").map(PathBuf::from)),
-            },
-            given => (given.0.clone(), given.1.clone()),
-        };
-        if let Some(token) = token.filter(|token| !token.is_empty()) {
-            endpoint = endpoint.token_source(TokenSource::fixed(token));
-        }
-        if let Some(file) = file {
-            endpoint = endpoint.token_source(TokenSource::file(file));
-        }
-        if let Some(token) = self.proxy_token.as_deref().filter(|token| !token.is_empty()) {
-            endpoint = endpoint.outer_token_source(TokenSource::fixed(token));
+    pub(super) async fn endpoint(&self, who: &Who) -> anyhow::Result<Endpoint> {
+        let route = self.peer.route().await?;
+        let mut endpoint = Endpoint::builder(route.url).http(route.http.build()?).outer(route.outer);
+        if let Some(token) = route.token {
+            endpoint = endpoint.token_source(token);
         }
         if let Some(id) = &who.client_id {
             endpoint = endpoint.client_id(id.as_str());
@@ -131,13 +117,13 @@ impl Reach {
         Ok(endpoint.build()?)
     }
 
-    pub(super) fn transport(
+    pub(super) async fn transport(
         &self,
         who: &Who,
         subscribe_tries: u32,
         open: bool,
     ) -> anyhow::Result<Box<dyn ParsecTransport>> {
-        let endpoint = self.endpoint(who)?;
+        let endpoint = self.endpoint(who).await?;
         let (base, cap) = self.backoff();
         match self.transport {
             Kind::Sse if open => Err(Usage("--open is for --transport websocket".into()).into()),
@@ -150,5 +136,11 @@ impl Reach {
                 Ok(Box::new(WebSocketTransport::new(endpoint, config)))
             }
         }
+    }
+}
+
+impl TakesKubeFlags for Reach {
+    fn fall_back_to(&mut self, before: KubeFlags) {
+        self.peer.fall_back_to(before);
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::reach::{Reach, Who, read_registry};
-use crate::args::PrintLines;
+use crate::args::{PrintLines, TakesKubeFlags};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -65,12 +65,23 @@ struct CheckArgs {
     source: Source,
 }
 
+impl SchemaArgs {
+    pub(super) fn peer(&mut self) -> &mut dyn TakesKubeFlags {
+        let source = match &mut self.command {
+            SchemaCommand::List(args) => &mut args.source,
+            SchemaCommand::Resolve(args) => &mut args.source,
+            SchemaCommand::Check(args) => &mut args.source,
+        };
+        &mut source.reach
+    }
+}
+
 impl Source {
     async fn registry(&self) -> anyhow::Result<Registry> {
         match &self.schemas {
             Some(path) => read_registry(path),
             None => {
-                let body = self.reach.endpoint(&Who::default())?.schemas().await?;
+                let body = self.reach.endpoint(&Who::default()).await?.schemas().await?;
                 Registry::from_json(&body).context("the server's schemas")
             }
         }

@@ -38,7 +38,7 @@ pub(super) struct SubscribeArgs {
     #[command(flatten)]
     who: Who,
     #[command(flatten)]
-    reach: Reach,
+    pub(super) reach: Reach,
     #[command(flatten)]
     until: Until,
     #[command(flatten)]
@@ -53,7 +53,7 @@ enum Said {
 }
 
 pub(super) async fn subscribe(args: SubscribeArgs) -> anyhow::Result<Exit> {
-    let transport = args.reach.transport(&args.who, args.subscribe_tries, false)?;
+    let transport = args.reach.transport(&args.who, args.subscribe_tries, false).await?;
     let client = Client::builder_boxed(transport).validator(args.schemas.validator()?).build()?;
     let signalled = signalled();
     let time = args.until.time;

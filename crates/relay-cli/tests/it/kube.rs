@@ -124,6 +124,43 @@ async fn lists_and_streams_go_through_the_service_proxy() {
     assert_eq!(requests[2].query("session_id").as_deref(), Some("s-1"));
 }
 
+/// Every group of commands has the same flags, before its name and after it, and the same two credentials.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn other_systems_go_through_the_service_proxy_too() {
+    let head = Reply::empty(200)
+        .header("content-type", "application/json")
+        .header("stream-next-offset", "0000000000000000_0000000000000002");
+    let script = RelayScript::new("e1")
+        .prefix(PROXY)
+        .always("/app", head)
+        .always("/parsec/schemas", Reply::json(200, &json!({"patterns": []})));
+    let peer = Peer::start(script).await;
+    let home = Home::new();
+    home.config(json!({"server": peer.url()}), json!({"token": "s3cr3t-outer"}));
+    let inner = ["--token", "s3cr3t-inner"];
+    let there = ["--kube-service", SERVICE];
+    for (before, command, path) in [
+        (true, &["durable", "head", "/app"][..], "/app"),
+        (false, &["durable", "head", "/app"], "/app"),
+        (true, &["parsec", "schema", "list"], "/parsec/schemas"),
+        (false, &["parsec", "schema", "list"], "/parsec/schemas"),
+    ] {
+        let seen = peer.requests().len();
+        let args =
+            if before { [&there, command, &inner].concat() } else { [command, &there, &inner].concat() };
+        run(home.command(&args)).expect(0);
+        let requests = peer.requests();
+        let request = &requests[seen];
+        assert_eq!(request.path(), format!("{PROXY}{path}"));
+        assert_eq!(request.header("authorization"), Some("Bearer s3cr3t-outer"), "{request:?}");
+        assert_eq!(request.header("x-relay-token"), Some("s3cr3t-inner"), "{request:?}");
+    }
+    // What the API server is told is for its service alone.
+    let elsewhere = format!("{}/app", peer.url());
+    let done = run(home.command(&[&["durable", "head", &elsewhere][..], &there].concat())).expect(2);
+    assert!(done.stderr.contains("--kube-service") && done.stderr.contains(&elsewhere), "{}", done.stderr);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn flags_and_files_are_found_where_they_may_be() {
     let peer = api_server().await;

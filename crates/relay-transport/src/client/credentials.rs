@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
-use http::HeaderValue;
+use http::header::{AUTHORIZATION, HeaderName};
+use http::{HeaderMap, HeaderValue};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
@@ -80,6 +81,52 @@ impl From<String> for Secret {
 impl From<&str> for Secret {
     fn from(text: &str) -> Self {
         Self::new(text)
+    }
+}
+
+/// Header of a server's own token, for when `Authorization` belongs to a proxy in front of it.
+const RELAY_TOKEN: HeaderName = HeaderName::from_static("x-relay-token");
+
+/// Who stands in front of a server, and what is said to it in `Authorization`. Unless it is nobody, the server's own
+/// token travels in `X-Relay-Token`.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum Outer {
+    /// Nobody: `Authorization` is the server's.
+    #[default]
+    None,
+    /// A proxy that knows us already, by our certificate for example.
+    Known,
+    /// A proxy that takes a bearer token.
+    Bearer(TokenSource),
+    /// A proxy that takes something else: this is the whole header, scheme included.
+    Header(TokenSource),
+}
+
+impl Outer {
+    /// Puts the credentials of one request into its headers: those for the proxy, and the server's own token.
+    ///
+    /// # Errors
+    /// When the source for the proxy fails, or a text cannot stand in a header.
+    pub async fn authorize(&self, token: Option<&Secret>, headers: &mut HeaderMap) -> Result<(), Error> {
+        let outer = match self {
+            Self::None => {
+                if let Some(token) = token {
+                    headers.insert(AUTHORIZATION, token.bearer()?);
+                }
+                return Ok(());
+            }
+            Self::Known => None,
+            Self::Bearer(source) => Some(source.token().await?.bearer()?),
+            Self::Header(source) => Some(source.token().await?.header()?),
+        };
+        if let Some(outer) = outer {
+            headers.insert(AUTHORIZATION, outer);
+        }
+        if let Some(token) = token {
+            headers.insert(RELAY_TOKEN, token.header()?);
+        }
+        Ok(())
     }
 }
 
