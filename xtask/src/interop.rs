@@ -9,6 +9,7 @@ use crate::{Usage, workspace};
 
 mod address;
 mod cluster;
+mod durable;
 mod golang;
 mod kube;
 mod link;
@@ -29,13 +30,16 @@ Suites (all of them when none is named):
          device is given an address (192.0.2.1) meanwhile: this part is skipped when that is not allowed
   parsec builds a server with github.com/centrifugal/centrifuge (Go 1.26), then publishes and subscribes by `relay parsec`
          while it disconnects, trims and forgets histories, refuses, is killed and started again
+  durable installs the packages of the authors of Durable Streams with npm (Node.js 20), then runs their suite for
+         servers against `relay durable serve`, in memory and in a directory
 
   --relay PATH   use this relay binary instead of building one
   --keep         keep the directory with the logs, also when everything passed";
 
 type Suite = fn(&mut Run) -> Result<()>;
 
-const SUITES: &[(&str, Suite)] = &[("sse", sse::run), ("kube", kube::run), ("parsec", parsec::run)];
+const SUITES: &[(&str, Suite)] =
+    &[("sse", sse::run), ("kube", kube::run), ("parsec", parsec::run), ("durable", durable::run)];
 
 /// Runs the named suites and prints what passed, one line each, and a count as the last line.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {

@@ -3,8 +3,10 @@
 //!
 //! A command that prints lists asks for [`Output::list`], one that follows something for [`Output::table`] and then
 //! [`Output::row`], and one that says a single thing for [`Output::line`]. All text for people is a [`Text`], which no
-//! control character survives; what colour it has is said by what it means ([`Tone`]).
+//! control character survives; what colour it has is said by what it means ([`Tone`]). What takes more than a second has
+//! a [`Progress`].
 
+mod progress;
 mod screen;
 mod table;
 mod text;
@@ -16,6 +18,7 @@ use serde_json::Value;
 
 use crate::args::{Format, Print};
 
+pub(crate) use progress::Progress;
 pub(crate) use screen::{Color, note, stderr_in_color};
 pub(crate) use table::{Column, Table};
 pub(crate) use text::{Text, Tone, escaped};

@@ -1,9 +1,8 @@
 //! `relay store`: a relay's data directory, without the relay.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, Subcommand};
@@ -12,7 +11,7 @@ use serde_json::json;
 
 use crate::args::Format;
 use crate::exit::Exit;
-use crate::output::Output;
+use crate::output::{Output, Progress};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StoreArgs {
@@ -53,8 +52,8 @@ enum StoreCommand {
 }
 
 pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
-    let mut bar = Bar::new();
-    let mut progress = |done, all| bar.show(done, all);
+    let mut bar = Progress::new("events");
+    let mut progress = |done, all| bar.show(done, Some(all));
     match args.command {
         StoreCommand::Verify { data_dir } => {
             let report = verify_store(&data_dir, &mut progress)
@@ -103,40 +102,4 @@ fn private(path: &std::path::Path) -> anyhow::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path).with_context(|| format!("{} cannot be written", path.display()))
-}
-
-/// Shows on a terminal how far something is that takes more than a second.
-struct Bar {
-    began: Instant,
-    shown: Option<Instant>,
-    terminal: bool,
-}
-
-impl Bar {
-    const AFTER: Duration = Duration::from_secs(1);
-    const EVERY: Duration = Duration::from_millis(100);
-    const WIDTH: u64 = 40;
-
-    fn new() -> Self {
-        Self { began: Instant::now(), shown: None, terminal: io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, done: u64, all: u64) {
-        let now = Instant::now();
-        let soon = self.shown.is_some_and(|shown| now - shown < Self::EVERY);
-        if !self.terminal || all == 0 || now - self.began < Self::AFTER || soon {
-            return;
-        }
-        self.shown = Some(now);
-        let part = done.min(all);
-        let filled = (Self::WIDTH * part / all) as usize;
-        let bar = format!("{}{}", "#".repeat(filled), ".".repeat(Self::WIDTH as usize - filled));
-        let _ = write!(io::stderr(), "\r[{bar}] {:>3} %", 100 * part / all);
-    }
-
-    fn clear(&self) {
-        if self.shown.is_some() {
-            let _ = write!(io::stderr(), "\r{:60}\r", "");
-        }
-    }
 }

@@ -224,8 +224,8 @@ pub async fn export_store(
             if let Some(kept) = checkpoint.as_ref().filter(|kept| kept.position == entry.position) {
                 write(&pods(kept))?;
             }
+            progress(entry.position - after, bounds.head - after);
         }
-        progress(at - after, bounds.head - after);
     }
     write(&Line::End { events: bounds.head - after })?;
     out.flush()?;
@@ -239,7 +239,7 @@ pub async fn export_store(
 ///
 /// # Errors
 /// When the directory is not empty, a line is not what it should be, the export is cut short, or the store fails. What
-/// was begun is then left behind, and is no log.
+/// was begun is removed then. Killed in the middle, it leaves something behind that no server takes for a log.
 pub async fn import_store(
     dir: &Path,
     lines: &mut dyn BufRead,
@@ -248,10 +248,41 @@ pub async fn import_store(
     if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(TransferError::NotEmpty { directory: dir.display().to_string() });
     }
+    // A part of a log must never be taken for all of it: its positions would be used again.
+    let staging = dir.join(STAGING);
+    let imported = import_to(&staging, lines, progress).await;
+    let moved =
+        imported.and_then(|events| unpack(dir, &staging).map(|()| events).map_err(TransferError::from));
+    if moved.is_err() {
+        // What cannot be removed is no log all the same.
+        let _ = std::fs::remove_dir_all(&staging);
+    }
+    moved
+}
+
+/// Where an import is until it is whole. A store refuses a directory with it.
+const STAGING: &str = "importing";
+
+async fn import_to(
+    dir: &Path,
+    lines: &mut dyn BufRead,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<u64, TransferError> {
     let mut import = Import::begin(dir, Lines { lines, number: 0 }).await?;
     let events = import.run(progress).await?;
     import.logs.close().await?;
     Ok(events)
+}
+
+/// Moves a store to where it belongs. Its mark comes last: without it the directory is no store.
+fn unpack(dir: &Path, staging: &Path) -> std::io::Result<()> {
+    let sync = |dir: &Path| std::fs::File::open(dir).and_then(|dir| dir.sync_all());
+    for name in ["logs", "store"] {
+        std::fs::rename(staging.join(name), dir.join(name))?;
+        sync(dir)?;
+    }
+    std::fs::remove_dir_all(staging)?;
+    sync(dir)
 }
 
 struct Lines<'a> {
@@ -344,8 +375,8 @@ impl<'a> Import<'a> {
                     (self.at, self.last) = (sequence, Some(record));
                     if self.waiting.len() >= Self::BATCH {
                         self.flush().await?;
-                        progress(self.at - self.after, self.head - self.after);
                     }
+                    progress(self.at - self.after, self.head - self.after);
                 }
                 Line::Pods { sequence, fold } => {
                     if sequence != self.at {

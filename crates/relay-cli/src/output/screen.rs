@@ -39,9 +39,16 @@ pub(crate) fn stderr_in_color() -> bool {
 /// Columns of the terminal that standard output is; `None` when it is none, or does not know how wide it is. Asked for
 /// each line, as it may change.
 pub(crate) fn stdout_columns() -> Option<usize> {
-    terminal_size::terminal_size_of(io::stdout())
-        .map(|(width, _)| usize::from(width.0))
-        .filter(|width| *width > 0)
+    columns(terminal_size::terminal_size_of(io::stdout()))
+}
+
+/// Columns of the terminal that standard error is, as [`stdout_columns`].
+pub(super) fn stderr_columns() -> Option<usize> {
+    columns(terminal_size::terminal_size_of(io::stderr()))
+}
+
+fn columns(size: Option<(terminal_size::Width, terminal_size::Height)>) -> Option<usize> {
+    size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
 }
 
 /// Tells people something beside the output: a line on standard error.

@@ -1,8 +1,9 @@
 //! A relay with its log on disk: ended in every way, started again, looked at, taken out and put in.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{sleep, spawn};
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::process::{Server, key, run};
+use super::process::{Running, Server, key, run};
+use super::terminal::Terminal;
 use super::wire::{eventually, get};
 
 fn on_disk<'a>(dir: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -106,9 +108,10 @@ fn an_export_is_imported_as_the_same_log_with_the_key_and_as_another_without() {
     run(&["store", "import", "--data-dir", &other, "--from", &path("without")]).expect(0);
     let full = run(&["store", "import", "--data-dir", &other, "--from", &path("with")]).expect(1);
     assert!(full.stderr.contains("not empty"), "{}", full.stderr);
-    // A cut export is no log.
+    // A cut export is no log, and leaves none behind: its sequences would be used again.
     std::fs::write(path("cut"), &with[..with.len() / 2]).unwrap();
     run(&["store", "import", "--data-dir", &path("fourth"), "--from", &path("cut")]).expect(1);
+    assert_eq!(std::fs::read_dir(path("fourth")).unwrap().count(), 0);
 
     let serve = |dir: &str| Server::start(&on_disk(dir, &["--sim-rate", "0", "--retain-events", "50"]));
     let events =
@@ -130,6 +133,71 @@ fn an_export_is_imported_as_the_same_log_with_the_key_and_as_another_without() {
     for server in [&server_same, &server_other] {
         assert_eq!(pods(server.addr), pods(server_first.addr));
     }
+}
+
+/// A pipe with a name: whoever opens it waits for the other side.
+fn pipe(dir: &Path, name: &str) -> String {
+    let path = dir.join(name).to_str().unwrap().to_owned();
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    path
+}
+
+#[test]
+fn what_takes_longer_than_a_second_shows_on_a_terminal_how_far_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    let (first, second) = (path("first"), path("second"));
+    let server = Server::start(&on_disk(&first, &["--sim-pods", "3000", "--sim-rate", "0"]));
+    server.signal("TERM");
+    server.wait().expect(0);
+    let in_terminal = |args: &[&str]| Terminal::start(super::process::relay(args), 60);
+    let shows = |seen: &str| seen.contains("#.") && seen.contains(" %, ");
+
+    // Nobody reads the export for a while.
+    let out = pipe(root.path(), "out");
+    let mut exporting = in_terminal(&["store", "export", "--data-dir", &first, "--with-key", "--out", &out]);
+    let mut reader = BufReader::new(std::fs::File::open(&out).unwrap());
+    let mut lines = Vec::new();
+    sleep(Duration::from_millis(1100));
+    reader.read_to_end(&mut lines).unwrap();
+    exporting.until(shows);
+    let (code, seen) = exporting.wait();
+    assert_eq!((code, seen.ends_with("\r\x1b[K")), (Some(0), true), "{seen:?}");
+
+    // Half of it is there to import, and the rest comes late.
+    let from = pipe(root.path(), "from");
+    let mut importing = in_terminal(&["store", "import", "--data-dir", &second, "--from", &from]);
+    let mut writer = std::fs::File::create(&from).unwrap();
+    writer.write_all(&lines[..lines.len() / 2]).unwrap();
+    sleep(Duration::from_millis(1100));
+    writer.write_all(&lines[lines.len() / 2..]).unwrap();
+    drop(writer);
+    importing.until(shows);
+    let (code, seen) = importing.wait();
+    assert_eq!(code, Some(0), "{seen:?}");
+    assert!(seen.contains("\r\x1b[K{\"done\":true,\"events\":3000}"), "{seen:?}");
+
+    // A file of which every byte is looked at cannot be made to wait, but who looks can.
+    let shown = (0..200).any(|wait| {
+        let verifying = in_terminal(&["store", "verify", "--data-dir", &second]);
+        sleep(Duration::from_micros(500 * wait));
+        verifying.signal("STOP");
+        sleep(Duration::from_millis(1100));
+        verifying.signal("CONT");
+        let (code, seen) = verifying.wait();
+        assert_eq!(code, Some(0), "{seen:?}");
+        shows(&seen)
+    });
+    assert!(shown, "in none of many tries");
+    // Where there is no terminal, nothing is shown.
+    let out = pipe(root.path(), "again");
+    let exporting =
+        Running::start(super::process::relay(&["store", "export", "--data-dir", &first, "--out", &out]));
+    let mut reader = BufReader::new(std::fs::File::open(&out).unwrap());
+    sleep(Duration::from_millis(1100));
+    reader.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(exporting.wait().expect(0).stderr, "");
 }
 
 /// What one client has seen over all its connections.

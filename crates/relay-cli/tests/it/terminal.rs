@@ -43,6 +43,13 @@ impl Terminal {
         &self.seen
     }
 
+    /// Sends the command a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.expect("there is a kill").success());
+    }
+
     /// Waits for the end, and gives the exit code and everything that was written.
     pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         while self.read() {}
