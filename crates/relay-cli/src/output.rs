@@ -3,8 +3,8 @@
 //!
 //! A command that prints lists asks for [`Output::list`], one that follows something for [`Output::table`] and then
 //! [`Output::row`], and one that says a single thing for [`Output::line`]. All text for people is a [`Text`], which no
-//! control character survives; what colour it has is said by what it means ([`Tone`]). What takes more than a second has
-//! a [`Progress`].
+//! control character survives; what colour it has is said by what it means ([`Tone`]). What may take more than a second
+//! has a [`Progress`].
 
 mod progress;
 mod screen;

@@ -1,2 +1,2 @@
 import { runConformanceTests } from "@durable-streams/server-conformance-tests"
-runConformanceTests({ baseUrl: process.env.BASE_URL, longPollTimeoutMs: 2000 })
+runConformanceTests({ baseUrl: process.env.SERVER_URL, longPollTimeoutMs: 2000 })

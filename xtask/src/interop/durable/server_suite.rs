@@ -27,7 +27,7 @@ fn suite(world: &World, name: &str, directory: Option<&str>) -> Result<()> {
     let log = world.directory.join(format!("server-suite-{name}.vitest.log"));
     let mut vitest = world.packages.program("vitest");
     vitest.args(["run", "server.test.mjs", "--reporter=json"]).arg("--outputFile").arg(&report);
-    vitest.env("BASE_URL", &server.url).stdout(std::fs::File::create(&log)?);
+    vitest.env("SERVER_URL", &server.url).stdout(std::fs::File::create(&log)?);
     let mut running = Process::start_to(&mut vitest, &log)?;
     // Its exit code says only whether every test passed; the report says which did not.
     running.wait(Duration::from_secs(300))?;
