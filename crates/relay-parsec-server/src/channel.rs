@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use relay_log::{Checkpoint, Limit, Log, Page};
@@ -10,6 +11,7 @@ use relay_proto::parsec::{Envelope, Position, PresenceEntry, Published, problems
 use relay_proto::problem::Problem;
 use relay_state::sequences::ProducerMarks;
 use relay_transport::server::Refusal;
+use tokio::time::Instant;
 
 use crate::hub::unavailable;
 
@@ -22,6 +24,8 @@ pub(crate) struct Channel {
     /// One publish at a time: sequences are checked and taken in the order of the log.
     writer: tokio::sync::Mutex<Writer>,
     listeners: Mutex<BTreeMap<u64, PresenceEntry>>,
+    /// When somebody published or left last.
+    touched: Mutex<Instant>,
     /// Bytes that the hub has counted for it.
     pub(crate) counted: AtomicU64,
 }
@@ -87,6 +91,7 @@ impl Channel {
             genesis,
             writer: tokio::sync::Mutex::new(writer),
             listeners: Mutex::new(BTreeMap::new()),
+            touched: Mutex::new(Instant::now()),
             counted: AtomicU64::new(0),
             log,
         })
@@ -125,6 +130,7 @@ impl Channel {
             return Err(Box::new(problem));
         }
         let positions = self.log.append(vec![text]).await.map_err(|error| unavailable(&error))?;
+        self.touch();
         writer.marks.observe(producer, sequence);
         writer.recent.push_back((hash(producer), sequence, positions.last));
         let base = self.log.bounds().base;
@@ -169,6 +175,15 @@ impl Channel {
 
     pub(crate) fn listeners(&self) -> MutexGuard<'_, BTreeMap<u64, PresenceEntry>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn touch(&self) {
+        *self.touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How long nobody has published or left.
+    pub(crate) fn quiet(&self) -> Duration {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// How many bytes more it keeps than when it was asked last; less, when negative.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relay_log::{DiskOptions, DiskStore, Limit, LogName, LogOptions, Logs, MemoryStore, Page, Retention};
 use relay_proto::parsec::{ChannelInfo, Registry, Validator, problems};
@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 use crate::access::TokenWatch;
 use crate::channel::Channel;
 use crate::config::ServerConfig;
+
+/// How long an empty channel waits for those who listened to it.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// What all requests share.
 pub(crate) struct Hub {
@@ -160,10 +163,18 @@ impl Hub {
                 tracing::error!(channel = channel.name, %error, "old envelopes cannot be dropped");
             }
             self.count(&channel);
-            if channel.log.bounds().entries() == 0 && channel.listeners().is_empty() {
+            if self.is_over(&channel) {
                 self.forget(&channel).await;
             }
         }
+    }
+
+    /// Nothing is kept, nobody listens, and who was cut off has had time to come back: to them a new life of the channel
+    /// would be a gap in which nothing is missing.
+    fn is_over(&self, channel: &Channel) -> bool {
+        channel.log.bounds().entries() == 0
+            && channel.listeners().is_empty()
+            && channel.quiet() >= self.config.retain_age.min(GRACE)
     }
 
     async fn forget(&self, channel: &Arc<Channel>) {
@@ -172,7 +183,7 @@ impl Hub {
         {
             let mut channels = self.lock();
             // A stream or a publish may have come in between; both hold the map or the writer while they do.
-            if channel.log.bounds().entries() > 0 || !channel.listeners().is_empty() {
+            if !self.is_over(channel) {
                 return;
             }
             writer.gone = true;

@@ -83,6 +83,7 @@ impl Drop for Seat {
         self.hub.streams.fetch_sub(1, Ordering::AcqRel);
         if let Some(channel) = &self.channel {
             channel.listeners().remove(&self.id);
+            channel.touch();
         }
     }
 }
@@ -152,6 +153,7 @@ impl Subscriber {
             return Some(Ok(self.opening.split().freeze()));
         }
         loop {
+            self.renew();
             if let Some(reason) = self.closing_reason() {
                 self.ended = true;
                 let mut out = BytesMut::new();
@@ -228,6 +230,17 @@ impl Subscriber {
         out.put_slice(b"\ndata: ");
         out.put_slice(text);
         out.put_slice(b"\n\n");
+    }
+
+    /// A credential whose rights changed, and which still reaches the channel, goes on.
+    fn renew(&mut self) {
+        if !self.principal.revoked.is_cancelled() {
+            return;
+        }
+        let again = self.hub.tokens.as_ref().and_then(|tokens| tokens.current().again(&self.principal));
+        if let Some(again) = again.filter(|again| again.rights.may_read(&self.channel.name)) {
+            self.principal = again;
+        }
     }
 
     fn closing_reason(&self) -> Option<ClosingReason> {

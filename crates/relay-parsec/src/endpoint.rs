@@ -146,6 +146,12 @@ pub(crate) fn answer(what: &str, reason: String) -> Error {
     Error::Answer { what: what.to_owned(), reason }
 }
 
+/// An answer that is no document of the kind that was asked for: the place, and nothing of what stands there.
+pub(crate) fn unreadable(what: &str, wanted: &str, error: &serde_json::Error) -> Error {
+    let (line, column) = (error.line(), error.column());
+    answer(what, format!("it is no {wanted}: reading ended at line {line} column {column}"))
+}
+
 pub(crate) fn retry_after(head: &http::response::Parts) -> Option<Duration> {
     let mut answer = ResponseHead::new(head.status.as_u16(), "");
     for name in [RETRY_AFTER, DATE] {

@@ -19,7 +19,7 @@ use relay_proto::sse::{self, Limits};
 use relay_state::sequences::{Frame, GapCause};
 use relay_transport::EventStream;
 
-use crate::endpoint::answer;
+use crate::endpoint::unreadable;
 use crate::{
     Endpoint, Error, ErrorKind, Event, Feed, HistoryItem, HistoryOptions, Presence, PublishFailure, Receipt,
     Start, Transport,
@@ -89,11 +89,9 @@ impl Transport for SseTransport {
             let what = format!("publish to {channel}");
             let body = self.endpoint.post(&what, "parsec/publish", &[("channel", channel)], envelope).await?;
             // Something else than a receipt, such as a page of a proxy, says nothing of the envelope.
-            let published: Published =
-                serde_json::from_slice(&body).map_err(|error| PublishFailure::Unavailable {
-                    error: answer(&what, format!("it is no receipt: {error}")),
-                    retry_after: None,
-                })?;
+            let published: Published = serde_json::from_slice(&body).map_err(|error| {
+                PublishFailure::Unavailable { error: unreadable(&what, "receipt", &error), retry_after: None }
+            })?;
             Ok(Receipt::new(published.position, published.duplicate))
         }
         .boxed()
@@ -124,8 +122,8 @@ impl Transport for SseTransport {
             query.extend(options.producer.as_deref().map(|producer| ("producer", producer)));
             let what = format!("history of {channel}");
             let body = self.endpoint.get(&what, "parsec/history", &query).await?;
-            let page: HistoryPage = serde_json::from_slice(&body)
-                .map_err(|error| answer(&what, format!("it is no history: {error}")))?;
+            let page: HistoryPage =
+                serde_json::from_slice(&body).map_err(|error| unreadable(&what, "history", &error))?;
             let item = |entry: relay_proto::parsec::HistoryEntry| {
                 let text: Box<str> = entry.envelope.into();
                 HistoryItem::decode(entry.position, String::from(text).into())
@@ -140,7 +138,7 @@ impl Transport for SseTransport {
             let what = format!("presence of {channel}");
             let body = self.endpoint.get(&what, "parsec/presence", &[("channel", channel)]).await?;
             let list: PresenceList = serde_json::from_slice(&body)
-                .map_err(|error| answer(&what, format!("it is no list of subscribers: {error}")))?;
+                .map_err(|error| unreadable(&what, "list of subscribers", &error))?;
             Ok(Presence::named(list.entries))
         }
         .boxed()

@@ -149,9 +149,11 @@ pub struct HistoryItem {
 }
 
 impl HistoryItem {
-    /// Reads an envelope.
+    /// Reads an envelope, by the same rules as a subscription does.
     pub fn decode(position: Option<Position>, envelope: Bytes) -> Self {
-        Self { position, bytes: envelope.len(), envelope: Envelope::decode(envelope) }
+        let bytes = envelope.len();
+        let envelope = Envelope::decode(envelope).and_then(|envelope| envelope.usable().map(|()| envelope));
+        Self { position, bytes, envelope }
     }
 }
 

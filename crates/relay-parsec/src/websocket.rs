@@ -21,7 +21,7 @@ use relay_proto::parsec::session::Config;
 use tokio::task::JoinHandle;
 
 use self::hub::{Hub, Local};
-use crate::endpoint::answer;
+use crate::endpoint::unreadable;
 use crate::{Endpoint, Error, Event, Feed, Presence, PublishFailure, Receipt, Start, Transport};
 
 /// Carries envelopes to and from a server that embeds centrifuge, as Parsec's own does: subscriptions over one
@@ -178,7 +178,7 @@ impl Transport for WebSocketTransport {
             let body = self.call("Publish", channel, twirp_publish(channel, &envelope)).await?;
             let published: TwirpPublished =
                 serde_json::from_slice(&body).map_err(|error| PublishFailure::Unavailable {
-                    error: answer("Publish", format!("it is no receipt: {error}")),
+                    error: unreadable(&format!("Publish to {channel}"), "receipt", &error),
                     retry_after: None,
                 })?;
             let position = (!published.epoch.is_empty() && published.offset > 0)
@@ -214,7 +214,7 @@ impl Transport for WebSocketTransport {
                 }
             };
             let presence: TwirpPresence = serde_json::from_slice(&body)
-                .map_err(|error| answer("Presence", format!("it is no count: {error}")))?;
+                .map_err(|error| unreadable(&format!("Presence of {channel}"), "count", &error))?;
             Ok(Presence::count(presence.subscribers))
         }
         .boxed()

@@ -4,6 +4,7 @@
 //!   RST or silence. It records every request. [`RelayScript`] and [`Conversation`] write such scripts in the pod
 //!   relay's words.
 //! * [`ApiServer`] is a cluster's API server with objects of any type, which misbehaves when it is told to.
+//! * [`CentrifugeServer`] has channels over WebSockets and by Twirp, and does on request what goes wrong with those.
 //! * [`FaultLink`] stands in front of a real server and cuts, stalls, splits and slows what it sends, the same way for
 //!   the same seed.
 //! * [`Oracle`] folds events into pods the slow and obvious way, and [`audit`] compares what a client saw with the log.
@@ -37,6 +38,7 @@
 //! ```
 
 mod api_server;
+mod centrifuge;
 mod clock;
 mod gate;
 mod link;
@@ -47,6 +49,7 @@ mod reply;
 mod seed;
 
 pub use api_server::{ApiServer, Ask};
+pub use centrifuge::CentrifugeServer;
 pub use clock::{Clock, within};
 pub use gate::Gate;
 pub use link::{Counters, FaultLink, Faults};

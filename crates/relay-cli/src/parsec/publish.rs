@@ -1,5 +1,6 @@
 //! `relay parsec publish`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,9 +9,8 @@ use clap::{Args as ClapArgs, ValueEnum};
 use relay_parsec::{Client, Error, ErrorKind, FileSnapshotter, Outgoing, Sent};
 use relay_proto::error::chain;
 use relay_proto::parsec::{Causation, EnvelopeError, Payload, Producer, ProducerKind};
-use serde::{Deserialize, Deserializer};
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Stdin};
 
 use super::reach::{Reach, Schemas, Who};
@@ -262,49 +262,49 @@ fn outgoing(args: &PublishArgs, payload: &str) -> Result<Outgoing, Failure> {
         .causation(args.parent.clone().unwrap_or_default()))
 }
 
-#[derive(Deserialize)]
-struct Line {
-    #[serde(default)]
-    aspect: Option<String>,
-    /// Null is a payload, too.
-    #[serde(default, deserialize_with = "present")]
-    payload: Option<Box<RawValue>>,
-    #[serde(default)]
-    schema_ref: Option<String>,
-    #[serde(default)]
-    causation: Option<Parent>,
-}
-
-#[derive(Deserialize)]
-struct Parent {
-    #[serde(default)]
-    parent_channel: String,
-    #[serde(default)]
-    parent_sequence: i64,
-}
-
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
-}
-
+/// A line of `--envelopes`: what it says beats the flags, and members that it does not know are passed over.
 fn envelope(args: &PublishArgs, text: &str) -> Result<Outgoing, Failure> {
     Payload::parse(text).map_err(|error| Failure::new("not-json", error.to_string()))?;
-    if !text.trim_start().starts_with('{') {
-        return Err(Failure::new("bad-envelope", "the line is not an object"));
-    }
-    let line: Line = serde_json::from_str(text)
-        .map_err(|error| Failure::new("bad-envelope", format!("the line is no envelope: {error}")))?;
-    let aspect = line.aspect.or_else(|| args.aspect.clone()).unwrap_or_default();
+    let wrong = |field: &str, rule: &str| Failure::new("bad-envelope", format!("{field} is not {rule}"));
+    let line: BTreeMap<String, Box<RawValue>> =
+        serde_json::from_str(text).map_err(|_| wrong("the line", "a JSON object"))?;
+    // Null is none, as in an envelope; but a payload that is null is one.
+    let member = |name: &str| line.get(name).map(|value| value.get()).filter(|value| *value != "null");
+    let words = |name: &str| -> Result<Option<String>, Failure> {
+        member(name).map(|value| serde_json::from_str(value).map_err(|_| wrong(name, "a text"))).transpose()
+    };
+    let aspect = words("aspect")?.or_else(|| args.aspect.clone()).unwrap_or_default();
     if aspect.is_empty() {
         return Err(Error::from(EnvelopeError::AspectRequired).into());
     }
-    let payload = line.payload.map(|payload| Payload::parse(payload.get())).transpose();
+    let payload = line.get("payload").map(|payload| Payload::parse(payload.get())).transpose();
     let payload = payload.map_err(|error| Failure::new("not-json", error.to_string()))?;
-    let parent = line.causation.map(|parent| Causation::new(parent.parent_channel, parent.parent_sequence));
+    let parent = match member("causation") {
+        Some(text) => Some(causation(text).map_err(|field| match field {
+            "causation" => wrong(field, "an object"),
+            "causation.parent_channel" => wrong(field, "a text"),
+            _ => wrong(field, "a whole number from 0 to 2^63 - 1"),
+        })?),
+        None => args.parent.clone(),
+    };
     Ok(Outgoing::new(aspect)
         .payload(payload)
-        .schema_ref(line.schema_ref.unwrap_or_else(|| args.schema_ref.clone()))
-        .causation(parent.or_else(|| args.parent.clone()).unwrap_or_default()))
+        .schema_ref(words("schema_ref")?.unwrap_or_else(|| args.schema_ref.clone()))
+        .causation(parent.unwrap_or_default()))
+}
+
+/// Reads a causation, or names the member that is none.
+fn causation(text: &str) -> Result<Causation, &'static str> {
+    let parts: BTreeMap<String, Value> = serde_json::from_str(text).map_err(|_| "causation")?;
+    let channel = match parts.get("parent_channel") {
+        None | Some(Value::Null) => "",
+        Some(value) => value.as_str().ok_or("causation.parent_channel")?,
+    };
+    let sequence = match parts.get("parent_sequence") {
+        None | Some(Value::Null) => 0,
+        Some(value) => value.as_i64().filter(|number| *number >= 0).ok_or("causation.parent_sequence")?,
+    };
+    Ok(Causation::new(channel, sequence))
 }
 
 #[cfg(test)]

@@ -74,7 +74,10 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
     // Whoever has read the line may end the server.
     let signalled = signalled();
     if open && !args.listen.ip().is_loopback() {
-        tracing::warn!("without --tokens-file everybody who reaches {} may do everything", args.listen);
+        tracing::warn!(
+            "without --tokens-file everybody who reaches {} may do everything",
+            server.local_addr()
+        );
     }
     let line = format!("relay listening on http://{}", server.local_addr());
     Output::in_format(Format::Table).line(|| serde_json::Value::Null, || line)?;

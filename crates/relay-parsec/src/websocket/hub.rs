@@ -12,6 +12,10 @@ use tokio::sync::Notify;
 
 use crate::{Error, ErrorKind, Event, Start};
 
+/// Bytes of envelopes that wait for one subscriber, whatever their number. Those that a Parsec server takes have 64 KiB at
+/// most, but not every server is one.
+const MOST_BYTES: usize = 16 << 20;
+
 /// What the task of the connection and the subscriptions share.
 pub(super) struct Hub {
     state: Mutex<State>,
@@ -34,6 +38,8 @@ struct Channel {
     locals: Vec<Arc<Local>>,
     /// The session has it.
     known: bool,
+    /// Those who were there have been told that it is open.
+    open: bool,
 }
 
 /// One local subscription.
@@ -54,6 +60,8 @@ struct Queue {
     attached: bool,
     /// Dropped since the queue was full: so many, up to this position.
     dropped: u64,
+    /// Bytes of the envelopes in the queue.
+    bytes: usize,
     closed: bool,
 }
 
@@ -133,7 +141,7 @@ impl Hub {
                 for local in fresh {
                     match &local.start {
                         // Whatever comes next is the latest.
-                        Start::Latest if session.is_open(name) => {
+                        Start::Latest if channel.open => {
                             local.attach(session.position(name).cloned());
                         }
                         Start::Latest => {}
@@ -162,6 +170,7 @@ impl Hub {
         let mut state = self.lock();
         match item {
             Item::Subscribed { channel, resumes_after } => {
+                state.set_open(&channel, true);
                 state.each(&channel, |local| local.attach(resumes_after.clone()));
             }
             Item::Gap { channel, reason, missed, resumes_after } => {
@@ -174,12 +183,17 @@ impl Hub {
             Item::Publication { channel, position, data } => state.each(&channel, |local| {
                 local.publication(position.as_ref(), &data);
             }),
-            Item::Refused { channel, reason, retry_at } => state.each(&channel, |local| {
-                local.push(Event::Waiting { reason: reason.clone(), delay: retry_at.saturating_sub(now) });
-            }),
+            Item::Refused { channel, reason, retry_at } => {
+                state.set_open(&channel, false);
+                state.each(&channel, |local| {
+                    let delay = retry_at.saturating_sub(now);
+                    local.push(Event::Waiting { reason: reason.clone(), delay });
+                });
+            }
             Item::Lost { reason, retry_at } => {
                 let delay = retry_at.saturating_sub(now);
-                for channel in state.channels.values() {
+                for channel in state.channels.values_mut() {
+                    channel.open = false;
                     for local in &channel.locals {
                         local.push(Event::Waiting { reason: reason.clone(), delay });
                     }
@@ -205,9 +219,25 @@ impl Hub {
 }
 
 impl State {
+    fn set_open(&mut self, channel: &str, open: bool) {
+        if let Some(channel) = self.channels.get_mut(channel) {
+            channel.open = open;
+        }
+    }
+
     fn each(&mut self, channel: &str, tell: impl Fn(&Local)) {
         if let Some(channel) = self.channels.get(channel) {
             channel.locals.iter().for_each(|local| tell(local));
+        }
+    }
+}
+
+impl Queue {
+    /// What was dropped comes before what is said next, or it would be said as a hole, too.
+    fn say_lag(&mut self) {
+        if self.dropped > 0 {
+            let (dropped, resumes_after) = (std::mem::take(&mut self.dropped), self.position.clone());
+            self.events.push_back(Event::Frame(Frame::Lag { dropped, resumes_after }));
         }
     }
 }
@@ -220,6 +250,7 @@ impl Local {
     /// A connection has begun for it. What it has already is not sent to it again.
     fn attach(&self, resumes_after: Option<Position>) {
         let mut queue = self.lock();
+        queue.say_lag();
         queue.attached = true;
         let after = match (&queue.position, resumes_after) {
             (Some(own), Some(after)) if own.same_epoch(&after) && after.offset() <= own.offset() => {
@@ -238,6 +269,7 @@ impl Local {
 
     fn gap(&self, cause: &GapCause, missed: Option<u64>, resumes_after: &Position) {
         let mut queue = self.lock();
+        queue.say_lag();
         let missed = match &queue.position {
             Some(own) if own.same_epoch(resumes_after) && own.offset() == resumes_after.offset() => {
                 // It has everything up to there; but what was lost from the start on is lost to who asked for it.
@@ -271,26 +303,32 @@ impl Local {
             queue.position = position.cloned();
         }
         // Once something was dropped, everything is until the rest was taken: order is kept, and the count is one.
-        if queue.dropped > 0 || queue.events.len() >= self.most {
+        let full = queue.events.len() >= self.most || queue.bytes > MOST_BYTES;
+        if queue.dropped > 0 || full {
             queue.dropped += 1;
             return;
         }
+        queue.bytes += data.len();
         let (position, envelope) = (position.cloned(), data.clone());
         self.add(&mut queue, Event::Frame(Frame::Envelope { position, envelope }));
     }
 
     fn push(&self, event: Event) {
         let mut queue = self.lock();
+        queue.say_lag();
         self.add(&mut queue, event);
     }
 
     /// Adds what is no envelope even to a full queue; a reader that never comes must not make it grow for ever.
     fn add(&self, queue: &mut Queue, event: Event) {
         if queue.events.len() >= self.most * 2 + 16 {
-            let lost =
-                queue.events.iter().filter(|event| matches!(event, Event::Frame(Frame::Envelope { .. })));
-            queue.dropped += lost.count() as u64;
-            queue.events.clear();
+            let lost = queue.events.drain(..).map(|event| match event {
+                Event::Frame(Frame::Envelope { .. }) => 1,
+                Event::Frame(Frame::Lag { dropped, .. }) => dropped,
+                _ => 0,
+            });
+            queue.dropped += lost.sum::<u64>();
+            queue.bytes = 0;
         }
         queue.events.push_back(event);
         if let Some(waker) = queue.waker.take() {
@@ -309,6 +347,9 @@ impl Local {
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         let mut queue = self.lock();
         if let Some(event) = queue.events.pop_front() {
+            if let Event::Frame(Frame::Envelope { envelope, .. }) = &event {
+                queue.bytes = queue.bytes.saturating_sub(envelope.len());
+            }
             return Poll::Ready(Some(event));
         }
         if queue.dropped > 0 {

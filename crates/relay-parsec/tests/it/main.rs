@@ -4,3 +4,9 @@
 mod behaviours;
 mod memory;
 mod publishing;
+#[cfg(feature = "websocket")]
+mod seen;
+#[cfg(feature = "websocket")]
+mod suite;
+#[cfg(feature = "websocket")]
+mod worlds;

@@ -409,7 +409,9 @@ fn read<'a, T: Deserialize<'a>>(line: &'a str) -> Result<T, NotProtocol> {
     if !line.trim_start().starts_with('{') {
         return Err(NotProtocol("it is no JSON object".into()));
     }
-    serde_json::from_str(line).map_err(|error| NotProtocol(error.to_string()))
+    // serde's own words may quote what stands there.
+    serde_json::from_str(line)
+        .map_err(|error| NotProtocol(format!("reading ended at column {}", error.column())))
 }
 
 /// The path of a Twirp method below the base URL.

@@ -34,12 +34,14 @@ pub struct Principal<R> {
     pub rights: R,
     /// Cancelled when the credential is withdrawn, or its rights change.
     pub revoked: CancellationToken,
+    /// Digest of its token.
+    digest: Option<[u8; 32]>,
 }
 
 impl<R> Principal<R> {
     /// Everyone, while no tokens are configured.
     pub fn anyone(rights: R) -> Self {
-        Self { subject: None, rights, revoked: CancellationToken::new() }
+        Self { subject: None, rights, revoked: CancellationToken::new(), digest: None }
     }
 }
 
@@ -96,8 +98,12 @@ impl<R: Rights> Tokens<R> {
             if tokens.len() == Self::MAX {
                 return Err(invalid("a file holds at most 10,000 tokens"));
             }
-            let principal =
-                Principal { subject: Some((*subject).into()), rights, revoked: CancellationToken::new() };
+            let principal = Principal {
+                subject: Some((*subject).into()),
+                rights,
+                revoked: CancellationToken::new(),
+                digest: Some(digest),
+            };
             tokens.push(Token { digest, principal });
         }
         Ok(Self(tokens))
@@ -113,6 +119,12 @@ impl<R: Rights> Tokens<R> {
             }
         }
         found.cloned()
+    }
+
+    /// The same token as it is in this reading: for who has a principal of an earlier one that was revoked.
+    pub fn again(&self, principal: &Principal<R>) -> Option<Principal<R>> {
+        let known = self.0.iter().find(|known| Some(known.digest) == principal.digest);
+        known.map(|known| known.principal.clone())
     }
 
     /// Takes over the principals whose rights are the same, and revokes the others.
@@ -365,6 +377,8 @@ sha256:2CF24DBA5FB0A30E26E83B2AC5B9E29E1B161E5C1FA7425E73043362938B9824 hashed d
         let revoked: Vec<_> = principals.iter().map(|p| p.revoked.is_cancelled()).collect();
         assert_eq!(revoked, [false, true, true, true]);
         assert!(!new.find(b"b").unwrap().revoked.is_cancelled());
+        assert_eq!(new.again(&principals[1]).map(|p| p.rights), new.find(b"b").map(|p| p.rights));
+        assert!(new.again(&principals[2]).is_none());
         old.find(b"a").unwrap().revoked.cancel();
         assert!(new.find(b"a").unwrap().revoked.is_cancelled(), "the same credential goes on");
     }
