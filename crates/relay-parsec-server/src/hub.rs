@@ -169,8 +169,8 @@ impl Hub {
         }
     }
 
-    /// Nothing is kept, nobody listens, and who was cut off has had time to come back: to them a new life of the channel
-    /// would be a gap in which nothing is missing.
+    /// Nothing is kept, nobody listens, and who was cut off has had time to come back: to them a new life of the
+    /// channel would be a gap in which nothing is missing.
     fn is_over(&self, channel: &Channel) -> bool {
         channel.log.bounds().entries() == 0
             && channel.listeners().is_empty()

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 
 use crate::{Error, ErrorKind, Event, Start};
 
-/// Bytes of envelopes that wait for one subscriber, whatever their number. Those that a Parsec server takes have 64 KiB at
-/// most, but not every server is one.
+/// Bytes of envelopes that wait for one subscriber, whatever their number. Those that a Parsec server takes have 64 KiB
+/// at most, but not every server is one.
 const MOST_BYTES: usize = 16 << 20;
 
 /// What the task of the connection and the subscriptions share.
