@@ -9,7 +9,8 @@ pub(crate) const DETAILS: &str = "\
 Eight followers (replay or plain state, filtered or not, conflated or not) follow real relays of a simulated cluster
 through links that fail, while relays restart and followers are killed. Every event and acknowledgement is checked against
 the log; after each round all must have arrived. Prints each minute what happened, and fails when something is lost
-unannounced or repeated, when a kind of fault never happened, or when memory, sockets or tasks grow.
+unannounced or repeated, when a kind of fault never happened, or when memory, sockets or tasks grow. The first tenth of
+the time is for logs on simulated disks, which fail, are killed and lose their power at any operation.
   --for 10m     how long: 90s, 10m, 24h; a round is always finished
   --seed N      the faults of another run again; without one a new seed is taken, and printed
 A short run is part of `cargo xtask test`.";

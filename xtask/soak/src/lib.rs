@@ -8,6 +8,9 @@
 //! acknowledgement is checked: nothing comes twice, nothing is lost unless a gap says so, nothing is acknowledged
 //! before it was seen.
 //!
+//! Beside that, [`disks`] lets logs live and die on simulated disks, by a seed: there a run is repeated exactly, but
+//! for syncs at an interval, which have a thread of their own.
+//!
 //! **What it does not do:** it does not repeat a run exactly. The seed decides the faults and their order; sockets
 //! and the scheduler decide where in the stream they strike. Nor does it reorder bytes, as TCP keeps their order;
 //! messages out of order are tried against the fold alone, in `relay-state`. It is no part of the product.
@@ -25,10 +28,12 @@
 //! ```
 
 mod audit;
+mod disk;
 mod follower;
 mod ledger;
 mod meter;
 mod soak;
 
+pub use disk::{DiskReport, disks};
 pub use meter::Sample;
 pub use soak::{Report, Soak};

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use relay_soak::Soak;
+use relay_soak::{Soak, disks};
 
 const USAGE: &str = "relay-soak [--for 10m] [--seed N]";
 
@@ -15,8 +15,16 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(2));
     };
     println!("seed {seed}, for {text}");
+    // A tenth of the time for logs on simulated disks, and the rest for relays.
+    match disks(seed, time / 10) {
+        Ok(report) => println!("passed: {report}"),
+        Err(why) => {
+            eprintln!("FAILED: {why}\nthe same again: cargo xtask soak --for {text} --seed {seed}");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
     let mut soak = Soak::default();
-    (soak.seed, soak.time) = (seed, time);
+    (soak.seed, soak.time) = (seed, time.saturating_sub(time / 10));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match runtime.block_on(soak.run(|minute| println!("{minute}"))) {
         Ok(report) => {

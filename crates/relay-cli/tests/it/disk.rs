@@ -275,14 +275,15 @@ fn take(seen: &mut Seen, event: &str, message: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Ten clients, a thousand events a second and more, and a server that is killed again and again. `RELAY_KILLS` says
-/// how often, 8 times by default.
+/// Ten clients, and a server that is killed again and again. `RELAY_KILLS` says how often, 8 times by default; with it
+/// there must have been a thousand events a second and more, which a machine with other work to do may not manage.
 #[test]
 fn a_server_that_is_killed_under_load_breaks_no_chain() {
-    let kills: u64 = std::env::var("RELAY_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    let asked: Option<u64> = std::env::var("RELAY_KILLS").ok().and_then(|text| text.parse().ok());
+    let kills = asked.unwrap_or(8);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().to_str().unwrap();
-    let mut server = Server::start(&on_disk(data, &["--sim-pods", "200", "--sim-rate", "2000"]));
+    let mut server = Server::start(&on_disk(data, &["--sim-pods", "200", "--sim-rate", "4000"]));
     let addr = server.addr;
     let listen = addr.to_string();
     let wrong = Arc::new(Mutex::new(None));
@@ -303,11 +304,12 @@ fn a_server_that_is_killed_under_load_breaks_no_chain() {
         up += began.elapsed();
         assert_eq!(*wrong.lock().unwrap(), None, "after kill {kill}");
         let quiet = kill + 1 == kills;
-        let rate = if quiet { "0" } else { "2000" };
+        let rate = if quiet { "0" } else { "4000" };
         server = Server::start_at(&listen, &on_disk(data, &["--sim-pods", "200", "--sim-rate", rate]));
     }
     let rate = last as f64 / up.as_secs_f64();
     println!("{kills} kills, {last} events, {rate:.0} a second while it was up");
+    assert!(asked.is_none() || rate >= 1000.0, "only {rate:.0} events a second");
     let (head, list) = pods(addr);
     let expected: BTreeMap<_, _> = list.into_iter().map(|pod| (key(&pod), pod)).collect();
     for (at, seen) in clients.iter().enumerate() {

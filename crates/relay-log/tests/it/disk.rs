@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use relay_log::sim::SimDisk;
 use relay_log::suite::{self, Subject};
-use relay_log::{DiskOptions, DiskStore, Fsync, Store};
+use relay_log::{DiskOptions, DiskStore, Fsync, Limit, LogName, LogOptions, Logs, Page, Store};
 
 /// Stores on simulated disks, which can be full.
 struct Simulated {
@@ -98,4 +98,35 @@ async fn a_simulated_disk_passes_the_suite() {
         simulated(DiskOptions::default().fsync(fsync)).await;
         simulated(small().fsync(fsync)).await;
     }
+}
+
+/// Logs that are open and quiet have no file open, however many there are; those that were written last have one.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn quiet_logs_cost_no_descriptor() {
+    let dir = tempfile::tempdir().unwrap();
+    let below = |path: &Path| path.starts_with(dir.path());
+    let open_files = || {
+        let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        files.filter(|file| std::fs::read_link(file.path()).is_ok_and(|path| below(&path))).count()
+    };
+    let options = DiskOptions::default().fsync(Fsync::Never).active_logs(4);
+    let logs = Logs::new(DiskStore::open(dir.path(), options).unwrap());
+    let mut held = Vec::new();
+    for number in 0..300 {
+        let name = LogName::new(&format!("log {number}")).unwrap();
+        let log = logs.create(&name, LogOptions::default()).await.unwrap();
+        log.append(vec![format!("entry of {number}")]).await.unwrap();
+        held.push(log);
+    }
+    // The lock of the store, and the logs that were written last.
+    assert!(open_files() <= 1 + 4, "{} files are open", open_files());
+    for (number, log) in held.iter().enumerate() {
+        let Page::Entries(entries) = log.read(0, Limit::default()).await.unwrap() else { panic!("gone") };
+        assert_eq!(entries[0].body, format!("entry of {number}"));
+    }
+    // Readers keep the files that were used last.
+    assert!(open_files() <= 1 + 4 + 64, "{} files are open", open_files());
+    logs.close().await.unwrap();
+    assert_eq!(open_files(), 0);
 }
