@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use relay_pods::{EventType, Pod, PodEvent, Snapshot};
 use relay_proto::pods::Printed;
+use relay_proto::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::output::{Column, Text, Tone, to_value};
@@ -36,14 +37,14 @@ pub(crate) fn now() -> i64 {
 /// The cells of [`PODS`].
 pub(crate) fn pod_cells(pod: &Pod, now: i64) -> Vec<Text> {
     let created = pod.created_at();
-    let millis = created.as_ref().and_then(relay_proto::time::Timestamp::unix_millis);
+    let millis = created.as_ref().and_then(Timestamp::unix_millis);
     let printed = pod.printed();
     vec![
         pod.namespace().into(),
         pod.name().into(),
         ready(pod, &printed),
         status(pod, &printed),
-        printed.restarts.to_string().into(),
+        restarts(&printed, now).into(),
         millis.map_or("<unknown>".into(), |millis| age::written(now - millis)).into(),
         created.as_ref().map_or("<unknown>", |time| time.as_str()).into(),
         pod.pod_ip().unwrap_or("<none>").into(),
@@ -61,6 +62,15 @@ fn ready(pod: &Pod, printed: &Printed) -> Text {
     let over = matches!(pod.phase(), Some("Succeeded" | "Failed"));
     let tone = if printed.ready == printed.containers || over { Tone::Plain } else { Tone::Warn };
     tone.text(format!("{}/{}", printed.ready, printed.containers))
+}
+
+/// `3 (5m ago)`.
+fn restarts(printed: &Printed, now: i64) -> String {
+    let last = printed.last_restart.as_ref().and_then(Timestamp::unix_millis);
+    match last {
+        Some(last) => format!("{} ({} ago)", printed.restarts, age::written(now - last)),
+        None => printed.restarts.to_string(),
+    }
 }
 
 fn status(pod: &Pod, printed: &Printed) -> Text {
@@ -248,4 +258,28 @@ pub(crate) fn group_cells(time: Text, label: &str, group: Option<&str>, tally: &
         tally.restarts.to_string().into(),
         tally.phases_text().into(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_say_how_long_ago_the_last_was() {
+        let now = Timestamp::new("2026-11-21T09:00:00Z").unix_millis().unwrap();
+        for (count, ended, text) in [
+            (3, r#","last_finished_at":"2026-11-21T08:55:00Z""#, "3 (5m ago)"),
+            (1, r#","last_finished_at":"2026-11-21T06:30:00Z""#, "1 (150m ago)"),
+            (1, r#","lastFinishedAt":"2026-11-14T08:30:00Z""#, "1 (7d ago)"),
+            (3, "", "3"),
+            (3, r#","last_finished_at":"soon""#, "3"),
+            (0, r#","last_finished_at":"2026-11-21T08:55:00Z""#, "0"),
+        ] {
+            let pod = format!(
+                r#"{{"namespace":"a","name":"b","containers":[{{"name":"c","state":"running","restart_count":{count}{ended}}}]}}"#
+            );
+            let cells = pod_cells(&Pod::from_json(&pod).unwrap(), now);
+            assert_eq!(cells[4].as_str(), text, "{pod}");
+        }
+    }
 }

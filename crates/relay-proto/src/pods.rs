@@ -9,8 +9,10 @@
 
 mod builder;
 mod canonical;
+mod container;
 mod cursor;
 mod event;
+mod fields;
 mod filter;
 mod history;
 mod key;
@@ -26,6 +28,7 @@ mod status;
 mod text;
 
 pub use builder::PodBuilder;
+pub use container::{Container, ContainerKind, Owner};
 pub use cursor::{Epoch, EventHash, InvalidHash, Position};
 pub use event::{EventType, PodEvent};
 pub use filter::{Filter, InvalidParameter};
@@ -36,7 +39,7 @@ pub use message::{
     CatchupComplete, Closing, ClosingReason, Connected, Gap, GapReason, Heartbeat, Message, SourceState,
     Undecodable,
 };
-pub use pod::{Container, ContainerKind, InvalidPod, Owner, Pod};
+pub use pod::{InvalidPod, Pod};
 pub use selector::{Requirement, Selector};
 pub use session::{Health, InvalidSession, Session};
 pub use status::Printed;

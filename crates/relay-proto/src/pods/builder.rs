@@ -1,86 +1,65 @@
 //! Makes pods and their JSON.
 
+use std::array;
 use std::fmt;
 
-use serde::{Serialize, Serializer};
-
 use super::PodKey;
-use super::pod::{Container, Owner, Pod};
+use super::container::{Container, Owner};
+use super::fields::{Field, Flat, for_each_field};
+use super::pod::{Details, Pod};
 use super::status::{self, Printed};
 use crate::time::Timestamp;
 
 /// Builds a [`Pod`] field by field: for servers and tests.
 #[derive(Clone)]
-pub struct PodBuilder(pub(super) Fields);
-
-#[derive(Clone)]
-pub(super) struct Fields {
-    pub(super) key: PodKey,
-    pub(super) uid: Option<Box<str>>,
-    pub(super) resource_version: Option<Box<str>>,
-    pub(super) labels: Vec<(Box<str>, Box<str>)>,
-    pub(super) annotations: Vec<(Box<str>, Box<str>)>,
-    pub(super) phase: Option<Box<str>>,
-    pub(super) ready: bool,
-    pub(super) node_name: Option<Box<str>>,
-    pub(super) pod_ip: Option<Box<str>>,
-    pub(super) host_ip: Option<Box<str>>,
-    pub(super) created_at: Option<Timestamp>,
-    pub(super) started_at: Option<Timestamp>,
-    pub(super) deleted_at: Option<Timestamp>,
-    pub(super) reason: Option<Box<str>>,
-    pub(super) message: Option<Box<str>>,
-    pub(super) owner: Option<Owner>,
-    pub(super) containers: Vec<Container>,
+pub struct PodBuilder {
+    key: PodKey,
+    /// The fields that are text or null, by [`Field::place`].
+    texts: [Option<Box<str>>; Field::TEXTS],
+    labels: Vec<(Box<str>, Box<str>)>,
+    annotations: Vec<(Box<str>, Box<str>)>,
+    ready: bool,
+    owner: Option<Owner>,
+    containers: Vec<Container>,
     /// What is printed, unless the fields above tell.
-    pub(super) printed: Option<Printed>,
+    printed: Option<Printed>,
 }
 
-macro_rules! optional_text {
-    ($($(#[$doc:meta])* $field:ident)*) => { $(
-        $(#[$doc])*
+/// A setter for each field that is text or null.
+macro_rules! text_setters {
+    ($($(#[$doc:meta])* $kind:ident $name:ident $variant:ident $other:tt;)*) => {
+        $(text_setters!(@ $kind $name $variant);)*
+    };
+    (@ text $name:ident $variant:ident) => {
+        #[doc = concat!("Sets [`Pod::", stringify!($name), "`].")]
         #[must_use]
-        pub fn $field(mut self, value: Option<&str>) -> Self {
-            self.0.$field = value.map(Into::into);
-            self.told_by_fields(stringify!($field))
+        pub fn $name(self, value: Option<&str>) -> Self {
+            self.text(Field::$variant, value)
         }
-    )* };
-}
-
-macro_rules! optional_time {
-    ($($(#[$doc:meta])* $field:ident)*) => { $(
-        $(#[$doc])*
+    };
+    (@ time $name:ident $variant:ident) => {
+        #[doc = concat!("Sets [`Pod::", stringify!($name), "`].")]
         #[must_use]
-        pub fn $field(mut self, value: Option<Timestamp>) -> Self {
-            self.0.$field = value;
-            self.told_by_fields(stringify!($field))
+        pub fn $name(self, value: Option<Timestamp>) -> Self {
+            self.text(Field::$variant, value.as_ref().map(Timestamp::as_str))
         }
-    )* };
+    };
+    (@ $other:ident $name:ident $variant:ident) => {};
 }
 
 impl PodBuilder {
     /// A pod with nothing but its name.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self(Fields {
+        Self {
             key: PodKey::new(namespace, name),
-            uid: None,
-            resource_version: None,
+            texts: array::from_fn(|_| None),
             labels: Vec::new(),
             annotations: Vec::new(),
-            phase: None,
             ready: false,
-            node_name: None,
-            pod_ip: None,
-            host_ip: None,
-            created_at: None,
-            started_at: None,
-            deleted_at: None,
-            reason: None,
-            message: None,
             owner: None,
             containers: Vec::new(),
             printed: None,
-        })
+        }
     }
 
     /// The finished pod. Its JSON is written here, once.
@@ -93,58 +72,49 @@ impl PodBuilder {
 
     /// `None` when the JSON is 4 GiB or more.
     pub(super) fn try_build(self) -> Option<Pod> {
-        let json = serde_json::to_string(&self.0.flat()).expect("a pod is always representable as JSON");
-        Pod::built(self.0.key, &json)
+        let json = serde_json::to_string(&self.flat()).expect("a pod is always representable as JSON");
+        Pod::built(self.key, &json)
     }
 
-    optional_text! {
-        /// Sets the unique id.
-        uid
-        /// Sets the version.
-        resource_version
-        /// Sets the phase.
-        phase
-        /// Sets the node.
-        node_name
-        /// Sets the pod's address.
-        pod_ip
-        /// Sets the node's address.
-        host_ip
-        /// Sets the reason of the phase.
-        reason
-        /// Sets the message of the phase.
-        message
+    for_each_field! { text_setters }
+
+    fn text(mut self, field: Field, value: Option<&str>) -> Self {
+        self.texts[field.place()] = value.map(Into::into);
+        match field {
+            Field::Phase | Field::Reason | Field::DeletedAt => self.told_by_fields(),
+            _ => self,
+        }
     }
 
-    optional_time! {
-        /// Sets the creation time.
-        created_at
-        /// Sets the start time.
-        started_at
-        /// Sets the deletion time.
-        deleted_at
+    fn get(&self, field: Field) -> Option<&str> {
+        self.texts[field.place()].as_deref()
+    }
+
+    /// Whether it is ready, as far as it is not asked to go.
+    fn is_ready(&self) -> bool {
+        self.ready && self.get(Field::DeletedAt).is_none()
     }
 
     /// Sets whether the pod is ready. One with a deletion time is not, whatever is set here.
     #[must_use]
     pub fn ready(mut self, ready: bool) -> Self {
-        self.0.ready = ready;
-        self.told_by_fields("ready")
+        self.ready = ready;
+        self.told_by_fields()
     }
 
     /// Sets one label, replacing a former value.
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
-        insert(&mut self.0.labels, key, value);
+        insert(&mut self.labels, key, value);
         self
     }
 
     /// Replaces all labels.
     #[must_use]
     pub fn labels<K: AsRef<str>, V: AsRef<str>>(mut self, labels: impl IntoIterator<Item = (K, V)>) -> Self {
-        self.0.labels.clear();
+        self.labels.clear();
         for (key, value) in labels {
-            insert(&mut self.0.labels, key.as_ref(), value.as_ref());
+            insert(&mut self.labels, key.as_ref(), value.as_ref());
         }
         self
     }
@@ -155,9 +125,9 @@ impl PodBuilder {
         mut self,
         annotations: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
-        self.0.annotations.clear();
+        self.annotations.clear();
         for (key, value) in annotations {
-            insert(&mut self.0.annotations, key.as_ref(), value.as_ref());
+            insert(&mut self.annotations, key.as_ref(), value.as_ref());
         }
         self
     }
@@ -165,48 +135,83 @@ impl PodBuilder {
     /// Keeps only the annotations whose key passes.
     #[must_use]
     pub fn retain_annotations(mut self, keep: impl Fn(&str) -> bool) -> Self {
-        self.0.annotations.retain(|(key, _)| keep(key));
+        self.annotations.retain(|(key, _)| keep(key));
         self
     }
 
     /// Sets the owner.
     #[must_use]
     pub fn owner(mut self, owner: Option<Owner>) -> Self {
-        self.0.owner = owner;
+        self.owner = owner;
         self
     }
 
     /// Sets the containers.
     #[must_use]
     pub fn containers(mut self, containers: Vec<Container>) -> Self {
-        self.0.containers = containers;
-        self.told_by_fields("containers")
+        self.containers = containers;
+        self.told_by_fields()
     }
 
     /// What the fields tell of how the pod is printed.
     pub(super) fn flat_status(&self) -> status::Flat<'_> {
-        let pod = &self.0;
         status::Flat {
-            phase: pod.phase.as_deref(),
-            reason: pod.reason.as_deref(),
-            ready: pod.ready && pod.deleted_at.is_none(),
-            deleting: pod.deleted_at.is_some(),
-            containers: &pod.containers,
+            phase: self.get(Field::Phase),
+            reason: self.get(Field::Reason),
+            ready: self.is_ready(),
+            deleting: self.get(Field::DeletedAt).is_some(),
+            containers: &self.containers,
         }
     }
 
     /// Sets what is printed, where the other fields would tell otherwise.
     pub(super) fn printed(mut self, printed: Option<Printed>) -> Self {
-        self.0.printed = printed;
+        self.printed = printed;
         self
     }
 
     /// After a change of what is printed, the fields alone tell it.
-    fn told_by_fields(mut self, changed: &str) -> Self {
-        if matches!(changed, "phase" | "reason" | "ready" | "deleted_at" | "containers") {
-            self.0.printed = None;
-        }
+    fn told_by_fields(mut self) -> Self {
+        self.printed = None;
         self
+    }
+
+    fn flat(&self) -> impl serde::Serialize {
+        fn pairs(pairs: &[(Box<str>, Box<str>)]) -> impl Iterator<Item = (&str, &str)> + Clone {
+            pairs.iter().map(|(key, value)| (&**key, &**value))
+        }
+        Flat {
+            key: &self.key,
+            text: |field| self.get(field),
+            labels: pairs(&self.labels),
+            annotations: pairs(&self.annotations),
+            ready: self.is_ready(),
+            owner: self.owner.as_ref(),
+            containers: &self.containers,
+            printed: self.printed.as_ref(),
+        }
+    }
+}
+
+impl Pod {
+    /// A builder that begins with this pod's fields.
+    pub fn to_builder(&self) -> PodBuilder {
+        let own = |(key, value): (&str, &str)| (key.into(), value.into());
+        let Details { annotations, owner, containers, printed } = self.peek_details().into_owned();
+        let mut texts = array::from_fn(|_| None);
+        for field in Field::texts() {
+            texts[field.place()] = self.text(field).map(Into::into);
+        }
+        PodBuilder {
+            key: self.key().clone(),
+            texts,
+            labels: self.labels().map(own).collect(),
+            annotations,
+            ready: self.ready(),
+            owner,
+            containers,
+            printed,
+        }
     }
 }
 
@@ -220,76 +225,6 @@ fn insert(pairs: &mut Vec<(Box<str>, Box<str>)>, key: &str, value: &str) {
 impl fmt::Debug for PodBuilder {
     /// Names the pod; the rest may hold what does not belong into logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PodBuilder({})", self.0.key)
+        write!(f, "PodBuilder({})", self.key)
     }
-}
-
-impl Fields {
-    fn flat(
-        &self,
-    ) -> Flat<'_, impl Iterator<Item = (&str, &str)> + Clone, impl Iterator<Item = (&str, &str)> + Clone>
-    {
-        fn pairs(pairs: &[(Box<str>, Box<str>)]) -> impl Iterator<Item = (&str, &str)> + Clone {
-            pairs.iter().map(|(key, value)| (&**key, &**value))
-        }
-        Flat {
-            namespace: self.key.namespace(),
-            name: self.key.name(),
-            uid: self.uid.as_deref(),
-            resource_version: self.resource_version.as_deref(),
-            labels: pairs(&self.labels),
-            annotations: pairs(&self.annotations),
-            phase: self.phase.as_deref(),
-            ready: self.ready && self.deleted_at.is_none(),
-            node_name: self.node_name.as_deref(),
-            pod_ip: self.pod_ip.as_deref(),
-            host_ip: self.host_ip.as_deref(),
-            created_at: self.created_at.as_ref().map(Timestamp::as_str),
-            started_at: self.started_at.as_ref().map(Timestamp::as_str),
-            deleted_at: self.deleted_at.as_ref().map(Timestamp::as_str),
-            reason: self.reason.as_deref(),
-            message: self.message.as_deref(),
-            owner: self.owner.as_ref(),
-            containers: &self.containers,
-            printed: self.printed.as_ref(),
-        }
-    }
-}
-
-/// The flat shape, with every field present but the last: what a pod is written as.
-#[derive(Serialize)]
-pub(super) struct Flat<
-    'a,
-    L: Iterator<Item = (&'a str, &'a str)> + Clone,
-    A: Iterator<Item = (&'a str, &'a str)> + Clone,
-> {
-    pub(super) namespace: &'a str,
-    pub(super) name: &'a str,
-    pub(super) uid: Option<&'a str>,
-    pub(super) resource_version: Option<&'a str>,
-    #[serde(serialize_with = "map")]
-    pub(super) labels: L,
-    #[serde(serialize_with = "map")]
-    pub(super) annotations: A,
-    pub(super) phase: Option<&'a str>,
-    pub(super) ready: bool,
-    pub(super) node_name: Option<&'a str>,
-    pub(super) pod_ip: Option<&'a str>,
-    pub(super) host_ip: Option<&'a str>,
-    pub(super) created_at: Option<&'a str>,
-    pub(super) started_at: Option<&'a str>,
-    pub(super) deleted_at: Option<&'a str>,
-    pub(super) reason: Option<&'a str>,
-    pub(super) message: Option<&'a str>,
-    pub(super) owner: Option<&'a Owner>,
-    pub(super) containers: &'a [Container],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) printed: Option<&'a Printed>,
-}
-
-fn map<'a, S: Serializer>(
-    pairs: &(impl Iterator<Item = (&'a str, &'a str)> + Clone),
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(pairs.clone())
 }

@@ -2,78 +2,79 @@
 //! place. Most messages there ever are look like this, and reading them by comparing is twice as fast as looking at
 //! each key. Whatever differs is read again by the scan that takes fields as they come.
 
+use super::container::for_each_container_field;
 use super::event::Parts;
+use super::fields::{Field, for_each_field};
 use super::layout::{Labels, Layout, exit_code};
 use super::pod::Pod;
 use crate::json::{Scan, Scanner, Text, Unusual};
 
+/// The bytes of a literal text, as an array.
+macro_rules! bytes {
+    ($($part:expr),*) => {
+        const {
+            const TEXT: &str = concat!($($part),*);
+            TEXT.as_bytes().first_chunk::<{ TEXT.len() }>().unwrap()
+        }
+    };
+}
+
 impl Layout {
     /// Reads a pod.
     pub(super) fn canonical(scanner: &mut Scanner<'_>) -> Scan<Self> {
-        let start = scanner.at() as u32;
-        scanner.need(b"{\"namespace\":\"")?;
-        let namespace = scanner.rest_of_string()?;
-        scanner.need(b",\"name\":\"")?;
-        let name = scanner.rest_of_string()?;
-        scanner.need(b",\"uid\":")?;
-        let uid = text(scanner)?;
-        scanner.need(b",\"resource_version\":")?;
-        let resource_version = text(scanner)?;
-        scanner.need(b",\"labels\":")?;
-        let labels = map(scanner)?;
-        scanner.need(b",\"annotations\":")?;
-        let annotations = map(scanner)?;
-        scanner.need(b",\"phase\":")?;
-        let phase = text(scanner)?;
-        scanner.need(b",\"ready\":")?;
-        let ready = boolean(scanner)?;
-        scanner.need(b",\"node_name\":")?;
-        let node_name = text(scanner)?;
-        scanner.need(b",\"pod_ip\":")?;
-        let pod_ip = text(scanner)?;
-        scanner.need(b",\"host_ip\":")?;
-        let host_ip = text(scanner)?;
-        scanner.need(b",\"created_at\":")?;
-        let created_at = text(scanner)?;
-        scanner.need(b",\"started_at\":")?;
-        let started_at = text(scanner)?;
-        scanner.need(b",\"deleted_at\":")?;
-        let deleted_at = text(scanner)?;
-        scanner.need(b",\"reason\":")?;
-        let reason = text(scanner)?;
-        scanner.need(b",\"message\":")?;
-        let message = text(scanner)?;
-        scanner.need(b",\"owner\":")?;
-        let owner = owner(scanner)?;
-        scanner.need(b",\"containers\":[")?;
-        let containers = containers(scanner)?;
-        let printed = if scanner.literal(b",\"printed\":") { printed(scanner)? } else { 0 };
+        let mut layout = Self { start: scanner.at() as u32, ..Self::default() };
+
+        macro_rules! value {
+            (key Namespace $key:expr) => {
+                scanner.need(bytes!("{", $key, "\""))?;
+                layout.namespace = scanner.rest_of_string()?;
+            };
+            (key Name $key:expr) => {
+                scanner.need(bytes!(",", $key, "\""))?;
+                layout.name = scanner.rest_of_string()?;
+            };
+            (printed Printed $key:expr) => {
+                if scanner.literal(bytes!(",", $key)) {
+                    layout.printed = printed(scanner)?;
+                }
+            };
+            ($kind:ident $variant:ident $key:expr) => {
+                scanner.need(bytes!(",", $key))?;
+                value!($kind $variant);
+            };
+            (text $variant:ident) => {
+                layout.texts[Field::$variant.place()] = text(scanner)?;
+            };
+            (time $variant:ident) => {
+                value!(text $variant)
+            };
+            (labels Labels) => {
+                layout.labels = map(scanner)?;
+            };
+            (annotations Annotations) => {
+                let found = map(scanner)?;
+                layout.annotations = if found.count == 0 { 0 } else { found.start };
+            };
+            (ready Ready) => {
+                layout.ready = boolean(scanner)?;
+            };
+            (owner Owner) => {
+                layout.owner = owner(scanner)?;
+            };
+            (containers Containers) => {
+                layout.containers = containers(scanner)?;
+            };
+        }
+        macro_rules! values {
+            ($($(#[$doc:meta])* $kind:ident $name:ident $variant:ident $other:tt;)*) => {
+                $(value!($kind $variant concat!("\"", stringify!($name), "\":"));)*
+            };
+        }
+        for_each_field! { values }
+
         scanner.need(b"}")?;
-        Ok(Self {
-            start,
-            end: scanner.at() as u32,
-            namespace,
-            name,
-            texts: [
-                uid,
-                resource_version,
-                phase,
-                node_name,
-                pod_ip,
-                host_ip,
-                created_at,
-                started_at,
-                deleted_at,
-                reason,
-                message,
-            ],
-            ready,
-            labels,
-            annotations: if annotations.count == 0 { 0 } else { annotations.start },
-            owner,
-            containers,
-            printed,
-        })
+        layout.end = scanner.at() as u32;
+        Ok(layout)
     }
 }
 
@@ -157,46 +158,63 @@ fn owner(scanner: &mut Scanner<'_>) -> Scan<u32> {
     scanner.need(b"}").map(|()| start)
 }
 
-/// Where the containers begin, whose bracket was read; 0 for none.
+/// Where the containers begin; 0 for none.
 fn containers(scanner: &mut Scanner<'_>) -> Scan<u32> {
-    let start = scanner.at() as u32 - 1;
+    let start = scanner.at() as u32;
+    scanner.need(b"[")?;
     if scanner.literal(b"]") {
         return Ok(0);
     }
     loop {
-        scanner.need(b"{\"name\":\"")?;
-        scanner.rest_of_string()?;
-        scanner.need(b",\"image\":")?;
-        text(scanner)?;
-        scanner.need(b",\"ready\":")?;
-        boolean(scanner)?;
-        scanner.need(b",\"restart_count\":")?;
-        u32::try_from(scanner.count()?).map_err(|_| Unusual)?;
-        scanner.need(b",\"state\":")?;
-        text(scanner)?;
-        scanner.need(b",\"reason\":")?;
-        text(scanner)?;
-        scanner.need(b",\"exit_code\":")?;
-        if !scanner.literal(b"null") {
-            exit_code(scanner.number()?)?;
-        }
-        if scanner.literal(b",\"kind\":\"") {
-            scanner.rest_of_string()?;
-        }
-        if scanner.literal(b",\"signal\":") {
-            exit_code(scanner.number()?)?;
-        }
-        if scanner.literal(b",\"last_reason\":\"") {
-            scanner.rest_of_string()?;
-        }
-        if scanner.literal(b",\"last_exit_code\":") {
-            exit_code(scanner.number()?)?;
-        }
-        scanner.need(b"}")?;
+        container(scanner)?;
         if !scanner.literal(b",") {
             return scanner.need(b"]").map(|()| start);
         }
     }
+}
+
+#[inline(always)]
+fn container(scanner: &mut Scanner<'_>) -> Scan<()> {
+    macro_rules! value {
+        (always String $key:expr) => {
+            scanner.need(bytes!("{", $key, "\""))?;
+            scanner.rest_of_string()?;
+        };
+        (always $holds:ident $key:expr) => {
+            scanner.need(bytes!(",", $key))?;
+            value!($holds);
+        };
+        (sometimes $holds:ident $key:expr) => {
+            if scanner.literal(bytes!(",", $key)) {
+                value!($holds);
+            }
+        };
+        (String) => {
+            scanner.need(b"\"")?;
+            scanner.rest_of_string()?;
+        };
+        (Text) => {
+            text(scanner)?;
+        };
+        (Flag) => {
+            boolean(scanner)?;
+        };
+        (Count) => {
+            u32::try_from(scanner.count()?).map_err(|_| Unusual)?;
+        };
+        (Number) => {
+            if !scanner.literal(b"null") {
+                exit_code(scanner.number()?)?;
+            }
+        };
+    }
+    macro_rules! values {
+        ($($when:ident $holds:ident $name:ident $other:tt;)*) => {
+            $(value!($when $holds concat!("\"", stringify!($name), "\":"));)*
+        };
+    }
+    for_each_container_field! { values }
+    scanner.need(b"}")
 }
 
 /// Where it begins.
@@ -210,5 +228,8 @@ fn printed(scanner: &mut Scanner<'_>) -> Scan<u32> {
     u32::try_from(scanner.count()?).map_err(|_| Unusual)?;
     scanner.need(b",\"restarts\":")?;
     u32::try_from(scanner.count()?).map_err(|_| Unusual)?;
+    if scanner.literal(b",\"last_restart\":\"") {
+        scanner.rest_of_string()?;
+    }
     scanner.need(b"}").map(|()| start)
 }

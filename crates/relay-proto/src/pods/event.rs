@@ -6,7 +6,6 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::message::object;
 use super::{EventHash, Pod, Position};
 use crate::error::JsonError;
 use crate::json::{Scan, Scanner, Unusual};
@@ -261,4 +260,12 @@ pub(super) struct WireEvent<'a> {
     synthetic: Option<bool>,
     #[serde(default, alias = "leftFilter")]
     left_filter: Option<bool>,
+}
+
+/// Reads a JSON object. A derived reader alone would also take an array as a list of the fields.
+pub(super) fn object<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, serde_json::Error> {
+    match data.trim_start().as_bytes().first() {
+        Some(b'[') => Err(serde::de::Error::custom("an array where an object belongs")),
+        _ => serde_json::from_str(data),
+    }
 }

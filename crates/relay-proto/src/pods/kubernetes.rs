@@ -2,50 +2,80 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
+use super::builder::PodBuilder;
+use super::container::{Container, ContainerKind, Owner};
+use super::fields::for_each_field;
+use super::pod::Pod;
 use super::status::{Fact, Facts, Printed, State};
-use super::{Container, ContainerKind, Owner, Pod, PodBuilder};
 use crate::time::Timestamp;
 
 const TOO_LARGE: &str = "a pod is smaller than 4 GiB";
 
 type Map = BTreeMap<String, String>;
 
-/// Every field of both shapes, all optional. `metadata` tells them apart.
-#[derive(Deserialize)]
-pub(super) struct WirePod {
-    namespace: Option<String>,
-    name: Option<String>,
-    uid: Option<String>,
-    #[serde(alias = "resourceVersion")]
-    resource_version: Option<String>,
-    labels: Option<Map>,
-    annotations: Option<Map>,
-    phase: Option<String>,
-    ready: Option<bool>,
-    #[serde(alias = "nodeName")]
-    node_name: Option<String>,
-    #[serde(alias = "podIp", alias = "podIP")]
-    pod_ip: Option<String>,
-    #[serde(alias = "hostIp", alias = "hostIP")]
-    host_ip: Option<String>,
-    #[serde(alias = "createdAt")]
-    created_at: Option<Timestamp>,
-    #[serde(alias = "startedAt")]
-    started_at: Option<Timestamp>,
-    #[serde(alias = "deletedAt")]
-    deleted_at: Option<Timestamp>,
-    reason: Option<String>,
-    message: Option<String>,
-    owner: Option<Owner>,
-    containers: Option<Vec<Container>>,
-    printed: Option<Printed>,
-
-    metadata: Option<Metadata>,
-    spec: Option<Spec>,
-    status: Option<Status>,
+/// What a field holds, in Rust.
+macro_rules! held {
+    (key) => { String };
+    (text) => { String };
+    (time) => { Timestamp };
+    (labels) => { Map };
+    (annotations) => { Map };
+    (ready) => { bool };
+    (owner) => { Owner };
+    (containers) => { Vec<Container> };
+    (printed) => { Printed };
 }
+
+macro_rules! define_wire_pod {
+    ($($(#[$doc:meta])* $kind:ident $name:ident $variant:ident [$($other:literal)*];)*) => {
+        /// Every field of both shapes, all optional. `metadata` tells them apart.
+        #[derive(Deserialize)]
+        struct WirePod {
+            $($(#[serde(alias = $other)])* $name: Option<held!($kind)>,)*
+            metadata: Option<Metadata>,
+            spec: Option<Spec>,
+            status: Option<Status>,
+        }
+
+        impl WirePod {
+            fn into_flat(self) -> Result<Pod, &'static str> {
+                let builder = named(self.namespace.as_deref(), self.name.as_deref())?;
+                $(let builder = set!($kind $name builder self.$name);)*
+                builder.try_build().ok_or(TOO_LARGE)
+            }
+        }
+    };
+}
+
+/// Sets a field of a builder.
+macro_rules! set {
+    (key $name:ident $builder:ident $value:expr) => {
+        $builder
+    };
+    (text $name:ident $builder:ident $value:expr) => {
+        $builder.$name($value.as_deref())
+    };
+    (ready $name:ident $builder:ident $value:expr) => {
+        $builder.ready($value.unwrap_or(false))
+    };
+    (labels $name:ident $builder:ident $value:expr) => {
+        $builder.$name($value.unwrap_or_default())
+    };
+    (annotations $name:ident $builder:ident $value:expr) => {
+        $builder.$name($value.unwrap_or_default())
+    };
+    (containers $name:ident $builder:ident $value:expr) => {
+        $builder.$name($value.unwrap_or_default())
+    };
+    // A time, the owner, what is printed.
+    ($other:ident $name:ident $builder:ident $value:expr) => {
+        $builder.$name($value)
+    };
+}
+
+for_each_field! { define_wire_pod }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -154,39 +184,19 @@ struct StateDetail {
     reason: Option<String>,
     exit_code: Option<i32>,
     signal: Option<i32>,
+    finished_at: Option<Timestamp>,
 }
 
-impl WirePod {
-    pub(super) fn into_pod(self) -> Result<Pod, &'static str> {
-        match self.metadata {
+impl<'de> Deserialize<'de> for Pod {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wire = WirePod::deserialize(deserializer)?;
+        let pod = match wire.metadata {
             Some(metadata) => {
-                from_object(metadata, self.spec.unwrap_or_default(), self.status.unwrap_or_default())
+                from_object(metadata, wire.spec.unwrap_or_default(), wire.status.unwrap_or_default())
             }
-            None => self.into_flat(),
-        }
-    }
-
-    fn into_flat(self) -> Result<Pod, &'static str> {
-        named(self.namespace.as_deref(), self.name.as_deref())?
-            .uid(self.uid.as_deref())
-            .resource_version(self.resource_version.as_deref())
-            .labels(self.labels.unwrap_or_default())
-            .annotations(self.annotations.unwrap_or_default())
-            .phase(self.phase.as_deref())
-            .ready(self.ready.unwrap_or(false))
-            .node_name(self.node_name.as_deref())
-            .pod_ip(self.pod_ip.as_deref())
-            .host_ip(self.host_ip.as_deref())
-            .created_at(self.created_at)
-            .started_at(self.started_at)
-            .deleted_at(self.deleted_at)
-            .reason(self.reason.as_deref())
-            .message(self.message.as_deref())
-            .owner(self.owner)
-            .containers(self.containers.unwrap_or_default())
-            .printed(self.printed)
-            .try_build()
-            .ok_or(TOO_LARGE)
+            None => wire.into_flat(),
+        };
+        pod.map_err(serde::de::Error::custom)
     }
 }
 
@@ -271,11 +281,13 @@ impl ContainerStatus {
             Some(ContainerState { running: Some(_), .. }) => State::Running,
             _ => State::None,
         };
+        let last = self.last_state.as_ref().and_then(|last| last.terminated.as_ref());
         Fact {
             sidecar,
             started: self.started == Some(true),
             ready: self.ready == Some(true),
             restarts: self.restart_count.unwrap_or_default(),
+            last_end: last.and_then(|last| last.finished_at.as_ref()),
             state,
         }
     }
@@ -306,7 +318,8 @@ fn containers(
 
 fn container(status: ContainerStatus, spec_image: Option<String>, kind: ContainerKind) -> Container {
     let last = status.last_state.and_then(|last| last.terminated);
-    let (last_reason, last_exit_code) = last.map_or((None, None), |last| (last.reason, last.exit_code));
+    let (last_reason, last_exit_code, last_finished_at) =
+        last.map_or((None, None, None), |last| (last.reason, last.exit_code, last.finished_at));
     let mut signal = None;
     let (state, reason, exit_code) = match status.state {
         Some(ContainerState { terminated: Some(t), .. }) => {
@@ -329,6 +342,7 @@ fn container(status: ContainerStatus, spec_image: Option<String>, kind: Containe
         signal,
         last_reason,
         last_exit_code,
+        last_finished_at,
     }
 }
 

@@ -1,80 +1,12 @@
 //! Finds where a pod's fields stand in its flat JSON, checking everything on the way.
 
+use super::container::{Holds, for_each_container_field};
+use super::fields::Field;
 use crate::json::{Scan, Scanner, Text, Unusual};
 
-/// A field that is text or null.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
-    Uid,
-    ResourceVersion,
-    Phase,
-    NodeName,
-    PodIp,
-    HostIp,
-    CreatedAt,
-    StartedAt,
-    DeletedAt,
-    Reason,
-    Message,
-}
-
-impl Field {
-    pub(super) const ALL: [Self; 11] = [
-        Self::Uid,
-        Self::ResourceVersion,
-        Self::Phase,
-        Self::NodeName,
-        Self::PodIp,
-        Self::HostIp,
-        Self::CreatedAt,
-        Self::StartedAt,
-        Self::DeletedAt,
-        Self::Reason,
-        Self::Message,
-    ];
-    pub(super) const COUNT: usize = Self::ALL.len();
-}
-
-/// The fields, in the order in which a relay writes them.
-const NAMES: [&str; 19] = [
-    "\"namespace\":",
-    "\"name\":",
-    "\"uid\":",
-    "\"resource_version\":",
-    "\"labels\":",
-    "\"annotations\":",
-    "\"phase\":",
-    "\"ready\":",
-    "\"node_name\":",
-    "\"pod_ip\":",
-    "\"host_ip\":",
-    "\"created_at\":",
-    "\"started_at\":",
-    "\"deleted_at\":",
-    "\"reason\":",
-    "\"message\":",
-    "\"owner\":",
-    "\"containers\":",
-    "\"printed\":",
-];
-
-/// Names that mean something to the tolerant reader: other spellings, the parts of a Kubernetes object, and the end of
-/// a list.
-const ELSEWHERE: [&str; 13] = [
-    "resourceVersion",
-    "nodeName",
-    "podIp",
-    "podIP",
-    "hostIp",
-    "hostIP",
-    "createdAt",
-    "startedAt",
-    "deletedAt",
-    "metadata",
-    "spec",
-    "status",
-    "end",
-];
+/// Names that mean something to the tolerant reader beside those of the fields: the parts of a Kubernetes object, and
+/// the end of a list.
+const ELSEWHERE: [&str; 4] = ["metadata", "spec", "status", "end"];
 
 /// Where a pod and its fields stand in a text.
 #[derive(Debug, Clone, Copy, Default)]
@@ -83,8 +15,8 @@ pub(super) struct Layout {
     pub(super) end: u32,
     pub(super) namespace: Text,
     pub(super) name: Text,
-    /// By [`Field`]; the start is 0 where the value is null.
-    pub(super) texts: [Text; Field::COUNT],
+    /// By [`Field::place`]; the start is 0 where the value is null.
+    pub(super) texts: [Text; Field::TEXTS],
     pub(super) ready: bool,
     pub(super) labels: Labels,
     /// Where annotations, owner, containers and what is printed begin; 0 where there is nothing in them.
@@ -131,13 +63,14 @@ impl Layout {
         let mut layout = Self { start: scanner.at() as u32, ..Self::default() };
         let mut unknown = 0;
         scanner.fields(
-            &NAMES,
-            |scanner, at| layout.value(scanner, at),
+            &Field::KEYS,
+            |scanner, at| layout.value(scanner, Field::ALL[at]),
             |scanner, key| {
                 let start = scanner.at();
                 scanner.skip()?;
                 unknown += scanner.at() - start;
-                if ELSEWHERE.contains(&key) || unknown > UNKNOWN_BYTES { Err(Unusual) } else { Ok(()) }
+                let known = ELSEWHERE.contains(&key) || Field::OTHER_NAMES.contains(&key);
+                if known || unknown > UNKNOWN_BYTES { Err(Unusual) } else { Ok(()) }
             },
         )?;
         layout.end = scanner.at() as u32;
@@ -150,61 +83,36 @@ impl Layout {
         if some(self.namespace) && some(self.name) { Ok(self) } else { Err(Unusual) }
     }
 
-    /// Reads the value of the field that [`NAMES`] has at `at`.
-    fn value(&mut self, scanner: &mut Scanner<'_>, at: usize) -> Scan<()> {
-        let field = match at {
-            0 => {
-                self.namespace = scanner.string()?;
-                return Ok(());
-            }
-            1 => {
-                self.name = scanner.string()?;
-                return Ok(());
-            }
-            _ if scanner.null()? => return Ok(()),
-            2 => Field::Uid,
-            3 => Field::ResourceVersion,
-            4 => {
-                self.labels = labels(scanner)?;
-                return Ok(());
-            }
-            5 => {
+    /// Reads the value of a field.
+    fn value(&mut self, scanner: &mut Scanner<'_>, field: Field) -> Scan<()> {
+        match field {
+            Field::Namespace => self.namespace = scanner.string()?,
+            Field::Name => self.name = scanner.string()?,
+            _ if scanner.null()? => {}
+            Field::Labels => self.labels = labels(scanner)?,
+            Field::Annotations => {
                 let found = labels(scanner)?;
                 self.annotations = if found.count == 0 { 0 } else { found.start };
-                return Ok(());
             }
-            6 => Field::Phase,
-            7 => {
-                self.ready = scanner.boolean()?;
-                return Ok(());
-            }
-            8 => Field::NodeName,
-            9 => Field::PodIp,
-            10 => Field::HostIp,
-            11 => Field::CreatedAt,
-            12 => Field::StartedAt,
-            13 => Field::DeletedAt,
-            14 => Field::Reason,
-            15 => Field::Message,
-            16 => {
+            Field::Ready => self.ready = scanner.boolean()?,
+            Field::Owner => {
                 self.owner = scanner.at() as u32;
-                return owner(scanner);
+                owner(scanner)?;
             }
-            18 => {
-                self.printed = scanner.at() as u32;
-                return printed(scanner);
-            }
-            _ => {
+            Field::Containers => {
                 let (start, mut count) = (scanner.at() as u32, 0);
                 scanner.array(|scanner| {
                     count += 1;
                     container(scanner)
                 })?;
                 self.containers = if count == 0 { 0 } else { start };
-                return Ok(());
             }
-        };
-        self.texts[field as usize] = scanner.string()?;
+            Field::Printed => {
+                self.printed = scanner.at() as u32;
+                printed(scanner)?;
+            }
+            text => self.texts[text.place()] = scanner.string()?,
+        }
         Ok(())
     }
 }
@@ -231,41 +139,39 @@ fn owner(scanner: &mut Scanner<'_>) -> Scan<()> {
 }
 
 fn printed(scanner: &mut Scanner<'_>) -> Scan<()> {
-    let names = ["\"status\":", "\"ready\":", "\"containers\":", "\"restarts\":"];
+    let names = ["\"status\":", "\"ready\":", "\"containers\":", "\"restarts\":", "\"last_restart\":"];
     let value = |scanner: &mut Scanner<'_>, at| match at {
         0 => scanner.string().map(drop),
+        4 if scanner.null()? => Ok(()),
+        4 => scanner.string().map(drop),
         _ => u32::try_from(scanner.count()?).map(drop).map_err(|_| Unusual),
     };
     scanner.fields(&names, value, |scanner, _| scanner.skip()).map(drop)
 }
 
+macro_rules! define_container_fields {
+    ($($when:ident $holds:ident $name:ident [$($other:literal)*];)*) => {
+        const CONTAINER_KEYS: &[&str] = &[$(concat!("\"", stringify!($name), "\":"),)*];
+        const CONTAINER_HOLDS: &[Holds] = &[$(Holds::$holds,)*];
+        const CONTAINER_OTHER_NAMES: &[&str] = &[$($($other,)*)*];
+    };
+}
+
+for_each_container_field! { define_container_fields }
+
 fn container(scanner: &mut Scanner<'_>) -> Scan<()> {
-    const NAMES: [&str; 11] = [
-        "\"name\":",
-        "\"image\":",
-        "\"ready\":",
-        "\"restart_count\":",
-        "\"state\":",
-        "\"reason\":",
-        "\"exit_code\":",
-        "\"kind\":",
-        "\"signal\":",
-        "\"last_reason\":",
-        "\"last_exit_code\":",
-    ];
-    let value = |scanner: &mut Scanner<'_>, at| match at {
-        0 | 7 => scanner.string().map(drop),
-        2 => scanner.boolean().map(drop),
-        3 => u32::try_from(scanner.count()?).map(drop).map_err(|_| Unusual),
-        _ if scanner.null()? => Ok(()),
-        6 | 8 | 10 => exit_code(scanner.number()?),
-        _ => scanner.string().map(drop),
+    let value = |scanner: &mut Scanner<'_>, at: usize| match CONTAINER_HOLDS[at] {
+        Holds::String => scanner.string().map(drop),
+        Holds::Flag => scanner.boolean().map(drop),
+        Holds::Count => u32::try_from(scanner.count()?).map(drop).map_err(|_| Unusual),
+        Holds::Text | Holds::Number if scanner.null()? => Ok(()),
+        Holds::Text => scanner.string().map(drop),
+        Holds::Number => exit_code(scanner.number()?),
     };
-    let other = |scanner: &mut Scanner<'_>, key: &str| match key {
-        "restartCount" | "exitCode" | "lastReason" | "lastExitCode" => Err(Unusual),
-        _ => scanner.skip(),
+    let other = |scanner: &mut Scanner<'_>, key: &str| {
+        if CONTAINER_OTHER_NAMES.contains(&key) { Err(Unusual) } else { scanner.skip() }
     };
-    scanner.fields(&NAMES, value, other).map(drop)
+    scanner.fields(CONTAINER_KEYS, value, other).map(drop)
 }
 
 /// Checks for a whole number of 32 bits. Minus zero is a fraction to serde.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::event::WireEvent;
+use super::event::{WireEvent, object};
 use super::{Epoch, EventHash, EventType, PodEvent, Position};
 use crate::error::JsonError;
 use crate::time::Timestamp;
@@ -385,14 +385,6 @@ impl Message {
                 reason: error.to_string(),
             })
         })
-    }
-}
-
-/// Reads a JSON object. A derived reader alone would also take an array as a list of the fields.
-pub(super) fn object<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, serde_json::Error> {
-    match data.trim_start().as_bytes().first() {
-        Some(b'[') => Err(serde::de::Error::custom("an array where an object belongs")),
-        _ => serde_json::from_str(data),
     }
 }
 

@@ -6,13 +6,14 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 
-use super::builder::{Fields, Flat, PodBuilder};
-use super::layout::{Field, Layout};
+use super::PodKey;
+use super::container::{Container, Owner};
+use super::fields::{Field, Flat, for_each_field};
+use super::layout::Layout;
 use super::status::{self, Printed};
 use super::text::{PodText, unescape};
-use super::{PodKey, kubernetes};
 use crate::error::JsonError;
 use crate::json::{Scan, Scanner, Unusual};
 use crate::time::Timestamp;
@@ -40,12 +41,32 @@ struct Inner {
 
 /// What is seldom asked for.
 #[derive(Clone, Default, PartialEq)]
-struct Details {
-    annotations: Vec<(Box<str>, Box<str>)>,
-    owner: Option<Owner>,
-    containers: Vec<Container>,
+pub(super) struct Details {
+    pub(super) annotations: Vec<(Box<str>, Box<str>)>,
+    pub(super) owner: Option<Owner>,
+    pub(super) containers: Vec<Container>,
     /// What is printed, where the other fields do not tell.
-    printed: Option<Printed>,
+    pub(super) printed: Option<Printed>,
+}
+
+/// An accessor for each field that is text or null.
+macro_rules! text_accessors {
+    ($($(#[$doc:meta])* $kind:ident $name:ident $variant:ident $other:tt;)*) => {
+        $(text_accessors!(@ $kind $(#[$doc])* $name $variant);)*
+    };
+    (@ text $(#[$doc:meta])* $name:ident $variant:ident) => {
+        $(#[$doc])*
+        pub fn $name(&self) -> Option<&str> {
+            self.text(Field::$variant)
+        }
+    };
+    (@ time $(#[$doc:meta])* $name:ident $variant:ident) => {
+        $(#[$doc])*
+        pub fn $name(&self) -> Option<Timestamp> {
+            self.text(Field::$variant).map(Timestamp::new)
+        }
+    };
+    (@ $other:ident $(#[$doc:meta])* $name:ident $variant:ident) => {};
 }
 
 impl Pod {
@@ -127,14 +148,12 @@ impl Pod {
         self.0.key.name()
     }
 
-    /// Kubernetes' unique id: tells a pod from its successor of the same name.
-    pub fn uid(&self) -> Option<&str> {
-        self.0.text.get(Field::Uid)
-    }
+    for_each_field! { text_accessors }
 
-    /// Kubernetes' opaque version.
-    pub fn resource_version(&self) -> Option<&str> {
-        self.0.text.get(Field::ResourceVersion)
+    /// A field that is text or null.
+    #[inline]
+    pub(super) fn text(&self, field: Field) -> Option<&str> {
+        self.0.text.get(field)
     }
 
     /// The value of one label.
@@ -163,54 +182,9 @@ impl Pod {
         self.details().annotations.iter().map(|(k, v)| (&**k, &**v))
     }
 
-    /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
-    pub fn phase(&self) -> Option<&str> {
-        self.0.text.get(Field::Phase)
-    }
-
     /// Whether the pod's `Ready` condition holds and nobody has asked to delete it; false when unknown.
     pub fn ready(&self) -> bool {
         self.0.ready
-    }
-
-    /// The node it was scheduled to.
-    pub fn node_name(&self) -> Option<&str> {
-        self.0.text.get(Field::NodeName)
-    }
-
-    /// The pod's address.
-    pub fn pod_ip(&self) -> Option<&str> {
-        self.0.text.get(Field::PodIp)
-    }
-
-    /// The node's address.
-    pub fn host_ip(&self) -> Option<&str> {
-        self.0.text.get(Field::HostIp)
-    }
-
-    /// When the object was created.
-    pub fn created_at(&self) -> Option<Timestamp> {
-        self.0.text.get(Field::CreatedAt).map(Timestamp::new)
-    }
-
-    /// When the kubelet took the pod.
-    pub fn started_at(&self) -> Option<Timestamp> {
-        self.0.text.get(Field::StartedAt).map(Timestamp::new)
-    }
-
-    /// When deletion was asked for; a pod with this set still exists.
-    pub fn deleted_at(&self) -> Option<Timestamp> {
-        self.0.text.get(Field::DeletedAt).map(Timestamp::new)
-    }
-
-    /// A short machine-readable reason of the phase, such as `Evicted`.
-    pub fn reason(&self) -> Option<&str> {
-        self.0.text.get(Field::Reason)
-    }
-
-    /// A human-readable message of the phase.
-    pub fn message(&self) -> Option<&str> {
-        self.0.text.get(Field::Message)
     }
 
     /// The controlling owner.
@@ -271,39 +245,13 @@ impl Pod {
         Arc::strong_count(&self.0) > 1
     }
 
-    /// A builder that begins with this pod's fields.
-    pub fn to_builder(&self) -> PodBuilder {
-        let Details { annotations, owner, containers, printed } = self.peek_details().into_owned();
-        let text = |field| self.0.text.get(field).map(Into::into);
-        PodBuilder(Fields {
-            key: self.key().clone(),
-            uid: text(Field::Uid),
-            resource_version: text(Field::ResourceVersion),
-            labels: self.labels().map(|(key, value)| (key.into(), value.into())).collect(),
-            annotations,
-            phase: text(Field::Phase),
-            ready: self.ready(),
-            node_name: text(Field::NodeName),
-            pod_ip: text(Field::PodIp),
-            host_ip: text(Field::HostIp),
-            created_at: self.created_at(),
-            started_at: self.started_at(),
-            deleted_at: self.deleted_at(),
-            reason: text(Field::Reason),
-            message: text(Field::Message),
-            owner,
-            containers,
-            printed,
-        })
-    }
-
     /// Parses the details once.
     fn details(&self) -> &Details {
         self.0.details.get_or_init(|| Box::new(Details::read(&self.0.text)))
     }
 
     /// The details without keeping them.
-    fn peek_details(&self) -> Cow<'_, Details> {
+    pub(super) fn peek_details(&self) -> Cow<'_, Details> {
         match self.0.details.get() {
             Some(details) => Cow::Borrowed(details),
             None => Cow::Owned(Details::read(&self.0.text)),
@@ -338,7 +286,7 @@ impl PartialEq for Pod {
         same_text
             || (a.key == b.key
                 && a.ready == b.ready
-                && Field::ALL.iter().all(|field| a.text.get(*field) == b.text.get(*field))
+                && Field::texts().all(|field| a.text.get(field) == b.text.get(field))
                 && a.text.same_labels(&b.text)
                 && self.peek_details() == other.peek_details())
     }
@@ -353,75 +301,6 @@ impl fmt::Debug for Pod {
     }
 }
 
-/// The object that controls a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// Its kind, such as `ReplicaSet`.
-    pub kind: String,
-    /// Its name.
-    pub name: String,
-}
-
-/// One container of a pod.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Container {
-    /// Its name within the pod.
-    pub name: String,
-    /// The image it runs.
-    pub image: Option<String>,
-    /// Whether its readiness probe holds.
-    pub ready: bool,
-    /// How often it was restarted.
-    #[serde(alias = "restartCount")]
-    pub restart_count: u32,
-    /// `waiting`, `running` or `terminated`.
-    pub state: Option<String>,
-    /// Why it waits or ended, such as `CrashLoopBackOff`.
-    pub reason: Option<String>,
-    /// Its last exit code.
-    #[serde(alias = "exitCode")]
-    pub exit_code: Option<i32>,
-    /// What it is for. Written unless it is [`ContainerKind::App`].
-    #[serde(skip_serializing_if = "ContainerKind::is_app")]
-    pub kind: ContainerKind,
-    /// The signal that ended it, while it is terminated. Written when there is one, like what follows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signal: Option<i32>,
-    /// Why it ended the time before, such as `OOMKilled`.
-    #[serde(alias = "lastReason", skip_serializing_if = "Option::is_none")]
-    pub last_reason: Option<String>,
-    /// With what exit code it ended the time before.
-    #[serde(alias = "lastExitCode", skip_serializing_if = "Option::is_none")]
-    pub last_exit_code: Option<i32>,
-}
-
-/// What a container is for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum ContainerKind {
-    /// It does the pod's work.
-    #[default]
-    App,
-    /// It runs to its end before those that do the work begin.
-    Init,
-    /// An init container that is restarted when it ends, and so runs beside those that do the work.
-    Sidecar,
-    /// Somebody added it later, to look into the pod.
-    Ephemeral,
-    /// A kind that this version does not know. It does not count.
-    #[serde(other)]
-    Unknown,
-}
-
-impl ContainerKind {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-    fn is_app(&self) -> bool {
-        *self == Self::App
-    }
-}
-
 /// Text that is not a pod.
 #[derive(Debug, thiserror::Error)]
 #[error("not a pod")]
@@ -429,33 +308,15 @@ pub struct InvalidPod {
     source: JsonError,
 }
 
-impl<'de> Deserialize<'de> for Pod {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        kubernetes::WirePod::deserialize(deserializer)?.into_pod().map_err(serde::de::Error::custom)
-    }
-}
-
 impl Serialize for Pod {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = &self.0.text;
         let details = self.peek_details();
         let flat = Flat {
-            namespace: self.namespace(),
-            name: self.name(),
-            uid: text.get(Field::Uid),
-            resource_version: text.get(Field::ResourceVersion),
-            labels: text.labels(),
-            annotations: details.annotations.iter().map(|(k, v)| (&**k, &**v)),
-            phase: text.get(Field::Phase),
+            key: self.key(),
+            text: |field| self.text(field),
+            labels: self.0.text.labels(),
+            annotations: details.annotations.iter().map(|(key, value)| (&**key, &**value)),
             ready: self.ready(),
-            node_name: text.get(Field::NodeName),
-            pod_ip: text.get(Field::PodIp),
-            host_ip: text.get(Field::HostIp),
-            created_at: text.get(Field::CreatedAt),
-            started_at: text.get(Field::StartedAt),
-            deleted_at: text.get(Field::DeletedAt),
-            reason: text.get(Field::Reason),
-            message: text.get(Field::Message),
             owner: details.owner.as_ref(),
             containers: &details.containers,
             printed: details.printed.as_ref(),

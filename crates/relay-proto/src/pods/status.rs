@@ -7,7 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::pod::{Container, ContainerKind};
+use super::container::{Container, ContainerKind};
+use crate::time::Timestamp;
 
 /// What `kubectl get pods` prints of a pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,10 @@ pub struct Printed {
     pub containers: u32,
     /// RESTARTS: of the init containers while the pod initialises, of containers and sidecars afterwards.
     pub restarts: u32,
+    /// What `kubectl` prints behind RESTARTS, as in `3 (5m ago)`, counted from this time: when one of the containers
+    /// that RESTARTS counts ended last, to be restarted. `None` when no such end is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_restart: Option<Timestamp>,
 }
 
 /// What the rule asks of a pod.
@@ -50,6 +55,8 @@ pub(super) struct Fact<'a> {
     pub(super) started: bool,
     pub(super) ready: bool,
     pub(super) restarts: u32,
+    /// When it ended the time before.
+    pub(super) last_end: Option<&'a Timestamp>,
     pub(super) state: State<'a>,
 }
 
@@ -66,6 +73,16 @@ pub(super) enum State<'a> {
     },
 }
 
+impl Printed {
+    fn count_restarts<'f>(&mut self, containers: impl Iterator<Item = &'f Fact<'f>> + Clone) {
+        self.restarts = containers.clone().map(|container| container.restarts).fold(0, u32::saturating_add);
+        let ends = containers.filter_map(|container| container.last_end);
+        let ends = ends.filter_map(|end| Some((end.unix_millis()?, end)));
+        let last = ends.max_by_key(|(millis, _)| *millis);
+        self.last_restart = last.filter(|_| self.restarts > 0).map(|(_, end)| end.clone());
+    }
+}
+
 impl Facts<'_> {
     pub(super) fn print(&self) -> Printed {
         let said = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
@@ -77,9 +94,11 @@ impl Facts<'_> {
         if self.gated {
             printed.status = "SchedulingGated".into();
         }
-        let initializing = self.print_init(&mut printed);
-        if !initializing || self.initialized {
-            self.print_app(&mut printed);
+        let waits_for = self.print_init(&mut printed);
+        let begun = &self.init[..waits_for.map_or(self.init.len(), |at| at + 1)];
+        printed.count_restarts(begun.iter());
+        if waits_for.is_none() || self.initialized {
+            self.print_app(begun, &mut printed);
         }
         let over = matches!(self.phase, Some("Succeeded" | "Failed"));
         if self.deleting && self.reason == Some("NodeLost") {
@@ -90,10 +109,9 @@ impl Facts<'_> {
         printed
     }
 
-    /// Counts the init containers up to the one that the pod waits for; whether there is such a one.
-    fn print_init(&self, printed: &mut Printed) -> bool {
+    /// Looks at the init containers up to the first that the pod waits for, and says which that is.
+    fn print_init(&self, printed: &mut Printed) -> Option<usize> {
         for (at, container) in self.init.iter().enumerate() {
-            printed.restarts = printed.restarts.saturating_add(container.restarts);
             printed.status = match container.state {
                 State::Terminated { code: 0, .. } => continue,
                 _ if container.sidecar && container.started => {
@@ -106,15 +124,14 @@ impl Facts<'_> {
                 }
                 _ => format!("Init:{at}/{}", self.init_containers),
             };
-            return true;
+            return Some(at);
         }
-        false
+        None
     }
 
-    fn print_app(&self, printed: &mut Printed) {
-        let sidecars = self.init.iter().filter(|container| container.sidecar);
-        let restarts = sidecars.chain(&self.app).map(|container| container.restarts);
-        printed.restarts = restarts.fold(0, u32::saturating_add);
+    fn print_app(&self, begun: &[Fact<'_>], printed: &mut Printed) {
+        let sidecars = begun.iter().filter(|container| container.sidecar);
+        printed.count_restarts(sidecars.chain(&self.app));
         let mut running = false;
         // The first that has something to say is what is printed.
         for container in self.app.iter().rev() {
@@ -198,6 +215,7 @@ impl<'a> Fact<'a> {
             started: matches!(state, State::Running),
             ready: container.ready,
             restarts: container.restart_count,
+            last_end: container.last_finished_at.as_ref(),
             state,
         }
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::iter::FusedIterator;
 
-use super::layout::{Field, Layout};
+use super::fields::Field;
+use super::layout::Layout;
 use crate::json::{Scan, Text, Unusual, plain_end};
 
 /// The JSON of a pod in one allocation of its own, read where it stands: a field costs four bytes beside the text.
@@ -15,8 +16,8 @@ pub(super) struct PodText {
     text: Box<str>,
     /// Bytes of the JSON.
     json: u32,
-    /// By [`Field`], the start of a value; 0 for none.
-    texts: [u32; Field::COUNT],
+    /// By [`Field::place`], the start of a value; 0 for none.
+    texts: [u32; Field::TEXTS],
     /// Where the labels begin and end.
     labels: u32,
     labels_end: u32,
@@ -84,9 +85,9 @@ impl PodText {
         &self.text[..self.json as usize]
     }
 
-    /// The value of a field; `None` when null or absent.
+    /// The value of a field that is text; `None` when null or absent.
     pub(super) fn get(&self, field: Field) -> Option<&str> {
-        match self.texts[field as usize] {
+        match self.texts[field.place()] {
             0 => None,
             at if at < self.json => Some(self.quoted(at as usize)),
             at => Some(self.counted(at as usize)),

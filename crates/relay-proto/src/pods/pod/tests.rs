@@ -4,9 +4,9 @@ use super::*;
 use crate::error::chain;
 use crate::json::tests::{character, mutate};
 use crate::pods::event::Parts;
-use crate::pods::{EventPage, ListDecoder, ListFormat, ListLimits, PodEvent};
+use crate::pods::{EventPage, ListDecoder, ListFormat, ListLimits, PodBuilder, PodEvent};
 
-const WHOLE: &str = r#"{"namespace":"prod","name":"web-1","uid":"u-1","resource_version":"8","labels":{"app":"web","run":"d-1"},"annotations":{"note":"a \"b\""},"phase":"Running","ready":true,"node_name":"n1","pod_ip":"10.1.0.1","host_ip":"10.0.0.1","created_at":"2026-11-21T09:00:00Z","started_at":"2026-11-21T09:00:01Z","deleted_at":"2026-11-21T09:00:02Z","reason":"Evicted","message":"line\nü","owner":{"kind":"ReplicaSet","name":"web"},"containers":[{"name":"app","image":"i:1","ready":true,"restart_count":2,"state":"running","reason":"x","exit_code":-1},{"name":"side","image":null,"ready":false,"restart_count":0,"state":null,"reason":null,"exit_code":null,"kind":"init","signal":9,"last_reason":"OOMKilled","last_exit_code":7}],"printed":{"status":"Odd","ready":1,"containers":2,"restarts":3}}"#;
+const WHOLE: &str = r#"{"namespace":"prod","name":"web-1","uid":"u-1","resource_version":"8","labels":{"app":"web","run":"d-1"},"annotations":{"note":"a \"b\""},"phase":"Running","ready":true,"node_name":"n1","pod_ip":"10.1.0.1","host_ip":"10.0.0.1","created_at":"2026-11-21T09:00:00Z","started_at":"2026-11-21T09:00:01Z","deleted_at":"2026-11-21T09:00:02Z","reason":"Evicted","message":"line\nü","owner":{"kind":"ReplicaSet","name":"web"},"containers":[{"name":"app","image":"i:1","ready":true,"restart_count":2,"state":"running","reason":"x","exit_code":-1},{"name":"side","image":null,"ready":false,"restart_count":0,"state":null,"reason":null,"exit_code":null,"kind":"init","signal":9,"last_reason":"OOMKilled","last_exit_code":7,"last_finished_at":"2026-11-21T08:00:00Z"}],"printed":{"status":"Odd","ready":1,"containers":2,"restarts":3,"last_restart":"2026-11-21T08:30:00Z"}}"#;
 
 /// The slow way, which decides what is right.
 fn serde_pod(text: &str) -> Result<Pod, serde_json::Error> {
@@ -128,6 +128,9 @@ fn what_is_unusual_is_left_to_serde() {
         r#""containers":[{"exit_code":2147483648}]"#,
         r#""containers":[{"restartCount":1}]"#,
         r#""containers":[{"lastReason":"x"}]"#,
+        r#""containers":[{"lastFinishedAt":"x"}]"#,
+        r#""containers":[{"last_finished_at":1}]"#,
+        r#""printed":{"last_restart":1}"#,
         r#""containers":[{"kind":null}]"#,
         r#""containers":[{"signal":1.0}]"#,
         r#""printed":{"ready":-1}"#,
@@ -193,6 +196,8 @@ fn pods_are_equal_by_what_they_say() {
         ("\"signal\":9", "\"signal\":15"),
         ("OOMKilled", "Error"),
         ("\"last_exit_code\":7", "\"last_exit_code\":8"),
+        ("08:00:00Z", "08:00:09Z"),
+        ("08:30:00Z", "08:30:09Z"),
         ("\"status\":\"Odd\"", "\"status\":\"Even\""),
         ("\"exit_code\":-1", "\"exit_code\":1"),
     ] {

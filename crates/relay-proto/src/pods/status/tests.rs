@@ -20,16 +20,25 @@ fn state(text: &str) -> Value {
     }
 }
 
-/// `NAME STATE`, and behind it `ready`, `started` and `xN` for restarts, each after a comma.
+/// `NAME STATE`, and behind it `ready`, `started`, `xN` for restarts and `@TIME` for the end of the time before, each
+/// after a comma. Times are minutes of one hour.
 fn status(text: &str) -> Value {
     let mut parts = text.split(',');
     let (name, what) = parts.next().unwrap().split_once(' ').unwrap();
     let mut status =
         json!({"name": name, "image": "i", "ready": false, "restartCount": 0, "state": state(what)});
     for part in parts {
-        match part.strip_prefix('x') {
-            Some(count) => status["restartCount"] = count.parse::<u32>().unwrap().into(),
-            None => status[part] = true.into(),
+        match (part.strip_prefix('x'), part.strip_prefix('@')) {
+            (Some(count), _) => status["restartCount"] = count.parse::<u32>().unwrap().into(),
+            (_, Some("?")) => {
+                status["lastState"] = json!({"terminated": {"exitCode": 1, "finishedAt": null}})
+            }
+            (_, Some(minute)) => {
+                let finished = format!("2026-11-21T09:{minute}:00Z");
+                status["lastState"] =
+                    json!({"terminated": {"exitCode": 1, "reason": "Error", "finishedAt": finished}});
+            }
+            _ => status[part] = true.into(),
         }
     }
     status
@@ -92,7 +101,9 @@ fn object(case: &Case<'_>) -> Value {
 }
 
 fn columns(printed: &Printed) -> String {
-    format!("{} {}/{} {}", printed.status, printed.ready, printed.containers, printed.restarts)
+    let last = printed.last_restart.as_ref().map(|time| format!(" since {}", &time.as_str()[14..16]));
+    let Printed { status, ready, containers, restarts, .. } = printed;
+    format!("{status} {ready}/{containers} {restarts}{}", last.unwrap_or_default())
 }
 
 const fn case<'a>(
@@ -246,6 +257,45 @@ const CASES: &[Case<'_>] = &[
     case(&["side ended Completed"], &["a ended Completed"], "Succeeded", "Initialized", "Completed 0/2 0"),
     case(&["side ended Error"], &["a ended Completed"], "Succeeded", "Initialized", "Completed 0/2 0"),
     case(&["side running"], &["a running,ready"], "Running", "Initialized", "Init:0/1 1/2 0"),
+    case(
+        &["side running", "side-2 running,x5"],
+        &["a running,ready,x1"],
+        "Running",
+        "Initialized",
+        "Init:0/2 1/3 1",
+    ),
+    // How long ago the last restart was.
+    case(&[], &["a running,ready,x3,@10"], "Running", "Ready Initialized", "Running 1/1 3 since 10"),
+    case(&[], &["a running,x1,@10", "b running,x1,@30"], "Running", "Initialized", "Running 0/2 2 since 30"),
+    case(&[], &["a running,x1,@40", "b running,x1,@30"], "Running", "Initialized", "Running 0/2 2 since 40"),
+    case(&[], &["a waiting CrashLoopBackOff,x7,@12"], "Running", "", "CrashLoopBackOff 0/1 7 since 12"),
+    case(&[], &["a running,ready,@10"], "Running", "Ready Initialized", "Running 1/1 0"),
+    case(&[], &["a running,ready,x2,@?"], "Running", "Ready Initialized", "Running 1/1 2"),
+    case(&[], &["a ended Error,x2,@10"], "Failed", "deleting", "Error 0/1 2 since 10"),
+    case(
+        &["i waiting CrashLoopBackOff,x9,@15"],
+        &["a waiting PodInitializing"],
+        "Pending",
+        "",
+        "Init:CrashLoopBackOff 0/1 9 since 15",
+    ),
+    // An init container that is done no longer counts, its time neither.
+    case(&["i exit 0,x2,@50"], &["a running,ready,x1,@10"], "Running", "Ready", "Running 1/1 1 since 10"),
+    case(&["i exit 0,x2,@50"], &["a running,ready"], "Running", "Ready", "Running 1/1 0"),
+    case(
+        &["i exit 0,x2,@50", "side running,ready,started,x1,@20"],
+        &["a running,ready,x1,@10"],
+        "Running",
+        "Ready Initialized",
+        "Running 2/2 2 since 20",
+    ),
+    case(
+        &["i running,x1,@10", "j waiting PodInitializing,x7,@50"],
+        &["a waiting PodInitializing"],
+        "Pending",
+        "",
+        "Init:0/2 0/1 1 since 10",
+    ),
 ];
 
 #[test]
@@ -262,16 +312,9 @@ fn pods_read_as_kubectl_prints_them() {
                 case.expected
             ));
         }
-        assert_eq!(
-            columns(&pod.printed()),
-            format!(
-                "{} {}/{} {}",
-                pod.status(),
-                pod.ready_containers().0,
-                pod.ready_containers().1,
-                pod.restarts()
-            )
-        );
+        let (status, (ready, containers)) = (pod.status(), pod.ready_containers());
+        let alone = format!("{status} {ready}/{containers} {}", pod.restarts());
+        assert!(columns(&pod.printed()).starts_with(&alone), "{alone}");
         // What a relay writes says the same to who reads it.
         let flat = serde_json::to_string(&pod).unwrap();
         for read in
