@@ -7,54 +7,158 @@ use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 
-use super::limits::Limit;
+use super::limits::{Limit, Limits};
 use super::span::Span;
 
-/// What the lines of an unfinished block have set so far. Untouched, it is `Block::default()`.
+/// What the lines of an unfinished block have set so far. Before the first of them it is `Block::default()`.
 #[derive(Default, Clone, Copy)]
 pub(super) struct Block {
-    /// There was a line that is not a comment.
-    pub(super) touched: bool,
-    /// Not all of it lies in the chunk, in one piece and within the limits.
-    pub(super) scattered: bool,
-    pub(super) over: Option<Limit>,
+    pub(super) extent: Extent,
     /// In the chunk when it is one line that still lies there, else outside, with the place where it begins there.
     pub(super) data: Span,
     pub(super) kind: Span,
     pub(super) id: Span,
 }
 
-impl Block {
-    /// The block is too large: its data goes, its short lines still count.
-    #[cold]
-    pub(super) fn go_over(&mut self, limit: Limit, joined: &mut BytesMut) {
-        (self.touched, self.scattered) = (true, true);
-        self.over.get_or_insert(limit);
-        self.data = Span::NONE;
-        *joined = BytesMut::new();
+/// Where the lines of a block are. Comments do not count.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// There was none yet.
+    #[default]
+    Empty,
+    /// All of them lie in the chunk, and what they set is in one piece.
+    InChunk,
+    /// Some of them, or some data, had to be copied out of a chunk.
+    Scattered,
+    /// One of them went over a limit. The data is dropped, short lines still count.
+    Over(Limit),
+}
+
+impl Extent {
+    /// After one more line in the chunk.
+    #[inline(always)]
+    pub(super) fn with_line(self) -> Self {
+        if self == Self::Empty { Self::InChunk } else { self }
+    }
+
+    /// After a line, or a part of the block, was copied out of its chunk.
+    #[inline]
+    pub(super) fn with_copy(self) -> Self {
+        if let Self::Over(_) = self { self } else { Self::Scattered }
     }
 }
 
-/// What a line has to take over from before it.
-#[derive(Clone, Copy)]
-pub(super) struct Carry {
-    /// Any of the others: the one thing to look at.
-    pub(super) any: bool,
-    /// The last line ended with a CR at the end of its chunk: an LF that comes next is part of that line end.
-    pub(super) skip_lf: bool,
-    /// This is the first line of the stream; a BOM may come.
-    pub(super) first_line: bool,
-    /// The line has begun in an earlier chunk, its start is held.
-    pub(super) line: bool,
-    /// That line went over the limit; its bytes are dropped until it ends.
-    pub(super) line_over: bool,
+impl Block {
+    #[inline(always)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.extent == Extent::Empty
+    }
+
+    /// The block is too large: its data goes. The first limit that it passed is the one that is told.
+    #[cold]
+    pub(super) fn go_over(&mut self, limit: Limit, joined: &mut BytesMut) {
+        if !matches!(self.extent, Extent::Over(_)) {
+            self.extent = Extent::Over(limit);
+        }
+        self.data = Span::NONE;
+        *joined = BytesMut::new();
+    }
+
+    /// What a line does, by the rules of the fields. `joined` is how many bytes are put together there.
+    #[inline(always)]
+    pub(super) fn effect(&self, field: Field, value: &[u8], joined: usize, limits: &Limits) -> Effect {
+        match field {
+            Field::Data => {
+                let data = self.data;
+                let before = if data.is_outside() { joined - data.end() } else { data.len() };
+                match self.extent {
+                    Extent::Over(_) => Effect::Nothing,
+                    _ if !data.is_some() && value.len() <= limits.data => Effect::FirstData,
+                    _ if data.is_some() && before + 1 + value.len() <= limits.data => Effect::MoreData,
+                    _ => Effect::Over(Limit::Data),
+                }
+            }
+            Field::Event if value.len() > limits.kind => Effect::Over(Limit::Type),
+            Field::Event => Effect::Kind,
+            Field::Id if value.len() > limits.id => Effect::Over(Limit::Id),
+            // The standard ignores an id with a NUL.
+            Field::Id if memchr(0, value).is_some() => Effect::Nothing,
+            Field::Id => Effect::Id,
+            Field::Retry => parse_retry(value).map_or(Effect::Nothing, Effect::Retry),
+            Field::Comment => Effect::Comment,
+            Field::Unknown => Effect::Nothing,
+        }
+    }
 }
 
-impl Default for Carry {
-    fn default() -> Self {
-        Self { any: true, skip_lf: false, first_line: true, line: false, line_over: false }
+/// What a line does to its block.
+pub(super) enum Effect {
+    Nothing,
+    /// Its value is the data.
+    FirstData,
+    /// Its value goes behind the data there is.
+    MoreData,
+    Kind,
+    Id,
+    /// It is told at once.
+    Retry(Duration),
+    /// It is told at once, and is no part of the block.
+    Comment,
+    Over(Limit),
+}
+
+/// Where the next line begins, and what has to be known of it before it is read.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// In the chunk.
+    InChunk,
+    /// In the chunk, as the first of the stream: a BOM may stand before it.
+    #[default]
+    OfStream,
+    /// In the chunk, maybe behind an LF that belongs to the CR which ended the chunk before.
+    AfterReturn,
+    /// In a chunk before this one; that part is held.
+    Held(Number),
+    /// Likewise, but that part went over the limit: bytes are dropped until the line ends.
+    Dropped,
+    /// Chunks of a few bytes were held, and there is a line end among them.
+    InCrumbs(Number),
+    /// The same, and what is held is the one line of a plain event: what it means is put off until the next chunk.
+    PutOff,
+}
+
+/// Which line of the stream a held one is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Number {
+    First,
+    Later,
+}
+
+impl Start {
+    /// What is held of the line, if it is, belongs to the first line of the stream or to another.
+    #[inline]
+    pub(super) fn number(self) -> Number {
+        match self {
+            Self::OfStream => Number::First,
+            Self::Held(number) | Self::InCrumbs(number) => number,
+            Self::InChunk | Self::AfterReturn | Self::Dropped | Self::PutOff => Number::Later,
+        }
+    }
+}
+
+/// The position of the next line, and how it begins, when the line before it ends with an LF or CR at `end`.
+#[inline(always)]
+pub(super) fn next_line(chunk: &[u8], end: usize) -> (usize, Start) {
+    let next = end + 1;
+    if chunk[end] != b'\r' {
+        return (next, Start::InChunk);
+    }
+    match chunk.get(next) {
+        Some(b'\n') => (next + 1, Start::InChunk),
+        Some(_) => (next, Start::InChunk),
+        None => (next, Start::AfterReturn),
     }
 }
 

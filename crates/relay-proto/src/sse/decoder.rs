@@ -10,11 +10,10 @@ use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use memchr::memchr;
 
 use super::block::{
-    Block, Carry, Field, KEEP, append, checked, find_far_line_end, find_line_end, give, join, parse_line,
-    parse_retry, put, put_line, replaced, starts_in_two, text, value,
+    Block, Effect, Extent, KEEP, Number, Start, append, checked, find_far_line_end, find_line_end, give,
+    join, next_line, parse_line, put, put_line, replaced, starts_in_two, text, value,
 };
 use super::frame::{Comment, Event, Frame, Oversized, Text};
 use super::limits::{Limit, Limits};
@@ -47,14 +46,10 @@ pub struct Decoder {
     pos: usize,
     /// Input that was fed before the chunk was drained.
     queue: VecDeque<Input>,
-    /// The next line needs more than a look into the chunk: one of the four fields below says so.
-    carry: Carry,
-    /// The start of a line whose end is in a chunk to come.
+    /// Where the next line begins; anywhere but in the chunk it takes more than a look to read it.
+    start: Start,
+    /// What is held of lines, as `start` says.
     line: BytesMut,
-    /// That end, and maybe more, came in chunks of a few bytes and is in `line` too.
-    crumbs: bool,
-    /// That end came, and nothing after it; what the line means is put off until the next chunk.
-    line_ended: bool,
 
     block: Block,
     /// Data put together from more than one line or chunk.
@@ -67,9 +62,9 @@ pub struct Decoder {
 
     /// The last event id string of the standard: what the dispatched blocks have set.
     committed: String,
-    /// The same for events that have no id of their own, brought up to date when the first of them comes.
+    /// The same for events that have no id of their own.
     shared: Arc<String>,
-    shared_is_old: bool,
+    sharing: Sharing,
     /// Room for slices that were fed.
     scratch: BytesMut,
     /// Size of the last text that was given away with its buffer.
@@ -79,6 +74,15 @@ pub struct Decoder {
 enum Input {
     Chunk(Bytes),
     End,
+}
+
+/// Whether the id that events without one of their own share is the last event id.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    #[default]
+    UpToDate,
+    /// It is brought up to date when the first such event comes.
+    Behind,
 }
 
 /// Why the lines of a chunk are left.
@@ -115,7 +119,7 @@ impl Decoder {
     #[must_use]
     pub fn with_last_event_id(mut self, id: impl Into<String>) -> Self {
         self.committed = id.into();
-        self.shared_is_old = true;
+        self.sharing = Sharing::Behind;
         self
     }
 
@@ -157,7 +161,7 @@ impl Decoder {
         if self.is_drained() && self.feed_crumb(&chunk, true) {
             return;
         }
-        if self.line_ended {
+        if self.start == Start::PutOff {
             self.gather_crumbs();
         }
         while chunk.len() > LARGEST_CHUNK {
@@ -180,8 +184,8 @@ impl Decoder {
         self.feed_chunk(chunk);
     }
 
-    /// Gives back memory that is only kept to be used again; what is unfinished stays. For who waits for input on many
-    /// streams; while input comes, it would have to be taken again.
+    /// Gives back memory that is only kept to be used again; what is unfinished stays. For a caller that waits for input
+    /// on many streams; while input comes, it would have to be taken again.
     pub fn release_memory(&mut self) {
         for buffer in [&mut self.line, &mut self.joined, &mut self.scratch] {
             if buffer.is_empty() {
@@ -211,8 +215,10 @@ impl Decoder {
         match self.plain_event() {
             Some(event) => Some(Frame::Event(event)),
             None if self.is_drained() => None,
-            None if self.crumbs => self.crumb_frame(),
-            None => self.any_frame(),
+            None => match self.start {
+                Start::InCrumbs(number) => self.crumb_frame(number),
+                _ => self.any_frame(),
+            },
         }
     }
 
@@ -220,7 +226,7 @@ impl Decoder {
     /// Small enough to be part of its caller.
     #[inline]
     fn plain_event(&mut self) -> Option<Event> {
-        if self.carry.any || self.block.touched {
+        if self.start != Start::InChunk || !self.block.is_empty() {
             return None;
         }
         let chunk = &self.chunk[..];
@@ -248,7 +254,7 @@ impl Decoder {
                 if !self.next_input() {
                     return None;
                 }
-            } else if self.carry.any {
+            } else if self.start != Start::InChunk {
                 if let Some(frame) = self.carried_line() {
                     return Some(frame);
                 }
@@ -272,7 +278,7 @@ impl Decoder {
 
     #[inline]
     fn is_drained(&self) -> bool {
-        self.chunk.is_empty() && !self.crumbs && self.queue.is_empty()
+        self.chunk.is_empty() && !matches!(self.start, Start::InCrumbs(_)) && self.queue.is_empty()
     }
 
     /// Leaves the chunk, which is read, for the next one.
@@ -293,18 +299,17 @@ impl Decoder {
 
     /// Forgets the stream, not the last event id.
     fn reset(&mut self) {
-        self.carry = Carry::default();
+        self.start = Start::OfStream;
         self.line.clear();
-        (self.crumbs, self.line_ended) = (false, false);
         self.clear_block();
         self.start_block(self.pos);
     }
 
     /// Takes what the unfinished line and block need out of the chunk, and lets the chunk go.
     fn leave_chunk(&mut self) {
-        if self.block.touched {
-            let Block { scattered, data, kind, id, .. } = &mut self.block;
-            *scattered = true;
+        if !self.block.is_empty() {
+            let Block { extent, data, kind, id } = &mut self.block;
+            *extent = extent.with_copy();
             for (value, held) in [(kind, &mut self.kind_held), (id, &mut self.id_held)] {
                 if value.is_inside() {
                     held.clear();
@@ -326,19 +331,19 @@ impl Decoder {
     /// Keeps the part of a line that a chunk ends with.
     #[inline]
     fn hold_line(&mut self, part: &[u8]) {
-        if part.is_empty() || self.carry.line_over {
+        if part.is_empty() || self.start == Start::Dropped {
             return;
         }
-        self.carry.any = true;
-        self.carry.line = true;
+        let number = self.start.number();
         // Whether a BOM is to be taken off is known when the line has ended.
-        let bom = if self.carry.first_line { BOM.len() } else { 0 };
+        let bom = if number == Number::First { BOM.len() } else { 0 };
         if self.line.len() + part.len() > self.limits.line + bom {
-            self.carry.line_over = true;
+            self.start = Start::Dropped;
             self.line = BytesMut::new();
             self.block.go_over(Limit::Line, &mut self.joined);
         } else {
-            // Who sent one huge line will send another of its kind: room for it is taken once, not doubled up to.
+            self.start = Start::Held(number);
+            // A sender of one huge line will send another of its kind: room for it is taken once, not doubled up to.
             if self.line.len() > KEEP / 8 && self.line.capacity() - self.line.len() < part.len() {
                 self.line.reserve(self.last_huge.saturating_sub(self.line.len()).max(part.len()));
             }
@@ -351,7 +356,7 @@ impl Decoder {
     fn lines(&mut self) -> Out {
         let chunk = &self.chunk[..];
         // Kept in registers while the lines of a block go by; put back on every way out but the shortest one.
-        let Block { mut touched, mut scattered, over, mut data, mut kind, mut id } = self.block;
+        let mut block = self.block;
         let mut at = self.pos;
         let mut long = false;
         let out = loop {
@@ -366,23 +371,17 @@ impl Decoder {
                 },
                 None => break Out::More,
             };
-            at = end + 1;
-            if chunk[end] == b'\r' {
-                match chunk.get(at) {
-                    Some(b'\n') => at += 1,
-                    Some(_) => {}
-                    None => (self.carry.any, self.carry.skip_lf) = (true, true),
-                }
-            }
+            (at, self.start) = next_line(chunk, end);
             if start == end {
-                if !touched {
+                if block.is_empty() {
                     (self.block_before, self.block_pos) = (0, at);
                     continue;
                 }
-                if scattered || !data.is_some() {
+                if block.extent != Extent::InChunk || !block.data.is_some() {
                     break Out::BlockEnd(start);
                 }
                 // One view over all parts of the event, checked once.
+                let Block { data, kind, id, .. } = block;
                 let (mut low, mut high) = (data.start(), data.end());
                 for value in [kind, id] {
                     if value.is_some() {
@@ -392,7 +391,7 @@ impl Decoder {
                 let Ok(text) = ByteString::try_from(self.chunk.slice(low..high)) else {
                     break Out::BlockEnd(start);
                 };
-                if self.block.touched {
+                if !self.block.is_empty() {
                     self.block = Block::default();
                 }
                 self.pos = at;
@@ -409,65 +408,44 @@ impl Decoder {
             }
             let (field, value) = parse_line(line);
             let value = Span::new(start + value, end);
-            match field {
-                Field::Comment => {
-                    if !touched {
+            match block.effect(field, &chunk[value.range()], self.joined.len(), &self.limits) {
+                Effect::Nothing => {}
+                Effect::FirstData => block.data = value,
+                Effect::MoreData => {
+                    block.data = join(block.data, chunk, &mut self.joined);
+                    block.extent = Extent::Scattered;
+                    put_line(&mut self.joined, &chunk[..end], value.start());
+                }
+                Effect::Kind => block.kind = value,
+                Effect::Id => block.id = value,
+                Effect::Retry(delay) => {
+                    block.extent = block.extent.with_line();
+                    break Out::Retry(delay);
+                }
+                Effect::Comment => {
+                    if block.is_empty() {
                         (self.block_before, self.block_pos) = (0, at);
                     }
                     break Out::Comment(Comment(text(self.chunk.slice(value.range()))));
                 }
-                Field::Data if over.is_some() => {}
-                Field::Data if !data.is_some() => {
-                    if value.len() > self.limits.data {
-                        break Out::Over(Limit::Data);
-                    }
-                    data = value;
-                }
-                Field::Data => {
-                    data = join(data, chunk, &mut self.joined);
-                    scattered = true;
-                    if value.len() + (self.joined.len() - data.end() + 1) > self.limits.data {
-                        break Out::Over(Limit::Data);
-                    }
-                    put_line(&mut self.joined, &chunk[..end], value.start());
-                }
-                Field::Event => {
-                    if value.len() > self.limits.kind {
-                        break Out::Over(Limit::Type);
-                    }
-                    kind = value;
-                }
-                Field::Id => {
-                    if value.len() > self.limits.id {
-                        break Out::Over(Limit::Id);
-                    }
-                    if memchr(0, &chunk[value.range()]).is_none() {
-                        id = value;
-                    }
-                }
-                Field::Retry => {
-                    if let Some(delay) = parse_retry(&chunk[value.range()]) {
-                        touched = true;
-                        break Out::Retry(delay);
-                    }
-                }
-                Field::Unknown => {}
+                Effect::Over(limit) => break Out::Over(limit),
             }
-            touched = true;
+            block.extent = block.extent.with_line();
         };
-        self.block = Block { touched, scattered, over, data, kind, id };
+        self.block = block;
         self.pos = at;
         out
     }
 
-    /// Reads on after a carry: the rest of a line, the first line of a stream, or an LF that belongs to a CR.
+    /// Reads on where a line does not begin in the chunk: its end, the first line of a stream, or an LF that belongs
+    /// to a CR.
     #[inline(never)]
     fn carried_line(&mut self) -> Option<Frame> {
-        if mem::take(&mut self.carry.skip_lf) {
-            self.carry.any = self.carry.first_line || self.carry.line;
+        if self.start == Start::AfterReturn {
+            self.start = Start::InChunk;
             if self.chunk[self.pos] == b'\n' {
                 self.pos += 1;
-                if !self.block.touched {
+                if self.block.is_empty() {
                     self.start_block(self.pos);
                 }
             }
@@ -478,28 +456,19 @@ impl Decoder {
             self.leave_chunk();
             return None;
         };
-        let Carry { first_line, line, line_over, .. } = self.carry;
-        if !line {
-            // The first line of the stream, and it lies in the chunk.
+        if self.start == Start::OfStream {
             let bom = self.chunk[start..].starts_with(BOM);
             self.pos += if bom { BOM.len() } else { 0 };
-            self.carry = Carry { any: false, first_line: false, ..self.carry };
+            self.start = Start::InChunk;
             return None;
         }
-        self.carry = Carry { any: false, skip_lf: false, first_line: false, line: false, line_over: false };
-        self.pos = end + 1;
-        if self.chunk[end] == b'\r' {
-            match self.chunk.get(end + 1) {
-                Some(b'\n') => self.pos += 1,
-                Some(_) => {}
-                None => (self.carry.any, self.carry.skip_lf) = (true, true),
-            }
-        }
-        if line_over {
-            return None;
-        }
+        let begun = self.start;
+        (self.pos, self.start) = next_line(&self.chunk, end);
+        // What was dropped has ended.
+        let Start::Held(number) = begun else { return None };
         let rest = &self.chunk[start..end];
-        let bom = if first_line && starts_in_two(&self.line, rest, BOM) { BOM.len() } else { 0 };
+        let bom = number == Number::First && starts_in_two(&self.line, rest, BOM);
+        let bom = if bom { BOM.len() } else { 0 };
         let length = self.line.len() + rest.len() - bom;
         if length == 0 {
             self.line.clear();
@@ -519,53 +488,42 @@ impl Decoder {
     fn held_line(&mut self, bom: usize) -> Option<Frame> {
         let (field, value) = parse_line(&self.line[bom..]);
         let value = bom + value;
-        let size = self.line.len() - value;
-        if !matches!(field, Field::Comment) {
-            (self.block.touched, self.block.scattered) = (true, true);
-        }
         let (block, joined) = (&mut self.block, &mut self.joined);
+        let effect = block.effect(field, &self.line[value..], joined.len(), &self.limits);
+        if !matches!(effect, Effect::Comment) {
+            block.extent = block.extent.with_copy();
+        }
         let mut frame = None;
-        match field {
-            Field::Data if block.over.is_some() => {}
-            Field::Data if !block.data.is_some() => {
-                if size > self.limits.data {
-                    block.go_over(Limit::Data, joined);
-                } else {
-                    // The line becomes the data as it is: nothing is copied twice.
-                    mem::swap(&mut self.line, joined);
-                    block.data = Span::outside(value);
-                }
+        match effect {
+            Effect::Nothing => {}
+            Effect::FirstData => {
+                // The line becomes the data as it is: nothing is copied twice.
+                mem::swap(&mut self.line, joined);
+                block.data = Span::outside(value);
             }
-            Field::Data => {
+            Effect::MoreData => {
                 block.data = join(block.data, &self.chunk, joined);
-                if size + (joined.len() - block.data.end() + 1) > self.limits.data {
-                    block.go_over(Limit::Data, joined);
-                } else {
-                    put_line(joined, &self.line, value);
-                }
+                put_line(joined, &self.line, value);
             }
-            Field::Event if size > self.limits.kind => block.go_over(Limit::Type, joined),
-            Field::Event => {
+            Effect::Kind => {
                 self.kind_held.clear();
                 self.kind_held.extend_from_slice(&self.line[value..]);
                 block.kind = Span::outside(0);
             }
-            Field::Id if size > self.limits.id => block.go_over(Limit::Id, joined),
-            Field::Id if self.line[value..].contains(&0) => {}
-            Field::Id => {
+            Effect::Id => {
                 self.id_held.clear();
                 self.id_held.extend_from_slice(&self.line[value..]);
                 block.id = Span::outside(0);
             }
-            Field::Retry => frame = parse_retry(&self.line[value..]).map(Frame::Retry),
-            Field::Comment => {
-                if !block.touched {
+            Effect::Retry(delay) => frame = Some(Frame::Retry(delay)),
+            Effect::Comment => {
+                if block.is_empty() {
                     self.start_block(self.pos);
                 }
                 let line = give(&mut self.line);
                 frame = Some(Frame::Comment(Comment(text(line.slice(value..)))));
             }
-            Field::Unknown => {}
+            Effect::Over(limit) => block.go_over(limit, joined),
         }
         self.line.clear();
         if self.line.capacity() > KEEP {
@@ -577,7 +535,7 @@ impl Decoder {
     /// A blank line, which begins at `at`: dispatches what the block has gathered.
     #[inline(never)]
     fn end_block(&mut self, at: usize) -> Option<Frame> {
-        let frame = if let Some(limit) = self.block.over {
+        let frame = if let Extent::Over(limit) = self.block.extent {
             Some(Frame::Oversized(self.oversized(limit, at)))
         } else if self.block.data.is_some() {
             Some(Frame::Event(self.joined_event()))
@@ -627,7 +585,7 @@ impl Decoder {
             let id = String::from_utf8_lossy(value(&self.chunk, self.block.id, &self.id_held));
             self.committed.clear();
             self.committed.push_str(&id);
-            self.shared_is_old = true;
+            self.sharing = Sharing::Behind;
         }
     }
 
@@ -637,7 +595,7 @@ impl Decoder {
         if let Some(id) = id {
             self.committed.clear();
             self.committed.push_str(id);
-            self.shared_is_old = true;
+            self.sharing = Sharing::Behind;
             None
         } else {
             self.inherited_id()
@@ -651,7 +609,8 @@ impl Decoder {
     }
 
     fn shared_id(&mut self) -> Arc<String> {
-        if mem::take(&mut self.shared_is_old) {
+        if self.sharing == Sharing::Behind {
+            self.sharing = Sharing::UpToDate;
             match Arc::get_mut(&mut self.shared) {
                 Some(unused) => unused.clone_from(&self.committed),
                 None => self.shared = Arc::new(self.committed.clone()),

@@ -6,7 +6,7 @@
 use core::mem;
 
 use super::{DATA, Decoder};
-use crate::sse::block::{find_line_end, give, put};
+use crate::sse::block::{Number, Start, find_line_end, give, put};
 use crate::sse::frame::{Event, Frame, Text};
 use crate::sse::span::Span;
 
@@ -20,30 +20,27 @@ impl Decoder {
     /// Takes a chunk by copying it, if it is a crumb and all input before it is read. One that is `shared` is left to
     /// be referred to when it does not go on with a line.
     pub(super) fn feed_crumb(&mut self, crumb: &[u8], shared: bool) -> bool {
-        if crumb.len() > CRUMB || self.carry.skip_lf || self.carry.line_over {
+        if crumb.len() > CRUMB || matches!(self.start, Start::AfterReturn | Start::Dropped) {
             return false;
         }
         let Some(last) = crumb.len().checked_sub(1) else { return true };
         let end = find_line_end(crumb, 0);
-        if end.is_none() && !self.line_ended {
+        let begins = matches!(self.start, Start::InChunk | Start::OfStream);
+        if end.is_none() && self.start != Start::PutOff {
             self.hold_line(crumb);
-        } else if (shared && !self.carry.line) || self.line.len() > LONG {
+        } else if (shared && begins) || self.line.len() > LONG {
             return false;
         } else {
             put(&mut self.line, crumb);
-            self.crumbs = true;
-            self.line_ended = false;
+            let number = self.start.number();
             // Between the two line ends of a plain event nothing can be said: better to wait for the second.
-            if end == Some(last)
-                && !self.block.touched
-                && !self.carry.first_line
+            let plain = end == Some(last)
+                && self.block.is_empty()
+                && number == Number::Later
                 && self.line.ends_with(b"\n")
                 && self.line.starts_with(DATA)
-                && find_line_end(&self.line, 0) == Some(self.line.len() - 1)
-            {
-                (self.crumbs, self.line_ended) = (false, true);
-                (self.carry.any, self.carry.line) = (true, true);
-            }
+                && find_line_end(&self.line, 0) == Some(self.line.len() - 1);
+            self.start = if plain { Start::PutOff } else { Start::InCrumbs(number) };
         }
         self.block_before += crumb.len() as u64;
         true
@@ -51,8 +48,8 @@ impl Decoder {
 
     /// The next frame, when the crumbs hold a line end.
     #[inline(never)]
-    pub(super) fn crumb_frame(&mut self) -> Option<Frame> {
-        if let Some(event) = self.crumb_event() {
+    pub(super) fn crumb_frame(&mut self, number: Number) -> Option<Frame> {
+        if let Some(event) = self.crumb_event(number) {
             return Some(Frame::Event(event));
         }
         self.gather_crumbs();
@@ -61,9 +58,10 @@ impl Decoder {
 
     /// Makes the crumbs a chunk.
     pub(super) fn gather_crumbs(&mut self) {
-        (self.crumbs, self.line_ended) = (false, false);
-        self.carry.line = false;
-        self.carry.any = self.carry.first_line;
+        self.start = match self.start.number() {
+            Number::First => Start::OfStream,
+            Number::Later => Start::InChunk,
+        };
         self.block_before -= self.line.len() as u64;
         self.chunk = give(&mut self.line);
         // What the chunk leaves goes elsewhere, so that its memory is free again when it is read.
@@ -72,9 +70,9 @@ impl Decoder {
 
     /// What [`Decoder::plain_event`] finds in a chunk, if it is short.
     #[inline]
-    fn crumb_event(&mut self) -> Option<Event> {
+    fn crumb_event(&mut self, number: Number) -> Option<Event> {
         let line = &self.line[..];
-        if self.block.touched || self.carry.first_line || !line.starts_with(DATA) {
+        if !self.block.is_empty() || number == Number::First || !line.starts_with(DATA) {
             return None;
         }
         let end = find_line_end(line, DATA.len())?;
@@ -87,9 +85,11 @@ impl Decoder {
         let rest = line.len() - next;
         self.line.copy_within(next.., 0);
         self.line.truncate(rest);
-        self.carry.line = rest > 0;
-        self.carry.any = rest > 0;
-        self.crumbs = find_line_end(&self.line, 0).is_some();
+        self.start = match find_line_end(&self.line, 0) {
+            Some(_) => Start::InCrumbs(Number::Later),
+            None if rest > 0 => Start::Held(Number::Later),
+            None => Start::InChunk,
+        };
         self.block_before = rest as u64;
         let data = Span::new(0, end - DATA.len());
         Some(Event { text, data, kind: Span::NONE, id: Span::NONE, inherited: self.inherited_id() })
