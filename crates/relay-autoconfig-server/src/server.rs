@@ -177,7 +177,7 @@ impl Server {
             }
             stop.cancel();
         };
-        tokio::join!(told, http.run(shared, stop.clone()));
+        http.run(shared, told).await;
         // The state file is free when this returns.
         let _ = looking.await;
     }

@@ -11,6 +11,7 @@ use relay_proto::bus::{
     BusReference, ChannelReference, ChannelSpec, Message, ResolvedParameters, SubscriptionReference,
     SubscriptionSpec, check_cloudevent,
 };
+use relay_proto::setters;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -56,33 +57,22 @@ impl Default for EngineOptions {
     }
 }
 
-macro_rules! setters {
-    ($($(#[$doc:meta])* $field:ident: $kind:ty;)*) => { impl EngineOptions { $(
-        $(#[$doc])*
-        #[must_use]
-        pub fn $field(mut self, $field: $kind) -> Self {
-            self.$field = $field;
-            self
-        }
-    )* } };
-}
-
-setters! {
+setters! { EngineOptions {
     /// Sets the calls at a time.
-    in_flight: usize;
+    in_flight: usize,
     /// Sets the messages that wait.
-    queue: usize;
+    queue: usize,
     /// Sets the bytes that are held.
-    queue_bytes: usize;
+    queue_bytes: usize,
     /// Sets the tries.
-    max_deliver: u32;
+    max_deliver: u32,
     /// Sets the delay before the second try.
-    retry_delay: Duration;
+    retry_delay: Duration,
     /// Sets where messages go that were given up.
-    dead_letter: Option<String>;
+    dead_letter: Option<String>,
     /// Sets whether replies must be CloudEvents.
-    require_cloudevents: bool;
-}
+    require_cloudevents: bool,
+} }
 
 /// Dropped messages are told at most so often for each subscription and reason.
 const TELL: Duration = Duration::from_secs(1);

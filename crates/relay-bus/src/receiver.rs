@@ -135,7 +135,7 @@ impl<R: Receive> MessageReceiver<R> {
 
     /// Serves until `stop`: `POST /` for messages, 404 and 405 for the rest. Answers under way end then.
     pub async fn run(self, server: HttpServer, stop: CancellationToken) {
-        server.run(Arc::new(self), stop).await;
+        server.run(Arc::new(self), stop.cancelled()).await;
     }
 
     /// Answers one request, whatever its path and method: for use in another server. Also a hyper `Service`.

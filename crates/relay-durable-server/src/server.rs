@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relay_log::{DiskOptions, DiskStore, Logs, MemoryStore};
+use relay_proto::setters;
 use relay_transport::server::{HttpServer, Settings};
 use tokio::net::ToSocketAddrs;
 use tokio_util::sync::CancellationToken;
@@ -42,26 +43,13 @@ impl Default for Config {
     }
 }
 
-macro_rules! setters {
-    ($($name:ident: $type:ty),* $(,)?) => {$(
-        #[doc = concat!("Sets `", stringify!($name), "`.")]
-        #[must_use]
-        pub fn $name(mut self, value: $type) -> Self {
-            self.$name = value;
-            self
-        }
-    )*};
-}
-
-impl Config {
-    setters! {
-        dir: Option<PathBuf>,
-        max_body: usize,
-        poll_wait: Duration,
-        events_age: Duration,
-        answer_bytes: usize,
-    }
-}
+setters! { Config {
+    dir: Option<PathBuf>,
+    max_body: usize,
+    poll_wait: Duration,
+    events_age: Duration,
+    answer_bytes: usize,
+} }
 
 /// A server that listens; it answers once it runs.
 #[derive(Debug)]
@@ -104,7 +92,7 @@ impl Server {
     /// Serves until it is stopped.
     pub async fn run(self) {
         let Self { http, handler, stop } = self;
-        http.run(handler.clone(), stop).await;
+        http.run(handler.clone(), stop.cancelled()).await;
         handler.close().await;
     }
 }

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, header};
 use relay_proto::durable::{Answer, Checkpoint, Offset, ReaderConfig, Refusal, is_json};
 use relay_proto::http::same_origin;
+use relay_proto::setters;
 
 use crate::exchange::{Call, Resend};
 use crate::read::JsonReads;
@@ -74,29 +75,40 @@ pub struct AppendOptions {
     pub resend: bool,
 }
 
-macro_rules! setters {
-    ($type:ident { $($(#[$doc:meta])* $name:ident: $field:ty),* $(,)? }) => {
-        impl $type {
+setters! { CreateOptions {
+    content_type: impl Into<Option<String>>,
+    expiry: impl Into<Option<Expiry>>,
+    closed: bool,
+    data: impl Into<Bytes>,
+} }
+
+setters! { ForkOptions {
+    at: impl Into<Option<Offset>>,
+    sub_offset: impl Into<Option<u64>>,
+    expiry: impl Into<Option<Expiry>>,
+} }
+
+setters! { AppendOptions {
+    content_type: impl Into<Option<String>>,
+    seq: impl Into<Option<String>>,
+    close: bool,
+    raw: bool,
+    resend: bool,
+} }
+
+/// `new` for options that are the defaults at first.
+macro_rules! news {
+    ($($options:ident)*) => {
+        $(impl $options {
             /// The defaults.
             pub fn new() -> Self {
                 Self::default()
             }
-
-            $(
-                #[doc = concat!("Sets `", stringify!($name), "`.")]
-                #[must_use]
-                pub fn $name(mut self, value: impl Into<$field>) -> Self {
-                    self.$name = value.into();
-                    self
-                }
-            )*
-        }
+        })*
     };
 }
 
-setters!(CreateOptions { content_type: Option<String>, expiry: Option<Expiry>, closed: bool, data: Bytes });
-setters!(ForkOptions { at: Option<Offset>, sub_offset: Option<u64>, expiry: Option<Expiry> });
-setters!(AppendOptions { content_type: Option<String>, seq: Option<String>, close: bool, raw: bool, resend: bool });
+news! { CreateOptions ForkOptions AppendOptions }
 
 /// A stream that was made, or was there.
 #[derive(Debug, Clone, PartialEq, Eq)]

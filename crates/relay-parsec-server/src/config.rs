@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use relay_proto::parsec::{Registry, ValidatorMode};
+use relay_proto::setters;
 
 /// Settings of a [`ParsecServer`](crate::ParsecServer): `ServerConfig::default()` and setters named like the fields.
 #[derive(Debug, Clone)]
@@ -54,20 +55,7 @@ impl Default for ServerConfig {
     }
 }
 
-macro_rules! setters {
-    ($($field:ident: $type:ty),* $(,)?) => {
-        impl ServerConfig {$(
-            #[doc = concat!("Sets [`", stringify!($field), "`](#structfield.", stringify!($field), ").")]
-            #[must_use]
-            pub fn $field(mut self, $field: impl Into<$type>) -> Self {
-                self.$field = $field.into();
-                self
-            }
-        )*}
-    };
-}
-
-setters! {
+setters! { ServerConfig {
     retain_events: u64,
     retain_age: Duration,
     retain_bytes: u64,
@@ -76,8 +64,8 @@ setters! {
     max_producers: usize,
     heartbeat: Duration,
     stream_lifetime: Duration,
-    tokens_file: Option<PathBuf>,
-    registry: Option<Registry>,
+    tokens_file: impl Into<Option<PathBuf>>,
+    registry: impl Into<Option<Registry>>,
     validate: ValidatorMode,
-    data_dir: Option<PathBuf>,
-}
+    data_dir: impl Into<Option<PathBuf>>,
+} }

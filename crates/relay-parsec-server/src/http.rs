@@ -106,12 +106,11 @@ impl ParsecServer {
         if let Some(tokens) = &self.hub.tokens {
             upkeep.spawn(tokens.clone().keep_fresh(|| {}));
         }
-        let (stopping, told) = (self.hub.stopping.clone(), stop.clone());
-        upkeep.spawn(async move {
-            told.cancelled().await;
-            stopping.cancel();
-        });
-        self.http.run(self.hub.clone(), stop).await;
+        let told = async {
+            stop.cancelled().await;
+            self.hub.stopping.cancel();
+        };
+        self.http.run(self.hub.clone(), told).await;
         upkeep.shutdown().await;
         self.hub.close().await;
     }

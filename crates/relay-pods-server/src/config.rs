@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use relay_proto::setters;
+
 /// Settings of a [`Server`](crate::Server); the log's bounds belong to its store ([`Retention`](crate::Retention)).
 ///
 /// ```
@@ -69,38 +71,27 @@ impl Config {
     }
 }
 
-macro_rules! setters {
-    ($($(#[$doc:meta])* $field:ident: $kind:ty;)*) => { impl Config { $(
-        $(#[$doc])*
-        #[must_use]
-        pub fn $field(mut self, $field: $kind) -> Self {
-            self.$field = $field;
-            self
-        }
-    )* } };
-}
-
-setters! {
+setters! { Config {
     /// Sets the tokens file.
-    tokens_file: Option<PathBuf>;
+    tokens_file: Option<PathBuf>,
     /// Sets the validity of sessions.
-    session_ttl: Duration;
+    session_ttl: Duration,
     /// Sets the heartbeat.
-    heartbeat: Duration;
+    heartbeat: Duration,
     /// Sets the number of streams.
-    max_streams: usize;
+    max_streams: usize,
     /// Sets the number of connections.
-    max_connections: usize;
+    max_connections: usize,
     /// Sets the age of streams.
-    stream_lifetime: Duration;
+    stream_lifetime: Duration,
     /// Sets the patience with a connection that takes nothing.
-    stall_timeout: Duration;
+    stall_timeout: Duration,
     /// Sets the published annotations.
-    annotations: BTreeSet<String>;
+    annotations: BTreeSet<String>,
     /// Sets the patience of a shutdown.
-    drain: Duration;
+    drain: Duration,
     /// Sets the spread of reconnects.
-    reconnect_spread: Duration;
+    reconnect_spread: Duration,
     /// Sets the longest wait for a position.
-    wait: Duration;
-}
+    wait: Duration,
+} }

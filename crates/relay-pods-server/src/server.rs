@@ -176,27 +176,26 @@ impl Server {
             sources.spawn(source.run(handle.publisher(), stop.child_token()));
         }
         let mut shutdown = pin!(shutdown);
-        // Told only once every stream knows why it ends.
-        let told = CancellationToken::new();
-        let mut serving = pin!(http.run(relay.clone(), told.clone()));
-        let outcome = loop {
-            tokio::select! {
-                // A source that was told to stop ends too, and that is no news: the reason is looked at first.
-                biased;
-                () = &mut shutdown => break Ok(()),
-                () = stop.cancelled() => break Ok(()),
-                () = &mut serving => unreachable!("it serves until it is told to stop"),
-                Some(ended) = sources.join_next() => {
-                    if let Err(error) = source_ended(&relay, ended) {
-                        break Err(error);
+        let told = async {
+            let outcome = loop {
+                tokio::select! {
+                    // A source that was told to stop ends too, and that is no news: the reason is looked at first.
+                    biased;
+                    () = &mut shutdown => break Ok(()),
+                    () = stop.cancelled() => break Ok(()),
+                    Some(ended) = sources.join_next() => {
+                        if let Err(error) = source_ended(&relay, ended) {
+                            break Err(error);
+                        }
                     }
                 }
-            }
+            };
+            // Before the server is told: every stream knows why it ends.
+            relay.control.send_modify(|control| control.closing = Some(ClosingReason::Shutdown));
+            stop.cancel();
+            outcome
         };
-        relay.control.send_modify(|control| control.closing = Some(ClosingReason::Shutdown));
-        stop.cancel();
-        told.cancel();
-        serving.await;
+        let outcome = http.run(relay.clone(), told).await;
         sources.shutdown().await;
         upkeep.shutdown().await;
         let settled = relay.log.settle().await;

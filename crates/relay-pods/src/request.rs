@@ -8,6 +8,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use relay_proto::error::chain;
 use relay_proto::pods::{Endpoints, EventHash, EventType, Filter};
+use relay_proto::setters;
 use relay_proto::time::Timestamp;
 use relay_transport::{BaseUrl, Secret};
 
@@ -103,25 +104,7 @@ impl Default for StreamOptions {
     }
 }
 
-macro_rules! setters {
-    ($kind:ident: $($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
-        impl $kind {
-            /// The defaults.
-            pub fn new() -> Self {
-                Self::default()
-            }
-            $(
-            $(#[$doc])*
-            #[must_use]
-            pub fn $name(mut self, $name: $type) -> Self {
-                self.$name = $name;
-                self
-            }
-        )* }
-    };
-}
-
-setters! { EventsQuery:
+setters! { EventsQuery {
     /// Sets the position after which events are wanted.
     since: Option<EventHash>,
     /// Sets the time from which on events are wanted.
@@ -136,9 +119,16 @@ setters! { EventsQuery:
     types: Vec<EventType>,
     /// Sets the filter.
     filter: Filter,
+} }
+
+impl EventsQuery {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
 }
 
-setters! { StreamOptions:
+setters! { StreamOptions {
     /// Sets the filter.
     filter: Filter,
     /// Sets the position to resume from.
@@ -163,6 +153,13 @@ setters! { StreamOptions:
     max_event_bytes: usize,
     /// Sets the read-ahead buffer.
     read_ahead_bytes: usize,
+} }
+
+impl StreamOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
 }
 
 /// Builds requests: URLs from the base URL and the endpoints, and credential headers.

@@ -41,6 +41,7 @@ pub mod pods;
 pub mod problem;
 pub mod retry;
 pub mod secret;
+mod setters;
 pub mod sse;
 #[cfg(feature = "time")]
 pub mod time;

@@ -20,7 +20,7 @@
 //! println!("listening on http://{}", server.local_addr());
 //! let stop = CancellationToken::new();
 //! # stop.cancel();
-//! server.run(Arc::new(hello), stop).await;
+//! server.run(Arc::new(hello), stop.cancelled()).await;
 //! # Ok(()) }
 //! ```
 

@@ -117,7 +117,7 @@ async fn subscriber(
             }
         }
     };
-    tokio::spawn(server.run(Arc::new(service), stop.clone()));
+    tokio::spawn(server.run(Arc::new(service), stop.clone().cancelled_owned()));
     Ok(url)
 }
 

@@ -32,8 +32,9 @@ pub(super) async fn run(args: BusReceiveArgs) -> anyhow::Result<Exit> {
     let stop = CancellationToken::new();
     let gone = lines.gone.clone();
     let until = args.until;
-    let serving =
-        tokio::spawn(server.run(Arc::new(Subscriber { args, lines, stop: stop.clone() }), stop.clone()));
+    let serving = tokio::spawn(
+        server.run(Arc::new(Subscriber { args, lines, stop: stop.clone() }), stop.clone().cancelled_owned()),
+    );
     let time = async {
         match until.time {
             Some(time) => tokio::time::sleep(time).await,

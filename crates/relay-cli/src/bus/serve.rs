@@ -94,7 +94,7 @@ pub(super) async fn run(args: BusServeArgs) -> anyhow::Result<Exit> {
     });
     if let Some(admin) = admin {
         tracing::warn!(address = %admin.local_addr(), "health and metrics");
-        tokio::spawn(admin.run(Arc::new(Admin { metrics, state }), stop.clone()));
+        tokio::spawn(admin.run(Arc::new(Admin { metrics, state }), stop.clone().cancelled_owned()));
     }
     let exit = super::follow(&monitor, bus.as_ref(), args.which.concurrency, &stop, &lines, ending).await;
     stop.cancel();

@@ -4,6 +4,7 @@ use alloc::string::String;
 use core::time::Duration;
 
 use crate::retry::{Backoff, Jitter};
+use crate::setters;
 use crate::sse::Limits;
 
 /// Settings of a [`Machine`](super::Machine): `Config::default()` and setters named like the fields.
@@ -147,24 +148,11 @@ impl Default for Config {
     }
 }
 
-macro_rules! setters {
-    ($($field:ident: $type:ty),* $(,)?) => {
-        impl Config {$(
-            #[doc = concat!("Sets [`", stringify!($field), "`](#structfield.", stringify!($field), ").")]
-            #[must_use]
-            pub fn $field(mut self, $field: impl Into<$type>) -> Self {
-                self.$field = $field.into();
-                self
-            }
-        )*}
-    };
-}
-
-setters! {
+setters! { Config {
     base: Duration,
     cap: Duration,
-    later_base: Option<Duration>,
-    later_cap: Option<Duration>,
+    later_base: impl Into<Option<Duration>>,
+    later_cap: impl Into<Option<Duration>>,
     factor: u32,
     floor: Duration,
     jitter: Jitter,
@@ -172,20 +160,20 @@ setters! {
     retry_min: Duration,
     retry_max: Duration,
     retry_after_max: Duration,
-    healthy_after: Option<Duration>,
-    idle: Option<Duration>,
-    response_timeout: Option<Duration>,
+    healthy_after: impl Into<Option<Duration>>,
+    idle: impl Into<Option<Duration>>,
+    response_timeout: impl Into<Option<Duration>>,
     lenient_mime: bool,
     credentials_can_refresh: bool,
     use_last_event_id: bool,
-    last_event_id: String,
+    last_event_id: impl Into<String>,
     max_redirects: u32,
     max_block_bytes: u64,
     max_problem_bytes: usize,
     problem_timeout: Duration,
     limits: Limits,
-    policy: Option<StatusPolicy>,
-}
+    policy: impl Into<Option<StatusPolicy>>,
+} }
 
 impl Config {
     /// A backoff with these settings, for other requests that should keep the same manners.

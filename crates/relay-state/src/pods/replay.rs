@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use relay_proto::pods::{Epoch, EventHash, Gap, Heartbeat, Message, PodEvent, PodList, SourceState};
+use relay_proto::setters;
 use serde::Serialize;
 
 use crate::pods::rules::{Rule, rule};
@@ -140,20 +141,7 @@ pub struct ReplayOptions {
     pub yield_bookmarks: bool,
 }
 
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident: $kind:ty,)*) => {
-        impl ReplayOptions { $(
-            $(#[$doc])*
-            #[must_use]
-            pub fn $name(mut self, $name: $kind) -> Self {
-                self.$name = $name;
-                self
-            }
-        )* }
-    };
-}
-
-setters! {
+setters! { ReplayOptions {
     /// Sets the mode.
     mode: ReplayMode,
     /// Sets where to resume.
@@ -164,7 +152,7 @@ setters! {
     apply_backfill: bool,
     /// Sets whether bookmarks are yielded.
     yield_bookmarks: bool,
-}
+} }
 
 /// The phase of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

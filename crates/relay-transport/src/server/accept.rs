@@ -136,25 +136,26 @@ impl HttpServer {
         self.connections.clone()
     }
 
-    /// Serves until `stop` is cancelled; then takes no more connections, lets open answers end within
-    /// [`Settings::drain`], and cuts what is left. Dropping the future cuts everything at once.
-    pub async fn run<S: Service>(self, service: Arc<S>, stop: CancellationToken) {
+    /// Serves until `stop` is done, and gives what that gave; then takes no more connections, lets open answers end
+    /// within [`Settings::drain`], and cuts what is left. Dropping the future cuts everything at once.
+    pub async fn run<S: Service, T>(self, service: Arc<S>, stop: impl Future<Output = T>) -> T {
         let Self { listener, settings, connections: open, .. } = self;
-        let kill = CancellationToken::new();
+        let mut stop = pin!(stop);
+        let (ending, kill) = (CancellationToken::new(), CancellationToken::new());
         let _cut_when_dropped = kill.clone().drop_guard();
         let connections = TaskTracker::new();
         let evict = watch::Sender::new(0);
         let mut next_id = 0;
-        loop {
+        let given = loop {
             tokio::select! {
-                () = stop.cancelled() => break,
+                given = &mut stop => break given,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         next_id += 1;
                         // Events are small and wanted at once.
                         let _ = stream.set_nodelay(true);
                         if let Some(place) = Place::take(&open, settings.max_connections, &evict, next_id) {
-                            let watch = (evict.subscribe(), stop.clone(), kill.clone());
+                            let watch = (evict.subscribe(), ending.clone(), kill.clone());
                             let stall = settings.stall_timeout;
                             connections.spawn(serve_in_place(service.clone(), stream, place, stall, watch));
                         }
@@ -167,14 +168,16 @@ impl HttpServer {
                     }
                 },
             }
-        }
+        };
         drop(listener);
+        ending.cancel();
         connections.close();
         if tokio::time::timeout(settings.drain, connections.wait()).await.is_err() {
             tracing::warn!(left = connections.len(), "connections are cut: they did not end in time");
             kill.cancel();
             connections.wait().await;
         }
+        given
     }
 }
 

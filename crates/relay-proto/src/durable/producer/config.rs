@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{Offset, Refusal};
+use crate::setters;
 
 /// How to produce.
 #[derive(Debug, Clone)]
@@ -56,32 +57,19 @@ impl Default for ProducerConfig {
     }
 }
 
-macro_rules! setters {
-    ($($name:ident: $type:ty),* $(,)?) => {$(
-        #[doc = concat!("Sets `", stringify!($name), "`.")]
-        #[must_use]
-        pub fn $name(mut self, value: $type) -> Self {
-            self.$name = value;
-            self
-        }
-    )*};
-}
-
-impl ProducerConfig {
-    setters! {
-        json: bool,
-        epoch: u64,
-        auto_claim: bool,
-        max_batch_bytes: usize,
-        max_batch_items: usize,
-        linger: Duration,
-        in_flight: usize,
-        max_buffer: usize,
-        retry_base: Duration,
-        retry_cap: Duration,
-        retry_for: Option<Duration>,
-    }
-}
+setters! { ProducerConfig {
+    json: bool,
+    epoch: u64,
+    auto_claim: bool,
+    max_batch_bytes: usize,
+    max_batch_items: usize,
+    linger: Duration,
+    in_flight: usize,
+    max_buffer: usize,
+    retry_base: Duration,
+    retry_cap: Duration,
+    retry_for: Option<Duration>,
+} }
 
 /// What a producer must know to go on in another process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

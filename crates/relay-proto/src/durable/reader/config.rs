@@ -7,6 +7,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use crate::durable::{Checkpoint, Offset, Refusal};
+use crate::setters;
 
 /// How to read.
 #[derive(Debug, Clone)]
@@ -49,30 +50,17 @@ impl Default for ReaderConfig {
     }
 }
 
-macro_rules! setters {
-    ($($name:ident: $type:ty),* $(,)?) => {$(
-        #[doc = concat!("Sets `", stringify!($name), "`.")]
-        #[must_use]
-        pub fn $name(mut self, value: $type) -> Self {
-            self.$name = value;
-            self
-        }
-    )*};
-}
-
-impl ReaderConfig {
-    setters! {
-        mode: LiveMode,
-        batch_bytes: usize,
-        max_message: usize,
-        timeout: Duration,
-        poll_wait: Duration,
-        events_wait: Duration,
-        retry_base: Duration,
-        retry_cap: Duration,
-        retry_for: Option<Duration>,
-    }
-}
+setters! { ReaderConfig {
+    mode: LiveMode,
+    batch_bytes: usize,
+    max_message: usize,
+    timeout: Duration,
+    poll_wait: Duration,
+    events_wait: Duration,
+    retry_base: Duration,
+    retry_cap: Duration,
+    retry_for: Option<Duration>,
+} }
 
 /// What follows once everything there is was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,0 +1,27 @@
+//! Setters of configurations, written once for the crates of this workspace.
+
+/// For each row `name: Type`, a method `name` that sets that field and passes the configuration on. A row
+/// `name: impl Into<Type>` takes whatever becomes one. Documentation stands before a row, or else names the field.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! setters {
+    ($config:ident { $($(#[$doc:meta])* $name:ident: $value:ty),* $(,)? }) => {
+        impl $config {
+            $($crate::setters! { @ [$(#[$doc])*] $name: $value })*
+        }
+    };
+    (@ [] $name:ident: $value:ty) => {
+        $crate::setters! {
+            @ [#[doc = concat!("Sets [`", stringify!($name), "`](#structfield.", stringify!($name), ").")]]
+            $name: $value
+        }
+    };
+    (@ [$(#[$doc:meta])+] $name:ident: $value:ty) => {
+        $(#[$doc])+
+        #[must_use]
+        pub fn $name(mut self, $name: $value) -> Self {
+            self.$name = $name.into();
+            self
+        }
+    };
+}
