@@ -27,6 +27,7 @@
 mod accept;
 mod answer;
 mod connection;
+mod framing;
 mod hyper_answers;
 mod request;
 mod tokens;

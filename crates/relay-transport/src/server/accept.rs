@@ -336,6 +336,32 @@ mod tests {
         assert!(open.is_err(), "the stream goes on");
     }
 
+    /// The library would believe the one and hide the other.
+    #[tokio::test]
+    async fn a_request_that_says_its_length_twice_is_refused_and_nothing_behind_it_is_read() {
+        let good = "POST / HTTP/1.1\r\nhost: r\r\ncontent-length: 5\r\n\r\nhello";
+        for fields in [
+            "content-length: 5\r\ntransfer-encoding: chunked",
+            "transfer-encoding: chunked\r\ncontent-length: 5",
+            "Transfer-Encoding: chunked\r\nx: y\r\nCONTENT-LENGTH:0",
+        ] {
+            for before in ["", good] {
+                let mut client = connect(&watch::Sender::new(0));
+                let request = format!(
+                    "{before}POST / HTTP/1.1\r\nhost: r\r\n{fields}\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\nhost: r\r\n\r\n"
+                );
+                client.write_all(request.as_bytes()).await.unwrap();
+                let mut answers = String::new();
+                client.read_to_string(&mut answers).await.unwrap();
+                let status: Vec<_> = answers.matches("HTTP/1.1 ").collect();
+                assert_eq!(status.len(), 1 + usize::from(!before.is_empty()), "{fields}: {answers}");
+                let refused = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n";
+                assert!(answers.contains(refused), "{fields}: {answers}");
+                assert_eq!(answers.contains("HTTP/1.1 200"), !before.is_empty(), "{fields}: {answers}");
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn places_are_bounded_and_given_back() {
         let (connections, evict) = (Connections::default(), watch::Sender::new(0));

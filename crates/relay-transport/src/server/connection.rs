@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::framing::Framing;
 use super::hyper_answers::substitute_for;
 
 /// How long a request head may take, from the connect or from its first byte.
@@ -159,6 +160,7 @@ pub(crate) struct Socket<S> {
     lingering: Option<Pin<Box<Sleep>>>,
     /// An end of input that the library was not shown yet.
     hidden_end: bool,
+    framing: Framing,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -174,6 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             substitute: None,
             lingering: None,
             hidden_end: false,
+            framing: Framing::default(),
         }
     }
 
@@ -245,6 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
         let before = buf.filled().len();
         if let Poll::Ready(outcome) = Pin::new(&mut this.stream).poll_read(cx, buf) {
             let ended = buf.filled().len() == before;
+            this.framing.look_at(&mut buf.filled_mut()[before..]);
             if ended && outcome.is_ok() && this.activity.phase() == Phase::Busy {
                 this.hidden_end = true;
                 return Poll::Pending;
