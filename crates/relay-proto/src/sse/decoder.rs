@@ -184,8 +184,8 @@ impl Decoder {
         self.feed_chunk(chunk);
     }
 
-    /// Gives back memory that is only kept to be used again; what is unfinished stays. For a caller that waits for input
-    /// on many streams; while input comes, it would have to be taken again.
+    /// Gives back memory that is only kept to be used again; what is unfinished stays. For a caller that waits for
+    /// input on many streams; while input comes, the memory would have to be taken again.
     pub fn release_memory(&mut self) {
         for buffer in [&mut self.line, &mut self.joined, &mut self.scratch] {
             if buffer.is_empty() {

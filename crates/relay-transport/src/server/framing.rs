@@ -1,6 +1,6 @@
 //! What the HTTP library hides of a request: that it says its length twice, by `Content-Length` and by
-//! `Transfer-Encoding`. Two servers in a row may then disagree on where the request ends, and one of them takes a part of
-//! its body for a request that nobody checked (RFC 9112, 6.1 and 11.2). The library drops the one and believes the
+//! `Transfer-Encoding`. Two servers in a row may then disagree on where the request ends, and one of them takes a part
+//! of its body for a request that nobody checked (RFC 9112, 6.1 and 11.2). The library drops the one and believes the
 //! other, so the bytes are looked at before it gets them.
 
 /// Follows the requests of one connection as their bytes come in. The second of the two fields loses its colon: the
