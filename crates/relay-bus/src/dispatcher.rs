@@ -14,6 +14,7 @@ use relay_proto::bus::{
 use relay_proto::http::{Redirect, ResponseHead};
 use relay_transport::HttpClient;
 use relay_transport::server::percent_decode;
+use tokio::time::Instant;
 
 /// Where names are expanded, and where the answer goes: `DispatchDefaults::new(namespace)` and
 /// [`reply_to`](Self::reply_to).
@@ -97,6 +98,7 @@ impl DispatcherOptions {
 
 /// Redirects that are followed in a row.
 const MAX_REDIRECTS: usize = 5;
+const GRACE: Duration = Duration::from_secs(1);
 /// What is kept of an answer that is an error, for who looks for the reason.
 const MAX_ERROR_BODY: usize = 1024;
 
@@ -124,9 +126,11 @@ impl MessageDispatcher {
     /// When the system's certificates or proxies cannot be used.
     pub fn new(options: DispatcherOptions) -> Result<Self, relay_transport::Error> {
         let http = HttpClient::builder()
-            .connect_timeout(options.timeout)
-            .request_timeout(options.timeout)
+            // The limit of a call is kept here, for connecting, asking and reading together.
+            .connect_timeout(options.timeout.saturating_add(GRACE))
+            .request_timeout(options.timeout.saturating_add(GRACE))
             .idle_connections(256)
+            .resend_when_closed(true)
             .build()?;
         Ok(Self { http, options: std::sync::Arc::new(options) })
     }
@@ -191,10 +195,13 @@ impl MessageDispatcher {
         wants_reply: bool,
     ) -> Result<Answer, CallError> {
         let after = self.options.timeout;
+        let until = Instant::now() + after;
         let url = to.url().to_owned();
-        tokio::time::timeout(after, self.follow(message, to, wants_reply))
+        tokio::time::timeout_at(until, self.follow(message, to, wants_reply))
             .await
-            .unwrap_or(Err(CallError::Late { url, after }))
+            .unwrap_or(Err(CallError::Late { url, after }))?
+            .answer(until)
+            .await
     }
 
     async fn follow(
@@ -202,7 +209,7 @@ impl MessageDispatcher {
         message: &Message,
         to: &Destination,
         wants_reply: bool,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<Answering<'_>, CallError> {
         let mut headers = HeaderMap::new();
         for (name, value) in message.headers.iter().filter(|(name, _)| self.options.rules.passes(name)) {
             // Whatever a header cannot hold is not one that we were sent.
@@ -244,44 +251,64 @@ impl MessageDispatcher {
                 let _ = Limited::new(body, MAX_ERROR_BODY).collect().await;
                 continue;
             }
-            if !(200..300).contains(&status) {
-                let after = head.headers.get(RETRY_AFTER).map(|value| value.as_bytes().to_owned());
-                let retry_after = after.and_then(|after| {
-                    ResponseHead::new(status, &url).header("retry-after", &after).retry_after()
-                });
-                let start = first(body).await;
-                return Err(CallError::Status { status, retry_after, body: start });
-            }
-            let encoded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
-            if head.headers.get(CONTENT_ENCODING).is_some_and(encoded) {
-                return Err(CallError::Encoded { url });
-            }
-            let limit = self.options.max_payload;
-            let body = Limited::new(body, limit).collect().await.map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    CallError::TooLarge { url: url.clone(), limit }
-                } else {
-                    CallError::Cut { url: url.clone(), source: error }
-                }
-            })?;
-            return Ok(Answer { headers: head.headers, body: body.to_bytes() });
+            return Ok(Answering { head, body, url, dispatcher: self });
         }
         Err(CallError::Redirect { url, rule: "there are more than 5 redirects in a row" })
     }
 }
 
-/// The start of an error's body; what fails in reading it does not matter.
-async fn first(mut body: hyper::body::Incoming) -> Bytes {
-    let mut start = Vec::new();
+/// An answer whose head is there.
+struct Answering<'d> {
+    head: http::response::Parts,
+    body: hyper::body::Incoming,
+    url: String,
+    dispatcher: &'d MessageDispatcher,
+}
+
+impl Answering<'_> {
+    /// Reads the body to its end, so that the connection can be used again, and judges the answer.
+    async fn answer(self, until: Instant) -> Result<Answer, CallError> {
+        let Self { head, body, url, dispatcher } = self;
+        let DispatcherOptions { max_payload: limit, timeout: after, .. } = *dispatcher.options;
+        let status = head.status.as_u16();
+        if !(200..300).contains(&status) {
+            let after = head.headers.get(RETRY_AFTER).map(|value| value.as_bytes().to_owned());
+            let retry_after = after.and_then(|after| {
+                ResponseHead::new(status, &url).header("retry-after", &after).retry_after()
+            });
+            let mut start = Vec::new();
+            // The status is known; what fails in reading on does not matter.
+            let _ = tokio::time::timeout_at(until, read_start(body, limit, &mut start)).await;
+            return Err(CallError::Status { status, retry_after, body: start.into() });
+        }
+        let encoded = |value: &HeaderValue| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+        if head.headers.get_all(CONTENT_ENCODING).iter().any(encoded) {
+            return Err(CallError::Encoded { url });
+        }
+        let body = match tokio::time::timeout_at(until, Limited::new(body, limit).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                return Err(CallError::TooLarge { url, limit });
+            }
+            Ok(Err(source)) => return Err(CallError::Cut { url, source }),
+            Err(_) => return Err(CallError::Late { url, after }),
+        };
+        Ok(Answer { headers: head.headers, body })
+    }
+}
+
+/// Reads a body up to a limit, and keeps its start.
+async fn read_start(mut body: hyper::body::Incoming, limit: usize, start: &mut Vec<u8>) {
+    let mut read = 0;
     while let Some(Ok(frame)) = body.frame().await {
         if let Some(data) = frame.data_ref() {
+            read += data.len();
             start.extend_from_slice(&data[..data.len().min(MAX_ERROR_BODY - start.len())]);
         }
-        if start.len() >= MAX_ERROR_BODY {
-            break;
+        if read > limit {
+            return;
         }
     }
-    start.into()
 }
 
 fn basic(userinfo: &str) -> HeaderValue {

@@ -42,6 +42,11 @@ impl FileSource {
         Manifest::from_documents(documents).map_err(|error| named(error.to_string()))
     }
 
+    /// Whether the file was there when it was last looked at.
+    pub(crate) fn is_there(&self) -> bool {
+        self.seen.is_some()
+    }
+
     /// The objects after the next change, or why they cannot be used.
     pub(crate) async fn changed(&mut self) -> Result<Manifest, String> {
         loop {

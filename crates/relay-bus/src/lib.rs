@@ -4,7 +4,8 @@
 //! * [`MessageDispatcher`] sends a message to a destination, and its answer on to another.
 //! * [`Monitor`] follows the objects that say which channels and subscriptions there are, in a cluster or in a file,
 //!   and calls a [`MonitorHandler`]: provision, unprovision, subscribe, unsubscribe.
-//! * [`MemoryEngine`] is a bus made of the three: queues in memory, no promise of delivery. It says what it drops.
+//! * An [`Engine`] is a bus made of the three: [`MemoryEngine`], queues in memory, no promise of delivery, it says what it
+//!   drops; with the feature `jetstream` a `JetStreamEngine`, which keeps messages in NATS until they are delivered.
 //!
 //! The model is the package `pkg/buses` of Knative eventing, 2018; `docs/buses.md` has its rules, and where ours
 //! differ. What it deliberately does not do: TLS on the receiving side (put a proxy in front), the controllers that
@@ -51,7 +52,9 @@ mod receiver;
 pub use dispatcher::{
     Answer, CallError, DispatchDefaults, DispatchError, DispatcherOptions, MessageDispatcher,
 };
-pub use engine::{EngineOptions, MemoryEngine};
+pub use engine::{Engine, EngineOptions, MemoryEngine};
+#[cfg(feature = "jetstream")]
+pub use engine::{JetStreamEngine, JetStreamError, NatsOptions};
 pub use events::{DropReason, Event};
 pub use handler::{HandlerError, MonitorHandler};
 pub use metrics::Metrics;

@@ -13,7 +13,7 @@ use relay_kube::{Access, KubeClient, Kubeconfig};
 use relay_proto::bus::{
     BusReference, ChannelReference, ChannelSpec, Kind, Manifest, SubscriptionReference, SubscriptionSpec,
 };
-use relay_state::bus::{Action, Job, Key, Monitor as Machine, Now, Settings, Written};
+use relay_state::bus::{Action, Handlers, Job, Key, Monitor as Machine, Now, Settings, Written};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -110,6 +110,7 @@ pub struct MonitorBuilder {
     file: Option<PathBuf>,
     writes: bool,
     finalizer: bool,
+    handlers: Handlers,
     tell: Tell,
 }
 
@@ -152,6 +153,14 @@ impl MonitorBuilder {
     #[must_use]
     pub fn finalizer(mut self, finalizer: bool) -> Self {
         self.finalizer = finalizer;
+        self
+    }
+
+    /// Which calls are handled. What is not is not made, told of or written about, and counts as done. Default all; what
+    /// a handler says to be [not set](HandlerError::NotSet) is learned by calling it once.
+    #[must_use]
+    pub fn handlers(mut self, handlers: Handlers) -> Self {
+        self.handlers = handlers;
         self
     }
 
@@ -205,6 +214,7 @@ impl Monitor<()> {
             file: None,
             writes: false,
             finalizer: false,
+            handlers: Handlers::default(),
             tell: Arc::new(|_| ()),
         }
     }
@@ -239,6 +249,20 @@ impl<H: MonitorHandler> Monitor<H> {
             machine.requeue_subscription(subscription);
         }
         self.0.wake.notify_one();
+    }
+
+    /// Whether an object says that the channel is to be provisioned, be it so already or not.
+    pub fn wants_channel(&self, channel: &ChannelReference) -> bool {
+        self.machine().as_ref().is_some_and(|machine| machine.wants_channel(channel))
+    }
+
+    /// Whether objects say that there is to be this subscription to this channel, be it so already or not.
+    pub fn wants_subscription(
+        &self,
+        subscription: &SubscriptionReference,
+        channel: &ChannelReference,
+    ) -> bool {
+        self.machine().as_ref().is_some_and(|machine| machine.wants_subscription(subscription, channel))
     }
 
     /// What failed is tried at once: the reason is gone.
@@ -281,6 +305,7 @@ impl<H: MonitorHandler> Monitor<H> {
         let settings = Settings::new(bus.clone())
             .writes(config.writes && writer.is_some())
             .finalizer((config.finalizer && writer.is_some()).then_some(finalizer))
+            .handlers(config.handlers)
             .concurrency(concurrency)
             .seed(getrandom::u64().unwrap_or_default());
         *self.machine() = Some(Machine::new(settings));
@@ -359,10 +384,13 @@ fn from_file(file: FileSource, first: Manifest) -> BoxStream<'static, Vec<Input>
     let mut begin = lists(first);
     begin.pop();
     let changes = stream::unfold(file, |mut file| async move {
-        let inputs = match file.changed().await {
+        let changed = file.changed().await;
+        let absent = (!file.is_there()).then(|| "the file is not there".to_owned());
+        let mut inputs = match changed {
             Ok(manifest) => lists(manifest),
             Err(error) => vec![Input::Refused(error)],
         };
+        inputs.push(Input::State(Kind::Bus, absent));
         Some((inputs, file))
     });
     stream::iter([begin, vec![Input::State(Kind::Bus, None)]]).chain(changes).boxed()

@@ -10,15 +10,13 @@ use futures_util::future::BoxFuture;
 use http::header::{CONTENT_ENCODING, HOST};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body::Body as _;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use relay_proto::bus::{
     ChannelHost, ChannelReference, HeaderRules, Message, check_cloudevent, problem_codes as codes,
 };
 use relay_proto::problem::{Problem, ProblemCode};
 use relay_transport::server::{
-    Body, Cut, HttpServer, Service, check_head, full, method_not_allowed, problem,
+    Body, BodyError, Cut, HttpServer, Service, check_head, collect_body, full, method_not_allowed, problem,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +54,9 @@ pub enum ReceiveError {
     /// What keeps the messages is out of reach or full: 503.
     #[error("the store is not available: {0}")]
     StoreUnavailable(String),
+    /// The payload is over a limit that only the bus knows: 413. The text names it.
+    #[error("{0}")]
+    TooLarge(String),
     /// Anything else: 500. The text is for the log, not for the sender.
     #[error("{0}")]
     Failed(String),
@@ -156,12 +157,23 @@ impl<R: Receive> MessageReceiver<R> {
 
     async fn route(&self, request: Request<Incoming>) -> Result<(), Refused> {
         let (head, body) = request.into_parts();
-        check_head(&head).map_err(|refusal| Refused::of(&refusal))?;
+        let checked = check_head(&head);
+        if let Err(refusal) = &checked
+            && refusal.status != 400
+        {
+            return Err(Refused::of(refusal));
+        }
         if head.uri.path() != "/" {
             return Err(Refused::new(ProblemCode::NOT_FOUND, "messages go to the path /"));
         }
         if head.method != Method::POST {
             return Err(Refused::Answer(Box::new(method_not_allowed("POST"))));
+        }
+        // What is wrong with the Host header does not matter where the target itself names a host.
+        if let Err(refusal) = checked
+            && (head.uri.authority().is_none() || head.headers.get_all(HOST).iter().count() > 1)
+        {
+            return Err(Refused::new(codes::BAD_HOST, refusal.detail.clone().unwrap_or_default()));
         }
         self.take(&head, body).await
     }
@@ -190,7 +202,7 @@ impl<R: Receive> MessageReceiver<R> {
         if head.headers.get_all(CONTENT_ENCODING).iter().any(encoded) {
             return Err(Refused::new(codes::ENCODED_BODY, "send the body without a content-encoding"));
         }
-        let payload = read(body, options.max_payload).await?;
+        let payload = read(head, body, options.max_payload).await?;
         let headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let message = Message::new(options.rules.filter(headers), payload);
         if options.require_cloudevents {
@@ -243,6 +255,7 @@ fn refuse(channel: &ChannelReference, error: ReceiveError) -> Refused {
             Refused::new(ProblemCode::NOT_READY, "the channels of this bus are not known yet")
         }
         ReceiveError::StoreUnavailable(why) => Refused::new(codes::STORE_UNAVAILABLE, why),
+        ReceiveError::TooLarge(why) => Refused::new(ProblemCode::BODY_TOO_LARGE, why),
         ReceiveError::Failed(why) => {
             tracing::warn!(%channel, why, "a message could not be taken");
             Refused::new(codes::BUS_FAILED, "the bus could not take the message")
@@ -256,17 +269,17 @@ fn accepted(status: StatusCode) -> Response<Body> {
     response
 }
 
-async fn read(body: Incoming, limit: usize) -> Result<Bytes, Refused> {
-    let too_large =
-        || Refused::new(ProblemCode::BODY_TOO_LARGE, format!("a payload is at most {limit} bytes"));
-    // Known before it is read, so that no sender is told to go on.
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
-    }
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Refused::new(codes::BAD_BODY, "the body broke off or its chunks are wrong")),
+/// A payload up to this size is copied, so that it does not hold on to what else was read of its connection.
+const SMALL: usize = 16 << 10;
+
+async fn read(head: &Parts, body: Incoming, limit: usize) -> Result<Bytes, Refused> {
+    match collect_body(head, body, limit, BODY_TIMEOUT).await {
+        Ok(body) if body.len() <= SMALL => Ok(Bytes::copy_from_slice(&body)),
+        Ok(body) => Ok(body),
+        Err(BodyError::TooLarge) => {
+            Err(Refused::new(ProblemCode::BODY_TOO_LARGE, format!("a payload is at most {limit} bytes")))
+        }
+        Err(error @ BodyError::Broken) => Err(Refused::new(codes::BAD_BODY, error.to_string())),
         Err(_) => Err(Refused::Gone),
     }
 }

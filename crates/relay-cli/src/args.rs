@@ -17,7 +17,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use bus::{
     BusArgs, BusCommand, BusCrdsArgs, BusMonitorArgs, BusReceiveArgs, BusSendArgs, BusServeArgs,
-    ComponentArg, HandlerArg, WhichBus,
+    ComponentArg, EngineArg, HandlerArg, WhichBus,
 };
 pub(crate) use connect::Connect;
 pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArgs};

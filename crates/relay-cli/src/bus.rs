@@ -9,8 +9,10 @@ mod send;
 mod serve;
 
 use std::pin::pin;
+use std::time::Duration;
 
 use relay_bus::{BusReference, CancellationToken, Monitor, MonitorBuilder, MonitorError, MonitorHandler};
+use tokio::time::Instant;
 
 use crate::args::{BusArgs, BusCommand, WhichBus};
 use crate::exit::{Exit, Usage};
@@ -72,30 +74,47 @@ fn builder(which: &WhichBus, component: relay_bus::Component) -> MonitorBuilder 
 }
 
 /// Runs a monitor until a signal, the end of its time, an error, or the end of who reads our lines; then until its
-/// calls under way are done.
+/// calls under way are done, or for `patience`. Also says when its end began.
 async fn follow<H: MonitorHandler>(
     monitor: &Monitor<H>,
     bus: Option<&BusReference>,
     concurrency: usize,
+    patience: Option<Duration>,
     stop: &CancellationToken,
     lines: &Lines,
     mut ending: Ending,
-) -> anyhow::Result<Exit> {
+) -> (anyhow::Result<Exit>, Instant) {
     let mut exit = Exit::Done;
+    let mut asked: Option<Instant> = None;
     let mut running = pin!(monitor.run(bus, concurrency, stop.clone()));
     loop {
+        let late = async {
+            match asked.zip(patience) {
+                Some((asked, patience)) => tokio::time::sleep_until(asked + patience).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             ended = running.as_mut() => {
-                return match ended {
+                let exit = match ended {
                     Err(error @ MonitorError::NoBus { .. }) => Ok(Exit::NotFound(error.to_string())),
-                    ended => Ok(ended.map(|()| exit)?),
+                    ended => ended.map(|()| exit).map_err(Into::into),
                 };
+                return (exit, asked.unwrap_or_else(Instant::now));
+            }
+            () = late => {
+                tracing::warn!("calls under way did not end in time");
+                return (Ok(exit), asked.unwrap_or_else(Instant::now));
             }
             end = ending.wait(), if !stop.is_cancelled() => {
                 exit = end;
+                asked = Some(Instant::now());
                 stop.cancel();
             }
-            () = lines.gone.cancelled(), if !stop.is_cancelled() => stop.cancel(),
+            () = lines.gone.cancelled(), if !stop.is_cancelled() => {
+                asked = Some(Instant::now());
+                stop.cancel();
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The server's end: a port, connections with deadlines and limits, tokens, answers, an orderly end.
 //!
-//! A [`Service`] answers requests; [`HttpServer`] does the rest. It speaks HTTP/1.1 without TLS: put a proxy in front
-//! for both. It has no routes and knows no messages, does not print and does not read the environment.
+//! A [`Service`] answers requests; [`HttpServer`] does the rest. It speaks HTTP/1.1 without TLS, and on demand
+//! HTTP/2 without TLS: put a proxy in front for the rest. It has no routes and knows no messages, does not print and does not read the environment.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -28,6 +28,7 @@ mod accept;
 mod answer;
 mod connection;
 mod framing;
+mod h2c;
 mod hyper_answers;
 mod request;
 mod tokens;
@@ -35,6 +36,7 @@ mod tokens;
 pub use accept::{Connections, HttpServer, Service, Settings, serve_connection};
 pub use answer::{Body, Cut, full, json, method_not_allowed, problem, seconds, with_body};
 pub use request::{
-    Query, Refusal, Unread, allows, check_head, credential, percent_decode, read_body, refuse,
+    BodyError, Query, Refusal, Unread, allows, check_head, collect_body, credential, percent_decode,
+    read_body, refuse,
 };
 pub use tokens::{Principal, Rights, TokenWatch, Tokens, TokensError};

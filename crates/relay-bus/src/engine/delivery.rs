@@ -1,22 +1,65 @@
-//! One message on its way to one subscription: tries, delays, the reply, the end.
+//! One message on its way to one subscription: a try, its answer, the reply, the dead letters.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use relay_proto::bus::{Destination, Message, SubscriptionSpec};
+use relay_proto::bus::{
+    ChannelReference, Destination, Message, SubscriptionReference, SubscriptionSpec, check_cloudevent,
+};
 use relay_proto::retry::{Backoff, Jitter};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Inner, Queued, Route, lock};
+use super::drops::Drops;
+use super::{Outbound, lock};
 use crate::dispatcher::{Answer, CallError};
 use crate::events::{DropReason, Event};
 use crate::metrics::{Ended, Metrics};
+use crate::receiver::ReceiveError;
 
 /// The longest delay between tries.
-const LONGEST: std::time::Duration = std::time::Duration::from_secs(60);
-/// Characters of an error's body that go to the dead letters.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Characters of what goes to the dead letters of an error's body.
 const ERROR_DATA: usize = 1024;
+
+/// A subscription, as far as deliveries have to do with it.
+pub(super) struct Target {
+    pub(super) channel: ChannelReference,
+    pub(super) subscription: SubscriptionReference,
+    pub(super) spec: Mutex<Arc<SubscriptionSpec>>,
+    pub(super) drops: Drops,
+}
+
+impl Target {
+    pub(super) fn new(
+        channel: &ChannelReference,
+        subscription: &SubscriptionReference,
+        spec: Arc<SubscriptionSpec>,
+    ) -> Self {
+        let (channel, subscription) = (channel.clone(), subscription.clone());
+        Self { channel, subscription, spec: Mutex::new(spec), drops: Drops::default() }
+    }
+
+    pub(super) fn dropped(&self, out: &Outbound, reason: DropReason) {
+        self.drops.count(out, reason, (&self.channel, &self.subscription));
+    }
+
+    pub(super) fn flush_drops(&self, out: &Outbound, all: bool) {
+        self.drops.flush(out, (&self.channel, &self.subscription), all);
+    }
+}
+
+/// The channels of an engine, for messages that go from one to another without leaving the process.
+pub(super) trait Channels: Send + Sync {
+    fn has(&self, channel: &ChannelReference) -> bool;
+
+    fn hand_over(
+        &self,
+        channel: &ChannelReference,
+        message: &Message,
+    ) -> impl Future<Output = Result<(), ReceiveError>> + Send;
+}
 
 /// Where a message stands.
 enum Stage {
@@ -26,92 +69,158 @@ enum Stage {
     Reply(Message),
 }
 
-/// Delivers a message, or gives it up. Between tries the slot is free for others, unless order is to be kept.
-pub(super) async fn deliver(
-    inner: Arc<Inner>,
-    route: Arc<Route>,
-    queued: Queued,
-    slot: OwnedSemaphorePermit,
-    slots: Arc<Semaphore>,
-) {
-    let mut slot = Some(slot);
-    let mut stage = Stage::Call;
-    let mut tries = 0;
-    let seed = getrandom::u64().unwrap_or_default();
-    let mut backoff = Backoff::new(inner.options.retry_delay, LONGEST, seed).jitter(Jitter::Quarter);
-    loop {
-        let spec = lock(&route.spec).clone();
-        tries += 1;
-        let (result, to) = match &stage {
-            Stage::Call => match &spec.subscriber {
-                None if spec.reply_to.is_none() => {
-                    return inner.dropped(&route, DropReason::NoDestination);
-                }
-                None => {
-                    stage = Stage::Reply(queued.message.clone());
-                    tries = 0;
-                    continue;
-                }
-                Some(subscriber) => {
-                    let to = inner.dispatcher.resolve(subscriber, route.subscription.namespace());
-                    let shown = shown(&to, subscriber);
-                    (inner.send(&queued.message, to, spec.reply_to.is_some()).await, shown)
-                }
-            },
-            Stage::Reply(reply) => {
-                let Some(reply_to) = &spec.reply_to else { return };
-                let to = inner.dispatcher.resolve(reply_to, route.subscription.namespace());
-                let shown = shown(&to, reply_to);
-                (inner.send(reply, to, false).await, shown)
+/// What a try led to.
+pub(super) enum Step {
+    /// There is a reply, which is next.
+    Next,
+    /// It is delivered, or dropped.
+    Done,
+    /// It failed and is worth another try, not before this time.
+    Again(Duration),
+    /// It failed for good: to the dead letters with it.
+    GivenUp(Failure),
+}
+
+/// How it failed, and where.
+pub(super) struct Failure {
+    to: String,
+    error: CallError,
+}
+
+/// The tries of one message.
+pub(super) struct Delivery<'d, C> {
+    pub(super) out: &'d Outbound,
+    pub(super) channels: &'d C,
+    pub(super) target: &'d Target,
+    pub(super) message: &'d Message,
+    stage: Stage,
+    tries: u32,
+    backoff: Backoff,
+}
+
+impl<'d, C: Channels> Delivery<'d, C> {
+    /// A message that was tried so often before.
+    pub(super) fn new(
+        out: &'d Outbound,
+        channels: &'d C,
+        target: &'d Target,
+        message: &'d Message,
+        tries: u32,
+    ) -> Self {
+        let seed = getrandom::u64().unwrap_or_default();
+        let mut backoff = Backoff::new(out.options.retry_delay, LONGEST, seed).jitter(Jitter::Quarter);
+        for _ in 0..tries.min(32) {
+            let _ = backoff.next_delay();
+        }
+        Self { out, channels, target, message, stage: Stage::Call, tries, backoff }
+    }
+
+    /// Whether the subscriber has it.
+    pub(super) fn is_replying(&self) -> bool {
+        matches!(self.stage, Stage::Reply(_))
+    }
+
+    /// One try. What ends it is told and counted.
+    pub(super) async fn step(&mut self) -> Step {
+        let spec = lock(&self.target.spec).clone();
+        if !self.is_replying() && spec.subscriber.is_none() {
+            if spec.reply_to.is_none() {
+                self.target.dropped(self.out, DropReason::NoDestination);
+                return Step::Done;
             }
+            self.stage = Stage::Reply(self.message.clone());
+        }
+        let (message, text, counters, prefix) = match &self.stage {
+            Stage::Call => {
+                let subscriber = spec.subscriber.as_deref().unwrap_or_default();
+                let counters = &self.out.metrics.dispatched;
+                (self.message, subscriber, counters, "Unable to complete request")
+            }
+            Stage::Reply(reply) => match &spec.reply_to {
+                Some(to) => (reply, to.as_str(), &self.out.metrics.replies, "Failed to forward reply"),
+                // Nobody wants it any more.
+                None => return self.delivered(),
+            },
         };
-        let counters = match &stage {
-            Stage::Call => &inner.metrics.dispatched,
-            Stage::Reply(_) => &inner.metrics.replies,
-        };
-        let error = match result {
+        self.tries = self.tries.saturating_add(1);
+        let to = self.out.dispatcher.resolve(text, self.target.subscription.namespace());
+        let shown = shown(&to, text);
+        let wants_reply = !self.is_replying() && spec.reply_to.is_some();
+        let error = match send(self.out, self.channels, message, to, wants_reply).await {
             Ok(answer) => {
                 Metrics::count(counters, Ended::Ok);
-                match inner.next(&route, &queued.message, &stage, &spec, answer) {
-                    Some(reply) => {
-                        stage = Stage::Reply(reply);
-                        (tries, slot) = (0, slot);
-                        backoff.reset();
-                        continue;
-                    }
-                    None => {
-                        let (channel, subscription) = (route.channel.clone(), route.subscription.clone());
-                        return (inner.tell)(&Event::Delivered { channel, subscription });
-                    }
-                }
+                return self.answered(&spec, answer);
             }
             Err(error) => error,
         };
-        let limit = inner.options.max_deliver;
-        let last = !error.is_retryable() || limit > 0 && tries >= limit;
+        let limit = self.out.options.max_deliver;
+        let last = !error.is_retryable() || limit > 0 && self.tries >= limit;
         Metrics::count(counters, if last { Ended::GivenUp } else { Ended::Failed });
-        let prefix = match &stage {
-            Stage::Call => "Unable to complete request",
-            Stage::Reply(_) => "Failed to forward reply",
-        };
-        (inner.tell)(&Event::DispatchFailed {
-            channel: route.channel.clone(),
-            subscription: route.subscription.clone(),
-            destination: to.clone(),
-            error: format!("{prefix}: {}", error.line()),
+        self.failed(&shown, format!("{prefix}: {}", error.line()), self.tries, last);
+        if last {
+            return Step::GivenUp(Failure { to: shown, error });
+        }
+        Step::Again(self.backoff.next_delay().max(error.retry_after().unwrap_or_default()))
+    }
+
+    fn answered(&mut self, spec: &SubscriptionSpec, answer: Answer) -> Step {
+        let wanted = !self.is_replying() && spec.reply_to.is_some();
+        match self.out.dispatcher.reply_of(self.message, answer).filter(|_| wanted) {
+            Some(reply) if self.out.is_taken(&reply) => {
+                self.stage = Stage::Reply(reply);
+                self.tries = 0;
+                self.backoff.reset();
+                Step::Next
+            }
+            Some(_) => {
+                self.target.dropped(self.out, DropReason::NotACloudEvent);
+                self.delivered()
+            }
+            None => self.delivered(),
+        }
+    }
+
+    fn delivered(&self) -> Step {
+        let (channel, subscription) = (self.target.channel.clone(), self.target.subscription.clone());
+        (self.out.tell)(&Event::Delivered { channel, subscription });
+        Step::Done
+    }
+
+    fn failed(&self, destination: &str, error: String, tries: u32, last: bool) {
+        (self.out.tell)(&Event::DispatchFailed {
+            channel: self.target.channel.clone(),
+            subscription: self.target.subscription.clone(),
+            destination: destination.to_owned(),
+            error,
             tries,
             last,
         });
-        if last {
-            return inner.bury(&route, &queued.message, &to, &error).await;
+    }
+
+    /// Sends what was given up to the dead letters; whether it is there, or there are none.
+    pub(super) async fn bury(&self, failure: &Failure, tries: u32) -> bool {
+        let Some(dead_letter) = &self.out.options.dead_letter else { return true };
+        let mut letter = self.message.clone();
+        letter.headers.insert("ce-knativeerrordest", failure.to.clone());
+        let (code, body) = match &failure.error {
+            CallError::Status { status, body, .. } => (*status, &body[..]),
+            _ => (0, &[][..]),
+        };
+        letter.headers.insert("ce-knativeerrorcode", code.to_string());
+        if !body.is_empty() {
+            let mut data = STANDARD.encode(body);
+            data.truncate(ERROR_DATA);
+            letter.headers.insert("ce-knativeerrordata", data);
         }
-        let delay = backoff.next_delay().max(error.retry_after().unwrap_or_default());
-        if inner.options.in_flight > 1 {
-            slot = None;
-        }
-        tokio::time::sleep(delay).await;
-        if slot.is_none() {
-            slot = slots.clone().acquire_owned().await.ok();
+        let to = self.out.dispatcher.resolve(dead_letter, self.target.subscription.namespace());
+        let destination = shown(&to, dead_letter);
+        match send(self.out, self.channels, &letter, to, false).await {
+            Ok(_) => true,
+            Err(error) => {
+                let error = format!("Unable to deliver dead letter: {}", error.line());
+                self.failed(&destination, error, tries, true);
+                false
+            }
         }
     }
 }
@@ -123,82 +232,28 @@ fn shown(to: &Result<Destination, CallError>, text: &str) -> String {
     }
 }
 
-impl Inner {
-    /// To a channel of this bus by its queues, to anything else by HTTP.
-    async fn send(
-        self: &Arc<Self>,
-        message: &Message,
-        to: Result<Destination, CallError>,
-        wants_reply: bool,
-    ) -> Result<Answer, CallError> {
-        let to = to?;
-        let channel = to.channel(&self.dispatcher.options().cluster_domain);
-        if let Some(channel) = channel.filter(|channel| self.routes_of(channel).is_some()) {
-            if !self.is_taken(message) {
-                return Err(CallError::Status { status: 400, retry_after: None, body: bytes::Bytes::new() });
-            }
-            if self.accept(&channel, message).is_ok() {
-                return Ok(Answer::default());
-            }
-        }
-        self.dispatcher.call(message, &to, wants_reply).await
+/// To a channel of this bus inside the process, to anything else by HTTP.
+async fn send<C: Channels>(
+    out: &Outbound,
+    channels: &C,
+    message: &Message,
+    to: Result<Destination, CallError>,
+    wants_reply: bool,
+) -> Result<Answer, CallError> {
+    let to = to?;
+    let channel = to.channel(&out.dispatcher.options().cluster_domain);
+    let Some(channel) = channel.filter(|channel| channels.has(channel)) else {
+        return out.dispatcher.call(message, &to, wants_reply).await;
+    };
+    let refused = |status| CallError::Status { status, retry_after: None, body: bytes::Bytes::new() };
+    if out.options.require_cloudevents && check_cloudevent(message).is_err() {
+        return Err(refused(400));
     }
-
-    /// The reply that is still to be sent.
-    fn next(
-        &self,
-        route: &Route,
-        original: &Message,
-        stage: &Stage,
-        spec: &SubscriptionSpec,
-        answer: Answer,
-    ) -> Option<Message> {
-        if !matches!(stage, Stage::Call) || spec.reply_to.is_none() {
-            return None;
-        }
-        let reply = self.dispatcher.reply_of(original, answer)?;
-        if self.is_taken(&reply) {
-            return Some(reply);
-        }
-        self.dropped(route, DropReason::NotACloudEvent);
-        None
-    }
-
-    /// Sends a message that was given up to the dead letters, once.
-    async fn bury(self: &Arc<Self>, route: &Route, message: &Message, to: &str, error: &CallError) {
-        let Some(dead_letter) = &self.options.dead_letter else { return };
-        let mut letter = message.clone();
-        letter.headers.insert("ce-knativeerrordest", to.to_owned());
-        if let CallError::Status { status, body, .. } = error {
-            letter.headers.insert("ce-knativeerrorcode", status.to_string());
-            if !body.is_empty() {
-                letter.headers.insert("ce-knativeerrordata", STANDARD.encode(start_of(body)));
-            }
-        } else {
-            letter.headers.insert("ce-knativeerrorcode", "0");
-        }
-        let to = self.dispatcher.resolve(dead_letter, route.subscription.namespace());
-        let destination = shown(&to, dead_letter);
-        if let Err(error) = self.send(&letter, to, false).await {
-            (self.tell)(&Event::DispatchFailed {
-                channel: route.channel.clone(),
-                subscription: route.subscription.clone(),
-                destination,
-                error: format!("Unable to deliver dead letter: {}", error.line()),
-                tries: 1,
-                last: true,
-            });
-        }
-    }
-}
-
-/// The first characters of a body; of one that is no text, the first bytes.
-fn start_of(body: &[u8]) -> &[u8] {
-    match std::str::from_utf8(body) {
-        Ok(text) => {
-            let end = text.char_indices().nth(ERROR_DATA).map_or(text.len(), |(at, _)| at);
-            &body[..end]
-        }
-        Err(_) => &body[..body.len().min(ERROR_DATA)],
+    match channels.hand_over(&channel, message).await {
+        Ok(()) => Ok(Answer::default()),
+        Err(ReceiveError::UnknownChannel) => Err(refused(404)),
+        Err(ReceiveError::TooLarge(_)) => Err(refused(413)),
+        Err(ReceiveError::Failed(_)) => Err(refused(500)),
+        Err(_) => Err(refused(503)),
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct WhichBus {
 pub(crate) enum EngineArg {
     /// Queues in memory: no promise of delivery
     Memory,
+    /// Streams of a NATS server: what was answered with 202 reaches every subscription at least once
+    Jetstream,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -115,7 +117,7 @@ pub(crate) struct BusServeArgs {
     /// Messages waiting per subscription; also at most 64 MiB
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub(crate) queue: usize,
-    /// Tries per message and subscription; 0: no limit. Default: 1
+    /// Tries per message and subscription; 0: no limit. Default: 1 in memory, 0 with jetstream
     #[arg(long, value_name = "N")]
     pub(crate) max_deliver: Option<u32>,
     /// Delay before the second try, doubling to 60s
@@ -130,6 +132,12 @@ pub(crate) struct BusServeArgs {
     /// Address for /health, /livez, /readyz and /metrics. Default: none
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) admin_listen: Option<SocketAddr>,
+    /// NATS server of the jetstream engine
+    #[arg(long, default_value = "nats://127.0.0.1:4222", value_name = "URL")]
+    pub(crate) nats: String,
+    /// Credentials file for it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nats_creds: Option<PathBuf>,
 }
 
 impl BusServeArgs {

@@ -8,8 +8,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use relay_bus::{
-    CancellationToken, ChannelReference, Component, DispatcherOptions, EngineOptions, Headers, MemoryEngine,
-    Message, MessageDispatcher, MessageReceiver, Metrics, ReceiverOptions, Report,
+    CancellationToken, ChannelReference, Component, DispatcherOptions, Engine as _, EngineOptions, Event,
+    Headers, MemoryEngine, Message, MessageDispatcher, MessageReceiver, Metrics, ReceiverOptions, Report,
 };
 use relay_transport::server::{Body, Cut, HttpServer, Settings, full};
 use tokio::sync::Notify;
@@ -40,7 +40,11 @@ pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
         dispatcher,
         EngineOptions::default().in_flight(IN_FLIGHT).queue(QUEUE),
         Arc::<Metrics>::default(),
-        move |event| told.event(event, true),
+        // What the subscriber of `orders` answers is not what the sender sent.
+        move |event| match event {
+            Event::Received { channel } if channel.name() != "orders" => {}
+            event => told.event(event, true),
+        },
     );
     let server = HttpServer::bind("127.0.0.1:0", Settings::default().drain(Duration::ZERO)).await?;
     let address = server.local_addr();
@@ -64,11 +68,11 @@ pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
     );
     let sending = tokio::spawn(send(address, ready));
     let drops = tokio::spawn({
-        let engine = engine.clone();
-        async move { engine.tell_drops().await }
+        let (engine, monitor) = (engine.clone(), monitor.clone());
+        async move { engine.attend(&monitor).await }
     });
     let bus = relay_bus::BusReference::cluster("demo");
-    let exit = super::follow(&monitor, Some(&bus), 4, &stop, &lines, ending).await;
+    let (exit, _) = super::follow(&monitor, Some(&bus), 4, Some(Duration::ZERO), &stop, &lines, ending).await;
     sending.abort();
     drops.abort();
     stop.cancel();

@@ -111,7 +111,12 @@ impl Lines {
             }
             Report::Called { job, error: Some(error) } => {
                 let (call, attempt) = (job.call.name(), job.attempt);
-                tracing::warn!(about = %job.key, call, attempt, error, "a call failed");
+                // Once; it is tried again for ever.
+                if attempt == 1 {
+                    tracing::warn!(about = %job.key, call, error, "a call failed, and is tried again");
+                } else {
+                    tracing::debug!(about = %job.key, call, attempt, error, "a call failed");
+                }
             }
             Report::MissingArguments { key, missing } => {
                 tracing::warn!(about = %key, missing = missing.join(" "), "arguments are missing");

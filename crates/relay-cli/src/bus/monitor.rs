@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use relay_bus::{Call, CancellationToken, Component, HandlerError, Job, MonitorHandler, Report};
+use relay_bus::{CancellationToken, Component, HandlerError, Handlers, Job, MonitorHandler, Report};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
@@ -28,6 +28,7 @@ pub(super) async fn run(args: BusMonitorArgs) -> anyhow::Result<Exit> {
     let monitor = super::builder(&args.which, component)
         .writes(writes)
         .finalizer(args.which.finalizer && writes)
+        .handlers(handlers(&args.handlers))
         .report({
             let (lines, stop, printed, max) = (lines.clone(), stop.clone(), printed.clone(), args.until.max);
             move |report| {
@@ -43,8 +44,8 @@ pub(super) async fn run(args: BusMonitorArgs) -> anyhow::Result<Exit> {
                 }
             }
         })
-        .handler(Exec { command: args.exec, handlers: args.handlers });
-    super::follow(&monitor, bus.as_ref(), args.which.concurrency, &stop, &lines, ending).await
+        .handler(Exec { command: args.exec });
+    super::follow(&monitor, bus.as_ref(), args.which.concurrency, None, &stop, &lines, ending).await.0
 }
 
 fn line(report: &Report) -> Option<Value> {
@@ -69,21 +70,21 @@ fn line(report: &Report) -> Option<Value> {
 /// Runs a command for each call, or nothing.
 struct Exec {
     command: Option<String>,
-    handlers: Vec<HandlerArg>,
+}
+
+fn handlers(named: &[HandlerArg]) -> Handlers {
+    let has = |handler| named.contains(&handler);
+    Handlers {
+        bus: has(HandlerArg::Bus),
+        provision: has(HandlerArg::Provision),
+        unprovision: has(HandlerArg::Unprovision),
+        subscribe: has(HandlerArg::Subscribe),
+        unsubscribe: has(HandlerArg::Unsubscribe),
+    }
 }
 
 impl MonitorHandler for Exec {
     async fn call(&self, job: &Job) -> Result<(), HandlerError> {
-        let asked = match job.call {
-            Call::Bus { .. } => HandlerArg::Bus,
-            Call::Provision { .. } => HandlerArg::Provision,
-            Call::Unprovision { .. } => HandlerArg::Unprovision,
-            Call::Subscribe { .. } => HandlerArg::Subscribe,
-            _ => HandlerArg::Unsubscribe,
-        };
-        if !self.handlers.contains(&asked) {
-            return Err(HandlerError::NotSet);
-        }
         let Some(command) = &self.command else { return Ok(()) };
         execute(command, Value::Object(call_line(job)).to_string() + "\n").await
     }

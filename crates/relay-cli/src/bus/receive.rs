@@ -1,6 +1,7 @@
 //! `relay bus receive`: a subscriber for people and tests.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -32,9 +33,8 @@ pub(super) async fn run(args: BusReceiveArgs) -> anyhow::Result<Exit> {
     let stop = CancellationToken::new();
     let gone = lines.gone.clone();
     let until = args.until;
-    let serving = tokio::spawn(
-        server.run(Arc::new(Subscriber { args, lines, stop: stop.clone() }), stop.clone().cancelled_owned()),
-    );
+    let subscriber = Subscriber { args, lines, stop: stop.clone(), taken: AtomicU64::new(0) };
+    let serving = tokio::spawn(server.run(Arc::new(subscriber), stop.clone().cancelled_owned()));
     let time = async {
         match until.time {
             Some(time) => tokio::time::sleep(time).await,
@@ -56,6 +56,7 @@ struct Subscriber {
     args: BusReceiveArgs,
     lines: Lines,
     stop: CancellationToken,
+    taken: AtomicU64,
 }
 
 impl Service for Subscriber {
@@ -76,7 +77,12 @@ impl Service for Subscriber {
             Some(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect(),
             None => format!("{} bytes", body.len()),
         };
-        let count = self.lines.print(
+        let number = self.taken.fetch_add(1, Ordering::AcqRel) + 1;
+        if self.args.until.max.is_some_and(|max| number > max) {
+            // One too many, that came before the port was closed.
+            return Err(Cut);
+        }
+        self.lines.print(
             || {
                 json!({
                     "event": "message",
@@ -89,7 +95,7 @@ impl Service for Subscriber {
             },
             || format!("{host}: {shown}"),
         );
-        let last = self.args.until.max.is_some_and(|max| count >= max);
+        let last = self.args.until.max == Some(number);
         if let Some(delay) = self.args.delay {
             tokio::time::sleep(delay).await;
         }

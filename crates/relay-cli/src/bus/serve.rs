@@ -1,5 +1,6 @@
 //! `relay bus serve`: a bus.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,15 +8,17 @@ use anyhow::Context as _;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use relay_bus::{
-    CancellationToken, Component, DispatcherOptions, EngineOptions, MemoryEngine, MessageDispatcher,
-    MessageReceiver, Metrics, ReceiverOptions, Report,
+    BusReference, CancellationToken, Component, DispatcherOptions, Engine, EngineOptions, JetStreamEngine,
+    JetStreamError, MemoryEngine, MessageDispatcher, MessageReceiver, Metrics, NatsOptions, ReceiverOptions,
+    Report,
 };
 use relay_proto::problem::{Problem, ProblemCode};
 use relay_transport::server::{Body, Cut, HttpServer, Settings, full, json, method_not_allowed, problem};
+use tokio::time::Instant;
 
 use super::lines::Lines;
-use crate::args::{BusServeArgs, Until};
-use crate::exit::Exit;
+use crate::args::{BusServeArgs, EngineArg, Until};
+use crate::exit::{Exit, Usage};
 use crate::follow::Ending;
 
 pub(super) async fn run(args: BusServeArgs) -> anyhow::Result<Exit> {
@@ -32,36 +35,51 @@ pub(super) async fn run(args: BusServeArgs) -> anyhow::Result<Exit> {
     let lines = Lines::in_format(args.output, true);
     let metrics = Arc::new(Metrics::default());
     let told = lines.clone();
-    let engine = MemoryEngine::new(
-        dispatcher,
+    let tell = move |event: &_| told.event(event, false);
+    let options = |max_deliver: u32| {
         EngineOptions::default()
             .in_flight(args.in_flight)
             .queue(args.queue)
-            .max_deliver(args.max_deliver.unwrap_or(1))
+            .max_deliver(args.max_deliver.unwrap_or(max_deliver))
             .retry_delay(args.retry_delay)
             .dead_letter(args.dead_letter.clone())
-            .require_cloudevents(args.require_cloudevents),
-        metrics.clone(),
-        move |event| told.event(event, false),
-    );
-    let receiver = MessageReceiver::with_metrics(
-        engine.clone(),
-        ReceiverOptions::default()
-            .max_payload(max_payload)
-            .rules(rules)
-            .require_cloudevents(args.require_cloudevents),
-        metrics.clone(),
-    );
-    let settings = Settings::default().drain(args.drain);
-    let server = HttpServer::bind(args.listen, settings.clone())
-        .await
-        .with_context(|| format!("cannot serve on {}", args.listen))?;
+            .require_cloudevents(args.require_cloudevents)
+    };
+    let receiver = ReceiverOptions::default()
+        .max_payload(max_payload)
+        .rules(rules)
+        .require_cloudevents(args.require_cloudevents);
+    match args.engine {
+        EngineArg::Memory => {
+            let engine = MemoryEngine::new(dispatcher, options(1), metrics.clone(), tell);
+            serve(args, bus, engine, receiver, metrics, lines).await
+        }
+        EngineArg::Jetstream => {
+            let nats = NatsOptions::default().url(args.nats.as_str()).credentials(args.nats_creds.clone());
+            let engine = JetStreamEngine::connect(&nats, dispatcher, options(0), metrics.clone(), tell);
+            let engine = engine.await.map_err(|error| match error {
+                JetStreamError::Url => anyhow::Error::from(Usage(format!("--nats: {error}"))),
+                error => error.into(),
+            })?;
+            serve(args, bus, engine, receiver, metrics, lines).await
+        }
+    }
+}
+
+/// A bus with this engine, from the port's opening to the end.
+async fn serve<E: Engine>(
+    args: BusServeArgs,
+    bus: Option<BusReference>,
+    engine: E,
+    receiver: ReceiverOptions,
+    metrics: Arc<Metrics>,
+    lines: Lines,
+) -> anyhow::Result<Exit> {
+    let receiver = MessageReceiver::with_metrics(engine.clone(), receiver, metrics.clone());
+    let settings = Settings::default().drain(args.drain).h2c(true);
+    let server = bind(args.listen, &settings).await?;
     let admin = match args.admin_listen {
-        Some(address) => Some(
-            HttpServer::bind(address, settings)
-                .await
-                .with_context(|| format!("cannot serve on {address}"))?,
-        ),
+        Some(address) => Some(bind(address, &settings).await?),
         None => None,
     };
     // Whoever has read the line may end the server.
@@ -88,20 +106,29 @@ pub(super) async fn run(args: BusServeArgs) -> anyhow::Result<Exit> {
         .handler(engine.clone());
     let stop = CancellationToken::new();
     let receiving = tokio::spawn(receiver.run(server, stop.clone()));
-    let drops = tokio::spawn({
-        let engine = engine.clone();
-        async move { engine.tell_drops().await }
+    let attending = tokio::spawn({
+        let (engine, monitor) = (engine.clone(), monitor.clone());
+        async move { engine.attend(&monitor).await }
     });
-    if let Some(admin) = admin {
-        tracing::warn!(address = %admin.local_addr(), "health and metrics");
-        tokio::spawn(admin.run(Arc::new(Admin { metrics, state }), stop.clone().cancelled_owned()));
+    if let Some(listening) = admin {
+        tracing::warn!(address = %listening.local_addr(), "health and metrics");
+        let admin = Arc::new(Admin { metrics, state, engine: engine.clone(), kind: args.engine });
+        tokio::spawn(listening.run(admin, stop.clone().cancelled_owned()));
     }
-    let exit = super::follow(&monitor, bus.as_ref(), args.which.concurrency, &stop, &lines, ending).await;
+    let (drain, concurrency) = (args.drain, args.which.concurrency);
+    let (exit, asked) =
+        super::follow(&monitor, bus.as_ref(), concurrency, Some(drain), &stop, &lines, ending).await;
     stop.cancel();
+    // Messages that wait are sent meanwhile.
     let _ = receiving.await;
-    engine.drain(args.drain).await;
-    drops.abort();
+    engine.drain((asked + drain).saturating_duration_since(Instant::now())).await;
+    attending.abort();
     exit
+}
+
+async fn bind(address: SocketAddr, settings: &Settings) -> anyhow::Result<HttpServer> {
+    let bound = HttpServer::bind(address, settings.clone()).await;
+    bound.with_context(|| format!("cannot serve on {address}"))
 }
 
 #[derive(Debug, Default)]
@@ -111,31 +138,48 @@ struct State {
 }
 
 /// Health and metrics, on a port of their own.
-struct Admin {
+struct Admin<E> {
     metrics: Arc<Metrics>,
     state: Arc<State>,
+    engine: E,
+    kind: EngineArg,
 }
 
-impl relay_transport::server::Service for Admin {
+impl<E: Engine> relay_transport::server::Service for Admin<E> {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
         let (ready, live) =
             (self.state.ready.load(Ordering::Acquire), self.state.live.load(Ordering::Acquire));
+        let there = self.engine.is_available();
+        let kind = match self.kind {
+            EngineArg::Memory => "memory",
+            EngineArg::Jetstream => "jetstream",
+        };
         if !matches!(request.method().as_str(), "GET" | "HEAD") {
             return Ok(method_not_allowed("GET, HEAD"));
         }
         Ok(match request.uri().path() {
             "/livez" => full(StatusCode::OK, "text/plain", "ok\n"),
-            "/readyz" if ready && live => full(StatusCode::OK, "text/plain", "ok\n"),
+            "/readyz" if ready && live && there => full(StatusCode::OK, "text/plain", "ok\n"),
             "/readyz" => {
-                let why = if ready { "the objects are not followed" } else { "not synced yet" };
+                let why = match (ready, live) {
+                    (false, _) => "not synced yet",
+                    (true, false) => "the objects are not followed",
+                    (true, true) => "the store is not reached",
+                };
                 problem(&Problem::new(ProblemCode::NOT_READY, why))
             }
             "/health" => {
-                let status = if ready && live { "ok" } else { "degraded" };
+                let status = if ready && live && there { "ok" } else { "degraded" };
                 let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 json(
                     code,
-                    &serde_json::json!({"status": status, "synced": ready, "live": live, "engine": "memory"}),
+                    &serde_json::json!({
+                        "status": status,
+                        "synced": ready,
+                        "live": live,
+                        "engine": kind,
+                        "store": there,
+                    }),
                 )
             }
             "/metrics" => full(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render()),

@@ -35,6 +35,22 @@ impl Monitor {
         Some(subscribed.collect())
     }
 
+    /// Whether the channel is one of this bus, as far as its object says.
+    pub fn wants_channel(&self, channel: &ChannelReference) -> bool {
+        let wanted = self.channels.get(channel).and_then(|record| record.wanted.as_ref());
+        wanted.is_some_and(|wanted| self.is_ours(channel, wanted))
+    }
+
+    /// Whether there is this subscription to this channel, and the channel is one of this bus.
+    pub fn wants_subscription(
+        &self,
+        subscription: &SubscriptionReference,
+        channel: &ChannelReference,
+    ) -> bool {
+        let wanted = self.subscriptions.get(subscription).and_then(|record| record.wanted.as_ref());
+        wanted.is_some_and(|wanted| *wanted.spec.channel == *channel.name()) && self.wants_channel(channel)
+    }
+
     /// How many channels are provisioned and how many subscriptions are subscribed.
     pub fn counts(&self) -> (usize, usize) {
         let channels = self.channels.keys().filter(|channel| self.channel_stands(channel)).count();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -163,6 +164,17 @@ struct ProxyError {
     source: BoxError,
 }
 
+/// Whether a connection was used before.
+#[derive(Clone, Default)]
+pub(crate) struct Used(Arc<AtomicBool>);
+
+impl Used {
+    /// Whether it was, before now.
+    pub(crate) fn replace(&self) -> bool {
+        self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
 /// A connection as hyper gets it.
 pub(crate) struct Conn {
     io: Hold,
@@ -187,7 +199,7 @@ impl Conn {
 
 impl Connection for Conn {
     fn connected(&self) -> Connected {
-        let connected = Connected::new().proxy(self.proxied);
+        let connected = Connected::new().proxy(self.proxied).extra(Used::default());
         match &self.io {
             Hold::Lent(loan) => connected.extra(loan.clone()),
             Hold::Given(_) if self.h2 => connected.negotiated_h2(),

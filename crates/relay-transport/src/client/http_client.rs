@@ -9,18 +9,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::InvalidUri;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use relay_proto::http::Redirect;
 use rustls::pki_types::ServerName;
 
 use crate::Error;
 use crate::client::base_url::BaseUrl;
-use crate::client::connect::Connector;
+use crate::client::connect::{Connector, Used};
 use crate::client::dial::Dialer;
 use crate::client::error::{BoxError, shown};
 use crate::client::proxies::Proxies;
@@ -37,6 +38,8 @@ pub struct HttpClient {
     request_timeout: Duration,
     pub(crate) gzip: bool,
     own_headers: Option<Arc<(BaseUrl, HeaderMap)>>,
+    /// Connections that are used once, for what was sent over one that was closed meanwhile.
+    fresh: Option<Client<Connector, Full<Bytes>>>,
 }
 
 /// Settings of an [`HttpClient`].
@@ -54,6 +57,7 @@ pub struct HttpClientBuilder {
     idle_connections: usize,
     gzip: bool,
     own_headers: Option<(BaseUrl, HeaderMap)>,
+    resend: bool,
 }
 
 /// Which proxies to use. The URL may hold credentials.
@@ -96,6 +100,7 @@ impl HttpClient {
             idle_connections: 4,
             gzip: false,
             own_headers: None,
+            resend: false,
         }
     }
 
@@ -191,14 +196,51 @@ impl HttpClient {
         if let Some(authorization) = self.connector.proxy_authorization(request.uri()) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
         }
-        client.request(request).await.map_err(|error| {
-            if error.is_connect() {
-                Error::Connect { url, source: error.into() }
-            } else {
-                Error::Exchange { url, source: error.into() }
+        let Some(fresh) = &self.fresh else {
+            return client.request(request).await.map_err(|error| failed(url, error));
+        };
+        let again = request.clone();
+        let connection = capture_connection(&mut request);
+        let answered = client.request(request).await;
+        // Of a connection that is used for the first time, the second request has to know.
+        let used = connection.connection_metadata().as_ref().is_some_and(|connected| {
+            let mut extras = Extensions::new();
+            connected.get_extras(&mut extras);
+            extras.get::<Used>().is_some_and(Used::replace)
+        });
+        match answered {
+            Err(error) if used && closed_meanwhile(&error) => {
+                fresh.request(again).await.map_err(|error| failed(url, error))
             }
-        })
+            answered => answered.map_err(|error| failed(url, error)),
+        }
     }
+}
+
+fn failed(url: String, error: hyper_util::client::legacy::Error) -> Error {
+    if error.is_connect() {
+        Error::Connect { url, source: error.into() }
+    } else {
+        Error::Exchange { url, source: error.into() }
+    }
+}
+
+/// Whether the connection ended before there was an answer.
+fn closed_meanwhile(error: &hyper_util::client::legacy::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(hyper) = cause.downcast_ref::<hyper::Error>()
+            && (hyper.is_incomplete_message() || hyper.is_closed() || hyper.is_canceled())
+        {
+            return true;
+        }
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+            return matches!(io.kind(), BrokenPipe | ConnectionAborted | ConnectionReset);
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// Keeps what says nothing about who asks. Anything else may be a secret, whatever its name.
@@ -370,6 +412,15 @@ impl HttpClientBuilder {
         self
     }
 
+    /// Sends a request once more, on a fresh connection, when the connection that it went over had been used before and
+    /// ended without an answer: the server had most likely closed it meanwhile. Default false, for the server may have
+    /// taken the request.
+    #[must_use]
+    pub fn resend_when_closed(mut self, resend: bool) -> Self {
+        self.resend = resend;
+        self
+    }
+
     /// The client.
     ///
     /// # Errors
@@ -413,12 +464,13 @@ impl HttpClientBuilder {
             .http2_initial_stream_window_size(256 << 10)
             .http2_max_header_list_size(16 << 10);
         let client = pool.build(connector.clone());
+        let fresh = self.resend.then(|| pool.clone().pool_max_idle_per_host(0).build(connector.clone()));
         // HTTP/2 without asking has nothing to take over.
         let lending = if self.h2_only { connector.clone() } else { connector.clone().lending() };
         let streams = pool.build(lending);
         let own_headers = self.own_headers.map(Arc::new);
         let request_timeout = self.request_timeout;
-        Ok(HttpClient { client, streams, connector, request_timeout, gzip: self.gzip, own_headers })
+        Ok(HttpClient { client, streams, connector, request_timeout, gzip: self.gzip, own_headers, fresh })
     }
 }
 

@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::{Body, Cut};
-use super::connection::{Activity, Held, Socket};
-use super::request::{MAX_FIELDS, MAX_HEAD};
+use super::connection::{Activity, HEAD_TIMEOUT, Held, Socket};
+use super::h2c::{self, Opened};
+use super::request::{Input, MAX_FIELDS, MAX_HEAD};
 
 /// How long a request head that has begun may still take when the server ends.
 const HEAD_GRACE: Duration = Duration::from_millis(250);
@@ -64,11 +65,18 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// How long an orderly end waits for answers before it cuts them. Default 5 s.
     pub drain: Duration,
+    /// Whether HTTP/2 is spoken to clients that begin with it (prior knowledge). Default no.
+    pub h2c: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_connections: 8192, stall_timeout: Duration::from_secs(30), drain: Duration::from_secs(5) }
+        Self {
+            max_connections: 8192,
+            stall_timeout: Duration::from_secs(30),
+            drain: Duration::from_secs(5),
+            h2c: false,
+        }
     }
 }
 
@@ -91,6 +99,13 @@ impl Settings {
     #[must_use]
     pub fn drain(mut self, drain: Duration) -> Self {
         self.drain = drain;
+        self
+    }
+
+    /// Sets whether HTTP/2 is spoken.
+    #[must_use]
+    pub fn h2c(mut self, h2c: bool) -> Self {
+        self.h2c = h2c;
         self
     }
 }
@@ -156,8 +171,8 @@ impl HttpServer {
                         let _ = stream.set_nodelay(true);
                         if let Some(place) = Place::take(&open, settings.max_connections, &evict, next_id) {
                             let watch = (evict.subscribe(), ending.clone(), kill.clone());
-                            let stall = settings.stall_timeout;
-                            connections.spawn(serve_in_place(service.clone(), stream, place, stall, watch));
+                            let settings = settings.clone();
+                            connections.spawn(serve_in_place(service.clone(), stream, place, settings, watch));
                         }
                     }
                     Err(error) => {
@@ -191,7 +206,7 @@ pub async fn serve_connection<S: Service>(
 ) {
     let place = Place { open: Arc::new(AtomicU64::new(1)), id: 0 };
     let watch = (watch::Sender::new(0).subscribe(), stop, CancellationToken::new());
-    serve_in_place(service, stream, place, settings.stall_timeout, watch).await;
+    serve_in_place(service, stream, place, settings.clone(), watch).await;
 }
 
 /// A connection's place among the bounded number of them.
@@ -227,12 +242,34 @@ async fn serve_in_place<S: Service>(
     service: Arc<S>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
     place: Place,
-    stall_timeout: Duration,
+    settings: Settings,
     (mut evict, stop, kill): (watch::Receiver<u64>, CancellationToken, CancellationToken),
 ) {
+    let opened = Instant::now();
+    let mut stream = Opened::new(stream);
+    if settings.h2c {
+        let begun = tokio::select! {
+            begun = stream.is_http2(opened + HEAD_TIMEOUT) => begun,
+            () = stop.cancelled() => None,
+            () = kill.cancelled() => None,
+            () = evicted(&mut evict, place.id) => None,
+        };
+        match begun {
+            None => return,
+            Some(false) => {}
+            Some(true) => {
+                tokio::select! {
+                    () = h2c::serve(service, stream, stop) => {}
+                    () = kill.cancelled() => {}
+                }
+                return;
+            }
+        }
+    }
     let activity = Arc::new(Activity::default());
-    let socket = Socket::new(stream, activity.clone(), stall_timeout);
-    let answers = service_fn(|request| {
+    let socket = Socket::new(stream, activity.clone(), settings.stall_timeout, opened);
+    let answers = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Input(activity.clone()));
         let (service, activity) = (service.clone(), activity.clone());
         // At once, not when the future is first polled: the connection may be looked at in between.
         let busy = activity.begin();
@@ -288,6 +325,16 @@ async fn serve_in_place<S: Service>(
     }
 }
 
+/// Waits until room is to be made at the cost of this connection.
+async fn evicted(evict: &mut watch::Receiver<u64>, id: u64) {
+    while evict.changed().await.is_ok() {
+        if id <= *evict.borrow_and_update() {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::answer::{full, with_body};
@@ -308,7 +355,7 @@ mod tests {
         let (client, server) = tokio::io::duplex(4096);
         let place = Place::take(&Connections::default(), 10, evict, 1).unwrap();
         let watch = (evict.subscribe(), CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(serve_in_place(Arc::new(answer), server, place, Duration::from_secs(30), watch));
+        tokio::spawn(serve_in_place(Arc::new(answer), server, place, Settings::default(), watch));
         client
     }
 

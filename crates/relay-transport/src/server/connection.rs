@@ -3,20 +3,21 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::framing::Framing;
 use super::hyper_answers::substitute_for;
 
 /// How long a request head may take, from the connect or from its first byte.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a kept-alive connection may be idle.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long the writing of an answer that is no stream may take: a list holds on to the pods as they were.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long what a client still sends is drained after an error answer, so that the answer is not lost in a reset.
@@ -27,6 +28,9 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) struct Activity {
     phase: AtomicU8,
     linger: AtomicBool,
+    /// How often more was asked for after the peer's last byte.
+    dry: AtomicU64,
+    dried: Notify,
 }
 
 /// ```text
@@ -89,6 +93,22 @@ impl Activity {
     /// The answer is a stream: a client that stops sending is gone.
     pub(crate) fn streams(&self) {
         self.set(Phase::Streaming);
+    }
+
+    /// How often more was asked for, while a request was being answered, after the peer's last byte.
+    pub(crate) fn dry(&self) -> u64 {
+        self.dry.load(Ordering::Acquire)
+    }
+
+    /// Waits until more is asked for in vain once more than that often.
+    pub(crate) async fn dried(&self, before: u64) {
+        loop {
+            let dried = self.dried.notified();
+            if self.dry() > before {
+                return;
+            }
+            dried.await;
+        }
     }
 
     /// After the answer, what the client still sends is to be drained for a moment.
@@ -164,12 +184,12 @@ pub(crate) struct Socket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    pub(crate) fn new(stream: S, activity: Arc<Activity>, stall_timeout: Duration) -> Self {
+    pub(crate) fn new(stream: S, activity: Arc<Activity>, stall_timeout: Duration, opened: Instant) -> Self {
         Self {
             stream,
             activity,
             armed: Phase::Fresh,
-            read_deadline: Box::pin(tokio::time::sleep(HEAD_TIMEOUT)),
+            read_deadline: Box::pin(tokio::time::sleep_until(opened + HEAD_TIMEOUT)),
             stall_timeout,
             stalled: None,
             answer_deadline: None,
@@ -251,6 +271,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
             this.framing.look_at(&mut buf.filled_mut()[before..]);
             if ended && outcome.is_ok() && this.activity.phase() == Phase::Busy {
                 this.hidden_end = true;
+                this.activity.dry.fetch_add(1, Ordering::AcqRel);
+                this.activity.dried.notify_waiters();
                 return Poll::Pending;
             }
             if !ended && this.activity.is_waiting() {

@@ -1,8 +1,9 @@
 //! What a request says: its head, its query, its credential, its body.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::uri::Authority;
@@ -12,6 +13,7 @@ use hyper::body::Incoming;
 use relay_proto::problem::{Problem, ProblemCode};
 
 use super::answer::Cut;
+use super::connection::Activity;
 
 /// Bytes of a request head that are taken.
 pub(super) const MAX_HEAD: usize = 64 << 10;
@@ -92,6 +94,97 @@ pub async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Unread> {
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) | Err(_) => Err(Unread::Gone(Cut)),
     }
+}
+
+/// Reads a body of at most `limit` bytes within `patience`. A client that closed its sending side before the end of the
+/// body is found out at once, and can still be answered.
+///
+/// # Errors
+/// [`BodyError`].
+pub async fn collect_body(
+    head: &Parts,
+    mut body: Incoming,
+    limit: usize,
+    patience: Duration,
+) -> Result<Bytes, BodyError> {
+    use http_body::Body as _;
+    // Known before it is read, so that no client is told to go on sending.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(BodyError::TooLarge);
+    }
+    let input = head.extensions.get::<Input>();
+    let collect = async {
+        let mut whole = Pieces::default();
+        loop {
+            let before = input.map_or(0, |Input(activity)| activity.dry());
+            let dried = async {
+                match input {
+                    Some(Input(activity)) => activity.dried(before).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let frame = tokio::select! {
+                biased;
+                frame = body.frame() => frame,
+                () = dried => return Err(BodyError::Broken),
+            };
+            let Some(frame) = frame else { return Ok(whole.into_bytes()) };
+            if let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() {
+                if whole.length() + data.len() > limit {
+                    return Err(BodyError::TooLarge);
+                }
+                whole.push(data);
+            }
+        }
+    };
+    tokio::time::timeout(patience, collect).await.unwrap_or(Err(BodyError::Late))
+}
+
+/// Pieces of a body, put together only where there are several.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    whole: BytesMut,
+}
+
+impl Pieces {
+    fn length(&self) -> usize {
+        self.first.len() + self.whole.len()
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        if self.length() == 0 {
+            self.first = piece;
+            return;
+        }
+        if self.whole.is_empty() {
+            self.whole.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.whole.extend_from_slice(&piece);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.whole.is_empty() { self.first } else { self.whole.freeze() }
+    }
+}
+
+/// Where the bytes of a request come from: in its extensions, so that who reads its body learns of their end.
+#[derive(Debug, Clone)]
+pub(super) struct Input(pub(super) Arc<Activity>);
+
+/// Why a body was not collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// It is over the limit.
+    #[error("the body is too large")]
+    TooLarge,
+    /// It broke off, or its chunks are wrong.
+    #[error("the body broke off or its chunks are wrong")]
+    Broken,
+    /// It took too long.
+    #[error("the body took too long")]
+    Late,
 }
 
 /// Why a body was not read.

@@ -1,0 +1,587 @@
+//! A bus on NATS JetStream: what was answered with 202 is stored, and reaches every subscription at least once.
+
+mod connect;
+mod names;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, FromConsumer as _, pull};
+use async_nats::jetstream::context::{CreateStreamErrorKind, DeleteStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::stream::{
+    Config as StreamConfig, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
+};
+use async_nats::jetstream::{Context, ErrorCode};
+use relay_proto::bus::{
+    BusReference, BusSpec, ChannelReference, ChannelSpec, Message, ResolvedParameters, SubscriptionReference,
+    SubscriptionSpec,
+};
+use relay_proto::retry::{Backoff, Jitter};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use self::connect::{JetStreamError, NatsOptions};
+use self::connect::{PATIENCE, connect};
+use self::worker::{ACK_WAIT, work};
+use super::delivery::{Channels, Target};
+use super::drops::TELL;
+use super::{Engine, EngineOptions, Outbound, lock};
+use crate::dispatcher::MessageDispatcher;
+use crate::events::Event;
+use crate::handler::{HandlerError, MonitorHandler};
+use crate::metrics::Metrics;
+use crate::monitor::Monitor;
+use crate::receiver::{Receive, ReceiveError};
+
+/// A bus whose messages are kept by a NATS server with JetStream, 2.9 or later. A stream for each channel, a durable
+/// consumer for each subscription. **Each message that was answered with 202 reaches each subscription at least once**,
+/// whatever ends in between, as long as the server keeps its files; a message may come twice, and in another order
+/// unless there is one call at a time.
+///
+/// While NATS is away messages are refused with 503, and calls of the monitor fail; both begin again by themselves.
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct JetStreamEngine(Arc<Inner>);
+
+struct Inner {
+    out: Outbound,
+    client: Client,
+    context: Context,
+    up: watch::Receiver<bool>,
+    ready: AtomicBool,
+    /// The first connection was waited for.
+    began: AtomicBool,
+    state: Mutex<State>,
+    /// There is a subscription to subscribe again.
+    lost: Notify,
+    held: AtomicU64,
+    idle: Notify,
+    /// What is under way ends at once.
+    cut: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    channels: BTreeSet<ChannelReference>,
+    routes: BTreeMap<SubscriptionReference, Working>,
+    /// Channels and subscriptions that are wanted, and that NATS does not have yet: until it does, a message for the
+    /// channel would miss someone.
+    missing_channels: BTreeSet<ChannelReference>,
+    missing: BTreeMap<SubscriptionReference, ChannelReference>,
+    /// Subscriptions that were subscribed by this process: if their consumer is made anew, it begins with all that is
+    /// kept.
+    known: BTreeSet<SubscriptionReference>,
+    lost: BTreeSet<SubscriptionReference>,
+}
+
+/// How long the first connection is waited for before calls fail.
+const FIRST_CONNECTION: Duration = Duration::from_secs(1);
+
+/// A consumer and what takes from it.
+type Working = (Arc<Route>, JoinHandle<()>);
+
+/// One subscription and its consumer.
+struct Route {
+    target: Target,
+    stream: String,
+    durable: String,
+    /// Places for messages whose replies wait.
+    room: Arc<Semaphore>,
+    /// No more is taken.
+    stop: CancellationToken,
+    /// What is under way ends, too.
+    gone: CancellationToken,
+}
+
+impl JetStreamEngine {
+    /// An engine without channels. NATS may be away. `tell` is called for everything that happens to messages, and must
+    /// not block.
+    ///
+    /// # Errors
+    /// [`JetStreamError`]: what no waiting would mend.
+    pub async fn connect(
+        nats: &NatsOptions,
+        dispatcher: MessageDispatcher,
+        options: EngineOptions,
+        metrics: Arc<Metrics>,
+        tell: impl Fn(&Event) + Send + Sync + 'static,
+    ) -> Result<Self, JetStreamError> {
+        let (client, up) = connect(nats).await?;
+        let mut context = async_nats::jetstream::new(client.clone());
+        context.set_timeout(PATIENCE);
+        Ok(Self(Arc::new(Inner {
+            out: Outbound { dispatcher, options, metrics, tell: Box::new(tell) },
+            client,
+            context,
+            up,
+            ready: AtomicBool::new(false),
+            began: AtomicBool::new(false),
+            state: Mutex::default(),
+            lost: Notify::new(),
+            held: AtomicU64::new(0),
+            idle: Notify::new(),
+            cut: CancellationToken::new(),
+        })))
+    }
+}
+
+impl std::fmt::Debug for JetStreamEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JetStreamEngine").field("options", &self.0.out.options).finish_non_exhaustive()
+    }
+}
+
+impl Engine for JetStreamEngine {
+    fn set_ready(&self) {
+        self.0.ready.store(true, Ordering::Release);
+    }
+
+    fn is_available(&self) -> bool {
+        self.0.is_up()
+    }
+
+    async fn attend(&self, monitor: &Monitor<Self>) {
+        let inner = &self.0;
+        let mut up = inner.up.clone();
+        loop {
+            tokio::select! {
+                changed = up.changed() => {
+                    if changed.is_err() {
+                        return std::future::pending().await;
+                    }
+                    // What failed because NATS was away is called at once.
+                    if *up.borrow_and_update() {
+                        monitor.retry_now();
+                    }
+                }
+                () = inner.lost.notified() => {
+                    for subscription in std::mem::take(&mut lock(&inner.state).lost) {
+                        monitor.requeue_subscription(&subscription);
+                    }
+                }
+                () = tokio::time::sleep(TELL) => {
+                    inner.flush_drops(false);
+                    inner.forget_unwanted(monitor);
+                }
+            }
+        }
+    }
+
+    async fn drain(&self, patience: Duration) -> u64 {
+        let inner = &self.0;
+        let workers: Vec<_> = std::mem::take(&mut lock(&inner.state).routes).into_values().collect();
+        workers.iter().for_each(|(route, _)| route.stop.cancel());
+        let all_sent = async {
+            loop {
+                let idle = inner.idle.notified();
+                if inner.held.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                idle.await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, all_sent).await;
+        let left = inner.held.load(Ordering::Acquire);
+        inner.cut.cancel();
+        for (route, worker) in workers {
+            let _ = worker.await;
+            route.target.flush_drops(&inner.out, true);
+        }
+        if left > 0 {
+            tracing::info!(left, "messages under way are left to the next start");
+        }
+        // The last acks. They are lost at worst, and the messages come again.
+        let _ = tokio::time::timeout(Duration::from_millis(500), inner.client.flush()).await;
+        0
+    }
+}
+
+impl Receive for JetStreamEngine {
+    async fn receive(&self, channel: &ChannelReference, message: Message) -> Result<(), ReceiveError> {
+        self.0.publish(channel, &message).await
+    }
+
+    fn check(&self, channel: &ChannelReference) -> Result<(), ReceiveError> {
+        if !self.0.ready.load(Ordering::Acquire) {
+            return Err(ReceiveError::NotReady);
+        }
+        self.0.check(channel)
+    }
+}
+
+impl Channels for Arc<Inner> {
+    fn has(&self, channel: &ChannelReference) -> bool {
+        lock(&self.state).channels.contains(channel)
+    }
+
+    async fn hand_over(&self, channel: &ChannelReference, message: &Message) -> Result<(), ReceiveError> {
+        self.publish(channel, message).await
+    }
+}
+
+impl Inner {
+    fn is_up(&self) -> bool {
+        *self.up.borrow()
+    }
+
+    fn check(&self, channel: &ChannelReference) -> Result<(), ReceiveError> {
+        let unavailable = |why: &str| Err(ReceiveError::StoreUnavailable(why.to_owned()));
+        if !self.is_up() {
+            return unavailable("NATS is not reached");
+        }
+        let state = lock(&self.state);
+        if state.missing_channels.contains(channel)
+            || state.missing.values().any(|missing| missing == channel)
+        {
+            return unavailable("the channel's stream or consumers are not there yet");
+        }
+        if state.channels.contains(channel) { Ok(()) } else { Err(ReceiveError::UnknownChannel) }
+    }
+
+    /// Stores a message.
+    async fn publish(
+        self: &Arc<Self>,
+        channel: &ChannelReference,
+        message: &Message,
+    ) -> Result<(), ReceiveError> {
+        self.check(channel)?;
+        let (subject, headers) = (names::subject(channel), names::headers(message));
+        let published = async {
+            self.context.publish_with_headers(subject, headers, message.payload.clone()).await?.await
+        };
+        let error = match published.await {
+            Ok(_) => {
+                (self.out.tell)(&Event::Received { channel: channel.clone() });
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => {
+                let limit = self.client.max_payload();
+                Err(ReceiveError::TooLarge(format!(
+                    "the store takes messages of at most {limit} bytes, headers included"
+                )))
+            }
+            kind => {
+                if kind == PublishErrorKind::StreamNotFound {
+                    self.heal(channel);
+                }
+                Err(ReceiveError::StoreUnavailable(relay_proto::error::chain(&error).to_string()))
+            }
+        }
+    }
+
+    /// Makes a stream again that somebody deleted, and has its subscriptions subscribe again.
+    fn heal(self: &Arc<Self>, channel: &ChannelReference) {
+        if !self.is_up() || !lock(&self.state).missing_channels.insert(channel.clone()) {
+            return;
+        }
+        tracing::warn!(%channel, "its stream is gone, and made again");
+        let (inner, channel) = (self.clone(), channel.clone());
+        tokio::spawn(async move {
+            let made = inner.make_stream(&channel).await;
+            let mut state = lock(&inner.state);
+            state.missing_channels.remove(&channel);
+            if made.is_ok() {
+                let routes: Vec<_> = state.routes.values().map(|(route, _)| route.clone()).collect();
+                for route in routes.into_iter().filter(|route| route.target.channel == channel) {
+                    state.lose(&route);
+                }
+                inner.lost.notify_one();
+            }
+        });
+    }
+
+    fn vanished(&self, route: &Route) {
+        lock(&self.state).lose(route);
+        self.lost.notify_one();
+    }
+
+    async fn make_stream(&self, channel: &ChannelReference) -> Result<(), HandlerError> {
+        self.need_nats().await?;
+        let config = StreamConfig {
+            name: names::stream(channel),
+            subjects: vec![names::subject(channel)],
+            retention: RetentionPolicy::Interest,
+            storage: StorageType::File,
+            // A full store refuses: what it took it keeps.
+            discard: DiscardPolicy::New,
+            ..StreamConfig::default()
+        };
+        match self.context.create_stream(config).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                CreateStreamErrorKind::JetStream(refusal) => Err(refused("the stream", &refusal)),
+                _ => Err(HandlerError::failed(format!("the stream: {}", relay_proto::error::chain(&error)))),
+            },
+        }
+    }
+
+    /// Whether the consumer of a route is there.
+    async fn has_consumer(&self, route: &Route) -> Result<bool, HandlerError> {
+        Ok(self.consumer(&route.stream, &route.durable).await?.is_some())
+    }
+
+    async fn consumer(&self, stream: &str, durable: &str) -> Result<Option<pull::Config>, HandlerError> {
+        match self.context.get_consumer_from_stream::<pull::Config, _, _>(durable, stream).await {
+            Ok(consumer) => {
+                let config = pull::Config::try_from_consumer_config(consumer.cached_info().config.clone());
+                config.map(Some).map_err(|error| HandlerError::failed(format!("the consumer: {error}")))
+            }
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::JetStream(refusal)
+                    if matches!(
+                        refusal.error_code(),
+                        ErrorCode::CONSUMER_NOT_FOUND | ErrorCode::STREAM_NOT_FOUND
+                    ) =>
+                {
+                    Ok(None)
+                }
+                ConsumerErrorKind::JetStream(refusal) => Err(refused("the consumer", &refusal)),
+                _ => {
+                    Err(HandlerError::failed(format!("the consumer: {}", relay_proto::error::chain(&error))))
+                }
+            },
+        }
+    }
+
+    async fn make_consumer(
+        &self,
+        subscription: &SubscriptionReference,
+        stream: &str,
+    ) -> Result<(), HandlerError> {
+        self.need_nats().await?;
+        let durable = names::durable(subscription);
+        let max_ack_pending = if self.out.options.in_flight == 1 { 1 } else { -1 };
+        let config = match self.consumer(stream, &durable).await? {
+            Some(held) if held.max_ack_pending == max_ack_pending && held.ack_wait == ACK_WAIT => {
+                return Ok(());
+            }
+            // It keeps its position.
+            Some(held) => pull::Config { max_ack_pending, ack_wait: ACK_WAIT, ..held },
+            None => pull::Config {
+                durable_name: Some(durable),
+                deliver_policy: if lock(&self.state).known.contains(subscription) {
+                    DeliverPolicy::All
+                } else {
+                    DeliverPolicy::New
+                },
+                ack_policy: AckPolicy::Explicit,
+                ack_wait: ACK_WAIT,
+                max_ack_pending,
+                ..pull::Config::default()
+            },
+        };
+        match self.context.create_consumer_on_stream(config, stream).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::JetStream(refusal) => Err(refused("the consumer", &refusal)),
+                _ => {
+                    Err(HandlerError::failed(format!("the consumer: {}", relay_proto::error::chain(&error))))
+                }
+            },
+        }
+    }
+
+    /// Fails at once while NATS is away; but the first connection is waited for a moment.
+    async fn need_nats(&self) -> Result<(), HandlerError> {
+        let mut up = self.up.clone();
+        if !self.began.load(Ordering::Acquire) {
+            let _ = tokio::time::timeout(FIRST_CONNECTION, up.wait_for(|up| *up)).await;
+            self.began.store(true, Ordering::Release);
+        }
+        if *up.borrow() { Ok(()) } else { Err(HandlerError::failed("NATS is not reached")) }
+    }
+
+    /// What is missing and not wanted any more holds nobody up.
+    fn forget_unwanted(&self, monitor: &Monitor<JetStreamEngine>) {
+        let mut state = lock(&self.state);
+        state.missing.retain(|subscription, channel| monitor.wants_subscription(subscription, channel));
+        state.missing_channels.retain(|channel| monitor.wants_channel(channel));
+    }
+
+    fn flush_drops(&self, all: bool) {
+        let routes: Vec<_> = lock(&self.state).routes.values().map(|(route, _)| route.clone()).collect();
+        routes.iter().for_each(|route| route.target.flush_drops(&self.out, all));
+    }
+
+    fn hold(&self) {
+        self.held.fetch_add(1, Ordering::AcqRel);
+        self.out.metrics.queued.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn release(&self) {
+        self.out.metrics.queued.fetch_sub(1, Ordering::Relaxed);
+        if self.held.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    fn delays(&self) -> Backoff {
+        let seed = getrandom::u64().unwrap_or_default();
+        Backoff::new(self.out.options.retry_delay, Duration::from_secs(60), seed).jitter(Jitter::Quarter)
+    }
+
+    fn count(&self, state: &State) {
+        let metrics = &self.out.metrics;
+        metrics.channels.store(state.channels.len() as u64, Ordering::Relaxed);
+        metrics.subscriptions.store(state.routes.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Ends what takes messages for a subscription, and what is under way for it.
+    async fn end(&self, subscription: &SubscriptionReference) {
+        let removed = {
+            let mut state = lock(&self.state);
+            let removed = state.routes.remove(subscription);
+            self.count(&state);
+            removed
+        };
+        if let Some((route, worker)) = removed {
+            route.stop.cancel();
+            route.gone.cancel();
+            let _ = worker.await;
+            route.target.flush_drops(&self.out, true);
+        }
+    }
+}
+
+impl State {
+    /// The consumer of a route is not there any more.
+    fn lose(&mut self, route: &Route) {
+        let subscription = route.target.subscription.clone();
+        self.missing.insert(subscription.clone(), route.target.channel.clone());
+        self.lost.insert(subscription);
+        route.stop.cancel();
+    }
+}
+
+fn refused(what: &str, error: &async_nats::jetstream::Error) -> HandlerError {
+    HandlerError::failed(format!("{what}: {error}"))
+}
+
+impl MonitorHandler for JetStreamEngine {
+    async fn bus(&self, _: &BusReference, _: &BusSpec) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    async fn provision(
+        &self,
+        channel: &ChannelReference,
+        _: &ChannelSpec,
+        _: &ResolvedParameters,
+    ) -> Result<(), HandlerError> {
+        let made = self.0.make_stream(channel).await;
+        let mut state = lock(&self.0.state);
+        match &made {
+            Ok(()) => {
+                state.channels.insert(channel.clone());
+                state.missing_channels.remove(channel);
+            }
+            Err(_) => drop(state.missing_channels.insert(channel.clone())),
+        }
+        self.0.count(&state);
+        made
+    }
+
+    async fn unprovision(&self, channel: &ChannelReference) -> Result<(), HandlerError> {
+        {
+            let mut state = lock(&self.0.state);
+            state.channels.remove(channel);
+            state.missing_channels.remove(channel);
+            self.0.count(&state);
+        }
+        self.0.need_nats().await?;
+        match self.0.context.delete_stream(names::stream(channel)).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                DeleteStreamErrorKind::JetStream(refusal)
+                    if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                {
+                    Ok(())
+                }
+                DeleteStreamErrorKind::JetStream(refusal) => Err(refused("the stream", &refusal)),
+                _ => Err(HandlerError::failed(format!("the stream: {}", relay_proto::error::chain(&error)))),
+            },
+        }
+    }
+
+    async fn subscribe(
+        &self,
+        subscription: &SubscriptionReference,
+        channel: &ChannelReference,
+        spec: &SubscriptionSpec,
+        _: &ResolvedParameters,
+    ) -> Result<(), HandlerError> {
+        let inner = &self.0;
+        let (stream, spec) = (names::stream(channel), Arc::new(spec.clone()));
+        // What takes messages goes on with the new spec meanwhile; the consumer keeps its position.
+        let standing = lock(&inner.state).routes.get(subscription).map(|(route, _)| route.clone());
+        let standing =
+            standing.filter(|route| route.target.channel == *channel && !route.stop.is_cancelled());
+        if let Some(route) = &standing {
+            *lock(&route.target.spec) = spec.clone();
+        }
+        if let Err(error) = inner.make_consumer(subscription, &stream).await {
+            lock(&inner.state).missing.insert(subscription.clone(), channel.clone());
+            return Err(error);
+        }
+        if standing.is_none() {
+            inner.end(subscription).await;
+            let route = Arc::new(Route {
+                target: Target::new(channel, subscription, spec),
+                stream,
+                durable: names::durable(subscription),
+                room: Arc::new(Semaphore::new(inner.out.options.queue.min(Semaphore::MAX_PERMITS))),
+                stop: CancellationToken::new(),
+                gone: CancellationToken::new(),
+            });
+            let worker = tokio::spawn(work(inner.clone(), route.clone()));
+            lock(&inner.state).routes.insert(subscription.clone(), (route, worker));
+        }
+        let mut state = lock(&inner.state);
+        state.missing.remove(subscription);
+        state.known.insert(subscription.clone());
+        inner.count(&state);
+        Ok(())
+    }
+
+    async fn unsubscribe(
+        &self,
+        subscription: &SubscriptionReference,
+        channel: &ChannelReference,
+    ) -> Result<(), HandlerError> {
+        let inner = &self.0;
+        inner.end(subscription).await;
+        {
+            let mut state = lock(&inner.state);
+            state.missing.remove(subscription);
+            state.known.remove(subscription);
+            state.lost.remove(subscription);
+        }
+        inner.need_nats().await?;
+        let (stream, durable) = (names::stream(channel), names::durable(subscription));
+        match inner.context.delete_consumer_from_stream(durable, stream).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::JetStream(refusal)
+                    if matches!(
+                        refusal.error_code(),
+                        ErrorCode::CONSUMER_NOT_FOUND | ErrorCode::STREAM_NOT_FOUND
+                    ) =>
+                {
+                    Ok(())
+                }
+                ConsumerErrorKind::JetStream(refusal) => Err(refused("the consumer", &refusal)),
+                _ => {
+                    Err(HandlerError::failed(format!("the consumer: {}", relay_proto::error::chain(&error))))
+                }
+            },
+        }
+    }
+}

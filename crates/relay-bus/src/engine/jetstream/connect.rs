@@ -1,0 +1,140 @@
+//! The connection to NATS: made again for ever, and known to be there or not.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event as NatsEvent, ServerAddr};
+use relay_proto::retry::{Backoff, Jitter};
+use tokio::sync::watch;
+
+/// How long NATS may take to answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Between pings; a server that does not answer two of them is away.
+const PING: Duration = Duration::from_secs(2);
+/// Between tries to connect, at first and at most.
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// Where NATS is, and who asks: `NatsOptions::default()` and setters named like the fields. The URL may hold credentials,
+/// and is not shown.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct NatsOptions {
+    /// The server, `nats://` or `tls://`. Default `nats://127.0.0.1:4222`.
+    pub url: String,
+    /// A credentials file. Default none.
+    pub credentials: Option<PathBuf>,
+}
+
+impl Default for NatsOptions {
+    fn default() -> Self {
+        Self { url: "nats://127.0.0.1:4222".into(), credentials: None }
+    }
+}
+
+impl NatsOptions {
+    /// Sets the server.
+    #[must_use]
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = url.into();
+        self
+    }
+
+    /// Sets the credentials file.
+    #[must_use]
+    pub fn credentials(mut self, file: Option<PathBuf>) -> Self {
+        self.credentials = file;
+        self
+    }
+}
+
+/// Without the URL.
+impl fmt::Debug for NatsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NatsOptions").field("credentials", &self.credentials).finish_non_exhaustive()
+    }
+}
+
+/// Why there can be no connection, ever. A server that is away is no error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JetStreamError {
+    /// The URL is none of a NATS server.
+    #[error("the URL of NATS cannot be used: nats://HOST:PORT or tls://HOST:PORT")]
+    Url,
+    /// The credentials file cannot be used.
+    #[error("the NATS credentials {}", path.display())]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        source: std::io::Error,
+    },
+    /// The connection cannot be set up.
+    #[error("the connection to NATS cannot be set up")]
+    Setup {
+        /// How.
+        source: async_nats::ConnectError,
+    },
+}
+
+/// Connects now or later; the second part says whether there is a connection.
+pub(super) async fn connect(
+    options: &NatsOptions,
+) -> Result<(Client, watch::Receiver<bool>), JetStreamError> {
+    let scheme = options.url.split_once("://").map(|(scheme, _)| scheme);
+    let address: ServerAddr = options.url.parse().map_err(|_| JetStreamError::Url)?;
+    if !matches!(scheme, Some("nats" | "tls")) || address.host().is_empty() {
+        return Err(JetStreamError::Url);
+    }
+    let up = watch::Sender::new(false);
+    let seen = up.subscribe();
+    let seed = getrandom::u64().unwrap_or_default();
+    let mut connect = ConnectOptions::new()
+        .name("relay bus")
+        .retry_on_initial_connect()
+        .max_reconnects(None)
+        .ping_interval(PING)
+        .connection_timeout(PATIENCE)
+        .request_timeout(Some(PATIENCE))
+        .reconnect_delay_callback(move |tries| {
+            let mut backoff = Backoff::new(FIRST, LONGEST, seed ^ tries as u64).jitter(Jitter::Quarter);
+            for _ in 1..tries.min(8) {
+                let _ = backoff.next_delay();
+            }
+            backoff.next_delay()
+        })
+        .event_callback(move |event| {
+            tell(&event, &up);
+            std::future::ready(())
+        });
+    if let Some(path) = &options.credentials {
+        let unusable = |source| JetStreamError::Credentials { path: path.clone(), source };
+        connect = connect.credentials_file(path).await.map_err(unusable)?;
+    }
+    let client = connect.connect(address).await.map_err(|source| JetStreamError::Setup { source })?;
+    Ok((client, seen))
+}
+
+/// A change is told once.
+fn tell(event: &NatsEvent, up: &watch::Sender<bool>) {
+    match event {
+        NatsEvent::Connected => {
+            if !up.send_replace(true) {
+                tracing::info!("connected to NATS");
+            }
+        }
+        NatsEvent::Closed => {
+            up.send_replace(false);
+        }
+        NatsEvent::Disconnected => {
+            if up.send_replace(false) {
+                tracing::warn!("the connection to NATS is gone; messages are refused until it is back");
+            }
+        }
+        NatsEvent::ServerError(error) => tracing::warn!(%error, "NATS refuses"),
+        NatsEvent::ClientError(error) => tracing::debug!(%error, "NATS is not reached"),
+        _ => {}
+    }
+}

@@ -1,0 +1,341 @@
+//! A bus in memory: a queue for each subscription, and no promise.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use relay_proto::bus::{
+    BusReference, BusSpec, ChannelReference, ChannelSpec, Message, ResolvedParameters, SubscriptionReference,
+    SubscriptionSpec,
+};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::delivery::{Channels, Delivery, Step, Target};
+use super::drops::TELL;
+use super::{Engine, EngineOptions, Outbound, lock};
+use crate::dispatcher::MessageDispatcher;
+use crate::events::{DropReason, Event};
+use crate::handler::{HandlerError, MonitorHandler};
+use crate::metrics::Metrics;
+use crate::monitor::Monitor;
+use crate::receiver::{Receive, ReceiveError};
+
+/// A bus whose messages wait in memory. **It promises no delivery**: a queue that is full drops the new message for
+/// that one subscription, and what waits when the process ends is lost. Both are told.
+///
+/// It is a [`MonitorHandler`], which says what there is, and a [`Receive`], which says what comes. Cheap to clone.
+#[derive(Clone)]
+pub struct MemoryEngine(Arc<Inner>);
+
+struct Inner {
+    out: Outbound,
+    ready: AtomicBool,
+    channels: RwLock<BTreeMap<ChannelReference, Arc<Routes>>>,
+    routes: Mutex<BTreeMap<SubscriptionReference, Working>>,
+    /// Messages that wait or are under way.
+    held: AtomicU64,
+    idle: Notify,
+}
+
+type Routes = RwLock<Vec<Arc<Route>>>;
+/// A queue and what empties it.
+type Working = (Arc<Route>, JoinHandle<()>);
+
+/// One subscription and its queue.
+struct Route {
+    target: Target,
+    queue: mpsc::Sender<Queued>,
+    /// Messages, and their bytes, that wait or are under way.
+    held: AtomicUsize,
+    bytes: AtomicUsize,
+    stop: CancellationToken,
+}
+
+/// A message with its place among those that are held.
+struct Queued {
+    message: Message,
+    _place: Place,
+}
+
+struct Place {
+    inner: Arc<Inner>,
+    route: Arc<Route>,
+    size: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.route.held.fetch_sub(1, Ordering::AcqRel);
+        self.route.bytes.fetch_sub(self.size, Ordering::AcqRel);
+        self.inner.out.metrics.queued.fetch_sub(1, Ordering::Relaxed);
+        if self.inner.held.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.inner.idle.notify_waiters();
+        }
+    }
+}
+
+impl MemoryEngine {
+    /// An engine without channels. `tell` is called for everything that happens to messages, and must not block.
+    pub fn new(
+        dispatcher: MessageDispatcher,
+        options: EngineOptions,
+        metrics: Arc<Metrics>,
+        tell: impl Fn(&Event) + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            out: Outbound { dispatcher, options, metrics, tell: Box::new(tell) },
+            ready: AtomicBool::new(false),
+            channels: RwLock::default(),
+            routes: Mutex::default(),
+            held: AtomicU64::new(0),
+            idle: Notify::new(),
+        }))
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn set_ready(&self) {
+        self.0.ready.store(true, Ordering::Release);
+    }
+
+    async fn attend(&self, _: &Monitor<Self>) {
+        loop {
+            tokio::time::sleep(TELL).await;
+            self.0.flush_drops(false);
+        }
+    }
+
+    async fn drain(&self, patience: Duration) -> u64 {
+        let all_sent = async {
+            loop {
+                let idle = self.0.idle.notified();
+                if self.0.held.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                idle.await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, all_sent).await;
+        self.0.flush_drops(true);
+        let count = self.0.held.load(Ordering::Acquire);
+        let routes = std::mem::take(&mut *lock(&self.0.routes));
+        for (route, worker) in routes.into_values() {
+            route.stop.cancel();
+            let _ = worker.await;
+        }
+        if count > 0 {
+            (self.0.out.tell)(&Event::Unsent { count });
+        }
+        count
+    }
+}
+
+impl Receive for MemoryEngine {
+    async fn receive(&self, channel: &ChannelReference, message: Message) -> Result<(), ReceiveError> {
+        self.0.accept(channel, &message)
+    }
+
+    fn check(&self, channel: &ChannelReference) -> Result<(), ReceiveError> {
+        if !self.0.ready.load(Ordering::Acquire) {
+            return Err(ReceiveError::NotReady);
+        }
+        if self.0.routes_of(channel).is_none() { Err(ReceiveError::UnknownChannel) } else { Ok(()) }
+    }
+}
+
+impl Inner {
+    fn routes_of(&self, channel: &ChannelReference) -> Option<Arc<Routes>> {
+        self.channels.read().unwrap_or_else(PoisonError::into_inner).get(channel).cloned()
+    }
+
+    /// Queues a message for each subscription of a channel.
+    fn accept(self: &Arc<Self>, channel: &ChannelReference, message: &Message) -> Result<(), ReceiveError> {
+        let routes = self.routes_of(channel).ok_or(ReceiveError::UnknownChannel)?;
+        (self.out.tell)(&Event::Received { channel: channel.clone() });
+        for route in &*routes.read().unwrap_or_else(PoisonError::into_inner) {
+            self.queue(route, message);
+        }
+        Ok(())
+    }
+
+    fn queue(self: &Arc<Self>, route: &Arc<Route>, message: &Message) {
+        let size = message.size();
+        let bytes = route.bytes.fetch_add(size, Ordering::AcqRel);
+        let held = route.held.fetch_add(1, Ordering::AcqRel);
+        self.out.metrics.queued.fetch_add(1, Ordering::Relaxed);
+        self.held.fetch_add(1, Ordering::AcqRel);
+        // Given back when it is dropped, whatever becomes of the message.
+        let place = Place { inner: self.clone(), route: route.clone(), size };
+        let fits = (bytes + size <= self.out.options.queue_bytes || bytes == 0) && held < self.room();
+        if !fits || route.queue.try_send(Queued { message: message.clone(), _place: place }).is_err() {
+            route.target.dropped(&self.out, DropReason::QueueFull);
+        }
+    }
+
+    fn flush_drops(&self, all: bool) {
+        let routes: Vec<_> = lock(&self.routes).values().map(|(route, _)| route.clone()).collect();
+        routes.iter().for_each(|route| route.target.flush_drops(&self.out, all));
+    }
+
+    /// Messages that a subscription may hold: those that wait, and those under way.
+    fn room(&self) -> usize {
+        self.out.options.queue.saturating_add(self.out.options.in_flight.max(1))
+    }
+}
+
+impl Channels for Arc<Inner> {
+    fn has(&self, channel: &ChannelReference) -> bool {
+        self.routes_of(channel).is_some()
+    }
+
+    async fn hand_over(&self, channel: &ChannelReference, message: &Message) -> Result<(), ReceiveError> {
+        self.accept(channel, message)
+    }
+}
+
+/// Takes messages from a queue for as long as there are slots.
+async fn work(inner: Arc<Inner>, route: Arc<Route>, mut queue: mpsc::Receiver<Queued>) {
+    let slots = Arc::new(Semaphore::new(inner.out.options.in_flight.max(1)));
+    let mut calls = JoinSet::new();
+    loop {
+        let next = async {
+            let slot = slots.clone().acquire_owned().await.ok()?;
+            Some((slot, queue.recv().await?))
+        };
+        let (slot, queued) = tokio::select! {
+            () = route.stop.cancelled() => break,
+            next = next => match next {
+                Some(next) => next,
+                None => break,
+            },
+        };
+        calls.spawn(deliver(inner.clone(), route.clone(), queued, slot, slots.clone()));
+        while calls.try_join_next().is_some() {}
+    }
+    // Nothing is sent to a subscription that is gone.
+    calls.shutdown().await;
+}
+
+/// Delivers a message, or gives it up. Between tries the slot is free for others, unless order is to be kept.
+async fn deliver(
+    inner: Arc<Inner>,
+    route: Arc<Route>,
+    queued: Queued,
+    slot: OwnedSemaphorePermit,
+    slots: Arc<Semaphore>,
+) {
+    let mut slot = Some(slot);
+    let mut delivery = Delivery::new(&inner.out, &inner, &route.target, &queued.message, 0);
+    loop {
+        match delivery.step().await {
+            Step::Next => {}
+            Step::Done => return,
+            Step::Again(delay) => {
+                if inner.out.options.in_flight > 1 {
+                    slot = None;
+                }
+                tokio::time::sleep(delay).await;
+                if slot.is_none() {
+                    slot = slots.clone().acquire_owned().await.ok();
+                }
+            }
+            Step::GivenUp(failure) => {
+                delivery.bury(&failure, 1).await;
+                return;
+            }
+        }
+    }
+}
+
+impl MonitorHandler for MemoryEngine {
+    async fn bus(&self, _: &BusReference, _: &BusSpec) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    async fn provision(
+        &self,
+        channel: &ChannelReference,
+        _: &ChannelSpec,
+        _: &ResolvedParameters,
+    ) -> Result<(), HandlerError> {
+        let mut channels = self.0.channels.write().unwrap_or_else(PoisonError::into_inner);
+        channels.entry(channel.clone()).or_default();
+        self.0.out.metrics.channels.store(channels.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn unprovision(&self, channel: &ChannelReference) -> Result<(), HandlerError> {
+        let mut channels = self.0.channels.write().unwrap_or_else(PoisonError::into_inner);
+        channels.remove(channel);
+        self.0.out.metrics.channels.store(channels.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn subscribe(
+        &self,
+        subscription: &SubscriptionReference,
+        channel: &ChannelReference,
+        spec: &SubscriptionSpec,
+        _: &ResolvedParameters,
+    ) -> Result<(), HandlerError> {
+        let spec = Arc::new(spec.clone());
+        let mut routes = lock(&self.0.routes);
+        if let Some((route, _)) =
+            routes.get(subscription).filter(|(route, _)| route.target.channel == *channel)
+        {
+            *lock(&route.target.spec) = spec;
+            return Ok(());
+        }
+        let Some(of_channel) = self.0.routes_of(channel) else {
+            return Err(HandlerError::failed(format!("unknown channel {channel}")));
+        };
+        let (queue, waiting) = mpsc::channel(self.0.room().min(Semaphore::MAX_PERMITS));
+        let route = Arc::new(Route {
+            target: Target::new(channel, subscription, spec),
+            queue,
+            held: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            stop: CancellationToken::new(),
+        });
+        let worker = tokio::spawn(work(self.0.clone(), route.clone(), waiting));
+        of_channel.write().unwrap_or_else(PoisonError::into_inner).push(route.clone());
+        routes.insert(subscription.clone(), (route, worker));
+        self.0.out.metrics.subscriptions.store(routes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn unsubscribe(
+        &self,
+        subscription: &SubscriptionReference,
+        _: &ChannelReference,
+    ) -> Result<(), HandlerError> {
+        let removed = {
+            let mut routes = lock(&self.0.routes);
+            let removed = routes.remove(subscription);
+            self.0.out.metrics.subscriptions.store(routes.len() as u64, Ordering::Relaxed);
+            removed
+        };
+        let Some((route, worker)) = removed else { return Ok(()) };
+        if let Some(routes) = self.0.routes_of(&route.target.channel) {
+            let mut routes = routes.write().unwrap_or_else(PoisonError::into_inner);
+            routes.retain(|other| other.target.subscription != *subscription);
+        }
+        let count = route.held.load(Ordering::Acquire);
+        route.stop.cancel();
+        let _ = worker.await;
+        route.target.flush_drops(&self.0.out, true);
+        if count > 0 {
+            tracing::warn!(%subscription, count, "messages of a subscription that went are lost");
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for MemoryEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryEngine").field("options", &self.0.out.options).finish_non_exhaustive()
+    }
+}
