@@ -119,19 +119,14 @@ pub(super) async fn connect(
 
 /// A change is told once.
 fn tell(event: &NatsEvent, up: &watch::Sender<bool>) {
+    let changes = |to: bool| up.send_replace(to) != to;
     match event {
-        NatsEvent::Connected => {
-            if !up.send_replace(true) {
-                tracing::info!("connected to NATS");
-            }
+        NatsEvent::Connected if changes(true) => tracing::info!("connected to NATS"),
+        NatsEvent::Disconnected if changes(false) => {
+            tracing::warn!("the connection to NATS is gone; messages are refused until it is back");
         }
         NatsEvent::Closed => {
-            up.send_replace(false);
-        }
-        NatsEvent::Disconnected => {
-            if up.send_replace(false) {
-                tracing::warn!("the connection to NATS is gone; messages are refused until it is back");
-            }
+            changes(false);
         }
         NatsEvent::ServerError(error) => tracing::warn!(%error, "NATS refuses"),
         NatsEvent::ClientError(error) => tracing::debug!(%error, "NATS is not reached"),
