@@ -35,8 +35,8 @@ pub trait Engine: MonitorHandler + Receive + Clone {
         true
     }
 
-    /// What goes on beside requests and calls, for as long as the bus runs: tells of dropped messages that were not told
-    /// of yet, and has the monitor call again what came to need it.
+    /// What goes on beside requests and calls, for as long as the bus runs: tells of dropped messages that were not
+    /// told of yet, and has the monitor call again what came to need it.
     fn attend(&self, monitor: &Monitor<Self>) -> impl Future<Output = ()> + Send;
 
     /// Lets what is under way, and what waits in memory, be sent for at most this long; then ends everything. What is

@@ -4,8 +4,8 @@
 //! * [`MessageDispatcher`] sends a message to a destination, and its answer on to another.
 //! * [`Monitor`] follows the objects that say which channels and subscriptions there are, in a cluster or in a file,
 //!   and calls a [`MonitorHandler`]: provision, unprovision, subscribe, unsubscribe.
-//! * An [`Engine`] is a bus made of the three: [`MemoryEngine`], queues in memory, no promise of delivery, it says what it
-//!   drops; with the feature `jetstream` a `JetStreamEngine`, which keeps messages in NATS until they are delivered.
+//! * An [`Engine`] is a bus made of the three: [`MemoryEngine`], queues in memory, no promise of delivery, it says what
+//!   it drops; with the feature `jetstream` a `JetStreamEngine`, which keeps messages in NATS until they are delivered.
 //!
 //! The model is the package `pkg/buses` of Knative eventing, 2018; `docs/buses.md` has its rules, and where ours
 //! differ. What it deliberately does not do: TLS on the receiving side (put a proxy in front), the controllers that

@@ -156,8 +156,8 @@ impl MonitorBuilder {
         self
     }
 
-    /// Which calls are handled. What is not is not made, told of or written about, and counts as done. Default all; what
-    /// a handler says to be [not set](HandlerError::NotSet) is learned by calling it once.
+    /// Which calls are handled. What is not is not made, told of or written about, and counts as done. Default all;
+    /// what a handler says to be [not set](HandlerError::NotSet) is learned by calling it once.
     #[must_use]
     pub fn handlers(mut self, handlers: Handlers) -> Self {
         self.handlers = handlers;

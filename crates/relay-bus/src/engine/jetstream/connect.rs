@@ -16,8 +16,8 @@ const PING: Duration = Duration::from_secs(2);
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Where NATS is, and who asks: `NatsOptions::default()` and setters named like the fields. The URL may hold credentials,
-/// and is not shown.
+/// Where NATS is, and who asks: `NatsOptions::default()` and setters named like the fields. The URL may hold
+/// credentials, and is not shown.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct NatsOptions {
