@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -48,6 +50,17 @@ where
 {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
         self(request).await
+    }
+}
+
+/// A [`Service`] without its type: hyper's connection is then compiled once, and not once in every server.
+trait Answers: Send + Sync {
+    fn boxed_answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>, Cut>>;
+}
+
+impl<S: Service> Answers for S {
+    fn boxed_answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>, Cut>> {
+        self.answer(request).boxed()
     }
 }
 
@@ -238,8 +251,8 @@ impl Drop for Place {
     }
 }
 
-async fn serve_in_place<S: Service>(
-    service: Arc<S>,
+async fn serve_in_place(
+    service: Arc<dyn Answers>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
     place: Place,
     settings: Settings,
@@ -274,7 +287,7 @@ async fn serve_in_place<S: Service>(
         // At once, not when the future is first polled: the connection may be looked at in between.
         let busy = activity.begin();
         async move {
-            let response = service.answer(request).await?;
+            let response = service.boxed_answer(request).await?;
             if matches!(response.status().as_u16(), 413 | 431) {
                 activity.linger();
             }
