@@ -7,6 +7,12 @@ mod publishing;
 #[cfg(feature = "websocket")]
 mod seen;
 #[cfg(feature = "websocket")]
+mod socket_peer;
+#[cfg(feature = "websocket")]
+mod sse_peer;
+#[cfg(feature = "websocket")]
 mod suite;
+#[cfg(feature = "websocket")]
+mod wire;
 #[cfg(feature = "websocket")]
 mod worlds;
