@@ -1,5 +1,5 @@
-//! The literal bytes of `fixtures/parsec-wire`, as the client reads them and says them. What they mean is written here by
-//! hand.
+//! The literal bytes of `fixtures/parsec-wire`, as the client reads them and says them. What they mean is written here
+//! by hand.
 
 use std::path::PathBuf;
 use std::time::Duration;
