@@ -195,8 +195,7 @@ async fn what_is_no_envelope() {
     ];
     let mut stream = blocks(&["connected e.0"]);
     for (offset, (text, _)) in (1..).zip(bad) {
-        stream +=
-            &String::from_utf8(sse_event("envelope", Some(&format!("e.{offset}")), text).to_vec()).unwrap();
+        stream += std::str::from_utf8(&sse_event("envelope", Some(&format!("e.{offset}")), text)).unwrap();
     }
     // Two MiB, over the limit, and then one that is right.
     let large = format!("{{\"payload\":\"{}\"}}", "x".repeat(2 << 20));
