@@ -55,11 +55,17 @@ where
 
 /// A [`Service`] without its type: hyper's connection is then compiled once, and not once in every server.
 trait Answers: Send + Sync {
-    fn boxed_answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>, Cut>>;
+    fn boxed_answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> BoxFuture<'static, Result<Response<Body>, Cut>>;
 }
 
 impl<S: Service> Answers for S {
-    fn boxed_answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>, Cut>> {
+    fn boxed_answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> BoxFuture<'static, Result<Response<Body>, Cut>> {
         self.answer(request).boxed()
     }
 }
