@@ -54,7 +54,7 @@ where
 }
 
 /// A [`Service`] without its type: hyper's connection is then compiled once, and not once in every server.
-trait Answers: Send + Sync {
+pub(super) trait Answers: Send + Sync {
     fn boxed_answer(
         self: Arc<Self>,
         request: Request<Incoming>,

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::Service;
+use super::accept::Answers;
 use super::connection::{HEAD_TIMEOUT, IDLE_TIMEOUT};
 use super::request::MAX_HEAD;
 
@@ -113,8 +113,8 @@ impl Drop for Open {
 
 /// Serves a connection. One without a request is closed after 75 s (10 s before its first request), one whose peer does
 /// not answer pings after 30 s.
-pub(super) async fn serve<S: Service>(
-    service: Arc<S>,
+pub(super) async fn serve(
+    service: Arc<dyn Answers>,
     stream: Opened<impl AsyncRead + AsyncWrite + Unpin>,
     stop: CancellationToken,
 ) {
@@ -125,7 +125,7 @@ pub(super) async fn serve<S: Service>(
         begun.fetch_add(1, Ordering::AcqRel);
         let (held, service) = (Open(open.clone()), service.clone());
         async move {
-            let answer = service.answer(request).await;
+            let answer = service.boxed_answer(request).await;
             drop(held);
             answer
         }
