@@ -64,6 +64,10 @@ impl LockedFile {
             move |source| FileError::Io { kind, path, action, source }
         };
         let target = resolve(&path).map_err(io("find where it is to be"))?;
+        if fs::metadata(&target).is_ok_and(|known| !known.is_file()) {
+            // A device would be replaced like any other file.
+            return Err(io("read")(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")));
+        }
         let beside_it = beside(&target, ".lock");
         let is_new = !beside_it.exists();
         let lock = File::options().create(true).truncate(false).write(true).open(&beside_it);

@@ -138,6 +138,21 @@ fn a_write_that_fails_leaves_no_temporary_file() {
     assert_eq!(names(dir.path()), ["c", "c.lock"]);
 }
 
+/// A device would be replaced by the first file that is renamed to its place.
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::os::unix::fs::symlink(&socket, dir.path().join("link")).unwrap();
+    for name in ["socket", "link"] {
+        let error = LockedFile::open("cursor file", dir.path().join(name)).unwrap_err();
+        assert!(chain(&error).contains("cannot read: it is not a regular file"), "{error}");
+    }
+    assert_eq!(names(dir.path()), ["link", "socket"]);
+}
+
 #[cfg(unix)]
 mod links {
     use std::os::unix::fs::{PermissionsExt, symlink};
