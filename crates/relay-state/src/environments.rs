@@ -39,6 +39,7 @@ mod event;
 mod model;
 mod records;
 mod reducer;
+mod rules;
 mod saved;
 mod session;
 #[cfg(test)]

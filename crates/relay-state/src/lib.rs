@@ -31,5 +31,7 @@ pub mod environments;
 pub mod files;
 #[cfg(feature = "pods")]
 pub mod pods;
+#[cfg(any(feature = "autoconfig", feature = "pods"))]
+mod rules;
 #[cfg(feature = "sequences")]
 pub mod sequences;

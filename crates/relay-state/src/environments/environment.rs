@@ -7,6 +7,8 @@ use relay_proto::autoconfig::{
     EnvironmentId, EnvironmentRep, FilterId, FilterRep, KeyEntry, MobileKey, SdkKey,
 };
 
+use super::rules::{Rule, rule};
+
 /// An environment with the keys that it accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -94,19 +96,19 @@ impl Environment {
     pub(super) fn new(id: EnvironmentId, rep: &EnvironmentRep<'_>, now_ms: u64) -> Self {
         let mut dropped_keys = 0;
         let primary = rep.sdk_key.value.reveal();
-        let sdk_keys = if rep.sdk_keys.is_empty() {
-            let mut keys = vec![accepted(None, primary, true, None)];
-            let expiring = &rep.sdk_key.expiring;
-            if !expiring.value.is_empty()
-                && expiring.timestamp > now_ms
-                && expiring.value != rep.sdk_key.value
-            {
-                keys.push(accepted(None, expiring.value.reveal(), false, Some(expiring.timestamp)));
-            }
-            keys
+        let (mut sdk_keys, alone) = if rep.sdk_keys.is_empty() {
+            (vec![accepted(None, primary, true, None)], false)
         } else {
-            listed(&rep.sdk_keys, primary, now_ms, &mut dropped_keys)
+            (listed(&rep.sdk_keys, primary, now_ms, &mut dropped_keys), rule(Rule::ListAlone))
         };
+        let expiring = &rep.sdk_key.expiring;
+        if !alone
+            && !expiring.value.is_empty()
+            && (expiring.timestamp > now_ms || !rule(Rule::PastIsOver))
+            && (expiring.value != rep.sdk_key.value || !rule(Rule::PrimaryStays))
+        {
+            sdk_keys.push(accepted(None, expiring.value.reveal(), false, Some(expiring.timestamp)));
+        }
         let primary = rep.mob_key.reveal();
         let mut mobile_keys = if !rep.mobile_keys.is_empty() {
             listed(&rep.mobile_keys, primary, now_ms, &mut dropped_keys)
@@ -178,18 +180,23 @@ fn listed<K: for<'a> From<&'a str>>(
     for entry in entries {
         let place = *places.entry(entry.value.reveal()).or_insert(distinct.len());
         match distinct.get_mut(place) {
-            Some(earlier) => *earlier = entry,
+            Some(earlier) if rule(Rule::LastEntry) => *earlier = entry,
+            Some(_) => {}
             None => distinct.push(entry),
         }
     }
     let mut keys = Vec::with_capacity(distinct.len());
     if let Some(&place) = places.get(primary) {
-        keys.push(accepted(Some(&distinct[place].name), primary, true, None));
+        let entry = distinct[place];
+        let end = entry.expiry.filter(|_| !rule(Rule::ListedPrimaryStays));
+        if !entry.has_views || rule(Rule::PrimaryViewStays) {
+            keys.push(accepted(Some(&entry.name), primary, true, end));
+        }
     }
     for entry in distinct.into_iter().filter(|entry| entry.value.reveal() != primary) {
-        if entry.has_views {
+        if entry.has_views && rule(Rule::ViewsAreDropped) {
             *dropped += 1;
-        } else if entry.expiry.is_none_or(|expiry| expiry > now_ms) {
+        } else if entry.expiry.is_none_or(|expiry| expiry > now_ms || !rule(Rule::PastEntryIsOver)) {
             keys.push(accepted(Some(&entry.name), entry.value.reveal(), false, entry.expiry));
         }
     }

@@ -1,148 +1,423 @@
-//! The fold against a slow and obvious model, and against itself cut into pieces.
+//! The session against a slow and obvious model: the same lives, the same words. With one rule taken away, some life
+//! must show it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
-use relay_proto::autoconfig::Message;
+use proptest::test_runner::{Config, TestError, TestRng, TestRunner};
 use serde_json::{Map, Value, json};
 
+use super::rules::{Rule, without};
 use super::*;
 
 /// One thing that happens, over few ids, keys and versions so that they meet.
 #[derive(Debug, Clone)]
 enum Step {
-    Put(Vec<Rep>),
+    Put(Vec<Rep>, Vec<(u8, i64)>),
     Patch(Rep),
+    PatchFilter(u8, i64),
     Delete(u8, i64),
+    DeleteFilter(u8, i64),
+    /// Both clocks go on.
     Time(u64),
+    /// Both clocks go on, and nobody looks: a machine that sleeps.
+    Sleep(u64),
+    /// The wall clock is set back.
+    Back(u64),
+    /// The connection ends, and there is another one.
     Cut,
+    Reconnect,
+    /// An event that nobody knows.
+    Other,
+    /// An event that cannot be read.
+    Bad,
 }
 
 #[derive(Debug, Clone)]
 struct Rep {
     id: u8,
+    /// Whether it says its own id.
+    own: bool,
     version: i64,
+    /// 0 for none.
     primary: u8,
-    /// Other keys with their ends; `None` for ever.
-    others: Vec<(u8, Option<u64>)>,
+    expiring: Option<(u8, u64)>,
+    /// Whether there is a list, with the primary key as its last entry.
+    listed: bool,
+    others: Vec<Entry>,
+    /// An entry of the primary key: whether it is for a part only.
+    primary_views: bool,
+    /// An old mobile key beside the primary one, in a list.
+    mobile: Option<(u8, u64)>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    key: u8,
+    end: Option<u64>,
+    views: bool,
 }
 
 fn rep() -> impl Strategy<Value = Rep> {
-    let other = (0_u8..5, proptest::option::of(0_u64..60));
-    (0_u8..4, 0_i64..8, 0_u8..5, vec(other, 0..3)).prop_map(|(id, version, primary, others)| Rep {
-        id,
-        version,
-        primary,
-        others,
+    let entry = (0_u8..40, option::of(0_u64..60), prop::bool::weighted(0.2)).prop_map(|(key, end, views)| {
+        // Few are empty.
+        Entry { key: if key == 0 { 0 } else { 1 + key % 4 }, end, views }
+    });
+    let names = (0_u8..4, prop::bool::weighted(0.9), 0_i64..8, 0_u8..20);
+    let keys = (option::of((1_u8..5, 0_u64..60)), any::<bool>(), vec(entry, 0..3), any::<bool>());
+    (names, keys, option::of((1_u8..4, 0_u64..60))).prop_map(|(names, keys, mobile)| {
+        let ((id, own, version, primary), (expiring, listed, others, primary_views)) = (names, keys);
+        let primary = if primary == 0 { 0 } else { 1 + primary % 4 };
+        Rep { id, own, version, primary, expiring, listed, others, primary_views, mobile }
     })
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let version = || 0_i64..8;
     prop_oneof![
-        2 => vec(rep(), 0..4).prop_map(Step::Put),
-        5 => rep().prop_map(Step::Patch),
-        2 => (0_u8..4, 0_i64..8).prop_map(|(id, version)| Step::Delete(id, version)),
+        3 => (vec(rep(), 0..4), vec((0_u8..3, version()), 0..3)).prop_map(|(reps, filters)| Step::Put(reps, filters)),
+        6 => rep().prop_map(Step::Patch),
+        1 => (0_u8..3, version()).prop_map(|(id, version)| Step::PatchFilter(id, version)),
+        2 => (0_u8..4, version()).prop_map(|(id, version)| Step::Delete(id, version)),
+        1 => (0_u8..3, version()).prop_map(|(id, version)| Step::DeleteFilter(id, version)),
         4 => (0_u64..15).prop_map(Step::Time),
+        2 => (0_u64..15).prop_map(Step::Sleep),
+        1 => (0_u64..30).prop_map(Step::Back),
         1 => Just(Step::Cut),
+        1 => Just(Step::Reconnect),
+        1 => Just(Step::Other),
+        1 => Just(Step::Bad),
     ]
 }
 
+/// How long an empty put is held back, if at all, and what happens.
+fn life() -> impl Strategy<Value = (u64, Vec<Step>)> {
+    (prop_oneof![Just(0_u64), Just(12)], vec(step(), 1..40))
+}
+
 impl Rep {
-    /// As the last of several of one value counts, so does the model: a map.
-    fn keys(&self, now: u64) -> BTreeMap<u8, Option<u64>> {
-        let mut keys: BTreeMap<_, _> = self.others.iter().copied().collect();
-        keys.retain(|_, end| end.is_none_or(|end| end > now));
-        keys.insert(self.primary, None);
+    fn entries(&self) -> Vec<Entry> {
+        if !self.listed {
+            return Vec::new();
+        }
+        let mut entries = self.others.clone();
+        if self.primary > 0 {
+            entries.push(Entry { key: self.primary, end: Some(0), views: self.primary_views });
+        }
+        entries
+    }
+
+    /// Why it cannot be taken, in the order of the rules.
+    fn refusal(&self) -> Option<&'static str> {
+        if !self.own {
+            Some("id-mismatch")
+        } else if self.primary == 0 {
+            Some("no-sdk-key")
+        } else if self.entries().iter().any(|entry| entry.key == 0) {
+            Some("empty-key")
+        } else {
+            None
+        }
+    }
+
+    fn keys(&self, now: u64) -> Keys {
+        let entries = self.entries();
+        let mut keys = Keys::default();
+        if entries.is_empty() {
+            if let Some((key, end)) = self.expiring.filter(|(_, end)| *end > now) {
+                keys.sdk.insert(key, Some(end));
+            }
+        } else {
+            // As the last of several of one value counts, so does the model: a map.
+            let last: BTreeMap<u8, &Entry> = entries.iter().map(|entry| (entry.key, entry)).collect();
+            for (key, entry) in last.into_iter().filter(|(key, _)| *key != self.primary) {
+                if entry.views {
+                    keys.dropped += 1;
+                } else if entry.end.is_none_or(|end| end > now) {
+                    keys.sdk.insert(key, entry.end);
+                }
+            }
+        }
+        keys.sdk.insert(self.primary, None);
+        if let Some((key, end)) = self.mobile {
+            if end > now {
+                keys.mobile.insert(key, Some(end));
+            }
+            keys.mobile.insert(9, None);
+        }
         keys
     }
 
     fn json(&self) -> Value {
-        let entry = |key: &u8, end: &Option<u64>| {
-            let mut entry = Map::new();
-            entry.insert("value".into(), format!("k{key}").into());
-            if let Some(end) = end {
-                entry.insert("expiry".into(), (*end).into());
+        let text = |key: u8| if key == 0 { String::new() } else { format!("k{key}") };
+        let entry = |entry: &Entry| {
+            let mut fields = Map::new();
+            fields.insert("value".into(), text(entry.key).into());
+            fields.insert("hasViews".into(), entry.views.into());
+            if let Some(end) = entry.end {
+                fields.insert("expiry".into(), end.into());
             }
-            Value::Object(entry)
+            Value::Object(fields)
         };
-        let mut list: Vec<_> = self.others.iter().map(|(key, end)| entry(key, end)).collect();
-        list.push(entry(&self.primary, &Some(0)));
-        json!({"envID": format!("e{}", self.id), "version": self.version, "sdkKey": {"value": format!("k{}", self.primary)}, "sdkKeys": list})
+        let mut sdk = json!({"value": text(self.primary)});
+        if let Some((key, end)) = self.expiring {
+            sdk["expiring"] = json!({"value": text(key), "timestamp": end});
+        }
+        let entries: Vec<_> = self.entries().iter().map(entry).collect();
+        let id = if self.own { format!("e{}", self.id) } else { "x".into() };
+        let mut rep = json!({"envID": id, "version": self.version, "sdkKey": sdk, "sdkKeys": entries});
+        if let Some((key, end)) = self.mobile {
+            rep["mobKey"] = text(9).into();
+            rep["mobileKeys"] = json!([{"value": text(key), "expiry": end}, {"value": text(9)}]);
+        }
+        rep
     }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Keys {
+    sdk: BTreeMap<u8, Option<u64>>,
+    mobile: BTreeMap<u8, Option<u64>>,
+    dropped: usize,
 }
 
 /// Everything in maps, looked through from end to end each time.
 #[derive(Default)]
 struct Model {
+    hold: u64,
+    wall: u64,
+    steady: u64,
     versions: BTreeMap<u8, i64>,
-    live: BTreeMap<u8, BTreeMap<u8, Option<u64>>>,
+    live: BTreeMap<u8, Keys>,
+    filters: BTreeMap<u8, (i64, bool)>,
+    /// When it is due, its filters, and what was touched since.
+    held: Option<(u64, Vec<(u8, i64)>, BTreeSet<u8>, BTreeSet<u8>)>,
+    state: &'static str,
+    connected: bool,
+    configured: bool,
+    complete: bool,
     log: Vec<String>,
 }
 
 impl Model {
-    fn time(&mut self, now: u64) {
-        loop {
-            let ends = self
-                .live
-                .iter()
-                .flat_map(|(id, keys)| keys.iter().filter_map(|(key, end)| Some(((*end)?, *id, *key))));
-            let Some((end, id, key)) = ends.filter(|(end, ..)| now > *end).min() else { return };
-            self.live.get_mut(&id).unwrap().remove(&key);
-            self.log.push(format!("end e{id} k{key} {end}"));
+    fn say(&mut self, word: impl Into<String>) {
+        self.log.push(word.into());
+    }
+
+    fn status(&mut self, state: &'static str, connected: bool, error: bool) {
+        let configured = self.configured || std::mem::take(&mut self.complete);
+        let seen = (self.state, self.connected, self.configured) != (state, connected, configured);
+        (self.state, self.connected, self.configured) = (state, connected, configured);
+        if seen || error {
+            self.say(format!("{state} {connected} {configured}"));
         }
     }
 
-    fn upsert(&mut self, rep: &Rep, now: u64) {
+    fn time(&mut self) {
+        loop {
+            let keys = self.live.iter().flat_map(|(id, keys)| {
+                let sdk = keys.sdk.iter().map(|(key, end)| (end, "sdk", key));
+                let mobile = keys.mobile.iter().map(|(key, end)| (end, "mobile", key));
+                sdk.chain(mobile).filter_map(|(end, kind, key)| Some(((*end)?, *id, kind, *key)))
+            });
+            let Some((end, id, kind, key)) = keys.filter(|(end, ..)| self.wall > *end).min() else { break };
+            let keys = self.live.get_mut(&id).unwrap();
+            if kind == "sdk" {
+                keys.sdk.remove(&key)
+            } else {
+                keys.mobile.remove(&key)
+            };
+            self.say(format!("end e{id} {kind} k{key} {end}"));
+        }
+        if self.held.as_ref().is_some_and(|(due, ..)| self.steady >= *due) {
+            let (_, filters, touched, touched_filters) = self.held.take().unwrap();
+            self.forget(&touched);
+            self.put_filters(&filters, &touched_filters);
+        }
+    }
+
+    fn forget(&mut self, keep: &BTreeSet<u8>) {
+        self.versions.retain(|id, _| keep.contains(id));
+        let gone: Vec<_> = self.live.keys().copied().filter(|id| !keep.contains(id)).collect();
+        for id in gone {
+            self.live.remove(&id);
+            self.say(format!("delete e{id}"));
+        }
+    }
+
+    fn put_filters(&mut self, filters: &[(u8, i64)], spared: &BTreeSet<u8>) {
+        let named: BTreeMap<_, _> = filters.iter().copied().collect();
+        for (id, version) in &named {
+            self.filter(*id, *version);
+        }
+        let keep = |id: &u8| named.contains_key(id) || spared.contains(id);
+        let gone: Vec<_> =
+            self.filters.iter().filter(|(id, filter)| !keep(id) && filter.1).map(|(id, _)| *id).collect();
+        self.filters.retain(|id, _| keep(id));
+        for id in gone {
+            self.say(format!("filter_delete f{id}"));
+        }
+        self.complete = true;
+        self.say(format!(
+            "all {} {}",
+            self.live.len(),
+            self.filters.values().filter(|filter| filter.1).count()
+        ));
+    }
+
+    fn filter(&mut self, id: u8, version: i64) {
+        let known = self.filters.get(&id).copied();
+        if known.is_some_and(|(known, _)| version <= known) {
+            return;
+        }
+        if let Some((.., touched)) = &mut self.held {
+            touched.insert(id);
+        }
+        self.filters.insert(id, (version, true));
+        let word = if known.is_some_and(|(_, live)| live) { "filter_update" } else { "filter_add" };
+        self.say(format!("{word} f{id}"));
+    }
+
+    fn upsert(&mut self, rep: &Rep) {
         if self.versions.get(&rep.id).is_some_and(|&known| rep.version <= known) {
             return;
         }
+        if let Some((_, _, touched, _)) = &mut self.held {
+            touched.insert(rep.id);
+        }
         self.versions.insert(rep.id, rep.version);
-        let was = self.live.insert(rep.id, rep.keys(now));
-        self.log.push(format!("{} e{}", if was.is_some() { "update" } else { "add" }, rep.id));
+        let was = self.live.insert(rep.id, rep.keys(self.wall));
+        self.say(format!("{} e{}", if was.is_some() { "update" } else { "add" }, rep.id));
     }
 
-    fn step(&mut self, step: &Step, now: u64) {
-        self.time(now);
+    fn ended(&mut self, error: bool) {
+        self.held = None;
+        let state = if error && self.state == "valid" { "interrupted" } else { self.state };
+        self.status(state, false, error);
+        self.status(state, true, false);
+    }
+
+    /// What a put does; whether it restarts the connection, and whether it was refused in part.
+    fn put(&mut self, reps: &[Rep], filters: &[(u8, i64)]) -> (bool, bool) {
+        let named: BTreeMap<_, _> = reps.iter().map(|rep| (rep.id, rep)).collect();
+        let refused: Vec<String> = named
+            .values()
+            .filter_map(|rep| Some(format!("refused e{} {}", rep.id, rep.refusal()?)))
+            .collect();
+        let partly = !refused.is_empty();
+        if partly && refused.len() == named.len() {
+            self.log.extend(refused);
+            return (true, false);
+        }
+        self.held = None;
+        if self.hold > 0 && named.is_empty() && !self.live.is_empty() {
+            self.say(format!("held {}", self.live.len()));
+            self.held = Some((self.steady + self.hold, filters.to_vec(), BTreeSet::new(), BTreeSet::new()));
+            return (false, false);
+        }
+        for rep in named.values().filter(|rep| rep.refusal().is_none()) {
+            self.upsert(rep);
+        }
+        self.forget(&named.keys().copied().collect());
+        self.put_filters(filters, &BTreeSet::new());
+        let all = self.log.split_off(self.log.len() - 1);
+        self.log.extend(refused);
+        self.log.extend(all);
+        (false, partly)
+    }
+
+    fn step(&mut self, step: &Step) {
         match step {
-            Step::Put(reps) => {
-                let named: BTreeMap<_, _> = reps.iter().map(|rep| (rep.id, rep)).collect();
-                for rep in named.values() {
-                    self.upsert(rep, now);
-                }
-                self.versions.retain(|id, _| named.contains_key(id));
-                let gone: Vec<_> = self.live.keys().copied().filter(|id| !named.contains_key(id)).collect();
-                for id in gone {
-                    self.live.remove(&id);
-                    self.log.push(format!("delete e{id}"));
-                }
-                self.log.push(format!("all {}", self.live.len()));
+            Step::Time(pass) | Step::Sleep(pass) => {
+                self.wall += pass;
+                self.steady += pass;
             }
-            Step::Patch(rep) => self.upsert(rep, now),
+            Step::Back(back) => self.wall = self.wall.saturating_sub(*back),
+            _ => {}
+        }
+        if !matches!(step, Step::Cut | Step::Sleep(_)) {
+            self.time();
+        }
+        let (restarts, error) = match step {
+            Step::Put(reps, filters) => self.put(reps, filters),
+            Step::Patch(rep) => match rep.refusal() {
+                None => {
+                    self.upsert(rep);
+                    (false, false)
+                }
+                Some(reason) => {
+                    self.say(format!("refused e{} {reason}", rep.id));
+                    (reason != "id-mismatch", false)
+                }
+            },
+            Step::PatchFilter(id, version) => {
+                self.filter(*id, *version);
+                (false, false)
+            }
             Step::Delete(id, version) => {
                 if self.versions.get(id).is_none_or(|known| version > known) {
                     self.versions.insert(*id, *version);
+                    if let Some((_, _, touched, _)) = &mut self.held {
+                        touched.insert(*id);
+                    }
                     if self.live.remove(id).is_some() {
-                        self.log.push(format!("delete e{id}"));
+                        self.say(format!("delete e{id}"));
                     }
                 }
+                (false, false)
             }
-            Step::Time(_) | Step::Cut => {}
+            Step::DeleteFilter(id, version) => {
+                let known = self.filters.get(id).copied();
+                if known.is_none_or(|(known, _)| *version > known) {
+                    self.filters.insert(*id, (*version, false));
+                    if let Some((.., touched)) = &mut self.held {
+                        touched.insert(*id);
+                    }
+                    if known.is_some_and(|(_, live)| live) {
+                        self.say(format!("filter_delete f{id}"));
+                    }
+                }
+                (false, false)
+            }
+            Step::Other => (false, false),
+            Step::Bad => (true, false),
+            Step::Sleep(_) => return,
+            Step::Cut => return self.ended(true),
+            Step::Reconnect => return self.ended(false),
+            Step::Time(_) | Step::Back(_) => return self.status(self.state, true, false),
+        };
+        if restarts {
+            self.ended(true);
+        } else {
+            self.status("valid", true, error);
         }
     }
 }
 
 fn word(event: &Event) -> String {
     match event {
+        Event::Status(status) => {
+            format!("{} {} {}", status.state.as_str(), status.connected, status.configured)
+        }
         Event::Added(environment) => format!("add {}", environment.id),
         Event::Updated(update) => format!("update {}", update.environment.id),
         Event::Deleted(gone) => format!("delete {}", gone.id),
-        Event::KeyExpired(expired) => match &expired.key {
-            ExpiredKey::Sdk(key) => format!("end {} {} {}", expired.id, key.reveal(), expired.expires_ms),
-            ExpiredKey::Mobile(_) => panic!("there is none"),
-        },
-        Event::ReceivedAll(all) => format!("all {}", all.environments),
-        other => panic!("{other:?}"),
+        Event::KeyExpired(expired) => {
+            let key = match &expired.key {
+                ExpiredKey::Sdk(key) => key.reveal(),
+                ExpiredKey::Mobile(key) => key.reveal(),
+            };
+            format!("end {} {} {key} {}", expired.id, expired.key.kind().as_str(), expired.expires_ms)
+        }
+        Event::FilterAdded(filter) => format!("filter_add {}", filter.id),
+        Event::FilterUpdated(filter) => format!("filter_update {}", filter.id),
+        Event::FilterDeleted(gone) => format!("filter_delete {}", gone.id),
+        Event::Refused(refused) => format!("refused {} {}", refused.id, refused.reason.as_str()),
+        Event::ReceivedAll(all) => format!("all {} {}", all.environments, all.filters),
+        Event::Held(held) => format!("held {}", held.environments),
     }
 }
 
@@ -153,61 +428,125 @@ fn sorted_ends(log: &mut [String]) {
     }
 }
 
+/// Lives it, beside the model.
+fn live(hold: u64, steps: &[Step]) -> Result<(), TestCaseError> {
+    let mut model = Model { hold, state: "initializing", connected: true, ..Model::default() };
+    let mut session = Session::new(Environments::default().hold_empty(Duration::from_millis(hold)));
+    session.handle_opened();
+    while session.poll().is_some() {}
+    let mut log = Vec::new();
+    for step in steps {
+        let from = model.log.len();
+        model.step(step);
+        let now = Now::new(model.wall, Duration::from_millis(model.steady));
+        let (event, data) = match step {
+            Step::Put(reps, filters) => {
+                let reps: Map<_, _> = reps.iter().map(|rep| (format!("e{}", rep.id), rep.json())).collect();
+                let filters: Map<_, _> = filters
+                    .iter()
+                    .map(|(id, version)| (format!("f{id}"), json!({"version": version})))
+                    .collect();
+                ("put", json!({"path": "/", "data": {"environments": reps, "filters": filters}}))
+            }
+            Step::Patch(rep) => {
+                ("patch", json!({"path": format!("/environments/e{}", rep.id), "data": rep.json()}))
+            }
+            Step::PatchFilter(id, version) => {
+                ("patch", json!({"path": format!("/filters/f{id}"), "data": {"version": version}}))
+            }
+            Step::Delete(id, version) => {
+                ("delete", json!({"path": format!("/environments/e{id}"), "version": version}))
+            }
+            Step::DeleteFilter(id, version) => {
+                ("delete", json!({"path": format!("/filters/f{id}"), "version": version}))
+            }
+            Step::Reconnect => ("reconnect", Value::Null),
+            Step::Other => ("magic", Value::Null),
+            Step::Bad => ("put", json!(999)),
+            Step::Time(_) | Step::Sleep(_) | Step::Back(_) | Step::Cut => ("", Value::Null),
+        };
+        let ended = |session: &mut Session| {
+            session.handle_ended(StatusError::network("it ended"), Duration::ZERO);
+            session.handle_opened();
+        };
+        match step {
+            Step::Sleep(_) => {}
+            Step::Time(_) | Step::Back(_) => session.handle_time(now),
+            Step::Cut => ended(&mut session),
+            _ => {
+                if session.handle_event(event, &data.to_string(), now) == Next::Restart {
+                    ended(&mut session);
+                }
+            }
+        }
+        let mut told: Vec<String> = std::iter::from_fn(|| session.poll()).map(|event| word(&event)).collect();
+        let mut meant = model.log[from..].to_vec();
+        sorted_ends(&mut told);
+        sorted_ends(&mut meant);
+        prop_assert_eq!(&told, &meant, "{:?}", step);
+        log.extend(told);
+
+        // At every moment the set is what the last accepted version says.
+        let held: BTreeMap<String, Keys> = session.environments().environments().map(keys_of).collect();
+        let meant: BTreeMap<_, _> =
+            model.live.iter().map(|(id, keys)| (format!("e{id}"), keys.clone())).collect();
+        prop_assert_eq!(held, meant);
+        let ends =
+            model.live.values().flat_map(|keys| keys.sdk.values().chain(keys.mobile.values()).flatten());
+        let due = session.next_deadline();
+        prop_assert_eq!(due.unix_ms, ends.min().map(|end| end + 1));
+        prop_assert_eq!(due.steady, model.held.as_ref().map(|(due, ..)| Duration::from_millis(*due)));
+    }
+    consistent(&log)
+}
+
+fn keys_of(environment: &std::sync::Arc<Environment>) -> (String, Keys) {
+    let number = |key: &str| key.trim_start_matches('k').parse().unwrap_or(0);
+    let sdk = environment.sdk_keys.iter().map(|key| (number(key.key.reveal()), key.expires_ms)).collect();
+    let mobile =
+        environment.mobile_keys.iter().map(|key| (number(key.key.reveal()), key.expires_ms)).collect();
+    (environment.id.to_string(), Keys { sdk, mobile, dropped: environment.dropped_keys })
+}
+
+/// Never an update or a delete of what is not there, never an add of what is.
+fn consistent(log: &[String]) -> Result<(), TestCaseError> {
+    let mut there = BTreeSet::new();
+    for line in log {
+        let mut words = line.split(' ');
+        match (words.next().unwrap_or_default(), words.next().unwrap_or_default()) {
+            ("add" | "filter_add", id) => prop_assert!(there.insert(id.to_owned())),
+            ("delete" | "filter_delete", id) => prop_assert!(there.remove(id)),
+            ("update" | "filter_update" | "end", id) => prop_assert!(there.contains(id)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn run(cases: u32) -> Result<(), TestError<(u64, Vec<Step>)>> {
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
+    let rng = TestRng::deterministic_rng(config.rng_algorithm);
+    TestRunner::new_with_rng(config, rng).run(&life(), |(hold, steps)| live(hold, &steps))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_fold_agrees_with_the_model(steps in vec(step(), 1..40)) {
-        let (mut model, mut environments, mut log, mut now) = (Model::default(), Environments::default(), Vec::new(), 0);
-        for step in &steps {
-            if let Step::Time(pass) = step {
-                now += pass;
-            }
-            let (event, data) = match step {
-                Step::Put(reps) => {
-                    let map: Map<_, _> = reps.iter().map(|rep| (format!("e{}", rep.id), rep.json())).collect();
-                    ("put", json!({"path": "/", "data": {"environments": map}}))
-                }
-                Step::Patch(rep) => ("patch", json!({"path": format!("/environments/e{}", rep.id), "data": rep.json()})),
-                Step::Delete(id, version) => ("delete", json!({"path": format!("/environments/e{id}"), "version": version})),
-                Step::Time(_) => ("", Value::Null),
-                Step::Cut => { environments.handle_disconnect(); ("", Value::Null) }
-            };
-            model.step(step, now);
-            let text = data.to_string();
-            let events = match event {
-                "" => environments.handle_time(Now::at(now)),
-                _ => environments.apply(Message::decode(event, &text).unwrap(), Now::at(now)).events,
-            };
-            log.extend(events.iter().map(word));
-
-            // At every moment the set is what the last accepted version says.
-            let held: BTreeMap<String, BTreeMap<String, Option<u64>>> = environments.environments().map(|environment| {
-                let keys = environment.sdk_keys.iter().map(|key| (key.key.reveal().to_owned(), key.expires_ms));
-                (environment.id.to_string(), keys.collect())
-            }).collect();
-            let meant: BTreeMap<_, _> = model.live.iter().map(|(id, keys)| {
-                (format!("e{id}"), keys.iter().map(|(key, end)| (format!("k{key}"), *end)).collect())
-            }).collect();
-            prop_assert_eq!(held, meant);
-            let first = model.live.values().flat_map(|keys| keys.values().flatten()).min();
-            prop_assert_eq!(environments.next_deadline().unix_ms, first.map(|end| end + 1));
-            prop_assert_eq!(environments.len(), model.live.len());
-        }
-        sorted_ends(&mut log);
-        sorted_ends(&mut model.log);
-        prop_assert_eq!(&log, &model.log);
-
-        // Never an update or a delete of what is not there, never an add of what is.
-        let mut there = std::collections::BTreeSet::new();
-        for line in &log {
-            let mut words = line.split(' ');
-            match (words.next().unwrap(), words.next().unwrap()) {
-                ("add", id) => prop_assert!(there.insert(id.to_owned())),
-                ("delete", id) => prop_assert!(there.remove(id)),
-                ("update" | "end", id) => prop_assert!(there.contains(id)),
-                _ => {}
-            }
-        }
+    fn the_session_agrees_with_the_model((hold, steps) in life()) {
+        live(hold, &steps)?;
     }
+}
+
+/// The same lives for each rule: with all rules they hold, without it one of them does not.
+#[test]
+fn every_rule_is_missed() {
+    const LIVES: u32 = 4000;
+    without(None, || run(500)).unwrap();
+    let idle: Vec<String> = Rule::ALL
+        .iter()
+        .filter(|rule| without(Some(**rule), || run(LIVES)).is_ok())
+        .map(|rule| format!("{rule:?}: {}", rule.says()))
+        .collect();
+    assert!(idle.is_empty(), "nobody misses {idle:#?}");
 }

@@ -4,6 +4,8 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use super::rules::{Rule, rule};
+
 /// What is known of each id that was ever seen and not forgotten.
 #[derive(Debug)]
 pub(super) struct Records<I, T> {
@@ -70,8 +72,10 @@ impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Record
         let put = self.put;
         match self.records.get_mut(id) {
             Some(record) => {
-                record.named = put;
-                if version <= record.version {
+                if version > record.version || rule(Rule::StaleIsNamed) {
+                    record.named = put;
+                }
+                if version <= record.version && rule(Rule::NewerOnly) {
                     return Upsert::Stale;
                 }
                 record.version = version;
@@ -97,14 +101,17 @@ impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Record
     /// Gives what was there.
     pub(super) fn delete(&mut self, id: &str, version: i64, touch: u64) -> Option<T> {
         let Some(record) = self.records.get_mut(id) else {
+            if !rule(Rule::UnseenIsKept) {
+                return None;
+            }
             let tombstone = Record { item: None, version, named: self.put, touched: touch };
             self.records.insert(id.into(), tombstone);
             return None;
         };
-        if version <= record.version {
+        if version <= record.version && rule(Rule::NewerDeletes) {
             return None;
         }
-        record.version = version;
+        record.version = if rule(Rule::DeletedIsKept) { version } else { i64::MIN };
         record.touched = touch;
         let was = record.item.take();
         self.live -= usize::from(was.is_some());
@@ -127,13 +134,15 @@ impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Record
     /// in the order of their ids. `named` says how many different ids the put named that are known.
     pub(super) fn forget_unnamed(&mut self, named: usize, touched: u64) -> Vec<(I, T)> {
         // Nearly every put names everything, and then there is nothing to look for.
-        if named == self.records.len() {
+        if named == self.records.len() || !rule(Rule::PutForgets) {
             return Vec::new();
         }
         let put = self.put;
         let mut gone = Vec::new();
         self.records.retain(|id, record| {
-            let keep = record.named == put || record.touched > touched;
+            let spared = record.touched > touched && rule(Rule::HeldSparesPatched);
+            let deleted = record.item.is_none() && !rule(Rule::PutForgetsDeleted);
+            let keep = record.named == put || spared || deleted;
             if !keep && let Some(item) = record.item.take() {
                 gone.push((id.clone(), item));
             }

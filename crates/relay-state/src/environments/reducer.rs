@@ -13,6 +13,7 @@ use super::event::{
     By, Event, Expired, ExpiredKey, Gone, Held, Origin, ReceivedAll, Refused, RefusedIn, Updated,
 };
 use super::records::{Records, Upsert};
+use super::rules::{Rule, rule};
 
 /// A point in time, on two clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -170,12 +171,14 @@ impl Environments {
 
     /// The connection has ended: a put that is held back was not meant for long.
     pub fn handle_disconnect(&mut self) {
-        self.held = None;
+        if rule(Rule::EndDropsHeld) {
+            self.held = None;
+        }
     }
 
     /// A message has come. Keys whose time is over end first.
     pub fn apply(&mut self, message: Message<'_>, now: Now) -> Applied {
-        let mut events = self.handle_time(now);
+        let mut events = if rule(Rule::EndsFirst) { self.handle_time(now) } else { Vec::new() };
         let outcome = match message {
             Message::Put(put) if put.path == Path::All => {
                 self.put(put.content, Origin::Stream, now, &mut events)
@@ -199,20 +202,26 @@ impl Environments {
     fn put(&mut self, content: PutContent<'_>, origin: Origin, now: Now, events: &mut Vec<Event>) -> Outcome {
         let mut refused = Vec::new();
         for (id, rep) in &content.environments {
-            if let Err(reason) = rep.judge(id) {
+            if let Err(reason) = rep.judge(id)
+                && rule(Rule::PutJudges)
+            {
                 let (id, version) = (EnvironmentId::from(&**id), rep.version);
                 refused.push(Refused { id, version, reason, came_in: RefusedIn::Put });
             }
         }
         if let Some(first) = refused.first()
             && refused.len() == content.environments.len()
+            && rule(Rule::AllRefused)
         {
             let reason = first.reason;
             events.extend(refused.into_iter().map(Event::Refused));
             return Outcome::Refused(reason);
         }
-        self.held = None;
-        if content.environments.is_empty() && !self.is_empty() && !self.hold_empty.is_zero() {
+        if rule(Rule::PutReplacesHeld) {
+            self.held = None;
+        }
+        let holds = !self.hold_empty.is_zero() && rule(Rule::HoldsEmpty);
+        if holds && content.environments.is_empty() && (!self.is_empty() || !rule(Rule::HoldsSomething)) {
             events.push(Event::Held(Held {
                 environments: self.environments.untouched(self.touch),
                 hold_ms: u64::try_from(self.hold_empty.as_millis()).unwrap_or(u64::MAX),
@@ -234,7 +243,9 @@ impl Environments {
         let mut named = 0;
         for (id, rep) in &content.environments {
             if unlucky.next_if(|refused| refused.id.as_str() == id).is_some() {
-                self.environments.name(id);
+                if rule(Rule::RefusedIsNamed) {
+                    self.environments.name(id);
+                }
                 named += usize::from(self.environments.knows(id));
             } else {
                 self.upsert(id, rep, now, events);
@@ -248,12 +259,14 @@ impl Environments {
         let partly = refused.len();
         events.extend(refused.into_iter().map(Event::Refused));
         self.received_all(ids, origin, events);
-        if partly == 0 { Outcome::Fine } else { Outcome::Partly(partly) }
+        if partly == 0 || !rule(Rule::PartlyIsError) { Outcome::Fine } else { Outcome::Partly(partly) }
     }
 
     fn forget_environments(&mut self, named: usize, touched: u64, events: &mut Vec<Event>) {
         for (id, environment) in self.environments.forget_unnamed(named, touched) {
-            self.unschedule(&environment);
+            if rule(Rule::PutCancels) {
+                self.unschedule(&environment);
+            }
             events.push(Event::Deleted(Gone { id, version: None, by: By::Put }));
         }
     }
@@ -269,6 +282,9 @@ impl Environments {
     }
 
     fn received_all(&self, refused: Vec<EnvironmentId>, origin: Origin, events: &mut Vec<Event>) {
+        if !rule(Rule::PutCompletes) {
+            return;
+        }
         events.push(Event::ReceivedAll(ReceivedAll {
             environments: self.len(),
             filters: self.filters_len(),
@@ -281,6 +297,7 @@ impl Environments {
         self.touch += 1;
         match (patch.path, patch.environment, patch.filter) {
             (Path::Environment(id), Some(rep), _) => match rep.judge(&id) {
+                Err(_) if !rule(Rule::PatchJudges) => self.upsert(&id, &rep, now, events),
                 Ok(()) => self.upsert(&id, &rep, now, events),
                 Err(reason) => {
                     events.push(Event::Refused(Refused {
@@ -306,7 +323,9 @@ impl Environments {
         match &delete.path {
             Path::Environment(id) => {
                 if let Some(environment) = self.environments.delete(id, delete.version, self.touch) {
-                    self.unschedule(&environment);
+                    if rule(Rule::DeleteCancels) {
+                        self.unschedule(&environment);
+                    }
                     events.push(Event::Deleted(Gone { id: environment.id.clone(), version, by }));
                 }
             }
@@ -327,7 +346,9 @@ impl Environments {
             Upsert::Insert => None,
             Upsert::Update(was) => Some(was),
         };
-        if let Some(was) = &was {
+        if let Some(was) = &was
+            && rule(Rule::UpdateCancels)
+        {
             self.unschedule(was);
         }
         let Some(environment) = self.environments.get(id).cloned() else { return };
@@ -350,6 +371,7 @@ impl Environments {
         match upsert {
             Upsert::Stale => {}
             Upsert::Insert => events.push(Event::FilterAdded(filter.clone())),
+            Upsert::Update(_) if !rule(Rule::FilterUpdates) => {}
             Upsert::Update(_) => events.push(Event::FilterUpdated(filter.clone())),
         }
     }
@@ -370,7 +392,7 @@ impl Environments {
 
     /// Ends the keys whose time is over, in the order of their ends.
     fn expire(&mut self, now: Now, events: &mut Vec<Event>) {
-        while let Some((end, id)) = self.ends.first().filter(|(end, _)| *end < now.unix_ms).cloned() {
+        while let Some((end, id)) = self.ends.first().filter(|(end, _)| over(*end, now)).cloned() {
             self.ends.pop_first();
             let Some(environment) = self.environments.get_mut(id.as_str()) else { continue };
             // Copied only if somebody still looks at it.
@@ -381,7 +403,9 @@ impl Environments {
                 events.push(expired(name, ExpiredKey::Sdk(key)));
             }
             for AcceptedKey { name, key, .. } in take_ended(&mut environment.mobile_keys, end) {
-                events.push(expired(name, ExpiredKey::Mobile(key)));
+                if rule(Rule::MobileEnds) {
+                    events.push(expired(name, ExpiredKey::Mobile(key)));
+                }
             }
             if let Some(next) = environment.first_end() {
                 self.ends.insert((next, id));
@@ -389,6 +413,11 @@ impl Environments {
         }
         self.first_end = self.ends.first().map(|(end, _)| *end);
     }
+}
+
+/// Whether a key that ends then is not accepted any more.
+fn over(end: u64, now: Now) -> bool {
+    end < now.unix_ms || (end == now.unix_ms && !rule(Rule::StrictlyAfter))
 }
 
 fn take_ended<K>(keys: &mut Vec<AcceptedKey<K>>, end: u64) -> Vec<AcceptedKey<K>> {

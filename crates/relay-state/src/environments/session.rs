@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::event::Event;
 use super::reducer::{Deadline, Environments, Now, Outcome};
+use super::rules::{Rule, rule};
 
 /// How a client fares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -250,7 +251,11 @@ impl Session {
             }
             Outcome::Fine | Outcome::Ignored => None,
         };
-        self.change(error, |status| status.state = State::Valid);
+        self.change(error, |status| {
+            if rule(Rule::EventIsLife) {
+                status.state = State::Valid;
+            }
+        });
         Next::Read
     }
 
@@ -268,7 +273,8 @@ impl Session {
     pub fn handle_ended(&mut self, error: StatusError, retry: Duration) {
         self.environments.handle_disconnect();
         let error = match self.ending.take() {
-            Some(Ending::Asked) => None,
+            Some(Ending::Asked) if rule(Rule::ReconnectIsNone) => None,
+            Some(Ending::Asked) => Some(error),
             Some(Ending::Error(error)) => Some(error),
             None => Some(error),
         };
@@ -276,7 +282,7 @@ impl Session {
         self.change(error, |status| {
             status.connected = false;
             status.retry = Some(retry);
-            if failed && status.state == State::Valid {
+            if failed && status.state == State::Valid && rule(Rule::FailureInterrupts) {
                 status.state = State::Interrupted;
             }
         });
@@ -300,7 +306,8 @@ impl Session {
     }
 
     fn tell(&mut self, events: Vec<Event>) {
-        self.complete |= events.iter().any(|event| matches!(event, Event::ReceivedAll(_)));
+        self.complete |=
+            rule(Rule::CompleteIsTold) && events.iter().any(|event| matches!(event, Event::ReceivedAll(_)));
         self.unsaved |= events.iter().any(|event| !matches!(event, Event::Refused(_) | Event::Held(_)));
         self.events.extend(events);
     }
@@ -313,7 +320,7 @@ impl Session {
         self.status.configured |= std::mem::take(&mut self.complete);
         let failed = error.is_some();
         self.status.error = error.or(self.status.error.take());
-        if failed || seen(&self.status) != before {
+        if (failed && rule(Rule::ErrorsAreTold)) || seen(&self.status) != before {
             self.events.push_back(Event::Status(self.status.clone()));
         }
     }

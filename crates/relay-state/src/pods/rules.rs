@@ -1,25 +1,6 @@
 //! The rules of the folds, each by its name, so that a test can take one away and show what goes wrong without it.
-//!
-//! Outside of tests every rule holds, and asking costs nothing.
 
-macro_rules! rules {
-    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
-        /// One rule.
-        #[cfg_attr(not(test), allow(dead_code, reason = "one is the driver's"))]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub(crate) enum Rule { $($(#[doc = $doc])* $name,)* }
-
-        #[cfg(test)]
-        impl Rule {
-            pub(crate) const ALL: &[Self] = &[$(Self::$name),*];
-
-            /// What it says.
-            pub(crate) fn says(self) -> &'static str {
-                match self { $(Self::$name => concat!($($doc),*).trim_ascii(),)* }
-            }
-        }
-    };
-}
+use crate::rules::rules;
 
 rules! {
     /// 1: the first message of a connection is `connected`
@@ -112,31 +93,4 @@ rules! {
     BookmarkAcksLast,
     /// pods that show history are marked
     HistoryIsMarked,
-}
-
-/// Whether the rule holds.
-#[cfg(not(test))]
-#[inline(always)]
-pub(crate) const fn rule(_rule: Rule) -> bool {
-    true
-}
-
-#[cfg(test)]
-thread_local! {
-    static OFF: std::cell::Cell<Option<Rule>> = const { std::cell::Cell::new(None) };
-}
-
-/// Whether the rule holds.
-#[cfg(test)]
-pub(crate) fn rule(rule: Rule) -> bool {
-    OFF.get() != Some(rule)
-}
-
-/// Takes a rule away on this thread while `work` runs.
-#[cfg(test)]
-pub(crate) fn without<T>(rule: Option<Rule>, work: impl FnOnce() -> T) -> T {
-    let before = OFF.replace(rule);
-    let result = work();
-    OFF.set(before);
-    result
 }
