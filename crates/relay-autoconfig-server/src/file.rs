@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use relay_proto::autoconfig::{EnvironmentRep, FilterRep, KeyEntry, KeyText};
+use relay_proto::autoconfig::{EnvironmentRep, FilterRep, KeyEntry, KeyText, Refusal};
 use relay_proto::time::Timestamp;
 
 use crate::node::Node;
@@ -228,8 +228,27 @@ fn environment(id: &str, node: Node, place: &str) -> Result<EnvironmentRep<'stat
     environment.sdk_keys = keys(&mut fields, "sdkKeys")?;
     environment.mobile_keys = keys(&mut fields, "mobileKeys")?;
     fields.end()?;
-    environment.judge(id).map_err(|refusal| Broken::new(place, refusal.to_string()))?;
+    environment.judge(id).map_err(|refusal| {
+        let rule = format!("{refusal} ({})", refusal.as_str());
+        Broken::new(format_args!("{place}.{}", field(refusal, &environment)), rule)
+    })?;
     Ok(environment)
+}
+
+/// The field that a refusal is about.
+fn field(refusal: Refusal, environment: &EnvironmentRep<'_>) -> String {
+    let empty = |entries: &[KeyEntry<'_>]| entries.iter().position(|entry| entry.value.is_empty());
+    match refusal {
+        Refusal::EmptyKey => match (empty(&environment.sdk_keys), empty(&environment.mobile_keys)) {
+            (Some(index), _) => format!("sdkKeys[{index}].value"),
+            (None, index) => format!("mobileKeys[{}].value", index.unwrap_or_default()),
+        },
+        Refusal::NoSdkKey => "sdkKey".into(),
+        Refusal::PrimaryNotListed => "sdkKeys".into(),
+        Refusal::MobileNotListed => "mobileKeys".into(),
+        Refusal::NoPrimaryMobile => "mobKey".into(),
+        _ => "envID".into(),
+    }
 }
 
 fn keys(fields: &mut Fields, name: &str) -> Result<Vec<KeyEntry<'static>>, Broken> {

@@ -16,6 +16,9 @@ use crate::events::Events;
 use crate::handler::MessageHandler;
 use crate::manager::StreamManager;
 
+/// Longest wait from the start of an attempt to its answer, unless silence may not last that long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What an answer of 401 or 403 does, whenever it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -152,7 +155,8 @@ impl Builder {
         self
     }
 
-    /// The longest silence; any byte counts. Default 5 min; the service sends a comment every 3.
+    /// The longest silence; any byte counts. Default 5 min; the service sends a comment every 3. An answer is waited for
+    /// no longer than that, and at most 30 s.
     #[must_use]
     pub fn idle_timeout(mut self, idle: Duration) -> Self {
         self.idle_timeout = idle;
@@ -268,6 +272,7 @@ impl Builder {
             .jitter(Jitter::Half)
             .retry_max(self.reconnect.1)
             .idle(self.idle_timeout)
+            .response_timeout(self.idle_timeout.min(ANSWER_TIMEOUT))
             .lenient_mime(self.lenient_mime)
             .max_problem_bytes(0_usize)
             .max_redirects(10_u32)

@@ -13,8 +13,7 @@ use relay_proto::eventsource::{Attempt, Cause, Ended, Item, Refused, Stop};
 use relay_proto::secret::same_in_constant_time;
 use relay_proto::sse::Frame;
 use relay_state::environments::{
-    Environments, ErrorKind, Event, Next, Now, Session, State, Status, StatusError, decode_saved,
-    encode_saved,
+    Environments, Event, Next, Now, Session, State, Status, StatusError, decode_saved, encode_saved,
 };
 use relay_transport::{EventStream, HttpClient, Secret, TokenSource};
 use tokio::time::{Instant, Sleep};
@@ -276,6 +275,7 @@ impl Events {
         let status = self.session.status();
         let Some(error) = &status.error else { return };
         match status.retry {
+            Some(Duration::ZERO) => tracing::warn!("{}; another key is tried at once", error.message),
             Some(retry) => tracing::warn!("{}; the next attempt is in {retry:.1?}", error.message),
             None => tracing::warn!("{}", error.message),
         }
@@ -397,10 +397,9 @@ fn error_of(cause: &Cause) -> StatusError {
         Cause::ContentEncoding(_) => {
             StatusError::response(200, "answered in a content coding that was not asked for")
         }
-        Cause::RedirectWithoutLocation(status) | Cause::RedirectNowhere(status) => {
-            StatusError::response(*status, cause.to_string())
-        }
-        Cause::TooManyRedirects => StatusError::new(ErrorKind::Response, None, cause.to_string()),
+        Cause::RedirectWithoutLocation(status)
+        | Cause::RedirectNowhere(status)
+        | Cause::TooManyRedirects(status) => StatusError::response(*status, cause.to_string()),
         Cause::EndlessEvent(_) => StatusError::data(cause.to_string()),
         other => StatusError::network(other.to_string()),
     }

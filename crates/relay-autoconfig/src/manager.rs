@@ -35,7 +35,8 @@ impl StreamManager {
         let (tell_status, status) = watch::channel(events.status().clone());
         let (tell_end, end) = watch::channel(None);
         let closed = CancellationToken::new();
-        let work = Box::pin(work(events, handler, tell_status, tell_end, closed.clone()));
+        let telling = Telling { status: tell_status, end: tell_end };
+        let work = Box::pin(work(events, handler, telling, closed.clone()));
         Self { work: Mutex::new(Some(work)), tasks: TaskTracker::new(), closed, status, end }
     }
 
@@ -105,11 +106,35 @@ impl std::fmt::Debug for StreamManager {
     }
 }
 
+/// Tells how the task fares. However that ends, before its start or by a panic of the handler, the last word is `off`.
+struct Telling {
+    status: watch::Sender<Status>,
+    end: watch::Sender<Option<End>>,
+}
+
+impl Telling {
+    fn over(&self, end: End) {
+        self.status.send_modify(|status| {
+            status.connected = false;
+            status.retry = None;
+            status.state = State::Off;
+        });
+        self.end.send_replace(Some(end));
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        if self.end.borrow().is_none() {
+            self.over(End::Closed);
+        }
+    }
+}
+
 async fn work<H: MessageHandler>(
     mut events: Events,
     mut handler: H,
-    status: watch::Sender<Status>,
-    end: watch::Sender<Option<End>>,
+    telling: Telling,
     closed: CancellationToken,
 ) {
     let follow = async {
@@ -117,16 +142,11 @@ async fn work<H: MessageHandler>(
             let told = if let Event::Status(status) = &event { Some(status.clone()) } else { None };
             call(&mut handler, event).await;
             if let Some(told) = told {
-                status.send_replace(told);
+                telling.status.send_replace(told);
             }
         }
     };
     closed.run_until_cancelled(follow).await;
     events.close();
-    status.send_modify(|status| {
-        status.connected = false;
-        status.retry = None;
-        status.state = State::Off;
-    });
-    end.send_replace(events.end().cloned());
+    telling.over(events.end().cloned().unwrap_or(End::Closed));
 }

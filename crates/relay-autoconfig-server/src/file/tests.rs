@@ -94,14 +94,14 @@ fn what_breaks_a_rule_is_told_by_place_and_rule_and_never_by_a_key() {
             "environments: {e: {sdkKey: secret, sdkKeys: [{value: secret, expiry: -1}]}}",
             "environments.e.sdkKeys[0].expiry: it must be a time",
         ),
-        ("environments: {e: {}}", "environments.e: it has no SDK key"),
+        ("environments: {e: {}}", "environments.e.sdkKey: it has no SDK key (no-sdk-key)"),
         (
             "environments: {e: {sdkKey: secret, sdkKeys: [{value: secret2}]}}",
-            "environments.e: its SDK key is not among",
+            "environments.e.sdkKeys: its SDK key is not among",
         ),
         (
             "environments: {e: {sdkKey: secret, mobileKeys: [{value: secret2}]}}",
-            "environments.e: it has mobile keys",
+            "environments.e.mobKey: it has mobile keys",
         ),
         ("environments: {'': {sdkKey: secret}}", "environments.: an id is not empty"),
         ("environments: {a/b: {sdkKey: secret}}", "environments.a/b: an id has no slash"),

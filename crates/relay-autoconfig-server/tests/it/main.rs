@@ -1,6 +1,8 @@
 //! The service, seen from raw sockets.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod load;
+
 use std::path::Path;
 use std::time::Duration;
 

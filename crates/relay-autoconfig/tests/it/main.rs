@@ -1,8 +1,10 @@
 //! The client on real sockets, against scripted peers.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod close;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use relay_autoconfig::{
     Builder, End, Environment, EnvironmentId, Event, Events, Expired, FileCache, Gone, MessageHandler,
@@ -267,43 +269,4 @@ async fn a_manager_calls_its_handler_and_tells_three_signals() {
     assert_eq!((manager.status().state, manager.end()), (State::Off, Some(End::Closed)));
     manager.close().await;
     assert_eq!(manager.start().await, Err(End::Closed));
-}
-
-#[tokio::test]
-async fn n92_n93_close_is_quick_in_every_state_and_nothing_is_sent_after_it() {
-    let flood = put("e", 1).repeat(2000);
-    let hour = Duration::from_secs(3600);
-    let cases: Vec<(&str, Reply)> = vec![
-        ("waiting for an answer", Reply::raw().silence()),
-        ("in a body", Reply::sse().send(": x\n").silence()),
-        ("in a flood", Reply::sse().send(flood).silence()),
-        ("in a long wait", Reply::empty(503)),
-        ("in a wait after 403", Reply::empty(403)),
-    ];
-    for (state, reply) in cases {
-        for started in [false, true] {
-            let peer = Peer::start(Script::new().always(PATH, reply.clone())).await;
-            let (handler, mut calls) = handler();
-            let builder =
-                StreamManager::builder(peer.url()).key(KEY).reconnect(hour, hour).long_reconnect(hour, hour);
-            let manager = Arc::new(builder.build(handler).unwrap());
-            let starting = tokio::spawn({
-                let manager = manager.clone();
-                async move { if started { manager.start().await } else { Err(End::Closed) } }
-            });
-            if started {
-                peer.request(0).await;
-                if state == "in a flood" {
-                    calls.recv().await;
-                }
-            }
-            let begin = Instant::now();
-            within(state, manager.close()).await;
-            assert!(begin.elapsed() < Duration::from_secs(2), "{state}: {:?}", begin.elapsed());
-            let _ = within("the start", starting).await;
-            assert_eq!(peer.requests().len(), usize::from(started), "{state}");
-            while calls.try_recv().is_ok() {}
-            assert!(calls.recv().await.is_none(), "{state}: the handler is gone");
-        }
-    }
 }

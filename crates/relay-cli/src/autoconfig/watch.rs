@@ -1,10 +1,12 @@
 //! `relay autoconfig watch`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use relay_autoconfig::{Builder, End, Events, FileCache, StreamManager, Unauthorized};
+
+use relay_state::files::FileError;
 
 use super::line;
 use crate::args::{PrintLines, Transport, Until, duration, in_environment, positive_duration, size};
@@ -135,7 +137,7 @@ impl WatchArgs {
             None => return Err(Usage("give the key with --key or --key-file".into()).into()),
         };
         if let Some(file) = &self.cache_file {
-            let mut cache = FileCache::open(file)?;
+            let Some(mut cache) = cache(file)? else { return self.connected(builder) };
             if let Some(other) = cache.other_service(&self.url) {
                 let (file, url) = (file.display(), self.url.split('?').next().unwrap_or_default());
                 let queries = if other == url.trim_end_matches('/') { ": their queries differ" } else { "" };
@@ -145,7 +147,23 @@ impl WatchArgs {
             }
             builder = builder.cache(cache);
         }
+        self.connected(builder)
+    }
+
+    fn connected(&self, builder: Builder) -> anyhow::Result<Builder> {
         Ok(builder.http(self.transport.http().compressed_streams(true).build()?))
+    }
+}
+
+/// The cache; `None`, with a warning, when what stands there cannot be read at all.
+fn cache(file: &Path) -> anyhow::Result<Option<FileCache>> {
+    match FileCache::open(file) {
+        Ok(cache) => Ok(Some(cache)),
+        Err(error @ FileError::Io { action: "read", .. }) => {
+            tracing::warn!("{}; it is left as it is, and nothing is kept", relay_proto::error::chain(&error));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -377,7 +377,7 @@ impl Machine {
             return self.end(Cause::RedirectWithoutLocation(head.status), now);
         };
         if trail.hops >= self.config.max_redirects {
-            return self.end(Cause::TooManyRedirects, now);
+            return self.end(Cause::TooManyRedirects(head.status), now);
         }
         let redirect = match &trail.redirect {
             Some(redirect) => redirect.then(head.status, location),

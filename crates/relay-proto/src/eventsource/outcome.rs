@@ -223,8 +223,8 @@ pub enum Cause {
     RedirectWithoutLocation(u16),
     /// A redirect to something that is not an `http` or `https` URL.
     RedirectNowhere(u16),
-    /// More redirects in a row than [`Config::max_redirects`](super::Config::max_redirects).
-    TooManyRedirects,
+    /// More redirects in a row than [`Config::max_redirects`](super::Config::max_redirects); the status of the last.
+    TooManyRedirects(u16),
     /// An event that never ends: so many bytes of it had come.
     EndlessEvent(u64),
     /// The driver could not prepare the request.
@@ -255,7 +255,7 @@ impl fmt::Display for Cause {
             Self::RedirectNowhere(status) => {
                 write!(f, "redirected ({status}) to something that is not an http URL")
             }
-            Self::TooManyRedirects => f.write_str("too many redirects in a row"),
+            Self::TooManyRedirects(_) => f.write_str("too many redirects in a row"),
             Self::EndlessEvent(bytes) => write!(f, "an event did not end within {bytes} bytes"),
             Self::Refused(refused) => write!(f, "{refused}"),
             Self::Restarted(reason) => write!(f, "restarted: {reason}"),

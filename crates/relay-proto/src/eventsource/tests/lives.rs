@@ -388,7 +388,7 @@ fn redirects_end_somewhere() {
     assert_eq!(urls.len(), 5);
     assert_eq!(urls[4], "http://relay.test/a");
     let [Want::Item(Item::Ended(ended))] = &outcome.0[..] else { panic!("{outcome:?}") };
-    assert_eq!((&ended.cause, ended.opened), (&Cause::TooManyRedirects, false));
+    assert_eq!((&ended.cause, ended.opened), (&Cause::TooManyRedirects(307), false));
     // The next attempt begins where the first did, with all hops to go.
     let Want::Wait(until) = outcome.1 else { panic!("{outcome:?}") };
     assert_eq!(told(&mut machine, until), "connect#2 response@30.8");

@@ -1,0 +1,84 @@
+//! Many subscribers, many changes, and one subscriber that never reads.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use super::{Subscriber, builder, start, within, write};
+
+fn environments(count: usize, name: &str) -> String {
+    (0..count).fold("environments:\n".to_owned(), |mut text, i| {
+        let _ = writeln!(
+            text,
+            "  e{i:04}: {{sdkKey: sdk-{i}, mobKey: mob-{i}, envName: {name}, projName: Project}}"
+        );
+        text
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_change_is_encoded_once_for_everybody_and_who_never_reads_changes_nothing() {
+    const SUBSCRIBERS: usize = 200;
+    const ENVIRONMENTS: usize = 1500;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("e.yaml");
+    write(&file, &environments(ENVIRONMENTS, "One"));
+    let (server, _run) = start(builder(&file)).await;
+    let mut subscribers = Vec::new();
+    for _ in 0..SUBSCRIBERS {
+        let mut subscriber = Subscriber::open(&server, "").await;
+        let (name, put) = subscriber.event().await;
+        assert_eq!(
+            (name.as_str(), put["data"]["environments"].as_object().unwrap().len()),
+            ("put", ENVIRONMENTS)
+        );
+        subscribers.push(subscriber);
+    }
+    let deaf = Subscriber::open(&server, "").await;
+    assert_eq!(server.encoded(), 1);
+    let begin = Instant::now();
+    write(&file, &environments(ENVIRONMENTS, "Two"));
+    let reading = subscribers.into_iter().map(|mut subscriber| {
+        tokio::spawn(async move {
+            for i in 0..ENVIRONMENTS {
+                assert_eq!(subscriber.told().await.0, format!("patch /environments/e{i:04}"));
+            }
+            subscriber
+        })
+    });
+    for reading in reading.collect::<Vec<_>>() {
+        within("all patches", reading).await.unwrap();
+    }
+    println!("{SUBSCRIBERS} x {ENVIRONMENTS} patches in {:?}", begin.elapsed());
+    assert_eq!(server.encoded(), 1 + ENVIRONMENTS as u64);
+    assert_eq!(server.subscribers(), SUBSCRIBERS as u64 + 1);
+    drop(deaf);
+}
+
+/// Rounds of changes that nobody takes leave the last of each id, and no more than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lags_is_told_the_last_of_each_id() {
+    const ENVIRONMENTS: usize = 400;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("e.yaml");
+    let name = |round: usize| format!("{}{round}", "n".repeat(3000));
+    write(&file, &environments(ENVIRONMENTS, &name(0)));
+    let (server, _run) = start(builder(&file)).await;
+    let (mut prompt, mut late) = (Subscriber::open(&server, "").await, Subscriber::open(&server, "").await);
+    prompt.event().await;
+    for round in 1..=12 {
+        write(&file, &environments(ENVIRONMENTS, &name(round)));
+        for _ in 0..ENVIRONMENTS {
+            let (_, patch) = prompt.event().await;
+            assert_eq!(patch["data"]["envName"], name(round));
+        }
+    }
+    // Some of it is in the buffers of the connection, the rest was left out.
+    let (mut events, mut complete) = (0, 0);
+    assert_eq!(late.event().await.0, "put");
+    while complete < ENVIRONMENTS {
+        let (_, patch) = late.event().await;
+        events += 1;
+        complete += usize::from(patch["data"]["envName"] == name(12));
+    }
+    assert!(events < 12 * ENVIRONMENTS, "{events} events: it was told everything");
+}
