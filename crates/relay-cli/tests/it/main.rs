@@ -6,6 +6,9 @@ mod process;
 mod terminal;
 mod wire;
 
+mod autoconfig_answers;
+mod autoconfig_serve;
+mod autoconfig_watch;
 mod cursor_file;
 mod demo;
 mod disk;
