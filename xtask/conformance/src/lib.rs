@@ -5,6 +5,8 @@
 //! [`play_http`] has a scripted peer say them over a loopback socket to the public client. Both must ask the same
 //! questions and show the same snapshots. [`Report`] plays a whole directory.
 //!
+//! [`AutoconfigReport`] and [`AutoconfigMessage`] do the same for auto-configuration streams: `fixtures/autoconfig` and `fixtures/autoconfig-wire`.
+//!
 //! **What it does not do:** it computes no expectation. What is expected is written down in the files, from the
 //! protocol (`docs/protocol.md`), and another client may be held to the same files. It is no part of the product.
 //!
@@ -21,12 +23,14 @@
 //! # Ok::<(), relay_conformance::Mistake>(())
 //! ```
 
+mod autoconfig;
 mod conversation;
 mod http;
 mod pure;
 mod suite;
 mod trace;
 
+pub use autoconfig::{AutoconfigMessage, AutoconfigMistake, AutoconfigReport};
 pub use conversation::{Conversation, Mistake};
 pub use http::play_http;
 pub use pure::play_pure;

@@ -1,6 +1,8 @@
 //! The conversations of this repository hold, and one that does not is found out.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod autoconfig;
+
 use std::path::Path;
 
 use relay_conformance::{Conversation, Report, play_http, play_pure};
