@@ -19,19 +19,22 @@ up to 100,000; --only takes a number of pods, or `seed`). Then it seeds 100,000 
 memory. The largest size needs 12 GB of memory.
 `bench log` compares the log with fjall, redb and SQLite as logs: appends by size of a batch and by policy, replay,
 opening, a writer that is killed, a byte that is flipped. Takes --quick and --json.
+`bench autoconfig` measures auto-configuration streams next to their bars: a put and a patch, memory, the next deadline,
+changes to 200 subscribers, a close in every state. Takes --quick and --json.
 The peers are fetched and built the first time; they are no part of the product.";
 
 /// Everything after the name of the benchmark is its own business.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if arguments.first().is_none_or(|name| name.starts_with('-')) {
         bail!(
-            "which benchmark? `cargo xtask bench sse|state|client|log [--quick] [--only WORK] [--json FILE]`"
+            "which benchmark? `cargo xtask bench sse|state|client|log|autoconfig [--quick] [--only WORK] [--json FILE]`"
         );
     }
     let manifest = root().join("xtask/bench/Cargo.toml");
     let (manifest, toolchain) = match arguments.first().map(String::as_str) {
         // Built from C in part, and so a workspace of its own. One of its peers asks rustup for a toolchain by number.
         Some("log") => (root().join("xtask/bench/log/Cargo.toml"), "stable"),
+        Some("autoconfig") => (root().join("xtask/bench/autoconfig/Cargo.toml"), ""),
         _ => (manifest, ""),
     };
     let toolchain = std::env::var_os("RUSTUP_TOOLCHAIN").unwrap_or_else(|| toolchain.into());

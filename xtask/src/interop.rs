@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::{Usage, workspace};
 
 mod address;
+mod autoconfig;
 mod cluster;
 mod durable;
 mod golang;
@@ -32,14 +33,22 @@ Suites (all of them when none is named):
          while it disconnects, trims and forgets histories, refuses, is killed and started again
   durable installs the packages of the authors of Durable Streams with npm (Node.js 20), then runs their suite for
          servers against `relay durable serve`, in memory and in a directory
+  autoconfig builds a service and a client of auto-configuration streams with github.com/launchdarkly/eventsource (Go
+         1.24), then `relay autoconfig watch` follows the one while it publishes, compresses, reconnects, is killed and
+         started again, and the other follows `relay autoconfig serve`
 
   --relay PATH   use this relay binary instead of building one
   --keep         keep the directory with the logs, also when everything passed";
 
 type Suite = fn(&mut Run) -> Result<()>;
 
-const SUITES: &[(&str, Suite)] =
-    &[("sse", sse::run), ("kube", kube::run), ("parsec", parsec::run), ("durable", durable::run)];
+const SUITES: &[(&str, Suite)] = &[
+    ("sse", sse::run),
+    ("kube", kube::run),
+    ("parsec", parsec::run),
+    ("durable", durable::run),
+    ("autoconfig", autoconfig::run),
+];
 
 /// Runs the named suites and prints what passed, one line each, and a count as the last line.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {

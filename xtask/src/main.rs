@@ -41,14 +41,14 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "conformance",
-        arguments: "[sse [--vectors FILE].. | pods [--dir DIRECTORY]]",
-        about: "published rules, case by case: event streams (`sse`) and conversations with a relay (`pods`)",
+        arguments: "[sse [--vectors FILE].. | pods|autoconfig [--dir DIRECTORY]]",
+        about: "published rules, case by case: event streams (`sse`), conversations (`pods`, `autoconfig`)",
         details: conformance::DETAILS,
         run: conformance::run,
     },
     Command {
         name: "soak",
-        arguments: "[--for 10m] [--seed N]",
+        arguments: "[autoconfig] [--for 10m] [--seed N]",
         about: "follow relays through random faults, and check that nothing is lost and nothing grows",
         details: soak::DETAILS,
         run: soak::run,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::workspace::{cargo, check};
+use crate::workspace::{cargo, check, target_directory};
 
 /// What `cargo xtask soak --help` says.
 pub(crate) const DETAILS: &str = "\
@@ -13,9 +13,21 @@ unannounced or repeated, when a kind of fault never happened, or when memory, so
 the time is for logs on simulated disks, which fail, are killed and lose their power at any operation.
   --for 10m     how long: 90s, 10m, 24h; a round is always finished
   --seed N      the faults of another run again; without one a new seed is taken, and printed
+`soak autoconfig` runs `relay autoconfig serve` and `watch` as two processes, while the file changes, connections are cut
+and either is killed: after each round both agree, and no version has gone back. Takes the same options.
 A short run is part of `cargo xtask test`.";
 
 /// The soak is a crate of its own: it brings the client and the server along, which this program should not wait for.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    check(cargo().args(["run", "--quiet", "--locked", "--package=relay-soak", "--"]).args(arguments))
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--locked", "--package=relay-soak", "--"]);
+    let arguments = match arguments.split_first() {
+        Some((first, rest)) if first == "autoconfig" => {
+            check(cargo().args(["build", "--quiet", "--locked", "--package=relay-cli", "--bin=relay"]))?;
+            command.arg(first).arg(target_directory()?.join("debug/relay"));
+            rest
+        }
+        _ => arguments,
+    };
+    check(command.args(arguments))
 }

@@ -155,8 +155,8 @@ impl Builder {
         self
     }
 
-    /// The longest silence; any byte counts. Default 5 min; the service sends a comment every 3. An answer is waited for
-    /// no longer than that, and at most 30 s.
+    /// The longest silence; any byte counts. Default 5 min; the service sends a comment every 3. An answer is waited
+    /// for no longer than that, and at most 30 s.
     #[must_use]
     pub fn idle_timeout(mut self, idle: Duration) -> Self {
         self.idle_timeout = idle;

@@ -5,7 +5,8 @@
 //! [`play_http`] has a scripted peer say them over a loopback socket to the public client. Both must ask the same
 //! questions and show the same snapshots. [`Report`] plays a whole directory.
 //!
-//! [`AutoconfigReport`] and [`AutoconfigMessage`] do the same for auto-configuration streams: `fixtures/autoconfig` and `fixtures/autoconfig-wire`.
+//! [`AutoconfigReport`] and [`AutoconfigMessage`] do the same for auto-configuration streams: `fixtures/autoconfig` and
+//! `fixtures/autoconfig-wire`.
 //!
 //! **What it does not do:** it computes no expectation. What is expected is written down in the files, from the
 //! protocol (`docs/protocol.md`), and another client may be held to the same files. It is no part of the product.

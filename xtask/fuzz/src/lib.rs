@@ -1,4 +1,5 @@
 //! What must hold whatever the input, as plain functions: a fuzz target hands them bytes, and so do the tests.
 
+pub mod autoconfig;
 pub mod eventsource;
 pub mod sse;

@@ -28,12 +28,14 @@
 //! ```
 
 mod audit;
+mod autoconfig;
 mod disk;
 mod follower;
 mod ledger;
 mod meter;
 mod soak;
 
+pub use autoconfig::{AutoconfigReport, autoconfig};
 pub use disk::{DiskReport, disks};
 pub use meter::Sample;
 pub use soak::{Report, Soak};

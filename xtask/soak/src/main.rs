@@ -1,20 +1,36 @@
-//! `relay-soak [--for 10m] [--seed N]`: see the library.
+//! `relay-soak [autoconfig RELAY] [--for 10m] [--seed N]`: see the library.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use relay_soak::{Soak, disks};
+use relay_soak::{Soak, autoconfig, disks};
 
-const USAGE: &str = "relay-soak [--for 10m] [--seed N]";
+const USAGE: &str = "relay-soak [autoconfig RELAY] [--for 10m] [--seed N]";
 
 fn main() -> anyhow::Result<ExitCode> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Two processes of this binary, instead of followers in this one.
+    let relay = (arguments.first().is_some_and(|first| first == "autoconfig") && arguments.len() > 1)
+        .then(|| arguments.drain(..2).nth(1).unwrap_or_default());
     let Some((text, time, seed)) = parse(&arguments) else {
         eprintln!("{USAGE}");
         return Ok(ExitCode::from(2));
     };
     println!("seed {seed}, for {text}");
+    if let Some(relay) = relay {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        return Ok(match runtime.block_on(autoconfig(relay.as_ref(), seed, time)) {
+            Ok(report) => {
+                println!("passed: {report}");
+                ExitCode::SUCCESS
+            }
+            Err(why) => {
+                eprintln!("FAILED with seed {seed}: {why:#}");
+                ExitCode::FAILURE
+            }
+        });
+    }
     // A tenth of the time for logs on simulated disks, and the rest for relays.
     match disks(seed, time / 10) {
         Ok(report) => println!("passed: {report}"),

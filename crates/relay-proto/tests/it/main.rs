@@ -1,5 +1,11 @@
 //! Integration tests of `relay-proto`.
 
+#[cfg(feature = "autoconfig")]
+#[path = "../../../../xtask/fuzz/src/autoconfig.rs"]
+#[allow(unreachable_pub, reason = "public in the fuzz crate, which this file belongs to")]
+mod autoconfig;
+#[cfg(feature = "autoconfig")]
+mod autoconfig_messages;
 #[path = "../../../../xtask/fuzz/src/eventsource.rs"]
 #[allow(unreachable_pub, reason = "public in the fuzz crate, which this file belongs to")]
 mod eventsource_life;
