@@ -196,7 +196,8 @@ impl Soak {
                 3 => {
                     let broken =
                         ["", "environments: {e0: {sdkKey: ", "environments: {e0: {}}", "environments: 5"];
-                    self.write(broken[self.rng.below(broken.len() as u64) as usize])?;
+                    let which = self.rng.below(broken.len() as u64) as usize;
+                    self.write(broken[which])?;
                     self.report.broken += 1;
                 }
                 _ => self.change()?,
