@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::interop;
 use crate::workspace::{cargo, check, root};
 
 /// What `cargo xtask bench --help` says.
@@ -21,13 +22,16 @@ memory. The largest size needs 12 GB of memory.
 opening, a writer that is killed, a byte that is flipped. Takes --quick and --json.
 `bench autoconfig` measures auto-configuration streams next to their bars: a put and a patch, memory, the next deadline,
 changes to 200 subscribers, a close in every state. Takes --quick and --json.
+`bench parsec` sends a million envelopes through memory and through a server over SSE beside a bare stream, decodes beside
+serde_json, counts bytes per idle subscription, and times publish to handler over a WebSocket beside centrifuge-client,
+against a server in Go (1.26). It fails when one of its bars is missed.
 The peers are fetched and built the first time; they are no part of the product.";
 
 /// Everything after the name of the benchmark is its own business.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if arguments.first().is_none_or(|name| name.starts_with('-')) {
         bail!(
-            "which benchmark? `cargo xtask bench sse|state|client|log|autoconfig [--quick] [--only WORK] [--json FILE]`"
+            "which benchmark? `cargo xtask bench sse|state|client|log|autoconfig|parsec [--quick] [--only WORK] [--json FILE]`"
         );
     }
     let manifest = root().join("xtask/bench/Cargo.toml");
@@ -35,13 +39,20 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         // Built from C in part, and so a workspace of its own. One of its peers asks rustup for a toolchain by number.
         Some("log") => (root().join("xtask/bench/log/Cargo.toml"), "stable"),
         Some("autoconfig") => (root().join("xtask/bench/autoconfig/Cargo.toml"), ""),
+        // So that the other client's TLS and protobuf enter no other benchmark.
+        Some("parsec") => (root().join("xtask/bench/parsec/Cargo.toml"), ""),
         _ => (manifest, ""),
     };
     let toolchain = std::env::var_os("RUSTUP_TOOLCHAIN").unwrap_or_else(|| toolchain.into());
+    let peer = match arguments.first().map(String::as_str) {
+        Some("parsec") if wants(arguments, "latency") => Some(("RELAY_BENCH_PEER", interop::parsec_peer()?)),
+        _ => None,
+    };
     let environment = (!toolchain.is_empty()).then_some(("RUSTUP_TOOLCHAIN", toolchain));
     check(
         cargo()
             .envs(environment)
+            .envs(peer)
             // The directory of the caller, so that the files they name are where they look for them.
             .current_dir(std::env::current_dir()?)
             .args(["run", "--quiet", "--release", "--locked", "--manifest-path"])
@@ -49,4 +60,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             .arg("--")
             .args(arguments),
     )
+}
+
+/// Whether a work of that name is to run: all are, unless one is named.
+fn wants(arguments: &[String], work: &str) -> bool {
+    let only = arguments.iter().skip_while(|argument| *argument != "--only").nth(1);
+    only.is_none_or(|only| work.contains(only.as_str()))
 }

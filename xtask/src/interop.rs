@@ -40,6 +40,11 @@ Suites (all of them when none is named):
   --relay PATH   use this relay binary instead of building one
   --keep         keep the directory with the logs, also when everything passed";
 
+/// The server of the `parsec` suite, for what is measured against it.
+pub(crate) fn parsec_peer() -> Result<PathBuf> {
+    parsec::build_peer()
+}
+
 type Suite = fn(&mut Run) -> Result<()>;
 
 const SUITES: &[(&str, Suite)] = &[

@@ -2,4 +2,5 @@
 
 pub mod autoconfig;
 pub mod eventsource;
+pub mod parsec;
 pub mod sse;

@@ -15,17 +15,23 @@ use super::{Run, golang, wait_for};
 /// Longest time for anything to happen.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Builds the server, and says where it is.
+pub(super) fn build_peer() -> Result<PathBuf> {
+    let needs = "this needs Go 1.26 or later on the PATH, and for the first build a way to the Go module \
+                 github.com/centrifugal/centrifuge";
+    golang::build("parsec", "parsec-peer", needs)
+}
+
 /// Runs the suite.
 pub(super) fn run(run: &mut Run) -> Result<()> {
-    let needs = "this suite needs Go 1.26 or later on the PATH, and for the first build a way to the Go module \
-                 github.com/centrifugal/centrifuge";
-    let peer = golang::build("parsec", "parsec-peer", needs)?;
+    let peer = build_peer()?;
     let world = World { peer, relay: run.relay()?, directory: run.directory().to_owned() };
     type Step = fn(&World) -> Result<()>;
-    let steps: [(&str, Step); 9] = [
+    let steps: [(&str, Step); 10] = [
         ("what is published arrives, and payloads as they were written", arrives),
         ("a disconnect resumes without loss, duplicate or gap", resumes),
         ("a trimmed history is one gap with its count", trimmed),
+        ("a removed history is a gap, and what comes then is not lost", forgotten),
         ("a server that was killed and started again is another epoch", restarted),
         ("a channel that is not open ends after five tries of error 100", unopened),
         ("a private channel wants its token", private),
@@ -215,6 +221,35 @@ fn trimmed(world: &World) -> Result<()> {
                 ensure!(of(&lines, "gap")[0]["missing"] == 11, "{lines:?}");
             }
         }
+    }
+    Ok(())
+}
+
+fn forgotten(world: &World) -> Result<()> {
+    world.forget_sequences();
+    let peer = world.start(&["-open", "public:a.b"])?;
+    let live = world.subscribe("forgotten-live", &peer.address, &["public:a.b"])?;
+    let lines = live.wait("subscribed", 1)?;
+    let epoch = of(&lines, "subscribed")[0]["position"].as_str().context("a position")?.to_owned();
+    let epoch = epoch.rsplit_once('.').context("an epoch")?.0.to_owned();
+    world.publish_numbers(&peer.address, 1..=5)?;
+    live.wait("envelope", 5)?;
+    post(&peer.address, "/test/forget?channel=public:a.b", "")?;
+    // Epoch and offset stay, and what is asked for is gone.
+    let arguments = ["public:a.b", "--after", &format!("{epoch}.3")];
+    let late = world.subscribe("forgotten-late", &peer.address, &arguments)?;
+    let lines = late.wait("gap", 1)?;
+    let gap = of(&lines, "gap")[0];
+    ensure!(gap["cause"] == "trimmed" && gap["missing"] == 2 && gap["producer"].is_null(), "{gap}");
+    post(&peer.address, "/test/disconnect?code=3001", "")?;
+    world.publish_numbers(&peer.address, 6..=8)?;
+    for (subscriber, expected) in [(&live, 1..=8), (&late, 6..=8)] {
+        let lines = subscriber.wait("envelope", expected.clone().count())?;
+        ensure!(numbers(&lines) == expected.collect::<Vec<_>>(), "{lines:?}");
+        ensure!(of(&lines, "duplicate").is_empty(), "{lines:?}");
+        // Nothing was lost behind the removal, and nothing is said to be.
+        let lost: u64 = of(&lines, "gap").iter().filter_map(|gap| gap["missing"].as_u64()).sum();
+        ensure!(lost == if numbers(&lines).len() == 8 { 0 } else { 2 }, "{lines:?}");
     }
     Ok(())
 }

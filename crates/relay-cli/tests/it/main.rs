@@ -19,6 +19,8 @@ mod follow;
 mod kube;
 mod log;
 mod parsec;
+mod parsec_bounds;
+mod parsec_rows;
 mod peers;
 mod queries;
 mod secrets;

@@ -1,0 +1,123 @@
+//! What must hold for Parsec's readers whatever comes: plain functions that panic when it does not.
+
+use std::time::Duration;
+
+use relay_proto::parsec::session::{Config, From, Session, Want};
+use relay_proto::parsec::{Envelope, Position, StreamFrame};
+use relay_proto::sse::{Decoder, Frame as SseFrame, Limits};
+use relay_state::sequences::{Follow, FollowOptions, Frame, GapCause, Item};
+
+/// An envelope that is read is JSON to serde too, is written again so that it reads the same, and what is refused has
+/// a reason.
+pub fn envelope(input: &[u8]) {
+    match Envelope::decode(input.to_vec()) {
+        Ok(envelope) => {
+            assert!(serde_json::from_slice::<serde::de::IgnoredAny>(input).is_ok());
+            let text = envelope.to_json();
+            assert!(!text.contains('\n') && !text.contains('\r'), "one line: {text}");
+            let again = Envelope::decode(text.clone()).expect("what is written is read");
+            assert_eq!(again.to_json(), text);
+            assert_eq!((again.channel(), again.sequence()), (envelope.channel(), envelope.sequence()));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// A stream in two connections, cut where the first byte says: positions go on by one, or a gap says why not.
+pub fn stream(input: &[u8]) {
+    let Some((&cut, bytes)) = input.split_first() else { return };
+    let mut follow = Follow::new("public:a.b", FollowOptions::default());
+    let cut = usize::from(cut).min(bytes.len());
+    let mut place: Option<Position> = None;
+    for part in [&bytes[..cut], bytes] {
+        follow.handle_open();
+        let mut decoder = Decoder::new(Limits::default().line(1024).data(1024));
+        decoder.feed_slice(part);
+        while let Some(frame) = decoder.next_frame() {
+            let SseFrame::Event(event) = frame else { continue };
+            let Ok(frame) = StreamFrame::decode(&event, None) else { break };
+            let frame = match frame {
+                StreamFrame::Connected(connected) => Frame::Connected { resumes_after: Some(connected.resumes_after) },
+                StreamFrame::Envelope { position, envelope } => Frame::Envelope { position, envelope },
+                StreamFrame::Heartbeat { position } => Frame::Heartbeat { position },
+                StreamFrame::Gap(gap) => Frame::Gap {
+                    cause: GapCause::Server(gap.reason),
+                    missed: gap.missed,
+                    resumes_after: gap.resumes_after,
+                },
+                _ => continue,
+            };
+            let restart = follow.handle_frame(frame).is_err();
+            while let Some(item) = follow.next_item() {
+                check(&item, &mut place);
+            }
+            if restart {
+                break;
+            }
+        }
+    }
+}
+
+fn check(item: &Item, place: &mut Option<Position>) {
+    let position = match item {
+        Item::Envelope(delivered) => delivered.position.as_ref(),
+        Item::Duplicate { position, .. } | Item::Undecodable { position, .. } => position.as_ref(),
+        Item::Gap(gap) if gap.producer.is_none() => {
+            place.clone_from(&gap.position);
+            return;
+        }
+        Item::Subscribed { position, .. } => {
+            if place.is_none() {
+                place.clone_from(position);
+            }
+            return;
+        }
+        _ => return,
+    };
+    if let (Some(before), Some(position)) = (place.as_ref(), position) {
+        assert!(before.same_epoch(position), "{before} to {position}");
+        assert_eq!(before.offset() + 1, position.offset(), "{before} to {position}");
+    }
+    if let Some(position) = position {
+        *place = Some(position.clone());
+    }
+}
+
+/// Frames of a WebSocket, a line each: the session always waits for something, and stops only for a reason.
+pub fn socket(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let mut session = Session::new(Config::default(), 7);
+    session.subscribe("public:a.b", From::Oldest);
+    let mut now = Duration::ZERO;
+    let mut frames = text.split('\n');
+    // Every want but a wait for input is obeyed at once; there are only so many of those for each input.
+    let mut busy = 0;
+    loop {
+        busy += 1;
+        assert!(busy < 200 + text.len(), "it waits for nothing");
+        match session.poll(now) {
+            Want::Connect => session.handle_open("token", now),
+            Want::Wait(until) => now = until,
+            Want::Token => session.handle_token("again"),
+            Want::Receive(_) => {
+                busy = 0;
+                match frames.next() {
+                    Some("close") => session.handle_close(Some(3001), "as asked", now),
+                    Some("binary") => session.handle_binary(now),
+                    Some("late") => {
+                        now += Duration::from_secs(60);
+                        session.handle_timeout(now);
+                    }
+                    Some(frame) => session.handle_text(&frame.replace('\r', "\n"), now),
+                    None => return,
+                }
+            }
+            Want::Idle => return,
+            Want::Stop(end) => {
+                assert!(!end.reason.is_empty());
+                return;
+            }
+            _ => {}
+        }
+    }
+}
