@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use cpu_time::ProcessTime;
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Empty};
 use relay_parsec::{Client, Endpoint, MemoryTransport, SseConfig, SseTransport, SubscribeOptions, Transport};
