@@ -281,9 +281,20 @@ fn is_protocol_header(name: &str) -> bool {
             "content-encoding",
             "content-length",
             "content-type",
+            "expect",
             "host",
+            "if-match",
+            "if-modified-since",
             "if-none-match",
+            "if-range",
+            "if-unmodified-since",
+            "keep-alive",
+            "proxy-connection",
+            "range",
+            "te",
+            "trailer",
             "transfer-encoding",
+            "upgrade",
         ]
         .contains(&name.as_str())
 }

@@ -239,12 +239,31 @@ impl Shared {
         resend: Resend,
     ) -> Result<(Answer, bool), (Error, Option<Answer>, bool)> {
         let (reply, maybe_taken) = self.persist(call, resend).await.map_err(|error| (error, None, false))?;
-        let Some(refusal) = reply.answer.refusal() else {
-            // A connection whose answer was read to its end can be used again.
-            let _ = words(reply.body, self.timeout).await;
-            return Ok((reply.answer, maybe_taken));
-        };
+        // A connection whose answer was read to its end can be used again.
         let said = words(reply.body, self.timeout).await;
+        let Some(refusal) = reply.answer.refusal() else {
+            let status = reply.answer.status();
+            let fine = if call.method == Method::POST {
+                reply.answer.is_taken()
+            } else {
+                reply.answer.is_success() && !reply.answer.is_page()
+            };
+            return match fine {
+                true => Ok((reply.answer, maybe_taken)),
+                false if reply.answer.is_page() => {
+                    let (kind, words) = match resend {
+                        Resend::Always => (ErrorKind::Malformed, "malformed answer"),
+                        Resend::Untaken => (ErrorKind::OutcomeUnknown, "outcome unknown"),
+                    };
+                    let what = format!("{words}: a web page with status {status}");
+                    Err((Error::new(kind, &call.url, what).with_status(status), None, maybe_taken))
+                }
+                false => {
+                    let error = Error::refused(&call.url, Refusal::Other, &reply.answer, &said);
+                    Err((error, None, maybe_taken))
+                }
+            };
+        };
         Err((Error::refused(&call.url, refusal, &reply.answer, &said), Some(reply.answer), maybe_taken))
     }
 }

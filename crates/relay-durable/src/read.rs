@@ -76,6 +76,12 @@ impl Reads {
         self.machine.position()
     }
 
+    /// Where reading began: as it was told, and for [`Offset::NOW`](crate::Offset::NOW) where that was, once the server
+    /// has said it.
+    pub fn began(&self) -> &Checkpoint {
+        self.machine.began()
+    }
+
     /// Whether the stream is one of JSON messages; `None` while nobody has said so.
     pub fn is_json(&self) -> Option<bool> {
         self.machine.is_json()
@@ -165,7 +171,7 @@ impl Reads {
                     _ => Answer::new(*status),
                 };
                 match refusal {
-                    Refusal::Gone if !offset.is_start() => {
+                    Refusal::Gone => {
                         Error::new(ErrorKind::Gone, &url, format!("gone: offset {offset}")).with_status(410)
                     }
                     refusal => Error::refused(&url, *refusal, &answer, &said),

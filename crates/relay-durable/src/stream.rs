@@ -43,8 +43,10 @@ pub struct CreateOptions {
     pub expiry: Option<Expiry>,
     /// Closed from the beginning. Default false.
     pub closed: bool,
-    /// Its first data, as it is sent: for JSON an array of messages. Default none.
+    /// Its first message: for a JSON stream one JSON value, which stays one message whatever it is. Default none.
     pub data: Bytes,
+    /// Send [`data`](Self::data) as it is: for a JSON stream, an array of messages in the place of one message.
+    pub raw: bool,
 }
 
 /// How to fork a stream.
@@ -80,6 +82,7 @@ setters! { CreateOptions {
     expiry: impl Into<Option<Expiry>>,
     closed: bool,
     data: impl Into<Bytes>,
+    raw: bool,
 } }
 
 setters! { ForkOptions {
@@ -182,7 +185,7 @@ impl DurableStream {
     /// Makes the stream (PUT). The same again is fine.
     ///
     /// # Errors
-    /// [`ErrorKind::Exists`] when it is there with another configuration, and others by kind.
+    /// [`ErrorKind::Usage`] for a first message that is not JSON though the stream is; [`ErrorKind::Exists`] when it is there with another configuration, and others by kind.
     pub async fn create(&self, options: CreateOptions) -> Result<Created, Error> {
         let mut call = self.call(Method::PUT);
         let kind = options.content_type.as_deref().unwrap_or("application/octet-stream");
@@ -191,7 +194,8 @@ impl DurableStream {
         if options.closed {
             call.header("stream-closed", "true")?;
         }
-        call.body = options.data;
+        let wraps = is_json(kind) && !options.raw && !options.data.is_empty();
+        call.body = if wraps { wrapped(&options.data)? } else { options.data };
         self.put(&call, kind).await
     }
 

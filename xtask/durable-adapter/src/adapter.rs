@@ -154,7 +154,8 @@ impl Adapter {
             .content_type(kind.clone())
             .expiry(expiry)
             .closed(command["closed"].as_bool().unwrap_or(false))
-            .data(data(command)?);
+            .data(data(command)?)
+            .raw(true);
         let created = stream.create(options).await?;
         self.types.insert(text(command, "path")?.to_owned(), kind);
         Ok(json!({"status": created.status, "offset": created.offset}))

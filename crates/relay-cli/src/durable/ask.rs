@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use relay_durable::{AppendOptions, CreateOptions, DurableStream, Expiry, ForkOptions, Offset};
+use relay_proto::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::notes::Notes;
@@ -22,8 +23,15 @@ struct ExpiryFlags {
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, conflicts_with = "expires_at")]
     ttl: Option<Duration>,
     /// Time at which the stream ends to be, RFC 3339
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = rfc3339)]
     expires_at: Option<String>,
+}
+
+fn rfc3339(text: &str) -> Result<String, String> {
+    match Timestamp::parse_rfc3339(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("not a time of RFC 3339, such as 2030-01-31T12:00:00Z".to_owned()),
+    }
 }
 
 impl ExpiryFlags {

@@ -34,6 +34,8 @@ pub(super) struct CheckpointFile {
     stream: String,
     loaded: Option<Content>,
     waiting: Option<Content>,
+    /// The file says how long the output file was.
+    covers_out: bool,
     next_write: Instant,
 }
 
@@ -59,7 +61,15 @@ impl CheckpointFile {
                 Some(content)
             }
         };
-        Ok(Self { file, stream: stream.to_owned(), loaded, waiting: None, next_write: Instant::now() })
+        let covers_out = loaded.as_ref().is_some_and(|content: &Content| content.out_bytes.is_some());
+        Ok(Self {
+            file,
+            stream: stream.to_owned(),
+            loaded,
+            waiting: None,
+            covers_out,
+            next_write: Instant::now(),
+        })
     }
 
     /// What the file held at the start.
@@ -79,6 +89,11 @@ impl CheckpointFile {
     /// Whether the stream had been read to its end.
     pub(super) fn is_closed(&self) -> bool {
         self.loaded.as_ref().is_some_and(|content| content.closed)
+    }
+
+    /// Whether the file says to which length an output file is to be cut back.
+    pub(super) fn covers_out(&self) -> bool {
+        self.covers_out
     }
 
     /// Takes a position behind what was written and flushed. It is stored by [`write`](Self::write).
@@ -105,6 +120,7 @@ impl CheckpointFile {
             let mut line = serde_json::to_vec(&content).context("the checkpoint")?;
             line.push(b'\n');
             self.file.replace(&line)?;
+            self.covers_out |= content.out_bytes.is_some();
             self.next_write = Instant::now() + COALESCE;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! The input of a producer: read by a thread, cut into messages.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -92,7 +93,7 @@ impl Framer {
     }
 
     /// Takes a chunk and gives each message that ends in it.
-    pub(super) fn feed(&mut self, mut chunk: Bytes, messages: &mut Vec<Message>) -> Result<(), BadInput> {
+    pub(super) fn feed(&mut self, mut chunk: Bytes, messages: &mut VecDeque<Message>) -> Result<(), BadInput> {
         let end = match self.framing {
             Framing::Lines => b'\n',
             Framing::Nul => 0,
@@ -124,7 +125,7 @@ impl Framer {
     }
 
     /// The input has ended: its last message needs no end of its own.
-    pub(super) fn finish(&mut self, messages: &mut Vec<Message>) -> Result<(), BadInput> {
+    pub(super) fn finish(&mut self, messages: &mut VecDeque<Message>) -> Result<(), BadInput> {
         if self.partial.is_empty() {
             return Ok(());
         }
@@ -132,7 +133,7 @@ impl Framer {
         self.record(record, messages)
     }
 
-    fn record(&mut self, record: Bytes, messages: &mut Vec<Message>) -> Result<(), BadInput> {
+    fn record(&mut self, record: Bytes, messages: &mut VecDeque<Message>) -> Result<(), BadInput> {
         self.records += 1;
         let line = self.records;
         if record.len() > LONGEST {
@@ -152,7 +153,7 @@ impl Framer {
         };
         // An empty record is nothing that a stream could hold.
         if !bytes.is_empty() {
-            messages.push(Message { bytes, end: self.taken });
+            messages.push_back(Message { bytes, end: self.taken });
         }
         Ok(())
     }
@@ -175,7 +176,7 @@ mod tests {
 
     fn cut(framing: Framing, json: bool, chunks: &[&str]) -> Result<Vec<(String, u64)>, BadInput> {
         let mut framer = Framer::new(framing, json, 10);
-        let mut messages = Vec::new();
+        let mut messages = VecDeque::new();
         for chunk in chunks {
             framer.feed(Bytes::copy_from_slice(chunk.as_bytes()), &mut messages)?;
         }

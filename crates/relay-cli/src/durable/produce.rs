@@ -1,5 +1,6 @@
 //! `relay durable produce`: lines in, each once and in order.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -113,13 +114,6 @@ async fn run(args: ProduceArgs, told: &Told) -> anyhow::Result<Exit> {
     let (file, known) = opened.map_or((None, None), |(file, known)| (Some(file), known));
     let id = producer_id(&args, known.as_ref())?;
     let resume = resume(&args, known.as_ref(), &stream)?;
-    let mut signalled = Box::pin(signalled());
-    let kind = tokio::select! {
-        kind = content_type(&args, &stream) => kind?,
-        exit = &mut signalled => return Ok(exit),
-    };
-
-    let digest = InputDigest::default();
     let (base, cap) = args.reach.retry();
     let config = ProducerConfig::default()
         .epoch(args.epoch.unwrap_or(0))
@@ -136,9 +130,22 @@ async fn run(args: ProduceArgs, told: &Told) -> anyhow::Result<Exit> {
         Some(state) => config.epoch(state.epoch),
         None => config,
     };
+    let mut signalled = Box::pin(signalled());
+    let digest = InputDigest::default();
     let mut chunks = input::read(args.file.as_deref())?;
+    // Nothing is asked of the server before it is clear that the input is what it was.
+    let skipping = replay::skip(&mut chunks, &digest, known.as_ref(), args.framing);
+    let skipped = tokio::select! {
+        skipped = skipping => skipped?,
+        exit = &mut signalled => return Ok(exit),
+    };
+    let kind = tokio::select! {
+        kind = content_type(&args, &stream) => kind?,
+        exit = &mut signalled => return Ok(exit),
+    };
+
     let framing = (args.framing, is_json(&kind));
-    let replaying = replay::replay(&mut chunks, &digest, known.as_ref(), resume.as_ref(), framing);
+    let replaying = replay::replay(&mut chunks, &digest, skipped, resume.as_ref(), framing);
     let replayed = tokio::select! {
         replayed = replaying => replayed?,
         exit = &mut signalled => return Ok(exit),
@@ -166,41 +173,43 @@ async fn run(args: ProduceArgs, told: &Told) -> anyhow::Result<Exit> {
         framer: replayed.framer,
         rest: replayed.rest,
         digest: args.state.is_some().then_some(digest),
+        messages: VecDeque::new(),
         ended: replayed.ended,
     };
-    let signal = tokio::select! {
-        fed = feeding.feed() => {
-            if let Err(error) = fed {
-                // What came before is delivered.
-                producer.flush().await?;
-                return Err(error);
-            }
-            None
+    let fed = tokio::select! {
+        fed = feeding.feed() => fed,
+        exit = &mut signalled => {
+            // What was read of the input is delivered too, as far as it is whole.
+            return Ok(deliver_after(&producer, feeding.hand_over(), exit).await);
         }
-        exit = &mut signalled => Some(exit),
     };
-    if let Some(exit) = signal {
-        return Ok(deliver_after(&producer, exit).await);
-    }
     let delivering = async {
         producer.flush().await?;
+        // What came before the mistake is delivered.
+        fed?;
         if args.close {
             producer.close().await?;
         }
         // The state that says so is on the disk before the command says so.
-        producer.end().await
+        producer.end().await?;
+        Ok(Exit::Done)
     };
     let exit = tokio::select! {
-        delivered = delivering => return Ok(delivered.map(|()| Exit::Done)?),
+        delivered = delivering => return delivered,
         exit = signalled => exit,
     };
-    Ok(deliver_after(&producer, exit).await)
+    Ok(deliver_after(&producer, async { Ok(()) }, exit).await)
 }
 
 /// Delivers what was read, unless it takes too long or there is another signal.
-async fn deliver_after(producer: &IdempotentProducer, exit: Exit) -> Exit {
+async fn deliver_after(
+    producer: &IdempotentProducer,
+    handing_over: impl Future<Output = anyhow::Result<()>>,
+    exit: Exit,
+) -> Exit {
     let again = signalled();
     let delivering = async {
+        let _ = handing_over.await;
         let _ = producer.flush().await;
         let _ = producer.end().await;
     };
@@ -218,6 +227,8 @@ fn producer_id(args: &ProduceArgs, known: Option<&Content>) -> anyhow::Result<St
     };
     if let (Some(epoch), Some(known)) = (args.epoch, known)
         && epoch != known.epoch
+        // The same flags as before, and a name that was taken over since.
+        && !(epoch < known.epoch && (args.auto_claim || args.new_epoch))
     {
         return Err(contradicts("--epoch", &epoch, &known.epoch).into());
     }
@@ -285,13 +296,15 @@ struct Feeding<'p> {
     rest: Option<bytes::Bytes>,
     /// Where the bytes are kept until they are acknowledged.
     digest: Option<InputDigest>,
+    /// What was read and not given to the producer.
+    messages: VecDeque<Message>,
     ended: bool,
 }
 
 impl Feeding<'_> {
     async fn feed(&mut self) -> anyhow::Result<()> {
-        let mut messages = Vec::new();
         loop {
+            self.hand_over().await?;
             let chunk = match self.rest.take() {
                 // It went into the digest when it was read.
                 Some(rest) => Some(rest),
@@ -312,17 +325,23 @@ impl Feeding<'_> {
             };
             let last = chunk.is_none();
             let fed = match chunk {
-                Some(chunk) => self.framer.feed(chunk, &mut messages),
-                None => self.framer.finish(&mut messages),
+                Some(chunk) => self.framer.feed(chunk, &mut self.messages),
+                None => self.framer.finish(&mut self.messages),
             };
-            for Message { bytes, end } in messages.drain(..) {
-                self.producer.append_marked(&bytes, end).await?;
-            }
-            fed?;
-            if last {
-                return Ok(());
+            if last || fed.is_err() {
+                self.hand_over().await?;
+                return Ok(fed?);
             }
         }
+    }
+
+    /// Gives the messages that were read to the producer, as it has room for them.
+    async fn hand_over(&mut self) -> anyhow::Result<()> {
+        while let Some(Message { bytes, end }) = self.messages.front() {
+            self.producer.append_marked(bytes, *end).await?;
+            self.messages.pop_front();
+        }
+        Ok(())
     }
 }
 
@@ -402,7 +421,6 @@ impl Told {
         let error = match ended {
             Ok(Exit::Done) => None,
             Ok(_) => Some("ended by a signal".to_owned()),
-            Err(error) if error.downcast_ref::<Usage>().is_some() => return,
             Err(error) => Some(format!("{error:#}")),
         };
         let _ = match error {

@@ -209,6 +209,9 @@ impl Reader {
                     if let Content::Messages(messages) = &piece.content {
                         self.seen.messages += messages.len() as u64;
                     }
+                    if !data.is_empty() {
+                        self.begin()?;
+                    }
                     tokio::select! {
                         written = self.write(data) => written?,
                         // The reader of our output may never take it.
@@ -272,6 +275,15 @@ impl Reader {
         let (sink, written) = writing.await?;
         self.sink = Some(sink);
         Ok(written?)
+    }
+
+    /// Before anything is written to a file: stores how long it is, so that it can be cut back to that.
+    fn begin(&mut self) -> anyhow::Result<()> {
+        let (Some(file), Some(sink)) = (&mut self.file, &self.sink) else { return Ok(()) };
+        let Some(length) = sink.file_bytes().filter(|_| !file.covers_out()) else { return Ok(()) };
+        let position = if self.position.offset.is_now() { self.reads.began() } else { &self.position };
+        file.reached(position, Some(length), false);
+        file.write()
     }
 
     /// Stores the position, once what it covers is safe.

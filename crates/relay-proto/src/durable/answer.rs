@@ -189,6 +189,20 @@ impl Answer {
         (200..300).contains(&self.status)
     }
 
+    /// Whether this is a web page in the place of an answer, as a portal or a proxy sends one with status 200: HTML, and
+    /// nothing that a server of streams says.
+    pub fn is_page(&self) -> bool {
+        let html =
+            self.content_type.as_deref().is_some_and(|kind| essence(kind).eq_ignore_ascii_case("text/html"));
+        let said = self.next_offset.is_some() || self.epoch.is_some() || self.up_to_date || self.closed;
+        self.is_success() && html && !said
+    }
+
+    /// Whether an append with this answer was taken: 200, 201 or 204, and no page.
+    pub fn is_taken(&self) -> bool {
+        matches!(self.status, 200 | 201 | 204) && !self.is_page()
+    }
+
     /// Why the request was refused; `None` for 2xx and 304.
     pub fn refusal(&self) -> Option<Refusal> {
         Some(match self.status {

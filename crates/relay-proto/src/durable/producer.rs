@@ -296,7 +296,7 @@ impl Producer {
             return;
         };
         match answer.refusal() {
-            None if answer.is_success() => {
+            None if answer.is_taken() => {
                 let duplicate = answer.status() == 204;
                 // The server has taken more under this name than was ever sent here.
                 let ours = self.parcels.iter().rfind(|parcel| parcel.attempts > 0 || parcel.known);
@@ -314,11 +314,10 @@ impl Producer {
                 self.recovered();
                 self.acknowledge();
             }
-            Some(Refusal::Busy) => {
+            refusal if refusal == Some(Refusal::Busy) || answer.is_page() => {
                 self.parcels[at].ambiguous = true;
                 self.parcels[at].stage = Stage::Ready;
-                let cause = "status ".to_string() + &answer.status().to_string();
-                self.failed(&cause, answer.retry_after(), now);
+                self.failed(&cause_of(answer), answer.retry_after(), now);
             }
             Some(Refusal::Fenced { epoch }) => {
                 if self.claimable && epoch >= self.epoch {
@@ -462,15 +461,14 @@ impl Producer {
     fn close_answered(&mut self, answer: &Answer, now: Duration) {
         let Close::Out { attempts, .. } = self.close else { return };
         match answer.refusal() {
-            None if answer.is_success() => {
+            None if answer.is_taken() => {
                 self.close = Close::Done;
                 self.recovered();
                 self.events.push_back(Event::Closed { offset: answer.next_offset().cloned() });
             }
-            Some(Refusal::Busy) => {
+            refusal if refusal == Some(Refusal::Busy) || answer.is_page() => {
                 self.close = Close::Wanted { attempts };
-                let cause = "status ".to_string() + &answer.status().to_string();
-                self.failed(&cause, answer.retry_after(), now);
+                self.failed(&cause_of(answer), answer.retry_after(), now);
             }
             Some(Refusal::Fenced { epoch }) if self.claimable && epoch >= self.epoch => {
                 self.close = Close::Wanted { attempts: 0 };
@@ -527,6 +525,12 @@ impl Producer {
     pub fn is_closed(&self) -> bool {
         self.close == Close::Done
     }
+}
+
+/// Why an answer is followed by another attempt.
+fn cause_of(answer: &Answer) -> String {
+    let page = if answer.is_page() { ", a web page" } else { "" };
+    alloc::format!("status {}{page}", answer.status())
 }
 
 impl Parcel {

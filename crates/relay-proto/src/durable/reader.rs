@@ -41,6 +41,8 @@ pub struct Reader {
     config: ReaderConfig,
     /// Everything given out, exactly.
     position: Checkpoint,
+    /// Where it began, once "now" is known.
+    began: Checkpoint,
     /// The server gave the position, so it cannot go back.
     anchored: bool,
     json: Option<bool>,
@@ -116,6 +118,7 @@ impl Reader {
             short: 0,
             malformed_at: None,
             told_up_to_date: false,
+            began: from.clone(),
             position: from,
             config,
         }
@@ -124,6 +127,11 @@ impl Reader {
     /// Where the reader stands: all before it was given out.
     pub fn position(&self) -> &Checkpoint {
         &self.position
+    }
+
+    /// Where the reader began: as it was told, and for [`Offset::NOW`] where that was, once the server has said it.
+    pub fn began(&self) -> &Checkpoint {
+        &self.began
     }
 
     /// Whether the stream is one of JSON messages; `None` while nobody has said so.
@@ -250,6 +258,7 @@ impl Reader {
             && let Some(tail) = answer.next_offset()
         {
             self.position = Checkpoint::at(tail.clone());
+            self.began = self.position.clone();
             self.anchored = true;
         }
         let at_end = answer.closed() && answer.next_offset() == Some(&self.position.offset);
@@ -409,6 +418,9 @@ impl Reader {
             cursor: next.cursor.or_else(|| before.cursor.clone()),
             skip: self.held.left_to_skip(),
         };
+        if self.began.offset.is_now() && content.is_none() {
+            self.began = self.position.clone();
+        }
         self.anchored = true;
         self.malformed_at = None;
         if moved {

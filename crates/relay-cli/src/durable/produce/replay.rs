@@ -1,5 +1,6 @@
 //! Finding the place in the input where an earlier run ended.
 
+use std::collections::VecDeque;
 use std::io;
 
 use anyhow::{Context as _, bail};
@@ -14,7 +15,7 @@ use super::super::state::Content;
 /// Where the input goes on.
 pub(super) struct Replayed {
     /// The messages of each batch that was on its way.
-    pub(super) batches: Vec<Vec<Message>>,
+    pub(super) batches: Vec<VecDeque<Message>>,
     pub(super) framer: Framer,
     /// What was read and belongs to what follows.
     pub(super) rest: Option<Bytes>,
@@ -23,44 +24,68 @@ pub(super) struct Replayed {
     pub(super) skipped: u64,
 }
 
-/// Reads over what is acknowledged, checks that it is what it was, and reads the batches that were on their way.
-pub(super) async fn replay(
+/// What is left of the input behind what is acknowledged.
+pub(super) struct Skipped {
+    rest: Bytes,
+    /// Where it begins.
+    at: u64,
+    /// Records before it.
+    records: u64,
+}
+
+/// Reads over what is acknowledged, and checks that it is what it was.
+pub(super) async fn skip(
     chunks: &mut mpsc::Receiver<io::Result<Bytes>>,
     digest: &InputDigest,
     known: Option<&Content>,
-    resume: Option<&ProducerState>,
-    (framing, json): (Framing, bool),
-) -> anyhow::Result<Replayed> {
-    let (Some(known), Some(resume)) = (known, resume) else {
-        let framer = Framer::new(framing, json, 0);
-        return Ok(Replayed { batches: Vec::new(), framer, rest: None, ended: false, skipped: 0 });
-    };
+    framing: Framing,
+) -> anyhow::Result<Skipped> {
     let mut input = Input { chunks, digest, rest: Bytes::new(), ended: false };
-    let (mut skipped, mut left) = (0, known.input_bytes);
-    let end = if framing == Framing::Nul { 0 } else { b'\n' };
+    let Some(known) = known else { return Ok(Skipped { rest: input.rest, at: 0, records: 0 }) };
+    let (mut records, mut left) = (0, known.input_bytes);
     while left > 0 {
         let Some(bytes) = input.take(left).await? else {
             let read = known.input_bytes - left;
             bail!("the input is shorter than what is acknowledged: {read} of {} bytes", known.input_bytes);
         };
         left -= bytes.len() as u64;
-        skipped += bytes.iter().filter(|byte| **byte == end).count() as u64;
+        records += ends(framing, &bytes);
     }
     if digest.up_to(known.input_bytes) != known.input_sha256 {
         bail!("another input: its first {} bytes are not those that are acknowledged", known.input_bytes);
     }
+    Ok(Skipped { rest: input.rest, at: known.input_bytes, records })
+}
+
+/// How many records end in these bytes.
+fn ends(framing: Framing, bytes: &[u8]) -> u64 {
+    let end = if framing == Framing::Nul { 0 } else { b'\n' };
+    bytes.iter().filter(|byte| **byte == end).count() as u64
+}
+
+/// Reads the batches that were on their way.
+pub(super) async fn replay(
+    chunks: &mut mpsc::Receiver<io::Result<Bytes>>,
+    digest: &InputDigest,
+    skipped: Skipped,
+    resume: Option<&ProducerState>,
+    (framing, json): (Framing, bool),
+) -> anyhow::Result<Replayed> {
+    let Skipped { rest, at, records } = skipped;
+    let mut input = Input { chunks, digest, rest, ended: false };
     let mut batches = Vec::new();
-    let mut lines = skipped;
-    for bounds in &resume.in_flight {
+    let mut lines = records;
+    let in_flight = resume.map_or(&[][..], |resume| &resume.in_flight);
+    for bounds in in_flight {
         let mut framer = Framer::new(framing, json, bounds.first);
         framer.skip_records(lines);
-        let (mut messages, mut left) = (Vec::new(), bounds.last - bounds.first);
+        let (mut messages, mut left) = (VecDeque::new(), bounds.last - bounds.first);
         while left > 0 {
             let Some(bytes) = input.take(left).await? else {
                 bail!("the input is shorter than what was sent of it: it ends before byte {}", bounds.last);
             };
             left -= bytes.len() as u64;
-            lines += bytes.iter().filter(|byte| **byte == end).count() as u64;
+            lines += ends(framing, &bytes);
             framer.feed(bytes, &mut messages).context("another input")?;
         }
         framer.finish(&mut messages).context("another input")?;
@@ -69,11 +94,11 @@ pub(super) async fn replay(
         }
         batches.push(messages);
     }
-    let at = resume.in_flight.last().map_or(known.input_bytes, |bounds| bounds.last);
+    let at = in_flight.last().map_or(at, |bounds| bounds.last);
     let mut framer = Framer::new(framing, json, at);
     framer.skip_records(lines);
     let rest = Some(input.rest).filter(|rest| !rest.is_empty());
-    Ok(Replayed { batches, framer, rest, ended: input.ended, skipped })
+    Ok(Replayed { batches, framer, rest, ended: input.ended, skipped: records })
 }
 
 /// The input, in pieces of a chosen length.
