@@ -38,6 +38,7 @@ Suites (all of them when none is named):
          started again, and the other follows `relay autoconfig serve`
 
   --relay PATH   use this relay binary instead of building one
+  --only WORD    of `durable`: only the steps with that word in their name
   --keep         keep the directory with the logs, also when everything passed";
 
 /// The server of the `parsec` suite, for what is measured against it.
@@ -79,6 +80,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 struct Options {
     suites: Vec<String>,
     relay: Option<PathBuf>,
+    only: Option<String>,
     keep: bool,
 }
 
@@ -92,6 +94,10 @@ impl Options {
                 "--relay" => {
                     let path = arguments.next().ok_or_else(|| Usage("--relay needs a path".to_owned()))?;
                     options.relay = Some(path.into());
+                }
+                "--only" => {
+                    let part = arguments.next().ok_or_else(|| Usage("--only needs a word".to_owned()))?;
+                    options.only = Some(part.clone());
                 }
                 name if SUITES.iter().any(|(suite, _)| *suite == name) => {
                     options.suites.push(name.to_owned())
@@ -111,6 +117,7 @@ struct Run {
     /// A directory of this run: logs, keys, data. Gone afterwards, unless something failed.
     directory: tempfile::TempDir,
     relay: Option<PathBuf>,
+    only: Option<String>,
     keep: bool,
     passed: u32,
     failed: u32,
@@ -126,6 +133,7 @@ impl Run {
             suite,
             directory: tempfile::Builder::new().prefix(&format!("{suite}-")).tempdir_in(base)?,
             relay: options.relay.clone(),
+            only: options.only.clone(),
             keep: options.keep,
             passed: 0,
             failed: 0,
@@ -148,6 +156,9 @@ impl Run {
 
     /// Takes one step of the suite; a failing step is recorded and the suite goes on.
     fn step(&mut self, name: &str, step: impl FnOnce() -> Result<()>) {
+        if self.only.as_ref().is_some_and(|only| !name.contains(only)) {
+            return;
+        }
         let end = step();
         self.record(name, end);
     }
@@ -216,7 +227,12 @@ mod tests {
     #[test]
     fn arguments_name_suites_and_options() {
         assert_eq!(parse(&[]), Ok(Options::default()));
-        let all = Options { suites: vec!["kube".to_owned()], relay: Some("a/relay".into()), keep: true };
+        let all = Options {
+            suites: vec!["kube".to_owned()],
+            relay: Some("a/relay".into()),
+            only: None,
+            keep: true,
+        };
         assert_eq!(parse(&["kube", "--keep", "--relay", "a/relay"]), Ok(all));
         assert_eq!(parse(&["--relay"]), Err("--relay needs a path".to_owned()));
         assert_eq!(parse(&["moon"]), Err("`moon` is neither a suite nor an option; see --help".to_owned()));

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use relay_transport::{BaseUrl, HttpClient, Outer, TokenSource};
 
-use crate::{DurableStream, Error, Retry};
+use crate::{DurableStream, Error, Retry, Subscription};
 
 type Headers = Arc<dyn Fn() -> BoxFuture<'static, Result<HeaderMap, Error>> + Send + Sync>;
 type Params = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(String, String)>, Error>> + Send + Sync>;
@@ -40,6 +40,9 @@ pub(crate) struct Shared {
 pub struct ClientBuilder {
     base: String,
     http: Option<HttpClient>,
+    connection_age: Duration,
+    idle_timeout: Duration,
+    connections_per_host: Option<usize>,
     token: Option<TokenSource>,
     outer: Outer,
     headers: HeaderMap,
@@ -59,6 +62,9 @@ impl Client {
         ClientBuilder {
             base: base.into(),
             http: None,
+            connection_age: Duration::from_secs(15 * 60),
+            idle_timeout: Duration::from_secs(4),
+            connections_per_host: None,
             token: None,
             outer: Outer::None,
             headers: HeaderMap::new(),
@@ -98,6 +104,14 @@ impl Client {
         Ok(DurableStream::new(self.clone(), url))
     }
 
+    /// A handle to a subscription of the server behind the base URL, without any I/O.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when the id is empty.
+    pub fn subscription(&self, id: &str) -> Result<Subscription, Error> {
+        Subscription::new(self.clone(), id)
+    }
+
     /// Checks that a stream is there, and gives its handle.
     ///
     /// # Errors
@@ -126,11 +140,32 @@ impl fmt::Debug for Client {
 }
 
 impl ClientBuilder {
-    /// Sends requests with this, in the place of one with the defaults. Its connections should be given up before the
-    /// server does: idle for 4 s at most.
+    /// Sends requests with this, in the place of one of its own; the next three settings are not used then. Its
+    /// connections should be given up before the server does: idle for 4 s at most.
     #[must_use]
     pub fn http(mut self, http: HttpClient) -> Self {
         self.http = Some(http);
+        self
+    }
+
+    /// How old a connection may get before nothing new is asked over it. Default 15 min.
+    #[must_use]
+    pub fn connection_age(mut self, most: Duration) -> Self {
+        self.connection_age = most;
+        self
+    }
+
+    /// How long a connection is kept that nothing is asked over. Default 4 s: usual servers close it after 5 s.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// Most connections to one host at a time; each live read has one. Default: no limit.
+    #[must_use]
+    pub fn connections_per_host(mut self, most: usize) -> Self {
+        self.connections_per_host = Some(most);
         self
     }
 
@@ -233,16 +268,27 @@ impl ClientBuilder {
         if let Some(refused) = self.refused {
             return Err(Error::usage(refused));
         }
-        if self.retry_base.is_zero() || self.retry_cap < self.retry_base {
-            return Err(Error::usage("retry_base must be above zero, and retry_cap not below it"));
+        check_retries(self.retry_base, self.retry_cap, self.retry_for)?;
+        for (field, wrong) in [
+            ("timeout", self.timeout.is_zero()),
+            ("connection_age", self.connection_age.is_zero()),
+            ("connections_per_host", self.connections_per_host == Some(0)),
+        ] {
+            if wrong {
+                return Err(Error::usage(format!("{field}: above 0")));
+            }
         }
         let base = BaseUrl::parse(&self.base).map_err(|error| Error::usage(format!("base URL: {error}")))?;
         let http = match self.http {
             Some(http) => http,
-            None => HttpClient::builder()
-                .idle_timeout(Duration::from_secs(4))
-                .build()
-                .map_err(|error| Error::usage(error.line()))?,
+            None => {
+                let mut http =
+                    HttpClient::builder().idle_timeout(self.idle_timeout).connection_age(self.connection_age);
+                if let Some(most) = self.connections_per_host {
+                    http = http.connections_per_host(most);
+                }
+                http.build().map_err(|error| Error::usage(error.line()))?
+            }
         };
         Ok(Client {
             shared: Arc::new(Shared {
@@ -269,8 +315,22 @@ impl fmt::Debug for ClientBuilder {
     }
 }
 
+/// Checks options of retries, and names the one that is wrong.
+pub(crate) fn check_retries(base: Duration, cap: Duration, limit: Option<Duration>) -> Result<(), Error> {
+    let rule = if base.is_zero() {
+        "retry_base: above 0"
+    } else if cap < base {
+        "retry_cap: not below retry_base"
+    } else if limit.is_some_and(|limit| limit.is_zero()) {
+        "retry_for: above 0"
+    } else {
+        return Ok(());
+    };
+    Err(Error::usage(rule))
+}
+
 /// Whether the protocol, or HTTP below it, has a use for this header.
-fn is_protocol_header(name: &str) -> bool {
+pub(crate) fn is_protocol_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.starts_with("stream-")
         || name.starts_with("producer-")

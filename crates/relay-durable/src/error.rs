@@ -36,10 +36,14 @@ pub enum ErrorKind {
     ContentType,
     /// The producer's number is not the one that the server expects, and nothing can mend it.
     Gap,
-    /// A newer producer has the name.
+    /// A newer producer has the name; or a lease is over.
     Fenced,
     /// The name and epoch of the producer were used before.
     UsedBefore,
+    /// Another worker has the subscription's work.
+    Claimed,
+    /// The subscription has no work.
+    NoWork,
     /// 413.
     TooLarge,
     /// Nobody knows whether the append was taken.

@@ -3,16 +3,18 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use relay_proto::durable::{Answer, Refusal, Retry};
+use relay_proto::error::chain;
 use relay_proto::http::{resolve, same_origin};
 use relay_proto::retry::Backoff;
+use relay_transport::Secret;
 use tokio::time::Instant;
 
-use crate::client::Shared;
+use crate::client::{Shared, is_protocol_header};
 use crate::error::one_line;
 use crate::{Error, ErrorKind};
 
@@ -26,6 +28,8 @@ pub(crate) struct Call {
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// A token of this request alone, in the place of the client's.
+    pub(crate) bearer: Option<Secret>,
     /// Longest time to the answer's head.
     pub(crate) wait: Duration,
 }
@@ -69,6 +73,7 @@ impl Call {
             query: String::new(),
             headers: HeaderMap::new(),
             body: Bytes::new(),
+            bearer: None,
             wait,
         }
     }
@@ -109,7 +114,7 @@ impl Shared {
                 _ => Lost::Unknown(error.line()),
             })?;
             let status = response.status().as_u16();
-            if status == 401 && self.token.is_some() && refused_token.is_none() {
+            if status == 401 && self.token.is_some() && call.bearer.is_none() && refused_token.is_none() {
                 refused_token = token;
                 continue;
             }
@@ -143,7 +148,7 @@ impl Shared {
         call: &Call,
         url: &str,
         query: &str,
-        token: Option<&relay_transport::Secret>,
+        token: Option<&Secret>,
     ) -> Result<Request<Full<Bytes>>, Lost> {
         let mut query = query.to_owned();
         if let Some(params) = &self.dynamic_params {
@@ -170,12 +175,17 @@ impl Shared {
         }
         if let Some(dynamic) = &self.dynamic_headers {
             for (name, value) in &dynamic().await.map_err(Lost::Never)? {
+                if is_protocol_header(name.as_str()) {
+                    let what = format!("dynamic header {name} is the protocol's own");
+                    return Err(Lost::Never(Error::usage(what)));
+                }
                 headers.insert(name, value.clone());
             }
         }
         for (name, value) in &call.headers {
             headers.insert(name, value.clone());
         }
+        let token = call.bearer.as_ref().or(token);
         let authorized = self.outer.authorize(token, headers).await;
         authorized.map_err(|error| Lost::Never(local(&call.url, &error)))?;
         Ok(request)
@@ -214,21 +224,54 @@ impl Shared {
                     (cause, None)
                 }
             };
-            let mut delay = backoff.next_delay();
-            if let Some(floor) = floor {
-                delay = delay.max(backoff.spread(floor));
+            self.pause(call, &mut backoff, started, &cause, floor).await?;
+        }
+    }
+
+    /// Waits before the next attempt, unless the time for them is over.
+    async fn pause(
+        &self,
+        call: &Call,
+        backoff: &mut Backoff,
+        started: Instant,
+        cause: &str,
+        floor: Option<Duration>,
+    ) -> Result<(), Error> {
+        let mut delay = backoff.next_delay();
+        if let Some(floor) = floor {
+            delay = delay.max(backoff.spread(floor));
+        }
+        if let Some(limit) = self.retry_for {
+            let left = limit.saturating_sub(started.elapsed());
+            if left.is_zero() || floor.is_some_and(|floor| floor > left) {
+                return Err(Error::out_of_time(&call.url, Some(limit), cause));
             }
-            if let Some(limit) = self.retry_for {
-                let left = limit.saturating_sub(started.elapsed());
-                if left.is_zero() || floor.is_some_and(|floor| floor > left) {
-                    return Err(Error::out_of_time(&call.url, Some(limit), &cause));
+            delay = delay.min(left.max(floor.unwrap_or_default()));
+        }
+        if let Some(told) = &self.on_retry {
+            told(&Retry { cause: cause.to_owned(), delay });
+        }
+        tokio::time::sleep(delay).await;
+        Ok(())
+    }
+
+    /// Sends a request until its answer has come whole. The last value says whether an attempt before it may have been
+    /// taken. Refusals are answers here.
+    pub(crate) async fn fetch(&self, call: &Call, most: usize) -> Result<(Answer, Bytes, bool), Error> {
+        let mut backoff = Backoff::new(self.retry_base, self.retry_cap, seed());
+        let (started, mut again) = (Instant::now(), false);
+        loop {
+            let (reply, maybe_taken) = self.persist(call, Resend::Always).await?;
+            let cause = match whole(reply.body, most, self.timeout).await {
+                Ok(Some(bytes)) => return Ok((reply.answer, bytes, maybe_taken || again)),
+                Ok(None) => {
+                    let what = format!("too large: the answer has more than {most} bytes");
+                    return Err(Error::new(ErrorKind::TooLarge, &call.url, what));
                 }
-                delay = delay.min(left.max(floor.unwrap_or_default()));
-            }
-            if let Some(told) = &self.on_retry {
-                told(&Retry { cause, delay });
-            }
-            tokio::time::sleep(delay).await;
+                Err(cause) => cause,
+            };
+            again = true;
+            self.pause(call, &mut backoff, started, &cause, None).await?;
         }
     }
 
@@ -265,6 +308,26 @@ impl Shared {
             };
         };
         Err((Error::refused(&call.url, refusal, &reply.answer, &said), Some(reply.answer), maybe_taken))
+    }
+}
+
+/// A body, unless it is longer than `most`; or why it broke off.
+async fn whole(mut body: Incoming, most: usize, patience: Duration) -> Result<Option<Bytes>, String> {
+    let mut bytes = BytesMut::new();
+    loop {
+        let frame = tokio::time::timeout(patience, body.frame()).await;
+        match frame.map_err(|_| "nothing came in time".to_owned())? {
+            None => return Ok(Some(bytes.freeze())),
+            Some(Err(error)) => return Err(chain(&error).to_string()),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    if data.len() > most - bytes.len() {
+                        return Ok(None);
+                    }
+                    bytes.extend_from_slice(&data);
+                }
+            }
+        }
     }
 }
 

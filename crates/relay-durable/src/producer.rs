@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::client::check_retries;
 use crate::exchange::{Call, Lost, seed, words};
 use crate::{DurableStream, Error, ErrorKind};
 
@@ -384,6 +385,29 @@ impl IdempotentProducer {
         }
     }
 
+    /// Waits until everything appended is on the server, then goes on one epoch higher with number 0, and gives that
+    /// epoch. Whoever still writes with the old one is refused from the next batch on.
+    ///
+    /// # Errors
+    /// Those of [`flush`](Self::flush), and [`ErrorKind::Closed`] behind a close.
+    pub async fn restart(&self) -> Result<u64, Arc<Error>> {
+        loop {
+            self.flush().await?;
+            let mut inner = self.shared.lock();
+            if inner.machine.restart() {
+                return Ok(inner.machine.epoch());
+            }
+            // Something may have been appended meanwhile.
+            if inner.machine.is_idle() {
+                return Err(Arc::new(Error::new(
+                    ErrorKind::Closed,
+                    "",
+                    "the stream is closed, or being closed",
+                )));
+            }
+        }
+    }
+
     /// Flushes and ends, and leaves the stream open.
     ///
     /// # Errors
@@ -457,6 +481,7 @@ fn check(id: &str, config: &ProducerConfig) -> Result<(), Error> {
         ("in_flight", (1..=32).contains(&config.in_flight), "1 to 32"),
         ("max_buffer", config.max_buffer > 0, "above 0"),
     ];
+    check_retries(config.retry_base, config.retry_cap, config.retry_for)?;
     match fields.iter().find(|(_, fine, _)| !fine) {
         Some((name, _, rule)) => Err(Error::usage(format!("{name}: {rule}"))),
         None => Ok(()),

@@ -1,7 +1,6 @@
 //! Reading: the driver of the reader machine.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,11 +11,12 @@ use http::{HeaderValue, Method, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use relay_proto::durable::{
-    Answer, Ask, Checkpoint, Content, End, Live, Piece, Reader, ReaderConfig, ReaderStop, ReaderWant,
-    Refusal, Retry,
+    Answer, Ask, Checkpoint, End, Live, Piece, Reader, ReaderConfig, ReaderStop, ReaderWant, Refusal, Retry,
+    is_json,
 };
 use tokio::time::{Instant, Sleep};
 
+use crate::client::check_retries;
 use crate::exchange::{Call, Lost, Reply, seed, words};
 use crate::{DurableStream, Error, ErrorKind};
 
@@ -37,15 +37,17 @@ pub enum ReadEvent {
 /// Nothing happens unless it is polled, and nothing is read ahead of what a piece holds. Dropping it closes the
 /// connection.
 pub struct Reads {
-    stream: DurableStream,
+    pub(crate) stream: DurableStream,
     machine: Reader,
     link: Link,
     origin: Instant,
     timer: Option<Pin<Box<Sleep>>>,
     retry_for: Option<Duration>,
+    /// What is wrong with the configuration.
+    refused: Option<Error>,
     /// The end that is told once the words of a refusal are read.
     stopping: Option<ReaderStop>,
-    done: bool,
+    pub(crate) done: bool,
 }
 
 enum Link {
@@ -59,8 +61,14 @@ enum Link {
 impl Reads {
     pub(crate) fn new(stream: DurableStream, config: ReaderConfig, from: Checkpoint) -> Self {
         let retry_for = config.retry_for;
+        let refused = check_retries(config.retry_base, config.retry_cap, retry_for).err();
+        let machine = Reader::new(config, from, seed());
         Self {
-            machine: Reader::new(config, from, seed()),
+            refused,
+            machine: match stream.known_type() {
+                Some(kind) => machine.known(is_json(&kind)),
+                None => machine,
+            },
             stream,
             link: Link::None,
             origin: Instant::now(),
@@ -219,6 +227,10 @@ impl Stream for Reads {
         if this.done {
             return Poll::Ready(None);
         }
+        if let Some(refused) = this.refused.take() {
+            this.done = true;
+            return Poll::Ready(Some(Err(refused)));
+        }
         loop {
             if let Some(stop) = this.stopping.take() {
                 let Poll::Ready(ended) = this.poll_stop(&stop, cx) else {
@@ -272,84 +284,5 @@ impl fmt::Debug for Reads {
             .field("stream", &self.stream)
             .field("position", self.position())
             .finish_non_exhaustive()
-    }
-}
-
-/// Messages of a JSON stream, with the checkpoint behind them.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct JsonBatch<T> {
-    /// The messages; may be empty when it is news that the reader is up to date.
-    pub items: Vec<T>,
-    /// From where to go on.
-    pub checkpoint: Checkpoint,
-    /// Everything there was at the time was given out.
-    pub up_to_date: bool,
-    /// The stream ends here: the last batch.
-    pub closed: bool,
-}
-
-/// Like [`Reads`], of values. Ends after one error; retries are not told.
-pub struct JsonReads<T> {
-    reads: Reads,
-    _items: PhantomData<fn() -> T>,
-}
-
-impl<T> JsonReads<T> {
-    pub(crate) fn new(reads: Reads) -> Self {
-        Self { reads, _items: PhantomData }
-    }
-}
-
-impl<T: serde::de::DeserializeOwned> JsonReads<T> {
-    fn batch(&self, piece: Piece) -> Result<JsonBatch<T>, Error> {
-        let offset = piece.checkpoint.offset.clone();
-        let wrong = |what: String| {
-            Error::new(
-                ErrorKind::Malformed,
-                self.reads.stream.url(),
-                format!("malformed before offset {offset}: {what}"),
-            )
-        };
-        let items = match &piece.content {
-            Content::Messages(messages) => messages
-                .iter()
-                .map(|message| serde_json::from_slice(message).map_err(|error| wrong(error.to_string())))
-                .collect::<Result<_, _>>()?,
-            Content::Bytes(bytes) if bytes.is_empty() => Vec::new(),
-            Content::Bytes(_) => return Err(wrong("not a JSON stream".to_owned())),
-        };
-        Ok(JsonBatch {
-            items,
-            checkpoint: piece.checkpoint,
-            up_to_date: piece.up_to_date,
-            closed: piece.closed,
-        })
-    }
-}
-
-impl<T: serde::de::DeserializeOwned> Stream for JsonReads<T> {
-    type Item = Result<JsonBatch<T>, Error>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        loop {
-            return Poll::Ready(match std::task::ready!(Pin::new(&mut this.reads).poll_next(cx)) {
-                Some(Ok(ReadEvent::Piece(piece))) => {
-                    let batch = this.batch(piece);
-                    this.reads.done |= batch.is_err();
-                    Some(batch)
-                }
-                Some(Ok(ReadEvent::Retry(_))) => continue,
-                Some(Ok(ReadEvent::End(_))) | None => None,
-                Some(Err(error)) => Some(Err(error)),
-            });
-        }
-    }
-}
-
-impl<T> fmt::Debug for JsonReads<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("JsonReads").field(&self.reads).finish()
     }
 }

@@ -9,10 +9,11 @@ use http::{Method, header};
 use relay_proto::durable::{Answer, Checkpoint, Offset, ReaderConfig, Refusal, is_json};
 use relay_proto::http::same_origin;
 use relay_proto::setters;
+use serde::de::DeserializeOwned;
 
+use crate::error::one_line;
 use crate::exchange::{Call, Resend};
-use crate::read::JsonReads;
-use crate::{Client, Error, ErrorKind, Reads};
+use crate::{Batches, Client, Error, ErrorKind, Reads};
 
 /// A handle to a stream. Cheap to clone; making one does no I/O.
 #[derive(Clone)]
@@ -159,9 +160,42 @@ pub struct Head {
     pub etag: Option<String>,
 }
 
+/// What there is from an offset on, in one answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fetched {
+    /// The same as before.
+    NotModified,
+    /// Something else.
+    Snapshot(Snapshot),
+}
+
+/// One answer of a stream. A server may give less than there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The data: for a JSON stream an array of messages.
+    pub body: Bytes,
+    /// The offset behind it.
+    pub offset: Offset,
+    /// For the next [`DurableStream::get`] from the same offset.
+    pub etag: Option<String>,
+    /// It is all there was.
+    pub up_to_date: bool,
+    /// The stream ends here.
+    pub closed: bool,
+}
+
 impl DurableStream {
     pub(crate) fn new(client: Client, url: String) -> Self {
         Self { client, url: url.into(), content_type: Arc::default() }
+    }
+
+    /// The same stream, of which the type is known already: nobody is asked for it.
+    #[must_use]
+    pub fn with_content_type(self, kind: &str) -> Self {
+        self.learn(Some(kind));
+        self
     }
 
     /// The absolute URL.
@@ -258,13 +292,17 @@ impl DurableStream {
         }
     }
 
+    /// The stream's type, if it was learned or said.
+    pub(crate) fn known_type(&self) -> Option<String> {
+        self.content_type.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The stream's type: what was learned before, else what the server says now.
     ///
     /// # Errors
     /// Those of [`head`](Self::head).
     pub async fn content_type(&self) -> Result<String, Error> {
-        let known = self.content_type.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(known) = known {
+        if let Some(known) = self.known_type() {
             return Ok(known);
         }
         let mut call = self.call(Method::HEAD);
@@ -383,12 +421,55 @@ impl DurableStream {
     }
 
     /// Reads a JSON stream from a checkpoint on, as values of a type.
-    pub fn read_json<T: serde::de::DeserializeOwned>(
-        &self,
-        config: ReaderConfig,
-        from: Checkpoint,
-    ) -> JsonReads<T> {
-        JsonReads::new(self.read(config, from))
+    pub fn read_json<T: DeserializeOwned>(&self, config: ReaderConfig, from: Checkpoint) -> Batches<Vec<T>> {
+        Batches::json(self.read(config, from))
+    }
+
+    /// Reads a JSON stream from a checkpoint on, as the text of each message.
+    pub fn read_raw(&self, config: ReaderConfig, from: Checkpoint) -> Batches<Vec<Bytes>> {
+        Batches::raw(self.read(config, from))
+    }
+
+    /// Reads any other stream from a checkpoint on, as bytes. They may be cut within a character.
+    pub fn read_bytes(&self, config: ReaderConfig, from: Checkpoint) -> Batches<Bytes> {
+        Batches::bytes(self.read(config, from))
+    }
+
+    /// Asks once for what there is from an offset on, unless it is what an `ETag` stands for (`If-None-Match`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`] for more than `most` bytes, [`ErrorKind::Malformed`] for an answer without an offset, and
+    /// others by kind.
+    pub async fn get(&self, from: &Offset, etag: Option<&str>, most: usize) -> Result<Fetched, Error> {
+        let mut call = self.call(Method::GET);
+        call.query = format!("offset={}", from.encoded());
+        if let Some(etag) = etag {
+            call.header("if-none-match", etag)?;
+        }
+        let (answer, body, _) = self.client.shared.fetch(&call, most).await?;
+        if let Some(refusal) = answer.refusal() {
+            return Err(Error::refused(&self.url, refusal, &answer, &one_line(&body)));
+        }
+        if answer.status() == 304 && etag.is_some() {
+            return Ok(Fetched::NotModified);
+        }
+        let malformed = |what: &str| {
+            self.error(ErrorKind::Malformed, format!("malformed answer at offset {from}: {what}"))
+        };
+        if let Some(coding) = answer.content_encoding() {
+            return Err(malformed(&format!("the body is coded ({coding})")));
+        }
+        let Some(offset) = answer.next_offset().filter(|_| answer.is_success()) else {
+            return Err(malformed(&format!("{} without Stream-Next-Offset", answer.status())));
+        };
+        self.learn(answer.content_type());
+        Ok(Fetched::Snapshot(Snapshot {
+            body,
+            offset: offset.clone(),
+            etag: answer.etag().map(ToOwned::to_owned),
+            up_to_date: answer.up_to_date() || answer.closed(),
+            closed: answer.closed(),
+        }))
     }
 }
 

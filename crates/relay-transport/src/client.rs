@@ -7,6 +7,7 @@ mod dial;
 mod error;
 mod handover;
 mod http_client;
+mod limits;
 mod proxies;
 mod stream;
 mod tls;

@@ -16,6 +16,22 @@ impl Failure {
         Self { code: "INVALID_ARGUMENT", status: None, message: message.into() }
     }
 
+    pub(crate) fn with_status(mut self, status: u16) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    pub(crate) fn parse(url: &str, what: &str) -> Self {
+        Self { code: "PARSE_ERROR", status: None, message: format!("{url}: {what}") }
+    }
+
+    /// Nothing worked until the time was over.
+    pub(crate) fn lost(url: &str, cause: &str) -> Self {
+        let status = status_in(cause);
+        let code = if status.is_some() { "UNEXPECTED_STATUS" } else { "NETWORK_ERROR" };
+        Self { code, status, message: format!("{url}: no success in time: {cause}") }
+    }
+
     pub(crate) fn unsupported(what: &str) -> Self {
         Self { code: "NOT_SUPPORTED", status: None, message: format!("{what} is not known here") }
     }
@@ -31,14 +47,17 @@ impl Failure {
     }
 }
 
+/// The last status that a message names.
+fn status_in(message: &str) -> Option<u16> {
+    let (_, behind) = message.rsplit_once("status ")?;
+    behind.get(..3)?.parse().ok()
+}
+
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         let message = error.to_string();
         // Of what was tried in vain the last cause says the status.
-        let status = error.status().or_else(|| {
-            let (_, behind) = message.rsplit_once("status ")?;
-            behind.get(..3)?.parse().ok()
-        });
+        let status = error.status().or_else(|| status_in(&message));
         let code = match error.kind() {
             ErrorKind::NotFound | ErrorKind::Gone => "NOT_FOUND",
             ErrorKind::Exists | ErrorKind::ContentType | ErrorKind::Gap | ErrorKind::UsedBefore => "CONFLICT",

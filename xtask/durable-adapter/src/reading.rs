@@ -17,6 +17,7 @@ pub(crate) async fn read(stream: &DurableStream, command: &Value) -> Result<Valu
     let mode = match &command["live"] {
         Value::Null | Value::Bool(false) => LiveMode::Off,
         Value::Bool(true) => LiveMode::Auto,
+        Value::String(mode) if mode == "auto" => LiveMode::Auto,
         Value::String(mode) if mode == "long-poll" => LiveMode::LongPoll,
         Value::String(mode) if mode == "sse" => LiveMode::Sse,
         other => return Err(Failure::invalid(format!("live: {other}"))),
@@ -35,10 +36,15 @@ pub(crate) async fn read(stream: &DurableStream, command: &Value) -> Result<Valu
     let (mut up_to_date, mut closed) = (false, false);
     let deadline = tokio::time::Instant::now() + time;
     let mut out_of_time = false;
+    // Why the last attempt failed.
+    let mut failing = None;
     loop {
         let event = match tokio::time::timeout_at(deadline, reads.next()).await {
             Ok(Some(event)) => event?,
             Ok(None) => break,
+            Err(_) if failing.is_some() => {
+                return Err(Failure::lost(stream.url(), &failing.unwrap_or_default()));
+            }
             Err(_) => {
                 // Nothing more came: that is what being up to date means here.
                 (up_to_date, out_of_time) = (true, true);
@@ -47,6 +53,7 @@ pub(crate) async fn read(stream: &DurableStream, command: &Value) -> Result<Valu
         };
         match event {
             ReadEvent::Piece(piece) => {
+                failing = None;
                 if !piece.content.is_empty() {
                     chunks.push(chunk(&piece.content, &piece.checkpoint.offset));
                 }
@@ -54,6 +61,14 @@ pub(crate) async fn read(stream: &DurableStream, command: &Value) -> Result<Valu
                 closed |= piece.closed;
             }
             ReadEvent::End(_) => break,
+            ReadEvent::Retry(retry) if !retry.cause.starts_with("malformed") => {
+                failing = Some(retry.cause);
+                continue;
+            }
+            // The library asks once more; the suite wants to hear of the first.
+            ReadEvent::Retry(retry) => {
+                return Err(Failure::parse(stream.url(), &retry.cause));
+            }
             _ => continue,
         }
         let enough = chunks.len() as u64 >= most

@@ -93,7 +93,11 @@ impl Framer {
     }
 
     /// Takes a chunk and gives each message that ends in it.
-    pub(super) fn feed(&mut self, mut chunk: Bytes, messages: &mut VecDeque<Message>) -> Result<(), BadInput> {
+    pub(super) fn feed(
+        &mut self,
+        mut chunk: Bytes,
+        messages: &mut VecDeque<Message>,
+    ) -> Result<(), BadInput> {
         let end = match self.framing {
             Framing::Lines => b'\n',
             Framing::Nul => 0,

@@ -10,30 +10,30 @@ use super::process::{relay, run, run_command};
 
 /// What was asked.
 #[derive(Debug, Clone)]
-struct Asked {
-    method: String,
-    target: String,
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    pub(crate) target: String,
     headers: Vec<(String, String)>,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Asked {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
     }
 
-    fn number(&self, name: &str) -> u64 {
+    pub(crate) fn number(&self, name: &str) -> u64 {
         self.header(name).unwrap().parse().unwrap()
     }
 }
 
 /// What is answered: bytes, and whether the connection ends behind them.
-struct Said(Vec<u8>, bool);
+pub(crate) struct Said(Vec<u8>, bool);
 
-fn say(status: u16, headers: &[(&str, &str)], body: &str) -> Said {
+pub(crate) fn say(status: u16, headers: &[(&str, &str)], body: &str) -> Said {
     let mut out = format!("HTTP/1.1 {status} Said\r\n");
     for (name, value) in headers {
         out += &format!("{name}: {value}\r\n");
@@ -60,13 +60,13 @@ impl Said {
 type Answering = Box<dyn FnMut(usize, &Asked) -> Said + Send>;
 
 /// A server whose answers are made by a function of the request and its number.
-struct Server {
-    url: String,
+pub(crate) struct Server {
+    pub(crate) url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Server {
-    fn start(answer: impl FnMut(usize, &Asked) -> Said + Send + 'static) -> Self {
+    pub(crate) fn start(answer: impl FnMut(usize, &Asked) -> Said + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/s", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -81,11 +81,11 @@ impl Server {
         Self { url, asked }
     }
 
-    fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 
-    fn count(&self, method: &str) -> usize {
+    pub(crate) fn count(&self, method: &str) -> usize {
         self.asked().iter().filter(|asked| asked.method == method).count()
     }
 }
@@ -126,15 +126,15 @@ fn serve(connection: &TcpStream, asked: &Mutex<Vec<Asked>>, answer: &Mutex<Answe
 }
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
-const UP_TO_DATE: (&str, &str) = ("Stream-Up-To-Date", "true");
-const CLOSED: (&str, &str) = ("Stream-Closed", "true");
+pub(crate) const UP_TO_DATE: (&str, &str) = ("Stream-Up-To-Date", "true");
+pub(crate) const CLOSED: (&str, &str) = ("Stream-Closed", "true");
 
-fn next(offset: &str) -> (&str, &str) {
+pub(crate) fn next(offset: &str) -> (&str, &str) {
     ("Stream-Next-Offset", offset)
 }
 
 /// A command on the stream of a server, without patience for retries.
-fn durable<'a>(command: &'a str, server: &'a Server, more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn durable<'a>(command: &'a str, server: &'a Server, more: &[&'a str]) -> Vec<&'a str> {
     let mut args = vec!["durable", command, &server.url];
     args.extend_from_slice(more);
     args

@@ -14,6 +14,7 @@ mod demo;
 mod disk;
 mod docs;
 mod durable;
+mod durable_edges;
 mod faults;
 mod follow;
 mod kube;

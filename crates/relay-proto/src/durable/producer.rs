@@ -203,6 +203,19 @@ impl Producer {
         self.flushing = true;
     }
 
+    /// Goes on one epoch higher, with number 0, if everything is acknowledged and nothing is being closed; `false`
+    /// otherwise.
+    pub fn restart(&mut self) -> bool {
+        let may = self.is_idle() && self.close == Close::Open && self.stop.is_none();
+        if may {
+            self.epoch += 1;
+            self.next_seq = 0;
+            // Nothing is known of the new epoch.
+            self.proven = false;
+        }
+        may
+    }
+
     /// Closes the stream with the next number, once everything is acknowledged.
     pub fn close(&mut self) {
         if self.close == Close::Open {
@@ -306,9 +319,11 @@ impl Producer {
                     if self.claimable {
                         return self.claim(answer.epoch().unwrap_or(self.epoch).max(self.epoch));
                     }
-                    let seq = parcel.seq;
-                    parcel.unsent();
-                    return self.end(Refused::UsedBefore { seq });
+                    if !self.config.accept_duplicates {
+                        let seq = parcel.seq;
+                        parcel.unsent();
+                        return self.end(Refused::UsedBefore { seq });
+                    }
                 }
                 parcel.stage = Stage::Acknowledged { offset: answer.next_offset().cloned(), duplicate };
                 self.recovered();

@@ -124,6 +124,17 @@ impl Reader {
         }
     }
 
+    /// Takes it as known whether the stream is one of JSON messages, before the first poll: nobody is asked then, unless
+    /// for where "now" is.
+    #[must_use]
+    pub fn known(mut self, json: bool) -> Self {
+        self.json = Some(json);
+        if self.config.mode == LiveMode::Sse && !self.position.offset.is_now() {
+            self.phase = Phase::Live(Live::Sse);
+        }
+        self
+    }
+
     /// Where the reader stands: all before it was given out.
     pub fn position(&self) -> &Checkpoint {
         &self.position

@@ -20,6 +20,7 @@ use tower_service::Service;
 use crate::client::dial::Dialer;
 use crate::client::error::{BoxError, shown};
 use crate::client::handover::{Io, Loan};
+use crate::client::limits::{Limits, Place};
 use crate::client::proxies::Proxies;
 use crate::client::tls::Tls;
 
@@ -32,6 +33,7 @@ pub(crate) struct Connector {
     server_name: Option<ServerName<'static>>,
     proxies: Arc<Proxies>,
     timeout: Duration,
+    limits: Limits,
     h2: bool,
     lend: bool,
 }
@@ -43,8 +45,9 @@ impl Connector {
         server_name: Option<ServerName<'static>>,
         proxies: Proxies,
         timeout: Duration,
+        limits: Limits,
     ) -> Self {
-        Self { dialer, tls, server_name, proxies: Arc::new(proxies), timeout, h2: true, lend: false }
+        Self { dialer, tls, server_name, proxies: Arc::new(proxies), timeout, limits, h2: true, lend: false }
     }
 
     /// Connections that are not HTTP/2 are only lent to hyper: see [`Loan`].
@@ -111,7 +114,7 @@ impl Connector {
 
     fn conn(&self, io: Box<dyn Io>, h2: bool) -> Conn {
         let io = if self.lend && !h2 { Hold::Lent(Loan::new(io)) } else { Hold::Given(TokioIo::new(io)) };
-        Conn { io, h2, proxied: false }
+        Conn { io, h2, proxied: false, place: None }
     }
 }
 
@@ -128,8 +131,13 @@ impl Service<Uri> for Connector {
         let connector = self.clone();
         Box::pin(async move {
             let after = connector.timeout;
+            let place = connector.limits.enter(&uri).await;
             match tokio::time::timeout(after, connector.connect(uri)).await {
-                Ok(result) => result,
+                Ok(Ok(mut conn)) => {
+                    conn.place = Some(place);
+                    Ok(conn)
+                }
+                Ok(Err(error)) => Err(error),
                 Err(_) => {
                     Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {after:?}"))
                         .into())
@@ -180,6 +188,7 @@ pub(crate) struct Conn {
     io: Hold,
     h2: bool,
     proxied: bool,
+    place: Option<Place>,
 }
 
 enum Hold {
@@ -200,6 +209,10 @@ impl Conn {
 impl Connection for Conn {
     fn connected(&self) -> Connected {
         let connected = Connected::new().proxy(self.proxied).extra(Used::default());
+        let connected = match self.place.as_ref().and_then(Place::aging) {
+            Some(aging) => connected.extra(aging),
+            None => connected,
+        };
         match &self.io {
             Hold::Lent(loan) => connected.extra(loan.clone()),
             Hold::Given(_) if self.h2 => connected.negotiated_h2(),

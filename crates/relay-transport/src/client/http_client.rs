@@ -24,6 +24,7 @@ use crate::client::base_url::BaseUrl;
 use crate::client::connect::{Connector, Used};
 use crate::client::dial::Dialer;
 use crate::client::error::{BoxError, shown};
+use crate::client::limits::{Aging, Limits};
 use crate::client::proxies::Proxies;
 use crate::client::tls::{ClientIdentity, Identity, Tls, TlsSettings, certificates_in};
 
@@ -36,6 +37,8 @@ pub struct HttpClient {
     streams: Client<Connector, Full<Bytes>>,
     connector: Connector,
     request_timeout: Duration,
+    /// Connections have a longest age.
+    ages: bool,
     pub(crate) gzip: bool,
     own_headers: Option<Arc<(BaseUrl, HeaderMap)>>,
     /// Connections that are used once, for what was sent over one that was closed meanwhile.
@@ -55,6 +58,7 @@ pub struct HttpClientBuilder {
     ping_interval: Duration,
     idle_timeout: Duration,
     idle_connections: usize,
+    limits: Limits,
     gzip: bool,
     own_headers: Option<(BaseUrl, HeaderMap)>,
     resend: bool,
@@ -98,6 +102,7 @@ impl HttpClient {
             ping_interval: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(60),
             idle_connections: 4,
+            limits: Limits::default(),
             gzip: false,
             own_headers: None,
             resend: false,
@@ -197,7 +202,12 @@ impl HttpClient {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
         }
         let Some(fresh) = &self.fresh else {
-            return client.request(request).await.map_err(|error| failed(url, error));
+            let used = self.ages.then(|| capture_connection(&mut request));
+            let answered = client.request(request).await;
+            if let Some(used) = used {
+                Aging::watch(used);
+            }
+            return answered.map_err(|error| failed(url, error));
         };
         let again = request.clone();
         let connection = capture_connection(&mut request);
@@ -208,6 +218,9 @@ impl HttpClient {
             connected.get_extras(&mut extras);
             extras.get::<Used>().is_some_and(Used::replace)
         });
+        if self.ages {
+            Aging::watch(connection);
+        }
         match answered {
             Err(error) if used && closed_meanwhile(&error) => {
                 fresh.request(again).await.map_err(|error| failed(url, error))
@@ -393,6 +406,22 @@ impl HttpClientBuilder {
         self
     }
 
+    /// How old a connection may get before nothing new is asked over it, so that requests follow a name to the servers
+    /// that it leads to. What it is busy with then is not disturbed. Default: no limit.
+    #[must_use]
+    pub fn connection_age(mut self, most: Duration) -> Self {
+        self.limits.age = Some(most);
+        self
+    }
+
+    /// Most connections to one host at a time, idle ones included; who needs one more waits, within the time of its
+    /// request. Event streams leave the count once they have their answer's head. Default: no limit.
+    #[must_use]
+    pub fn connections_per_host(mut self, most: usize) -> Self {
+        self.limits.per_host = Some(most);
+        self
+    }
+
     /// Whether event streams may come compressed (gzip). Default false: it costs both sides time and 40 KiB of memory
     /// per stream. What comes of a few bytes is taken on before more are looked at, at most 256 KiB at a time, so a
     /// small body cannot become a large memory.
@@ -449,7 +478,9 @@ impl HttpClientBuilder {
         });
         let dialer = Dialer { known: Arc::new(self.addresses) };
         let tls = Tls::new(self.tls)?;
-        let connector = Connector::new(dialer, tls, server_name.transpose()?, proxies, self.connect_timeout);
+        let ages = self.limits.age.is_some();
+        let connector =
+            Connector::new(dialer, tls, server_name.transpose()?, proxies, self.connect_timeout, self.limits);
         let mut pool = Client::builder(TokioExecutor::new());
         pool.timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -470,7 +501,7 @@ impl HttpClientBuilder {
         let streams = pool.build(lending);
         let own_headers = self.own_headers.map(Arc::new);
         let request_timeout = self.request_timeout;
-        Ok(HttpClient { client, streams, connector, request_timeout, gzip: self.gzip, own_headers, fresh })
+        Ok(HttpClient { client, streams, connector, request_timeout, ages, gzip: self.gzip, own_headers, fresh })
     }
 }
 

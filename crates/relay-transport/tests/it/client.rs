@@ -1,11 +1,13 @@
 //! Single requests.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use relay_testkit::{Peer, Reply, Script};
-use relay_transport::{BaseUrl, Error};
+use relay_testkit::{Gate, Peer, Reply, Script};
+use relay_transport::{BaseUrl, Error, HttpClient};
 
 use crate::*;
 
@@ -43,6 +45,51 @@ async fn one_pool_for_all_clones() {
         tokio::task::yield_now().await;
     }
     assert_eq!(peer.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_old_connection_is_used_no_more() {
+    let peer = Peer::start(Script::new().always("/", Reply::new(200, "text/plain", "ok"))).await;
+    let age = Duration::from_millis(300);
+    let http = HttpClient::builder().no_proxy().connection_age(age).build().unwrap();
+    let began = Instant::now();
+    let mut asked = 0;
+    while peer.connections() < 2 {
+        assert_eq!(text(http.send(get(&peer.url())).await.unwrap()).await, "ok");
+        asked += 1;
+        // Both may hold on a machine that is busy with something else; one of them must.
+        assert!(peer.connections() < 2 || began.elapsed() >= age);
+    }
+    assert!(asked > 1, "it was used while it was young");
+}
+
+#[tokio::test]
+async fn one_connection_too_many_waits_for_its_turn() {
+    let gate = Gate::new();
+    let reply = Reply::new(200, "text/plain", "").hold(&gate).send("ok");
+    let peer = Peer::start(Script::new().always("/", reply)).await;
+    let http = HttpClient::builder().no_proxy().connections_per_host(2).build().unwrap();
+    let requests = (0..6).map(|_| async {
+        let response = http.send(get(&peer.url())).await.unwrap();
+        text(response).await
+    });
+    let all = futures_util::future::join_all(requests);
+    tokio::pin!(all);
+    // Two get as far as the gate; the others have no connection.
+    let waiting = async {
+        while peer.requests().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    tokio::select! {
+        _ = &mut all => panic!("the gate is shut"),
+        () = waiting => {}
+    }
+    assert_eq!((peer.connections(), peer.requests().len()), (2, 2));
+    gate.open();
+    assert_eq!(all.await, ["ok"; 6]);
+    assert_eq!(peer.connections(), 2);
 }
 
 #[tokio::test]

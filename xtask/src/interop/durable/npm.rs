@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::workspace;
 
 /// The files that go to where the packages are installed: what to install, and the programs that use it.
-const FILES: &[&str] = &["package.json", "package-lock.json", "server.test.mjs"];
+const FILES: &[&str] = &["package.json", "package-lock.json", "server.test.mjs", "peer.mjs"];
 
 /// A folder with installed packages.
 pub(super) struct Packages(PathBuf);
@@ -50,7 +50,6 @@ impl Packages {
     }
 
     /// Node.js with a script of the folder.
-    #[allow(dead_code, reason = "the steps of the client start a server with it")]
     pub(super) fn node(&self, script: &str) -> Command {
         let mut node = Command::new("node");
         node.current_dir(self.folder()).arg(script);

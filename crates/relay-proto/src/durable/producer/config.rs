@@ -21,6 +21,10 @@ pub struct ProducerConfig {
     pub epoch: u64,
     /// At the start, before anything is acknowledged, goes one above the epoch of whoever used the name. Default false.
     pub auto_claim: bool,
+    /// Takes it as written when a batch's first attempt is answered as a duplicate, once nothing can be claimed. For a
+    /// caller that repeats its own batches with the same name and epoch; the messages are not compared. Default false:
+    /// somebody else used the name.
+    pub accept_duplicates: bool,
     /// Largest body of a batch, in bytes, but for a single message that is larger. Default 1 MiB.
     pub max_batch_bytes: usize,
     /// Most messages in a batch. Default 10,000.
@@ -45,6 +49,7 @@ impl Default for ProducerConfig {
             json: false,
             epoch: 0,
             auto_claim: false,
+            accept_duplicates: false,
             max_batch_bytes: 1 << 20,
             max_batch_items: 10_000,
             linger: Duration::from_millis(5),
@@ -61,6 +66,7 @@ setters! { ProducerConfig {
     json: bool,
     epoch: u64,
     auto_claim: bool,
+    accept_duplicates: bool,
     max_batch_bytes: usize,
     max_batch_items: usize,
     linger: Duration,

@@ -113,6 +113,52 @@ fn a_first_duplicate_was_somebody_elses() {
 }
 
 #[test]
+fn a_first_duplicate_is_written_for_who_says_so() {
+    let mut producer = Producer::new(ProducerConfig::default().accept_duplicates(true), 1);
+    producer.push(b"x", 1, ZERO);
+    let mut now = ZERO;
+    let attempt = sent(&mut producer, &mut now);
+    producer.handle_answer(attempt.ticket, &Answer::new(204).header("Producer-Seq", b"7"), now);
+    assert_eq!(acknowledged(&mut producer, now), [(0, 1, true, 1)]);
+}
+
+#[test]
+fn a_restart_goes_on_one_epoch_higher_with_number_0() {
+    let mut producer = producer(1);
+    producer.push(b"x", 1, ZERO);
+    let mut now = ZERO;
+    let attempt = sent(&mut producer, &mut now);
+    assert!(!producer.restart(), "something is on its way");
+    producer.handle_answer(attempt.ticket, &ok("a"), now);
+    assert!(producer.restart());
+    producer.push(b"y", 2, now);
+    let attempt = sent(&mut producer, &mut now);
+    assert_eq!((attempt.epoch, attempt.seq, attempt.first), (1, 0, true));
+    assert_eq!(producer.state().in_flight, [Bounds { seq: 0, first: 1, last: 2 }]);
+    producer.handle_answer(attempt.ticket, &ok("b"), now);
+    producer.close();
+    assert!(!producer.restart(), "it is being closed");
+}
+
+#[test]
+fn a_page_is_no_answer() {
+    let mut producer = producer(1);
+    producer.push(b"x", 1, ZERO);
+    producer.close();
+    let mut now = ZERO;
+    let page = || Answer::new(200).header("Content-Type", b"Text/HTML; charset=utf-8");
+    let first = sent(&mut producer, &mut now);
+    producer.handle_answer(first.ticket, &page(), now);
+    let second = sent(&mut producer, &mut now);
+    assert_eq!((second.seq, &second.body), (first.seq, &first.body));
+    producer.handle_answer(second.ticket, &ok("a"), now);
+    let close = sent(&mut producer, &mut now);
+    producer.handle_answer(close.ticket, &page(), now);
+    let close = sent(&mut producer, &mut now);
+    assert!(close.close && !close.first);
+}
+
+#[test]
 fn claims_at_the_start_only() {
     for answer in
         [Answer::new(403).header("Producer-Epoch", b"4"), Answer::new(204).header("Producer-Epoch", b"4")]
