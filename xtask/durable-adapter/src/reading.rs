@@ -37,15 +37,15 @@ pub(crate) async fn read(stream: &DurableStream, command: &Value) -> Result<Valu
     let deadline = tokio::time::Instant::now() + time;
     let mut out_of_time = false;
     // Why the last attempt failed.
-    let mut failing = None;
+    let mut failing: Option<String> = None;
     loop {
         let event = match tokio::time::timeout_at(deadline, reads.next()).await {
             Ok(Some(event)) => event?,
             Ok(None) => break,
-            Err(_) if failing.is_some() => {
-                return Err(Failure::lost(stream.url(), &failing.unwrap_or_default()));
-            }
             Err(_) => {
+                if let Some(cause) = failing {
+                    return Err(Failure::lost(stream.url(), &cause));
+                }
                 // Nothing more came: that is what being up to date means here.
                 (up_to_date, out_of_time) = (true, true);
                 break;
