@@ -524,14 +524,15 @@ impl Reader {
                     None => self.state = State::Pause { until: now + self.backoff.next_delay() },
                 }
             }
-            State::Done => self.state = State::Done,
-            _ => self.failed(cut.unwrap_or("the connection ended"), None, now),
+            State::Answer { .. } => self.failed(cut.unwrap_or("the connection ended"), None, now),
+            // There is no connection: it is one that was dropped.
+            other => self.state = other,
         }
     }
 
     /// The request could not be sent, or no answer came.
     pub fn handle_failure(&mut self, cause: &str, now: Duration) {
-        if !matches!(self.state, State::Done) {
+        if matches!(self.state, State::Answer { .. } | State::Body { .. } | State::Events { .. }) {
             self.failed(cause, None, now);
         }
     }

@@ -4,6 +4,8 @@ use alloc::vec::Vec;
 
 use super::*;
 
+mod table;
+
 const ZERO: Duration = Duration::ZERO;
 
 fn ms(n: u64) -> Duration {
