@@ -501,7 +501,16 @@ impl HttpClientBuilder {
         let streams = pool.build(lending);
         let own_headers = self.own_headers.map(Arc::new);
         let request_timeout = self.request_timeout;
-        Ok(HttpClient { client, streams, connector, request_timeout, ages, gzip: self.gzip, own_headers, fresh })
+        Ok(HttpClient {
+            client,
+            streams,
+            connector,
+            request_timeout,
+            ages,
+            gzip: self.gzip,
+            own_headers,
+            fresh,
+        })
     }
 }
 
