@@ -4,8 +4,8 @@
 //! * [`DurableStream`]: a handle without I/O; create, append, close, head, delete, fork.
 //! * [`Reads`]: everything from an offset on, then live. Resumes after every cut, without a gap and without a
 //!   duplicate.
-//! * [`DurableStream::read_json`], [`read_raw`](DurableStream::read_raw), [`read_bytes`](DurableStream::read_bytes): the
-//!   same by kind of data; [`get`](DurableStream::get): one answer, unless nothing has changed.
+//! * [`DurableStream::read_json`], [`read_raw`](DurableStream::read_raw), [`read_bytes`](DurableStream::read_bytes):
+//!   the same by kind of data; [`get`](DurableStream::get): one answer, unless nothing has changed.
 //! * [`Subscription`]: work on many streams, shared by workers: one holds a [`Lease`] at a time, and acknowledges.
 //! * [`IdempotentProducer`]: each message once, in order, through lost answers and restarts.
 //!

@@ -10,111 +10,23 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use http::{HeaderValue, Method};
+use http::Method;
 use relay_proto::durable::{
-    Answer, Attempt, Event, Offset, Producer, ProducerConfig, ProducerState, ProducerStop, ProducerWant,
-    Refusal, Refused, is_json,
+    Answer, Attempt, Event, Offset, Producer, ProducerState, ProducerStop, ProducerWant, Refusal, Refused,
+    is_json,
 };
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::client::check_retries;
 use crate::exchange::{Call, Lost, seed, words};
 use crate::{DurableStream, Error, ErrorKind};
 
-/// What a producer tells while it works: see [`ProducerOptions::on_notice`].
-pub type Notice = Event;
+mod options;
 
-type OnNotice = Box<dyn FnMut(&Notice) + Send>;
+pub use options::{Notice, ProducerOptions, StateStore};
 
-/// Keeps what a producer must know to go on in another process.
-pub trait StateStore: Send {
-    /// Stores the state: before anything is sent that it does not cover, and at the end.
-    ///
-    /// # Errors
-    /// When it cannot be stored. The producer ends then, without sending what it was about to.
-    fn save(&mut self, state: &ProducerState) -> Result<(), Box<dyn StdError + Send + Sync>>;
-}
-
-/// How to produce.
-#[non_exhaustive]
-pub struct ProducerOptions {
-    id: String,
-    config: ProducerConfig,
-    content_type: Option<String>,
-    resume: Option<ProducerState>,
-    store: Option<Box<dyn StateStore>>,
-    on_notice: Option<OnNotice>,
-    messages_before: u64,
-}
-
-impl ProducerOptions {
-    /// A producer of that name. Nobody else may use the name with the same epoch.
-    pub fn new(id: impl Into<String>) -> Self {
-        Self {
-            id: id.into(),
-            config: ProducerConfig::default(),
-            content_type: None,
-            resume: None,
-            store: None,
-            on_notice: None,
-            messages_before: 0,
-        }
-    }
-
-    /// Epoch, claiming, batches, limits, retries. What it says of JSON is replaced by what the stream's type says.
-    #[must_use]
-    pub fn config(mut self, config: ProducerConfig) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// The stream's type. Default: asked of the server.
-    #[must_use]
-    pub fn content_type(mut self, kind: impl Into<String>) -> Self {
-        self.content_type = Some(kind.into());
-        self
-    }
-
-    /// Goes on where an earlier producer of this name was. Its batches in flight are to be handed in first, with
-    /// [`IdempotentProducer::append_batch`].
-    #[must_use]
-    pub fn resume(mut self, state: ProducerState) -> Self {
-        self.resume = Some(state);
-        self
-    }
-
-    /// Keeps the state there.
-    #[must_use]
-    pub fn store(mut self, store: Box<dyn StateStore>) -> Self {
-        self.store = Some(store);
-        self
-    }
-
-    /// Is told of every batch that is acknowledged and of every retry. It must not block for long.
-    #[must_use]
-    pub fn on_notice(mut self, told: impl FnMut(&Notice) + Send + 'static) -> Self {
-        self.on_notice = Some(Box::new(told));
-        self
-    }
-
-    /// Messages that came before those of this producer, for the number in an error.
-    #[must_use]
-    pub fn messages_before(mut self, count: u64) -> Self {
-        self.messages_before = count;
-        self
-    }
-}
-
-impl fmt::Debug for ProducerOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProducerOptions")
-            .field("id", &self.id)
-            .field("config", &self.config)
-            .finish_non_exhaustive()
-    }
-}
+use options::{OnNotice, check};
 
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -469,27 +381,6 @@ impl fmt::Debug for IdempotentProducer {
         f.debug_struct("IdempotentProducer").field("state", &self.state()).finish_non_exhaustive()
     }
 }
-
-fn check(id: &str, config: &ProducerConfig) -> Result<(), Error> {
-    if id.is_empty() || HeaderValue::from_str(id).is_err() {
-        return Err(Error::usage("producer id: 1 or more characters that a header can hold"));
-    }
-    let fields = [
-        ("epoch", config.epoch <= MAX_NUMBER, "at most 2^53-1"),
-        ("max_batch_bytes", config.max_batch_bytes > 0, "above 0"),
-        ("max_batch_items", config.max_batch_items > 0, "above 0"),
-        ("in_flight", (1..=32).contains(&config.in_flight), "1 to 32"),
-        ("max_buffer", config.max_buffer > 0, "above 0"),
-    ];
-    check_retries(config.retry_base, config.retry_cap, config.retry_for)?;
-    match fields.iter().find(|(_, fine, _)| !fine) {
-        Some((name, _, rule)) => Err(Error::usage(format!("{name}: {rule}"))),
-        None => Ok(()),
-    }
-}
-
-/// Largest epoch and number: what every JSON reader can hold.
-const MAX_NUMBER: u64 = (1 << 53) - 1;
 
 /// The task that sends.
 struct Task {

@@ -219,7 +219,8 @@ impl DurableStream {
     /// Makes the stream (PUT). The same again is fine.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a first message that is not JSON though the stream is; [`ErrorKind::Exists`] when it is there with another configuration, and others by kind.
+    /// [`ErrorKind::Usage`] for a first message that is not JSON though the stream is; [`ErrorKind::Exists`] when it
+    /// is there with another configuration, and others by kind.
     pub async fn create(&self, options: CreateOptions) -> Result<Created, Error> {
         let mut call = self.call(Method::PUT);
         let kind = options.content_type.as_deref().unwrap_or("application/octet-stream");
@@ -438,8 +439,8 @@ impl DurableStream {
     /// Asks once for what there is from an offset on, unless it is what an `ETag` stands for (`If-None-Match`).
     ///
     /// # Errors
-    /// [`ErrorKind::TooLarge`] for more than `most` bytes, [`ErrorKind::Malformed`] for an answer without an offset, and
-    /// others by kind.
+    /// [`ErrorKind::TooLarge`] for more than `most` bytes, [`ErrorKind::Malformed`] for an answer without an offset,
+    /// and others by kind.
     pub async fn get(&self, from: &Offset, etag: Option<&str>, most: usize) -> Result<Fetched, Error> {
         let mut call = self.call(Method::GET);
         call.query = format!("offset={}", from.encoded());

@@ -15,8 +15,8 @@ use crate::{Client, Error, ErrorKind};
 
 /// A handle to a subscription. Cheap to clone; making one does no I/O.
 ///
-/// The server writes an event to the subscription's wake stream when one of its streams has something new. A worker that
-/// reads it [claims](Self::claim) the work, and holds a [`Lease`] until it is done.
+/// The server writes an event to the subscription's wake stream when one of its streams has something new. A worker
+/// that reads it [claims](Self::claim) the work, and holds a [`Lease`] until it is done.
 #[derive(Clone)]
 pub struct Subscription {
     client: Client,

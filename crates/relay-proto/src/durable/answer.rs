@@ -189,8 +189,8 @@ impl Answer {
         (200..300).contains(&self.status)
     }
 
-    /// Whether this is a web page in the place of an answer, as a portal or a proxy sends one with status 200: HTML, and
-    /// nothing that a server of streams says.
+    /// Whether this is a web page in the place of an answer, as a portal or a proxy sends one with status 200: HTML,
+    /// and nothing that a server of streams says.
     pub fn is_page(&self) -> bool {
         let html =
             self.content_type.as_deref().is_some_and(|kind| essence(kind).eq_ignore_ascii_case("text/html"));

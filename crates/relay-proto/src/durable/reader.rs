@@ -124,8 +124,8 @@ impl Reader {
         }
     }
 
-    /// Takes it as known whether the stream is one of JSON messages, before the first poll: nobody is asked then, unless
-    /// for where "now" is.
+    /// Takes it as known whether the stream is one of JSON messages, before the first poll: nobody is asked then,
+    /// unless for where "now" is.
     #[must_use]
     pub fn known(mut self, json: bool) -> Self {
         self.json = Some(json);
