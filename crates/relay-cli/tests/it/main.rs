@@ -9,6 +9,8 @@ mod wire;
 mod autoconfig_answers;
 mod autoconfig_serve;
 mod autoconfig_watch;
+mod bus;
+mod bus_cluster;
 mod cursor_file;
 mod demo;
 mod disk;

@@ -152,7 +152,8 @@ impl Monitor {
             Ok(parameters) => parameters,
             Err(missing) => return Need::Refuse(Refusal::Missing(missing)),
         };
-        if self.settings.finalizer.is_some() && !target.metadata.deleting && !self.has_finalizer(target) {
+        let holds = self.settings.finalizer.is_some() && S::is_handled(self.settings.handlers);
+        if holds && !target.metadata.deleting && !self.has_finalizer(target) {
             return Need::Finalizer(true);
         }
         let stands = record.done.as_ref().is_some_and(|done| {

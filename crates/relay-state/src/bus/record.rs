@@ -10,12 +10,16 @@ use relay_proto::bus::{
 };
 use relay_proto::retry::Backoff;
 
+use super::action::Handlers;
+
 /// A spec that a bus can be called for.
 pub(super) trait Spec {
     fn text(&self) -> &str;
     fn arguments(&self) -> &[Argument];
     fn problem(&self) -> Option<&str>;
     fn parameters(bus: &BusSpec) -> &[Parameter];
+    /// Whether one of its calls is handled: only then there is something to hold a deletion up for.
+    fn is_handled(handlers: Handlers) -> bool;
 }
 
 impl Spec for ChannelSpec {
@@ -31,6 +35,9 @@ impl Spec for ChannelSpec {
     fn parameters(bus: &BusSpec) -> &[Parameter] {
         &bus.channel_parameters
     }
+    fn is_handled(handlers: Handlers) -> bool {
+        handlers.provision || handlers.unprovision
+    }
 }
 
 impl Spec for SubscriptionSpec {
@@ -45,6 +52,9 @@ impl Spec for SubscriptionSpec {
     }
     fn parameters(bus: &BusSpec) -> &[Parameter] {
         &bus.subscription_parameters
+    }
+    fn is_handled(handlers: Handlers) -> bool {
+        handlers.subscribe || handlers.unsubscribe
     }
 }
 
