@@ -9,12 +9,14 @@ use crate::{Usage, workspace};
 
 mod address;
 mod autoconfig;
+mod bus;
 mod cluster;
 mod durable;
 mod golang;
 mod kube;
 mod link;
 mod parsec;
+mod printing;
 mod process;
 mod proxy;
 mod relay;
@@ -36,6 +38,8 @@ Suites (all of them when none is named):
   autoconfig builds a service and a client of auto-configuration streams with github.com/launchdarkly/eventsource (Go
          1.24), then `relay autoconfig watch` follows the one while it publishes, compresses, reconnects, is killed and
          started again, and the other follows `relay autoconfig serve`
+  bus    starts the program nats-server (2.9 or later, Debian package nats-server), then sends messages by
+         `relay bus serve --engine jetstream` while subscribers fail, NATS goes away and the bus is killed twenty times
 
   --relay PATH   use this relay binary instead of building one
   --only WORD    of `durable`: only the steps with that word in their name
@@ -52,6 +56,7 @@ const SUITES: &[(&str, Suite)] = &[
     ("sse", sse::run),
     ("kube", kube::run),
     ("parsec", parsec::run),
+    ("bus", bus::run),
     ("durable", durable::run),
     ("autoconfig", autoconfig::run),
 ];

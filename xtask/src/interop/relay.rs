@@ -24,7 +24,7 @@ pub(super) fn build() -> Result<PathBuf> {
 }
 
 /// A command of relay, deaf to settings of the caller's environment.
-fn command(binary: &Path) -> Command {
+pub(super) fn command(binary: &Path) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_")) {
         command.env_remove(name);
@@ -296,7 +296,7 @@ fn labels(labels: &Value) -> BTreeMap<String, Value> {
 }
 
 /// Reads a pipe to its end in a thread of its own, so that its writer never blocks.
-fn lines(stdout: ChildStdout) -> Receiver<String> {
+pub(super) fn lines(stdout: ChildStdout) -> Receiver<String> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {

@@ -13,7 +13,7 @@ use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, FromConsumer as _, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, DeleteStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::{
-    Config as StreamConfig, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
+    Config as StreamConfig, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
 };
 use async_nats::jetstream::{Context, ErrorCode};
 use relay_proto::bus::{
@@ -23,6 +23,7 @@ use relay_proto::bus::{
 use relay_proto::retry::{Backoff, Jitter};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::connect::{JetStreamError, NatsOptions};
@@ -77,8 +78,13 @@ struct State {
     /// kept.
     known: BTreeSet<SubscriptionReference>,
     lost: BTreeSet<SubscriptionReference>,
+    /// Streams that were deleted a moment ago.
+    deleted: BTreeMap<ChannelReference, Instant>,
 }
 
+/// NATS 2.9 still removes the files of a stream when it has said that it is deleted; one that is made in its place
+/// before that loses its own.
+const REMOVAL: Duration = Duration::from_millis(750);
 /// How long the first connection is waited for before calls fail.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
@@ -285,17 +291,25 @@ impl Inner {
         tracing::warn!(%channel, "its stream is gone, and made again");
         let (inner, channel) = (self.clone(), channel.clone());
         tokio::spawn(async move {
-            let made = inner.make_stream(&channel).await;
-            let mut state = lock(&inner.state);
-            state.missing_channels.remove(&channel);
-            if made.is_ok() {
-                let routes: Vec<_> = state.routes.values().map(|(route, _)| route.clone()).collect();
-                for route in routes.into_iter().filter(|route| route.target.channel == channel) {
-                    state.lose(&route);
-                }
-                inner.lost.notify_one();
-            }
+            // Known by its error to who calls; here the next message tries again.
+            let _ = inner.remake_stream(&channel).await;
+            lock(&inner.state).missing_channels.remove(&channel);
         });
+    }
+
+    /// Makes a stream again. It has no consumers: all subscriptions of the channel have to subscribe again, before a
+    /// message is taken.
+    async fn remake_stream(&self, channel: &ChannelReference) -> Result<(), HandlerError> {
+        {
+            let mut state = lock(&self.state);
+            let routes: Vec<_> = state.routes.values().map(|(route, _)| route.clone()).collect();
+            for route in routes.iter().filter(|route| route.target.channel == *channel) {
+                state.lose(route);
+            }
+            state.delete(channel);
+        }
+        self.lost.notify_one();
+        self.make_stream(channel).await
     }
 
     fn vanished(&self, route: &Route) {
@@ -305,6 +319,10 @@ impl Inner {
 
     async fn make_stream(&self, channel: &ChannelReference) -> Result<(), HandlerError> {
         self.need_nats().await?;
+        let removed = lock(&self.state).deleted.remove(channel);
+        if let Some(deleted) = removed {
+            tokio::time::sleep_until(deleted + REMOVAL).await;
+        }
         let config = StreamConfig {
             name: names::stream(channel),
             subjects: vec![names::subject(channel)],
@@ -343,10 +361,7 @@ impl Inner {
                 {
                     Ok(None)
                 }
-                ConsumerErrorKind::JetStream(refusal) => Err(refused("the consumer", &refusal)),
-                _ => {
-                    Err(HandlerError::failed(format!("the consumer: {}", relay_proto::error::chain(&error))))
-                }
+                _ => Err(of_consumer(&error)),
             },
         }
     }
@@ -354,6 +369,7 @@ impl Inner {
     async fn make_consumer(
         &self,
         subscription: &SubscriptionReference,
+        channel: &ChannelReference,
         stream: &str,
     ) -> Result<(), HandlerError> {
         self.need_nats().await?;
@@ -378,15 +394,19 @@ impl Inner {
                 ..pull::Config::default()
             },
         };
-        match self.context.create_consumer_on_stream(config, stream).await {
-            Ok(_) => Ok(()),
-            Err(error) => match error.kind() {
-                ConsumerErrorKind::JetStream(refusal) => Err(refused("the consumer", &refusal)),
-                _ => {
-                    Err(HandlerError::failed(format!("the consumer: {}", relay_proto::error::chain(&error))))
-                }
-            },
+        let refusal = match self.context.create_consumer_on_stream(config.clone(), stream).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let gone = matches!(refusal.kind(), ConsumerErrorKind::JetStream(refusal)
+            if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND);
+        if !gone {
+            return Err(of_consumer(&refusal));
         }
+        // Somebody deleted it: the channel is provisioned.
+        self.remake_stream(channel).await?;
+        let made = self.context.create_consumer_on_stream(config, stream).await;
+        made.map(drop).map_err(|error| of_consumer(&error))
     }
 
     /// Fails at once while NATS is away; but the first connection is waited for a moment.
@@ -452,12 +472,25 @@ impl Inner {
 }
 
 impl State {
+    /// The stream of a channel is being deleted, or was.
+    fn delete(&mut self, channel: &ChannelReference) {
+        self.deleted.retain(|_, deleted| deleted.elapsed() < REMOVAL);
+        self.deleted.insert(channel.clone(), Instant::now());
+    }
+
     /// The consumer of a route is not there any more.
     fn lose(&mut self, route: &Route) {
         let subscription = route.target.subscription.clone();
         self.missing.insert(subscription.clone(), route.target.channel.clone());
         self.lost.insert(subscription);
         route.stop.cancel();
+    }
+}
+
+fn of_consumer(error: &ConsumerError) -> HandlerError {
+    match error.kind() {
+        ConsumerErrorKind::JetStream(refusal) => refused("the consumer", &refusal),
+        _ => HandlerError::failed(format!("the consumer: {}", relay_proto::error::chain(error))),
     }
 }
 
@@ -494,6 +527,7 @@ impl MonitorHandler for JetStreamEngine {
             let mut state = lock(&self.0.state);
             state.channels.remove(channel);
             state.missing_channels.remove(channel);
+            state.delete(channel);
             self.0.count(&state);
         }
         self.0.need_nats().await?;
@@ -527,7 +561,7 @@ impl MonitorHandler for JetStreamEngine {
         if let Some(route) = &standing {
             *lock(&route.target.spec) = spec.clone();
         }
-        if let Err(error) = inner.make_consumer(subscription, &stream).await {
+        if let Err(error) = inner.make_consumer(subscription, channel, &stream).await {
             lock(&inner.state).missing.insert(subscription.clone(), channel.clone());
             return Err(error);
         }
@@ -577,10 +611,7 @@ impl MonitorHandler for JetStreamEngine {
                 {
                     Ok(())
                 }
-                ConsumerErrorKind::JetStream(refusal) => Err(refused("the consumer", &refusal)),
-                _ => {
-                    Err(HandlerError::failed(format!("the consumer: {}", relay_proto::error::chain(&error))))
-                }
+                _ => Err(of_consumer(&error)),
             },
         }
     }

@@ -72,7 +72,8 @@ fn a_message_is_sent_received_answered_and_the_answer_goes_on() {
     let spec = format!("channel: c, subscriber: \"{to}\", replyTo: \"{reply_to}\"");
     let objects = Objects::new(&(object("Channel", "c", "") + &object("Subscription", "s", &spec)));
     let (bus, url) = objects.serve(&[]);
-    let words = ["--data", "hello", "--header", "x-other=1", "--ce-type", "t", "--ce-source", "/s", "--ce-id", "1"];
+    let words =
+        ["--data", "hello", "--header", "x-other=1", "--ce-type", "t", "--ce-source", "/s", "--ce-id", "1"];
     let sent = send(&url, "default/c", &words).expect(0).json();
     assert_eq!(sent, [json!({"channel": "default/c", "status": 202, "bytes": 5, "error": null})]);
     let message = first.json();
@@ -195,8 +196,12 @@ fn the_bus_of_a_file_is_the_only_one_or_has_to_be_named() {
     drop(bus);
     let two = Objects::new(&(one + &object("Bus", "b", "") + &object("Channel", "d", "bus: b")));
     let refused = two.run(&["bus", "serve", "--listen", "127.0.0.1:0"]).expect(2);
-    assert!(refused.stderr.contains("--cluster-bus a") && refused.stderr.contains("--bus default/b"), "{refused:?}");
-    let lines = two.run(&["bus", "monitor", "--bus", "default/b", "--max", "3", "-o", "json"]).expect(0).json();
+    assert!(
+        refused.stderr.contains("--cluster-bus a") && refused.stderr.contains("--bus default/b"),
+        "{refused:?}"
+    );
+    let lines =
+        two.run(&["bus", "monitor", "--bus", "default/b", "--max", "3", "-o", "json"]).expect(0).json();
     let bus = json!({"event": "bus", "bus": "default/b", "spec": {}, "attempt": 1, "error": null});
     let provision = json!({
         "event": "provision", "channel": "default/d", "bus": "default/b", "parameters": {}, "arguments": [],
@@ -253,7 +258,10 @@ fn the_definitions_are_documents_that_kubectl_takes() {
     assert_eq!(documents.len(), 5);
     for (document, name) in documents.iter().zip(["buses", "clusterbuses", "channels", "subscriptions"]) {
         assert!(document.contains(&format!("  name: {name}.channels.knative.dev\n")), "{document}");
-        assert!(document.contains("x-kubernetes-preserve-unknown-fields: true\n      subresources:\n"), "{document}");
+        assert!(
+            document.contains("x-kubernetes-preserve-unknown-fields: true\n      subresources:\n"),
+            "{document}"
+        );
     }
     assert!(documents[4].contains("kind: ClusterRole\n"), "{}", documents[4]);
     assert!(!run(&["bus", "crds", "--no-status-subresource"]).expect(0).stdout.contains("subresources"));

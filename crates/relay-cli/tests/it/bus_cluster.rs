@@ -40,7 +40,9 @@ fn conditions(cluster: &ApiServer, kind: &str, name: &str) -> Vec<String> {
     let object = cluster.get(kind, "ns", name).unwrap();
     let list = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    list.iter().map(|one| format!("{}={} {}", text(&one["type"]), text(&one["status"]), text(&one["reason"]))).collect()
+    list.iter()
+        .map(|one| format!("{}={} {}", text(&one["type"]), text(&one["status"]), text(&one["reason"])))
+        .collect()
 }
 
 fn writes(cluster: &ApiServer) -> usize {
@@ -128,9 +130,12 @@ async fn with_exec_the_call_is_the_command_and_its_outcome_is_written() {
     }
     cluster.delete(CHANNELS, "ns", "c");
     let lines = running.until(|line| line["event"] == "unprovision");
-    assert_eq!(lines[lines.len() - 2], json!({
-        "event": "unsubscribe", "subscription": "ns/s", "channel": "ns/c", "attempt": 1, "error": null,
-    }));
+    assert_eq!(
+        lines[lines.len() - 2],
+        json!({
+            "event": "unsubscribe", "subscription": "ns/s", "channel": "ns/c", "attempt": 1, "error": null,
+        })
+    );
     running.signal("TERM");
     assert_eq!(running.wait().code, Some(143));
 }
@@ -162,7 +167,8 @@ async fn rule_17_a_finalizer_is_put_before_the_call_and_taken_after_the_last() {
     cluster.put(CHANNELS, channel);
     let running = monitor(&cluster, &["--exec", "true", "--finalizer"]);
     running.until(|line| line["event"] == "subscribe");
-    let finalizers = |kind, name| cluster.get(kind, "ns", name).map(|object| object["metadata"]["finalizers"].clone());
+    let finalizers =
+        |kind, name| cluster.get(kind, "ns", name).map(|object| object["metadata"]["finalizers"].clone());
     assert_eq!(finalizers(CHANNELS, "c"), Some(json!(["others/one", OURS])));
     assert_eq!(finalizers(SUBSCRIPTIONS, "s"), Some(json!([OURS])));
     drop(running);
@@ -206,7 +212,9 @@ async fn the_environment_of_2018_names_the_bus() {
     cluster.put(CLUSTER_BUSES, json!({"metadata": {"name": "all"}, "spec": {}}));
     for (namespace, bus) in [("ns", "ns/b"), ("", "all")] {
         let mut monitor = command(&cluster, &["bus", "monitor", "--max", "2"]);
-        monitor.env("BUS_NAME", if namespace.is_empty() { "all" } else { "b" }).env("BUS_NAMESPACE", namespace);
+        monitor
+            .env("BUS_NAME", if namespace.is_empty() { "all" } else { "b" })
+            .env("BUS_NAMESPACE", namespace);
         assert_eq!(run_command(monitor).expect(0).json()[1]["bus"], bus);
     }
 }
@@ -216,9 +224,11 @@ async fn rule_15_others_conditions_survive_a_conflict_and_a_type_without_a_statu
     let cluster = cluster().await;
     cluster.without_status(CHANNELS);
     let mut channel = cluster.get(CHANNELS, "ns", "c").unwrap();
-    channel["status"] = json!({"conditions": [{"type": "Serviceable", "status": "False", "by": "another"}], "field": 1});
+    channel["status"] =
+        json!({"conditions": [{"type": "Serviceable", "status": "False", "by": "another"}], "field": 1});
     cluster.put(CHANNELS, channel);
-    cluster.reply(Ask::Patch, Reply::json(409, &json!({"kind": "Status", "code": 409, "reason": "Conflict"})));
+    cluster
+        .reply(Ask::Patch, Reply::json(409, &json!({"kind": "Status", "code": 409, "reason": "Conflict"})));
     let running = monitor(&cluster, &["--exec", "true"]);
     let lines = running.until(|line| line["event"] == "subscribe");
     assert_eq!(lines.iter().filter(|line| line["event"] == "provision").count(), 1, "no call for its sake");

@@ -595,7 +595,7 @@ fn begin<S>(record: &mut Record<S>, attempt: Attempt<S>) -> u32 {
     if attempt.undo {
         record.done.iter_mut().for_each(|done| done.torn = true);
     }
-    record.forced = false;
+    record.forced_now = std::mem::take(&mut record.forced) && !attempt.undo;
     let number = &mut record.attempts[usize::from(attempt.undo)];
     *number = number.saturating_add(1);
     let number = *number;
@@ -613,7 +613,9 @@ fn ended<S: Spec>(
     now: Now,
 ) -> Option<Duration> {
     record.attempted = true;
+    let forced = std::mem::take(&mut record.forced_now);
     if result.is_err() {
+        record.forced |= forced;
         let retry = record.retry.get_or_insert_with(|| Box::new(backoff(seed)));
         let due = now.since_start + retry.next_delay().max(bucket.take(now.since_start));
         let Attempt { undo, uid, spec, parameters } = attempt;

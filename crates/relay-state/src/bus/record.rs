@@ -74,6 +74,8 @@ pub(super) struct Record<S> {
     pub(super) counted: ByteString,
     /// It is to be called although nothing changed.
     pub(super) forced: bool,
+    /// So is the call that runs: when it fails, the next one is, too.
+    pub(super) forced_now: bool,
     /// It waits in the queue.
     pub(super) queued: bool,
     /// A call has ended since everything was last to settle.
@@ -98,6 +100,7 @@ impl<S> Default for Record<S> {
             attempts: [0; 2],
             counted: ByteString::new(),
             forced: false,
+            forced_now: false,
             queued: false,
             attempted: false,
             refused: None,

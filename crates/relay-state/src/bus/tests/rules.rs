@@ -203,6 +203,11 @@ fn requeued_subscriptions_are_called_although_nothing_changed() {
     play.monitor.requeue_subscription(&SubscriptionReference::new("s", "ns"));
     play.run();
     assert_eq!(play.took(), ["subscribe ns/s"]);
+    play.fail("subscribe ns/s", 2).monitor.requeue_subscription(&SubscriptionReference::new("s", "ns"));
+    play.run();
+    play.pass(LONG);
+    let tries = ["subscribe ns/s #1 failed", "subscribe ns/s #2 failed", "subscribe ns/s"];
+    assert_eq!(play.took(), tries, "until it succeeds");
 }
 
 #[test]

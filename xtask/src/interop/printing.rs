@@ -1,0 +1,65 @@
+//! A command of relay that prints a JSON object per line.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::process::Process;
+use super::relay::{SOON, command, lines};
+
+/// The command, with everything it printed so far.
+pub(super) struct Printing {
+    process: Process,
+    lines: Receiver<String>,
+    pub(super) seen: Vec<Value>,
+}
+
+impl Printing {
+    pub(super) fn start(binary: &Path, words: &[&str], log: &Path) -> Result<Self> {
+        let mut command = command(binary);
+        let (process, stdout) = Process::start_piped(command.args(words).args(["-o", "json"]), log)?;
+        Ok(Self { process, lines: lines(stdout), seen: Vec::new() })
+    }
+
+    /// Reads on until a line fits, from the `start`-th on, and gives that one.
+    pub(super) fn until(&mut self, what: &str, start: usize, fits: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + SOON;
+        let mut at = start;
+        loop {
+            if let Some(line) = self.seen.get(at) {
+                if fits(line) {
+                    return Ok(line.clone());
+                }
+                at += 1;
+                continue;
+            }
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(serde_json::from_str(&line).with_context(|| line.clone())?),
+                Err(RecvTimeoutError::Timeout) => bail!("{what}: not within {} s", SOON.as_secs()),
+                Err(RecvTimeoutError::Disconnected) => bail!("{what}: ended; {}", self.process.log_end()),
+            }
+        }
+    }
+
+    /// Takes in what it printed meanwhile.
+    pub(super) fn catch_up(&mut self) -> Result<()> {
+        while let Ok(line) = self.lines.try_recv() {
+            self.seen.push(serde_json::from_str(&line)?);
+        }
+        Ok(())
+    }
+
+    /// Asks it to end, and checks that it ends with this code.
+    pub(super) fn stop(self, code: i32) -> Result<()> {
+        let status = self.process.terminate(SOON)?;
+        ensure!(status.code() == Some(code), "SIGTERM ended it with {status}");
+        Ok(())
+    }
+
+    pub(super) fn kill(mut self) -> Result<()> {
+        self.process.kill()
+    }
+}
