@@ -15,6 +15,12 @@ pub(crate) struct About {
     /// It was closed from the beginning.
     pub(crate) born_closed: bool,
     pub(crate) fork: Option<Fork>,
+    /// When it was made, in milliseconds since 1970.
+    #[serde(default)]
+    pub(crate) created: i64,
+    /// It was made with data, or with a part of a record of its source: while that is missing, it was not made.
+    #[serde(default)]
+    pub(crate) with_data: bool,
 }
 
 /// Where a stream comes from.
@@ -32,10 +38,22 @@ impl About {
     pub(crate) fn is_json(&self) -> bool {
         relay_proto::durable::is_json(&self.content_type)
     }
+
+    /// Entries of the log that are the source's.
+    pub(crate) fn shared(&self) -> u64 {
+        self.fork.as_ref().map_or(0, |fork| fork.shared)
+    }
+
+    /// After a new start, by how many milliseconds a time to live may be longer than it was: uses are written down no
+    /// more often than that. A tenth of it, between a second and a minute.
+    pub(crate) fn grain(&self) -> Option<i64> {
+        let tenth = i64::try_from(self.ttl?).unwrap_or(i64::MAX).saturating_mul(100);
+        Some(tenth.clamp(1000, 60_000))
+    }
 }
 
 /// A position between two records: entries and bytes of data before it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Position {
     pub(crate) entry: u64,
     pub(crate) bytes: u64,
@@ -59,8 +77,12 @@ impl Position {
 }
 
 /// The state of a stream.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Fold {
+    /// The newest record in it.
+    pub(crate) at: u64,
+    /// When the stream was used last, as far as it is written down, in milliseconds since 1970.
+    pub(crate) used: i64,
     /// Behind the last record with data.
     pub(crate) tail: Position,
     pub(crate) closed: bool,
@@ -91,18 +113,30 @@ pub(crate) enum Verdict {
 
 impl Fold {
     /// A stream without records.
-    pub(crate) fn new(closed: bool) -> Self {
-        Self { closed, ..Self::default() }
+    pub(crate) fn new(about: &About) -> Self {
+        Self { closed: about.born_closed, used: about.created, ..Self::default() }
     }
 
-    /// Takes the record at `entry`. Of records that a fork shares with its source only the data counts.
-    pub(crate) fn apply(&mut self, entry: u64, head: &Head, data: u64, shared: bool) {
+    /// What a checkpoint holds.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Undoes [`encode`](Self::encode); `None` for what it did not make.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// Takes the record at `entry`, of that time. Of records that a fork shares with its source only the data counts.
+    pub(crate) fn apply(&mut self, entry: u64, time: i64, head: &Head, data: u64, shared: bool) {
+        self.at = entry;
         if data > 0 {
             self.tail = Position { entry, bytes: self.tail.bytes + data };
         }
         if shared {
             return;
         }
+        self.used = self.used.max(time);
         self.closed |= head.close;
         self.deleted |= head.deleted;
         if head.seq.is_some() {
@@ -159,7 +193,13 @@ mod tests {
         assert_eq!(fold.judge("p", 0, 1), Verdict::Gap { expected: 0 });
         assert_eq!(fold.judge("p", 3, 0), Verdict::Accept);
         for seq in 0..=2 {
-            fold.apply(seq + 1, &Head { producer: Some(("p".into(), 3, seq)), ..Head::default() }, 1, false);
+            fold.apply(
+                seq + 1,
+                5,
+                &Head { producer: Some(("p".into(), 3, seq)), ..Head::default() },
+                1,
+                false,
+            );
         }
         for (epoch, seq, verdict) in [
             (3, 0, Verdict::Duplicate { last: 2 }),
@@ -172,9 +212,25 @@ mod tests {
         ] {
             assert_eq!(fold.judge("p", epoch, seq), verdict, "{epoch} {seq}");
         }
+        assert_eq!(Fold::decode(&fold.encode()), Some(fold), "a checkpoint is all of it");
         let mut fork = Fold::default();
-        fork.apply(1, &Head { producer: Some(("p".into(), 3, 2)), close: true, ..Head::default() }, 4, true);
+        fork.apply(
+            1,
+            5,
+            &Head { producer: Some(("p".into(), 3, 2)), close: true, ..Head::default() },
+            4,
+            true,
+        );
         assert_eq!((fork.tail, fork.closed), (Position { entry: 1, bytes: 4 }, false));
         assert_eq!(fork.judge("p", 0, 0), Verdict::Accept);
+    }
+
+    #[test]
+    fn uses_are_written_down_as_often_as_the_time_to_live_wants() {
+        for (ttl, grain) in
+            [(None, None), (Some(1), Some(1000)), (Some(60), Some(6000)), (Some(u64::MAX), Some(60_000))]
+        {
+            assert_eq!(About { ttl, ..About::default() }.grain(), grain);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_log::{DiskOptions, DiskStore, Logs, MemoryStore};
+use relay_log::{DiskOptions, DiskStore, Logs, MemoryStore, Store};
 use relay_proto::setters;
 use relay_transport::server::{HttpServer, Settings};
 use tokio::net::ToSocketAddrs;
@@ -14,6 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::Handler;
 use crate::streams::Streams;
+
+/// Bytes of a file of a stream, more or less.
+const SEGMENT: u64 = 4 << 20;
+/// Bytes of the newest records that are kept in memory for each stream that is being written; of these there are 256.
+const CACHE: u64 = 128 << 10;
 
 /// Settings of a [`Server`]: `Config::default()` and setters named like the fields.
 #[derive(Debug, Clone)]
@@ -65,15 +70,24 @@ impl Server {
     /// # Errors
     /// When either cannot be opened.
     pub async fn bind(address: impl ToSocketAddrs, config: Config) -> io::Result<Self> {
-        let logs = match config.dir.clone() {
-            None => Logs::new(MemoryStore::new()),
+        match config.dir.clone() {
+            None => Self::bind_on(address, config, MemoryStore::new()).await,
             Some(dir) => {
-                let opening =
-                    tokio::task::spawn_blocking(move || DiskStore::open(dir, DiskOptions::default()));
-                Logs::new(opening.await?.map_err(io::Error::other)?)
+                // Small segments, and no more than the newest one looked at, so that the first request of a stream is
+                // answered soon, however long the stream is.
+                let options = DiskOptions::default().segment_bytes(SEGMENT).check_bytes(0).cache_bytes(CACHE);
+                let opening = tokio::task::spawn_blocking(move || DiskStore::open(dir, options));
+                Self::bind_on(address, config, opening.await?.map_err(io::Error::other)?).await
             }
-        };
-        let streams = Streams::open(logs).await.map_err(io::Error::other)?;
+        }
+    }
+
+    /// As [`bind`](Self::bind) over a store of the caller's; [`Config::dir`] counts for nothing.
+    ///
+    /// # Errors
+    /// When the port cannot be opened, or the store cannot be read.
+    pub async fn bind_on(address: impl ToSocketAddrs, config: Config, store: impl Store) -> io::Result<Self> {
+        let streams = Streams::open(Logs::new(store)).await.map_err(io::Error::other)?;
         let http = HttpServer::bind(address, Settings::default()).await?;
         let stop = CancellationToken::new();
         Ok(Self { http, handler: Arc::new(Handler::new(streams, config, stop.clone())), stop })

@@ -1,11 +1,12 @@
 //! All streams of a server.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use relay_log::{Batch, Error, Limit, Log, LogName, LogOptions, Logs, Page};
+use relay_log::{Batch, Checkpoint, Error, Limit, Log, LogName, LogOptions, Logs, Page};
 use relay_proto::time::Timestamp;
 use tokio::sync::watch;
 
@@ -16,6 +17,8 @@ use crate::record::{Head, decode, encode};
 #[derive(Debug)]
 pub(crate) struct Streams {
     logs: Logs,
+    /// Whether the logs outlive the process.
+    kept: bool,
     map: Mutex<HashMap<String, Arc<Stream>>>,
     /// Forks of each stream that are there.
     forks: Mutex<HashMap<String, u64>>,
@@ -32,6 +35,12 @@ pub(crate) struct Stream {
     state: Mutex<Fold>,
     /// When it was used last, in milliseconds since 1970.
     used: Mutex<i64>,
+    /// Whether the log outlives the process.
+    kept: bool,
+    /// Bytes of records since the last checkpoint.
+    since: AtomicU64,
+    /// A use is about to be written down.
+    noting: AtomicBool,
     /// Writers come one after the other.
     pub(crate) writing: tokio::sync::Mutex<()>,
     /// Changes with every record, and when the stream is gone.
@@ -55,17 +64,62 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Bytes of records that are read at most when a stream is asked for the first time, more or less.
+const CHECKPOINT_AFTER: u64 = 2 << 20;
+/// What a record counts for beside its data.
+const RECORD: u64 = 256;
+
 impl Stream {
-    fn new(path: &str, about: About, log: Log, fold: Fold) -> Self {
+    fn new(path: &str, about: About, log: Log, fold: Fold, kept: bool) -> Self {
+        // What is written down is older than the last use, but not by more than this.
+        let used = if kept { fold.used.saturating_add(about.grain().unwrap_or(0)).min(now()) } else { now() };
         Self {
             path: path.to_owned(),
             about,
             log,
             state: Mutex::new(fold),
-            used: Mutex::new(now()),
+            used: Mutex::new(used),
+            kept,
+            since: AtomicU64::new(0),
+            noting: AtomicBool::new(false),
             writing: tokio::sync::Mutex::new(()),
             changed: watch::Sender::new(0),
         }
+    }
+
+    /// Folds what the log holds: its newest checkpoint, and the records after it.
+    async fn fold(path: &str, about: About, log: Log, kept: bool) -> Result<Self, Error> {
+        let mut recovery = log.recover().await?;
+        let mut fold = match recovery.checkpoint() {
+            None => Fold::new(&about),
+            Some(checkpoint) => {
+                let fold = Fold::decode(&checkpoint.body).filter(|fold| fold.at == checkpoint.position);
+                fold.ok_or_else(|| Error::Closed { why: format!("the checkpoint of {path} makes no sense") })?
+            }
+        };
+        let mut read = 0;
+        loop {
+            let entries = recovery.next(Limit::default()).await?;
+            if entries.is_empty() {
+                break;
+            }
+            for entry in entries {
+                read += entry.body.len() as u64 + RECORD;
+                match decode(&entry.body) {
+                    Some((head, data)) => {
+                        let shared = entry.position <= about.shared();
+                        fold.apply(entry.position, entry.time, &head, data.len() as u64, shared);
+                    }
+                    None => {
+                        let why = format!("record {} of {path} makes no sense", entry.position);
+                        return Err(Error::Closed { why });
+                    }
+                }
+            }
+        }
+        let stream = Self::new(path, about, log, fold, kept);
+        stream.grown(read).await;
+        Ok(stream)
     }
 
     /// The state at this moment.
@@ -78,9 +132,26 @@ impl Stream {
         self.changed.subscribe()
     }
 
-    /// It was read or written.
-    pub(crate) fn touch(&self) {
-        *held(&self.used) = now();
+    /// It was read or written. Where there is a time to live, that is written down now and then, so that it goes on
+    /// after a new start.
+    pub(crate) fn touch(self: &Arc<Self>) {
+        let now = now();
+        *held(&self.used) = now;
+        let Some(grain) = self.about.grain().filter(|_| self.kept) else { return };
+        let due = move |stream: &Self| now.saturating_sub(stream.state().used) >= grain;
+        if due(self) && !self.noting.swap(true, Ordering::AcqRel) {
+            let stream = self.clone();
+            tokio::spawn(async move {
+                let writing = stream.writing.lock().await;
+                // What was appended meanwhile says it too.
+                if due(&stream) && !stream.state().deleted {
+                    // If it cannot be written now, the next use tries again.
+                    let _ = stream.append(&Head::default(), b"").await;
+                }
+                drop(writing);
+                stream.noting.store(false, Ordering::Release);
+            });
+        }
     }
 
     fn expired(&self) -> bool {
@@ -100,10 +171,39 @@ impl Stream {
 
     /// Keeps a record; its effect can be seen once this is done. The caller holds [`writing`](Self::writing).
     pub(crate) async fn append(&self, head: &Head, data: &[u8]) -> Result<(), Error> {
-        let positions = self.log.append(Batch::new([encode(head, data)]).at(now())).await?;
-        self.state().apply(positions.last, head, data.len() as u64, false);
+        self.append_all(&[(head.clone(), Bytes::copy_from_slice(data))]).await
+    }
+
+    /// Keeps records, all of them or none.
+    async fn append_all(&self, records: &[(Head, Bytes)]) -> Result<(), Error> {
+        let time = now();
+        let entries = records.iter().map(|(head, data)| encode(head, data));
+        let positions = self.log.append(Batch::new(entries).at(time)).await?;
+        let mut bytes = 0;
+        {
+            let mut state = self.state();
+            for (entry, (head, data)) in (positions.first..).zip(records) {
+                state.apply(entry, time, head, data.len() as u64, false);
+                bytes += data.len() as u64 + RECORD;
+            }
+        }
         self.changed.send_modify(|version| *version += 1);
+        self.grown(bytes).await;
         Ok(())
+    }
+
+    /// Makes a checkpoint when enough came since the last one, so that nobody has to read all of the log again.
+    async fn grown(&self, bytes: u64) {
+        let since = self.since.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if self.kept && since >= CHECKPOINT_AFTER {
+            self.since.store(0, Ordering::Relaxed);
+            let (position, body) = {
+                let state = self.state();
+                (state.at, state.encode().into())
+            };
+            // Without it the next start reads more, and that is all.
+            let _ = self.log.save_checkpoint(Checkpoint { position, body }).await;
+        }
     }
 
     /// The position behind the first record with data after a position.
@@ -162,6 +262,7 @@ impl Streams {
             }
         }
         Ok(Self {
+            kept: logs.store().outlives_process(),
             logs,
             map: Mutex::default(),
             forks: Mutex::new(forks),
@@ -191,14 +292,27 @@ impl Streams {
     }
 
     async fn known(&self, path: &str) -> Result<Option<Arc<Stream>>, Error> {
-        let known = held(&self.map).get(path).cloned();
+        let known = {
+            let mut map = held(&self.map);
+            // It may have been read from the store while it was being deleted there.
+            if map.get(path).is_some_and(|stream| stream.log.closed().is_some()) {
+                map.remove(path);
+            }
+            map.get(path).cloned()
+        };
         match known {
             Some(stream) => Ok(Some(stream)),
-            None => self.load(path).await,
+            None => Ok(self.load(path).await?.map(|stream| self.publish(stream))),
         }
     }
 
-    async fn load(&self, path: &str) -> Result<Option<Arc<Stream>>, Error> {
+    /// Shows a stream to everybody. Somebody may have been faster: theirs is the one.
+    fn publish(&self, stream: Stream) -> Arc<Stream> {
+        held(&self.map).entry(stream.path.clone()).or_insert_with(|| Arc::new(stream)).clone()
+    }
+
+    /// The stream as its log has it; `None` for one that is being made, or was when the process ended.
+    async fn load(&self, path: &str) -> Result<Option<Stream>, Error> {
         let Ok(name) = LogName::new(path) else { return Ok(None) };
         let log = match self.logs.open(&name).await {
             Ok(log) => log,
@@ -206,64 +320,71 @@ impl Streams {
             Err(error) => return Err(error),
         };
         let about = about(&log);
-        let shared = about.fork.as_ref().map_or(0, |fork| fork.shared);
-        let mut fold = Fold::new(about.born_closed);
-        let mut recovery = log.recover().await?;
-        loop {
-            let entries = recovery.next(Limit::default()).await?;
-            if entries.is_empty() {
-                break;
-            }
-            for entry in entries {
-                if let Some((head, data)) = decode(&entry.body) {
-                    fold.apply(entry.position, &head, data.len() as u64, entry.position <= shared);
-                }
-            }
+        if about.with_data && log.bounds().head <= about.shared() {
+            return Ok(None);
         }
-        let stream = Arc::new(Stream::new(path, about, log, fold));
-        // Somebody may have been faster: theirs is the one.
-        Ok(Some(held(&self.map).entry(path.to_owned()).or_insert(stream).clone()))
+        Stream::fold(path, about, log, self.kept).await.map(Some)
     }
 
-    /// Makes a stream with its first data. The caller holds [`changing`](Self::changing).
+    /// Makes a stream with its first data. The caller holds [`changing`](Self::changing), and nobody knows the path.
     pub(crate) async fn create(
         &self,
         path: &str,
         about: About,
-        head: Head,
-        data: &[u8],
+        first: Option<(Head, Bytes)>,
     ) -> Result<Arc<Stream>, Error> {
-        let options = LogOptions::default().about(serde_json::to_vec(&about).unwrap_or_default());
-        let log = self.logs.create(&LogName::new(path)?, options).await?;
-        let fold = Fold::new(about.born_closed);
-        let stream = Arc::new(Stream::new(path, about, log, fold));
-        if !data.is_empty() {
-            stream.append(&head, data).await?;
-        }
-        held(&self.map).insert(path.to_owned(), stream.clone());
-        Ok(stream)
+        self.make(path, about, first.into_iter().collect(), None).await
     }
 
     /// Makes a stream that begins as another one: its first `shared` entries, then `rest` as its own first data. The
-    /// caller holds [`changing`](Self::changing).
+    /// caller holds [`changing`](Self::changing), and nobody knows the path.
     pub(crate) async fn fork(
         &self,
         source: &Stream,
         path: &str,
         about: About,
-        rest: Option<(Head, Bytes)>,
+        rest: Vec<(Head, Bytes)>,
     ) -> Result<Arc<Stream>, Error> {
-        let shared = about.fork.as_ref().map_or(0, |fork| fork.shared);
-        let options = LogOptions::default().about(serde_json::to_vec(&about).unwrap_or_default());
-        self.logs.fork(&LogName::new(&source.path)?, shared, &LogName::new(path)?, options).await?;
+        let stream = self.make(path, about, rest, Some(source)).await?;
         *held(&self.forks).entry(source.path.clone()).or_insert(0) += 1;
-        let Some(stream) = self.load(path).await? else {
-            return Err(Error::NotFound { name: LogName::new(path)? });
-        };
-        if let Some((head, data)) = rest {
-            stream.append(&head, &data).await?;
-        }
         Ok(stream)
+    }
+
+    /// Makes the log, and then what stands in it at first. The stream is there once that is, and not before.
+    async fn make(
+        &self,
+        path: &str,
+        mut about: About,
+        first: Vec<(Head, Bytes)>,
+        source: Option<&Stream>,
+    ) -> Result<Arc<Stream>, Error> {
+        let name = LogName::new(path)?;
+        (about.created, about.with_data) = (now(), !first.is_empty());
+        let options = LogOptions::default().about(serde_json::to_vec(&about).unwrap_or_default());
+        let begin = async || match source {
+            None => self.logs.create(&name, options.clone()).await,
+            Some(source) => {
+                let from = LogName::new(&source.path)?;
+                self.logs.fork(&from, about.shared(), &name, options.clone()).await
+            }
+        };
+        let log = match begin().await {
+            // A kill came in between when it was made before.
+            Err(Error::Exists { .. }) if self.load(path).await?.is_none() => {
+                self.logs.delete(&name).await?;
+                begin().await?
+            }
+            result => result?,
+        };
+        let stream = Stream::fold(path, about, log, self.kept).await?;
+        if !first.is_empty()
+            && let Err(error) = stream.append_all(&first).await
+        {
+            // What cannot be deleted either is no stream all the same.
+            let _ = self.logs.delete(&name).await;
+            return Err(error);
+        }
+        Ok(self.publish(stream))
     }
 
     /// Deletes a stream, but for its forks. The caller holds [`changing`](Self::changing).
@@ -275,11 +396,19 @@ impl Streams {
         let mut stream_path = stream.path.clone();
         let mut fork = stream.about.fork.clone();
         loop {
-            let gone = held(&self.map).remove(&stream_path);
-            self.logs.delete(&LogName::new(&stream_path)?).await?;
-            if let Some(gone) = gone {
-                gone.state().deleted = true;
-                gone.changed.send_modify(|version| *version += 1);
+            let gone = held(&self.map).get(&stream_path).cloned();
+            {
+                // Nobody writes meanwhile, and who waits to is told that it is gone.
+                let _writing = match &gone {
+                    Some(gone) => Some(gone.writing.lock().await),
+                    None => None,
+                };
+                self.logs.delete(&LogName::new(&stream_path)?).await?;
+                held(&self.map).remove(&stream_path);
+                if let Some(gone) = &gone {
+                    gone.state().deleted = true;
+                    gone.changed.send_modify(|version| *version += 1);
+                }
             }
             // A source that waited for its last fork goes with it.
             let Some(source) = fork.map(|fork| fork.from) else { return Ok(()) };
@@ -289,12 +418,7 @@ impl Streams {
                 forks.insert(source.clone(), left);
                 left
             };
-            let known = held(&self.map).get(&source).cloned();
-            let source = match known {
-                Some(source) => Some(source),
-                None => self.load(&source).await?,
-            };
-            match source.filter(|source| left == 0 && source.state().deleted) {
+            match self.known(&source).await?.filter(|source| left == 0 && source.state().deleted) {
                 Some(source) => (stream_path, fork) = (source.path.clone(), source.about.fork.clone()),
                 None => return Ok(()),
             }

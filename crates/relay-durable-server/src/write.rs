@@ -49,6 +49,7 @@ impl Handler {
             expires_at,
             born_closed: closed,
             fork: fork.as_ref().map(|(_, fork)| fork.clone()),
+            ..About::default()
         };
         if let Some(source) = inherited.filter(|_| about.ttl.is_none() && about.expires_at.is_none()) {
             (about.ttl, about.expires_at) = (source.ttl, source.expires_at);
@@ -61,18 +62,11 @@ impl Handler {
             (true, false) => json(&body, true)?,
             (false, false) => (0, body),
         };
-        let first = Head { messages, ..Head::default() };
+        let first = (!data.is_empty()).then(|| (Head { messages, ..Head::default() }, data));
         let stream = match fork {
             Some((None, _)) => return Err(no(404, "there is no such stream to fork")),
-            Some((Some(source), asked)) => {
-                let stream = self.forked(&source, path, about, &asked).await?;
-                if !data.is_empty() {
-                    let _writing = stream.writing.lock().await;
-                    stream.append(&first, &data).await.map_err(refused)?;
-                }
-                stream
-            }
-            None => self.streams.create(path, about, first, &data).await.map_err(refused)?,
+            Some((Some(source), asked)) => self.forked(&source, path, about, &asked, first).await?,
+            None => self.streams.create(path, about, first).await.map_err(refused)?,
         };
         stream.touch();
         let mut answer = plain(StatusCode::CREATED, "");
@@ -142,6 +136,7 @@ impl Handler {
         path: &str,
         mut about: About,
         asked: &Fork,
+        first: Option<(Head, Bytes)>,
     ) -> Result<Arc<Stream>, Refused> {
         if source.state().deleted {
             return Err(no(409, "the source is deleted, but for its forks"));
@@ -164,7 +159,8 @@ impl Handler {
         if let Some(fork) = &mut about.fork {
             fork.shared = shared;
         }
-        self.streams.fork(source, path, about, rest).await.map_err(refused)
+        let own = rest.into_iter().chain(first).collect();
+        self.streams.fork(source, path, about, own).await.map_err(refused)
     }
 
     /// How many entries lie before a position and so many messages or bytes more, and what is left of the next one.
@@ -313,7 +309,7 @@ fn judged(stream: &Stream, (id, epoch, seq): &(String, u64, u64)) -> Option<Resu
 
 fn refused(error: Error) -> Refused {
     match error {
-        Error::NotFound { .. } | Error::Closed { .. } => no(404, "the stream was deleted"),
+        Error::NotFound { .. } => no(404, "the stream was deleted"),
         Error::BadName { rule, .. } => no(400, rule),
         Error::BadBatch { what, rule } => no(413, &format!("{what}: {rule}")),
         error => broken(error),

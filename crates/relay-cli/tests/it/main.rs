@@ -17,6 +17,7 @@ mod disk;
 mod docs;
 mod durable;
 mod durable_edges;
+mod durable_serve;
 mod faults;
 mod follow;
 mod kube;
