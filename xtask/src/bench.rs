@@ -19,7 +19,8 @@ applying, the same with a snapshot per event, look-ups of a group, memory per po
 up to 100,000; --only takes a number of pods, or `seed`). Then it seeds 100,000 pods through HTTP and shows the peak of
 memory. The largest size needs 12 GB of memory.
 `bench log` compares the log with fjall, redb and SQLite as logs: appends by size of a batch and by policy, replay,
-opening, a writer that is killed, a byte that is flipped. Takes --quick and --json.
+opening, a writer that is killed, a byte that is flipped; then a relay's replay of a million events to one client, from
+memory and from disk, with hyper sending as many bytes. Takes --quick, --json and --only log|peers|kill|flip|serve.
 `bench autoconfig` measures auto-configuration streams next to their bars: a put and a patch, memory, the next deadline,
 changes to 200 subscribers, a close in every state. Takes --quick and --json.
 `bench parsec` sends a million envelopes through memory and through a server over SSE beside a bare stream, decodes beside

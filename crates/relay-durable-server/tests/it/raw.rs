@@ -76,7 +76,7 @@ async fn ask(addr: SocketAddr, line: &str, headers: &[(&str, &str)], body: &[u8]
     let mut rest = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(60), open.lines.read_to_end(&mut rest));
     read.await.expect("an answer within a minute").expect("an answer that is not cut");
-    let body = if open.headers.get("transfer-encoding").is_some() { unchunked(&rest) } else { rest };
+    let body = if open.headers.contains_key("transfer-encoding") { unchunked(&rest) } else { rest };
     Answer { status: open.status, headers: open.headers, body }
 }
 

@@ -1,7 +1,8 @@
-//! `cargo xtask bench log [--quick] [--json FILE]`: appends, replay, opening, a kill and a flipped byte, for
-//! relay-log and three embedded databases that an append-only log could stand on.
+//! `cargo xtask bench log [--quick] [--only WORK] [--json FILE]`: appends, replay, opening, a kill and a flipped byte, for
+//! relay-log and three embedded databases that an append-only log could stand on; and a relay's replay beside hyper.
 
 mod peers;
+mod serve;
 
 use std::fs;
 use std::io::Write;
@@ -22,27 +23,42 @@ const BODY: usize = 1024;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let (mut quick, mut file) = (false, None);
+    let (mut quick, mut file, mut only) = (false, None, String::new());
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "log" => {}
             "--quick" => quick = true,
             "--json" => file = Some(PathBuf::from(args.next().context("--json FILE")?)),
+            "--only" => only = args.next().context("--only WORK")?,
             // What a killed writer is: see `kill`.
-            "--writer" => return writer(&args.next().context("a name")?, Path::new(&args.next().context("a directory")?)),
-            other => bail!("{other}: `bench log [--quick] [--json FILE]`"),
+            "--writer" => {
+                return writer(
+                    &args.next().context("a name")?,
+                    Path::new(&args.next().context("a directory")?),
+                );
+            }
+            other => bail!("{other}: `bench log [--quick] [--only log|peers|kill|flip|serve] [--json FILE]`"),
         }
     }
     let mut out = Report { lines: Vec::new() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(ours(&mut out, quick))?;
-    for peer in peers::all() {
+    let wanted = |work: &str| work.contains(&only);
+    if wanted("log") {
+        runtime.block_on(ours(&mut out, quick))?;
+    }
+    for peer in peers::all().into_iter().filter(|_| wanted("peers")) {
         theirs(&mut out, peer, quick)?;
     }
-    for name in ["relay-log"].into_iter().chain(peers::all().iter().map(|peer| peer.name())) {
+    let names = ["relay-log"].into_iter().chain(peers::all().iter().map(|peer| peer.name()));
+    for name in names.filter(|_| wanted("kill")) {
         kill(&mut out, name)?;
     }
-    flips(&mut out, &runtime)?;
+    if wanted("flip") {
+        flips(&mut out, &runtime)?;
+    }
+    if wanted("serve") {
+        serve::run(&mut out, &runtime, quick)?;
+    }
     if let Some(file) = file {
         fs::write(file, out.lines.join("\n") + "\n")?;
     }
@@ -56,7 +72,9 @@ struct Report {
 impl Report {
     fn row(&mut self, work: &str, name: &str, value: f64, unit: &str) {
         println!("{work:<44} {name:<10} {value:>14.1} {unit}");
-        self.lines.push(json!({"bench": "log", "work": work, "impl": name, "value": value, "unit": unit}).to_string());
+        self.lines.push(
+            json!({"bench": "log", "work": work, "impl": name, "value": value, "unit": unit}).to_string(),
+        );
     }
 }
 
@@ -114,37 +132,58 @@ async fn ours(out: &mut Report, quick: bool) -> Result<()> {
         (Fsync::Interval(Duration::from_millis(10)), "interval 10ms"),
         (Fsync::Always, "always"),
     ] {
-        for (tasks, batch, total) in [(1, 64, 1_000_000), (1000, 1, 500_000), (64, 1, 100_000), (1, 1, 20_000)] {
+        for (tasks, batch, total) in
+            [(1, 64, 1_000_000), (1000, 1, 500_000), (64, 1, 100_000), (1, 1, 20_000)]
+        {
             let dir = tempfile::tempdir()?;
             let (logs, log) = create(dir.path(), fsync).await?;
             let rate = appends(&log, tasks, batch, total / scale).await?;
-            out.row(&format!("appends, {policy}, {tasks} tasks, batches of {batch}"), name, rate, "entries/s");
+            out.row(
+                &format!("appends, {policy}, {tasks} tasks, batches of {batch}"),
+                name,
+                rate,
+                "entries/s",
+            );
             logs.close().await?;
         }
     }
-    let dir = tempfile::tempdir()?;
-    let (logs, log) = create(dir.path(), Fsync::Never).await?;
-    let total = 1_000_000 / if quick { 2 } else { 1 };
-    appends(&log, 1, 512, total).await?;
-    logs.close().await?;
-    drop((logs, log));
-    let began = Instant::now();
-    let (logs, log) = create(dir.path(), Fsync::Never).await?;
-    out.row(&format!("open, {total} entries of {BODY} bytes"), name, began.elapsed().as_secs_f64() * 1e3, "ms");
-    let before = resident_kib();
-    let (clock, cpu) = (Instant::now(), ProcessTime::now());
-    let (mut at, mut bytes) = (0, 0);
-    loop {
-        let Page::Entries(entries) = log.read(at, Limit::entries(1024)).await? else { bail!("trimmed") };
-        let Some(last) = entries.last() else { break };
-        at = last.position;
-        bytes += entries.iter().map(|entry| entry.body.len()).sum::<usize>();
+    // A log ten times as long takes no more memory.
+    for total in [100_000, 1_000_000] {
+        let dir = tempfile::tempdir()?;
+        let (logs, log) = create(dir.path(), Fsync::Never).await?;
+        appends(&log, 1, 512, total).await?;
+        logs.close().await?;
+        drop((logs, log));
+        let before = resident_kib();
+        let began = Instant::now();
+        let (logs, log) = create(dir.path(), Fsync::Never).await?;
+        let took = began.elapsed().as_secs_f64() * 1e3;
+        out.row(&format!("open, {total} entries of {BODY} bytes"), name, took, "ms");
+        let (clock, cpu) = (Instant::now(), ProcessTime::now());
+        let (mut at, mut bytes) = (0, 0);
+        loop {
+            let Page::Entries(entries) = log.read(at, Limit::entries(1024)).await? else { bail!("trimmed") };
+            let Some(last) = entries.last() else { break };
+            at = last.position;
+            bytes += entries.iter().map(|entry| entry.body.len()).sum::<usize>();
+        }
+        let mb = bytes as f64 / 1e6;
+        out.row(
+            &format!("replay of {total} entries, wall"),
+            name,
+            mb / clock.elapsed().as_secs_f64(),
+            "MB/s",
+        );
+        out.row(
+            &format!("replay of {total} entries, cpu"),
+            name,
+            mb / cpu.elapsed().as_secs_f64(),
+            "MB/s of CPU time",
+        );
+        let more = resident_kib() - before;
+        out.row(&format!("memory on top after the replay of {total}"), name, more, "KiB");
+        logs.close().await?;
     }
-    let mb = bytes as f64 / 1e6;
-    out.row("replay, wall", name, mb / clock.elapsed().as_secs_f64(), "MB/s");
-    out.row("replay, cpu", name, mb / cpu.elapsed().as_secs_f64(), "MB/s of CPU time");
-    out.row("memory after the replay, on top", name, resident_kib() - before, "KiB");
-    logs.close().await?;
     Ok(())
 }
 
@@ -177,7 +216,12 @@ fn theirs(out: &mut Report, peer: Box<dyn Peer>, quick: bool) -> Result<()> {
     drop(db);
     let began = Instant::now();
     let db = peer.open(dir.path(), Sync::Never)?;
-    out.row(&format!("open, {total} entries of {BODY} bytes"), name, began.elapsed().as_secs_f64() * 1e3, "ms");
+    out.row(
+        &format!("open, {total} entries of {BODY} bytes"),
+        name,
+        began.elapsed().as_secs_f64() * 1e3,
+        "ms",
+    );
     let (clock, cpu) = (Instant::now(), ProcessTime::now());
     let mut bytes = 0;
     db.replay(&mut |body| bytes += body.len())?;
@@ -266,14 +310,18 @@ fn flips(out: &mut Report, runtime: &tokio::runtime::Runtime) -> Result<()> {
             runtime.block_on(async {
                 let Ok((_, log)) = create(dir.path(), Fsync::Never).await else { return 0 };
                 match log.read(0, Limit::entries(1000)).await {
-                    Ok(Page::Entries(entries)) => wrong(&mut entries.into_iter().map(|entry| entry.body.to_vec())),
+                    Ok(Page::Entries(entries)) => {
+                        wrong(&mut entries.into_iter().map(|entry| entry.body.to_vec()))
+                    }
                     _ => 0,
                 }
             })
         } else {
             let peer = peers::all().into_iter().find(|peer| peer.name() == name).context("no such peer")?;
             let mut entries = Vec::new();
-            let read = peer.open(dir.path(), Sync::Never).and_then(|db| db.replay(&mut |body| entries.push(body.to_vec())));
+            let read = peer
+                .open(dir.path(), Sync::Never)
+                .and_then(|db| db.replay(&mut |body| entries.push(body.to_vec())));
             if read.is_err() { 0 } else { wrong(&mut entries.into_iter()) }
         };
         out.row(&format!("{flipped} flipped bytes: wrong entries served"), name, served as f64, "entries");

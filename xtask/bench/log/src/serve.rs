@@ -1,0 +1,163 @@
+//! A relay's replay of its whole log to one client, from memory and from disk, beside hyper sending a body of the same
+//! bytes; and how fast events get into it.
+
+use std::convert::Infallible;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use relay_log::{DiskOptions, DiskStore, MemoryStore, Store};
+use relay_pods_server::{Config, Retention, Scope, Server};
+use relay_proto::pods::{Pod, PodBuilder};
+
+use crate::{Report, resident_kib};
+
+/// Pods of which the events are.
+const PODS: u64 = 1000;
+/// Bytes that the body of hyper's server is made of at a time, as a relay's stream is.
+const PIECE: usize = 32 << 10;
+const ROUNDS: usize = 3;
+
+/// Measures both stores.
+pub fn run(out: &mut Report, runtime: &tokio::runtime::Runtime, quick: bool) -> Result<()> {
+    let events = if quick { 200_000 } else { 1_000_000 };
+    measure(out, runtime, "memory", Arc::new(MemoryStore::new()), events)?;
+    let dir = tempfile::tempdir()?;
+    let before = resident_kib();
+    let store = DiskStore::open(dir.path(), DiskOptions::default())?;
+    measure(out, runtime, "disk", Arc::new(store), events)?;
+    out.row("relay serve, disk: memory on top of it all", "relay", resident_kib() - before, "KiB");
+    Ok(())
+}
+
+fn pod(number: u64, version: u64) -> Pod {
+    PodBuilder::new("prod", &format!("web-7d9f-{number:05}"))
+        .uid(Some(&format!("6f1c0000-0000-4000-8000-{number:012}")))
+        .resource_version(Some(&version.to_string()))
+        .label("app", "web")
+        .label("run", &format!("d-{}", number % 50))
+        .phase(Some("Running"))
+        .node_name(Some(&format!("node-{}", number % 20)))
+        .build()
+}
+
+fn measure(
+    out: &mut Report,
+    runtime: &tokio::runtime::Runtime,
+    kind: &str,
+    store: Arc<dyn Store>,
+    events: u64,
+) -> Result<()> {
+    let filled = runtime.block_on(async {
+        let retention =
+            Retention::default().events(2 * events).bytes(1 << 40).age(Duration::from_secs(1 << 20));
+        let builder = Server::builder(Config::default()).shared_store(store).retention(retention);
+        let server = builder.bind("127.0.0.1:0").await?;
+        let (handle, address) = (server.handle(), server.local_addr());
+        let running = tokio::spawn(server.run(std::future::pending()));
+        let publisher = handle.publisher().ahead();
+        publisher.relist(Scope::All, (0..PODS).map(|number| pod(number, 0)).collect()).await?;
+        let began = Instant::now();
+        for at in PODS..events {
+            publisher.upsert(pod(at % PODS, at)).await?;
+        }
+        while publisher.head() < events {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let rate = (events - PODS) as f64 / began.elapsed().as_secs_f64();
+        out.row(&format!("relay serve, {kind}: events taken one at a time"), "relay", rate, "events/s");
+        Ok::<_, anyhow::Error>((handle, address, running))
+    });
+    let (handle, address, running) = filled?;
+    let bytes = receive(address, "/events/stream", None)?.0;
+    let plain = runtime.block_on(body_of(bytes))?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        ours.push(receive(address, "/events/stream", None)?.1);
+        theirs.push(receive(plain, "/", Some(bytes))?.1);
+    }
+    for times in [&mut ours, &mut theirs] {
+        times.sort();
+    }
+    let mb = bytes as f64 / 1e6;
+    let (ours, theirs) = (ours[ROUNDS / 2].as_secs_f64(), theirs[ROUNDS / 2].as_secs_f64());
+    let work = format!("relay serve, {kind}: replay of {events} events, {mb:.0} MB");
+    out.row(&work, "relay", mb / ours, "MB/s");
+    out.row(&work, "hyper", mb / theirs, "MB/s");
+    out.row(&work, "relay", 100.0 * theirs / ours, "% of hyper");
+    handle.shutdown();
+    runtime.block_on(running)??;
+    Ok(())
+}
+
+/// Asks for a body and reads until so many bytes came, or until a relay says that it has sent everything. Bytes of the
+/// body, and the time from the request on.
+fn receive(address: SocketAddr, target: &str, bytes: Option<usize>) -> Result<(usize, Duration)> {
+    let mut stream = TcpStream::connect(address)?;
+    let began = Instant::now();
+    // Without chunks, so that both send the same.
+    write!(stream, "GET {target} HTTP/1.0\r\nhost: bench\r\n\r\n")?;
+    let mut buffer = vec![0; 256 << 10];
+    let (mut all, mut tail, mut head) = (0, Vec::new(), None);
+    loop {
+        let read = stream.read(&mut buffer)?;
+        ensure!(read > 0, "the body ended after {all} bytes");
+        let mut fresh = &buffer[..read];
+        if head.is_none() {
+            tail.extend_from_slice(fresh);
+            let Some(end) = tail.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+            ensure!(tail.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&tail[..end]));
+            head = Some(end);
+            let behind = tail.len() - end - 4;
+            fresh = &fresh[read - behind..];
+            tail.clear();
+        }
+        all += fresh.len();
+        match bytes {
+            Some(bytes) if all >= bytes => return Ok((all, began.elapsed())),
+            Some(_) => {}
+            None => {
+                // The last event is small: it stands in the last piece, or across the last two.
+                let keep = &fresh[fresh.len().saturating_sub(512)..];
+                tail.extend_from_slice(keep);
+                if tail.windows(16).any(|name| name == b"catchup_complete") {
+                    return Ok((all, began.elapsed()));
+                }
+                tail.drain(..tail.len().saturating_sub(512));
+            }
+        }
+    }
+}
+
+/// A server that answers everything with so many bytes.
+async fn body_of(bytes: usize) -> Result<SocketAddr> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let piece = Bytes::from(vec![b'x'; PIECE]);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let piece = piece.clone();
+            let _ = stream.set_nodelay(true);
+            tokio::spawn(async move {
+                let service = hyper::service::service_fn(move |_| {
+                    let piece = piece.clone();
+                    let frames = (0..bytes.div_ceil(PIECE)).map(move |at| {
+                        let left = bytes - at * PIECE;
+                        Ok::<_, Infallible>(Frame::data(piece.slice(..left.min(PIECE))))
+                    });
+                    let body = StreamBody::new(futures_util::stream::iter(frames));
+                    async move { Ok::<_, Infallible>(hyper::Response::new(body)) }
+                });
+                let io = hyper_util::rt::TokioIo::new(stream);
+                // Whoever has all of it hangs up.
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+            });
+        }
+    });
+    Ok(address)
+}
