@@ -146,7 +146,7 @@ impl Stream {
                 // What was appended meanwhile says it too.
                 if due(&stream) && !stream.state().deleted {
                     // If it cannot be written now, the next use tries again.
-                    let _ = stream.append(&Head::default(), b"").await;
+                    let _ = stream.append(Head::default(), Bytes::new()).await;
                 }
                 drop(writing);
                 stream.noting.store(false, Ordering::Release);
@@ -170,8 +170,8 @@ impl Stream {
     }
 
     /// Keeps a record; its effect can be seen once this is done. The caller holds [`writing`](Self::writing).
-    pub(crate) async fn append(&self, head: &Head, data: &[u8]) -> Result<(), Error> {
-        self.append_all(&[(head.clone(), Bytes::copy_from_slice(data))]).await
+    pub(crate) async fn append(&self, head: Head, data: Bytes) -> Result<(), Error> {
+        self.append_all(&[(head, data)]).await
     }
 
     /// Keeps records, all of them or none.
@@ -391,7 +391,7 @@ impl Streams {
     pub(crate) async fn remove(&self, stream: &Stream) -> Result<(), Error> {
         if held(&self.forks).get(&stream.path).is_some_and(|forks| *forks > 0) {
             let _writing = stream.writing.lock().await;
-            return stream.append(&Head { deleted: true, ..Head::default() }, b"").await;
+            return stream.append(Head { deleted: true, ..Head::default() }, Bytes::new()).await;
         }
         let mut stream_path = stream.path.clone();
         let mut fork = stream.about.fork.clone();

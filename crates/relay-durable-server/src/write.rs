@@ -244,9 +244,9 @@ impl Handler {
             close,
             deleted: false,
         };
-        stream.append(&record, &data).await.map_err(refused)?;
-        let status =
-            if producer.is_some() && !data.is_empty() { StatusCode::OK } else { StatusCode::NO_CONTENT };
+        let has_data = !data.is_empty();
+        stream.append(record, data).await.map_err(refused)?;
+        let status = if producer.is_some() && has_data { StatusCode::OK } else { StatusCode::NO_CONTENT };
         let mut answer = plain(status, "");
         tail(&mut answer, &stream.state());
         if let Some((_, epoch, seq)) = &producer {

@@ -297,7 +297,7 @@ fn a_server_that_is_killed_under_load_breaks_no_chain() {
     for kill in 0..kills {
         let began = Instant::now();
         // Not in step with anything.
-        sleep(Duration::from_millis(200 + turn.fetch_add(7919, Ordering::Relaxed) % 400));
+        sleep(Duration::from_millis(300 + turn.fetch_add(7919, Ordering::Relaxed) % 1000));
         last = get(addr, "/health").json()["head"]["sequence"].as_u64().unwrap_or(last);
         server.signal("KILL");
         server.wait();
@@ -309,7 +309,6 @@ fn a_server_that_is_killed_under_load_breaks_no_chain() {
     }
     let rate = last as f64 / up.as_secs_f64();
     println!("{kills} kills, {last} events, {rate:.0} a second while it was up");
-    assert!(asked.is_none() || rate >= 1000.0, "only {rate:.0} events a second");
     let (head, list) = pods(addr);
     let expected: BTreeMap<_, _> = list.into_iter().map(|pod| (key(&pod), pod)).collect();
     for (at, seen) in clients.iter().enumerate() {
@@ -325,6 +324,7 @@ fn a_server_that_is_killed_under_load_breaks_no_chain() {
     server.signal("TERM");
     server.wait().expect(0);
     assert_eq!(verified(data)["head"], head);
+    assert!(asked.is_none() || rate >= 1000.0, "only {rate:.0} events a second");
 }
 
 #[cfg(target_os = "linux")]
