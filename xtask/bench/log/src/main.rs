@@ -1,5 +1,5 @@
-//! `cargo xtask bench log [--quick] [--only WORK] [--json FILE]`: appends, replay, opening, a kill and a flipped byte, for
-//! relay-log and three embedded databases that an append-only log could stand on; and a relay's replay beside hyper.
+//! `cargo xtask bench log [--quick] [--only WORK] [--json FILE]`: appends, replay, opening, a kill and a flipped byte,
+//! for relay-log and three embedded databases that an append-only log could stand on; a relay's replay beside hyper.
 
 mod peers;
 mod serve;
@@ -49,8 +49,8 @@ fn main() -> Result<()> {
     for peer in peers::all().into_iter().filter(|_| wanted("peers")) {
         theirs(&mut out, peer, quick)?;
     }
-    let names = ["relay-log"].into_iter().chain(peers::all().iter().map(|peer| peer.name()));
-    for name in names.filter(|_| wanted("kill")) {
+    let names: Vec<&str> = ["relay-log"].into_iter().chain(peers::all().iter().map(|peer| peer.name())).collect();
+    for name in names.into_iter().filter(|_| wanted("kill")) {
         kill(&mut out, name)?;
     }
     if wanted("flip") {
