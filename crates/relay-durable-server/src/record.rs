@@ -3,8 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-/// One append, or a close: its data and what it changes, in one entry, so that both are kept or neither is. Where nothing
-/// is set it says that the stream was used.
+/// One append, or a close: its data and what it changes, in one entry, so that both are kept or neither is. One with
+/// nothing set says that the stream was used.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Head {
     /// Messages of a JSON stream.
