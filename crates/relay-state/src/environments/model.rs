@@ -184,6 +184,15 @@ struct Keys {
     dropped: usize,
 }
 
+/// An empty put that waits for its deadline.
+struct HeldPut {
+    due: u64,
+    filters: Vec<(u8, i64)>,
+    /// Environments that changed since it came.
+    touched: BTreeSet<u8>,
+    touched_filters: BTreeSet<u8>,
+}
+
 /// Everything in maps, looked through from end to end each time.
 #[derive(Default)]
 struct Model {
@@ -193,8 +202,7 @@ struct Model {
     versions: BTreeMap<u8, i64>,
     live: BTreeMap<u8, Keys>,
     filters: BTreeMap<u8, (i64, bool)>,
-    /// When it is due, its filters, and what was touched since.
-    held: Option<(u64, Vec<(u8, i64)>, BTreeSet<u8>, BTreeSet<u8>)>,
+    held: Option<HeldPut>,
     state: &'static str,
     connected: bool,
     configured: bool,
@@ -232,8 +240,8 @@ impl Model {
             };
             self.say(format!("end e{id} {kind} k{key} {end}"));
         }
-        if self.held.as_ref().is_some_and(|(due, ..)| self.steady >= *due) {
-            let (_, filters, touched, touched_filters) = self.held.take().unwrap();
+        if self.held.as_ref().is_some_and(|put| self.steady >= put.due) {
+            let HeldPut { filters, touched, touched_filters, .. } = self.held.take().unwrap();
             self.forget(&touched);
             self.put_filters(&filters, &touched_filters);
         }
@@ -273,8 +281,8 @@ impl Model {
         if known.is_some_and(|(known, _)| version <= known) {
             return;
         }
-        if let Some((.., touched)) = &mut self.held {
-            touched.insert(id);
+        if let Some(put) = &mut self.held {
+            put.touched_filters.insert(id);
         }
         self.filters.insert(id, (version, true));
         let word = if known.is_some_and(|(_, live)| live) { "filter_update" } else { "filter_add" };
@@ -285,8 +293,8 @@ impl Model {
         if self.versions.get(&rep.id).is_some_and(|&known| rep.version <= known) {
             return;
         }
-        if let Some((_, _, touched, _)) = &mut self.held {
-            touched.insert(rep.id);
+        if let Some(put) = &mut self.held {
+            put.touched.insert(rep.id);
         }
         self.versions.insert(rep.id, rep.version);
         let was = self.live.insert(rep.id, rep.keys(self.wall));
@@ -315,7 +323,9 @@ impl Model {
         self.held = None;
         if self.hold > 0 && named.is_empty() && !self.live.is_empty() {
             self.say(format!("held {}", self.live.len()));
-            self.held = Some((self.steady + self.hold, filters.to_vec(), BTreeSet::new(), BTreeSet::new()));
+            let (due, filters) = (self.steady + self.hold, filters.to_vec());
+            self.held =
+                Some(HeldPut { due, filters, touched: BTreeSet::new(), touched_filters: BTreeSet::new() });
             return (false, false);
         }
         for rep in named.values().filter(|rep| rep.refusal().is_none()) {
@@ -360,8 +370,8 @@ impl Model {
             Step::Delete(id, version) => {
                 if self.versions.get(id).is_none_or(|known| version > known) {
                     self.versions.insert(*id, *version);
-                    if let Some((_, _, touched, _)) = &mut self.held {
-                        touched.insert(*id);
+                    if let Some(put) = &mut self.held {
+                        put.touched.insert(*id);
                     }
                     if self.live.remove(id).is_some() {
                         self.say(format!("delete e{id}"));
@@ -373,8 +383,8 @@ impl Model {
                 let known = self.filters.get(id).copied();
                 if known.is_none_or(|(known, _)| *version > known) {
                     self.filters.insert(*id, (*version, false));
-                    if let Some((.., touched)) = &mut self.held {
-                        touched.insert(*id);
+                    if let Some(put) = &mut self.held {
+                        put.touched_filters.insert(*id);
                     }
                     if known.is_some_and(|(_, live)| live) {
                         self.say(format!("filter_delete f{id}"));
@@ -495,7 +505,7 @@ fn live(hold: u64, steps: &[Step]) -> Result<(), TestCaseError> {
             model.live.values().flat_map(|keys| keys.sdk.values().chain(keys.mobile.values()).flatten());
         let due = session.next_deadline();
         prop_assert_eq!(due.unix_ms, ends.min().map(|end| end + 1));
-        prop_assert_eq!(due.steady, model.held.as_ref().map(|(due, ..)| Duration::from_millis(*due)));
+        prop_assert_eq!(due.steady, model.held.as_ref().map(|put| Duration::from_millis(put.due)));
     }
     consistent(&log)
 }
