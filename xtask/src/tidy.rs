@@ -1,7 +1,8 @@
 //! `cargo xtask tidy`: the rules of the house that neither compiler nor clippy checks.
 //!
-//! [`layers`] looks at the manifests (which crate may depend on which), [`map`] at the page that draws them,
-//! [`sources`] at the files. Each rule reports [`Finding`]s; the command prints them all and fails when there is one.
+//! [`layers`] looks at the manifests (which crate may depend on which), [`map`] at the page that draws them, [`pages`]
+//! at links and READMEs, [`sources`] at the files. Each rule reports [`Finding`]s; the command prints them all and
+//! fails when there is one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use crate::{no_arguments, workspace};
 
 mod layers;
 mod map;
+mod pages;
 mod sources;
 
 /// Checks the workspace this program belongs to.
@@ -23,6 +25,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     findings.extend(layers::check_pure_crates(root, &metadata)?);
     findings.extend(sources::check(root)?);
     findings.extend(map::check(root, &metadata)?);
+    findings.extend(pages::check(root)?);
     findings.sort();
     for finding in &findings {
         println!("{finding}");

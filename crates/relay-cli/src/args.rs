@@ -1,7 +1,9 @@
 //! Flags and their environment variables.
 
+mod brief;
 mod bus;
 mod connect;
+mod examples;
 mod follow;
 mod peer;
 mod query;
@@ -57,7 +59,8 @@ pub(crate) struct Args {
         env = "RELAY_COLOR",
         default_value = "auto",
         value_name = "WHEN",
-        help_heading = "Output"
+        help_heading = "Output",
+        hide_short_help = true
     )]
     pub(crate) color: Color,
     #[command(subcommand)]
@@ -67,7 +70,10 @@ pub(crate) struct Args {
 impl Args {
     /// Reads the command line and the environment; ends the program when they are wrong, or ask for help.
     pub(crate) fn read() -> Self {
-        let mut matches = without_empty_variables(Self::command()).get_matches();
+        let command = without_empty_variables(examples::with_examples(Self::command()));
+        let is_brief = brief::is_asked(std::env::args_os().skip(1));
+        let command = if is_brief { brief::brief(command) } else { command };
+        let mut matches = command.get_matches();
         Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
     }
 
@@ -111,7 +117,7 @@ pub(crate) enum Command {
     Stream(StreamArgs),
     /// Follow the pods: a line per list and per change
     State(StateArgs),
-    /// Follow the pods through the six phases, resumable with --cursor-file
+    /// Follow the pods through the six phases; resumable with --cursor-file
     Replay(ReplayArgs),
     /// Wait until the pods fulfil a condition; exit code 5 when they do not in time
     ///
@@ -172,8 +178,100 @@ impl Command {
 mod tests {
     use super::*;
 
+    /// Of every command, with its path.
+    fn all(command: &clap::Command, path: &str, look: &mut impl FnMut(&str, &clap::Command)) {
+        look(path, command);
+        for sub in command.get_subcommands() {
+            all(sub, format!("{path} {}", sub.get_name()).trim_start(), look);
+        }
+    }
+
     #[test]
     fn the_flags_are_consistent() {
         Args::command().debug_assert();
+        brief::brief(Args::command()).debug_assert();
+    }
+
+    #[test]
+    fn the_short_help_of_every_command_fits_on_a_screen() {
+        let mut command = brief::brief(Args::command());
+        command.build();
+        let mut seen = 0;
+        all(&command, "", &mut |path, command| {
+            let lines = brief::lines(command);
+            let help = command.clone().term_width(brief::COLUMNS).render_help();
+            assert!(lines <= brief::LINES, "relay {path} -h: {lines} lines\n{help}");
+            seen += 1;
+        });
+        assert!(seen > 40, "{seen}");
+    }
+
+    /// A heading is for what its name says, in every command.
+    #[test]
+    fn every_flag_stands_under_the_right_heading() {
+        let headings: &[(&str, &[&str])] = &[
+            ("Which pods", &["namespaces", "all_namespaces", "labels"]),
+            ("When to end", &["max", "time", "exit_after_phase"]),
+            ("Reconnecting", &["reconnect_base", "reconnect_cap", "idle_timeout"]),
+            (
+                "Connection",
+                &["url", "token_file", "token", "proxy_token", "client_id", "headers", "transport"],
+            ),
+            ("Through a Kubernetes API server", &["kube_service", "kube_context", "kubeconfig"]),
+            (
+                "Transport",
+                &[
+                    "ca_file",
+                    "client_cert",
+                    "client_key",
+                    "connect_timeout",
+                    "insecure_accept_any_certificate",
+                ],
+            ),
+            (
+                "Output",
+                &[
+                    "output",
+                    "no_headers",
+                    "timestamps",
+                    "color",
+                    "pods",
+                    "group_by",
+                    "apply_backfill",
+                    "events",
+                    "data",
+                    "parse",
+                    "verbose",
+                ],
+            ),
+        ];
+        all(&Args::command(), "", &mut |path, command| {
+            for arg in command.get_arguments() {
+                let (id, heading) = (arg.get_id().as_str(), arg.get_help_heading());
+                let known = headings.iter().find(|(name, _)| Some(*name) == heading);
+                assert!(
+                    known.is_none_or(|(_, ids)| ids.contains(&id)),
+                    "relay {path}: {id} under {heading:?}"
+                );
+            }
+        });
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        let command = Args::command();
+        let mut without = Vec::new();
+        all(&command, "", &mut |path, command| {
+            if command.get_subcommands().next().is_none() && examples::of(path).is_none() {
+                without.push(path.to_owned());
+            }
+        });
+        assert!(without.is_empty(), "{without:?}");
+        for path in examples::paths() {
+            let wide = examples::of(path).unwrap().lines().find(|line| line.chars().count() > 76);
+            assert_eq!(wide, None, "{path}: it breaks on a terminal of 80 columns");
+            let found = path.split(' ').try_fold(&command, |command, name| command.find_subcommand(name));
+            assert!(found.is_some(), "there is no command {path}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::log;
 use relay_durable::ErrorKind;
-use relay_pods::Error;
+use relay_pods::{AnswerError, Error};
 use relay_proto::error::chain;
 use relay_state::pods::CursorError;
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,6 +42,18 @@ impl fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// The time was over before there was any connection: exit code 1.
+#[derive(Debug)]
+pub(crate) struct NeverConnected(pub(crate) String);
+
+impl fmt::Display for NeverConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "never connected in this time: {}", self.0)
+    }
+}
+
+impl std::error::Error for NeverConnected {}
 
 /// Nobody knows whether an append was taken: exit code 7.
 #[derive(Debug)]
@@ -85,7 +97,8 @@ impl Exit {
                 5
             }
             Self::Failed(error) => {
-                log::say(&format!("relay: {}", escaped(&chain(error.as_ref()).to_string())));
+                let next = advice(error).map_or(String::new(), |next| format!(" ({next})"));
+                log::say(&format!("relay: {}{next}", escaped(&chain(error.as_ref()).to_string())));
                 code_of(error)
             }
         };
@@ -146,6 +159,37 @@ fn code_of(error: &anyhow::Error) -> u8 {
             _ => 1,
         },
         None => 1,
+    }
+}
+
+/// What to do about it, where the error itself does not say so.
+fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    const NOBODY: &str = "does the server run, and is this its address?";
+    const NOT_ONE: &str = "what answers there is no relay: check host, port and path of --url";
+    // A list that ends early is a relay's; what is no list at all is somebody else's.
+    let is_strange = |error: &Error| match error {
+        Error::Answer { source, .. } => !matches!(source, AnswerError::List(_)),
+        _ => false,
+    };
+    // Errors of retried connections are texts by now.
+    let text = chain(error.as_ref()).to_string();
+    if text.contains("text/html") {
+        return Some(NOT_ONE);
+    }
+    let unreachable = text.contains("cannot connect to") && !text.contains("certificate");
+    if unreachable || error.downcast_ref::<NeverConnected>().is_some() {
+        return Some(NOBODY);
+    }
+    match error.downcast_ref::<Error>() {
+        Some(Error::Refused { problem, .. }) => match problem.status {
+            401 => Some("give a token that the relay knows, with --token-file or --token"),
+            403 => Some("the token does not cover this: ask for less with -n, or take another token"),
+            // A relay, and an API server, say what is not there.
+            404 if problem.code.is_none() && !problem.from_kubernetes => Some(NOT_ONE),
+            _ => None,
+        },
+        Some(error) if is_strange(error) => Some(NOT_ONE),
+        _ => None,
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::args::{ReplayArgs, StateArgs, StreamArgs, Until};
 use crate::cursor::Cursor;
-use crate::exit::{Exit, signalled};
+use crate::exit::{Exit, NeverConnected, signalled};
 use crate::output::{Output, Tone, note, to_value};
 use crate::query::until;
 use crate::rows::{self, Changes, group_cells, group_json, snapshot_cells, snapshot_json};
@@ -32,7 +32,7 @@ pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
             message = messages.next() => message,
             exit = ending.wait() => {
                 return match exit {
-                    Exit::Done if !connected => Err(anyhow::anyhow!("never connected in this time: no answer yet")),
+                    Exit::Done if !connected => Err(NeverConnected("no answer yet".into()).into()),
                     exit => Ok(exit),
                 };
             }
@@ -127,7 +127,7 @@ fn ever_connected(exit: Exit, handle: &StreamHandle) -> Exit {
         return exit;
     }
     let why = handle.outage().map_or("no answer yet".into(), |outage| outage.why);
-    Exit::Failed(anyhow::anyhow!("never connected in this time: {why}"))
+    Exit::Failed(NeverConnected(why).into())
 }
 
 /// An outage that lasts for less is told by what follows it alone.

@@ -1,5 +1,6 @@
 //! What is asked once: lists, pods, history, sessions, health.
 
+use std::io::IsTerminal as _;
 use std::pin::pin;
 
 use anyhow::Context as _;
@@ -8,15 +9,18 @@ use relay_pods::{EventType, EventsQuery, Order};
 
 use crate::args::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
 use crate::exit::{Exit, Usage, signalled};
-use crate::output::{Output, Tone, note, to_value};
+use crate::output::{Output, Progress, Tone, note, to_value};
 use crate::rows::{self, Changes, event_cells, event_json, pod_cells, pod_name};
 
 pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<Exit> {
     let (client, filter) = (args.connect.client().await?, args.which.filter()?);
+    let mut bar = Progress::new("pods");
     let list = tokio::select! {
-        list = client.pods(&filter) => list?,
+        list = client.pods_with_progress(&filter, |done, all| bar.show(done, all)) => list,
         exit = signalled() => return Ok(exit),
     };
+    bar.clear();
+    let list = list?;
     let mut out = Output::new(args.print);
     let now = rows::now();
     out.list(rows::PODS, &list.pods, pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
@@ -74,10 +78,15 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
     // Read backwards, an event comes before what it changed.
     let mut changes = (out.is_table() && args.order == OrderArg::Oldest).then(Changes::default);
     let deadline = args.until.time.and_then(|time| tokio::time::Instant::now().checked_add(time));
+    // Where the events go to the terminal, they themselves show that something happens.
+    let mut bar = (!std::io::stdout().is_terminal()).then(|| Progress::new("events"));
     let work = async {
         let mut print = async |event: relay_pods::PodEvent| {
             let before = changes.as_mut().and_then(|changes| changes.before(&event));
             out.row(|| pod_name(&event.pod), || event_json(&event), || event_cells(&event, before.as_ref()))?;
+            if let Some(bar) = &mut bar {
+                bar.show(out.lines, args.until.max);
+            }
             anyhow::Ok(args.until.max.is_some_and(|max| out.lines >= max))
         };
         if args.until.max == Some(0) {

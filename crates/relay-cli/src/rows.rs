@@ -126,6 +126,7 @@ pub(crate) const REPLAY: &[Column] = &[
 pub(crate) fn event_cells(event: &PodEvent, before: Option<&Pod>) -> Vec<Text> {
     let (word, tone) = match &event.kind {
         EventType::Deleted if event.left_filter => ("LEFT", Tone::Warn),
+        EventType::Added if event.entered_filter => ("ENTERED", Tone::Good),
         EventType::Added => ("ADDED", Tone::Good),
         EventType::Deleted => ("DELETED", Tone::Bad),
         other => (other.as_str(), Tone::Plain),

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use crate::args::SseArgs;
-use crate::exit::{Exit, Usage};
+use crate::exit::{Exit, NeverConnected, Usage};
 use crate::follow::Ending;
 use crate::output::{Column, Output, Text, Tone, escaped, note};
 
@@ -65,7 +65,7 @@ async fn follow(
             item = stream.next() => item,
             exit = ending.wait() => {
                 return match exit {
-                    Exit::Done if !connected => Err(anyhow::anyhow!("{url}: never connected in this time: {why}")),
+                    Exit::Done if !connected => Err(NeverConnected(format!("{url}: {why}")).into()),
                     exit => Ok(exit),
                 };
             }

@@ -174,6 +174,8 @@ struct LiveView {
     judged: Option<Tally>,
     /// The relay says that what it tells is of the past.
     source_is_away: bool,
+    /// What was said in the place of a relay.
+    refused: Option<String>,
 }
 
 impl LiveView {
@@ -195,6 +197,7 @@ impl LiveView {
             pods: None,
             judged: None,
             source_is_away: false,
+            refused: None,
         }
     }
 
@@ -270,6 +273,7 @@ impl LiveView {
             }
             Some(Some(Err(error))) if !self.met && self.is_of_somebody_else(&error).await => {
                 tracing::warn!(error = %chain(&error), "it is not the relay that answers; asking again");
+                self.refused = Some(chain(&error).to_string());
                 sleep(self.backoff.next_delay()).await;
                 self.snapshots = self.client.stream_pod_state(self.options.clone());
                 self.handle = self.snapshots.handle();
@@ -306,7 +310,10 @@ impl LiveView {
             _ if self.source_is_away => Some("the relay's source is away".to_owned()),
             Freshness::Live => None,
             Freshness::Stale { why, .. } => Some(why),
-            Freshness::Cold => Some("no list was read".to_owned()),
+            Freshness::Cold => {
+                let why = self.handle.outage().map(|outage| outage.why).or_else(|| self.refused.clone());
+                Some(format!("no list was read{}", why.map_or(String::new(), |why| format!(": {why}"))))
+            }
             _ => Some("the stream did not catch up".to_owned()),
         };
         match (&self.judged, doubt) {

@@ -28,3 +28,4 @@ mod streams;
 mod write;
 
 pub use server::{Config, Server};
+pub use tokio_util::sync::CancellationToken;

@@ -30,3 +30,4 @@ mod stream;
 
 pub use config::ServerConfig;
 pub use http::{ParsecServer, ServerError};
+pub use tokio_util::sync::CancellationToken;

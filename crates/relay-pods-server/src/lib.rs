@@ -47,4 +47,5 @@ pub use transfer::{
 };
 
 pub use futures_util::future::BoxFuture;
+pub use relay_proto::pods::{Pod, PodBuilder};
 pub use tokio_util::sync::CancellationToken;

@@ -82,7 +82,20 @@ impl Client {
         filter: &Filter,
         at_least: Option<&EventHash>,
     ) -> Result<PodList, Error> {
-        self.list(filter, at_least, Pods::default()).await
+        self.list(filter, at_least, Pods::default(), |_, _| {}).await
+    }
+
+    /// As [`Client::pods`], and tells now and then how many pods came so far, and how many there will be, if the relay
+    /// has said so.
+    ///
+    /// # Errors
+    /// As [`Client::pods`].
+    pub async fn pods_with_progress(
+        &self,
+        filter: &Filter,
+        progress: impl FnMut(u64, Option<u64>) + Send,
+    ) -> Result<PodList, Error> {
+        self.list(filter, None, Pods::default(), progress).await
     }
 
     /// A list in which a pod that is held already stands for the equal one that came, so that it costs no memory twice.
@@ -91,6 +104,7 @@ impl Client {
         filter: &Filter,
         at_least: Option<&EventHash>,
         held: Pods,
+        mut progress: impl FnMut(u64, Option<u64>) + Send,
     ) -> Result<PodList, Error> {
         let request = self.inner.requests.pods(filter, at_least);
         let url = display_url(&request);
@@ -112,6 +126,8 @@ impl Client {
             let mut body = response.into_body();
             while let Some(chunk) = self.next_chunk(&url, &mut body).await? {
                 decoder.feed(&chunk).map_err(answer)?;
+                let (done, all) = decoder.progress();
+                progress(done, all);
             }
             decoder.finish().map_err(answer)
         })

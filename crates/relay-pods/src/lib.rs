@@ -75,6 +75,11 @@ pub use relay_transport::{HttpClient, Secret, TokenSource};
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+/// The examples of the how-to pages, so that they are run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/how-to.md")]
+struct HowTo;
+
 /// The examples of the repository's guide, so that they compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/replacing-a-polling-loop.md")]

@@ -150,7 +150,12 @@ impl ResumingMessages {
     /// Takes the idle limit from the relay's heartbeat, and notes a protocol that is newer than ours.
     fn introduced(&mut self, connected: &Connected) {
         if connected.protocol > PROTOCOL {
-            tracing::warn!(url = self.url, protocol = connected.protocol, "a newer protocol; best effort");
+            tracing::warn!(
+                url = self.url,
+                protocol = connected.protocol,
+                "the relay speaks a newer protocol than this program, which goes on as well as it can: take a newer \
+                 version of it"
+            );
         }
         let Some(seconds) = connected.heartbeat_seconds.filter(|s| s.is_finite() && *s > 0.0) else { return };
         let idle = Duration::try_from_secs_f64(seconds * MISSED_HEARTBEATS).unwrap_or(Duration::MAX);

@@ -242,7 +242,7 @@ impl Driver {
     async fn seed(&mut self, at_least: Option<&EventHash>) -> Result<(), Error> {
         loop {
             let (client, filter) = (self.client.clone(), self.options.filter.clone());
-            let list = Box::pin(client.list(&filter, at_least, self.fold.cache().pods()));
+            let list = Box::pin(client.list(&filter, at_least, self.fold.cache().pods(), |_, _| {}));
             let (cause, delay) = match self.reading_ahead(list).await {
                 Ok(list) => {
                     self.handle.saw_list(&list);

@@ -1,9 +1,9 @@
 //! `interop sse`: the event stream client against a server that others wrote.
 //!
-//! The steps are tests of relay-transport, where the client and everything to watch it with is; here the server is
-//! built, and each test run with it. A test starts, kills and asks servers of its own.
+//! The steps are tests of relay-transport, where the client and everything to watch it with is, and of relay-cli for
+//! `relay sse`; here the server is built, and each test run with it. A test starts, kills and asks servers of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Run, golang};
 use crate::workspace::{cargo, output};
 
-/// The module of relay-transport's tests that is run.
+/// The module of their tests that is run.
 const MODULE: &str = "golang::";
 
 /// Runs the suite.
@@ -20,32 +20,38 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     let needs = "this suite needs Go 1.24 or later on the PATH, and for the first build a way to the Go module \
                  github.com/launchdarkly/eventsource";
     let server = golang::build("sse", "sse-server", needs)?;
-    let tests = build()?;
-    let list = output(Command::new(&tests).args(["--list", "--ignored", "--format=terse"]))?;
-    let names = names(&list);
-    ensure!(!names.is_empty(), "there are no tests in {MODULE}");
-    for name in names {
-        run.step(name, || {
-            let mut test = Command::new(&tests);
-            test.args([name, "--exact", "--ignored", "--nocapture"]).env("SSE_SERVER", &server);
-            let end = test.output().context("cannot run the tests")?;
-            let text = String::from_utf8_lossy(&end.stdout);
-            if !end.status.success() {
-                let why = String::from_utf8_lossy(&end.stderr);
-                let lines = why.lines().chain(text.lines()).filter(|line| !line.trim().is_empty());
-                bail!("{}", lines.collect::<Vec<_>>().join(" / "));
-            }
-            ensure!(text.contains("1 passed"), "it was not run");
-            Ok(())
-        });
+    for package in ["relay-transport", "relay-cli"] {
+        let tests = build(package)?;
+        let list = output(Command::new(&tests).args(["--list", "--ignored", "--format=terse"]))?;
+        let names = names(&list);
+        ensure!(!names.is_empty(), "there are no tests in {MODULE} of {package}");
+        for name in names {
+            run.step(name, || step(&tests, name, &server));
+        }
     }
     Ok(())
 }
 
-/// Builds the tests and returns where they are.
-fn build() -> Result<PathBuf> {
-    println!("building the tests of relay-transport");
-    let arguments = ["test", "--locked", "--no-run", "--package=relay-transport", "--test=it"];
+/// Runs one test with the server.
+fn step(tests: &Path, name: &str, server: &Path) -> Result<()> {
+    let mut test = Command::new(tests);
+    test.args([name, "--exact", "--ignored", "--nocapture"]).env("SSE_SERVER", server);
+    let end = test.output().context("cannot run the tests")?;
+    let text = String::from_utf8_lossy(&end.stdout);
+    if !end.status.success() {
+        let why = String::from_utf8_lossy(&end.stderr);
+        let lines = why.lines().chain(text.lines()).filter(|line| !line.trim().is_empty());
+        bail!("{}", lines.collect::<Vec<_>>().join(" / "));
+    }
+    ensure!(text.contains("1 passed"), "it was not run");
+    Ok(())
+}
+
+/// Builds the tests of a package and returns where they are.
+fn build(package: &str) -> Result<PathBuf> {
+    println!("building the tests of {package}");
+    let package = format!("--package={package}");
+    let arguments = ["test", "--locked", "--no-run", &package, "--test=it"];
     let messages = output(cargo().args(arguments).arg("--message-format=json"))?;
     executable(&messages).context("cargo named no test binary")
 }

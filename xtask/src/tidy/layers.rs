@@ -66,11 +66,14 @@ pub(super) fn check(metadata: &Value) -> Vec<Finding> {
         let manifest = manifest.strip_prefix(root).unwrap_or(manifest);
         let mut report = |what: String| findings.push(Finding::new(manifest, 0, what));
         let level = layer(name);
-        if level.is_none() && !unpublished(package) {
+        if level.is_none() && is_product(package) {
             report(format!(
-                "{name} has no layer: add it to the table in xtask/src/tidy/layers.rs, or `publish = false` when it is \
+                "{name} has no layer: add it to the table in xtask/src/tidy/layers.rs, or move it to xtask/ when it is \
                  not part of the product"
             ));
+        }
+        if package["publish"].as_array().is_none_or(|registries| !registries.is_empty()) {
+            report(format!("{name} could be published by accident: write `publish = false`"));
         }
         let dependencies = package["dependencies"].as_array().map(Vec::as_slice).unwrap_or_default();
         for dependency in dependencies.iter().filter(|dependency| dependency["kind"] != "dev") {
@@ -79,7 +82,7 @@ pub(super) fn check(metadata: &Value) -> Vec<Finding> {
                 report(format!("{name} is a library: its errors are types of its own, not anyhow"));
             }
             let Some(member) = members.get(target) else { continue };
-            if level.is_some() && unpublished(member) {
+            if level.is_some() && !is_product(member) {
                 report(format!("{name} -> {target}: allowed among the dev-dependencies only"));
             } else if let (Some(from), Some(to)) = (level, layer(target))
                 && to >= from
@@ -132,9 +135,10 @@ fn impure(name: &str, tree: &str) -> Vec<Finding> {
     found.into_iter().map(|what| Finding::new(format!("crates/{name}/Cargo.toml"), 0, what)).collect()
 }
 
-/// Tools and test beds: they may use any layer, and no part of the product may need them to be built.
-fn unpublished(package: &Value) -> bool {
-    package["publish"].as_array().is_some_and(Vec::is_empty)
+/// What stands in crates/ is the product. Tools and test beds stand in xtask/: they may use any layer, and no part of
+/// the product may need them to be built.
+fn is_product(package: &Value) -> bool {
+    text(&package["manifest_path"]).contains("/crates/")
 }
 
 fn layer(name: &str) -> Option<usize> {
@@ -148,22 +152,23 @@ fn text(value: &Value) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::fs;
 
     /// Writes a workspace of crates given as (name, rest of the manifest) and judges it.
     fn check_workspace(crates: &[(&str, &str)]) -> Vec<String> {
         let root = tempfile::tempdir().unwrap();
-        fs::write(
-            root.path().join("Cargo.toml"),
-            "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"]\n",
-        )
-        .unwrap();
+        fs::write(root.path().join("Cargo.toml"), "[workspace]\nresolver = \"3\"\nmembers = [\"*/*\"]\n")
+            .unwrap();
         for (name, rest) in crates {
-            let directory = root.path().join("crates").join(name);
+            let folder =
+                if name.ends_with("testkit") || name.ends_with("conformance") { "xtask" } else { "crates" };
+            let directory = root.path().join(folder).join(name);
             fs::create_dir_all(directory.join("src")).unwrap();
             fs::write(directory.join("src/lib.rs"), "").unwrap();
-            let manifest =
-                format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{rest}\n");
+            let manifest = format!(
+                "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\npublish = false\n{rest}\n"
+            );
             fs::write(directory.join("Cargo.toml"), manifest).unwrap();
         }
         let metadata = workspace::metadata(root.path()).unwrap();
@@ -206,15 +211,26 @@ mod tests {
     }
 
     #[test]
-    fn the_testkit_is_for_tests_and_unpublished() {
+    fn the_testkit_is_for_tests() {
+        let up = "[dependencies]\nrelay-testkit = { path = \"../../xtask/relay-testkit\" }";
         assert_eq!(
-            check_workspace(&[("relay-pods", &on("relay-testkit")), ("relay-testkit", "publish = false")]),
+            check_workspace(&[("relay-pods", up), ("relay-testkit", "")]),
             [
                 "crates/relay-pods/Cargo.toml: relay-pods -> relay-testkit: allowed among the dev-dependencies only"
             ]
         );
-        let user = ("relay-conformance", format!("publish = false\n{}", on("relay-testkit")));
-        assert_eq!(check_workspace(&[(user.0, &user.1), ("relay-testkit", "publish = false")]), [""; 0]);
+        assert_eq!(
+            check_workspace(&[("relay-conformance", &on("relay-testkit")), ("relay-testkit", "")]),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn nothing_can_be_published_by_accident() {
+        let published = json!({"packages": [{"name": "relay-pods", "manifest_path": "/x/crates/relay-pods/Cargo.toml",
+            "publish": null, "dependencies": []}]});
+        let findings = check(&published);
+        assert!(findings.len() == 1 && findings[0].what.contains("publish = false"), "{findings:?}");
     }
 
     #[test]

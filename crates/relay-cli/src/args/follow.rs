@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use relay_pods::EventHash;
 
+use super::shared::EVENTS;
 use super::value::{duration, hash, label_key, phase};
 use super::{Connect, PrintLines, Reconnect, Since, Until, Which};
 use crate::wait::Condition;
@@ -15,16 +16,16 @@ pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StreamArgs {
-    #[command(flatten)]
-    pub(crate) connect: Connect,
-    #[command(flatten)]
-    pub(crate) which: Which,
     /// Begin after this position; default: with everything that is retained
-    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash, allow_hyphen_values = true)]
+    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash, allow_hyphen_values = true, help_heading = EVENTS)]
     pub(crate) since_hash: Option<EventHash>,
     /// Without a cursor: begin with what is new
-    #[arg(long)]
+    #[arg(long, help_heading = EVENTS)]
     pub(crate) latest: bool,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
     #[command(flatten)]
     pub(crate) reconnect: Reconnect,
     #[command(flatten)]
@@ -35,16 +36,16 @@ pub(crate) struct StreamArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StateArgs {
-    #[command(flatten)]
-    pub(crate) connect: Connect,
-    #[command(flatten)]
-    pub(crate) which: Which,
     /// A line per group of pods that changed instead: the pods with one value of this label; at first, every group
-    #[arg(long, env = "RELAY_GROUP_BY", value_name = "LABEL_KEY", value_parser = label_key)]
+    #[arg(long, env = "RELAY_GROUP_BY", value_name = "LABEL_KEY", value_parser = label_key, help_heading = "Output")]
     pub(crate) group_by: Option<String>,
     /// Add all pods to each line
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) pods: bool,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
     #[command(flatten)]
     pub(crate) reconnect: Reconnect,
     #[command(flatten)]
@@ -58,10 +59,6 @@ pub(crate) struct WaitArgs {
     /// Wait for these pods, NAMESPACE/NAME, or NAME with one --namespace; default: all that match
     #[arg(value_name = "POD")]
     pub(crate) pods: Vec<String>,
-    #[command(flatten)]
-    pub(crate) connect: Connect,
-    #[command(flatten)]
-    pub(crate) which: Which,
     /// What to wait for; repeat for conditions that must all hold at once.
     ///
     /// ready: there are pods, and all of them are ready (also condition=Ready). ready=N: at least N of them are.
@@ -83,6 +80,10 @@ pub(crate) struct WaitArgs {
     )]
     pub(crate) timeout: Duration,
     #[command(flatten)]
+    pub(crate) which: Which,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    #[command(flatten)]
     pub(crate) reconnect: Reconnect,
     #[command(flatten)]
     pub(crate) print: PrintLines,
@@ -90,27 +91,27 @@ pub(crate) struct WaitArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ReplayArgs {
-    #[command(flatten)]
-    pub(crate) connect: Connect,
-    #[command(flatten)]
-    pub(crate) which: Which,
     /// Begin after this position; default: with everything that is retained
-    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash, allow_hyphen_values = true)]
+    #[arg(long, env = "RELAY_SINCE_HASH", value_name = "HASH", value_parser = hash, allow_hyphen_values = true, help_heading = EVENTS)]
     pub(crate) since_hash: Option<EventHash>,
     #[command(flatten)]
     pub(crate) since: Since,
     /// Keep the acknowledged position in this file and resume from it; belongs to one filter
-    #[arg(long, env = "RELAY_CURSOR_FILE", value_name = "FILE")]
+    #[arg(long, env = "RELAY_CURSOR_FILE", value_name = "FILE", help_heading = EVENTS)]
     pub(crate) cursor_file: Option<PathBuf>,
     /// End when this phase is reached: CurrentSeed, Backfill, CatchupComplete, Live, GapReseed or ReconnectReseed
-    #[arg(long, value_name = "PHASE", value_parser = phase)]
+    #[arg(long, value_name = "PHASE", value_parser = phase, help_heading = "When to end")]
     pub(crate) exit_after_phase: Option<relay_pods::Phase>,
     /// Add all pods to each line
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) pods: bool,
     /// Apply replayed events to the pods, which then show history
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) apply_backfill: bool,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
     #[command(flatten)]
     pub(crate) reconnect: Reconnect,
     #[command(flatten)]

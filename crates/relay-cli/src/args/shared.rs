@@ -12,6 +12,9 @@ use super::value::{duration, time};
 use crate::exit::Usage;
 use crate::rows::now;
 
+/// Heading of the flags that say which events.
+pub(super) const EVENTS: &str = "Which events";
+
 /// A point in time to begin at
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct Since {
@@ -20,11 +23,12 @@ pub(crate) struct Since {
         long,
         value_name = "DURATION",
         value_parser = duration,
-        conflicts_with_all = ["since_time", "since_hash"]
+        conflicts_with_all = ["since_time", "since_hash"],
+        help_heading = EVENTS
     )]
     since: Option<Duration>,
     /// Only events that the relay took at this time or later, such as 2026-11-21T09:00:00Z
-    #[arg(long, value_name = "RFC3339", value_parser = time, conflicts_with = "since_hash")]
+    #[arg(long, value_name = "RFC3339", value_parser = time, conflicts_with = "since_hash", help_heading = EVENTS)]
     since_time: Option<Timestamp>,
 }
 

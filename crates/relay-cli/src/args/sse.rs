@@ -9,11 +9,6 @@ use super::value::duration;
 use super::{PrintLines, Reconnect, Transport, Until};
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "\
-Examples:
-  relay sse https://example.com/events
-  relay sse https://example.com/events -H 'Authorization: Bearer TOKEN' --cursor-file events.cursor -o json
-  relay sse https://example.com/events --event price --data --max 10")]
 pub(crate) struct SseArgs {
     /// Address of the stream
     #[arg(value_name = "URL")]

@@ -60,11 +60,11 @@ pub(super) struct ReadArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct TailArgs {
-    #[command(flatten)]
-    pub(super) reading: Reading,
     /// How to wait for new data
     #[arg(long, default_value = "auto", value_name = "MODE")]
     live: LiveArg,
+    #[command(flatten)]
+    pub(super) reading: Reading,
 }
 
 /// How to wait for new data

@@ -62,6 +62,9 @@ pub(super) fn what(event: &PodEvent, before: Option<&Pod>) -> Text {
     if event.left_filter {
         text.push(Tone::Faint, " (the pod lives on, outside the filter)");
     }
+    if event.entered_filter {
+        text.push(Tone::Faint, " (the pod was there before, outside the filter)");
+    }
     if event.synthetic {
         text.push(Tone::Faint, " (found in a list)");
     }

@@ -20,6 +20,7 @@ mod durable_edges;
 mod durable_serve;
 mod faults;
 mod follow;
+mod golang;
 mod kube;
 mod log;
 mod parsec;
@@ -36,3 +37,6 @@ mod wait;
 mod wire_lists;
 mod wire_streams;
 mod wire_tokens;
+
+mod advice;
+mod examples;

@@ -346,7 +346,10 @@ pub(crate) fn check_event(event: &Value) {
         assert!(names.contains(&always), "{always}: {event}");
         names.retain(|name| *name != always);
     }
-    assert!(names.iter().all(|name| ["left_filter", "previous_hash"].contains(name)), "{names:?}: {event}");
+    assert!(
+        names.iter().all(|name| ["entered_filter", "left_filter", "previous_hash"].contains(name)),
+        "{names:?}: {event}"
+    );
 }
 
 /// Namespace and name of a pod.

@@ -129,7 +129,7 @@ fn a_filtered_stream_counts_and_follows_the_watch_rule() {
 
     // What the rule makes of the log.
     let mut inside = std::collections::BTreeSet::new();
-    let mut expected = Vec::new();
+    let (mut expected, mut entered) = (Vec::new(), Vec::new());
     for event in &log {
         let pod = key(&event["pod"]);
         let was = inside.contains(&pod);
@@ -139,7 +139,10 @@ fn a_filtered_stream_counts_and_follows_the_watch_rule() {
             ("DELETED", true, _) => Some(("DELETED", !is)),
             ("DELETED", false, is) => is.then_some(("DELETED", false)),
             (_, true, true) => Some((kind, false)),
-            (_, false, true) => Some(("ADDED", false)),
+            (_, false, true) => {
+                entered.extend((kind == "MODIFIED").then(|| event["sequence"].as_u64().unwrap()));
+                Some(("ADDED", false))
+            }
             (_, true, false) => Some(("DELETED", true)),
             (_, false, false) => None,
         };
@@ -165,6 +168,8 @@ fn a_filtered_stream_counts_and_follows_the_watch_rule() {
             assert!(message.data.get("previous_hash").is_none(), "unfiltered streams only");
             let kind = message.data["type"].as_str().unwrap().to_owned();
             let left = message.data["left_filter"].as_bool().unwrap_or(false);
+            let sequence = message.data["sequence"].as_u64().unwrap();
+            assert_eq!(message.data["entered_filter"] == true, entered.contains(&sequence), "{sequence}");
             seen.push((message.data["sequence"].as_u64().unwrap(), kind, left));
         }
         assert_eq!(message.data["sent"], sent, "{}", message.event);

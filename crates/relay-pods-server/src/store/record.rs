@@ -288,29 +288,30 @@ impl Record {
             return None;
         }
         if filter.labels().is_empty() {
-            return Some(Seen { change: self.change, left_filter: false });
+            return Some(Seen { change: self.change, crossing: Crossing::None });
         }
         let labels = self.labels();
         let after = filter.matches_labels(|key| labels.get(key));
         let before = self.previous_labels().map_or(after, |l| filter.matches_labels(|key| l.get(key)));
-        let (change, left_filter) = match (self.change, before, after) {
-            (Change::Added, _, true) | (Change::Modified, false, true) => (Change::Added, false),
-            (Change::Modified, true, true) => (Change::Modified, false),
-            (Change::Modified, true, false) => (Change::Deleted, true),
-            (Change::Deleted, true, _) => (Change::Deleted, false),
+        let (change, crossing) = match (self.change, before, after) {
+            (Change::Added, _, true) => (Change::Added, Crossing::None),
+            (Change::Modified, false, true) => (Change::Added, Crossing::Entered),
+            (Change::Modified, true, true) => (Change::Modified, Crossing::None),
+            (Change::Modified, true, false) => (Change::Deleted, Crossing::Left),
+            (Change::Deleted, true, _) => (Change::Deleted, Crossing::None),
             (Change::Added, _, false) | (Change::Modified, false, false) | (Change::Deleted, false, _) => {
                 return None;
             }
         };
-        Some(Seen { change, left_filter })
+        Some(Seen { change, crossing })
     }
 
     /// Appends the frame of a filtered stream; `sent` counts the messages of the connection, this one included.
     pub(crate) fn write_filtered(&self, out: &mut BytesMut, seen: Seen, sent: u64) {
-        let left = if seen.left_filter { "\"left_filter\":true," } else { "" };
+        let crossing = seen.crossing.field();
         let (kind, hash) = (seen.change.as_str(), self.hash_str());
         let head =
-            format!("event: pod\nid: {hash}\ndata: {{\"sent\":{sent},\"type\":\"{kind}\",{left}\ndata: ");
+            format!("event: pod\nid: {hash}\ndata: {{\"sent\":{sent},\"type\":\"{kind}\",{crossing}\ndata: ");
         out.put_slice(head.as_bytes());
         out.put_slice(&self.body[self.shared as usize..]);
     }
@@ -325,9 +326,7 @@ impl Record {
             out.extend_from_slice(self.previous_hash_str().as_bytes());
             out.extend_from_slice(b"\",");
         }
-        if seen.left_filter {
-            out.extend_from_slice(b"\"left_filter\":true,");
-        }
+        out.extend_from_slice(seen.crossing.field().as_bytes());
         out.extend_from_slice(self.shared_fields());
     }
 
@@ -347,7 +346,26 @@ impl fmt::Debug for Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) change: Change,
-    pub(crate) left_filter: bool,
+    pub(crate) crossing: Crossing,
+}
+
+/// Whether an event took a pod across the border of a filter. Such a pod lives on, or was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crossing {
+    None,
+    Entered,
+    Left,
+}
+
+impl Crossing {
+    /// The field that says so, with its comma.
+    fn field(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Entered => "\"entered_filter\":true,",
+            Self::Left => "\"left_filter\":true,",
+        }
+    }
 }
 
 /// A pod's labels, sorted by key: a slice of their event.

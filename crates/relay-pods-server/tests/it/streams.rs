@@ -55,6 +55,7 @@ async fn without_a_cursor_everything_retained_comes_first() {
         assert_eq!((event.as_str(), &data["sequence"]), ("pod", &json!(at + 1)));
         assert_eq!((&data["hash"], &data["previous_hash"]), (&json!(hash), &previous));
         assert!(data.get("sent").is_none() && data.get("left_filter").is_none());
+        assert!(data.get("entered_filter").is_none());
         assert_eq!(data["timestamp"], "2026-11-21T09:00:00Z");
         previous = data["hash"].clone();
     }
@@ -202,6 +203,9 @@ async fn a_filter_follows_the_watch_rule_and_counts() {
         assert!(data.get("previous_hash").is_none());
         let left = (event == "pod" && data["sequence"] == 4).then(|| true.into());
         assert_eq!(data.get("left_filter"), left.as_ref(), "{data}");
+        // "out" was there before, and its labels came into the filter; "in" was new.
+        let entered = (event == "pod" && data["sequence"] == 6).then(|| true.into());
+        assert_eq!(data.get("entered_filter"), entered.as_ref(), "{data}");
     }
     assert_eq!(messages[6].1["replayed"], 5);
     assert_eq!(messages[6].1["sequence"], 8, "the position moves past what is filtered out");
@@ -209,6 +213,9 @@ async fn a_filter_follows_the_watch_rule_and_counts() {
     let shown: Vec<_> = page["events"].as_array().unwrap().iter().map(|e| e["type"].clone()).collect();
     assert_eq!(json!(shown), json!(["ADDED", "MODIFIED", "DELETED", "ADDED", "DELETED"]));
     assert_eq!(page["events"][2]["left_filter"], true);
+    let entered: Vec<_> =
+        page["events"].as_array().unwrap().iter().map(|e| e["entered_filter"] == true).collect();
+    assert_eq!(entered, [false, false, false, true, false]);
     assert!(page["events"][0].get("previous_hash").is_none());
 }
 

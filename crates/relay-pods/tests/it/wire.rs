@@ -56,6 +56,7 @@ fn show(message: &Message) -> String {
             text += &e.sent.map_or(String::new(), |sent| format!(" sent={sent}"));
             text += if e.synthetic { " synthetic" } else { "" };
             text += if e.left_filter { " left" } else { "" };
+            text += if e.entered_filter { " entered" } else { "" };
             text
         }
         Message::CatchupComplete(c) => format!(
@@ -101,7 +102,7 @@ fn every_kind_of_message_is_read_as_it_is_meant() {
         ("filtered-pod-added-1.sse", "ADDED #2 after=- prod/web-7d9f-abcde sent=1 synthetic"),
         ("filtered-pod-modified-3.sse", "MODIFIED #3 after=- prod/web-7d9f-abcde sent=2"),
         ("filtered-pod-left-4.sse", "DELETED #4 after=- prod/web-7d9f-abcde sent=3 left"),
-        ("filtered-pod-entered-5.sse", "ADDED #5 after=- prod/web-7d9f-abcde sent=4"),
+        ("filtered-pod-entered-5.sse", "ADDED #5 after=- prod/web-7d9f-abcde sent=4 entered"),
         ("catchup-complete.sse", "catchup #6 replayed=6 sent=None"),
         ("filtered-catchup-complete.sse", "catchup #6 replayed=4 sent=Some(4)"),
         ("gap-cursor-expired.sse", "gap cursor-expired #4 requested=true oldest=5 missed=Some(3) sent=None"),

@@ -91,6 +91,7 @@ impl<'a> Parts<'a> {
         }
         parts.kind = Some(scanner.rest_of_string()?.plain(text)?);
         parts.left_filter = scanner.literal(b",\"left_filter\":true");
+        parts.entered_filter = scanner.literal(b",\"entered_filter\":true");
         if scanner.literal(b",\"previous_hash\":\"") {
             parts.previous_hash = Some(scanner.rest_of_string()?.plain(text)?);
         }

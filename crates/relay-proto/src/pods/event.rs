@@ -70,6 +70,8 @@ pub struct PodEvent {
     pub synthetic: bool,
     /// With [`EventType::Deleted`]: the pod lives on, but its labels left the filter.
     pub left_filter: bool,
+    /// With [`EventType::Added`]: the pod was there before, and its labels came into the filter.
+    pub entered_filter: bool,
 }
 
 impl PodEvent {
@@ -85,6 +87,7 @@ impl PodEvent {
             pod,
             synthetic: false,
             left_filter: false,
+            entered_filter: false,
         }
     }
 
@@ -95,8 +98,8 @@ impl PodEvent {
 }
 
 impl Serialize for PodEvent {
-    /// Writes `type`, `hash`, `previous_hash` (when known), `sequence`, `timestamp`, `synthetic`, `left_filter` (when
-    /// true) and `pod`. `sent` counts messages of one connection and is left out.
+    /// Writes `type`, `hash`, `previous_hash` (when known), `sequence`, `timestamp`, `synthetic`, `left_filter` and
+    /// `entered_filter` (when true), and `pod`. `sent` counts messages of one connection and is left out.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("type", self.kind.as_str())?;
@@ -109,6 +112,9 @@ impl Serialize for PodEvent {
         map.serialize_entry("synthetic", &self.synthetic)?;
         if self.left_filter {
             map.serialize_entry("left_filter", &true)?;
+        }
+        if self.entered_filter {
+            map.serialize_entry("entered_filter", &true)?;
         }
         map.serialize_entry("pod", &self.pod)?;
         map.end()
@@ -156,6 +162,7 @@ impl PodEvent {
             pod: parts.pod.ok_or(Unusual)?,
             synthetic: parts.synthetic,
             left_filter: parts.left_filter,
+            entered_filter: parts.entered_filter,
         })
     }
 
@@ -178,6 +185,7 @@ impl PodEvent {
             pod: serde_json::from_str(pod.get())?,
             synthetic: wire.synthetic.unwrap_or(false),
             left_filter: wire.left_filter.unwrap_or(false),
+            entered_filter: wire.entered_filter.unwrap_or(false),
         })
     }
 }
@@ -188,6 +196,7 @@ pub(super) struct Parts<'a> {
     pub(super) sent: Option<u64>,
     pub(super) kind: Option<&'a str>,
     pub(super) left_filter: bool,
+    pub(super) entered_filter: bool,
     pub(super) previous_hash: Option<&'a str>,
     pub(super) hash: Option<&'a str>,
     pub(super) sequence: Option<u64>,
@@ -213,12 +222,13 @@ impl<'a> Parts<'a> {
                 5 => parts.sequence = Some(scanner.count()?),
                 6 => parts.timestamp = Some(scanner.string()?.plain(text)?),
                 7 => parts.synthetic = scanner.boolean()?,
+                8 => parts.entered_filter = scanner.boolean()?,
                 _ => parts.pod = Some(Pod::scan_any(scanner)?),
             }
             Ok(())
         };
         let other = |scanner: &mut Scanner<'a>, key: &str| match key {
-            "previousHash" | "leftFilter" | "object" => Err(Unusual),
+            "previousHash" | "leftFilter" | "enteredFilter" | "object" => Err(Unusual),
             _ => scanner.skip(),
         };
         scanner.fields(&NAMES, field, other)?;
@@ -226,8 +236,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The fields, in the order in which a relay writes them.
-const NAMES: [&str; 9] = [
+/// The fields, nearly in the order in which a relay writes them.
+const NAMES: [&str; 10] = [
     "\"sent\":",
     "\"type\":",
     "\"left_filter\":",
@@ -236,6 +246,7 @@ const NAMES: [&str; 9] = [
     "\"sequence\":",
     "\"timestamp\":",
     "\"synthetic\":",
+    "\"entered_filter\":",
     "\"pod\":",
 ];
 
@@ -260,6 +271,8 @@ pub(super) struct WireEvent<'a> {
     synthetic: Option<bool>,
     #[serde(default, alias = "leftFilter")]
     left_filter: Option<bool>,
+    #[serde(default, alias = "enteredFilter")]
+    entered_filter: Option<bool>,
 }
 
 /// Reads a JSON object. A derived reader alone would also take an array as a list of the fields.

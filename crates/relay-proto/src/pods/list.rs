@@ -139,6 +139,11 @@ impl ListDecoder {
         self.hold(chunk, self.limits.line)
     }
 
+    /// How many pods were read so far, and how many the list announced, if it did.
+    pub fn progress(&self) -> (u64, Option<u64>) {
+        (self.list.pods.len() as u64, self.announced)
+    }
+
     /// The body has ended: gives the list.
     ///
     /// # Errors

@@ -401,11 +401,12 @@ mod tests {
 
     #[test]
     fn a_pod_event_is_known_by_name_or_by_content() {
-        let data = r#"{"type":"updated","hash":"h2","previousHash":"h1","sequence":2,"leftFilter":true,"pod":{"namespace":"a","name":"b"}}"#;
+        let data = r#"{"type":"updated","hash":"h2","previousHash":"h1","sequence":2,"leftFilter":true,"enteredFilter":true,"pod":{"namespace":"a","name":"b"}}"#;
         for name in ["pod", "pod_event", "event", "message"] {
             let Message::Pod(event) = Message::decode(name, "", data) else { panic!("{name}") };
             assert_eq!(event.kind, EventType::Modified);
-            assert_eq!((event.hash.as_str(), event.sequence, event.left_filter), ("h2", Some(2), true));
+            assert_eq!((event.hash.as_str(), event.sequence), ("h2", Some(2)));
+            assert_eq!((event.left_filter, event.entered_filter), (true, true));
             assert_eq!(event.previous_hash.unwrap().as_str(), "h1");
         }
         assert!(matches!(Message::decode("message", "", r#"{"hello":1}"#), Message::Unknown { .. }));

@@ -152,6 +152,9 @@ impl Decoder {
     }
 
     /// Takes a chunk of the stream, of any size. The chunk is not copied: frames may refer to it.
+    ///
+    /// This is for chunks that come as [`Bytes`], or as a `Vec` that can be given away. Whoever reads into a buffer
+    /// that is used again calls [`feed_slice`](Self::feed_slice).
     #[inline]
     pub fn feed(&mut self, chunk: impl Into<Bytes>) {
         self.feed_chunk(chunk.into());

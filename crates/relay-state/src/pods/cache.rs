@@ -19,7 +19,7 @@ pub use pods::{Group, Groups, Pods};
 
 /// The current pods, folded from a seed and the events after it.
 ///
-/// Rules (`docs/protocol.md`, "Cache"): events at or below the seed's position are already inside; with sequences
+/// Rules (`docs/client.md`, "Cache"): events at or below the seed's position are already inside; with sequences
 /// the order of arrival decides; without them versions, uids and tombstones do. An odd event (a deletion of an absent
 /// pod, an addition of a present one) is applied by its meaning and counted, never an error.
 ///

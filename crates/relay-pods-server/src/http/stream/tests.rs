@@ -287,6 +287,7 @@ impl Consumer {
             other => panic!("{other:?}"),
         }
         assert!(!event.left_filter || event.kind == EventType::Deleted);
+        assert!(!event.entered_filter || event.kind == EventType::Added);
         if event.kind == EventType::Deleted {
             self.pods.remove(&key);
         } else {

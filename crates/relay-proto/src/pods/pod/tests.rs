@@ -88,6 +88,7 @@ fn what_a_relay_writes_is_canonical() {
             r#""type":"ADDED","previous_hash":"h0","hash":"h1","sequence":1,"timestamp":"t","synthetic":true"#,
             r#""type":"MODIFIED","previous_hash":"h0","hash":"h1","sequence":10,"timestamp":"t""#,
             "\"sent\":3,\"type\":\"DELETED\",\"left_filter\":true,\n\"hash\":\"h1\",\"sequence\":0,\"timestamp\":\"t\"",
+            "\"sent\":3,\"type\":\"ADDED\",\"entered_filter\":true,\n\"hash\":\"h1\",\"sequence\":0,\"timestamp\":\"t\"",
         ] {
             let event = format!("{{{head},\"pod\":{json}}}");
             assert!(Parts::canonical(&mut Scanner::new(&event).unwrap()).is_ok(), "{event}");
@@ -401,6 +402,8 @@ fn event() -> impl Strategy<Value = String> {
         1 => word(vec!["true", "false", "null", "1"]).prop_map(|v| ("synthetic", v)),
         1 => word(vec!["true", "false", "null", "1"]).prop_map(|v| ("left_filter", v)),
         1 => text().prop_map(|v| ("leftFilter", v)),
+        1 => word(vec!["true", "false", "null", "1"]).prop_map(|v| ("entered_filter", v)),
+        1 => text().prop_map(|v| ("enteredFilter", v)),
         1 => text().prop_map(|v| ("new", v)),
     ];
     (prop::collection::vec(field, 1..6), pod(), any::<prop::sample::Index>()).prop_map(
