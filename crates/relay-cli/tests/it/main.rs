@@ -40,3 +40,4 @@ mod wire_tokens;
 
 mod advice;
 mod examples;
+mod golang;
