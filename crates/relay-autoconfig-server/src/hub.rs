@@ -15,6 +15,9 @@ use crate::versions::{Change, Kind};
 /// A position in the changes: how many there were.
 pub(crate) type Position = u64;
 
+/// Most bytes of changes that are put together.
+const BATCH: usize = 32 << 10;
+
 /// Keeps, of each id that ever changed, the last event alone: whoever was away gets the last of what it missed, in the
 /// order in which that happened, and nobody costs memory.
 #[derive(Debug)]
@@ -107,13 +110,24 @@ impl Hub {
         (state.head, put.clone())
     }
 
-    /// The next change after a position, and its own position.
+    /// The next changes after a position, and the position of the last of them. One alone is shared; several are put
+    /// together, so that each is not a write of its own.
     pub(crate) fn next(&self, after: Position, filters: bool) -> Option<(Position, Bytes)> {
         let state = self.state();
-        let mut later = state.changes.range(after + 1..);
-        later
-            .find(|(_, (kind, _))| filters || *kind == Kind::Environment)
-            .map(|(position, (_, frame))| (*position, frame.clone()))
+        let later = state.changes.range(after + 1..);
+        let mut later = later.filter(|(_, (kind, _))| filters || *kind == Kind::Environment).peekable();
+        let (mut position, (_, first)) = later.next()?;
+        let fits = |together: usize, frame: &Bytes| together + frame.len() <= BATCH;
+        if later.peek().is_none_or(|(_, (_, second))| !fits(first.len(), second)) {
+            return Some((*position, first.clone()));
+        }
+        let mut together = BytesMut::with_capacity(BATCH);
+        together.extend_from_slice(first);
+        while let Some((at, (_, frame))) = later.next_if(|(_, (_, frame))| fits(together.len(), frame)) {
+            together.extend_from_slice(frame);
+            position = at;
+        }
+        Some((*position, together.freeze()))
     }
 
     fn frame(&self, event: &str, data: &str) -> Bytes {
@@ -174,9 +188,10 @@ mod tests {
     }
 
     fn told(cursor: &mut Cursor) -> Vec<String> {
-        std::iter::from_fn(|| cursor.next())
-            .map(|frame| {
-                let text = String::from_utf8(frame.to_vec()).unwrap();
+        let pieces: Vec<_> = std::iter::from_fn(|| cursor.next()).flatten().collect();
+        let text = String::from_utf8(pieces).unwrap();
+        text.split_terminator("\n\n")
+            .map(|text| {
                 let event = text.lines().next().unwrap().trim_start_matches("event: ").to_owned();
                 let path = text.split("\"path\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
                 format!("{event} {path}")
@@ -210,5 +225,27 @@ mod tests {
         assert_eq!(told(&mut old), ["patch /environments/b", "delete /environments/a"]);
         assert_eq!(hub.encoded(), 6, "two puts and four changes, for three subscribers");
         assert_eq!(hub.state().changes.len(), 3, "of each id the last alone is kept");
+    }
+
+    #[test]
+    fn changes_are_put_together_up_to_a_size() {
+        let names: Vec<String> = (0..1000).map(|i| format!("e{i:04}")).collect();
+        let all = |version| {
+            let ids: Vec<_> = names.iter().map(|name| (name.as_str(), version)).collect();
+            configuration(&ids, &[])
+        };
+        let hub = Arc::new(Hub::new(all(1)));
+        let mut cursor = Cursor::new(hub.clone(), true);
+        cursor.next();
+        let changes: Vec<_> = names.iter().map(|name| change(Kind::Environment, name, 2, false)).collect();
+        hub.publish(all(2), &changes);
+        let pieces: Vec<_> = std::iter::from_fn(|| cursor.next()).collect();
+        assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.len() <= BATCH), "{}", pieces.len());
+        let text = String::from_utf8(pieces.concat()).unwrap();
+        let told: Vec<_> =
+            text.split_terminator("\n\n").map(|event| event.contains("event: patch")).collect();
+        assert!(told.len() == 1000 && told.iter().all(|patch| *patch));
+        let order = names.iter().map(|name| text.find(&format!("/environments/{name}\"")).unwrap());
+        assert!(order.is_sorted());
     }
 }
