@@ -169,7 +169,7 @@ impl Server {
         let Self { http, look, poll, handle } = self;
         let Handle { shared, .. } = handle;
         let stop = shared.stop.clone();
-        let looking = tokio::spawn(stop.clone().run_until_cancelled_owned(look_on(look, poll)));
+        let looking = tokio::spawn(look_on(look, poll, stop.clone()));
         let told = async {
             tokio::select! {
                 () = shutdown => {}
@@ -243,12 +243,16 @@ impl std::fmt::Debug for Look {
     }
 }
 
-async fn look_on(mut look: Look, poll: Duration) {
+/// Ends between two looks: one that is on its way still has the state file.
+async fn look_on(mut look: Look, poll: Duration, stop: CancellationToken) {
     let mut tick = tokio::time::interval(poll.max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut keys_complaint = None;
     loop {
-        tick.tick().await;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
         let refreshed = look.shared.access.refresh();
         let complaint = refreshed.err().map(|error| chain(&error).to_string());
         if let Some(complaint) = &complaint
@@ -267,7 +271,7 @@ async fn look_on(mut look: Look, poll: Duration) {
             Ok(look) => look,
             Err(error) => {
                 tracing::error!(%error, "looking at the file broke off; what was read last is served on");
-                return std::future::pending().await;
+                return;
             }
         };
     }

@@ -40,18 +40,21 @@ async fn each_change_is_encoded_once_for_everybody_and_who_never_reads_changes_n
     let reading = subscribers.into_iter().map(|mut subscriber| {
         tokio::spawn(async move {
             for i in 0..ENVIRONMENTS {
-                assert_eq!(subscriber.told().await.0, format!("patch /environments/e{i:04}"));
+                let line = subscriber.data().await;
+                let patch = format!("data: {{\"path\":\"/environments/e{i:04}\",\"data\":{{");
+                assert!(line.starts_with(&patch) && line.contains("\"Two\""), "{line}");
             }
             subscriber
         })
     });
+    let mut subscribers = Vec::new();
     for reading in reading.collect::<Vec<_>>() {
-        within("all patches", reading).await.unwrap();
+        subscribers.push(within("all patches", reading).await.unwrap());
     }
     println!("{SUBSCRIBERS} x {ENVIRONMENTS} patches in {:?}", begin.elapsed());
     assert_eq!(server.encoded(), 1 + ENVIRONMENTS as u64);
     assert_eq!(server.subscribers(), SUBSCRIBERS as u64 + 1);
-    drop(deaf);
+    drop((deaf, subscribers));
 }
 
 /// Rounds of changes that nobody takes leave the last of each id, and no more than that.

@@ -81,6 +81,20 @@ impl Subscriber {
         }
     }
 
+    /// The line with the data of the next event.
+    async fn data(&mut self) -> String {
+        let mut line = String::new();
+        while !line.starts_with("data: ") {
+            line.clear();
+            assert_ne!(
+                within("an event", self.0.read_line(&mut line)).await.unwrap(),
+                0,
+                "the stream goes on"
+            );
+        }
+        line
+    }
+
     /// Event, path and version.
     async fn told(&mut self) -> (String, i64) {
         let (name, data) = self.event().await;
