@@ -2,6 +2,7 @@
 //! What is expected is what `docs/protocol.md` and `relay --help` promise.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod advice;
 mod process;
 mod terminal;
 mod wire;
@@ -18,6 +19,7 @@ mod docs;
 mod durable;
 mod durable_edges;
 mod durable_serve;
+mod examples;
 mod faults;
 mod follow;
 mod golang;
@@ -37,7 +39,3 @@ mod wait;
 mod wire_lists;
 mod wire_streams;
 mod wire_tokens;
-
-mod advice;
-mod examples;
-mod golang;
