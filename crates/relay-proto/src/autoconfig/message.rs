@@ -182,31 +182,43 @@ impl<'a> PutContent<'a> {
     }
 }
 
-/// The path and the text of `data`, which cannot be read before the path is known, wherever that stands.
-fn path_and_data<'a>(text: &'a str) -> Read<(Path<'a>, &'a str, usize)> {
-    let mut reader = Reader::new(text);
-    let (mut path, mut data) = (Cow::Borrowed(""), "null");
-    reader.object(OBJECT, |reader, key| {
-        if key.eq_ignore_ascii_case("path") {
-            path = reader.string().map_err(|fault| fault.within("path"))?;
-        } else if key.eq_ignore_ascii_case("data") {
-            data = reader.skip().map_err(|fault| fault.within("data"))?;
-        } else {
-            reader.skip()?;
-        }
-        Ok(())
-    })?;
-    reader.end()?;
-    let offset = (data.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
-    Ok((Path::parse(path), data, if offset <= text.len() { offset } else { 0 }))
+/// The path, and the text of `data`, which cannot be read before the path is known, wherever that stands.
+struct Unread<'a> {
+    path: Path<'a>,
+    /// Each with the bytes before it. The last counts, and the others must be right, too.
+    data: Vec<(&'a str, usize)>,
 }
 
-/// Reads the text of `data`, all of it.
-fn read_data<'a, T>(data: &'a str, offset: usize, read: impl FnOnce(&mut Reader<'a>) -> Read<T>) -> Read<T> {
-    read(&mut Reader::new(data)).map_err(|mut fault| {
-        fault.at += offset;
-        fault.within("data")
-    })
+impl<'a> Unread<'a> {
+    fn new(text: &'a str) -> Read<Self> {
+        let mut reader = Reader::new(text);
+        let (mut path, mut data) = (Cow::Borrowed(""), Vec::new());
+        reader.object(OBJECT, |reader, key| {
+            if key.eq_ignore_ascii_case("path") {
+                path = reader.string().map_err(|fault| fault.within("path"))?;
+            } else if key.eq_ignore_ascii_case("data") {
+                let value = reader.skip().map_err(|fault| fault.within("data"))?;
+                data.push((value, (value.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize)));
+            } else {
+                reader.skip()?;
+            }
+            Ok(())
+        })?;
+        reader.end()?;
+        Ok(Self { path: Path::parse(path), data })
+    }
+
+    /// Reads all of `data`; nothing when there is none.
+    fn read<T: Default>(self, read: impl Fn(&mut Reader<'a>) -> Read<T>) -> Read<T> {
+        let mut last = T::default();
+        for (text, before) in self.data {
+            last = read(&mut Reader::new(text)).map_err(|mut fault| {
+                fault.at += before;
+                fault.within("data")
+            })?;
+        }
+        Ok(last)
+    }
 }
 
 impl<'a> Put<'a> {
@@ -235,22 +247,21 @@ impl<'a> Put<'a> {
             let path = path.unwrap_or_default();
             return Ok(Self { path, content: content.unwrap_or_default() });
         }
-        let (path, data, offset) = path_and_data(text)?;
-        let content = match path {
-            Path::All => read_data(data, offset, PutContent::read)?,
-            _ => PutContent::default(),
-        };
+        let unread = Unread::new(text)?;
+        let path = unread.path.clone();
+        let content = if path == Path::All { unread.read(PutContent::read)? } else { PutContent::default() };
         Ok(Self { path, content })
     }
 }
 
 impl<'a> Patch<'a> {
     fn read(text: &'a str) -> Read<Self> {
-        let (path, data, offset) = path_and_data(text)?;
+        let unread = Unread::new(text)?;
+        let path = unread.path.clone();
         let (mut environment, mut filter) = (None, None);
         match path {
-            Path::Environment(_) => environment = Some(read_data(data, offset, EnvironmentRep::read)?),
-            Path::Filter(_) => filter = Some(read_data(data, offset, FilterRep::read)?),
+            Path::Environment(_) => environment = Some(unread.read(EnvironmentRep::read)?),
+            Path::Filter(_) => filter = Some(unread.read(FilterRep::read)?),
             _ => {}
         }
         Ok(Self { path, environment, filter })

@@ -29,6 +29,29 @@ fn cut_anywhere_it_is_refused() {
     assert!(Message::decode("put", FULL).is_ok());
 }
 
+/// The last of two counts, and a wrong one is wrong in either place and whatever comes first.
+#[test]
+fn fields_that_come_twice_are_read_twice() {
+    use relay_proto::autoconfig::Message;
+    for (event, path, good, bad) in [
+        ("put", "/", r#"{"environments":{}}"#, "5"),
+        ("patch", "/environments/a", r#"{"envID":"a"}"#, r#"{"envID":5}"#),
+        ("patch", "/filters/a", r#"{"key":"k"}"#, "[]"),
+    ] {
+        for (data, read) in [([good, good], true), ([good, bad], false), ([bad, good], false)] {
+            let path = format!(r#""path":"{path}""#);
+            let [one, two] = data.map(|data| format!(r#""data":{data}"#));
+            for text in [
+                format!("{{{path},{one},{two}}}"),
+                format!("{{{one},{path},{two}}}"),
+                format!("{{{one},{two},{path}}}"),
+            ] {
+                assert_eq!(Message::decode(event, &text).is_ok(), read, "{text}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
