@@ -6,7 +6,7 @@ mod record;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use relay_log::{Batch, Limit, LogName, LogOptions, Logs, Recovery, Store};
+use relay_log::{Batch, Entry, Limit, LogName, LogOptions, Logs, Recovery, Store};
 use relay_proto::pods::EventHash;
 
 use crate::cursor::LogIdentity;
@@ -172,6 +172,18 @@ impl Events {
             }
             _ => Ok(Page::Gone),
         }
+    }
+
+    /// [`Self::read`] without a look into the events; `None` when the first is gone.
+    pub(crate) async fn read_entries(
+        &self,
+        after: u64,
+        max: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
+        Ok(match self.log.read(after, Limit::entries(max)).await? {
+            relay_log::Page::Entries(entries) => Some(entries),
+            _ => None,
+        })
     }
 
     /// What is kept right now.

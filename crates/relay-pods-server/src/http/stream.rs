@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use relay_log::Entry;
 use relay_proto::pods::{ClosingReason, Epoch, EventHash, Filter, GapReason, PROTOCOL, Position};
 use relay_proto::sse::Encoder;
 use relay_proto::time::Timestamp;
@@ -19,8 +20,8 @@ use relay_transport::server::{Cut, seconds};
 
 /// Bytes after which a piece of the stream is handed on.
 const PIECE: usize = 32 << 10;
-/// Events read from the store at a time.
-const READ: u64 = 128;
+/// Events read from the store at a time: a read of a disk goes to another thread and back.
+const READ: u64 = 256;
 /// Events looked at, none of which passed the filter, before others get a turn.
 const SCAN: usize = 2048;
 
@@ -149,7 +150,7 @@ impl Start {
                     Ok(Page::Records(records)) => Some(records),
                     Ok(Page::Gone) if tries > 0 => continue,
                     // An error shows again when the stream reads.
-                    Ok(Page::Gone) | Err(_) => None,
+                    Ok(_) | Err(_) => None,
                 },
             };
             return Ok((start, bounds, first));
@@ -232,6 +233,12 @@ enum Found {
     /// Events that do not pass the filter.
     Nothing,
     AtHead,
+}
+
+/// What was read: a page to look into, or, for a stream that sees everything, what the log has.
+enum Read {
+    Page(Page),
+    Entries(Option<Vec<Entry>>),
 }
 
 impl Subscriber {
@@ -357,9 +364,26 @@ impl Subscriber {
                 None => {
                     // Kept where a dropped future does not lose it.
                     self.opening = out;
-                    let page = self.relay.log.events.read(self.sequence, max as usize).await;
+                    let events = &self.relay.log.events;
+                    let read = match self.narrowed {
+                        true => events.read(self.sequence, max as usize).await.map(Read::Page),
+                        false => events.read_entries(self.sequence, max as usize).await.map(Read::Entries),
+                    };
                     out = std::mem::take(&mut self.opening);
-                    page?
+                    match read? {
+                        Read::Page(page) => page,
+                        Read::Entries(None) => Page::Gone,
+                        Read::Entries(Some(entries))
+                            if entries.len() > 1 && !self.control.borrow().paused =>
+                        {
+                            scanned += entries.len();
+                            self.write_frames(&entries, &mut out)?;
+                            continue;
+                        }
+                        Read::Entries(Some(entries)) => {
+                            Page::Records(entries.iter().map(Record::decode).collect::<Result<_, _>>()?)
+                        }
+                    }
                 }
             };
             let records = match page {
@@ -404,6 +428,21 @@ impl Subscriber {
             }
             self.count_messages(self.sent - sent_before);
         }
+    }
+
+    /// Writes events as the log has them, for a stream that sees all of them.
+    fn write_frames(&mut self, entries: &[Entry], out: &mut BytesMut) -> Result<(), StoreError> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let last = Record::decode(last)?;
+        out.reserve(entries.iter().map(|entry| entry.body.len()).sum());
+        for entry in entries {
+            out.extend_from_slice(Record::frame_of(entry)?);
+        }
+        (self.sequence, self.hash) = (last.sequence(), last.hash());
+        self.sent += entries.len() as u64;
+        self.pods += entries.len() as u64;
+        self.count_messages(entries.len() as u64);
+        Ok(())
     }
 
     fn closing_reason(&self, told: Control) -> Option<ClosingReason> {

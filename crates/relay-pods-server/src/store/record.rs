@@ -244,6 +244,19 @@ impl Record {
         self.text(&self.name)
     }
 
+    /// The frame in the bytes of a record, of which nothing else is looked at: for those who send it as it is.
+    pub(crate) fn frame_of(entry: &Entry) -> Result<&[u8], StoreError> {
+        let found = || {
+            let head: &[u8; HEAD] = entry.body.first_chunk()?;
+            let mut at = HEAD;
+            for place in head[4..20].chunks_exact(4) {
+                at = at.checked_add(u32::from_le_bytes(place.try_into().ok()?) as usize)?;
+            }
+            entry.body.get(at..).filter(|frame| head[0] == VERSION && frame.ends_with(b"}\n\n"))
+        };
+        found().ok_or(StoreError::Undecodable { sequence: entry.position })
+    }
+
     /// The SSE frame of an unfiltered stream.
     pub fn frame(&self) -> Bytes {
         self.body.slice(self.frame as usize..)

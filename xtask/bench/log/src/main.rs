@@ -49,7 +49,8 @@ fn main() -> Result<()> {
     for peer in peers::all().into_iter().filter(|_| wanted("peers")) {
         theirs(&mut out, peer, quick)?;
     }
-    let names: Vec<&str> = ["relay-log"].into_iter().chain(peers::all().iter().map(|peer| peer.name())).collect();
+    let names: Vec<&str> =
+        ["relay-log"].into_iter().chain(peers::all().iter().map(|peer| peer.name())).collect();
     for name in names.into_iter().filter(|_| wanted("kill")) {
         kill(&mut out, name)?;
     }
