@@ -14,6 +14,7 @@ mod cluster;
 mod durable;
 mod golang;
 mod kube;
+mod kube_bus;
 mod link;
 mod parsec;
 mod printing;
@@ -30,7 +31,8 @@ Suites (all of them when none is named):
   kube   builds a Kubernetes API server with its etcd (Go 1.26; several minutes the first time, seconds later), then
          creates, changes and deletes pods, cuts connections and restarts the server, while `relay serve --source kube`
          and `relay replay` follow; then the same through the service proxy of that API server, for which the loopback
-         device is given an address (192.0.2.1) meanwhile: this part is skipped when that is not allowed
+         device is given an address (192.0.2.1) meanwhile: this part is skipped when that is not allowed; and
+         `relay bus monitor` with the rights of `relay bus crds --rbac` follows 2,000 channels
   parsec builds a server with github.com/centrifugal/centrifuge (Go 1.26), then publishes and subscribes by `relay parsec`
          while it disconnects, trims and forgets histories, refuses, is killed and started again
   durable installs the packages of the authors of Durable Streams with npm (Node.js 20), then runs their suite for

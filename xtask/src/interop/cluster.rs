@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::process::Process;
 use super::{golang, wait_for};
+use crate::workspace::check;
 
 /// How long the server may take to answer; a restart takes 2 to 4 s on two cores.
 const READY: Duration = Duration::from_secs(90);
@@ -20,6 +21,9 @@ pub(super) const TOKEN: &str = "interop";
 
 /// A user who may do nothing.
 pub(super) const STRANGER: &str = "interop-stranger";
+
+/// A user who may do what is granted to a bus.
+pub(super) const BUS: &str = "interop-bus";
 
 /// A cluster of an API server alone: pods are objects, nothing runs them.
 pub(super) struct Cluster {
@@ -37,7 +41,7 @@ impl Cluster {
         std::fs::create_dir_all(&directory)?;
         std::fs::write(
             directory.join("tokens"),
-            format!("{TOKEN},admin,1,\"system:masters\"\n{STRANGER},stranger,2\n"),
+            format!("{TOKEN},admin,1,\"system:masters\"\n{STRANGER},stranger,2\n{BUS},bus,3\n"),
         )?;
         // The server cannot be told to choose a port, and keeps it through restarts.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -86,6 +90,24 @@ impl Cluster {
         Ok(())
     }
 
+    /// Keeps a copy of what is stored. The server must not run.
+    pub(super) fn save(&self) -> Result<()> {
+        let (data, copy) = (self.directory.join("etcd"), self.directory.join("etcd.saved"));
+        check(Command::new("cp").arg("-a").args([data, copy]))
+    }
+
+    /// Puts the copy in the place of what is stored: versions go back. The server must not run.
+    pub(super) fn restore(&self) -> Result<()> {
+        std::fs::remove_dir_all(self.directory.join("etcd"))?;
+        std::fs::rename(self.directory.join("etcd.saved"), self.directory.join("etcd"))?;
+        Ok(())
+    }
+
+    /// Creates what a YAML document describes, under this path.
+    pub(super) fn create_from_yaml(&self, path: &str, document: &str) -> Result<()> {
+        self.ask("POST", path, "application/yaml", Some(document.to_owned())).map(drop)
+    }
+
     /// The port the server listens on.
     pub(super) fn port(&self) -> u16 {
         self.port
@@ -93,15 +115,20 @@ impl Cluster {
 
     /// Writes a kubeconfig that reaches the server through `port`, and returns its path.
     pub(super) fn kubeconfig(&self, port: u16) -> Result<PathBuf> {
+        self.kubeconfig_of(port, TOKEN)
+    }
+
+    /// The same for the user with this token.
+    pub(super) fn kubeconfig_of(&self, port: u16, token: &str) -> Result<PathBuf> {
         // JSON is YAML.
         let text = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "interop",
             "clusters": [{"name": "interop", "cluster":
                 {"server": format!("https://127.0.0.1:{port}"), "certificate-authority": self.certificate()}}],
-            "users": [{"name": "admin", "user": {"token": TOKEN}}],
+            "users": [{"name": "admin", "user": {"token": token}}],
             "contexts": [{"name": "interop", "context": {"cluster": "interop", "user": "admin"}}],
         });
-        let path = self.directory.join(format!("kubeconfig-{port}"));
+        let path = self.directory.join(format!("kubeconfig-{port}-{token}"));
         std::fs::write(&path, text.to_string())?;
         Ok(path)
     }
@@ -198,13 +225,20 @@ impl Cluster {
         self.directory.join("certificates/apiserver.crt")
     }
 
-    fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let url = format!("https://127.0.0.1:{}{path}", self.port);
+    /// One request as the user who may do everything.
+    pub(super) fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        self.ask(method, path, kind, body.map(Value::to_string))
+    }
+
+    fn ask(&self, method: &str, path: &str, kind: &str, body: Option<String>) -> Result<Value> {
+        let url = format!("https://127.0.0.1:{}{path}", self.port);
         let request = ureq::http::Request::builder().method(method).uri(url);
         let request = request.header("authorization", format!("Bearer {TOKEN}")).header("content-type", kind);
+        // A POST in YAML would be answered in YAML.
+        let request = request.header("accept", "application/json");
         let answer = match body {
-            Some(body) => self.agent.run(request.body(body.to_string())?),
+            Some(body) => self.agent.run(request.body(body)?),
             None => self.agent.run(request.body(())?),
         };
         let (head, mut body) = answer.with_context(|| format!("{method} {path}"))?.into_parts();

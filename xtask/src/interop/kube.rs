@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::cluster::{self, Cluster};
 use super::link::Link;
 use super::relay::{Follower, SOON, Server, facts, kubernetes_facts};
-use super::{Run, proxy, wait_for};
+use super::{Run, kube_bus, proxy, wait_for};
 
 /// Runs the suite.
 pub(super) fn run(run: &mut Run) -> Result<()> {
@@ -174,6 +174,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         narrow.stop()
     });
     run.step("the server ends in order", || server.stop());
+    kube_bus::run(run, &relay, &mut cluster)?;
     proxy::run(run, &relay, &mut cluster)
 }
 
