@@ -1,8 +1,8 @@
 //! `cargo xtask tidy`: the rules of the house that neither compiler nor clippy checks.
 //!
 //! [`layers`] looks at the manifests (which crate may depend on which), [`map`] at the page that draws them, [`pages`]
-//! at links and READMEs, [`sources`] at the files. Each rule reports [`Finding`]s; the command prints them all and
-//! fails when there is one.
+//! at links and READMEs, [`sources`] at the files, [`errors`] at what errors say, [`imports`] at which file imports
+//! which. Each rule reports [`Finding`]s; the command prints them all and fails when there is one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::{no_arguments, workspace};
 
+mod errors;
+mod imports;
 mod layers;
 mod map;
 mod pages;
@@ -24,6 +26,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut findings = layers::check(&metadata);
     findings.extend(layers::check_pure_crates(root, &metadata)?);
     findings.extend(sources::check(root)?);
+    findings.extend(errors::check(root)?);
+    findings.extend(imports::check(root)?);
     findings.extend(map::check(root, &metadata)?);
     findings.extend(pages::check(root)?);
     findings.sort();

@@ -1,5 +1,6 @@
 //! What a context stands for: where an API server is, whom to trust there, and who we are to it.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,6 @@ use relay_transport::{BaseUrl, ClientIdentity, HttpClient, HttpClientBuilder, Se
 
 use crate::error::Error;
 use crate::exec::{ExecPlugin, ExecSession};
-use crate::kubeconfig::Kubeconfig;
 
 /// How an API server is reached, and as whom: from a kubeconfig, or the service account of the pod we run in.
 pub struct Access {
@@ -53,8 +53,11 @@ impl Pem {
 pub(crate) enum Credential {
     None,
     Token(Secret),
-    /// Read again when it changes.
-    TokenFile(PathBuf),
+    /// Read again when it changes; while it cannot be read, the other token is said, if there is one.
+    TokenFile {
+        path: PathBuf,
+        otherwise: Option<Secret>,
+    },
     /// The whole header.
     Basic(Secret),
     Exec(Box<ExecPlugin>),
@@ -64,20 +67,6 @@ pub(crate) enum Credential {
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 impl Access {
-    /// The current context of the kubeconfig that the environment or the home directory has, else the service account
-    /// of the pod we run in.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when neither is there, or what is there cannot be used.
-    pub fn infer() -> Result<Self, Error> {
-        if Kubeconfig::is_there() {
-            return Kubeconfig::load(None)?.access(None);
-        }
-        Self::in_cluster().map_err(|error| {
-            Error::config_with("no cluster to connect to: there is no kubeconfig, and this is no pod", error)
-        })
-    }
-
     /// The service account of the pod we run in.
     ///
     /// # Errors
@@ -107,7 +96,7 @@ impl Access {
             skip_verification: false,
             proxy: None,
             identity: None,
-            credential: Credential::TokenFile(token),
+            credential: Credential::TokenFile { path: token, otherwise: None },
             impersonate: HeaderMap::new(),
         })
     }
@@ -218,11 +207,22 @@ impl Access {
                 token.bearer().map_err(|error| Error::config_with(user("token"), error))?;
                 Some(Authorization::bearer(TokenSource::fixed(token)))
             }
-            Credential::TokenFile(path) => {
+            Credential::TokenFile { path, otherwise: None } => {
                 let source = TokenSource::file(path);
                 let token = source.token().await.and_then(|token| token.bearer());
                 token.map_err(|error| Error::config_with(user("tokenFile"), error))?;
                 Some(Authorization::bearer(source))
+            }
+            Credential::TokenFile { path, otherwise: Some(token) } => {
+                token.bearer().map_err(|error| Error::config_with(user("token"), error))?;
+                let file = TokenSource::file(path);
+                Some(Authorization::bearer(TokenSource::refreshing(move |refused| {
+                    let (file, token) = (file.clone(), token.clone());
+                    async move {
+                        let read = if refused { file.fresh_token().await } else { file.token().await };
+                        Ok::<_, Infallible>(read.unwrap_or(token))
+                    }
+                })))
             }
             Credential::Basic(header) => {
                 Some(Authorization { source: TokenSource::fixed(header), bearer: false })
@@ -293,5 +293,95 @@ impl Authorization {
     pub(crate) async fn header(&self, refused: bool) -> Result<HeaderValue, relay_transport::Error> {
         let text = if refused { self.source.fresh_token().await? } else { self.source.token().await? };
         if self.bearer { text.bearer() } else { text.header() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use relay_proto::error::chain;
+    use relay_testkit::{ApiServer, Ask};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{KubeClient, Resource};
+
+    /// A directory as a kubelet mounts it: names are links through `..data`, which leads to what is valid now.
+    struct Mount(tempfile::TempDir);
+
+    impl Mount {
+        fn new(token: &str) -> Self {
+            let mount = Self(tempfile::tempdir().unwrap());
+            mount.swap("..1", token);
+            symlink("..data/token", mount.0.path().join("token")).unwrap();
+            mount
+        }
+
+        /// All files change at once.
+        fn swap(&self, directory: &str, token: &str) {
+            let here = self.0.path();
+            std::fs::create_dir(here.join(directory)).unwrap();
+            std::fs::write(here.join(directory).join("token"), format!("{token}\n")).unwrap();
+            symlink(directory, here.join("..new")).unwrap();
+            std::fs::rename(here.join("..new"), here.join("..data")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_pod_finds_its_api_server_by_the_environment_and_its_files() {
+        let mount = Mount::new("one");
+        for (host, server) in [
+            ("10.96.0.1", "https://10.96.0.1:443"),
+            ("fd00::1", "https://[fd00::1]:443"),
+            ("kubernetes.default.svc", "https://kubernetes.default.svc:443"),
+        ] {
+            let access = Access::service_account(host, "443", mount.0.path()).unwrap();
+            assert_eq!(access.server().unwrap().to_string(), server);
+            assert!(access.ca.is_none() && !access.skip_verification, "without a file, those of the system");
+        }
+        let ca = mount.0.path().join("ca.crt");
+        std::fs::write(&ca, "none").unwrap();
+        let access = Access::service_account("10.96.0.1", "443", mount.0.path()).unwrap();
+        assert!(matches!(&access.ca, Some(Pem::File(path)) if *path == ca));
+        let empty = tempfile::tempdir().unwrap();
+        for (host, port, directory, why) in [
+            ("", "443", mount.0.path(), "KUBERNETES_SERVICE_HOST or KUBERNETES_SERVICE_PORT is not set"),
+            (
+                "10.96.0.1",
+                "",
+                mount.0.path(),
+                "KUBERNETES_SERVICE_HOST or KUBERNETES_SERVICE_PORT is not set",
+            ),
+            ("10.96.0.1", "443", empty.path(), "token is not there"),
+        ] {
+            let error = Access::service_account(host, port, directory).unwrap_err();
+            assert!(chain(&error).to_string().ends_with(why), "{}", chain(&error));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_authority_of_the_pod_that_is_none_is_named() {
+        let mount = Mount::new("one");
+        std::fs::write(mount.0.path().join("ca.crt"), "none").unwrap();
+        let access = Access::service_account("127.0.0.1", "1", mount.0.path()).unwrap();
+        let error = chain(&KubeClient::connect(access).await.unwrap_err()).to_string();
+        assert!(error.starts_with("cluster \"of this pod\": certificate-authority: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_token_of_a_pod_is_said_and_followed_through_a_kubelets_swap() {
+        let (server, mount) = (ApiServer::start().await, Mount::new("one"));
+        server.require_token(Some("one"));
+        let access = Access::service_account("127.0.0.1", "1", mount.0.path()).unwrap().at(server.url());
+        let client = KubeClient::connect(access).await.unwrap();
+        let pods = Resource::new("", "v1", "pods");
+        let list = async || client.list::<Value>(&pods, None, &Default::default()).await;
+        list().await.unwrap();
+        let request = server.request(Ask::List, 0).await;
+        assert_eq!(request.header("authorization"), Some("Bearer one"));
+        mount.swap("..2", "two");
+        server.require_token(Some("two"));
+        list().await.unwrap();
     }
 }

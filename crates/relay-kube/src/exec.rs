@@ -138,7 +138,7 @@ impl ExecPlugin {
             .env("KUBERNETES_EXEC_INFO", &self.info)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            // Its own words are for whoever runs us: that a login is needed, for one.
+            // What it says itself is for the person who runs us: that a login is needed, for one.
             .stderr(Stdio::inherit())
             .kill_on_drop(true)
             .spawn()?;

@@ -145,7 +145,7 @@ impl Kubeconfig {
 
     /// Whether the environment, or the home directory, has a kubeconfig for [`load`](Self::load). One that is named
     /// for us is taken for there: that it is not has to be said.
-    pub(crate) fn is_there() -> bool {
+    fn is_there() -> bool {
         if std::env::var_os("RELAY_KUBECONFIG").is_some_and(|list| !list.is_empty()) {
             return true;
         }
@@ -218,6 +218,22 @@ impl Kubeconfig {
     }
 }
 
+impl Access {
+    /// The current context of the kubeconfig that the environment or the home directory has, else the service account
+    /// of the pod we run in.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when neither is there, or what is there cannot be used.
+    pub fn infer() -> Result<Self, Error> {
+        if Kubeconfig::is_there() {
+            return Kubeconfig::load(None)?.access(None);
+        }
+        Self::in_cluster().map_err(|error| {
+            Error::config_with("no cluster to connect to: there is no kubeconfig, and this is no pod", error)
+        })
+    }
+}
+
 impl std::fmt::Debug for Kubeconfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kubeconfig").field("files", &self.files).finish_non_exhaustive()
@@ -275,6 +291,14 @@ fn first_document(text: &str) -> &str {
     text
 }
 
+/// A server without a scheme, as `kubectl` takes it: https when something in the file is of use for that alone.
+fn with_scheme(server: String, tls: bool) -> String {
+    if server.contains("://") {
+        return server;
+    }
+    format!("{}://{server}", if tls { "https" } else { "http" })
+}
+
 fn merge<T>(entries: &mut Vec<Entry<T>>, dir: &Path, more: impl Iterator<Item = (String, T)>) {
     for (name, value) in more {
         if find(entries, &name).is_none() {
@@ -319,9 +343,12 @@ impl Entry<Cluster> {
             credential: Credential::None,
             impersonate: Default::default(),
         };
+        let identity = user.map(Entry::identity).transpose()?.flatten();
+        let tls = access.ca.is_some() || access.skip_verification || identity.is_some();
+        access.server = with_scheme(access.server, tls);
+        access.identity = identity;
         if let Some(user) = user {
             access.impersonate = user.impersonate()?;
-            access.identity = user.identity()?;
             let for_plugins = || self.told_to_plugins(&access);
             access.credential = user.credential(for_plugins)?;
         }
@@ -418,7 +445,8 @@ impl Entry<User> {
             )));
         }
         if let Some(path) = token_file {
-            return Ok(Credential::TokenFile(self.dir.join(path)));
+            let otherwise = given(&user.token).map(|token| Secret::new(token.trim()));
+            return Ok(Credential::TokenFile { path: self.dir.join(path), otherwise });
         }
         if let Some(token) = given(&user.token) {
             return Ok(Credential::Token(Secret::new(token.trim())));

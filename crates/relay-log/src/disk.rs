@@ -6,6 +6,7 @@ mod fork;
 mod framed;
 mod log;
 mod manifest;
+mod medium;
 mod open;
 mod options;
 mod read;

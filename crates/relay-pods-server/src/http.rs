@@ -84,7 +84,7 @@ impl Relay {
         body: Incoming,
     ) -> Result<Result<Response<Body>, Cut>, Refusal> {
         check_head(head)?;
-        // What is there, and how it is asked for, is nothing for who may not ask at all.
+        // A caller without credentials does not learn which paths exist, or how they are asked for.
         let open = matches!(route, Some(Route::Health | Route::Livez | Route::Readyz | Route::Metrics));
         let known_to_be_wrong = match &route {
             None => true,

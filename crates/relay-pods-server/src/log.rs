@@ -25,7 +25,7 @@ use queue::Queue;
 /// Events that a writer puts into the queue at once.
 const BATCH: usize = 512;
 
-/// The events of a store, the fold of them, and who waits for more.
+/// The events of a store, the fold of them, and the readers that wait for more.
 ///
 /// ```text
 ///   Publisher --(turn)--> Draft -> Record -> queue --(all that waits)--> Events::append -> View swapped -> head

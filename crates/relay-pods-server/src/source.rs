@@ -235,7 +235,7 @@ impl Publisher {
         let mut tally = Tally::default();
         let mut writer = self.log.write(self.ahead).await;
         writer.replace(in_scope, pods, Stamp { at, synthetic: true }, &mut tally).await?;
-        // Whoever is ahead waits here all the same: the log is synced once the list is in it.
+        // Other writers wait here, too: the log is synced once the list is in it.
         writer.finish_whole().await?;
         self.log.set_synced();
         let Tally { added, modified, deleted } = tally;

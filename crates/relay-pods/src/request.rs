@@ -170,8 +170,8 @@ pub(crate) struct Requests {
     pub(crate) client_id: Option<String>,
 }
 
-/// Who stands in front of the relay, and what is said to it in `Authorization`. Unless it is nobody, the relay's own
-/// token travels in `X-Relay-Token`.
+/// A proxy that stands in front of the relay, and what is said to it in `Authorization`. If there is one, the
+/// relay's own token travels in `X-Relay-Token`.
 #[derive(Debug, Clone)]
 pub(crate) enum Outer<S> {
     /// Nobody: `Authorization` is the relay's.

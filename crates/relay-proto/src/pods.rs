@@ -20,6 +20,7 @@ mod kubernetes;
 mod layout;
 mod list;
 mod message;
+mod parameter;
 mod pod;
 pub mod problem_codes;
 mod selector;
@@ -31,7 +32,7 @@ pub use builder::PodBuilder;
 pub use container::{Container, ContainerKind, Owner};
 pub use cursor::{Epoch, EventHash, InvalidHash, Position};
 pub use event::{EventType, PodEvent};
-pub use filter::{Filter, InvalidParameter};
+pub use filter::Filter;
 pub use history::{EventPage, InvalidPage};
 pub use key::PodKey;
 pub use list::{ListDecoder, ListError, ListFormat, ListLimits, PodList};
@@ -39,6 +40,7 @@ pub use message::{
     CatchupComplete, Closing, ClosingReason, Connected, Gap, GapReason, Heartbeat, Message, SourceState,
     Undecodable,
 };
+pub use parameter::InvalidParameter;
 pub use pod::{InvalidPod, Pod};
 pub use selector::{Requirement, Selector};
 pub use session::{Health, InvalidSession, Session};

@@ -21,6 +21,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use relay_proto::mark::without_mark;
 
@@ -34,7 +35,8 @@ const MAX_LINKS: usize = 40;
 ///
 /// [`Self::replace`] writes to `FILE.tmp`, syncs it, renames it over `FILE`, and syncs the directory: a reader finds
 /// the old content or the new one, whole. `FILE.lock` is held while the value lives, so that two processes cannot
-/// overwrite each other; it stays behind, empty, and a killed process frees it.
+/// overwrite each other; it stays behind, empty, and a killed process frees it. When somebody removes it, the next
+/// [`Self::replace`] takes it anew; if another process was faster, that is an error, and nothing is replaced.
 ///
 /// Symbolic links are followed once, when the file is opened: what they lead to is locked and replaced, so that two
 /// names of one file are one file. A link that leads elsewhere later is an error, as somebody else may own that file.
@@ -49,7 +51,7 @@ pub struct LockedFile {
     target: PathBuf,
     private: bool,
     /// Held for its lock.
-    _lock: File,
+    lock: Mutex<File>,
 }
 
 impl LockedFile {
@@ -70,14 +72,12 @@ impl LockedFile {
         }
         let beside_it = beside(&target, ".lock");
         let is_new = !beside_it.exists();
-        let lock = File::options().create(true).truncate(false).write(true).open(&beside_it);
-        let lock = lock.map_err(io("open its lock"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(FileError::InUse { kind, path }),
-            Err(TryLockError::Error(error)) => return Err(io("lock")(error)),
-        }
-        let file = Self { kind, path, target, private: false, _lock: lock };
+        let lock = match take_lock(&beside_it) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Err(FileError::InUse { kind, path }),
+            Err(error) => return Err(io("lock it")(error)),
+        };
+        let file = Self { kind, path, target, private: false, lock: Mutex::new(lock) };
         file.rehearse().inspect_err(|_| {
             if is_new {
                 let _ = fs::remove_file(&beside_it);
@@ -130,10 +130,28 @@ impl LockedFile {
     /// When it cannot be written; what was there before is still there.
     pub fn replace(&self, bytes: &[u8]) -> Result<(), FileError> {
         match resolve(&self.path) {
-            Ok(target) if target == self.target => self.put(bytes),
+            Ok(target) if target == self.target => {
+                self.still_locked()?;
+                self.put(bytes)
+            }
             Ok(_) => Err(self.io("replace it", io::Error::other("it is a link that leads elsewhere by now"))),
             Err(error) => Err(self.io("find it again", error)),
         }
+    }
+
+    /// Makes sure that the lock which is held is the one that others meet.
+    fn still_locked(&self) -> Result<(), FileError> {
+        let beside_it = beside(&self.target, ".lock");
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_at(&lock, &beside_it).map_err(|error| self.io("look at its lock", error))? {
+            return Ok(());
+        }
+        match take_lock(&beside_it) {
+            Ok(Some(taken)) => *lock = taken,
+            Ok(None) => return Err(FileError::InUse { kind: self.kind, path: self.path.clone() }),
+            Err(error) => return Err(self.io("lock it again", error)),
+        }
+        Ok(())
     }
 
     /// Does all that a later [`Self::replace`] does, and leaves the file as it is.
@@ -201,6 +219,38 @@ impl LockedFile {
     fn io(&self, action: &'static str, source: io::Error) -> FileError {
         FileError::Io { kind: self.kind, path: self.path.clone(), action, source }
     }
+}
+
+/// Locks the file at a path; `None` when another process has it. The file is made if it is not there.
+fn take_lock(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let lock = File::options().create(true).truncate(false).write(true).open(path)?;
+        match lock.try_lock() {
+            // Somebody may have removed it in between, and a lock that nobody can find keeps nobody out.
+            Ok(()) if is_at(&lock, path)? => return Ok(Some(lock)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// Whether an open file is the one at a path.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let open = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((open.dev(), open.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Elsewhere a file that is open cannot be removed.
+#[cfg(not(unix))]
+fn is_at(_file: &File, _path: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -106,6 +106,30 @@ async fn tokens_are_said_without_the_line_ends_they_were_written_with() {
     assert_eq!(said(&json!({})).await, None);
 }
 
+/// As `kubectl` does it: the file goes first, for as long as it can be read.
+#[tokio::test]
+async fn a_token_stands_in_for_a_token_file_that_cannot_be_read() {
+    let home = Home::new();
+    let both = |file: &Path| json!({"token": "kept", "tokenFile": file});
+    assert_eq!(said(&both(Path::new("/no/such"))).await.as_deref(), Some("Bearer kept"));
+    assert_eq!(said(&both(&home.put("token", "read\n"))).await.as_deref(), Some("Bearer read"));
+}
+
+#[tokio::test]
+async fn a_server_without_a_scheme_is_asked_as_what_is_known_of_it_says() {
+    let home = Home::new();
+    for (cluster, url) in [
+        (json!({"server": "api.test:6443"}), "http://api.test:6443"),
+        (json!({"server": "localhost"}), "http://localhost"),
+        (json!({"server": "api.test/k8s", "insecure-skip-tls-verify": true}), "https://api.test/k8s"),
+        (json!({"server": "http://api.test", "insecure-skip-tls-verify": true}), "http://api.test"),
+    ] {
+        let file = home.put("config", config(&cluster, &json!({})));
+        let access = Kubeconfig::load(Some(&file)).unwrap().access(None).unwrap();
+        assert_eq!(access.server().unwrap().to_string(), url);
+    }
+}
+
 fn exec(command: &Path) -> Value {
     json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "interactiveMode": "Never"}})
 }

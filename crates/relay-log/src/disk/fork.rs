@@ -7,13 +7,13 @@ use super::files::write_full;
 use super::framed::failed;
 use super::log::DiskLog;
 use super::manifest::{Manifest, Segment, State};
+use super::medium::Medium;
 use super::record::{self, SEGMENT_HEAD};
-use super::store::Shared;
 use crate::{Batch, Error, Identity, Limit, LogName, LogOptions, Page};
 
 /// Fills a folder with a copy of a log up to `at`.
 pub(super) fn copy(
-    shared: &Shared,
+    medium: &Medium<DiskLog>,
     source: &Arc<DiskLog>,
     at: u64,
     name: &LogName,
@@ -31,13 +31,13 @@ pub(super) fn copy(
     while done < at {
         let first = done + 1;
         let path = dir.join(Segment::file_name(first));
-        let file = shared.disk.create(&path).map_err(|source| failed("creating", &path, source))?;
+        let file = medium.disk.create(&path).map_err(|source| failed("creating", &path, source))?;
         let writing = |source| failed("writing", &path, source);
         let head = record::segment_head(&manifest.uid, first, manifest.identity.epoch());
         write_full(&*file, &head, 0).map_err(writing)?;
         len = SEGMENT_HEAD;
         let mut records = Vec::new();
-        while done < at && len < shared.options.segment_bytes {
+        while done < at && len < medium.options.segment_bytes {
             let few = Limit::entries(usize::try_from(at - done).unwrap_or(usize::MAX).min(4096));
             // Trimmed meanwhile or not: what is held can be read.
             let Page::Entries(entries) = source.read_now(done, few, true)? else {
@@ -58,5 +58,5 @@ pub(super) fn copy(
     }
     manifest.epoch_base = at;
     manifest.state = State::Rest { head: at, len };
-    manifest.save_new(&*shared.disk, dir)
+    manifest.save_new(&*medium.disk, dir)
 }

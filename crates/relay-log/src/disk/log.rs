@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 
 use super::files::DiskFile;
-use super::manifest::Manifest;
+use super::manifest::{Extent, Manifest};
+use super::medium::Medium;
 use super::open::Opened;
-use super::store::Shared;
 use crate::head::Head;
 use crate::{
     Batch, Bounds, Checkpoint, Entry, Error, Identity, Limit, LogName, Page, Positions, Retention, StoredLog,
@@ -27,7 +27,7 @@ use crate::{
 ///                                          readers look here, then read files without a lock
 /// ```
 pub(super) struct DiskLog {
-    pub(super) shared: Arc<Shared>,
+    pub(super) medium: Arc<Medium<Self>>,
     pub(super) this: Weak<Self>,
     pub(super) name: LogName,
     pub(super) dir: PathBuf,
@@ -58,13 +58,6 @@ pub(super) struct View {
     pub(super) waypoints: BTreeMap<u64, (u64, u64)>,
 }
 
-/// A segment as far as it can be read.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Extent {
-    pub(super) first: u64,
-    pub(super) end: u64,
-}
-
 /// What the writer goes by.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -88,7 +81,7 @@ pub(super) struct Active {
 }
 
 impl DiskLog {
-    pub(super) fn new(shared: Arc<Shared>, dir: PathBuf, opened: Opened) -> Arc<Self> {
+    pub(super) fn new(medium: Arc<Medium<Self>>, dir: PathBuf, opened: Opened) -> Arc<Self> {
         let Opened { manifest, head, len, extents, base, bytes, checkpoint } = opened;
         let view = View {
             base,
@@ -99,7 +92,7 @@ impl DiskLog {
             waypoints: BTreeMap::new(),
         };
         Arc::new_cyclic(|this| Self {
-            shared,
+            medium,
             this: this.clone(),
             name: manifest.name.clone(),
             dir,

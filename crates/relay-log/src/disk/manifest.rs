@@ -48,6 +48,13 @@ pub(super) enum State {
     Suspect,
 }
 
+/// A segment as far as it can be read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Extent {
+    pub(super) first: u64,
+    pub(super) end: u64,
+}
+
 /// A file of entries.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Segment {

@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::{Disk, read_full};
 use super::framed::{self, failed};
-use super::log::Extent;
-use super::manifest::{Manifest, Segment, State};
+use super::manifest::{Extent, Manifest, Segment, State};
 use super::record::{self, RECORD_HEAD, SEGMENT_HEAD, Step, Walk};
 use super::write::{CHECKPOINT, load_checkpoint};
 use crate::{Entry, Error};

@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::files::{DiskFile, read_full};
 use super::framed::failed;
-use super::log::{DiskLog, Extent, View};
-use super::manifest::Segment;
+use super::log::{DiskLog, View};
+use super::manifest::{Extent, Segment};
 use super::record::{self, Found, RECORD_HEAD, SEGMENT_HEAD, Step, Walk};
 use crate::{Error, Limit, Page};
 
@@ -191,7 +191,7 @@ impl DiskLog {
     /// A segment, open for reading.
     pub(super) fn segment_file(&self, first: u64) -> Result<(Arc<dyn DiskFile>, PathBuf), Error> {
         let path = self.dir.join(Segment::file_name(first));
-        let file = self.shared.readable(&path).map_err(|source| failed("opening", &path, source))?;
+        let file = self.medium.readable(&path).map_err(|source| failed("opening", &path, source))?;
         Ok((file, path))
     }
 }

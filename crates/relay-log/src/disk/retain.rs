@@ -60,7 +60,7 @@ impl DiskLog {
         }
         let bytes = self.bytes_after(&writer, to)?;
         let former = std::mem::replace(&mut writer.manifest.base, to);
-        let saved = writer.manifest.save(&*self.shared.disk, &self.dir);
+        let saved = writer.manifest.save(&*self.medium.disk, &self.dir);
         self.judge(saved, &mut writer, |manifest| manifest.base = former)?;
         writer.tail.next.clear();
         self.rebase(to, bytes);
@@ -135,7 +135,7 @@ impl DiskLog {
         let before = writer.manifest.clone();
         let dropped: Vec<Segment> = writer.manifest.segments.drain(..full).collect();
         writer.manifest.base = base;
-        let saved = writer.manifest.save(&*self.shared.disk, &self.dir);
+        let saved = writer.manifest.save(&*self.medium.disk, &self.dir);
         self.judge(saved, writer, |manifest| *manifest = before)?;
         let first = writer.manifest.segments[0].first;
         {
@@ -145,9 +145,9 @@ impl DiskLog {
         }
         for segment in dropped {
             let path = self.dir.join(Segment::file_name(segment.first));
-            self.shared.forget(&path);
+            self.medium.forget(&path);
             // One that stays is removed when the log is opened the next time.
-            if let Err(error) = self.shared.disk.remove_file(&path) {
+            if let Err(error) = self.medium.disk.remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "an old segment could not be removed");
             }
         }

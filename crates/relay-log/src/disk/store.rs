@@ -1,19 +1,19 @@
 //! A directory of logs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::files::{Disk, DiskFile, SystemDisk};
+use super::files::{Disk, SystemDisk};
 use super::framed::{self, failed};
 use super::log::DiskLog;
 use super::manifest::{self, Manifest};
+use super::medium::Medium;
 use super::options::{DiskOptions, Fsync};
-use super::{folder, fork, open, write};
+use super::{folder, fork, open};
 use crate::{Error, Identity, LogName, LogOptions, Store, StoredLog, Work};
 
 const MARK: &str = "store";
@@ -21,8 +21,6 @@ const MARK_KIND: &[u8; 8] = b"relaystr";
 const LOCK: &str = "lock";
 /// Names are spread over this many locks.
 const STRIPES: usize = 16;
-/// Files that are kept open for readers.
-const READABLE: usize = 64;
 
 /// Keeps logs in a directory of its own, one folder for each.
 ///
@@ -56,20 +54,12 @@ pub struct DiskStore {
     shared: Arc<Shared>,
 }
 
-/// What the logs of a store share.
-pub(super) struct Shared {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) options: DiskOptions,
-    pub(super) boot: String,
+/// The logs of a store by their names.
+struct Shared {
+    medium: Arc<Medium<DiskLog>>,
     dir: PathBuf,
     stripes: [Mutex<()>; STRIPES],
     logs: Mutex<Known>,
-    /// Logs that are being written.
-    active: Mutex<Vec<Arc<DiskLog>>>,
-    writes: AtomicU64,
-    readable: Mutex<VecDeque<(PathBuf, Arc<dyn DiskFile>)>>,
-    syncer: Syncer,
-    closed: AtomicBool,
     lock: Mutex<Option<Box<dyn fmt::Debug + Send + Sync>>>,
 }
 
@@ -77,13 +67,6 @@ pub(super) struct Shared {
 struct Known {
     held: HashMap<LogName, Weak<DiskLog>>,
     sweep_at: usize,
-}
-
-/// Logs that have something to sync, and the news for the thread that does.
-#[derive(Default)]
-struct Syncer {
-    due: Mutex<Vec<Weak<DiskLog>>>,
-    news: Condvar,
 }
 
 /// Does something that may wait for the disk on a thread for that. It is done even if nobody waits for it.
@@ -114,26 +97,23 @@ impl DiskStore {
     /// Those of [`Self::open`].
     pub fn open_on(disk: Arc<dyn Disk>, dir: &Path, options: DiskOptions) -> Result<Self, Error> {
         let lock = prepare(&*disk, dir)?;
+        let medium = Arc::new(Medium::new(disk, options));
+        if let Fsync::Interval(interval) = medium.options.fsync {
+            let medium = Arc::downgrade(&medium);
+            let started = std::thread::Builder::new().name("relay-log-sync".into());
+            let started = started.spawn(move || {
+                // One that was closed meanwhile has said why already.
+                Medium::keep_syncing(&medium, interval, |log: &DiskLog| drop(log.sync_now()));
+            });
+            started.map_err(|source| Error::io("starting a thread failed", source))?;
+        }
         let shared = Arc::new(Shared {
-            boot: disk.boot().unwrap_or_default(),
-            disk,
-            options,
+            medium,
             dir: dir.to_owned(),
             stripes: Default::default(),
             logs: Mutex::default(),
-            active: Mutex::default(),
-            writes: AtomicU64::new(0),
-            readable: Mutex::default(),
-            syncer: Syncer::default(),
-            closed: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
         });
-        if let Fsync::Interval(interval) = shared.options.fsync {
-            let shared = Arc::downgrade(&shared);
-            let started = std::thread::Builder::new().name("relay-log-sync".into());
-            let started = started.spawn(move || Shared::keep_syncing(&shared, interval));
-            started.map_err(|source| Error::io("starting a thread failed", source))?;
-        }
         Ok(Self { shared })
     }
 }
@@ -271,7 +251,7 @@ impl Store for DiskStore {
 impl Drop for DiskStore {
     /// Not an orderly end: whoever still holds a log may go on writing it.
     fn drop(&mut self) {
-        self.shared.syncer.news.notify_all();
+        self.shared.medium.wake();
     }
 }
 
@@ -286,16 +266,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn create(
-        self: &Arc<Self>,
-        name: &LogName,
-        options: LogOptions,
-    ) -> Result<Arc<DiskLog>, Error> {
+    fn create(self: &Arc<Self>, name: &LogName, options: LogOptions) -> Result<Arc<DiskLog>, Error> {
         let retention = options.retention;
         self.begin(name, |dir| {
             let identity = options.identity.unwrap_or_else(Identity::random);
             let begins_after = options.begins_after;
-            Manifest::new(name, options.about, identity, begins_after).save_new(&*self.disk, dir)
+            Manifest::new(name, options.about, identity, begins_after).save_new(&*self.medium.disk, dir)
         })
         .inspect(|log| log.set_retention(retention))
     }
@@ -309,7 +285,7 @@ impl Shared {
     ) -> Result<Arc<DiskLog>, Error> {
         let source = self.open(source)?;
         let retention = options.retention;
-        self.begin(name, |dir| fork::copy(self, &source, at, name, options, dir))
+        self.begin(name, |dir| fork::copy(&self.medium, &source, at, name, options, dir))
             .inspect(|log| log.set_retention(retention))
     }
 
@@ -322,28 +298,28 @@ impl Shared {
         let _turn = lock(self.stripe(name));
         self.check_open()?;
         let dir = folder::of(&self.dir, name);
-        match self.disk.open(&dir.join(manifest::FILE), false) {
+        match self.medium.disk.open(&dir.join(manifest::FILE), false) {
             Ok(_) => return Err(Error::Exists { name: name.clone() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(failed("opening", &dir, source)),
         }
         let fresh = folder::passing(&self.dir);
         let filled = (|| {
-            self.disk.create_dir(&fresh).map_err(|source| failed("creating", &fresh, source))?;
+            self.medium.disk.create_dir(&fresh).map_err(|source| failed("creating", &fresh, source))?;
             fill(&fresh)?;
-            self.disk.sync_dir(&fresh).map_err(|source| failed("syncing", &fresh, source))?;
-            self.disk.rename(&fresh, &dir).map_err(|source| failed("renaming", &fresh, source))
+            self.medium.disk.sync_dir(&fresh).map_err(|source| failed("syncing", &fresh, source))?;
+            self.medium.disk.rename(&fresh, &dir).map_err(|source| failed("renaming", &fresh, source))
         })();
         if let Err(error) = filled {
-            let _ = remove_folder(&*self.disk, &fresh);
+            let _ = remove_folder(&*self.medium.disk, &fresh);
             return Err(error);
         }
         let logs = folder::logs(&self.dir);
-        self.disk.sync_dir(&logs).map_err(|source| failed("syncing", &logs, source))?;
+        self.medium.disk.sync_dir(&logs).map_err(|source| failed("syncing", &logs, source))?;
         self.load(name, dir)
     }
 
-    pub(super) fn open(self: &Arc<Self>, name: &LogName) -> Result<Arc<DiskLog>, Error> {
+    fn open(self: &Arc<Self>, name: &LogName) -> Result<Arc<DiskLog>, Error> {
         let _turn = lock(self.stripe(name));
         self.check_open()?;
         let held = lock(&self.logs).held.get(name).and_then(Weak::upgrade);
@@ -356,10 +332,10 @@ impl Shared {
     /// Reads what is there. The caller has the name's stripe.
     fn load(self: &Arc<Self>, name: &LogName, dir: PathBuf) -> Result<Arc<DiskLog>, Error> {
         // A folder without its manifest is not one that never was.
-        if matches!(self.disk.list(&dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        if matches!(self.medium.disk.list(&dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
             return Err(Error::NotFound { name: name.clone() });
         }
-        let opened = open::open(&*self.disk, &dir, &self.boot, self.options.check_bytes);
+        let opened = open::open(&*self.medium.disk, &dir, &self.medium.boot, self.medium.options.check_bytes);
         let opened = opened.map_err(|error| match framed::is_missing(&error) {
             true => {
                 let file = dir.join(manifest::FILE);
@@ -371,7 +347,7 @@ impl Shared {
             let problem = format!("the folder holds the log {}, not {name}", opened.manifest.name);
             return Err(Error::Refused { path: dir, problem });
         }
-        let log = DiskLog::new(self.clone(), dir, opened);
+        let log = DiskLog::new(self.medium.clone(), dir, opened);
         let mut known = lock(&self.logs);
         if known.held.len() >= known.sweep_at {
             known.held.retain(|_, log| log.strong_count() > 0);
@@ -385,24 +361,24 @@ impl Shared {
         let _turn = lock(self.stripe(name));
         self.check_open()?;
         let dir = folder::of(&self.dir, name);
-        if matches!(self.disk.list(&dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        if matches!(self.medium.disk.list(&dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
             return Err(Error::NotFound { name: name.clone() });
         }
         let held = lock(&self.logs).held.get(name).and_then(Weak::upgrade);
         // Nobody writes while the folder goes.
         let writing = held.as_ref().map(|log| log.writer());
         let going = folder::passing(&self.dir);
-        self.disk.rename(&dir, &going).map_err(|source| failed("renaming", &dir, source))?;
+        self.medium.disk.rename(&dir, &going).map_err(|source| failed("renaming", &dir, source))?;
         drop(writing);
         if let Some(log) = held {
             log.end("it was deleted");
-            lock(&self.active).retain(|active| !Arc::ptr_eq(active, &log));
+            self.medium.is_deleted(&log);
             lock(&self.logs).held.remove(name);
         }
-        lock(&self.readable).retain(|(path, _)| !path.starts_with(&dir));
+        self.medium.forget(&dir);
         let logs = folder::logs(&self.dir);
-        self.disk.sync_dir(&logs).map_err(|source| failed("syncing", &logs, source))?;
-        if let Err(error) = remove_folder(&*self.disk, &going) {
+        self.medium.disk.sync_dir(&logs).map_err(|source| failed("syncing", &logs, source))?;
+        if let Err(error) = remove_folder(&*self.medium.disk, &going) {
             tracing::warn!(%error, "the files of a deleted log are removed at the next start");
         }
         Ok(())
@@ -411,13 +387,14 @@ impl Shared {
     fn names(&self) -> Result<Vec<LogName>, Error> {
         self.check_open()?;
         let logs = folder::logs(&self.dir);
-        let folders = self.disk.list(&logs).map_err(|source| failed("reading", &logs, source))?;
+        let folders = self.medium.disk.list(&logs).map_err(|source| failed("reading", &logs, source))?;
         let mut names = Vec::with_capacity(folders.len());
         for folder in folders.iter().filter(|name| !folder::is_passing(name)) {
-            match Manifest::load(&*self.disk, &logs.join(folder)) {
+            match Manifest::load(&*self.medium.disk, &logs.join(folder)) {
                 Ok(manifest) => names.push(manifest.name),
                 // Deleted since.
-                Err(error) if framed::is_missing(&error) && self.disk.list(&logs.join(folder)).is_err() => {}
+                Err(error)
+                    if framed::is_missing(&error) && self.medium.disk.list(&logs.join(folder)).is_err() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -426,7 +403,7 @@ impl Shared {
     }
 
     fn close(&self) -> Result<(), Error> {
-        if self.closed.swap(true, Ordering::SeqCst) {
+        if self.medium.begin_close() {
             return Ok(());
         }
         let held: Vec<Arc<DiskLog>> = lock(&self.logs).held.values().filter_map(Weak::upgrade).collect();
@@ -438,15 +415,13 @@ impl Shared {
             log.end("its store was closed");
             result = result.and(rested);
         }
-        lock(&self.active).clear();
-        lock(&self.readable).clear();
-        self.syncer.news.notify_all();
+        self.medium.end_close();
         *lock(&self.lock) = None;
         result
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        match self.closed.load(Ordering::SeqCst) {
+        match self.medium.is_closed() {
             true => Err(Error::Closed { why: "its store was closed".into() }),
             false => Ok(()),
         }
@@ -456,94 +431,5 @@ impl Shared {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
         &self.stripes[hasher.finish() as usize % STRIPES]
-    }
-
-    /// A number that grows with each write.
-    pub(super) fn tick(&self) -> u64 {
-        self.writes.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Puts logs that were not written for longest to rest, until there is room for one more.
-    pub(super) fn make_room(&self, wants: &Arc<DiskLog>) {
-        let mut active = lock(&self.active);
-        let excess = (active.len() + 1).saturating_sub(self.options.active_logs);
-        if excess == 0 {
-            return;
-        }
-        active.sort_by_key(|log| log.used.load(Ordering::Relaxed));
-        let candidates: Vec<Arc<DiskLog>> = active.iter().take(excess + 8).cloned().collect();
-        drop(active);
-        let rested =
-            candidates.into_iter().filter(|log| !Arc::ptr_eq(log, wants) && write::rest_if_idle(log));
-        let rested: Vec<Arc<DiskLog>> = rested.take(excess).collect();
-        lock(&self.active).retain(|log| !rested.iter().any(|rested| Arc::ptr_eq(rested, log)));
-    }
-
-    pub(super) fn is_active(&self, log: Arc<DiskLog>) {
-        let mut active = lock(&self.active);
-        if !active.iter().any(|other| Arc::ptr_eq(other, &log)) {
-            active.push(log);
-        }
-    }
-
-    /// A file open for reading; the ones used last are kept open.
-    pub(super) fn readable(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let mut readable = lock(&self.readable);
-        if let Some(at) = readable.iter().position(|(held, _)| held == path)
-            && let Some(found) = readable.remove(at)
-        {
-            let file = found.1.clone();
-            readable.push_back(found);
-            return Ok(file);
-        }
-        drop(readable);
-        let file = self.disk.open(path, false)?;
-        let mut readable = lock(&self.readable);
-        readable.push_back((path.to_owned(), file.clone()));
-        if readable.len() > READABLE {
-            readable.pop_front();
-        }
-        Ok(file)
-    }
-
-    pub(super) fn forget(&self, path: &Path) {
-        lock(&self.readable).retain(|(held, _)| held != path);
-    }
-
-    /// Asks for a sync of a log before the interval is over.
-    pub(super) fn sync_later(&self, log: &DiskLog) {
-        if !matches!(self.options.fsync, Fsync::Interval(_)) {
-            return;
-        }
-        let mut due = lock(&self.syncer.due);
-        if !due.iter().any(|other| Weak::ptr_eq(other, &log.this)) {
-            due.push(log.this.clone());
-            self.syncer.news.notify_one();
-        }
-    }
-
-    /// Syncs what is due, until the store is gone.
-    fn keep_syncing(shared: &Weak<Self>, interval: std::time::Duration) {
-        loop {
-            let Some(this) = shared.upgrade() else { return };
-            let due = lock(&this.syncer.due);
-            if due.is_empty() {
-                // Looks up now and then, because the store may go without a word.
-                let wait = std::time::Duration::from_secs(1);
-                let waited = this.syncer.news.wait_timeout(due, wait);
-                drop(waited.map(|(due, _)| due.is_empty()));
-                if this.closed.load(Ordering::SeqCst) {
-                    return;
-                }
-                continue;
-            }
-            drop(due);
-            std::thread::sleep(interval);
-            let due = std::mem::take(&mut *lock(&this.syncer.due));
-            for log in due.iter().filter_map(Weak::upgrade) {
-                // One that was closed meanwhile has said why already.
-                let _ = log.sync_now();
-            }
-        }
     }
 }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::files::write_full;
 use super::framed::{self, NotReplaced, Writer as Payload, failed};
-use super::log::{Active, DiskLog, Extent, Writer};
-use super::manifest::{Manifest, Segment, State};
+use super::log::{Active, DiskLog, Writer};
+use super::manifest::{Extent, Manifest, Segment, State};
 use super::options::Fsync;
 use super::record::{self, RECORD_HEAD, SEGMENT_HEAD};
 use crate::{Batch, Checkpoint, Entry, Error, Positions};
@@ -58,7 +58,7 @@ impl DiskLog {
         bytes: u64,
     ) -> Result<(), Error> {
         self.activate(writer)?;
-        if writer.len > SEGMENT_HEAD && writer.len + bytes > self.shared.options.segment_bytes {
+        if writer.len > SEGMENT_HEAD && writer.len + bytes > self.medium.options.segment_bytes {
             self.begin_segment(writer)?;
         }
         let path = self.segment_path(writer);
@@ -82,7 +82,7 @@ impl DiskLog {
             return Err(failed("writing", &path, source));
         }
         let end = *len + active.scratch.len() as u64;
-        if self.shared.options.fsync == Fsync::Always {
+        if self.medium.options.fsync == Fsync::Always {
             if let Err(source) = active.file.sync() {
                 // Whether it is on the disk is not known, and asking again would not tell.
                 let _ = active.file.set_len(*len);
@@ -97,9 +97,9 @@ impl DiskLog {
         }
         (writer.len, writer.head) = (end, head);
         self.announce(writer, entries);
-        self.used.store(self.shared.tick(), Ordering::Relaxed);
-        if self.shared.options.fsync != Fsync::Always {
-            self.shared.sync_later(self);
+        self.used.store(self.medium.tick(), Ordering::Relaxed);
+        if self.medium.options.fsync != Fsync::Always {
+            self.medium.sync_later(&self.this);
         }
         // The entries are kept, whatever becomes of old ones.
         if let Err(error) = self.retain(writer, newest) {
@@ -122,7 +122,7 @@ impl DiskLog {
         for entry in entries {
             view.cached += entry.size();
             view.cache.push_back(entry);
-            while view.cached > self.shared.options.cache_bytes {
+            while view.cached > self.medium.options.cache_bytes {
                 let Some(oldest) = view.cache.pop_front() else { break };
                 view.cached -= oldest.size();
                 dropped.push(oldest);
@@ -139,25 +139,25 @@ impl DiskLog {
             return Ok(());
         }
         let Some(this) = self.this.upgrade() else { return Err(self.gone()) };
-        self.shared.make_room(&this);
+        self.medium.make_room(&this, |log| log.used.load(Ordering::Relaxed), rest_if_idle);
         let newest = writer.manifest.segments.last();
         // A new epoch begins a segment of its own.
         let fits = newest.is_some_and(|segment| *segment.epoch == *self.identity.epoch());
         if fits {
             let path = self.segment_path(writer);
             let file =
-                self.shared.disk.open(&path, true).map_err(|source| failed("opening", &path, source))?;
+                self.medium.disk.open(&path, true).map_err(|source| failed("opening", &path, source))?;
             let state = writer.manifest.state.clone();
-            writer.manifest.state = self.shared.written();
+            writer.manifest.state = self.medium.written();
             if writer.manifest.state != state {
-                let saved = writer.manifest.save(&*self.shared.disk, &self.dir);
+                let saved = writer.manifest.save(&*self.medium.disk, &self.dir);
                 self.judge(saved, writer, |manifest| manifest.state = state)?;
             }
             writer.active = Some(Active { file, synced: writer.len, scratch: Vec::new() });
         } else {
             self.begin_segment(writer)?;
         }
-        self.shared.is_active(this);
+        self.medium.is_active(this);
         Ok(())
     }
 
@@ -171,12 +171,12 @@ impl DiskLog {
         }
         let epoch: Box<str> = self.identity.epoch().into();
         writer.manifest.segments.push(Segment { first, epoch, len: 0 });
-        writer.manifest.state = self.shared.written();
+        writer.manifest.state = self.medium.written();
         writer.manifest.base = self.view().base;
         let path = self.segment_path(writer);
         let mut unsynced = false;
         let made = (|| {
-            let disk = &*self.shared.disk;
+            let disk = &*self.medium.disk;
             let head = record::segment_head(&writer.manifest.uid, first, self.identity.epoch());
             let file = disk.create(&path).map_err(|source| failed("creating", &path, source))?;
             write_full(&*file, &head, 0).map_err(|source| failed("writing", &path, source))?;
@@ -191,14 +191,14 @@ impl DiskLog {
             Ok(file) => file,
             Err(error) => {
                 writer.manifest = before;
-                let _ = self.shared.disk.remove_file(&path);
+                let _ = self.medium.disk.remove_file(&path);
                 if unsynced {
                     self.give_up(&mut writer.manifest, &error);
                 }
                 return Err(error);
             }
         };
-        let saved = writer.manifest.save(&*self.shared.disk, &self.dir);
+        let saved = writer.manifest.save(&*self.medium.disk, &self.dir);
         self.judge(saved, writer, |manifest| *manifest = before)?;
         writer.active = Some(Active { file, synced: SEGMENT_HEAD, scratch: Vec::new() });
         writer.len = SEGMENT_HEAD;
@@ -227,7 +227,7 @@ impl DiskLog {
         tracing::error!(log = %self.name, error = why.with_cause(), "the log closes itself");
         manifest.state = State::Suspect;
         // If this fails as well, the next start finds a log that was being written.
-        let _ = manifest.save(&*self.shared.disk, &self.dir);
+        let _ = manifest.save(&*self.medium.disk, &self.dir);
         self.head.close(&Error::Closed { why: why.with_cause() });
     }
 
@@ -272,7 +272,7 @@ impl DiskLog {
         let (state, base) = (writer.manifest.state.clone(), writer.manifest.base);
         writer.manifest.state = State::Rest { head: writer.head, len: writer.len };
         writer.manifest.base = self.view().base;
-        let saved = writer.manifest.save(&*self.shared.disk, &self.dir);
+        let saved = writer.manifest.save(&*self.medium.disk, &self.dir);
         self.judge(saved, writer, |manifest| (manifest.state, manifest.base) = (state, base))?;
         writer.active = None;
         let cache = {
@@ -298,11 +298,11 @@ impl DiskLog {
         payload.number(checkpoint.position);
         payload.bytes(&checkpoint.body);
         let saved =
-            framed::replace(&*self.shared.disk, &self.dir.join(CHECKPOINT), CHECKPOINT_KIND, &payload.0);
+            framed::replace(&*self.medium.disk, &self.dir.join(CHECKPOINT), CHECKPOINT_KIND, &payload.0);
         self.judge(saved, &mut writer, |_| ())?;
         if !writer.manifest.checkpoint {
             writer.manifest.checkpoint = true;
-            let saved = writer.manifest.save(&*self.shared.disk, &self.dir);
+            let saved = writer.manifest.save(&*self.medium.disk, &self.dir);
             self.judge(saved, &mut writer, |manifest| manifest.checkpoint = false)?;
         }
         writer.checkpoint = Some(checkpoint.position);
@@ -315,7 +315,7 @@ impl DiskLog {
         if writer.checkpoint.is_none() {
             return Ok(None);
         }
-        let loaded = load_checkpoint(&*self.shared.disk, &self.dir, &writer.manifest)?;
+        let loaded = load_checkpoint(&*self.medium.disk, &self.dir, &writer.manifest)?;
         Ok(Some(loaded))
     }
 
@@ -360,14 +360,6 @@ pub(super) fn load_checkpoint(
     let checkpoint = from.number().zip(from.bytes()).filter(|_| from.0.is_empty());
     let (position, body) = checkpoint.ok_or_else(|| damaged("the content makes no sense"))?;
     Ok(Checkpoint { position, body: Bytes::copy_from_slice(body) })
-}
-
-impl super::store::Shared {
-    /// What a manifest says of a log that is being written.
-    pub(super) fn written(&self) -> State {
-        let synced = self.options.fsync == Fsync::Always;
-        State::Written { boot: self.boot.clone(), synced }
-    }
 }
 
 impl From<NotReplaced> for Error {

@@ -134,7 +134,7 @@ pub(crate) async fn open_stream(
     let body = StreamBody::new(pieces).boxed_unsync();
     let mut response = server::with_body(StatusCode::OK, "text/event-stream", body);
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    // Who waits for the end of the connection is to see the stream's.
+    // A client that waits for the end of the connection has to see the end of the stream.
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(response)
 }

@@ -5,7 +5,7 @@ use core::mem;
 
 use bytes::{Bytes, BytesMut};
 
-use super::reader::Content;
+use super::Content;
 
 /// Messages or bytes that wait for their offset. Bounded: what does not fit comes out as a piece of its own.
 #[derive(Debug)]

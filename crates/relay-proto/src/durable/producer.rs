@@ -434,7 +434,7 @@ impl Producer {
         self.next_seq = seq;
     }
 
-    /// Takes the name over from whoever had it.
+    /// Takes the name over from the producer that had it.
     fn claim(&mut self, epoch: u64) {
         self.claimable = false;
         self.epoch = epoch.saturating_add(1);

@@ -561,7 +561,7 @@ impl Reader {
             {
                 self.give_up_events();
             }
-            // Who cannot describe the stream may still serve it.
+            // A server that cannot describe the stream may still serve it.
             Phase::Head if matches!(status, 405 | 501) => {
                 self.live();
                 self.state = State::Ask;

@@ -120,7 +120,7 @@ impl Pod {
     }
 
     fn of(key: PodKey, text: PodText, ready: bool, canonical: bool) -> Self {
-        // Whoever is asked to go is not one to send work to, whatever its probe still says.
+        // A pod that is being deleted takes no new work, whatever its probe still says.
         let ready = ready && text.get(Field::DeletedAt).is_none();
         Self(Arc::new(Inner { key, text, canonical, ready, details: OnceLock::new() }))
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::filter::{InvalidParameter, check_key, check_value};
-use parser::Parser;
+use super::parameter::InvalidParameter;
+use parser::{Condition, Parser};
 
 mod parser;
 #[cfg(test)]
@@ -31,22 +31,6 @@ mod tests;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Selector {
     keys: BTreeMap<String, Condition>,
-}
-
-/// What is asked of one label. Each can be written in one way only.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Condition {
-    /// It has one of these values; never empty.
-    In(BTreeSet<String>),
-    /// It has none of these values; never empty. With `present` it has to be there.
-    NotIn {
-        values: BTreeSet<String>,
-        present: bool,
-    },
-    Present,
-    Absent,
-    /// Present and absent at once.
-    Never,
 }
 
 /// One condition of a [`Selector`], as it is written: what [`Selector::requirements`] gives.

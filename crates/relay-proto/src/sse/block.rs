@@ -66,18 +66,25 @@ impl Block {
         *joined = BytesMut::new();
     }
 
-    /// What a line does, by the rules of the fields. `joined` is how many bytes are put together there.
+    /// What a line does, by the rules of the fields. `joined` is where data is put together.
     #[inline(always)]
-    pub(super) fn effect(&self, field: Field, value: &[u8], joined: usize, limits: &Limits) -> Effect {
+    pub(super) fn effect(&self, field: Field, value: &[u8], joined: &BytesMut, limits: &Limits) -> Effect {
         match field {
+            Field::Data if matches!(self.extent, Extent::Over(_)) => Effect::Nothing,
+            Field::Data if !self.data.is_some() => {
+                if value.len() > limits.data {
+                    Effect::Over(Limit::Data)
+                } else {
+                    Effect::FirstData
+                }
+            }
             Field::Data => {
                 let data = self.data;
-                let before = if data.is_outside() { joined - data.end() } else { data.len() };
-                match self.extent {
-                    Extent::Over(_) => Effect::Nothing,
-                    _ if !data.is_some() && value.len() <= limits.data => Effect::FirstData,
-                    _ if data.is_some() && before + 1 + value.len() <= limits.data => Effect::MoreData,
-                    _ => Effect::Over(Limit::Data),
+                let before = if data.is_outside() { joined.len() - data.end() } else { data.len() };
+                if before + 1 + value.len() > limits.data {
+                    Effect::Over(Limit::Data)
+                } else {
+                    Effect::MoreData
                 }
             }
             Field::Event if value.len() > limits.kind => Effect::Over(Limit::Type),
@@ -86,11 +93,16 @@ impl Block {
             // The standard ignores an id with a NUL.
             Field::Id if memchr(0, value).is_some() => Effect::Nothing,
             Field::Id => Effect::Id,
-            Field::Retry => parse_retry(value).map_or(Effect::Nothing, Effect::Retry),
+            Field::Retry => retry(value),
             Field::Comment => Effect::Comment,
             Field::Unknown => Effect::Nothing,
         }
     }
+}
+
+#[cold]
+fn retry(value: &[u8]) -> Effect {
+    parse_retry(value).map_or(Effect::Nothing, Effect::Retry)
 }
 
 /// What a line does to its block.
@@ -148,18 +160,15 @@ impl Start {
     }
 }
 
-/// The position of the next line, and how it begins, when the line before it ends with an LF or CR at `end`.
+/// The position of the next line when the line before it ends with an LF or CR at `end`. `None` when that is the CR
+/// that ends the chunk.
 #[inline(always)]
-pub(super) fn next_line(chunk: &[u8], end: usize) -> (usize, Start) {
+pub(super) fn next_line(chunk: &[u8], end: usize) -> Option<usize> {
     let next = end + 1;
     if chunk[end] != b'\r' {
-        return (next, Start::InChunk);
+        return Some(next);
     }
-    match chunk.get(next) {
-        Some(b'\n') => (next + 1, Start::InChunk),
-        Some(_) => (next, Start::InChunk),
-        None => (next, Start::AfterReturn),
-    }
+    chunk.get(next).map(|byte| if *byte == b'\n' { next + 1 } else { next })
 }
 
 /// The position of the LF or CR that ends the line which begins at `start`.
@@ -253,7 +262,7 @@ pub(super) fn parse_line(line: &[u8]) -> (Field, usize) {
 }
 
 /// Digits only, and a number of milliseconds that fits: anything else is no `retry` at all.
-pub(super) fn parse_retry(value: &[u8]) -> Option<Duration> {
+fn parse_retry(value: &[u8]) -> Option<Duration> {
     if value.is_empty() {
         return None;
     }

@@ -374,7 +374,10 @@ impl Decoder {
                 },
                 None => break Out::More,
             };
-            (at, self.start) = next_line(chunk, end);
+            at = next_line(chunk, end).unwrap_or_else(|| {
+                self.start = Start::AfterReturn;
+                end + 1
+            });
             if start == end {
                 if block.is_empty() {
                     (self.block_before, self.block_pos) = (0, at);
@@ -411,7 +414,7 @@ impl Decoder {
             }
             let (field, value) = parse_line(line);
             let value = Span::new(start + value, end);
-            match block.effect(field, &chunk[value.range()], self.joined.len(), &self.limits) {
+            match block.effect(field, &chunk[value.range()], &self.joined, &self.limits) {
                 Effect::Nothing => {}
                 Effect::FirstData => block.data = value,
                 Effect::MoreData => {
@@ -466,7 +469,10 @@ impl Decoder {
             return None;
         }
         let begun = self.start;
-        (self.pos, self.start) = next_line(&self.chunk, end);
+        (self.pos, self.start) = match next_line(&self.chunk, end) {
+            Some(next) => (next, Start::InChunk),
+            None => (end + 1, Start::AfterReturn),
+        };
         // What was dropped has ended.
         let Start::Held(number) = begun else { return None };
         let rest = &self.chunk[start..end];
@@ -492,7 +498,7 @@ impl Decoder {
         let (field, value) = parse_line(&self.line[bom..]);
         let value = bom + value;
         let (block, joined) = (&mut self.block, &mut self.joined);
-        let effect = block.effect(field, &self.line[value..], joined.len(), &self.limits);
+        let effect = block.effect(field, &self.line[value..], joined, &self.limits);
         if !matches!(effect, Effect::Comment) {
             block.extent = block.extent.with_copy();
         }

@@ -31,6 +31,100 @@ fn two_users_of_one_file_are_told() {
     assert!(LockedFile::open("cursor file", &path).is_ok());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_lock_that_was_removed_is_taken_again_or_found_to_be_another_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, lock) = (dir.path().join("c"), dir.path().join("c.lock"));
+    let first = LockedFile::open("cursor file", &path).unwrap();
+    first.replace(b"one").unwrap();
+    fs::remove_file(&lock).unwrap();
+    first.replace(b"two").unwrap();
+    let error = chain(&LockedFile::open("cursor file", &path).unwrap_err());
+    assert!(error.ends_with("is in use by another process"), "{error}");
+    // Another process comes before the first has noticed.
+    fs::remove_file(&lock).unwrap();
+    let second = LockedFile::open("cursor file", &path).unwrap();
+    let error = chain(&first.replace(b"three").unwrap_err());
+    assert!(error.ends_with("is in use by another process"), "{error}");
+    second.replace(b"four").unwrap();
+    assert_eq!(second.read().unwrap(), Some(b"four".to_vec()));
+    // The lock is given back.
+    drop((first, second));
+    assert!(LockedFile::open("cursor file", &path).is_ok());
+}
+
+/// A disk that is really full: a file system of 64 KiB in memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_found_at_the_start_or_leaves_what_was_there() {
+    struct Mounted(tempfile::TempDir);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut mount = std::process::Command::new("mount");
+    let mount = mount.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(dir.path()).output();
+    if !mount.is_ok_and(|mount| mount.status.success()) {
+        eprintln!("SKIPPED: a full disk needs the right to mount; the next test makes files full instead");
+        return;
+    }
+    let disk = Mounted(dir);
+    let (path, filler) = (disk.0.path().join("c"), disk.0.path().join("filler"));
+    let fill = || {
+        let mut file = File::create(&filler).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+    };
+    let file = LockedFile::open("cursor file", &path).unwrap();
+    file.replace(b"one").unwrap();
+    fill();
+    let error = file.replace(b"two").unwrap_err();
+    assert!(chain(&error).contains("No space left on device"), "{}", chain(&error));
+    assert_eq!(file.read().unwrap(), Some(b"one".to_vec()));
+    assert_eq!(names(disk.0.path()), ["c", "c.lock", "filler"]);
+    drop(file);
+    let error = chain(&LockedFile::open("cursor file", &path).unwrap_err());
+    assert!(error.contains("No space left on device"), "{error}");
+    fs::remove_file(&filler).unwrap();
+    let file = LockedFile::open("cursor file", &path).unwrap();
+    file.replace(b"two").unwrap();
+    assert_eq!(file.read().unwrap(), Some(b"two".to_vec()));
+    assert_eq!(names(disk.0.path()), ["c", "c.lock"]);
+}
+
+/// What the test below plays in a process that may not write to files any more.
+#[cfg(unix)]
+#[test]
+#[ignore = "run by another test, in a process of its own"]
+fn in_a_process_without_room() {
+    let path = PathBuf::from(std::env::var_os("RELAY_TEST_FILE").unwrap());
+    let error = chain(&LockedFile::open("cursor file", path).unwrap_err());
+    assert!(error.contains("cannot write its temporary file: File too large"), "{error}");
+    println!("refused without room");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_process_that_has_no_room_left_is_told_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    LockedFile::open("cursor file", &path).unwrap().replace(b"one").unwrap();
+    let output = std::process::Command::new("sh")
+        // Without the signal the write fails, as on a full disk.
+        .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" --exact files::tests::in_a_process_without_room --ignored --nocapture | cat"])
+        .arg(std::env::current_exe().unwrap())
+        .env("RELAY_TEST_FILE", &path)
+        .output()
+        .unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("refused without room"), "{said}");
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    assert_eq!(names(dir.path()), ["c", "c.lock"]);
+}
+
 #[test]
 fn a_write_that_fails_leaves_what_was_there() {
     let dir = tempfile::tempdir().unwrap();

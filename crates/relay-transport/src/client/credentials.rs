@@ -87,8 +87,8 @@ impl From<&str> for Secret {
 /// Header of a server's own token, for when `Authorization` belongs to a proxy in front of it.
 const RELAY_TOKEN: HeaderName = HeaderName::from_static("x-relay-token");
 
-/// Who stands in front of a server, and what is said to it in `Authorization`. Unless it is nobody, the server's own
-/// token travels in `X-Relay-Token`.
+/// A proxy that stands in front of a server, and what is said to it in `Authorization`. If there is one, the
+/// server's own token travels in `X-Relay-Token`.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Outer {

@@ -62,7 +62,7 @@ pub enum Error {
     /// The peer redirected to nowhere, too often, or to where this request must not go.
     #[error("redirect by {url} not followed: {reason}")]
     Redirect {
-        /// Who redirected.
+        /// The URL that redirected.
         url: String,
         /// Why that was not followed.
         reason: String,

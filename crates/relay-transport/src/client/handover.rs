@@ -15,8 +15,8 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// A connection that hyper reads up to the end of a head, and no further: what follows is for who takes it over. From
-/// then on it looks closed to hyper, which lets go of its buffers and its task.
+/// A connection that hyper reads up to the end of a head, and no further: what follows is read by whatever takes it
+/// over. From then on it looks closed to hyper, which lets go of its buffers and its task.
 #[derive(Clone)]
 pub(crate) struct Loan(Arc<Mutex<Lent>>);
 

@@ -47,7 +47,7 @@ impl Proxies {
                 .into_iter()
                 .find_map(|name| Some((variable(name).filter(|text| !text.trim().is_empty())?, name)))
         };
-        // In a CGI program HTTP_PROXY is a header of whoever asks.
+        // In a CGI program HTTP_PROXY is a header of the request.
         let cgi = variable("REQUEST_METHOD").is_some();
         let http =
             if cgi { first(["http_proxy", "http_proxy"]) } else { first(["HTTP_PROXY", "http_proxy"]) };
@@ -95,7 +95,7 @@ fn is_loopback(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Who is reached without a proxy: the entries of `NO_PROXY`.
+/// The hosts that are reached without a proxy: the entries of `NO_PROXY`.
 #[derive(Default)]
 struct Exceptions(Vec<Exception>);
 

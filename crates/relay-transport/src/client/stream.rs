@@ -142,8 +142,8 @@ impl EventStream {
         self.machine.set_idle(idle);
     }
 
-    /// What polling would yield at once, if that is a frame: for who takes many in a row. `None` says nothing but
-    /// that it is time to poll.
+    /// What polling would yield at once, if that is a frame: for callers that take many in a row. `None` says nothing
+    /// but that it is time to poll.
     #[inline]
     pub fn next_frame(&mut self) -> Option<Frame> {
         // The clock, the socket and the watchers are not bothered for what is there already.

@@ -18,7 +18,7 @@ use super::hyper_answers::substitute_for;
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a kept-alive connection may be idle.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long the writing of an answer that is no stream may take: a list holds on to the pods as they were.
+/// How long the writing of an answer that is no stream may take: a list keeps what it tells as it was.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long what a client still sends is drained after an error answer, so that the answer is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(1);

@@ -1,10 +1,11 @@
 //! What a request says: its head, its query, its credential, its body.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{AUTHORIZATION, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Version};
@@ -25,8 +26,9 @@ pub(super) const HEAD_RULE: &str = "a request head is at most 65536 bytes and 40
 /// How long a request body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Checks a request head beyond what a parser does: its size (65,536 bytes at most), its target, and its one `Host`
-/// (RFC 9112, 3.2), which HTTP/1.0 may leave out and HTTP/2 has elsewhere.
+/// Checks a request head beyond what a parser does: its size (65,536 bytes at most), its target, its one `Host`
+/// (RFC 9112, 3.2), which HTTP/1.0 may leave out and HTTP/2 has elsewhere, and that its body has no other transfer
+/// coding than chunks, once (RFC 9112, 6.1).
 ///
 /// # Errors
 /// 431 `head-too-large`; 400 `bad-parameter` for the others.
@@ -41,6 +43,12 @@ pub fn check_head(head: &Parts) -> Result<(), Refusal> {
             return Err(refuse("host: it is a host and perhaps a port"));
         }
         _ => {}
+    }
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(refuse("transfer-encoding: it is chunked, once, and nothing else"));
     }
     if head.uri.path_and_query().is_none() && head.method != Method::CONNECT {
         return Err(refuse("request: its target begins with a slash"));
@@ -77,8 +85,8 @@ pub fn credential(headers: &HeaderMap) -> Option<&[u8]> {
 /// Reads a body of at most `limit` bytes within 10 seconds.
 ///
 /// # Errors
-/// The refusal `body-too-large` (413), known before the body is read where its length is; or [`Cut`] when the client is
-/// gone or too slow.
+/// The refusal `body-too-large` (413), known before the body is read where its length is; 400 when its chunks are
+/// malformed; or [`Cut`] when the client is gone or too slow.
 pub async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Unread> {
     use http_body::Body as _;
     let too_large = || {
@@ -92,6 +100,9 @@ pub async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Unread> {
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if is_malformed(&*error) => {
+            Err(Unread::Refused(refuse("request body: its chunks are not well-formed")))
+        }
         Ok(Err(_)) | Err(_) => Err(Unread::Gone(Cut)),
     }
 }
@@ -185,6 +196,13 @@ pub enum BodyError {
     /// It took too long.
     #[error("the body took too long")]
     Late,
+}
+
+/// Whether the library could not read a body, rather than that the client is gone.
+fn is_malformed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut causes = causes.filter_map(|error| error.downcast_ref::<io::Error>());
+    causes.any(|error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 /// Why a body was not read.
@@ -342,6 +360,25 @@ mod tests {
         ] {
             let told = check(version, target, hosts).unwrap_err();
             assert!(told.contains(why), "{target} {hosts:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_body_comes_in_chunks_or_as_it_is() {
+        let check = |codings: &[&str]| {
+            let mut request = http::Request::builder().uri("/").header(HOST, "r");
+            for coding in codings {
+                request = request.header(TRANSFER_ENCODING, *coding);
+            }
+            check_head(&request.body(()).unwrap().into_parts().0).map_err(|problem| problem.status)
+        };
+        for codings in [&[][..], &["chunked"], &["Chunked "]] {
+            assert_eq!(check(codings), Ok(()), "{codings:?}");
+        }
+        for codings in
+            [&["chunked, chunked"][..], &["chunked", "chunked"], &["gzip, chunked"], &["chunked,"], &[""]]
+        {
+            assert_eq!(check(codings), Err(400), "{codings:?}");
         }
     }
 

@@ -121,7 +121,7 @@ impl<R: Rights> Tokens<R> {
         found.cloned()
     }
 
-    /// The same token as it is in this reading: for who has a principal of an earlier one that was revoked.
+    /// The same token as it is in this reading: for a caller whose principal, of an earlier reading, was revoked.
     pub fn again(&self, principal: &Principal<R>) -> Option<Principal<R>> {
         let known = self.0.iter().find(|known| Some(known.digest) == principal.digest);
         known.map(|known| known.principal.clone())

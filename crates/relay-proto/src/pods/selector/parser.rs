@@ -2,7 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use super::{Condition, InvalidParameter, check_key, check_value};
+use crate::pods::parameter::{InvalidParameter, check_key, check_value};
+
+/// What is asked of one label. Each can be written in one way only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Condition {
+    /// It has one of these values; never empty.
+    In(BTreeSet<String>),
+    /// It has none of these values; never empty. With `present` it has to be there.
+    NotIn {
+        values: BTreeSet<String>,
+        present: bool,
+    },
+    Present,
+    Absent,
+    /// Present and absent at once.
+    Never,
+}
 
 /// A word or a sign of a selector. `in` and `notin` are words: they mean something behind a key only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,8 +28,8 @@ enum Token<'a> {
     End,
 }
 
-/// What may stand between words and signs. Line ends may not: nobody writes them, and in a query they are an attack.
-const SPACE: [char; 2] = [' ', '\t'];
+/// What may stand between words and signs, as in Kubernetes.
+const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 
 pub(super) struct Parser<'a> {
     text: &'a str,

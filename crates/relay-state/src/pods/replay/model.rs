@@ -496,7 +496,7 @@ impl World {
         let resume = self.client.resume().cloned();
         self.note(|| format!("  connects from {resume:?}"));
         match &resume {
-            // Whoever comes without a cursor begins with what is retained.
+            // A consumer without a cursor begins with what is retained.
             None => self.cover(self.relay.oldest()),
             Some(resume) if At::parse(resume).epoch != FOREIGN => {
                 self.complete_up_to(At::parse(resume), None, "resumed from")?
