@@ -21,7 +21,7 @@ fn split(text: &[u8], size: usize) -> (Vec<Vec<u8>>, bool) {
     let mut splitter = ArraySplitter::new(64);
     let mut messages = Vec::new();
     for chunk in text.chunks(size) {
-        splitter.feed(chunk.to_vec().into());
+        splitter.feed(chunk.to_vec());
         loop {
             match splitter.next_message() {
                 Ok(Some(message)) => {
