@@ -23,7 +23,8 @@ pub(crate) struct Channel {
     genesis: Position,
     /// One publish at a time: sequences are checked and taken in the order of the log.
     writer: tokio::sync::Mutex<Writer>,
-    listeners: Mutex<BTreeMap<u64, PresenceEntry>>,
+    /// Boxed, because a node of the map has room for eleven, and most channels have one.
+    listeners: Mutex<BTreeMap<u64, Box<PresenceEntry>>>,
     /// When somebody published or left last.
     touched: Mutex<Instant>,
     /// Bytes that the hub has counted for it.
@@ -173,7 +174,7 @@ impl Channel {
         }
     }
 
-    pub(crate) fn listeners(&self) -> MutexGuard<'_, BTreeMap<u64, PresenceEntry>> {
+    pub(crate) fn listeners(&self) -> MutexGuard<'_, BTreeMap<u64, Box<PresenceEntry>>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

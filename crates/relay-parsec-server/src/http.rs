@@ -79,8 +79,12 @@ impl ParsecServer {
             Some(path) => Some(Arc::new(TokenWatch::open(path)?)),
             None => None,
         };
+        // Room for every stream, and for as many others as a server has anyway.
+        let settings = Settings::default();
+        let most = config.max_streams.saturating_add(settings.max_connections);
+        let settings = settings.max_connections(most);
         let hub = Hub::new(config, tokens).await.map_err(ServerError::Logs)?;
-        let http = HttpServer::bind(address, Settings::default())
+        let http = HttpServer::bind(address, settings)
             .await
             .map_err(|source| ServerError::Bind { address, source })?;
         Ok(Self { http, hub })
@@ -348,7 +352,7 @@ impl Hub {
         let name = channel_name(query)?;
         principal.rights.check_read(name.as_str())?;
         let channel = self.get(name.as_str()).ok_or_else(|| no_channel(&name))?;
-        let entries = channel.listeners().values().cloned().collect();
+        let entries = channel.listeners().values().map(|entry| (**entry).clone()).collect();
         Ok(server::json(StatusCode::OK, &PresenceList::new(name.as_str(), entries)))
     }
 

@@ -207,7 +207,7 @@ impl Hub {
         let channels = self.lock();
         let current = channels.get(&channel.name).is_some_and(|known| Arc::ptr_eq(known, channel));
         if current {
-            channel.listeners().insert(id, entry);
+            channel.listeners().insert(id, Box::new(entry));
         }
         current
     }

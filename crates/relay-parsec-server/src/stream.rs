@@ -150,7 +150,8 @@ impl Subscriber {
             return None;
         }
         if !self.opening.is_empty() {
-            return Some(Ok(self.opening.split().freeze()));
+            // As a whole: what is split off would keep its room for as long as the stream lives.
+            return Some(Ok(std::mem::take(&mut self.opening).freeze()));
         }
         loop {
             self.renew();
@@ -160,7 +161,8 @@ impl Subscriber {
                 StreamFrame::write_closing(&mut out, &reason, retry());
                 return Some(Ok(out.freeze()));
             }
-            match self.look().await {
+            // Apart, so that one who waits does not hold the room for it.
+            match Box::pin(self.look()).await {
                 Ok(Some(bytes)) => {
                     self.last_message = Instant::now();
                     return Some(Ok(bytes));

@@ -113,12 +113,12 @@ impl Stream for Items {
         if this.ended {
             return Poll::Ready(None);
         }
+        if this.shared.cancel.is_cancelled() {
+            this.ended = true;
+            this.tell(SubscriptionState::Ended);
+            return Poll::Ready(None);
+        }
         loop {
-            if this.shared.cancel.is_cancelled() {
-                this.ended = true;
-                this.tell(SubscriptionState::Ended);
-                return Poll::Ready(None);
-            }
             if let Some(item) = this.follow.next_item() {
                 return Poll::Ready(Some(Ok(item)));
             }
@@ -139,6 +139,9 @@ impl Stream for Items {
                     if Future::poll(this.cancelled.as_mut(), cx).is_pending() {
                         return Poll::Pending;
                     }
+                    this.ended = true;
+                    this.tell(SubscriptionState::Ended);
+                    return Poll::Ready(None);
                 }
             }
         }

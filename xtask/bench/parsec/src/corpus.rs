@@ -1,8 +1,6 @@
 //! Envelopes of 200 bytes from eight producers, of which a seeded fault drops some.
 
-use std::collections::HashMap;
-
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use relay_parsec::Item;
 
@@ -83,7 +81,7 @@ fn envelope(producer: u64, sequence: i64) -> Bytes {
 /// What a subscriber has seen, checked item by item.
 #[derive(Default)]
 pub(crate) struct Check {
-    marks: HashMap<String, i64>,
+    marks: [i64; PRODUCERS as usize],
     pub(crate) envelopes: u64,
     pub(crate) missing: u64,
     said: Option<u64>,
@@ -100,7 +98,9 @@ impl Check {
             }
             Item::Envelope(delivered) => {
                 let envelope = &delivered.envelope;
-                let mark = self.marks.entry(envelope.producer().id().to_owned()).or_insert(0);
+                // `p0` to `p7`.
+                let producer = envelope.producer().id().bytes().nth(1).context("a producer")?;
+                let mark = self.marks.get_mut(usize::from(producer - b'0')).context("a producer")?;
                 let jumped = (envelope.sequence() - *mark - 1) as u64;
                 ensure!(envelope.sequence() > *mark, "out of order: {envelope:?} after {mark}");
                 ensure!(self.said.take().unwrap_or(0) == jumped, "{jumped} are missing before {envelope:?}");
