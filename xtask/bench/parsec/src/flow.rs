@@ -148,8 +148,8 @@ async fn publish(url: &str, envelopes: u64) -> Result<u64> {
     Ok(corpus.dropped)
 }
 
-/// `child-read bare|ours URL ENVELOPES DROPPED`: prints envelopes per second, per second of its CPU time, and MiB by which
-/// the process grew.
+/// `child-read bare|ours URL ENVELOPES DROPPED`: prints envelopes per second, per second of its CPU time, and MiB by
+/// which the process grew.
 pub(crate) fn read(arguments: &[String]) -> Result<()> {
     let [what, url, envelopes, dropped] = arguments else { anyhow::bail!("four arguments are needed") };
     let (envelopes, dropped) = (envelopes.parse()?, dropped.parse()?);
