@@ -8,12 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use relay_log::{Checkpoint, Limit, Log, Page};
 use relay_proto::parsec::{Envelope, Position, PresenceEntry, Published, problems};
-use relay_proto::problem::Problem;
+use relay_proto::problem::{Problem, ProblemCode};
 use relay_state::sequences::ProducerMarks;
 use relay_transport::server::Refusal;
 use tokio::time::Instant;
-
-use crate::hub::unavailable;
 
 /// One life of a channel.
 pub(crate) struct Channel {
@@ -209,4 +207,10 @@ fn hash(producer: &str) -> u64 {
     producer
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The answer when a log does not do what it should.
+pub(crate) fn unavailable(error: &relay_log::Error) -> Refusal {
+    tracing::error!(%error, "a log cannot be used");
+    Box::new(Problem::new(ProblemCode::NOT_READY, "the channel's log cannot be used now"))
 }

@@ -7,7 +7,7 @@ use relay_proto::parsec::{Envelope, HistoryEntry, HistoryPage};
 use relay_transport::server::Refusal;
 
 use crate::channel::Channel;
-use crate::hub::unavailable;
+use crate::channel::unavailable;
 
 /// Which part is asked for.
 #[derive(Debug, Clone, Default)]

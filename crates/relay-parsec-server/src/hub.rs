@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relay_log::{DiskOptions, DiskStore, Limit, LogName, LogOptions, Logs, MemoryStore, Page, Retention};
 use relay_proto::parsec::{ChannelInfo, Registry, Validator, problems};
-use relay_proto::problem::{Problem, ProblemCode};
+use relay_proto::problem::Problem;
 use relay_transport::server::Refusal;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::TokenWatch;
-use crate::channel::Channel;
+use crate::channel::{Channel, unavailable};
 use crate::config::ServerConfig;
 
 /// How long an empty channel waits for those who listened to it.
@@ -244,10 +244,4 @@ async fn oldest_of(channel: &Channel) -> Option<(i64, u64)> {
         Ok(Page::Entries(entries)) => entries.first().map(|entry| (entry.time, entry.position)),
         _ => None,
     }
-}
-
-/// The answer when a log does not do what it should.
-pub(crate) fn unavailable(error: &relay_log::Error) -> Refusal {
-    tracing::error!(%error, "a log cannot be used");
-    Box::new(Problem::new(ProblemCode::NOT_READY, "the channel's log cannot be used now"))
 }

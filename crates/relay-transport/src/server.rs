@@ -32,12 +32,14 @@ mod framing;
 mod h2c;
 mod hyper_answers;
 mod request;
+mod service;
 mod tokens;
 
-pub use accept::{Connections, HttpServer, Service, Settings, serve_connection};
+pub use accept::{Connections, HttpServer, Settings, serve_connection};
 pub use answer::{Body, Cut, full, json, method_not_allowed, problem, seconds, with_body};
 pub use request::{
     BodyError, Query, Refusal, Unread, allows, check_head, collect_body, credential, percent_decode,
     read_body, refuse,
 };
+pub use service::Service;
 pub use tokens::{Principal, Rights, TokenWatch, Tokens, TokensError};

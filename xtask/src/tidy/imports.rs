@@ -9,7 +9,6 @@ use super::{Finding, files};
 
 /// Pairs that are still to be parted. One that is parted goes from this list, and none is added.
 const LEFT: &[(&str, &str)] = &[
-    ("crates/relay-transport/src/server/accept.rs", "crates/relay-transport/src/server/h2c.rs"),
     ("crates/relay-autoconfig/src/builder.rs", "crates/relay-autoconfig/src/events.rs"),
     ("crates/relay-autoconfig/src/builder.rs", "crates/relay-autoconfig/src/manager.rs"),
     ("crates/relay-autoconfig/src/cache.rs", "crates/relay-autoconfig/src/events.rs"),
@@ -21,7 +20,6 @@ const LEFT: &[(&str, &str)] = &[
     ("crates/relay-durable-server/src/http.rs", "crates/relay-durable-server/src/server.rs"),
     ("crates/relay-log/src/error.rs", "crates/relay-log/src/name.rs"),
     ("crates/relay-parsec/src/client.rs", "crates/relay-parsec/src/subscription.rs"),
-    ("crates/relay-parsec-server/src/channel.rs", "crates/relay-parsec-server/src/hub.rs"),
     ("crates/relay-state/src/bus/monitor.rs", "crates/relay-state/src/bus/need.rs"),
     ("crates/relay-state/src/environments/event.rs", "crates/relay-state/src/environments/session.rs"),
 ];

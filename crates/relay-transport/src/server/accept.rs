@@ -8,10 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use http::Request;
 use http::header::CONTENT_TYPE;
-use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,52 +21,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::answer::{Body, Cut};
+use super::answer::Cut;
 use super::connection::{Activity, HEAD_TIMEOUT, Held, Socket};
 use super::h2c::{self, Opened};
 use super::request::{Input, MAX_FIELDS, MAX_HEAD};
+use super::service::{Answers, Service};
 
 /// How long a request head that has begun may still take when the server ends.
 const HEAD_GRACE: Duration = Duration::from_millis(250);
-
-/// What answers requests. A function `async fn(Request<Incoming>) -> Result<Response<Body>, Cut>` is one.
-///
-/// An answer whose content type is `text/event-stream` is a stream: its connection has no deadline for the whole of it,
-/// and ends when the client closes its sending side.
-pub trait Service: Send + Sync + 'static {
-    /// Answers one request. [`Cut`] ends the connection without a word.
-    fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Body>, Cut>> + Send;
-}
-
-impl<F, A> Service for F
-where
-    F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
-    A: Future<Output = Result<Response<Body>, Cut>> + Send,
-{
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
-        self(request).await
-    }
-}
-
-/// A [`Service`] without its type: hyper's connection is then compiled once, and not once in every server.
-pub(super) trait Answers: Send + Sync {
-    fn boxed_answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-    ) -> BoxFuture<'static, Result<Response<Body>, Cut>>;
-}
-
-impl<S: Service> Answers for S {
-    fn boxed_answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-    ) -> BoxFuture<'static, Result<Response<Body>, Cut>> {
-        self.answer(request).boxed()
-    }
-}
 
 /// Limits of an [`HttpServer`]: `Settings::default()` and setters named like the fields.
 ///
@@ -356,9 +316,10 @@ async fn evicted(evict: &mut watch::Receiver<u64>, id: u64) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::answer::Body;
     use super::super::answer::{full, with_body};
     use super::*;
-    use http::StatusCode;
+    use http::{Response, StatusCode};
     use http_body_util::{BodyExt, StreamBody};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 

@@ -16,9 +16,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::Answers;
 use super::connection::{HEAD_TIMEOUT, IDLE_TIMEOUT};
 use super::request::MAX_HEAD;
+use super::service::Answers;
 
 /// What every HTTP/2 connection begins with; no HTTP/1.1 request does.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

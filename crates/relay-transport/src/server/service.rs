@@ -1,0 +1,50 @@
+//! What answers the requests of a server.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use super::answer::{Body, Cut};
+
+/// What answers requests. A function `async fn(Request<Incoming>) -> Result<Response<Body>, Cut>` is one.
+///
+/// An answer whose content type is `text/event-stream` is a stream: its connection has no deadline for the whole of it,
+/// and ends when the client closes its sending side.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one request. [`Cut`] ends the connection without a word.
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Body>, Cut>> + Send;
+}
+
+impl<F, A> Service for F
+where
+    F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+    A: Future<Output = Result<Response<Body>, Cut>> + Send,
+{
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        self(request).await
+    }
+}
+
+/// A [`Service`] without its type: hyper's connection is then compiled once, and not once in every server.
+pub(super) trait Answers: Send + Sync {
+    fn boxed_answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> BoxFuture<'static, Result<Response<Body>, Cut>>;
+}
+
+impl<S: Service> Answers for S {
+    fn boxed_answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> BoxFuture<'static, Result<Response<Body>, Cut>> {
+        self.answer(request).boxed()
+    }
+}
