@@ -18,6 +18,7 @@ mod disk;
 mod docs;
 mod durable;
 mod durable_edges;
+mod durable_kills;
 mod durable_serve;
 mod examples;
 mod faults;

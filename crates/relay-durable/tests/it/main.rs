@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod appends;
+mod exchanges;
 mod producers;
 mod reads;
 mod subscriptions;
