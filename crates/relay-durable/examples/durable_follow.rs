@@ -23,8 +23,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         match event? {
             ReadEvent::Piece(piece) => {
                 println!("{:?}", piece.content);
-                // Worked on: a restart begins behind it.
-                std::fs::write(&file, serde_json::to_vec(&piece.checkpoint)?)?;
+                // Worked on: a restart begins behind it. Whoever is killed here leaves the old file or the new one.
+                let beside = format!("{file}.new");
+                std::fs::write(&beside, serde_json::to_vec(&piece.checkpoint)?)?;
+                std::fs::rename(&beside, &file)?;
             }
             ReadEvent::Retry(retry) => println!("trying again: {}", retry.cause),
             ReadEvent::End(_) => println!("the stream is closed"),

@@ -50,6 +50,8 @@ pub(super) struct Reach {
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Idle connections are given up before the usual server does.
 const IDLE: Duration = Duration::from_secs(4);
+/// A name may lead elsewhere meanwhile.
+const AGE: Duration = Duration::from_secs(15 * 60);
 
 impl Reach {
     pub(super) fn timeout(&self) -> Duration {
@@ -75,7 +77,8 @@ impl Reach {
         let route = self.peer.route().await?;
         // Whoever waits for an answer does not wait longer for a connection.
         let connect_timeout = self.peer.transport.connect_timeout.min(self.timeout);
-        let http = route.http.connect_timeout(connect_timeout).idle_timeout(IDLE).build()?;
+        let http =
+            route.http.connect_timeout(connect_timeout).idle_timeout(IDLE).connection_age(AGE).build()?;
         let (base, cap) = self.retry();
         let notes = notes.clone();
         let mut builder = Client::builder(route.url)
