@@ -222,6 +222,20 @@ fn an_offset_that_goes_back_is_no_offset() {
 }
 
 #[test]
+fn a_server_that_counts_without_padding_does_not_go_back() {
+    let mut reader = reader(LiveMode::Off, "-1");
+    for (at, offset) in ["9", "10", "100"].into_iter().enumerate() {
+        query(&mut reader, ms(at as u64));
+        reader.handle_answer(&json(offset, offset == "100"), ms(at as u64));
+        reader.handle_bytes("[1]".into(), ms(at as u64));
+        reader.handle_end(None, ms(at as u64));
+        let ReaderWant::Piece(piece) = reader.poll(ms(at as u64)) else { panic!("no piece") };
+        assert_eq!(piece.checkpoint.offset.as_str(), offset);
+    }
+    assert_eq!(stopped(&mut reader, ms(9)), ReaderStop::End(End::UpToDate));
+}
+
+#[test]
 fn events_that_do_not_work_are_given_up_for_good() {
     let html = answer(200, &[("Content-Type", "text/html")]);
     for refusal in [answer(400, &[]), answer(405, &[]), answer(501, &[]), html.clone()] {
