@@ -31,6 +31,7 @@ mod parsec_bounds;
 mod parsec_rows;
 mod peers;
 mod queries;
+mod rows;
 mod secrets;
 mod serve_kube;
 mod since;
