@@ -86,7 +86,16 @@ fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
             return Ok(documents);
         }
     }
-    let options = serde_saphyr::options! { with_snippet: false };
+    // The file's own limit holds. Those of the library, made for small files, would refuse some thousand objects.
+    let most = MAX_FILE as usize;
+    let budget = serde_saphyr::budget! {
+        max_documents: most,
+        max_nodes: most,
+        max_events: most,
+        max_total_scalar_bytes: most,
+        max_reader_input_bytes: Some(most),
+    };
+    let options = serde_saphyr::options! { with_snippet: false, budget: budget };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
         let place = error.location();
         let place =
@@ -142,5 +151,12 @@ mod tests {
         assert_eq!(file.changed().await.unwrap().channels[0].metadata.name, "two");
         std::fs::write(&path, "kind: Pod\n").unwrap();
         assert!(file.changed().await.unwrap_err().contains("kind is not known"));
+    }
+
+    #[test]
+    fn thousands_of_objects_are_read() {
+        let text: String =
+            (0..3000).map(|n| format!("---\nkind: Channel\nmetadata: {{name: c{n}}}\n")).collect();
+        assert_eq!(documents(text.as_bytes()).unwrap().len(), 3000);
     }
 }

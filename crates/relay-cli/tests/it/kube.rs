@@ -406,7 +406,7 @@ fn files_that_cannot_be_used_are_named_and_not_quoted() {
             "no user \"u\"",
         ),
         (config(json!({}), json!({})), "cluster \"c\": no server"),
-        (config(json!({"server": "s3cr3t"}), json!({})), "not a usable URL"),
+        (config(json!({"server": "http://[s3cr3t"}), json!({})), "not a usable URL"),
         (config(json!({"server": "https://u:s3cr3t@h"}), json!({})), "not a usable URL"),
         (
             config(json!({"server": "https://h", "certificate-authority-data": "s3cr3t!"}), json!({})),
