@@ -56,10 +56,11 @@ fn build(package: &str) -> Result<PathBuf> {
     executable(&messages).context("cargo named no test binary")
 }
 
-/// The binary that cargo's messages name.
+/// The binary of the tests that cargo's messages name; a package may have others.
 fn executable(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    messages.filter_map(|message| Some(message["executable"].as_str()?.into())).next_back()
+    let tests = messages.filter(|message| message["target"]["kind"][0] == "test");
+    tests.filter_map(|message| Some(message["executable"].as_str()?.into())).next_back()
 }
 
 /// The names of the tests in a list.
@@ -76,7 +77,8 @@ mod tests {
     fn the_binary_and_its_tests_are_found() {
         let messages = r#"{"reason":"compiler-artifact","executable":null}
 warning: not JSON
-{"reason":"compiler-artifact","executable":"/target/it-1"}
+{"reason":"compiler-artifact","target":{"kind":["test"]},"executable":"/target/it-1"}
+{"reason":"compiler-artifact","target":{"kind":["bin"]},"executable":"/target/relay"}
 {"reason":"build-finished","success":true}"#;
         assert_eq!(executable(messages), Some("/target/it-1".into()));
         assert_eq!(executable(""), None);
