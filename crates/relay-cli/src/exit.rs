@@ -182,6 +182,11 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
     }
     match error.downcast_ref::<Error>() {
         Some(Error::Refused { problem, .. }) => match problem.status {
+            // The relay was not even asked: its own token would not help.
+            401 if problem.from_kubernetes => Some("give a credential that the API server knows"),
+            403 if problem.from_kubernetes => {
+                Some("the API server's account may not reach services/proxy there")
+            }
             401 => Some("give a token that the relay knows, with --token-file or --token"),
             403 => Some("the token does not cover this: ask for less with -n, or take another token"),
             // A relay, and an API server, say what is not there.

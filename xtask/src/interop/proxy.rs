@@ -113,7 +113,8 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
     });
     run.step("who the API server does not know is told so by the API server", || {
         let (code, words) = via(&url, "wrong", RELAY_TOKEN).refused(&["pods"])?;
-        ensure!(code == 4 && words.ends_with("refused with 401 of the Kubernetes API server: Unauthorized"));
+        let said = "refused with 401 of the Kubernetes API server: Unauthorized (give a credential that the API server";
+        ensure!(code == 4 && words.contains(said), "{code}: {words}");
         let (code, words) = via(&url, "wrong", RELAY_TOKEN).refused(&["replay"])?;
         ensure!(code == 4 && words.contains("401 of the Kubernetes API server"), "{code}: {words}");
         let (code, words) = via(&url, STRANGER, RELAY_TOKEN).refused(&["session"])?;
