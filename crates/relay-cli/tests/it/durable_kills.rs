@@ -92,6 +92,7 @@ fn assert_holds(url: &str, stream: &str, lines: &str) {
     assert!(read == lines, "{} bytes for {}", read.len(), lines.len());
 }
 
+#[allow(clippy::print_stdout, reason = "how many kills there were is what a long run is for")]
 fn killed(wanted: u32) {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: String| dir.path().join(name).to_str().unwrap().to_owned();
