@@ -93,10 +93,10 @@ pub(super) fn open(disk: &dyn Disk, dir: &Path, boot: &str, check_bytes: u64) ->
         let problem = format!("the checkpoint is of position {ahead}, and the log ends at {head}");
         return Err(damaged(dir.join(CHECKPOINT), 0, head, problem));
     }
-    if newest.torn > 0
+    if ended != Ended::Orderly
         && let Some(segment) = manifest.segments.last()
     {
-        cut(disk, &dir.join(Segment::file_name(segment.first)), &newest)?;
+        settle(disk, &dir.join(Segment::file_name(segment.first)), &newest)?;
     }
     if ended == (Ended::Power { synced: false }) {
         let former = manifest.identity.epoch().to_owned();
@@ -316,13 +316,18 @@ pub(super) fn newest(
     Ok(Newest { head, end, torn: len - end })
 }
 
-fn cut(disk: &dyn Disk, path: &Path, newest: &Newest) -> Result<(), Error> {
-    let cutting = |source| failed("cutting", path, source);
-    let file = disk.open(path, true).map_err(cutting)?;
-    file.set_len(newest.end).map_err(cutting)?;
+/// Cuts what is torn, and syncs the rest: a writer that was killed may have left what it wrote in the system's memory,
+/// and from here on it counts as synced.
+fn settle(disk: &dyn Disk, path: &Path, newest: &Newest) -> Result<(), Error> {
+    let file = disk.open(path, true).map_err(|source| failed("opening", path, source))?;
+    if newest.torn > 0 {
+        file.set_len(newest.end).map_err(|source| failed("cutting", path, source))?;
+    }
     file.sync().map_err(|source| failed("syncing", path, source))?;
-    let (file, bytes, last) = (path.display(), newest.torn, newest.head);
-    tracing::warn!(%file, bytes, last, "the newest segment was torn at its end, and was cut");
+    if newest.torn > 0 {
+        let (file, bytes, last) = (path.display(), newest.torn, newest.head);
+        tracing::warn!(%file, bytes, last, "the newest segment was torn at its end, and was cut");
+    }
     Ok(())
 }
 

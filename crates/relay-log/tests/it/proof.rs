@@ -264,6 +264,43 @@ async fn a_power_loss_at_every_moment_is_survived_or_told_when_always_synced() {
     prove(Fsync::Always, true).await;
 }
 
+/// A writer that was killed leaves what it wrote unsynced, and the next one must not take it for synced.
+#[tokio::test]
+async fn a_power_loss_after_a_kill_finds_the_log_that_went_on_between_them() {
+    for fsync in [Fsync::Always, Fsync::Never] {
+        for more in [0, 1, 9] {
+            let (disk, mut story) = (SimDisk::default(), Story::default());
+            let store = DiskStore::open_on(Arc::new(disk.clone()), Path::new("d"), options(fsync)).unwrap();
+            let log = Logs::new(store).open_or_create(&name(), LogOptions::default()).await.unwrap();
+            // A full segment, so that the next append begins another one at once.
+            assert!(append(&log, 30, 1, &mut story).await);
+            drop(log);
+
+            let disk = disk.after_kill();
+            let store = DiskStore::open_on(Arc::new(disk.clone()), Path::new("d"), options(fsync)).unwrap();
+            let logs = Logs::new(store);
+            let log = logs.open(&name()).await.unwrap();
+            for _ in 0..more {
+                assert!(append(&log, 10, 1, &mut story).await);
+            }
+            let head = log.bounds().head;
+            let epoch = log.identity().epoch().to_owned();
+            if more == 0 {
+                logs.close().await.unwrap();
+            }
+            drop((log, logs));
+
+            let disk = disk.after_power_loss(|| 0);
+            let store = DiskStore::open_on(Arc::new(disk.clone()), Path::new("d"), options(fsync)).unwrap();
+            let log = Logs::new(store).open(&name()).await.unwrap();
+            assert_eq!(*log.identity().epoch() == *epoch, fsync == Fsync::Always, "{fsync:?}, {more}");
+            assert!(log.bounds().head == head || fsync == Fsync::Never && more > 0, "{fsync:?}, {more}");
+            let kept = entries(&log).await;
+            assert!(kept.iter().all(|(position, body)| story.announced.get(position) == Some(body)));
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_power_loss_at_every_moment_is_survived_or_told_when_never_synced() {
     prove(Fsync::Never, true).await;
