@@ -66,16 +66,17 @@ impl Ledger {
     pub(crate) fn store(&self) -> Recorded {
         let ledger = self.clone();
         let identity = LogIdentity::random();
+        // The relay of the log before this one may still be appending to that one, so each store knows its log.
+        let log = self.begin(identity.epoch().as_str(), identity.genesis());
         // First the ledger: what the store has taken may be on its way to a follower already.
         let store = Intercept::new(Arc::new(MemoryStore::new()), move |group| {
-            group.iter().for_each(|batch| ledger.take(batch));
+            group.iter().for_each(|batch| ledger.take(log, batch));
             Box::pin(std::future::ready(Ok(())))
         });
-        self.begin(identity.epoch().as_str(), identity.genesis());
         Recorded { store: Arc::new(store), identity }
     }
 
-    fn take(&self, batch: &Batch) {
+    fn take(&self, log: u64, batch: &Batch) {
         let first = batch.expected_head().map_or(0, |head| head + 1);
         for (position, body) in (first..).zip(batch.entries()) {
             let kept = Kept { position, time: batch.time(), body: body.clone() };
@@ -90,13 +91,13 @@ impl Ledger {
                     && let Message::Pod(event) =
                         Message::decode(event.kind(), event.last_event_id(), event.data())
                 {
-                    self.record(&event);
+                    self.record(log, &event);
                 }
             }
         }
     }
 
-    fn begin(&self, epoch: &str, genesis: EventHash) {
+    fn begin(&self, epoch: &str, genesis: EventHash) -> u64 {
         self.with(|book| {
             let number = book.begun;
             book.begun += 1;
@@ -108,12 +109,13 @@ impl Ledger {
             }
             let oldest = book.logs.front().map_or(0, |log| log.number);
             book.places.retain(|_, place| place.log >= oldest);
-        });
+            number
+        })
     }
 
-    fn record(&self, event: &PodEvent) {
+    fn record(&self, log: u64, event: &PodEvent) {
         self.with(|book| {
-            let Some(log) = book.logs.back_mut() else { return };
+            let Some(log) = book.logs.iter_mut().find(|known| known.number == log) else { return };
             let sequence = log.first + log.events.len() as u64;
             if event.sequence != Some(sequence) {
                 book.broken = Some(format!("the log has {:?} in the place of {sequence}", event.sequence));
@@ -201,13 +203,13 @@ impl Ledger {
     /// A log of made-up events: `+` is seen by filtered streams, `-` is not. Their hashes are `EPOCH.N`.
     pub(crate) fn with_log(self, epoch: &str, events: &str) -> Self {
         let hash = |n: usize| EventHash::new(&format!("{epoch}.{n}")).expect("a hash");
-        self.begin(epoch, hash(0));
+        let log = self.begin(epoch, hash(0));
         for (n, kind) in (1..).zip(events.chars()) {
             let namespace = if kind == '+' { "prod" } else { "dev" };
             let pod = relay_proto::pods::PodBuilder::new(namespace, "web").build();
             let mut event = PodEvent::new(EventType::Modified, hash(n), None, pod);
             event.sequence = Some(n as u64);
-            self.record(&event);
+            self.record(log, &event);
         }
         assert_eq!(self.broken(), None);
         self
