@@ -13,6 +13,7 @@ mod bus;
 mod cluster;
 mod durable;
 mod golang;
+mod json_lines;
 mod kube;
 mod kube_bus;
 mod link;

@@ -2,7 +2,7 @@
 //! proxies are made with, and that library's client against `relay autoconfig serve`.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,8 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::process::Process;
-use super::{Run, golang, wait_for};
+use super::json_lines::JsonLines;
+use super::process::{Process, first_line};
+use super::{Run, golang};
 
 /// Longest time for anything to happen.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -44,29 +45,13 @@ struct World {
     directory: PathBuf,
 }
 
-/// A program that prints lines of JSON into a file.
-struct Lines {
-    process: Process,
-    file: PathBuf,
-}
-
-impl Lines {
-    fn read(&self) -> Result<Vec<Value>> {
-        let text = std::fs::read_to_string(&self.file)?;
-        // The last line may be half-written.
-        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
-    }
-
-    /// The first lines up to one that fits.
-    fn until(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
-        wait_for(what, LIMIT, || {
-            let mut lines = self.read()?;
-            let Some(at) = lines.iter().position(&fits) else { return Ok(None) };
-            lines.truncate(at + 1);
-            Ok(Some(lines))
-        })
-        .with_context(|| self.process.log_end())
-    }
+/// The first lines up to one that fits.
+fn until(lines: &JsonLines, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
+    lines.wait(what, LIMIT, |mut lines| {
+        let at = lines.iter().position(&fits)?;
+        lines.truncate(at + 1);
+        Some(lines)
+    })
 }
 
 struct Service {
@@ -96,13 +81,6 @@ impl World {
         Ok(Service { process, address: first_line(stdout)?, file })
     }
 
-    fn lines(&self, name: &str, command: &mut Command) -> Result<Lines> {
-        let file = self.directory.join(format!("{name}.lines"));
-        command.stdout(std::fs::File::create(&file)?);
-        let process = Process::start_to(command, &self.directory.join(format!("{name}.log")))?;
-        Ok(Lines { process, file })
-    }
-
     fn relay(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.relay);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_"))
@@ -113,19 +91,12 @@ impl World {
         command
     }
 
-    fn watch(&self, name: &str, service: &Service, key: &str) -> Result<Lines> {
+    fn watch(&self, name: &str, service: &Service, key: &str) -> Result<JsonLines> {
         let url = format!("http://{}", service.address);
         let mut command = self.relay(&["watch", "--url", &url, "--key", key, "-o", "json"]);
         command.args(["--reconnect-base", "50ms", "--reconnect-cap", "300ms"]);
-        self.lines(name, &mut command)
+        JsonLines::start(&mut command, &self.directory, name)
     }
-}
-
-fn first_line(output: impl Read) -> Result<String> {
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line)?;
-    ensure!(!line.is_empty(), "no first line");
-    Ok(line.trim().to_owned())
 }
 
 /// The body of an answer.
@@ -175,7 +146,7 @@ fn words(lines: &[Value]) -> Vec<String> {
 fn followed(world: &World) -> Result<()> {
     let service = world.service("followed", "127.0.0.1:0", &everything(1))?;
     let watch = world.watch("followed", &service, KEY)?;
-    watch.until("the first put", |line| line["state"] == "valid")?;
+    until(&watch, "the first put", |line| line["state"] == "valid")?;
     ask(&service.address, "POST", "/comment", "")?;
     let mut keys = environment("c", 7, "sdk-0123456789ab");
     keys["sdkKeys"] = json!([{"key": "n", "value": "sdk-0123456789ab", "hasViews": false}]);
@@ -193,7 +164,7 @@ fn followed(world: &World) -> Result<()> {
         .collect();
     service.say("put", &put(&json!({"environments": many})))?;
     let all = |line: &Value| line["event"] == "received_all" && line["environments"] == 2000;
-    let lines = watch.until("the large put", all)?;
+    let lines = until(&watch, "the large put", all)?;
     let told = words(&lines);
     let start = [
         "add a",
@@ -223,12 +194,10 @@ fn reconnected(world: &World) -> Result<()> {
     let watch = world.watch("reconnected", &service, KEY)?;
     // The lines up to that many puts.
     let complete = |count: usize| {
-        wait_for(&format!("{count} puts"), LIMIT, || {
-            let lines = watch.read()?;
+        watch.wait(&format!("{count} puts"), LIMIT, |lines| {
             let puts = lines.iter().filter(|line| line["event"] == "received_all").count();
-            Ok((puts >= count).then_some(lines))
+            (puts >= count).then_some(lines)
         })
-        .with_context(|| watch.process.log_end())
     };
     complete(1)?;
     service.publish("reconnect", " ")?;
@@ -250,21 +219,21 @@ fn reconnected(world: &World) -> Result<()> {
 fn restarted(world: &World) -> Result<()> {
     let mut service = world.service("restarted", "127.0.0.1:0", &everything(1))?;
     let watch = world.watch("restarted", &service, KEY)?;
-    watch.until("the first put", |line| line["state"] == "valid")?;
+    until(&watch, "the first put", |line| line["state"] == "valid")?;
     service.process.kill()?;
-    watch.until("the loss", |line| line["state"] == "interrupted")?;
+    until(&watch, "the loss", |line| line["state"] == "interrupted")?;
     let mut changed = everything(2);
     changed["environments"]["c"] = environment("c", 1, "sdk-c");
     if let Some(known) = changed["environments"].as_object_mut() {
         known.remove("b");
     }
     let again = world.service("restarted", &service.address, &changed)?;
-    let lines = watch.until("what has changed", |line| line["event"] == "delete")?;
+    let lines = until(&watch, "what has changed", |line| line["event"] == "delete")?;
     let told = words(&lines);
     ensure!(told[4..] == ["update a", "add c", "delete b"], "{told:?}");
     std::fs::write(&again.file, put(&everything(2)).to_string())?;
     ask(&again.address, "POST", "/close", "")?;
-    watch.until("what is back", |line| line["event"] == "delete" && line["id"] == "c")?;
+    until(&watch, "what is back", |line| line["event"] == "delete" && line["id"] == "c")?;
     Ok(())
 }
 
@@ -315,13 +284,10 @@ fn served(world: &World) -> Result<()> {
     let (mut server, address) = serve("127.0.0.1:0", &file)?;
     let mut command = Command::new(&world.peer);
     command.args(["follow", &format!("http://{address}/relay_auto_config?rpacProtocolVersion=2"), KEY]);
-    let client = world.lines("client", &mut command)?;
+    let client = JsonLines::start(&mut command, &world.directory, "client")?;
     let count = |count: usize| -> Result<Vec<(String, Value)>> {
-        let lines = wait_for(&format!("{count} events"), LIMIT, || {
-            let lines = client.read()?;
-            Ok((lines.len() >= count).then_some(lines))
-        });
-        lines.with_context(|| client.process.log_end())?.iter().map(heard).collect()
+        let enough = |lines: Vec<Value>| (lines.len() >= count).then_some(lines);
+        client.wait(&format!("{count} events"), LIMIT, enough)?.iter().map(heard).collect()
     };
     count(1)?;
     write(text("Two", "  b: {sdkKey: sdk-b}\n"))?;

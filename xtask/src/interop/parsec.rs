@@ -1,6 +1,6 @@
 //! `interop parsec`: `relay parsec` against a server that embeds centrifuge, as Parsec's own does.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::process::Process;
-use super::{Run, golang, wait_for};
+use super::json_lines::JsonLines;
+use super::process::{Process, first_line};
+use super::{Run, golang};
 
 /// Longest time for anything to happen.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -60,9 +61,7 @@ impl World {
     fn start(&self, arguments: &[&str]) -> Result<Peer> {
         let log = self.directory.join("peer.log");
         let (process, stdout) = Process::start_piped(Command::new(&self.peer).args(arguments), &log)?;
-        let mut address = String::new();
-        BufReader::new(stdout).read_line(&mut address)?;
-        Ok(Peer { process, address: address.trim().to_owned() })
+        Ok(Peer { process, address: first_line(stdout)? })
     }
 
     fn command(&self, verb: &str, peer: &str, arguments: &[&str]) -> Command {
@@ -75,13 +74,8 @@ impl World {
     }
 
     fn subscribe(&self, name: &str, peer: &str, arguments: &[&str]) -> Result<Subscriber> {
-        let lines = self.directory.join(format!("{name}.lines"));
-        let file = std::fs::File::create(&lines)?;
         let mut command = self.command("subscribe", peer, arguments);
-        command.stdout(file);
-        let log = self.directory.join(format!("{name}.log"));
-        let process = Process::start_to(&mut command, &log)?;
-        Ok(Subscriber { process, lines })
+        Ok(Subscriber(JsonLines::start(&mut command, &self.directory, name)?))
     }
 
     /// Publishes a payload per line, and gives the exit code and both outputs.
@@ -111,29 +105,17 @@ impl World {
     }
 }
 
-struct Subscriber {
-    process: Process,
-    lines: PathBuf,
-}
+struct Subscriber(JsonLines);
 
 impl Subscriber {
-    fn read(&self) -> Result<Vec<Value>> {
-        let text = std::fs::read_to_string(&self.lines)?;
-        // The last line may be half-written.
-        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
-    }
-
     fn wait(&self, event: &str, count: usize) -> Result<Vec<Value>> {
-        wait_for(&format!("{count} lines of {event}"), LIMIT, || {
-            let lines = self.read()?;
-            let found = lines.iter().filter(|line| line["event"] == event).count();
-            Ok((found >= count).then_some(lines))
+        self.0.wait(&format!("{count} lines of {event}"), LIMIT, |lines| {
+            (of(&lines, event).len() >= count).then_some(lines)
         })
-        .with_context(|| self.process.log_end())
     }
 
     fn end(mut self) -> Result<i32> {
-        self.process.wait(LIMIT)?.code().context("it was killed")
+        self.0.process.wait(LIMIT)?.code().context("it was killed")
     }
 }
 
@@ -172,7 +154,7 @@ fn arrives(world: &World) -> Result<()> {
     let (code, _, errors) = world.publish(&peer.address, &format!("{payload}\nnull\n"), &arguments)?;
     ensure!(code == 0, "{errors}");
     subscriber.wait("envelope", 4)?;
-    let text = std::fs::read_to_string(&subscriber.lines)?;
+    let text = std::fs::read_to_string(&subscriber.0.file)?;
     ensure!(text.matches(payload).count() == 2, "both subscriptions have it as it was written: {text}");
     ensure!(subscriber.end()? == 0, "--max is an orderly end");
     Ok(())

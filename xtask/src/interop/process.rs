@@ -1,11 +1,12 @@
 //! A child process that cannot outlive us, with its output in a log.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::wait_for;
 use crate::workspace;
@@ -85,6 +86,14 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The first line that a program prints, such as its address.
+pub(super) fn first_line(output: impl Read) -> Result<String> {
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line)?;
+    ensure!(!line.is_empty(), "no first line");
+    Ok(line.trim().to_owned())
 }
 
 fn append(log: &Path) -> Result<File> {

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use self::store::{Failure, Place, Store};
 use crate::clock::within;
+use crate::listening;
 use crate::peer::{Request, until_closed};
 use crate::reply::{Next, Reply};
 
@@ -112,7 +113,9 @@ impl ApiServer {
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let addr = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared { state: Mutex::default(), changed: watch::Sender::new(0) });
-        let accepting = tokio::spawn(accept(listener, shared.clone()));
+        let taking = shared.clone();
+        let accepting =
+            tokio::spawn(listening::accept(listener, move |socket| serve(socket, taking.clone())));
         Self { addr, shared, accepting }
     }
 
@@ -260,17 +263,6 @@ impl Drop for ApiServer {
 impl fmt::Debug for ApiServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiServer").field("addr", &self.addr).finish_non_exhaustive()
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    // Dropped with this task, which ends all connections.
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok((socket, _)) = listener.accept().await else { continue };
-        let _ = socket.set_nodelay(true);
-        connections.spawn(serve(socket, shared.clone()));
-        while connections.try_join_next().is_some() {}
     }
 }
 

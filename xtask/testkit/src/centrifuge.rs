@@ -11,11 +11,11 @@ use relay_proto::parsec::centrifuge::{
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Reply;
-use super::clock::within;
+use super::listening;
 use super::peer::Request;
 use super::reply::Next;
 
@@ -94,7 +94,9 @@ impl CentrifugeServer {
             next_connection: 0,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), journal: watch::Sender::default() });
-        let accepting = tokio::spawn(accept(listener, shared.clone()));
+        let taking = shared.clone();
+        let accepting =
+            tokio::spawn(listening::accept(listener, move |socket| serve(socket, taking.clone())));
         Self { addr, shared, accepting }
     }
 
@@ -237,19 +239,8 @@ impl CentrifugeServer {
         .await;
     }
 
-    async fn until<T>(&self, what: &str, mut look: impl FnMut(&Journal) -> Option<T>) -> T {
-        let mut journal = self.shared.journal.subscribe();
-        let found = within(what, async {
-            let mut found = None;
-            let _ = journal
-                .wait_for(|journal| {
-                    found = look(journal);
-                    found.is_some()
-                })
-                .await;
-            found
-        });
-        found.await.expect("the journal lives as long as the server")
+    async fn until<T>(&self, what: &str, look: impl FnMut(&Journal) -> Option<T>) -> T {
+        listening::found(&self.shared.journal, what, look).await
     }
 }
 
@@ -262,17 +253,6 @@ impl Drop for CentrifugeServer {
 impl fmt::Debug for CentrifugeServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CentrifugeServer").field("addr", &self.addr).finish_non_exhaustive()
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    // Dropped with this task, which ends all connections.
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok((socket, _)) = listener.accept().await else { continue };
-        let _ = socket.set_nodelay(true);
-        connections.spawn(serve(socket, shared.clone()));
-        while connections.try_join_next().is_some() {}
     }
 }
 

@@ -42,6 +42,7 @@ mod centrifuge;
 mod clock;
 mod gate;
 mod link;
+mod listening;
 mod oracle;
 mod peer;
 mod relay;

@@ -9,10 +9,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use super::Reply;
-use super::clock::within;
+use super::listening;
 
 /// A server on a free loopback port that plays a [`Script`] and records what it is asked. Dropping it closes the port
 /// and every connection.
@@ -147,7 +147,12 @@ impl Peer {
         let addr = listener.local_addr().expect("a bound socket has an address");
         let shared =
             Arc::new(Shared { script: Mutex::new(script.into()), journal: watch::Sender::default() });
-        let accepting = tokio::spawn(accept(listener, shared.clone()));
+        let taking = shared.clone();
+        let accepting = tokio::spawn(listening::accept(listener, move |socket| {
+            let opening = taking.script().openings.pop_front().unwrap_or_default();
+            taking.journal.send_modify(|journal| journal.connections += 1);
+            serve(socket, opening, taking.clone())
+        }));
         Self { addr, shared, accepting }
     }
 
@@ -233,19 +238,8 @@ impl Peer {
         self.shared.script().replies.values().map(VecDeque::len).sum()
     }
 
-    async fn until<T>(&self, what: &str, mut look: impl FnMut(&Journal) -> Option<T>) -> T {
-        let mut journal = self.shared.journal.subscribe();
-        let found = within(what, async {
-            let mut found = None;
-            let _ = journal
-                .wait_for(|journal| {
-                    found = look(journal);
-                    found.is_some()
-                })
-                .await;
-            found
-        });
-        found.await.expect("the journal lives as long as the peer")
+    async fn until<T>(&self, what: &str, look: impl FnMut(&Journal) -> Option<T>) -> T {
+        listening::found(&self.shared.journal, what, look).await
     }
 }
 
@@ -259,19 +253,6 @@ impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let requests = self.shared.journal.borrow().requests.len();
         f.debug_struct("Peer").field("addr", &self.addr).field("requests", &requests).finish_non_exhaustive()
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    // Dropped with this task, which ends all connections.
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok((socket, _)) = listener.accept().await else { continue };
-        let _ = socket.set_nodelay(true);
-        let opening = shared.script().openings.pop_front().unwrap_or_default();
-        shared.journal.send_modify(|journal| journal.connections += 1);
-        connections.spawn(serve(socket, opening, shared.clone()));
-        while connections.try_join_next().is_some() {}
     }
 }
 

@@ -352,17 +352,8 @@ impl Inner {
                 let config = pull::Config::try_from_consumer_config(consumer.cached_info().config.clone());
                 config.map(Some).map_err(|error| HandlerError::failed(format!("the consumer: {error}")))
             }
-            Err(error) => match error.kind() {
-                ConsumerErrorKind::JetStream(refusal)
-                    if matches!(
-                        refusal.error_code(),
-                        ErrorCode::CONSUMER_NOT_FOUND | ErrorCode::STREAM_NOT_FOUND
-                    ) =>
-                {
-                    Ok(None)
-                }
-                _ => Err(of_consumer(&error)),
-            },
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(of_consumer(&error)),
         }
     }
 
@@ -487,6 +478,12 @@ impl State {
     }
 }
 
+/// Neither the consumer nor, perhaps, its stream is there.
+fn is_gone(error: &ConsumerError) -> bool {
+    matches!(error.kind(), ConsumerErrorKind::JetStream(refusal)
+        if matches!(refusal.error_code(), ErrorCode::CONSUMER_NOT_FOUND | ErrorCode::STREAM_NOT_FOUND))
+}
+
 fn of_consumer(error: &ConsumerError) -> HandlerError {
     match error.kind() {
         ConsumerErrorKind::JetStream(refusal) => refused("the consumer", &refusal),
@@ -602,17 +599,8 @@ impl MonitorHandler for JetStreamEngine {
         let (stream, durable) = (names::stream(channel), names::durable(subscription));
         match inner.context.delete_consumer_from_stream(durable, stream).await {
             Ok(_) => Ok(()),
-            Err(error) => match error.kind() {
-                ConsumerErrorKind::JetStream(refusal)
-                    if matches!(
-                        refusal.error_code(),
-                        ErrorCode::CONSUMER_NOT_FOUND | ErrorCode::STREAM_NOT_FOUND
-                    ) =>
-                {
-                    Ok(())
-                }
-                _ => Err(of_consumer(&error)),
-            },
+            Err(error) if is_gone(&error) => Ok(()),
+            Err(error) => Err(of_consumer(&error)),
         }
     }
 }
