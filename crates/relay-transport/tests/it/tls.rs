@@ -228,6 +228,25 @@ async fn the_client_shows_who_it_is() {
     assert_eq!(server.ask(&http).await, Ok(size(&longer)));
 }
 
+/// Editors of some systems begin a text file with U+FEFF.
+#[tokio::test]
+async fn a_mark_is_no_part_of_certificates_and_keys() {
+    let (files, ours, clients) = (Files::new(), Authority::new(), Authority::new());
+    let marked = |text: &str| format!("\u{feff}{text}");
+    let ca = files.put("ca.pem", &marked(&ours.pem));
+    let (certificate, key) = clients.sign("alice", FUTURE);
+    let (certificate, key) = (marked(&certificate), marked(&key));
+    let server = Server::start(ours.server("localhost", FUTURE, Some(&clients))).await;
+
+    let (certificate_file, key_file) = (files.put("c.pem", &certificate), files.put("k.pem", &key));
+    let by_files = client(|builder| builder.ca_file(&ca).client_certificate(&certificate_file, &key_file));
+    assert!(server.ask(&by_files).await.is_ok());
+    let identity = ClientIdentity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    let ca_pem = marked(&ours.pem);
+    let held = client(|builder| builder.ca_pem(ca_pem.as_bytes()).unwrap().client_identity(identity));
+    assert!(server.ask(&held).await.is_ok());
+}
+
 #[tokio::test]
 async fn certificates_may_be_held_in_memory() {
     let (ours, clients) = (Authority::new(), Authority::new());
