@@ -23,7 +23,11 @@ pub(super) struct Block {
 }
 
 /// Where the lines of a block are. Comments do not count.
+///
+/// `repr(u8)` keeps the tag in a byte of its own: without it the tag is worked out from [`Limit`] for every line, which
+/// costs 4 % more instructions per event.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum Extent {
     /// There was none yet.
     #[default]
@@ -66,13 +70,22 @@ impl Block {
         *joined = BytesMut::new();
     }
 
-    /// What a line does, by the rules of the fields. `joined` is where data is put together.
+    /// What a line does, by the rules of the fields. Its value begins at position `value`; `joined` is where data is
+    /// put together.
     #[inline(always)]
-    pub(super) fn effect(&self, field: Field, value: &[u8], joined: &BytesMut, limits: &Limits) -> Effect {
+    pub(super) fn effect(
+        &self,
+        field: Field,
+        line: &[u8],
+        value: usize,
+        joined: &BytesMut,
+        limits: &Limits,
+    ) -> Effect {
+        let length = line.len() - value;
         match field {
             Field::Data if matches!(self.extent, Extent::Over(_)) => Effect::Nothing,
             Field::Data if !self.data.is_some() => {
-                if value.len() > limits.data {
+                if length > limits.data {
                     Effect::Over(Limit::Data)
                 } else {
                     Effect::FirstData
@@ -81,19 +94,15 @@ impl Block {
             Field::Data => {
                 let data = self.data;
                 let before = if data.is_outside() { joined.len() - data.end() } else { data.len() };
-                if before + 1 + value.len() > limits.data {
-                    Effect::Over(Limit::Data)
-                } else {
-                    Effect::MoreData
-                }
+                if before + 1 + length > limits.data { Effect::Over(Limit::Data) } else { Effect::MoreData }
             }
-            Field::Event if value.len() > limits.kind => Effect::Over(Limit::Type),
+            Field::Event if length > limits.kind => Effect::Over(Limit::Type),
             Field::Event => Effect::Kind,
-            Field::Id if value.len() > limits.id => Effect::Over(Limit::Id),
+            Field::Id if length > limits.id => Effect::Over(Limit::Id),
             // The standard ignores an id with a NUL.
-            Field::Id if memchr(0, value).is_some() => Effect::Nothing,
+            Field::Id if memchr(0, &line[value..]).is_some() => Effect::Nothing,
             Field::Id => Effect::Id,
-            Field::Retry => retry(value),
+            Field::Retry => retry(&line[value..]),
             Field::Comment => Effect::Comment,
             Field::Unknown => Effect::Nothing,
         }

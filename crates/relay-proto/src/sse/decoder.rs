@@ -413,8 +413,9 @@ impl Decoder {
                 break Out::Over(Limit::Line);
             }
             let (field, value) = parse_line(line);
+            let effect = block.effect(field, line, value, &self.joined, &self.limits);
             let value = Span::new(start + value, end);
-            match block.effect(field, &chunk[value.range()], &self.joined, &self.limits) {
+            match effect {
                 Effect::Nothing => {}
                 Effect::FirstData => block.data = value,
                 Effect::MoreData => {
@@ -498,7 +499,7 @@ impl Decoder {
         let (field, value) = parse_line(&self.line[bom..]);
         let value = bom + value;
         let (block, joined) = (&mut self.block, &mut self.joined);
-        let effect = block.effect(field, &self.line[value..], joined, &self.limits);
+        let effect = block.effect(field, &self.line, value, joined, &self.limits);
         if !matches!(effect, Effect::Comment) {
             block.extent = block.extent.with_copy();
         }
