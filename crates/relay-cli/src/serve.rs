@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use relay_log::{DiskOptions, DiskStore, Fsync};
-use relay_pods_server::{Config, KubeSource, Retention, Server, SimSource, Source, SourceError};
+use relay_pods_server::{Config, DEFAULT_RETENTION, KubeSource, Server, SimSource, Source, SourceError};
 
 use crate::args::{Format, FsyncArg, ServeArgs, SourceArg, StoreArg};
 use crate::exit::{Exit, signalled};
@@ -19,7 +19,7 @@ pub(crate) async fn run(args: ServeArgs) -> Exit {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
     let retention =
-        Retention::default().events(args.retain_events).bytes(args.retain_bytes).age(args.retain_age);
+        DEFAULT_RETENTION.entries(args.retain_events).bytes(args.retain_bytes).age(args.retain_age);
     let config = Config::default()
         .tokens_file(args.tokens_file.clone())
         .session_ttl(args.session_ttl)

@@ -241,23 +241,26 @@ pub struct Retention {
 }
 
 impl Retention {
+    /// No bounds, which is also the default.
+    pub const UNBOUNDED: Self = Self { entries: u64::MAX, bytes: u64::MAX, age: Duration::MAX };
+
     /// Sets the number of entries.
     #[must_use]
-    pub fn entries(mut self, entries: u64) -> Self {
+    pub const fn entries(mut self, entries: u64) -> Self {
         self.entries = entries;
         self
     }
 
     /// Sets the bytes.
     #[must_use]
-    pub fn bytes(mut self, bytes: u64) -> Self {
+    pub const fn bytes(mut self, bytes: u64) -> Self {
         self.bytes = bytes;
         self
     }
 
     /// Sets the age.
     #[must_use]
-    pub fn age(mut self, age: Duration) -> Self {
+    pub const fn age(mut self, age: Duration) -> Self {
         self.age = age;
         self
     }
@@ -270,7 +273,7 @@ impl Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { entries: u64::MAX, bytes: u64::MAX, age: Duration::MAX }
+        Self::UNBOUNDED
     }
 }
 

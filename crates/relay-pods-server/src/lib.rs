@@ -41,11 +41,12 @@ pub use server::{Builder, Handle, ServeError, Server};
 #[cfg(feature = "kube")]
 pub use source::KubeSource;
 pub use source::{Publisher, Relisted, Scope, SimSource, Source, SourceError};
-pub use store::{Change, Record, Retention, StoreError};
+pub use store::{Change, DEFAULT_RETENTION, Record, StoreError};
 pub use transfer::{
     ProblemReport, SnapshotReport, StoreReport, TransferError, export_store, import_store, verify_store,
 };
 
 pub use futures_util::future::BoxFuture;
+pub use relay_log::Retention;
 pub use relay_proto::pods::{Pod, PodBuilder};
 pub use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use imbl::OrdMap;
-use relay_log::{Limit, Store};
+use relay_log::{Limit, Retention, Store};
 use relay_proto::error::chain;
 use relay_proto::pods::{EventHash, Pod, PodKey};
 use relay_proto::time::Timestamp;
@@ -18,7 +18,7 @@ use tokio::sync::{MutexGuard, watch};
 
 use crate::clock::Clock;
 use crate::cursor::LogIdentity;
-use crate::store::{Change, Draft, Events, Fold, Labels, Record, Resolved, Retention, StoreError, resolve};
+use crate::store::{Change, Draft, Events, Fold, Labels, Record, Resolved, StoreError, resolve};
 
 use queue::Queue;
 

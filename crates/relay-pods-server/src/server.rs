@@ -24,7 +24,8 @@ use crate::http::Relay;
 use crate::log::{Following, Log};
 use crate::metrics::Metrics;
 use crate::source::{Publisher, Source, SourceError};
-use crate::store::{Retention, StoreError};
+use crate::store::{DEFAULT_RETENTION, StoreError};
+use relay_log::Retention;
 
 /// A relay whose store is open and whose port listens. It answers once it runs.
 ///
@@ -44,7 +45,7 @@ pub struct Server {
     shared: bool,
 }
 
-/// Collects what a [`Server`] needs: by default a [`MemoryStore`] and the default [`Retention`], no source (see
+/// Collects what a [`Server`] needs: by default a [`MemoryStore`] that keeps [`DEFAULT_RETENTION`], no source (see
 /// [`Handle::publisher`]) and the system's clock.
 pub struct Builder {
     config: Config,
@@ -71,7 +72,7 @@ impl Builder {
         self
     }
 
-    /// Sets how much of the log is kept.
+    /// Sets how much of the log is kept. Default: [`DEFAULT_RETENTION`].
     #[must_use]
     pub fn retention(mut self, retention: Retention) -> Self {
         self.retention = retention;
@@ -141,7 +142,7 @@ impl Server {
             config,
             store: None,
             shared: false,
-            retention: Retention::default(),
+            retention: DEFAULT_RETENTION,
             identity: None,
             source: None,
             clock: Clock::system(),

@@ -6,7 +6,7 @@ mod record;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use relay_log::{Batch, Entry, Limit, LogName, LogOptions, Logs, Recovery, Store};
+use relay_log::{Batch, Entry, Limit, LogName, LogOptions, Logs, Recovery, Retention, Store};
 use relay_proto::pods::EventHash;
 
 use crate::cursor::LogIdentity;
@@ -15,46 +15,10 @@ pub(crate) use checkpoint::{Encoder, Fold};
 pub use record::{Change, Record};
 pub(crate) use record::{Draft, Labels, Seen};
 
-/// How much of the log is kept: whichever bound is reached first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Retention {
-    /// Events. Default 100,000.
-    pub events: u64,
-    /// Bytes of encoded events, as [`relay_log::Entry::size`] counts them. Default 256 MiB.
-    pub bytes: u64,
-    /// Age since the log took the event. Default 24 hours.
-    pub age: Duration,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self { events: 100_000, bytes: 256 << 20, age: Duration::from_secs(24 * 3600) }
-    }
-}
-
-impl Retention {
-    /// Sets the number of events.
-    #[must_use]
-    pub fn events(mut self, events: u64) -> Self {
-        self.events = events;
-        self
-    }
-
-    /// Sets the bytes.
-    #[must_use]
-    pub fn bytes(mut self, bytes: u64) -> Self {
-        self.bytes = bytes;
-        self
-    }
-
-    /// Sets the age.
-    #[must_use]
-    pub fn age(mut self, age: Duration) -> Self {
-        self.age = age;
-        self
-    }
-}
+/// How much of the log is kept unless [`Builder::retention`](crate::Builder::retention) says otherwise:
+/// 100,000 events, 256 MiB of encoded events, 24 hours.
+pub const DEFAULT_RETENTION: Retention =
+    Retention::UNBOUNDED.entries(100_000).bytes(256 << 20).age(Duration::from_secs(24 * 3600));
 
 /// The log's name in its store.
 pub(crate) const NAME: &str = "pods";
@@ -105,8 +69,6 @@ impl Events {
         identity: Option<&LogIdentity>,
     ) -> Result<Self, StoreError> {
         let name = LogName::new(NAME)?;
-        let Retention { events, bytes, age } = retention;
-        let retention = relay_log::Retention::default().entries(events).bytes(bytes).age(age);
         let mut options = LogOptions::default().retention(retention);
         options.identity = identity.map(LogIdentity::kept);
         let log = Logs::shared(store.clone()).open_or_create(&name, options).await?;

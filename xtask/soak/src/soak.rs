@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use relay_pods::{Filter, Pod};
-use relay_pods_server::{CancellationToken, Config, Handle, Retention, Server, SimSource, Source};
+use relay_pods_server::{CancellationToken, Config, DEFAULT_RETENTION, Handle, Server, SimSource, Source};
 use relay_testkit::{FaultLink, Faults, Rng};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -409,7 +409,7 @@ impl Relay {
             let builder = Server::builder(config.clone())
                 .shared_store(store.store.clone())
                 .identity(store.identity.clone())
-                .retention(Retention::default().events(RETAINED));
+                .retention(DEFAULT_RETENTION.entries(RETAINED));
             match builder.bind(address).await {
                 Ok(server) => break server,
                 // The port of the one before may not be free yet.

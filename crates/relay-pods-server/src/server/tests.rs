@@ -16,7 +16,7 @@ struct Line {
 }
 
 fn relay(config: Config) -> Arc<Relay> {
-    let log = Log::in_memory(Retention::default(), Clock::system());
+    let log = Log::in_memory(DEFAULT_RETENTION, Clock::system());
     let relay = Relay {
         source_kind: "test",
         sessions: Sessions::new(Clock::system(), config.session_ttl),

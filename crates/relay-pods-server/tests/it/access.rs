@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use relay_pods_server::{Config, Retention, Server};
+use relay_pods_server::{Config, DEFAULT_RETENTION, Server};
 use serde_json::json;
 
 use crate::raw::{Answer, End, Rig, parse, pod};
@@ -24,7 +24,7 @@ async fn guarded(adjust: impl FnOnce(Config) -> Config) -> (Rig, tempfile::TempD
     let dir = tempfile::tempdir().unwrap();
     write_tokens(&dir.path().join("tokens"), TOKENS);
     let config = adjust(Config::default().tokens_file(Some(dir.path().join("tokens"))));
-    let rig = Rig::with_retention(config, Retention::default()).await;
+    let rig = Rig::with_retention(config, DEFAULT_RETENTION).await;
     for namespace in ["dev", "prod", "test"] {
         rig.publisher.upsert(pod(namespace, "web", 1, &["app=web"])).await.unwrap();
     }

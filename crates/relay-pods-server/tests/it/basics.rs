@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_pods_server::{Config, Retention, Scope};
+use relay_pods_server::{Config, DEFAULT_RETENTION, Scope};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
@@ -160,7 +160,7 @@ async fn requests_of_one_connection_follow_each_other() {
 
 #[tokio::test]
 async fn health_tells_the_source_from_the_store() {
-    let rig = Rig::unsynced(Config::default(), Retention::default()).await;
+    let rig = Rig::unsynced(Config::default(), DEFAULT_RETENTION).await;
     assert_eq!(rig.get("/livez").await.status(), 200);
     let cold = rig.get("/health").await;
     let genesis = cold.json()["head"]["hash"].clone();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_pods_server::{Config, Retention, Scope};
+use relay_pods_server::{Config, DEFAULT_RETENTION, Retention, Scope};
 use serde_json::{Value, json};
 
 use crate::raw::{Answer, Rig, pod};
@@ -29,7 +29,7 @@ async fn hash_of(rig: &Rig, sequence: u64) -> String {
 
 #[tokio::test]
 async fn pages_follow_each_other_without_a_hole_in_both_orders() {
-    let rig = numbered(10, Retention::default()).await;
+    let rig = numbered(10, DEFAULT_RETENTION).await;
     for (order, cursor, filter, expected) in [
         ("oldest", "since_hash", "", vec![vec![1, 2, 3], vec![4, 5, 6], vec![7, 8, 9], vec![10]]),
         ("newest", "before_hash", "", vec![vec![10, 9, 8], vec![7, 6, 5], vec![4, 3, 2], vec![1]]),
@@ -57,7 +57,7 @@ async fn pages_follow_each_other_without_a_hole_in_both_orders() {
 
 #[tokio::test]
 async fn an_event_has_the_fields_of_the_stream_and_its_predecessor_when_nothing_narrows() {
-    let rig = numbered(3, Retention::default()).await;
+    let rig = numbered(3, DEFAULT_RETENTION).await;
     let mut stream = rig.stream("/events/stream").await;
     stream.expect("connected").await;
     let page = rig.get("/events").await.json();
@@ -84,7 +84,7 @@ async fn stream_event(rig: &Rig, sequence: u64) -> Value {
 
 #[tokio::test]
 async fn a_pod_keeps_its_history_after_its_end() {
-    let rig = numbered(4, Retention::default()).await;
+    let rig = numbered(4, DEFAULT_RETENTION).await;
     rig.publisher.upsert(pod("prod", "p2", 20, &["app=db"])).await.unwrap();
     rig.publisher.delete(pod("prod", "p2", 21, &["app=db"])).await.unwrap();
     rig.publisher.upsert(pod("dev", "p2", 22, &["app=web"])).await.unwrap();
@@ -115,8 +115,8 @@ fn gone(answer: &Answer, code: &str, oldest: &Value) {
 
 #[tokio::test]
 async fn a_page_whose_start_is_gone_is_refused_rather_than_short() {
-    let whole = numbered(9, Retention::default()).await;
-    let rig = numbered(9, Retention::default().events(4)).await;
+    let whole = numbered(9, DEFAULT_RETENTION).await;
+    let rig = numbered(9, DEFAULT_RETENTION.entries(4)).await;
     // Both logs have one identity: the hashes of the one are those of the other.
     let oldest = json!(hash_of(&rig, 6).await);
     for (target, expected) in [
@@ -155,7 +155,7 @@ async fn a_page_whose_start_is_gone_is_refused_rather_than_short() {
 
 #[tokio::test]
 async fn both_cursors_bound_a_window_and_are_outside_of_it() {
-    let rig = numbered(9, Retention::default()).await;
+    let rig = numbered(9, DEFAULT_RETENTION).await;
     for (since, before, order, expected) in [
         (3, 7, "oldest", vec![4, 5, 6]),
         (3, 7, "newest", vec![6, 5, 4]),
@@ -171,7 +171,7 @@ async fn both_cursors_bound_a_window_and_are_outside_of_it() {
 
 #[tokio::test]
 async fn parameters_are_checked_by_name() {
-    let rig = numbered(1, Retention::default()).await;
+    let rig = numbered(1, DEFAULT_RETENTION).await;
     for (target, name) in [
         ("/events?limit=0", "limit"),
         ("/events?limit=", "limit"),

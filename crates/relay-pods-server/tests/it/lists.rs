@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_pods_server::{Config, Retention, Scope};
+use relay_pods_server::{Config, DEFAULT_RETENTION, Scope};
 
 use crate::raw::{Rig, pod};
 
@@ -152,7 +152,7 @@ async fn a_position_that_comes_in_time_is_waited_for() {
 
 #[tokio::test]
 async fn before_the_first_sync_there_is_no_list() {
-    let rig = Rig::unsynced(Config::default().wait(Duration::from_millis(20)), Retention::default()).await;
+    let rig = Rig::unsynced(Config::default().wait(Duration::from_millis(20)), DEFAULT_RETENTION).await;
     for target in ["/pods", "/pods/prod/web", "/readyz"] {
         let answer = rig.get(target).await;
         assert_eq!((answer.status(), answer.field("retry-after")), (503, Some("1")), "{target}");

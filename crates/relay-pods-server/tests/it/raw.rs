@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use relay_pods_server::{Builder, Clock, Config, Handle, LogIdentity, Publisher, Retention, Scope, Server};
+use relay_pods_server::{
+    Builder, Clock, Config, DEFAULT_RETENTION, Handle, LogIdentity, Publisher, Retention, Scope, Server,
+};
 use relay_proto::pods::{Pod, PodBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,7 +28,7 @@ pub(crate) struct Rig {
 impl Rig {
     /// A server whose source has synced without any pod.
     pub(crate) async fn start(config: Config) -> Self {
-        Self::with_retention(config, Retention::default()).await
+        Self::with_retention(config, DEFAULT_RETENTION).await
     }
 
     pub(crate) async fn with_retention(config: Config, retention: Retention) -> Self {

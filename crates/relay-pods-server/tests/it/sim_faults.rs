@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use relay_pods_server::{Config, Retention, Server, SimSource};
+use relay_pods_server::{Config, DEFAULT_RETENTION, Retention, Server, SimSource};
 use relay_testkit::{FaultLink, Faults, audit, within};
 use tokio::task::JoinHandle;
 
@@ -52,7 +52,7 @@ async fn follows(server: SocketAddr, link: &FaultLink, mut follower: Follower, e
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_events_with_a_cut_every_hundred() {
-    let server = Simulated::start(busy(10_000, 5000.0), Retention::default()).await;
+    let server = Simulated::start(busy(10_000, 5000.0), DEFAULT_RETENTION).await;
     let link = FaultLink::start(server.addr, 1, Faults::none().cut_every(100)).await;
     let follower = follows(server.addr, &link, Follower::new(""), PODS + 10_000).await;
 
@@ -68,7 +68,7 @@ async fn ten_thousand_events_with_a_cut_every_hundred() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_fault_and_filter_at_once() {
-    let server = Simulated::start(busy(1_000, 1000.0), Retention::default()).await;
+    let server = Simulated::start(busy(1_000, 1000.0), DEFAULT_RETENTION).await;
     let calm = Duration::from_millis(20);
     let mut running = Vec::new();
     let faults = [
@@ -114,7 +114,7 @@ async fn every_kind_of_fault_and_filter_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_stays_away_too_long_is_told_and_recovers() {
-    let server = Simulated::start(busy(4_000, 5000.0), Retention::default().events(800)).await;
+    let server = Simulated::start(busy(4_000, 5000.0), DEFAULT_RETENTION.entries(800)).await;
     let link = FaultLink::start(server.addr, 1, Faults::none().cut_every(500)).await;
     let mut follower = Follower::new("label=tier%3Dbackend");
     within("a start", follower.follow(link.addr(), server.addr, 200)).await;
@@ -128,13 +128,13 @@ async fn who_stays_away_too_long_is_told_and_recovers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_lost_its_log_says_so() {
     let quiet = SimSource::default().seed(7).pods(30).rate(0.0);
-    let first = Simulated::start(quiet.clone(), Retention::default()).await;
+    let first = Simulated::start(quiet.clone(), DEFAULT_RETENTION).await;
     let mut follower = Follower::new("");
     within("a start", follower.follow(first.addr, first.addr, 30)).await;
     let before = pods(first.addr, "").await;
     drop(first);
 
-    let second = Simulated::start(quiet, Retention::default()).await;
+    let second = Simulated::start(quiet, DEFAULT_RETENTION).await;
     follower.sequence = 0;
     within("the new log", follower.follow(second.addr, second.addr, 30)).await;
     assert_eq!(follower.gaps, ["cursor-unknown"]);

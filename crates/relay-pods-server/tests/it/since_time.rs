@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_pods_server::{Config, Retention};
+use relay_pods_server::{Config, DEFAULT_RETENTION, Retention};
 use relay_proto::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ async fn stream(rig: &Rig, query: &str, fields: &str) -> (u64, Option<Value>, Ve
 
 #[tokio::test]
 async fn since_time_begins_with_the_first_event_taken_then_or_later() {
-    let rig = timed(Retention::default()).await;
+    let rig = timed(DEFAULT_RETENTION).await;
     for (since, first) in [
         // The log has everything from its first event on: nothing is lost before it.
         (time(-86_400_000), 1),
@@ -84,7 +84,7 @@ async fn since_time_begins_with_the_first_event_taken_then_or_later() {
 
 #[tokio::test]
 async fn since_time_of_the_future_begins_with_what_comes_next() {
-    let rig = timed(Retention::default()).await;
+    let rig = timed(DEFAULT_RETENTION).await;
     let mut stream = rig.stream(&format!("/events/stream?since_time={}", time(86_400_000))).await;
     stream.until("catchup_complete").await;
     rig.publisher.upsert(pod("prod", "p7", 7, &[])).await.unwrap();
@@ -98,7 +98,7 @@ async fn since_time_of_the_future_begins_with_what_comes_next() {
 
 #[tokio::test]
 async fn since_time_before_what_is_retained_is_a_gap() {
-    let rig = timed(Retention::default().events(3)).await;
+    let rig = timed(DEFAULT_RETENTION.entries(3)).await;
     let whole = rig.get("/events").await.json();
     let oldest = whole["events"][0].clone();
     assert_eq!(oldest["sequence"], 4);
@@ -141,7 +141,7 @@ async fn since_time_before_what_is_retained_is_a_gap() {
 
 #[tokio::test]
 async fn since_time_gives_way_to_a_cursor() {
-    let rig = timed(Retention::default()).await;
+    let rig = timed(DEFAULT_RETENTION).await;
     let page = rig.get("/events").await.json();
     let fourth = page["events"][3]["hash"].as_str().unwrap();
     for since in [time(-5), time(30), time(1000)] {
@@ -161,7 +161,7 @@ async fn since_time_gives_way_to_a_cursor() {
 
 #[tokio::test]
 async fn since_time_that_is_malformed_is_refused_by_name() {
-    let rig = timed(Retention::default()).await;
+    let rig = timed(DEFAULT_RETENTION).await;
     let fine = time(0);
     for path in ["/events", "/pods/prod/p2/events", "/events/stream"] {
         for bad in [

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_pods_server::{Config, Retention};
+use relay_pods_server::{Config, DEFAULT_RETENTION, Retention};
 use serde_json::{Value, json};
 
 use crate::raw::{NOW, Rig, parse, pod};
@@ -33,7 +33,7 @@ async fn hashes(rig: &Rig) -> Vec<String> {
 
 #[tokio::test]
 async fn without_a_cursor_everything_retained_comes_first() {
-    let rig = three_events(Config::default(), Retention::default()).await;
+    let rig = three_events(Config::default(), DEFAULT_RETENTION).await;
     let mut stream = rig.stream("/events/stream?client_id=me").await;
     for field in ["content-type: text/event-stream", "cache-control: no-store", "x-accel-buffering: no"] {
         assert!(stream.head.contains(&format!("\r\n{field}\r\n")), "{}", stream.head);
@@ -69,7 +69,7 @@ async fn without_a_cursor_everything_retained_comes_first() {
 
 #[tokio::test]
 async fn a_cursor_resumes_exactly_after_itself() {
-    let rig = three_events(Config::default(), Retention::default()).await;
+    let rig = three_events(Config::default(), DEFAULT_RETENTION).await;
     let hashes = hashes(&rig).await;
     let genesis = rig.get("/events").await.json()["events"][0]["previous_hash"].as_str().unwrap().to_owned();
     let cursors = [genesis, hashes[0].clone(), hashes[1].clone(), hashes[2].clone()];
@@ -91,7 +91,7 @@ async fn a_cursor_resumes_exactly_after_itself() {
 
 #[tokio::test]
 async fn start_latest_skips_the_replay() {
-    let rig = three_events(Config::default(), Retention::default()).await;
+    let rig = three_events(Config::default(), DEFAULT_RETENTION).await;
     for fields in ["", "last-event-id: \r\n"] {
         let mut stream = rig.stream_with("/events/stream?start=latest", fields).await;
         let connected = stream.expect("connected").await;
@@ -103,7 +103,7 @@ async fn start_latest_skips_the_replay() {
 
 #[tokio::test]
 async fn unknown_and_expired_cursors_get_a_gap_and_then_what_is_retained() {
-    let rig = three_events(Config::default(), Retention::default().events(2)).await;
+    let rig = three_events(Config::default(), DEFAULT_RETENTION.entries(2)).await;
     let old = Rig::start(Config::default()).await;
     let genesis = old.get("/pods").await.json()["hash"].as_str().unwrap().to_owned();
     rig.publisher.upsert(pod("prod", "web-3", 4, &["app=web"])).await.unwrap();
@@ -142,7 +142,7 @@ async fn unknown_and_expired_cursors_get_a_gap_and_then_what_is_retained() {
 
 #[tokio::test]
 async fn a_gap_over_an_empty_log_is_caught_up_at_once() {
-    let rig = three_events(Config::default(), Retention::default()).await;
+    let rig = three_events(Config::default(), DEFAULT_RETENTION).await;
     let hashes = hashes(&rig).await;
     rig.handle.trim_to_head().await.unwrap();
     let mut stream = rig.stream(&format!("/events/stream?since_hash={}&namespace=prod", hashes[0])).await;
@@ -157,7 +157,7 @@ async fn a_gap_over_an_empty_log_is_caught_up_at_once() {
 #[tokio::test]
 async fn a_cursor_that_is_still_to_come_is_waited_for() {
     let rig = Rig::start(Config::default().wait(Duration::from_millis(30))).await;
-    let ahead = three_events(Config::default(), Retention::default()).await;
+    let ahead = three_events(Config::default(), DEFAULT_RETENTION).await;
     let first = hashes(&ahead).await[0].clone();
     for target in [format!("/events/stream?since_hash={first}"), format!("/events?since_hash={first}")] {
         let refused = rig.get(&target).await;
@@ -221,7 +221,7 @@ async fn a_filter_follows_the_watch_rule_and_counts() {
 
 #[tokio::test]
 async fn json_of_a_filtered_event_stands_on_two_lines() {
-    let rig = three_events(Config::default(), Retention::default()).await;
+    let rig = three_events(Config::default(), DEFAULT_RETENTION).await;
     let mut stream = rig.stream("/events/stream?namespace=dev").await;
     stream.expect("connected").await;
     let block = stream.block().await.unwrap();
@@ -232,8 +232,7 @@ async fn json_of_a_filtered_event_stands_on_two_lines() {
 
 #[tokio::test]
 async fn heartbeats_are_bookmarks_and_tell_of_the_source() {
-    let rig =
-        three_events(Config::default().heartbeat(Duration::from_millis(15)), Retention::default()).await;
+    let rig = three_events(Config::default().heartbeat(Duration::from_millis(15)), DEFAULT_RETENTION).await;
     let mut stream = rig.stream("/events/stream?namespace=dev").await;
     let messages = stream.until("heartbeat").await;
     assert_eq!(messages[0].1["heartbeat_seconds"], 0.015);
@@ -260,7 +259,7 @@ async fn heartbeats_are_bookmarks_and_tell_of_the_source() {
 
 #[tokio::test]
 async fn who_falls_off_the_log_is_told_and_goes_on() {
-    let rig = three_events(Config::default(), Retention::default()).await;
+    let rig = three_events(Config::default(), DEFAULT_RETENTION).await;
     let mut all = rig.stream("/events/stream").await;
     let mut some = rig.stream("/events/stream?namespace=prod").await;
     all.until("catchup_complete").await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use relay_pods_server::{Config, Retention, Scope};
+use relay_pods_server::{Config, DEFAULT_RETENTION, Retention, Scope};
 use relay_proto::pods::{Container, Owner, Pod, PodBuilder};
 use relay_proto::time::Timestamp;
 
@@ -115,7 +115,7 @@ async fn every_fixture_is_what_the_server_sends_or_takes() {
 
 async fn unfiltered_stream(fixtures: &mut Fixtures) {
     let config = Config::default().reconnect_spread(Duration::ZERO);
-    let rig = six_events(config, Retention::default()).await;
+    let rig = six_events(config, DEFAULT_RETENTION).await;
     let mut stream = rig.stream("/events/stream?client_id=deployment-service").await;
     let mut whole = String::new();
     for name in [
@@ -139,7 +139,7 @@ async fn unfiltered_stream(fixtures: &mut Fixtures) {
 }
 
 async fn filtered_stream(fixtures: &mut Fixtures) {
-    let rig = six_events(Config::default(), Retention::default()).await;
+    let rig = six_events(Config::default(), DEFAULT_RETENTION).await;
     let mut stream = rig.stream("/events/stream?namespace=prod&label=run%3Dd-17").await;
     let mut whole = String::new();
     for name in [
@@ -159,9 +159,9 @@ async fn filtered_stream(fixtures: &mut Fixtures) {
 }
 
 async fn gaps(fixtures: &mut Fixtures) {
-    let rig = six_events(Config::default(), Retention::default().events(2)).await;
+    let rig = six_events(Config::default(), DEFAULT_RETENTION.entries(2)).await;
     let first = {
-        let whole = six_events(Config::default(), Retention::default()).await;
+        let whole = six_events(Config::default(), DEFAULT_RETENTION).await;
         whole.get("/events?limit=1").await.json()["events"][0]["hash"].as_str().unwrap().to_owned()
     };
     for (cursor, filter, name) in [
@@ -183,7 +183,7 @@ async fn gaps(fixtures: &mut Fixtures) {
 }
 
 async fn heartbeats(fixtures: &mut Fixtures) {
-    let rig = six_events(Config::default().heartbeat(Duration::from_millis(20)), Retention::default()).await;
+    let rig = six_events(Config::default().heartbeat(Duration::from_millis(20)), DEFAULT_RETENTION).await;
     let mut stream = rig.stream("/events/stream?start=latest").await;
     stream.until("catchup_complete").await;
     fixtures.check("heartbeat.sse", &stream.block().await.unwrap());
@@ -199,7 +199,7 @@ async fn heartbeats(fixtures: &mut Fixtures) {
 }
 
 async fn documents(fixtures: &mut Fixtures) {
-    let rig = six_events(Config::default(), Retention::default()).await;
+    let rig = six_events(Config::default(), DEFAULT_RETENTION).await;
     for (name, target) in [
         ("pods.json", "/pods"),
         ("pods-none.json", "/pods?namespace=none"),
@@ -216,7 +216,7 @@ async fn documents(fixtures: &mut Fixtures) {
         let lines = format!("GET {target} HTTP/1.1\r\nhost: r\r\naccept: application/x-ndjson\r\n\r\n");
         fixtures.check(name, &rig.ask(&lines).await.body);
     }
-    let rig = Rig::unsynced(Config::default(), Retention::default()).await;
+    let rig = Rig::unsynced(Config::default(), DEFAULT_RETENTION).await;
     fixtures.check("health-cold.json", &rig.get("/health").await.body);
     for name in ["session-by-header", "session-by-body"] {
         let head = fixtures.request(&rig, name).await;
@@ -237,7 +237,7 @@ async fn refusals(fixtures: &mut Fixtures) {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
     let config = Config::default().tokens_file(Some(path)).wait(Duration::from_millis(1)).max_streams(1);
-    let rig = six_events(config, Retention::default().events(2)).await;
+    let rig = six_events(config, DEFAULT_RETENTION.entries(2)).await;
     let ask = async |method: &str, target: &str, fields: &str| {
         let token = "x-relay-token: fixture-token\r\n";
         rig.ask(&format!("{method} {target} HTTP/1.1\r\nhost: r\r\n{token}{fields}\r\n")).await
@@ -245,7 +245,7 @@ async fn refusals(fixtures: &mut Fixtures) {
     let minted = ask("POST", "/auth/session", "").await.json()["session_id"].as_str().unwrap().to_owned();
     let expired = ask("POST", "/auth/session", "").await.json()["session_id"].as_str().unwrap().to_owned();
     let ahead = {
-        let whole = six_events(Config::default(), Retention::default()).await;
+        let whole = six_events(Config::default(), DEFAULT_RETENTION).await;
         whole.publisher.upsert(full_pod(1, "x", true)).await.unwrap();
         whole.get("/pods").await.json()["hash"].as_str().unwrap().to_owned()
     };

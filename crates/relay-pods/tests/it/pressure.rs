@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use relay_pods::{Client, Phase, StreamOptions};
-use relay_pods_server::{Config, Handle, Retention, Server};
+use relay_pods_server::{Config, DEFAULT_RETENTION, Handle, Server};
 use relay_testkit::{Conversation, Gate, Peer, RelayScript, within};
 
 use super::{lines, next, options};
@@ -17,7 +17,7 @@ async fn relay(retain: u64) -> (Handle, Client) {
     // A machine that is busy with other things must not make the relay or the client lose patience.
     let hour = Duration::from_secs(3600);
     let server = Server::builder(Config::default().stall_timeout(hour).heartbeat(hour))
-        .retention(Retention::default().events(retain))
+        .retention(DEFAULT_RETENTION.entries(retain))
         .bind("127.0.0.1:0")
         .await
         .unwrap();

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use relay_log::{DiskOptions, DiskStore, MemoryStore, Store};
-use relay_pods_server::{Config, Retention, Scope, Server};
+use relay_pods_server::{Config, DEFAULT_RETENTION, Scope, Server};
 use relay_proto::pods::{Pod, PodBuilder};
 
 use crate::Report;
@@ -52,7 +52,7 @@ fn measure(
 ) -> Result<()> {
     let filled = runtime.block_on(async {
         let retention =
-            Retention::default().events(2 * events).bytes(1 << 40).age(Duration::from_secs(1 << 20));
+            DEFAULT_RETENTION.entries(2 * events).bytes(1 << 40).age(Duration::from_secs(1 << 20));
         let builder = Server::builder(Config::default()).shared_store(store).retention(retention);
         let server = builder.bind("127.0.0.1:0").await?;
         let (handle, address) = (server.handle(), server.local_addr());

@@ -14,7 +14,8 @@ use crate::config::Config;
 use crate::log::{Log, at_once};
 use crate::metrics::Metrics;
 use crate::source::{Publisher, Scope};
-use crate::store::{Resolved, Retention, resolve};
+use crate::store::{DEFAULT_RETENTION, Resolved, resolve};
+use relay_log::Retention;
 
 fn relay(retention: Retention) -> (Arc<Relay>, Publisher) {
     let clock = Clock::manual(0);
@@ -72,7 +73,7 @@ fn upsert(publisher: &Publisher, name: &str, version: u64, app: &str) {
 
 #[tokio::test]
 async fn catching_up_comes_to_an_end_under_any_load() {
-    let (relay, publisher) = relay(Retention::default());
+    let (relay, publisher) = relay(DEFAULT_RETENTION);
     for at in 0..500 {
         upsert(&publisher, "a", at, "web");
     }
@@ -99,7 +100,7 @@ async fn catching_up_comes_to_an_end_under_any_load() {
 #[tokio::test]
 async fn who_starts_at_the_head_has_caught_up_whatever_comes_meanwhile() {
     for by_cursor in [false, true] {
-        let (relay, publisher) = relay(Retention::default());
+        let (relay, publisher) = relay(DEFAULT_RETENTION);
         upsert(&publisher, "a", 1, "web");
         let head = relay.log.view().hash.clone();
         let start = if by_cursor { Start::After(head, 1) } else { Start::Latest };
@@ -116,7 +117,7 @@ async fn who_starts_at_the_head_has_caught_up_whatever_comes_meanwhile() {
 
 #[tokio::test]
 async fn connected_comes_first_even_when_the_end_has_come_already() {
-    let (relay, publisher) = relay(Retention::default());
+    let (relay, publisher) = relay(DEFAULT_RETENTION);
     upsert(&publisher, "a", 1, "web");
     let unknown =
         Start::Gap { reason: GapReason::CursorUnknown, requested: Some("x".into()), sequence: None };
@@ -132,7 +133,7 @@ async fn connected_comes_first_even_when_the_end_has_come_already() {
 
 #[tokio::test]
 async fn what_is_trimmed_after_the_look_up_is_told_as_it_is() {
-    let (relay, publisher) = relay(Retention::default());
+    let (relay, publisher) = relay(DEFAULT_RETENTION);
     upsert(&publisher, "a", 1, "web");
     let cursor = relay.log.view().hash.clone();
     (2..=4).for_each(|at| upsert(&publisher, "a", at, "web"));
@@ -162,7 +163,7 @@ async fn what_is_trimmed_after_the_look_up_is_told_as_it_is() {
 
 #[tokio::test]
 async fn pieces_are_bounded() {
-    let (relay, publisher) = relay(Retention::default());
+    let (relay, publisher) = relay(DEFAULT_RETENTION);
     let pods = (0..20_000).map(|at| PodBuilder::new("prod", &at.to_string()).build()).collect();
     publisher.relist(Scope::All, pods).await.unwrap();
     let mut subscriber = subscribe(&relay, Filter::new(), Start::Oldest);
@@ -181,7 +182,7 @@ async fn pieces_are_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_long_search_is_no_silence() {
-    let (relay, publisher) = relay(Retention::default());
+    let (relay, publisher) = relay(DEFAULT_RETENTION);
     let pods = (0..10_000).map(|at| PodBuilder::new("prod", &at.to_string()).build()).collect();
     publisher.relist(Scope::All, pods).await.unwrap();
     let mut subscriber = subscribe(&relay, Filter::new().namespace("none").unwrap(), Start::Oldest);
@@ -315,7 +316,7 @@ fn fold_until(history: &History, sequence: u64, filter: &Filter) -> BTreeMap<Pod
 }
 
 fn run(steps: &[Step], filter: &Filter, retain: u64) {
-    let (relay, publisher) = relay(Retention::default().events(retain));
+    let (relay, publisher) = relay(DEFAULT_RETENTION.entries(retain));
     let mut history = History::new();
     let mut consumer = Consumer::default();
     let mut subscriber = subscribe(&relay, filter.clone(), Start::Oldest);

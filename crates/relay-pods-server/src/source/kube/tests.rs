@@ -8,12 +8,12 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::log::{Log, SourceStatus};
-use crate::{Clock, Retention};
+use crate::{Clock, DEFAULT_RETENTION};
 
 const PODS: &str = "v1/pods";
 
 fn log() -> Arc<Log> {
-    Log::in_memory(Retention::default(), Clock::system())
+    Log::in_memory(DEFAULT_RETENTION, Clock::system())
 }
 
 fn pod(namespace: &str, name: &str) -> Value {

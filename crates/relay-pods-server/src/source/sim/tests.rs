@@ -12,7 +12,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::log::Log;
 use crate::log::at_once;
-use crate::store::{Page, Record, Retention};
+use crate::store::{DEFAULT_RETENTION, Page, Record};
 
 type Fold = BTreeMap<PodKey, Pod>;
 
@@ -305,7 +305,7 @@ fn rates_that_are_none_are_quiet() {
 }
 
 fn log() -> Arc<Log> {
-    Log::in_memory(Retention::default(), Clock::manual(0))
+    Log::in_memory(DEFAULT_RETENTION, Clock::manual(0))
 }
 
 fn records(log: &Log) -> Vec<Record> {
