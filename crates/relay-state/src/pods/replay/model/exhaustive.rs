@@ -312,8 +312,8 @@ fn one_fault_in_every_kind_of_stream() {
     }
 }
 
-/// With one pair of events each. `cargo test -p relay-state two_faults -- --include-ignored --nocapture` looks at all
-/// pairs, and at the streams that have a cursor, yield bookmarks, show history or have no previous hashes.
+/// With one pair of events each. `cargo test -p relay-state --features pods two_faults -- --include-ignored` looks at
+/// all pairs, and at the streams that have a cursor, yield bookmarks, show history or have no previous hashes.
 macro_rules! two_faults {
     ($($test:ident: $plan:literal with $pair:literal,)*) => { $(
         #[test]

@@ -107,7 +107,7 @@ fn random_faults_lose_nothing_unannounced() {
             let trace = again.trace.unwrap_or_default().join("\n  ");
             panic!(
                 "{mode:?}, filtered {filtered}: {broken:?}\n  {trace}\nagain: SEED={seed} cargo test -p relay-state \
-                 random_faults -- --nocapture"
+                 --features pods random_faults -- --nocapture"
             );
         }
     }
