@@ -127,6 +127,7 @@ impl Client {
         if self.inner.producer.id().is_empty() {
             return Err(Error::Usage("a client that publishes needs a producer id".into()));
         }
+        check_channel(channel)?;
         let turn = self.turn(channel);
         let cancel = &self.inner.cancel;
         let result = tokio::select! {
@@ -253,9 +254,7 @@ impl Client {
     /// [`Error::Closed`], and what the transport says at once; what it meets later comes in the stream.
     pub async fn subscribe(&self, channel: &str, options: SubscribeOptions) -> Result<Subscriber, Error> {
         self.connect().await?;
-        if channel.is_empty() || channel.bytes().any(|byte| byte.is_ascii_control()) {
-            return Err(Error::Usage("a channel's name is not empty and has no control characters".into()));
-        }
+        check_channel(channel)?;
         let start = match &options.after {
             Some(position) => Start::After(position.clone()),
             None if options.from_start || options.from_sequence.is_some() => Start::Oldest,
@@ -315,6 +314,14 @@ impl Client {
             turns.remove(channel);
         }
     }
+}
+
+/// Which other names there are is for the server to say.
+fn check_channel(name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(Error::Usage("a channel's name is not empty and has no control characters".into()));
+    }
+    Ok(())
 }
 
 /// A number that is given back unless it was spent.

@@ -209,7 +209,19 @@ impl SseFeed {
         }
     }
 
-    /// What an event means to the subscription; nothing when it is only the connection's.
+    /// What nearly every event is: as [`StreamFrame::decode`] has it, without a share of the event that is kept.
+    fn envelope(&mut self, event: sse::Event) -> Frame {
+        self.fresh = false;
+        let position = Position::parse_near(event.last_event_id(), self.near.as_ref()).ok();
+        if let Some(position) = &position
+            && !self.near.as_ref().is_some_and(|near| near.same_epoch(position))
+        {
+            self.near = Some(position.clone());
+        }
+        Frame::Envelope { position, envelope: event.into_data_bytes() }
+    }
+
+    /// What another event means to the subscription; nothing when it is only the connection's.
     fn event(&mut self, event: &sse::Event) -> Option<Event> {
         let fresh = std::mem::take(&mut self.fresh);
         let frame = match StreamFrame::decode(event, self.near.as_ref()) {
@@ -220,12 +232,7 @@ impl SseFeed {
             }
         };
         Some(Event::Frame(match frame {
-            StreamFrame::Envelope { position, envelope } => {
-                if position.is_some() {
-                    self.near.clone_from(&position);
-                }
-                Frame::Envelope { position, envelope }
-            }
+            StreamFrame::Envelope { position, envelope } => Frame::Envelope { position, envelope },
             StreamFrame::Connected(connected) => {
                 self.stream.set_idle(connected.heartbeat().map(|heartbeat| heartbeat.saturating_mul(3)));
                 Frame::Connected { resumes_after: Some(connected.resumes_after) }
@@ -322,6 +329,9 @@ impl Stream for SseFeed {
                 Item::Opened => {
                     this.fresh = true;
                     Some(Event::Opened)
+                }
+                Item::Frame(sse::Frame::Event(event)) if event.kind() == "envelope" => {
+                    Some(Event::Frame(this.envelope(event)))
                 }
                 Item::Frame(sse::Frame::Event(event)) => this.event(&event),
                 Item::Frame(sse::Frame::Oversized(block))

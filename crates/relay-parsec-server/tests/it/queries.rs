@@ -165,7 +165,7 @@ async fn who_listens_and_what_there_is() {
 }
 
 #[tokio::test]
-async fn schemas_are_served_and_hold() {
+async fn behaviour_24_schemas_are_served_and_hold() {
     let schemas = br#"[{"pattern":"public:chat.{room}","aspects":{"said":{"payload_schema":{"type":"object","required":["text"]}}}},
         {"pattern":"public:**","aspects":{}}]"#;
     let registry = Registry::from_json(schemas).unwrap();

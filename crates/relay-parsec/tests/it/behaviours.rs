@@ -44,7 +44,7 @@ impl Seen {
 }
 
 #[tokio::test]
-async fn one_publishes_are_numbered_from_one() {
+async fn behaviour_01_publishes_are_numbered_from_one() {
     let client = client(&MemoryTransport::new());
     for _ in 0..3 {
         client.publish(CHANNEL, Outgoing::new("data")).await.unwrap();
@@ -60,7 +60,7 @@ async fn one_publishes_are_numbered_from_one() {
 }
 
 #[tokio::test]
-async fn two_and_three_handlers_see_their_aspects_in_order() {
+async fn behaviours_02_and_03_handlers_see_their_aspects_in_order() {
     let client = client(&MemoryTransport::new());
     let seen = Seen::default();
     let (all, some) = (seen.clone(), seen.clone());
@@ -89,7 +89,7 @@ async fn two_and_three_handlers_see_their_aspects_in_order() {
 }
 
 #[tokio::test]
-async fn four_payloads_are_typed_and_five_children_name_their_parents() {
+async fn behaviours_04_and_05_payloads_are_typed_and_children_name_their_parents() {
     #[derive(serde::Deserialize)]
     struct Said {
         text: String,
@@ -124,7 +124,7 @@ async fn four_payloads_are_typed_and_five_children_name_their_parents() {
 }
 
 #[tokio::test]
-async fn six_a_strict_validator_rejects_in_sight() {
+async fn behaviour_06_a_strict_validator_rejects_in_sight() {
     let transport = MemoryTransport::new();
     let schemas = br#"[{"pattern":"public:**","aspects":{"said":{"payload_schema":{"type":"object","properties":{"text":{"type":"string"}}}}}}]"#;
     let validator = Validator::new(Registry::from_json(schemas).unwrap(), ValidatorMode::Strict);
@@ -161,7 +161,7 @@ impl SequenceSnapshotter for Kept {
 }
 
 #[tokio::test]
-async fn seven_a_snapshot_is_where_counting_goes_on() {
+async fn behaviour_07_a_snapshot_is_where_counting_goes_on() {
     let kept = Kept::default();
     kept.0.lock().unwrap().insert(CHANNEL.into(), 5);
     let client = Client::builder(MemoryTransport::new())

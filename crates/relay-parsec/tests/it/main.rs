@@ -12,6 +12,7 @@ mod socket_peer;
 mod sse_peer;
 #[cfg(feature = "websocket")]
 mod suite;
+mod traps;
 #[cfg(feature = "websocket")]
 mod wire;
 #[cfg(feature = "websocket")]

@@ -19,10 +19,20 @@ pub struct Envelope {
     pub(super) produced_at: Option<i64>,
     pub(super) producer: Producer,
     pub(super) aspect: ByteString,
-    pub(super) schema_ref: ByteString,
-    pub(super) causation: Causation,
     pub(super) payload: Option<Payload>,
+    /// `None` when both are empty.
+    rare: Option<Box<Rare>>,
 }
+
+/// What few envelopes have: elsewhere, as an envelope is moved many times on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Rare {
+    schema_ref: ByteString,
+    causation: Causation,
+}
+
+/// What those have that name no parent.
+static ROOT: Causation = Causation { parent_channel: ByteString::from_static(""), parent_sequence: 0 };
 
 /// Who publishes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -182,9 +192,8 @@ impl Envelope {
             produced_at: None,
             producer,
             aspect: aspect.into(),
-            schema_ref: ByteString::new(),
-            causation: Causation::default(),
             payload: None,
+            rare: None,
         }
     }
 
@@ -205,15 +214,22 @@ impl Envelope {
     /// Sets the reference to a schema, which nothing here resolves; empty for none.
     #[must_use]
     pub fn with_schema_ref(mut self, schema_ref: impl Into<ByteString>) -> Self {
-        self.schema_ref = schema_ref.into();
+        let causation = self.rare.take().map_or_else(Causation::default, |rare| rare.causation);
+        self.set_rare(schema_ref.into(), causation);
         self
     }
 
     /// Sets the parent.
     #[must_use]
     pub fn with_causation(mut self, causation: Causation) -> Self {
-        self.causation = causation;
+        let schema_ref = self.rare.take().map_or_else(ByteString::new, |rare| rare.schema_ref);
+        self.set_rare(schema_ref, causation);
         self
+    }
+
+    pub(super) fn set_rare(&mut self, schema_ref: ByteString, causation: Causation) {
+        let empty = schema_ref.is_empty() && causation.is_root();
+        self.rare = if empty { None } else { Some(Box::new(Rare { schema_ref, causation })) };
     }
 
     /// Sets the payload.
@@ -259,12 +275,12 @@ impl Envelope {
 
     /// A reference to a schema; empty for none.
     pub fn schema_ref(&self) -> &str {
-        &self.schema_ref
+        self.rare.as_ref().map_or("", |rare| &rare.schema_ref)
     }
 
     /// What led to it.
     pub fn causation(&self) -> &Causation {
-        &self.causation
+        self.rare.as_ref().map_or(&ROOT, |rare| &rare.causation)
     }
 
     /// What it carries. A payload that is `null` is one; `None` is an envelope without.
@@ -324,22 +340,23 @@ impl Envelope {
         }
         out.push_str("},\"aspect\":");
         string(&mut out, &self.aspect);
-        if !self.schema_ref.is_empty() {
+        if !self.schema_ref().is_empty() {
             out.push_str(",\"schema_ref\":");
-            string(&mut out, &self.schema_ref);
+            string(&mut out, self.schema_ref());
         }
-        if !self.causation.is_root() {
+        let causation = self.causation();
+        if !causation.is_root() {
             out.push_str(",\"causation\":{");
-            if !self.causation.parent_channel.is_empty() {
+            if !causation.parent_channel.is_empty() {
                 out.push_str("\"parent_channel\":");
-                string(&mut out, &self.causation.parent_channel);
+                string(&mut out, &causation.parent_channel);
             }
-            if self.causation.parent_sequence != 0 {
-                if !self.causation.parent_channel.is_empty() {
+            if causation.parent_sequence != 0 {
+                if !causation.parent_channel.is_empty() {
                     out.push(',');
                 }
                 out.push_str("\"parent_sequence\":");
-                number(&mut out, self.causation.parent_sequence);
+                number(&mut out, causation.parent_sequence);
             }
             out.push('}');
         }

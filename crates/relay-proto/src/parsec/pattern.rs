@@ -126,7 +126,7 @@ mod tests {
 
     /// Behaviours 15 to 17.
     #[test]
-    fn matching() {
+    fn behaviours_15_and_16_matching() {
         for (pattern, channel, bound) in [
             ("sessions:{id}.events", "sessions:s.events", Some("id=s")),
             ("sessions:{id}.events", "sessions:s.other", None),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn behaviour_17_mistakes_are_named() {
         for (pattern, word) in [
             ("", "empty"),
             ("a..b", "segment is not empty"),
@@ -170,7 +170,7 @@ mod tests {
 
     /// Behaviour 19, and ties.
     #[test]
-    fn precedence() {
+    fn behaviour_19_precedence() {
         let order = ["a.b", "a.{x}", "a.*", "a.**", "{x}.**", "**"];
         let order: Vec<_> = order.iter().map(|text| Pattern::parse(text).unwrap()).collect();
         for pair in order.windows(2) {

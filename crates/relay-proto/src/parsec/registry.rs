@@ -287,7 +287,7 @@ mod tests {
 
     /// Behaviours 18 to 21 and 24.
     #[test]
-    fn versions_and_changes() {
+    fn behaviours_18_20_and_21_versions_and_changes() {
         let mut registry = Registry::default();
         let change = registry.register(entry("sessions:{id}.events"), now()).unwrap();
         assert_eq!((change.kind, change.schema.unwrap().version), (ChangeKind::Registered, 1));

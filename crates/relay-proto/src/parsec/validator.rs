@@ -147,7 +147,7 @@ mod tests {
 
     /// Behaviours 22 and 23.
     #[test]
-    fn modes() {
+    fn behaviours_22_and_23_modes() {
         let schema = r#"[{"pattern":"public:**","aspects":{"free":{},"said":{"payload_schema":
             {"type":"object","required":["text"],"properties":{"text":{"type":"string"}}}}}}]"#;
         let registry = Arc::new(Registry::from_json(schema.as_bytes()).unwrap());

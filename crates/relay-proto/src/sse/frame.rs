@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use bytestring::ByteString;
 
 use super::limits::Limit;
@@ -99,6 +99,19 @@ impl Event {
         match &self.text {
             Text::Shared(text) => text.as_bytes().slice(self.data.range()),
             Text::Small { .. } => Bytes::copy_from_slice(self.data().as_bytes()),
+        }
+    }
+
+    /// As [`data_bytes`](Self::data_bytes), of an event that is needed no longer: its memory changes hands.
+    pub fn into_data_bytes(self) -> Bytes {
+        match self.text {
+            Text::Shared(text) => {
+                let (mut bytes, data) = (text.into_bytes(), self.data.range());
+                bytes.truncate(data.end);
+                bytes.advance(data.start);
+                bytes
+            }
+            Text::Small { .. } => self.data_bytes(),
         }
     }
 

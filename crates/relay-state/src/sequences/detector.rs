@@ -193,7 +193,7 @@ mod tests {
 
     /// Behaviour 13.
     #[test]
-    fn sightings() {
+    fn behaviour_13_sightings() {
         let mut detector = GapDetector::default();
         for (channel, producer, sequence, sighting) in [
             ("c", "p", 5, Sighting::First),

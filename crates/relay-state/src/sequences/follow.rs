@@ -303,7 +303,10 @@ impl Follow {
             let missed = before.offset().checked_sub(last.offset());
             self.jump(&last, before, missed);
         }
-        self.last = Some(position.clone());
+        match &mut self.last {
+            Some(last) => last.go_to(position),
+            none => *none = Some(position.clone()),
+        }
         Ok(true)
     }
 
@@ -334,13 +337,14 @@ impl Follow {
     /// From bytes to what the subscriber wants: decode, observe, validate, choose.
     fn envelope(&mut self, position: Option<Position>, bytes: Bytes) {
         let size = bytes.len() as u64;
-        let decoded = Envelope::decode(bytes).and_then(|envelope| envelope.usable().map(|()| envelope));
-        let envelope = match decoded {
-            Ok(envelope) => envelope,
-            Err(error) => {
-                self.items.push_back(Item::Undecodable { position, bytes: size, error });
-                return;
-            }
+        let decoded = Envelope::decode(bytes);
+        let error = match &decoded {
+            Ok(envelope) => envelope.usable().err(),
+            Err(error) => Some(error.clone()),
+        };
+        let (None, Ok(envelope)) = (&error, decoded) else {
+            self.items.extend(error.map(|error| Item::Undecodable { position, bytes: size, error }));
+            return;
         };
         let (producer, sequence) = (envelope.producer().id(), envelope.sequence());
         let wanted = sequence > self.options.from_sequence;
@@ -372,7 +376,7 @@ impl Follow {
         }
         let validator = &self.options.validator;
         let warning = match validator.check(&self.channel, envelope.aspect(), envelope.payload()) {
-            Validation::Warned(why) => Some(why),
+            Validation::Warned(why) => Some(Box::new(why)),
             Validation::Rejected(rejection) => {
                 let (producer, aspect) = (producer.to_owned(), envelope.aspect().to_owned());
                 self.items.push_back(Item::Rejected { position, producer, sequence, aspect, rejection });

@@ -70,7 +70,7 @@ pub struct Delivered {
     /// The envelope.
     pub envelope: Envelope,
     /// Why it does not fit its schema: in warn mode.
-    pub warning: Option<Rejection>,
+    pub warning: Option<Box<Rejection>>,
 }
 
 /// Envelopes that are lost.

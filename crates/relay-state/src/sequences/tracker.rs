@@ -72,7 +72,7 @@ mod tests {
 
     /// Behaviour 11, and giving back.
     #[test]
-    fn counts_per_channel() {
+    fn behaviour_11_counts_per_channel() {
         let tracker = SequenceTracker::new();
         assert_eq!((tracker.next("a"), tracker.next("a"), tracker.next("b")), (1, 2, 1));
         assert_eq!((tracker.peek("a"), tracker.peek("c")), (2, 0));
@@ -93,7 +93,7 @@ mod tests {
 
     /// Behaviour 12.
     #[test]
-    fn a_thousand_callers_get_a_thousand_numbers() {
+    fn behaviour_12_a_thousand_callers_get_a_thousand_numbers() {
         let tracker = SequenceTracker::new();
         let threads: Vec<_> = (0..10)
             .map(|_| {

@@ -14,7 +14,7 @@ fn valid() -> Envelope {
 
 /// Behaviour 8 of the published tests, and the order of keys on the wire.
 #[test]
-fn a_round_trip_keeps_everything() {
+fn behaviour_08_a_round_trip_keeps_everything() {
     let whole = valid()
         .with_schema_ref("sessions:s_19:envelope/v1")
         .with_causation(Causation::new("public:a.b.c", 7));
@@ -34,7 +34,7 @@ fn a_round_trip_keeps_everything() {
 
 /// Behaviour 9: each missing member gives its own error, and the first counts.
 #[test]
-fn the_order_of_the_rules() {
+fn behaviour_09_the_order_of_the_rules() {
     let kind = ProducerKind::from_name("robot");
     let mut envelope = Envelope::new("", "", Producer::new("", kind.clone()));
     for (error, field, fix) in [
@@ -56,7 +56,7 @@ fn the_order_of_the_rules() {
 
 /// Behaviour 10: exactly the limit passes, one byte more names both sizes.
 #[test]
-fn the_size_rule() {
+fn behaviour_10_the_size_rule() {
     let of =
         |filler: usize| valid().with_payload(Payload::parse(&format!("\"{}\"", "x".repeat(filler))).unwrap());
     let frame = of(0).encode().unwrap().len();
@@ -141,9 +141,76 @@ fn what_is_wrong_is_named_and_the_payload_is_not_shown() {
 
 /// Behaviour 14: a large payload lies elsewhere, by convention.
 #[test]
-fn a_reference_to_data_is_a_payload_like_any_other() {
+fn behaviour_14_a_reference_to_data_is_a_payload_like_any_other() {
     let payload = Payload::of(&serde_json::json!({"url": "https://h/x", "size_bytes": 1})).unwrap();
     let envelope = Envelope::new("public:a.b", "data_ref", Producer::service("s")).with_payload(payload);
     assert!(envelope.to_json().contains(r#""url":"https://h/x""#));
     assert!(!format!("{envelope:?}").contains("https"));
+}
+
+mod plainly {
+    use super::super::{plain, read};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A member, right or wrong, as it may be written.
+    fn member() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec![
+            r#""channel":"public:a.b""#,
+            r#""channel":"""#,
+            r#""channel":null"#,
+            r#""channel":7"#,
+            r#""chann\u0065l":"x""#,
+            r#""sequence":12"#,
+            r#""sequence":-1"#,
+            r#""sequence":1.5"#,
+            r#""sequence":"2""#,
+            r#""sequence":9223372036854775808"#,
+            r#""producer":{"id":"p","kind":"user"}"#,
+            r#""producer" : { "kind" : "robot" , "age" : [1] , "id" : "q" }"#,
+            r#""producer":{"id":"p","id":"r"}"#,
+            r#""producer":{}"#,
+            r#""producer":[]"#,
+            r#""aspect":"said""#,
+            r#""aspect":"\u0073aid""#,
+            r#""schema_ref":"s:1""#,
+            r#""causation":{"parent_channel":"c","parent_sequence":3}"#,
+            r#""causation":{"parent_sequence":"3"}"#,
+            r#""payload":null"#,
+            r#""payload":{"sequence":5,"t":"<&>\n","n":9007199254740993}"#,
+            r#""payload":tru"#,
+            r#""produced_at":"2026-05-27T14:22:09.331Z""#,
+            r#""produced_at":"""#,
+            r#""produced_at":"noon""#,
+            r#""more":[{"channel":"z"}]"#,
+        ])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        /// The short way reads nothing that the long way reads otherwise.
+        #[test]
+        fn as_the_long_way(
+            members in prop::collection::vec(member(), 0..9),
+            before in prop::sample::select(vec!["", " ", "\n"]),
+            after in prop::sample::select(vec!["", " ", "x", "}"]),
+        ) {
+            let text = ByteString::from(format!("{before}{{{}}}{after}", members.join(",")));
+            if let Ok(envelope) = plain(&text) {
+                let mut wrong = None;
+                prop_assert_eq!(read(&text, &mut wrong), Ok(envelope));
+                prop_assert_eq!(wrong, None);
+            }
+        }
+    }
+
+    /// And it is taken for what publishers write.
+    #[test]
+    fn what_is_written_is_read_the_short_way() {
+        let whole = valid().with_schema_ref("s:1").with_causation(Causation::new("public:a.b", 7));
+        for envelope in [valid(), whole] {
+            assert_eq!(plain(&envelope.to_json().into()), Ok(envelope));
+        }
+    }
 }

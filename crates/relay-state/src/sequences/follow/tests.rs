@@ -1,6 +1,8 @@
 use super::*;
 use proptest::prelude::*;
-use relay_proto::parsec::{Registry, ValidatorMode};
+use relay_proto::parsec::{Connected, Registry, StreamFrame, StreamGap, ValidatorMode};
+use relay_proto::sse;
+use relay_proto::time::Timestamp;
 
 fn at(text: &str) -> Option<Position> {
     Some(text.parse().unwrap())
@@ -260,6 +262,62 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A connection: what the server has written comes to the subscriber in chunks of any size.
+struct Wire {
+    written: Vec<u8>,
+    chunks: std::iter::Cycle<std::vec::IntoIter<usize>>,
+    /// Bytes of the chunk that comes next.
+    chunk: usize,
+    decoder: sse::Decoder,
+}
+
+impl Wire {
+    fn new(chunks: Vec<usize>) -> Self {
+        let mut chunks = chunks.into_iter().cycle();
+        let chunk = chunks.next().unwrap();
+        Self { written: Vec::new(), chunks, chunk, decoder: sse::Decoder::default() }
+    }
+
+    /// Another connection: what was under way on the last one is lost, wherever it was cut.
+    fn open(&mut self) {
+        self.written.clear();
+        self.decoder = sse::Decoder::default();
+    }
+
+    /// Reads what fills a chunk, and the rest too when nothing more will be written. Says whether the subscriber stays.
+    fn read(&mut self, follow: &mut Follow, rest: bool) -> bool {
+        while !self.written.is_empty() && (rest || self.written.len() >= self.chunk) {
+            let size = self.chunk.min(self.written.len());
+            self.decoder.feed(self.written.drain(..size).collect::<Vec<u8>>());
+            self.chunk = self.chunks.next().unwrap();
+            while let Some(frame) = self.decoder.next_frame() {
+                let sse::Frame::Event(event) = frame else { panic!("only events are written") };
+                if follow.handle_frame(meant(&event)).is_err() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// What an event of the stream is to the fold.
+fn meant(event: &sse::Event) -> Frame {
+    match StreamFrame::decode(event, None).unwrap() {
+        StreamFrame::Connected(connected) => {
+            Frame::Connected { resumes_after: Some(connected.resumes_after) }
+        }
+        StreamFrame::Envelope { position, envelope } => Frame::Envelope { position, envelope },
+        StreamFrame::Gap(gap) => Frame::Gap {
+            cause: GapCause::Server(gap.reason),
+            missed: gap.missed,
+            resumes_after: gap.resumes_after,
+        },
+        StreamFrame::Heartbeat { position } => Frame::Heartbeat { position },
+        other => panic!("{other:?} is not written"),
+    }
+}
+
 /// A server that does what the protocol says, as slowly and obviously as can be.
 struct Server {
     epoch: u32,
@@ -269,6 +327,7 @@ struct Server {
     counts: [i64; 3],
     /// What follows this offset of the connection's is sent.
     sent: Option<u64>,
+    wire: Wire,
 }
 
 impl Server {
@@ -280,7 +339,26 @@ impl Server {
         self.retained.first().map_or(self.head, |(offset, ..)| offset - 1)
     }
 
+    /// What was written is on its way; a subscriber that is not content hangs up.
+    fn read(&mut self, follow: &mut Follow, rest: bool) {
+        if !self.wire.read(follow, rest) {
+            self.sent = None;
+        }
+    }
+
+    fn say_gap(&mut self, reason: GapReason, missed: Option<u64>, to: u64) {
+        let gap = StreamGap::new(reason, self.place(to)).missed(missed);
+        StreamFrame::write_gap(&mut self.wire.written, &gap);
+    }
+
+    fn say_envelope(&mut self, offset: u64, producer: u8, sequence: i64) {
+        let (place, envelope) = (self.place(offset), text(&producer.to_string(), sequence, "a"));
+        let envelope = std::str::from_utf8(&envelope).unwrap();
+        StreamFrame::write_envelope(&mut self.wire.written, &place, envelope);
+    }
+
     fn connect(&mut self, follow: &mut Follow) {
+        self.wire.open();
         follow.handle_open();
         let asked = follow.position().cloned();
         let base = self.base();
@@ -301,26 +379,25 @@ impl Server {
             }
             Some(asked) => asked.offset(),
         };
-        follow.handle_frame(Frame::Connected { resumes_after: Some(self.place(from)) }).unwrap();
+        let beat = std::time::Duration::from_secs(15);
+        let connected = Connected::new("public:a.b", self.head, self.place(from), "c", beat);
+        StreamFrame::write_connected(&mut self.wire.written, &connected);
         if let Some((reason, missed)) = gap {
-            let cause = GapCause::Server(reason);
-            follow.handle_frame(Frame::Gap { cause, missed, resumes_after: self.place(from) }).unwrap();
+            self.say_gap(reason, missed, from);
         }
         self.sent = Some(from);
+        self.read(follow, false);
     }
 
     /// Sends again what it has sent last.
     fn repeat(&mut self, follow: &mut Follow, back: u64) {
         let Some(sent) = self.sent else { return };
-        for &(offset, producer, sequence) in &self.retained {
+        for (offset, producer, sequence) in self.retained.clone() {
             if offset <= sent && offset + back > sent {
-                let envelope = text(&producer.to_string(), sequence, "a");
-                let frame = Frame::Envelope { position: Some(self.place(offset)), envelope };
-                if follow.handle_frame(frame).is_err() {
-                    self.sent = None;
-                }
+                self.say_envelope(offset, producer, sequence);
             }
         }
+        self.read(follow, false);
     }
 
     /// Sends what follows, up to so many; `lose` drops the first of them.
@@ -334,22 +411,14 @@ impl Server {
             };
             if offset > sent + 1 {
                 // Fell off the log: the server says so.
-                let cause = GapCause::Server(GapReason::SlowConsumer);
-                let (missed, resumes_after) = (Some(offset - 1 - sent), self.place(offset - 1));
-                if follow.handle_frame(Frame::Gap { cause, missed, resumes_after }).is_err() {
-                    self.sent = None;
-                    return;
-                }
+                self.say_gap(GapReason::SlowConsumer, Some(offset - 1 - sent), offset - 1);
             }
             self.sent = Some(offset);
             if lose && n == 0 {
                 continue;
             }
-            let envelope = text(&producer.to_string(), sequence, "a");
-            let frame = Frame::Envelope { position: Some(self.place(offset)), envelope };
-            if follow.handle_frame(frame).is_err() {
-                self.sent = None;
-            }
+            self.say_envelope(offset, producer, sequence);
+            self.read(follow, false);
         }
     }
 }
@@ -357,10 +426,15 @@ impl Server {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
-    /// Nothing is lost, and nothing comes twice, that was not said.
+    /// Nothing is lost, and nothing comes twice, that was not said: however the bytes are cut into chunks, and wherever
+    /// a connection ends among them.
     #[test]
-    fn as_the_slow_server(steps in prop::collection::vec(step(), 1..60)) {
-        let mut server = Server { epoch: 0, head: 0, retained: Vec::new(), counts: [0; 3], sent: None };
+    fn as_the_slow_server(
+        steps in prop::collection::vec(step(), 1..60),
+        chunks in prop::collection::vec(prop_oneof![1_usize..12, 1_usize..300], 1..8),
+    ) {
+        let wire = Wire::new(chunks);
+        let mut server = Server { epoch: 0, head: 0, retained: Vec::new(), counts: [0; 3], sent: None, wire };
         let mut follow = Follow::new("public:a.b", FollowOptions::default());
         server.connect(&mut follow);
         for step in steps {
@@ -391,10 +465,10 @@ proptest! {
                 Step::Lose => server.deliver(&mut follow, 1, true),
                 Step::Repeat(back) => server.repeat(&mut follow, u64::from(back)),
                 Step::Heartbeat => {
-                    if let Some(sent) = server.sent
-                        && follow.handle_frame(Frame::Heartbeat { position: server.place(sent) }).is_err()
-                    {
-                        server.sent = None;
+                    if let Some(sent) = server.sent {
+                        let (place, time) = (server.place(sent), Timestamp::new("2026-05-27T14:22:09Z"));
+                        StreamFrame::write_heartbeat(&mut server.wire.written, &place, &time);
+                        server.read(&mut follow, false);
                     }
                 }
                 Step::Deliver(most) => {
@@ -409,6 +483,7 @@ proptest! {
         for _ in 0..3 {
             server.connect(&mut follow);
             server.deliver(&mut follow, 1000, false);
+            server.read(&mut follow, true);
         }
         prop_assert_eq!(follow.position(), Some(&server.place(server.head)));
 
