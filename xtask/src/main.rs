@@ -35,7 +35,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "interop",
         arguments: "[SUITE..] [--relay PATH] [--keep]",
-        about: "talk to systems that are not ours, running for real: `interop sse` and `interop kube`",
+        about: "relay next to real servers and clients of others: Go, Kubernetes, NATS, Node.js",
         details: interop::DETAILS,
         run: interop::run,
     },
@@ -56,7 +56,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "bench",
         arguments: "NAME [--quick] [--only WORK] [--json FILE]",
-        about: "how fast it is next to other crates, in one run: `bench sse`",
+        about: "how fast it is next to its peers, in one run",
         details: bench::DETAILS,
         run: bench::run,
     },
