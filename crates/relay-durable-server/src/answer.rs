@@ -1,12 +1,13 @@
 //! Answers: headers of the protocol, and those for browsers.
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use relay_transport::server::{Body, full};
 
 use crate::fold::Fold;
 
 /// An answer without headers of the protocol.
-pub(crate) fn plain(status: StatusCode, body: impl Into<bytes::Bytes>) -> Response<Body> {
+pub(crate) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut answer = full(status, "text/plain; charset=utf-8", body);
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         answer.headers_mut().remove(http::header::CONTENT_TYPE);
@@ -55,4 +56,24 @@ pub(crate) fn for_browsers(answer: &mut Response<Body>) {
     ] {
         set(answer, name, value);
     }
+}
+
+/// The body for some records.
+pub(crate) fn joined(json: bool, data: &[Bytes]) -> Bytes {
+    if !json {
+        return match data {
+            [one] => one.clone(),
+            many => many.concat().into(),
+        };
+    }
+    let mut body = Vec::with_capacity(data.iter().map(|part| part.len() + 1).sum::<usize>() + 2);
+    body.push(b'[');
+    for (index, part) in data.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(part);
+    }
+    body.push(b']');
+    body.into()
 }

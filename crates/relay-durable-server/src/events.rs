@@ -1,6 +1,7 @@
 //! Events: data as it comes, each with its control event.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -13,10 +14,13 @@ use relay_transport::server::{Body, Cut, with_body};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::answer::set;
+use crate::answer::{joined, set};
 use crate::fold::Position;
-use crate::http::{BREATH, Handler, joined};
+use crate::handler::Handler;
 use crate::streams::Stream;
+
+/// How long events may wait for their reader's connection.
+const BREATH: Duration = Duration::from_secs(15);
 
 /// A reader's place.
 struct Reading {

@@ -1,42 +1,19 @@
 //! Requests, by method.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use relay_transport::server::{Body, Cut, Query, Service, Unread, full, read_body};
-use tokio_util::sync::CancellationToken;
 
-use crate::answer::{for_browsers, plain, refuse, set, tail};
+use crate::answer::{for_browsers, joined, plain, refuse, set, tail};
 use crate::events;
 use crate::fold::Position;
-use crate::server::Config;
-use crate::streams::{Part, Stream, Streams, now};
-
-/// Answers the requests of a server.
-#[derive(Debug)]
-pub(crate) struct Handler {
-    pub(crate) streams: Streams,
-    pub(crate) config: Config,
-    pub(crate) stop: CancellationToken,
-}
-
-/// A refusal that ends the handling of a request.
-pub(crate) type Refused = Box<Response<Body>>;
-
-/// A refusal as an error.
-pub(crate) fn no(status: u16, why: &str) -> Refused {
-    Box::new(refuse(status, why))
-}
-
-/// The store failed: the writer cannot be told more.
-pub(crate) fn broken(error: relay_log::Error) -> Refused {
-    no(503, &format!("the store failed: {error}"))
-}
+use crate::handler::{Handler, Refused, broken, no};
+use crate::streams::{Part, Stream, now};
 
 /// Cursors count intervals of this length since then.
 const CURSOR_SECONDS: i64 = 20;
@@ -81,25 +58,6 @@ fn is_reserved(path: &str) -> bool {
 }
 
 impl Handler {
-    pub(crate) fn new(streams: Streams, config: Config, stop: CancellationToken) -> Self {
-        Self { streams, config, stop }
-    }
-
-    pub(crate) async fn close(&self) {
-        // What was acknowledged is kept already.
-        let _ = self.streams.close().await;
-    }
-
-    /// The stream that is asked for, unless it is not there or deleted.
-    pub(crate) async fn stream(&self, head: &Parts) -> Result<Arc<Stream>, Refused> {
-        let stream = self.streams.get(head.uri.path()).await.map_err(broken)?;
-        let stream = stream.ok_or_else(|| no(404, "there is no such stream"))?;
-        if stream.state().deleted {
-            return Err(no(410, "the stream is deleted"));
-        }
-        Ok(stream)
-    }
-
     async fn head(&self, head: &Parts) -> Result<Response<Body>, Refused> {
         let stream = self.stream(head).await?;
         let mut answer = full(StatusCode::OK, "text/plain", "");
@@ -189,15 +147,6 @@ impl Handler {
         Ok(answer)
     }
 
-    /// What there is from a position on. One behind the end is the end.
-    pub(crate) async fn part(&self, stream: &Stream, from: Position) -> Result<Part, Refused> {
-        let tail = stream.state().tail;
-        if from.entry >= tail.entry {
-            return Ok(Part { data: Vec::new(), next: tail });
-        }
-        stream.read(from, self.config.answer_bytes).await.map_err(broken)
-    }
-
     async fn long_poll(
         &self,
         stream: &Stream,
@@ -262,26 +211,6 @@ fn data(stream: &Stream, part: &Part) -> (Response<Body>, bool) {
     (answer, at_tail && state.closed)
 }
 
-/// The body for some records.
-pub(crate) fn joined(json: bool, data: &[Bytes]) -> Bytes {
-    if !json {
-        return match data {
-            [one] => one.clone(),
-            many => many.concat().into(),
-        };
-    }
-    let mut body = Vec::with_capacity(data.iter().map(|part| part.len() + 1).sum::<usize>() + 2);
-    body.push(b'[');
-    for (index, part) in data.iter().enumerate() {
-        if index > 0 {
-            body.push(b',');
-        }
-        body.extend_from_slice(part);
-    }
-    body.push(b']');
-    body.into()
-}
-
 /// The cursor of an answer: the present interval, or one further than the reader's.
 fn next_cursor(asked: Option<&str>) -> String {
     let present = (now() / 1000 - CURSOR_START) / CURSOR_SECONDS;
@@ -297,6 +226,3 @@ fn jitter() -> i64 {
     use std::hash::{BuildHasher as _, RandomState};
     i64::from((RandomState::new().hash_one(Instant::now()) % 180) as u8)
 }
-
-/// How long events may wait for their reader's connection: see [`events`].
-pub(crate) const BREATH: Duration = Duration::from_secs(15);

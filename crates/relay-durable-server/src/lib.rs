@@ -19,13 +19,16 @@
 //! ```
 
 mod answer;
+mod config;
 mod events;
 mod fold;
+mod handler;
 mod http;
 mod record;
 mod server;
 mod streams;
 mod write;
 
-pub use server::{Config, Server};
+pub use config::Config;
+pub use server::Server;
 pub use tokio_util::sync::CancellationToken;

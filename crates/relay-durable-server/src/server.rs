@@ -2,59 +2,21 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use relay_log::{DiskOptions, DiskStore, Logs, MemoryStore, Store};
-use relay_proto::setters;
 use relay_transport::server::{HttpServer, Settings};
 use tokio::net::ToSocketAddrs;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::Handler;
+use crate::config::Config;
+use crate::handler::Handler;
 use crate::streams::Streams;
 
 /// Bytes of a file of a stream, more or less.
 const SEGMENT: u64 = 4 << 20;
 /// Bytes of the newest records that are kept in memory for each stream that is being written; of these there are 256.
 const CACHE: u64 = 128 << 10;
-
-/// Settings of a [`Server`]: `Config::default()` and setters named like the fields.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Config {
-    /// Directory that keeps the streams. Default: none, they are kept in memory.
-    pub dir: Option<PathBuf>,
-    /// Largest body of a request, in bytes. Default 64 MiB.
-    pub max_body: usize,
-    /// How long a long-poll waits. Default 30 s.
-    pub poll_wait: Duration,
-    /// Age at which a connection with events ends. Default 60 s.
-    pub events_age: Duration,
-    /// Bytes of data in one answer, but for a single append that is larger. Default 8 MiB.
-    pub answer_bytes: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            dir: None,
-            max_body: 64 << 20,
-            poll_wait: Duration::from_secs(30),
-            events_age: Duration::from_secs(60),
-            answer_bytes: 8 << 20,
-        }
-    }
-}
-
-setters! { Config {
-    dir: Option<PathBuf>,
-    max_body: usize,
-    poll_wait: Duration,
-    events_age: Duration,
-    answer_bytes: usize,
-} }
 
 /// A server that listens; it answers once it runs.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use relay_transport::server::Body;
 
 use crate::answer::{plain, refuse, set, tail};
 use crate::fold::{About, Fork, Position, Verdict};
-use crate::http::{Handler, Refused, broken, no};
+use crate::handler::{Handler, Refused, broken, no};
 use crate::record::Head;
 use crate::streams::Stream;
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use relay_proto::durable::{Checkpoint, Content, End, Piece};
+use relay_proto::durable::{Checkpoint, Content, End, Piece, ReaderConfig};
 use serde::de::DeserializeOwned;
 
 use crate::{DurableStream, Error, ErrorKind, ReadEvent, Reads};
@@ -54,6 +54,23 @@ type Convert<C> = fn(&DurableStream, Content, &Checkpoint) -> Result<C, Error>;
 pub struct Batches<C> {
     reads: Reads,
     convert: Convert<C>,
+}
+
+impl DurableStream {
+    /// Reads a JSON stream from a checkpoint on, as values of a type.
+    pub fn read_json<T: DeserializeOwned>(&self, config: ReaderConfig, from: Checkpoint) -> Batches<Vec<T>> {
+        Batches::json(self.read(config, from))
+    }
+
+    /// Reads a JSON stream from a checkpoint on, as the text of each message.
+    pub fn read_raw(&self, config: ReaderConfig, from: Checkpoint) -> Batches<Vec<Bytes>> {
+        Batches::raw(self.read(config, from))
+    }
+
+    /// Reads any other stream from a checkpoint on, as bytes. They may be cut within a character.
+    pub fn read_bytes(&self, config: ReaderConfig, from: Checkpoint) -> Batches<Bytes> {
+        Batches::bytes(self.read(config, from))
+    }
 }
 
 impl<C> Batches<C> {

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use relay_transport::{BaseUrl, HttpClient, Outer, TokenSource};
 
-use crate::{DurableStream, Error, Retry, Subscription};
+use crate::{Error, Retry};
 
 type Headers = Arc<dyn Fn() -> BoxFuture<'static, Result<HeaderMap, Error>> + Send + Sync>;
 type Params = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(String, String)>, Error>> + Send + Sync>;
@@ -77,59 +77,6 @@ impl Client {
             on_retry: None,
             refused: None,
         }
-    }
-
-    /// A handle to a stream, without any I/O: an absolute URL, or a path below the base URL.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when it has a query or a fragment, or is no URL.
-    pub fn stream(&self, stream: &str) -> Result<DurableStream, Error> {
-        let wrong = |why: &str| Error::usage(format!("stream {stream:?}: {why}"));
-        if stream.contains(['?', '#']) {
-            return Err(wrong("a stream has no query and no fragment"));
-        }
-        if stream.is_empty() {
-            return Err(wrong("it is empty"));
-        }
-        let lower = stream.to_ascii_lowercase();
-        let url = if lower.starts_with("http://") || lower.starts_with("https://") {
-            let parsed = BaseUrl::parse(stream).map_err(|error| wrong(&error.to_string()))?;
-            // Nobody's trailing slash is taken away.
-            if stream.ends_with('/') { format!("{parsed}/") } else { parsed.to_string() }
-        } else if stream.contains("://") {
-            return Err(wrong("it does not begin with http:// or https://"));
-        } else {
-            self.shared.base.join(stream, &[])
-        };
-        Ok(DurableStream::new(self.clone(), url))
-    }
-
-    /// A handle to a subscription of the server behind the base URL, without any I/O.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when the id is empty.
-    pub fn subscription(&self, id: &str) -> Result<Subscription, Error> {
-        Subscription::new(self.clone(), id)
-    }
-
-    /// Checks that a stream is there, and gives its handle.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) with the URL, and those of [`DurableStream::head`].
-    pub async fn connect(&self, stream: &str) -> Result<DurableStream, Error> {
-        let stream = self.stream(stream)?;
-        stream.head().await?;
-        Ok(stream)
-    }
-
-    /// Makes a stream and gives its handle; one that is there with the same configuration is fine.
-    ///
-    /// # Errors
-    /// Those of [`DurableStream::create`].
-    pub async fn create(&self, stream: &str, options: crate::CreateOptions) -> Result<DurableStream, Error> {
-        let stream = self.stream(stream)?;
-        stream.create(options).await?;
-        Ok(stream)
     }
 }
 

@@ -58,6 +58,13 @@ enum Link {
     Words(BoxFuture<'static, String>, Box<Answer>),
 }
 
+impl DurableStream {
+    /// Reads from a checkpoint on.
+    pub fn read(&self, config: ReaderConfig, from: Checkpoint) -> Reads {
+        Reads::new(self.clone(), config, from)
+    }
+}
+
 impl Reads {
     pub(crate) fn new(stream: DurableStream, config: ReaderConfig, from: Checkpoint) -> Self {
         let retry_for = config.retry_for;

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, header};
-use relay_proto::durable::{Answer, Checkpoint, Offset, ReaderConfig, Refusal, is_json};
+use relay_proto::durable::{Answer, Offset, Refusal, is_json};
 use relay_proto::http::same_origin;
 use relay_proto::setters;
-use serde::de::DeserializeOwned;
+use relay_transport::BaseUrl;
 
 use crate::error::one_line;
 use crate::exchange::{Call, Resend};
-use crate::{Batches, Client, Error, ErrorKind, Reads};
+use crate::{Client, Error, ErrorKind};
 
 /// A handle to a stream. Cheap to clone; making one does no I/O.
 #[derive(Clone)]
@@ -184,6 +184,54 @@ pub struct Snapshot {
     pub up_to_date: bool,
     /// The stream ends here.
     pub closed: bool,
+}
+
+impl Client {
+    /// A handle to a stream, without any I/O: an absolute URL, or a path below the base URL.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when it has a query or a fragment, or is no URL.
+    pub fn stream(&self, stream: &str) -> Result<DurableStream, Error> {
+        let shown = without_user(stream);
+        let wrong = |why: &str| Error::usage(format!("stream {shown:?}: {why}"));
+        if stream.contains(['?', '#']) {
+            return Err(wrong("a stream has no query and no fragment"));
+        }
+        if stream.is_empty() {
+            return Err(wrong("it is empty"));
+        }
+        let lower = stream.to_ascii_lowercase();
+        let url = if lower.starts_with("http://") || lower.starts_with("https://") {
+            let parsed = BaseUrl::parse(stream).map_err(|error| wrong(&error.to_string()))?;
+            // Nobody's trailing slash is taken away.
+            if stream.ends_with('/') { format!("{parsed}/") } else { parsed.to_string() }
+        } else if stream.contains("://") {
+            return Err(wrong("it does not begin with http:// or https://"));
+        } else {
+            self.shared.base.join(stream, &[])
+        };
+        Ok(DurableStream::new(self.clone(), url))
+    }
+
+    /// Checks that a stream is there, and gives its handle.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] with the URL, and those of [`DurableStream::head`].
+    pub async fn connect(&self, stream: &str) -> Result<DurableStream, Error> {
+        let stream = self.stream(stream)?;
+        stream.head().await?;
+        Ok(stream)
+    }
+
+    /// Makes a stream and gives its handle; one that is there with the same configuration is fine.
+    ///
+    /// # Errors
+    /// Those of [`DurableStream::create`].
+    pub async fn create(&self, stream: &str, options: CreateOptions) -> Result<DurableStream, Error> {
+        let stream = self.stream(stream)?;
+        stream.create(options).await?;
+        Ok(stream)
+    }
 }
 
 impl DurableStream {
@@ -416,26 +464,6 @@ impl DurableStream {
         }
     }
 
-    /// Reads from a checkpoint on.
-    pub fn read(&self, config: ReaderConfig, from: Checkpoint) -> Reads {
-        Reads::new(self.clone(), config, from)
-    }
-
-    /// Reads a JSON stream from a checkpoint on, as values of a type.
-    pub fn read_json<T: DeserializeOwned>(&self, config: ReaderConfig, from: Checkpoint) -> Batches<Vec<T>> {
-        Batches::json(self.read(config, from))
-    }
-
-    /// Reads a JSON stream from a checkpoint on, as the text of each message.
-    pub fn read_raw(&self, config: ReaderConfig, from: Checkpoint) -> Batches<Vec<Bytes>> {
-        Batches::raw(self.read(config, from))
-    }
-
-    /// Reads any other stream from a checkpoint on, as bytes. They may be cut within a character.
-    pub fn read_bytes(&self, config: ReaderConfig, from: Checkpoint) -> Batches<Bytes> {
-        Batches::bytes(self.read(config, from))
-    }
-
     /// Asks once for what there is from an offset on, unless it is what an `ETag` stands for (`If-None-Match`).
     ///
     /// # Errors
@@ -477,6 +505,16 @@ impl DurableStream {
 impl fmt::Debug for DurableStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("DurableStream").field(&self.url).finish()
+    }
+}
+
+/// A URL as errors may show it: a user name and password are none of theirs.
+fn without_user(url: &str) -> String {
+    let Some(at) = url.find("://").map(|at| at + 3) else { return url.to_owned() };
+    let end = url[at..].find('/').map_or(url.len(), |slash| at + slash);
+    match url[at..end].rfind('@') {
+        Some(user) => format!("{}{}", &url[..at], &url[at + user + 1..]),
+        None => url.to_owned(),
     }
 }
 

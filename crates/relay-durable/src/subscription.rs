@@ -200,8 +200,18 @@ struct Reason {
     current_holder: Option<String>,
 }
 
+impl Client {
+    /// A handle to a subscription of the server behind the base URL, without any I/O.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when the id is empty.
+    pub fn subscription(&self, id: &str) -> Result<Subscription, Error> {
+        Subscription::new(self.clone(), id)
+    }
+}
+
 impl Subscription {
-    pub(crate) fn new(client: Client, id: &str) -> Result<Self, Error> {
+    fn new(client: Client, id: &str) -> Result<Self, Error> {
         if id.is_empty() {
             return Err(Error::usage("the id of a subscription is empty"));
         }

@@ -88,6 +88,16 @@ fn headers_of_the_protocol_and_of_http_are_not_for_callers() {
     assert_eq!(server.asked()[0].header("x-mine"), Some("secret"));
 }
 
+#[test]
+fn a_password_in_a_url_is_refused_and_not_printed() {
+    for url in ["http://u:s3cr3t@127.0.0.1/s", "http://u:s3cr3t@127.0.0.1/s?x=1", "ftp://u:s3cr3t@h/s"] {
+        let done = run(&["durable", "head", url]).expect(2);
+        assert!(!done.stderr.contains("s3cr3t") && done.stderr.contains("/s"), "{}", done.stderr);
+    }
+    let done = run(&["durable", "head", "/s", "--url", "http://u:s3cr3t@127.0.0.1/"]).expect(2);
+    assert!(!done.stderr.contains("s3cr3t"), "{}", done.stderr);
+}
+
 /// A server of one JSON stream that takes what has the next number.
 fn taking(asked: &Asked, next_seq: &mut u64, epoch: u64) -> Said {
     if asked.method == "HEAD" {

@@ -156,10 +156,10 @@ async fn bodies_that_break_off_are_asked_for_again() {
         case(
             "204 to a catch-up",
             LiveMode::Off,
-            [says(204, "9", "up-to-date", "", "")],
+            [says(204, "9", "up-to-date", "", ""), says(204, "9", "up-to-date", "", "")],
             "",
-            None,
-            &["offset=-1"],
+            (ErrorKind::Malformed, "offset -1"),
+            twice,
         ),
     ])
     .await;
@@ -170,10 +170,22 @@ async fn answers_that_make_no_sense_end_it_with_the_offset() {
     let twice: &[&str] = &["offset=-1", "offset=-1"];
     let html = || says(200, "", "", "text/html", "<html>");
     let gzip = || says(200, "9", "up-to-date content-encoding=gzip", TEXT, "\u{1f}");
+    let cut_gzip = || {
+        let half = Reply::new(200, TEXT, &b"\x1f\x8b\x08\x00"[..]).declare_length(99).cut();
+        with(half, "9", "up-to-date content-encoding=gzip")
+    };
     let cached = || says(200, "7", "", JSON, "[1]");
     check(vec![
         case("a page", LiveMode::Off, [html(), html()], "", (ErrorKind::Malformed, "offset -1"), twice),
         case("gzip unasked", LiveMode::Off, [gzip(), gzip()], "", (ErrorKind::Malformed, "gzip"), twice),
+        case(
+            "gzip, cut",
+            LiveMode::Off,
+            [cut_gzip(), cut_gzip()],
+            "",
+            (ErrorKind::Malformed, "offset -1"),
+            twice,
+        ),
         case(
             "an endless cached answer",
             LiveMode::Off,

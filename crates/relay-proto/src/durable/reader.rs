@@ -257,6 +257,10 @@ impl Reader {
                 let discard = next.offset == self.position.offset;
                 self.state = State::Body { asked, read: now, next, splitter, discard };
             }
+            // Nobody is waited for in a catch-up: without a body it may skip what there is.
+            204 if self.phase == Phase::CatchUp => {
+                self.malformed("204 to a read that does not wait".to_string(), now);
+            }
             204 => self.commit(next, now, Some(asked)),
             status => self.malformed(format!("{status} to a read"), now),
         }

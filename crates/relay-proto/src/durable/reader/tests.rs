@@ -194,7 +194,13 @@ fn malformed_twice_from_one_offset() {
             "{body}: {stop:?}"
         );
     }
-    for bad in [answer(200, &[]), answer(204, &[]), answer(206, &[("Stream-Next-Offset", "y")])] {
+    let next = ("Stream-Next-Offset", "y");
+    for bad in [
+        answer(200, &[]),
+        answer(204, &[]),
+        answer(204, &[next, ("Stream-Up-To-Date", "true")]),
+        answer(206, &[next]),
+    ] {
         let mut reader = reader(LiveMode::Off, "x");
         let mut now = ZERO;
         for _ in 0..2 {

@@ -4,14 +4,18 @@ use super::*;
 
 /// A reader in a state, and the time.
 fn in_state(state: &str) -> (Reader, Duration) {
-    let mode = if state == "events" { LiveMode::Sse } else { LiveMode::Off };
+    let mode = match state {
+        "events" => LiveMode::Sse,
+        "polled" => LiveMode::LongPoll,
+        _ => LiveMode::Off,
+    };
     let mut reader = reader(mode, "-1").known(true);
     if state == "ask" {
         return (reader, ZERO);
     }
     assert!(matches!(reader.poll(ZERO), ReaderWant::Ask(_)));
     match state {
-        "answer" => {}
+        "answer" | "polled" => {}
         "body" => reader.handle_answer(&json("5", true), ZERO),
         "events" => reader.handle_answer(&events(), ZERO),
         "pause" => reader.handle_failure("lost", ZERO),
@@ -71,23 +75,23 @@ fn outcome(reader: &mut Reader, now: Duration) -> String {
 
 #[test]
 fn every_state_with_every_input() {
-    const STATES: [&str; 6] = ["ask", "answer", "body", "events", "pause", "done"];
+    const STATES: [&str; 7] = ["ask", "answer", "polled", "body", "events", "pause", "done"];
     let table = "
-        200 json      | ask | bytes       | bytes       | bytes       | wait        | over
-        200 no offset | ask | retry, wait | bytes       | bytes       | wait        | over
-        200 events    | ask | retry, wait | bytes       | bytes       | wait        | over
-        204           | ask | end         | bytes       | bytes       | wait        | over
-        304           | ask | retry, wait | bytes       | bytes       | wait        | over
-        404           | ask | refused     | bytes       | bytes       | wait        | over
-        503           | ask | retry, wait | bytes       | bytes       | wait        | over
-        bytes         | ask | answer      | bytes       | bytes       | wait        | over
-        no json       | ask | answer      | retry, wait | bytes       | wait        | over
-        control       | ask | answer      | retry, wait | end         | wait        | over
-        end           | ask | retry, wait | end         | wait        | wait        | over
-        cut           | ask | retry, wait | retry, wait | retry, wait | wait        | over
-        failure       | ask | retry, wait | retry, wait | retry, wait | wait        | over
-        early         | ask | answer      | bytes       | bytes       | wait        | over
-        late          | ask | retry, wait | retry, wait | retry, wait | wait        | over
+        200 json      | ask | bytes       | bytes       | bytes       | bytes       | wait        | over
+        200 no offset | ask | retry, wait | retry, wait | bytes       | bytes       | wait        | over
+        200 events    | ask | retry, wait | retry, wait | bytes       | bytes       | wait        | over
+        204           | ask | retry, wait | end         | bytes       | bytes       | wait        | over
+        304           | ask | retry, wait | retry, wait | bytes       | bytes       | wait        | over
+        404           | ask | refused     | refused     | bytes       | bytes       | wait        | over
+        503           | ask | retry, wait | retry, wait | bytes       | bytes       | wait        | over
+        bytes         | ask | answer      | answer      | bytes       | bytes       | wait        | over
+        no json       | ask | answer      | answer      | retry, wait | bytes       | wait        | over
+        control       | ask | answer      | answer      | retry, wait | end         | wait        | over
+        end           | ask | retry, wait | retry, wait | end         | wait        | wait        | over
+        cut           | ask | retry, wait | retry, wait | retry, wait | retry, wait | wait        | over
+        failure       | ask | retry, wait | retry, wait | retry, wait | retry, wait | wait        | over
+        early         | ask | answer      | answer      | bytes       | bytes       | wait        | over
+        late          | ask | retry, wait | retry, wait | retry, wait | retry, wait | wait        | over
     ";
     let mut wrong = vec![];
     for row in table.lines().map(str::trim).filter(|row| !row.is_empty()) {
