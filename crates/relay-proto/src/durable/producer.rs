@@ -103,10 +103,8 @@ impl Producer {
         producer.epoch = state.epoch;
         producer.next_seq = state.in_flight.first().map_or(state.next_seq, |bounds| bounds.seq);
         producer.acknowledged = state.acknowledged;
-        if state.next_seq > 0 || !state.in_flight.is_empty() {
-            // The epoch was used: it is ours, or a newer producer took over.
-            producer.claimable = false;
-        }
+        // Once something of this epoch is acknowledged it is ours, or a newer producer took over.
+        producer.claimable &= producer.next_seq == 0;
         producer
     }
 
@@ -335,7 +333,9 @@ impl Producer {
                 self.failed(&cause_of(answer), answer.retry_after(), now);
             }
             Some(Refusal::Fenced { epoch }) => {
-                if self.claimable && epoch >= self.epoch {
+                // What was sent in an earlier life may have been taken before a newer producer took over: it is not
+                // sent again under another epoch.
+                if self.claimable && epoch >= self.epoch && !self.parcels[at].known {
                     return self.claim(epoch);
                 }
                 self.refuse(at, Refused::Fenced { epoch });
@@ -405,7 +405,7 @@ impl Producer {
         if self.parcels.iter().any(|parcel| matches!(parcel.stage, Stage::Out(_))) {
             return;
         }
-        let late = self.parcels.iter().skip(at + 1).any(|parcel| parcel.ambiguous);
+        let late = self.parcels.iter().skip(at + 1).any(|parcel| parcel.ambiguous || parcel.known);
         if late && at > 0 {
             return;
         }

@@ -3,6 +3,7 @@ use alloc::vec::Vec;
 
 use super::*;
 
+mod lives;
 mod model;
 
 const ZERO: Duration = Duration::ZERO;
@@ -172,6 +173,20 @@ fn claims_at_the_start_only() {
         assert_eq!((attempt.epoch, attempt.seq, attempt.first), (5, 0, true));
         producer.handle_answer(attempt.ticket, &ok("a"), now);
         producer.push(b"y", 2, now);
+        let attempt = sent(&mut producer, &mut now);
+        producer.handle_answer(attempt.ticket, &Answer::new(403).header("Producer-Epoch", b"9"), now);
+        assert_eq!(refused(&mut producer, now), Refused::Fenced { epoch: 9 });
+    }
+    // Another life goes on with what is its own: neither acknowledged nor sent before.
+    let bounds = Bounds { seq: 0, first: 0, last: 1 };
+    for (next_seq, acknowledged, in_flight) in [(1, 1, vec![]), (1, 0, vec![bounds])] {
+        let state = ProducerState { epoch: 4, next_seq, acknowledged, in_flight };
+        let mut producer = Producer::resume(ProducerConfig::default().auto_claim(true), &state, 1);
+        for _ in &state.in_flight {
+            producer.push_batch([(&b"x"[..], 1)].into_iter(), ZERO);
+        }
+        producer.push(b"y", 2, ZERO);
+        let mut now = ZERO;
         let attempt = sent(&mut producer, &mut now);
         producer.handle_answer(attempt.ticket, &Answer::new(403).header("Producer-Epoch", b"9"), now);
         assert_eq!(refused(&mut producer, now), Refused::Fenced { epoch: 9 });
