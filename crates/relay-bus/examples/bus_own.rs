@@ -3,7 +3,7 @@
 //! `cargo run -p relay-bus --example bus_own -- objects.yaml`, then `relay bus send --url http://127.0.0.1:8080 ..`
 #![allow(clippy::print_stdout, reason = "an example talks to its terminal")]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use relay_bus::*;
 use relay_transport::server::{HttpServer, Settings};
@@ -31,17 +31,28 @@ impl Receive for Counter {
     }
 }
 
+/// Serves until `stop`, and says how many bytes each channel got.
+pub(crate) async fn count(
+    file: Option<PathBuf>,
+    server: HttpServer,
+    stop: CancellationToken,
+) -> Result<String, MonitorError> {
+    let counter = Counter::default();
+    let monitor = Monitor::builder(Component::Dispatcher).file(file).handler(counter.clone());
+    let receiver = MessageReceiver::new(counter.clone(), ReceiverOptions::default());
+    tokio::spawn(receiver.run(server, stop.clone()));
+    monitor.run(None, 4, stop).await?;
+    let counts = counter.0.lock().await;
+    Ok(format!("{counts:?}"))
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (counter, stop) = (Counter::default(), CancellationToken::new());
-    let file = std::env::args_os().nth(1).map(Into::into);
-    let monitor = Monitor::builder(Component::Dispatcher).file(file).handler(counter.clone());
+    let (stop, interrupt) = (CancellationToken::new(), tokio::signal::ctrl_c());
     let server = HttpServer::bind("127.0.0.1:8080", Settings::default().h2c(true)).await?;
-    tokio::spawn(MessageReceiver::new(counter.clone(), ReceiverOptions::default()).run(server, stop.clone()));
-    tokio::select! {
-        ended = monitor.run(None, 4, stop) => ended?,
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-    }
-    println!("{:?}", counter.0.lock().await);
+    let interrupted = stop.clone();
+    tokio::spawn(async move { interrupt.await.map(|()| interrupted.cancel()) });
+    let file = std::env::args_os().nth(1).map(Into::into);
+    println!("{}", count(file, server, stop).await?);
     Ok(())
 }

@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use relay_proto::bus::{Kind, Manifest, Object};
 use serde_json::Value;
+use serde_saphyr::Error;
+use serde_saphyr::budget::BudgetBreach;
+use tokio::io::AsyncReadExt as _;
 
 use crate::kube::Input;
 
@@ -37,7 +40,10 @@ impl FileSource {
         if stamp.0 > MAX_FILE {
             return Err(named(format!("it is over {MAX_FILE} bytes")));
         }
-        self.content = tokio::fs::read(&self.path).await.map_err(|error| named(error.to_string()))?;
+        self.content = read(&self.path).await.map_err(|error| named(error.to_string()))?;
+        if self.content.len() as u64 > MAX_FILE {
+            return Err(named(format!("it is over {MAX_FILE} bytes")));
+        }
         let documents = documents(&self.content).map_err(&named)?;
         Manifest::from_documents(documents).map_err(|error| named(error.to_string()))
     }
@@ -78,6 +84,13 @@ async fn stamp(path: &Path) -> std::io::Result<Stamp> {
     Ok((metadata.len(), metadata.modified().ok(), number))
 }
 
+/// The whole of it, or one byte more than a file may have: a device says that its length is 0.
+async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    tokio::fs::File::open(path).await?.take(MAX_FILE + 1).read_to_end(&mut content).await?;
+    Ok(content)
+}
+
 fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
     if text.trim_start().starts_with(['{', '[']) {
@@ -100,8 +113,43 @@ fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
         let place = error.location();
         let place =
             place.map_or(String::new(), |at| format!(" at line {}, column {}", at.line(), at.column()));
-        format!("its syntax is wrong{place}")
+        let mut cause = &error;
+        while let Error::AliasError { error, .. } | Error::WithSnippet { error, .. } = cause {
+            cause = error;
+        }
+        match cause {
+            Error::Budget { breach, .. } => format!("{}{place}", over(breach)),
+            Error::AliasReplayLimitExceeded { max_total_replayed_events: most, .. } => {
+                format!("its aliases stand for over {most} values{place}")
+            }
+            Error::AliasReplayStackDepthExceeded { max_depth, .. } => {
+                format!("its aliases are nested over {max_depth} deep{place}")
+            }
+            _ => format!("its syntax is wrong{place}"),
+        }
     })
+}
+
+/// The limit that a document breaks. Those that a file of the size we read cannot reach are told in the parser's words.
+fn over(breach: &BudgetBreach) -> String {
+    let limits = serde_saphyr::Budget::default();
+    match breach {
+        BudgetBreach::Depth { .. } => format!("its values are nested over {} deep", limits.max_depth),
+        BudgetBreach::Anchors { .. } => format!("it has over {} anchors", limits.max_anchors),
+        BudgetBreach::Aliases { .. } => format!("it has over {} aliases", limits.max_aliases),
+        BudgetBreach::AliasAnchorRatio { .. } => {
+            let (least, times) = (limits.alias_anchor_min_aliases, limits.alias_anchor_ratio_multiplier);
+            format!("it has over {least} aliases, and over {times} for each anchor")
+        }
+        BudgetBreach::MergeKeys { .. } => format!("it has over {} merge keys", limits.max_merge_keys),
+        BudgetBreach::RecordedAnchorEvents { .. } => {
+            format!("its anchors name over {} values", limits.max_recorded_anchor_events)
+        }
+        BudgetBreach::RecordedAnchorBytes { .. } => {
+            format!("its anchors name over {} bytes", limits.max_recorded_anchor_bytes)
+        }
+        other => format!("it is over a limit: {other:?}"),
+    }
 }
 
 /// The lists that a file stands for.
@@ -151,6 +199,36 @@ mod tests {
         assert_eq!(file.changed().await.unwrap().channels[0].metadata.name, "two");
         std::fs::write(&path, "kind: Pod\n").unwrap();
         assert!(file.changed().await.unwrap_err().contains("kind is not known"));
+    }
+
+    #[test]
+    fn a_limit_of_the_parser_is_named() {
+        let deep = |open: &str, close: &str| format!("a: {}{}", open.repeat(70), close.repeat(70));
+        let laughs: String = (1..9).fold("a0: &a0 [x]\n".to_owned(), |text, n| {
+            let name = format!("*a{}", n - 1);
+            text + &format!("a{n}: &a{n} [{}]\n", [name.as_str(); 40].join(", "))
+        });
+        let many = |count: usize| -> String { format!("a: &a 1\nb: [{}]\n", vec!["*a"; count].join(", ")) };
+        let merges = format!("a: &a {{k: 1}}\nb:\n{}", "- <<: *a\n".repeat(200));
+        for (text, limit) in [
+            (deep("[", "]"), "nested over 64 deep"),
+            (deep("{a: ", "}"), "nested over 64 deep"),
+            (laughs, "its anchors name over 1000000 values"),
+            (many(200), "over 100 aliases, and over 10 for each anchor"),
+            (merges, "over 100 aliases, and over 10 for each anchor"),
+            ((0..50_002).fold(String::new(), |text, n| text + &format!("- &a{n} x\n")), "over 50000 anchors"),
+        ] {
+            let error = documents(text.as_bytes()).unwrap_err();
+            assert!(error.contains(limit), "{text:.80}: {error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_directory_is_no_file_of_objects() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = FileSource::new(directory.path()).read().await.unwrap_err();
+        assert!(error.starts_with(&directory.path().display().to_string()), "{error}");
     }
 
     #[test]

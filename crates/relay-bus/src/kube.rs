@@ -1,7 +1,8 @@
 //! The cluster: three lists and watches, and writes.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::{self, BoxStream, StreamExt};
 use relay_kube::{Error, KubeClient, Resource, Watcher};
@@ -76,8 +77,32 @@ pub(crate) struct Writer {
     reporter: String,
     /// Kinds without a status subresource: channels, subscriptions.
     plain: Arc<[AtomicBool; 2]>,
-    failing: Arc<AtomicBool>,
+    failing: Arc<Mutex<Failing>>,
     notes_failing: Arc<AtomicBool>,
+}
+
+/// The objects whose last write failed, and how they did: each way is told once, until all can be written again.
+#[derive(Debug, Default)]
+struct Failing {
+    objects: BTreeSet<Key>,
+    told: BTreeSet<Option<u16>>,
+}
+
+impl Failing {
+    /// Whether this is worth a word.
+    fn failed(&mut self, object: &Key, code: Option<u16>) -> bool {
+        self.objects.insert(object.clone());
+        self.told.insert(code)
+    }
+
+    /// The object was written, or is gone. Whether that was the last one.
+    fn settled(&mut self, object: &Key) -> bool {
+        let last = self.objects.remove(object) && self.objects.is_empty();
+        if last {
+            self.told.clear();
+        }
+        last
+    }
 }
 
 impl Writer {
@@ -111,26 +136,31 @@ impl Writer {
             }
             _ => return Written::Gone,
         };
-        let failed = match result {
+        let is_read = matches!(write.patch, Patch::Read);
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = match result {
             Ok(object) => {
-                if self.failing.swap(false, Ordering::AcqRel) {
-                    tracing::info!("objects can be written again");
+                if !is_read && failing.settled(&write.key) {
+                    tracing::warn!("objects can be written again");
                 }
                 return Object::from_value(kind, &object)
                     .map_or(Written::Failed, |object| Written::Object(Box::new(object)));
             }
             Err(error) => error,
         };
-        match failed.status().map(|status| status.code) {
-            Some(404) => Written::Gone,
-            Some(409) => Written::Conflict,
-            _ => {
-                if !self.failing.swap(true, Ordering::AcqRel) {
-                    tracing::warn!(object = %write.key, error = failed.line(), "an object cannot be written");
-                }
-                Written::Failed
+        let code = error.status().map(|status| status.code);
+        match code {
+            Some(404) => {
+                failing.settled(&write.key);
+                return Written::Gone;
             }
+            Some(409) => return Written::Conflict,
+            _ => {}
         }
+        if failing.failed(&write.key, code) {
+            tracing::warn!(object = %write.key, error = error.line(), "an object cannot be written");
+        }
+        error.retry_after().map_or(Written::Failed, Written::Later)
     }
 
     async fn conditions(

@@ -543,7 +543,7 @@ impl<H: MonitorHandler> Work<'_, H> {
             }
             Input::State(kind, None) => {
                 if self.down.remove(&kind).is_some() {
-                    tracing::info!(kind = kind.as_str(), "objects are followed again");
+                    tracing::warn!(kind = kind.as_str(), "objects are followed again");
                 }
                 if self.down.is_empty() {
                     self.following(true);

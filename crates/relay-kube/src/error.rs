@@ -100,6 +100,14 @@ impl Error {
         }
     }
 
+    /// How long the API server asked to be left alone; `None` when it did not.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// The error and its sources on one line, as [`chain`] puts them together.
     pub fn line(&self) -> String {
         chain(self).to_string()

@@ -87,7 +87,31 @@ impl Bus {
 
     /// Sends raw bytes; the status and the whole answer.
     pub(crate) async fn ask(&self, request: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        self.address.ask(request).await
+    }
+
+    pub(crate) async fn post(&self, host: &str, headers: &str, body: &str) -> (u16, String) {
+        self.address.post(host, headers, body).await
+    }
+}
+
+/// Asking a server over a raw socket.
+pub(crate) trait Asking {
+    /// Sends raw bytes; the status and the whole answer.
+    async fn ask(&self, request: &str) -> (u16, String);
+
+    async fn post(&self, host: &str, headers: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        self.ask(&format!(
+            "POST / HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\n\r\n{body}"
+        ))
+        .await
+    }
+}
+
+impl Asking for SocketAddr {
+    async fn ask(&self, request: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
@@ -110,14 +134,6 @@ impl Bus {
         };
         let text = tokio::time::timeout(PATIENCE, read).await.expect("an answer");
         (text[9..12].parse().unwrap(), text)
-    }
-
-    pub(crate) async fn post(&self, host: &str, headers: &str, body: &str) -> (u16, String) {
-        let length = body.len();
-        self.ask(&format!(
-            "POST / HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\n\r\n{body}"
-        ))
-        .await
     }
 }
 

@@ -3,7 +3,14 @@
 
 mod harness;
 
+/// The example, so that what it does is tried and not only compiled.
+#[path = "../../examples/bus_own.rs"]
+#[allow(dead_code, reason = "its main reads arguments and waits for Ctrl-C")]
+mod bus_own;
+
 mod bad_requests;
 mod bad_subscribers;
 mod bus;
 mod cluster;
+mod example;
+mod unsubscribed;

@@ -3,14 +3,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use relay_testkit::{Conversation, Gate, Peer, RelayScript, Reply, Script, pods_reply};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
+use super::authority::{Authority, Clients};
 use super::process::{Done, Running, relay, run_command};
 
 const SERVICE: &str = "relay-system/relay:8080";
@@ -491,62 +488,6 @@ async fn a_plugin_is_run_again_for_its_certificate() {
     super::wire::eventually("another run", || (runs() >= 2).then_some(()));
 }
 
-/// Signs certificates.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// Certificate and key in PEM.
-    fn sign(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-
-    /// Encryption in front of a peer, for those who show a certificate of this authority.
-    async fn front(&self, name: &str, peer: &Peer) -> String {
-        let (certificate, key) = self.sign(name);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        let clients =
-            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(clients.build().unwrap())
-            .with_single_cert(
-                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-            )
-            .unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, to) = (listener.local_addr().unwrap().port(), peer.addr());
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    let mut tls = acceptor.accept(socket).await?;
-                    let mut plain = tokio::net::TcpStream::connect(to).await?;
-                    tokio::io::copy_bidirectional(&mut tls, &mut plain).await
-                });
-            }
-        });
-        format!("https://localhost:{port}")
-    }
-}
-
 fn base64(text: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(text)
@@ -555,7 +496,7 @@ fn base64(text: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn certificates_are_those_of_the_kubeconfig() {
     let (peer, authority, home) = (api_server().await, Authority::new(), Home::new());
-    let server = authority.front("api.cluster.test", &peer).await;
+    let server = authority.front("api.cluster.test", Clients::Signed, peer.addr()).await;
     let (certificate, key) = authority.sign("me");
     home.put(".kube/ca.pem", &authority.pem);
     home.put(".kube/me.pem", &certificate);

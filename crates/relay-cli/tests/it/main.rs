@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod advice;
+mod authority;
 mod process;
 mod terminal;
 mod wire;
@@ -12,6 +13,8 @@ mod autoconfig_serve;
 mod autoconfig_watch;
 mod bus;
 mod bus_cluster;
+mod bus_delivery;
+mod bus_refusals;
 mod cursor_file;
 mod demo;
 mod disk;

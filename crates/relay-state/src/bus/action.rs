@@ -259,6 +259,8 @@ pub enum Written {
     Gone,
     /// It failed.
     Failed,
+    /// It failed, and the server asked to be left alone for so long.
+    Later(Duration),
 }
 
 /// What is to be done.

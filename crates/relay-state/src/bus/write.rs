@@ -1,6 +1,8 @@
 //! Conditions and finalizers: what is written, and what becomes of a write that failed. None of it calls a handler
 //! again.
 
+use std::time::Duration;
+
 use relay_proto::bus::Object;
 
 use super::action::{Action, Key, Now, Patch, Write, Written};
@@ -8,33 +10,44 @@ use super::limits::backoff;
 use super::monitor::{Monitor, Records};
 use super::record::{Record, Wanted, Writing};
 
+/// How long a server's wish to be left alone is heard.
+const LONGEST_WISH: Duration = Duration::from_secs(60);
+
 impl Monitor {
     /// A write or a read ended.
     pub fn handle_written(&mut self, key: &Key, written: Written, now: Now) {
         self.writes_running = self.writes_running.saturating_sub(1);
         let finalizer = self.settings.finalizer.clone();
         let seed = self.settings.seed ^ now.since_start.as_nanos() as u64;
-        let failed = written == Written::Failed;
+        let least = match written {
+            Written::Failed => Some(Duration::ZERO),
+            Written::Later(after) => Some(after.min(LONGEST_WISH)),
+            // The first conflict is worth another look at once; more of them in a row are failures like others.
+            Written::Conflict => {
+                self.writing(key).filter(|writing| writing.retry.is_some()).map(|_| Duration::ZERO)
+            }
+            _ => None,
+        };
         match key {
             Key::Bus => return,
             Key::Channel(_) => {
                 let Some(record) = Records::<relay_proto::bus::ChannelSpec>::record(self, key) else {
                     return;
                 };
-                take_in(record, written, finalizer.as_deref(), now)
+                take_in(record, written, finalizer.as_deref(), seed, now)
             }
             Key::Subscription(_) => {
                 let Some(record) = Records::<relay_proto::bus::SubscriptionSpec>::record(self, key) else {
                     return;
                 };
-                take_in(record, written, finalizer.as_deref(), now)
+                take_in(record, written, finalizer.as_deref(), seed, now)
             }
         };
-        if failed {
+        if let Some(least) = least {
             let common = self.bucket.take(now.since_start);
             let Some(writing) = self.writing(key) else { return };
             let retry = writing.retry.get_or_insert_with(|| Box::new(backoff(seed)));
-            let due = now.since_start + retry.next_delay().max(common);
+            let due = now.since_start + retry.next_delay().max(common).max(least);
             writing.due = due;
             self.write_timers.insert((due, key.clone()));
         } else {
@@ -132,20 +145,23 @@ fn patch<S>(record: &mut Record<S>, channel: bool, finalizer: Option<&str>, now:
 }
 
 /// Takes in how a write ended, but for when to try again.
-fn take_in<S>(record: &mut Record<S>, written: Written, finalizer: Option<&str>, now: Now) {
+fn take_in<S>(record: &mut Record<S>, written: Written, finalizer: Option<&str>, seed: u64, now: Now) {
     let writing = &mut record.writing;
     writing.running = false;
     let object = match written {
-        Written::Failed => return,
+        Written::Failed | Written::Later(_) => return,
         Written::Conflict => {
             writing.read = true;
+            writing.retry.get_or_insert_with(|| Box::new(backoff(seed)));
             return;
         }
         Written::Gone => None,
         Written::Object(object) => Some(object),
     };
-    writing.retry = None;
-    writing.read = false;
+    // A read that succeeds does not say that a write would.
+    if !std::mem::take(&mut writing.read) {
+        writing.retry = None;
+    }
     writing.due = now.since_start;
     let (metadata, conditions) = match object.map(|object| *object) {
         Some(Object::Channel(channel)) => (channel.metadata, channel.conditions),

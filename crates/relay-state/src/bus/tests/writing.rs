@@ -108,6 +108,51 @@ fn rule_15_a_write_that_fails_is_tried_again_and_calls_nothing() {
 }
 
 #[test]
+fn rule_15_conflicts_without_end_wait_longer_and_longer() {
+    let c = channel("c", "1", json!([]));
+    let mut play = Play::of(Play::settings().writes(true), Value::Null, &[c.clone()]);
+    play.took();
+    let mut delays = Vec::new();
+    for _ in 0..8 {
+        let write = play.writes.remove(0);
+        play.monitor.handle_written(&write.key, Written::Conflict, play.now);
+        let begin = play.now.since_start;
+        play.run();
+        while play.writes.is_empty() {
+            play.pass(Duration::from_millis(1));
+        }
+        delays.push(play.now.since_start - begin);
+        let read_now = play.writes.remove(0);
+        assert_eq!(read_now.patch, Patch::Read);
+        play.monitor.handle_written(&read_now.key, Written::Object(Box::new(read(&c))), play.now);
+        play.run();
+        while play.writes.is_empty() {
+            play.pass(Duration::from_millis(1));
+        }
+    }
+    assert_eq!(delays[0], Duration::ZERO, "the first is looked at at once");
+    assert!(delays[7] > Duration::from_millis(200), "{delays:?}");
+    assert_eq!(play.took(), [""; 0]);
+}
+
+#[test]
+fn rule_15_a_write_waits_as_long_as_the_server_asks_for_up_to_a_minute() {
+    for (wish, waits) in [(20, 20), (3600, 60)] {
+        let c = channel("c", "1", json!([]));
+        let mut play = Play::of(Play::settings().writes(true), Value::Null, &[c]);
+        play.took();
+        let write = play.writes.remove(0);
+        play.monitor.handle_written(&write.key, Written::Later(Duration::from_secs(wish)), play.now);
+        play.run();
+        play.pass(Duration::from_secs(waits - 1));
+        assert!(play.writes.is_empty());
+        play.pass(Duration::from_secs(1));
+        assert_eq!(play.writes.len(), 1);
+        assert_eq!(play.took(), [""; 0]);
+    }
+}
+
+#[test]
 fn rule_13_missing_arguments_are_a_condition_and_a_warning() {
     let mut c = channel("c", "1", json!([]));
     let needs = json!({"channel": [{"name": "b"}, {"name": "a"}]});

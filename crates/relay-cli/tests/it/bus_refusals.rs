@@ -1,0 +1,220 @@
+//! What an API server may refuse or get wrong, through the whole `relay bus`: told once per state on stderr, tried again
+//! within the limits, and no call made again for it.
+
+use std::time::Duration;
+
+use relay_testkit::{ApiServer, Ask, Reply};
+use serde_json::{Value, json};
+
+use super::process::{Running, relay};
+use super::wire::eventually;
+
+const CHANNELS: &str = "channels.knative.dev/v1alpha1/channels";
+const SUBSCRIPTIONS: &str = "channels.knative.dev/v1alpha1/subscriptions";
+
+fn named(name: &str, spec: Value) -> Value {
+    json!({"metadata": {"namespace": "ns", "name": name}, "spec": spec})
+}
+
+async fn cluster(channels: usize) -> ApiServer {
+    let cluster = ApiServer::start().await;
+    cluster.put("channels.knative.dev/v1alpha1/buses", named("b", json!({})));
+    for number in 0..channels {
+        cluster.put(CHANNELS, named(&format!("c{number}"), json!({"bus": "b"})));
+    }
+    cluster
+}
+
+fn monitor(cluster: &ApiServer, words: &[&str]) -> Running {
+    let url = cluster.url();
+    let first = ["bus", "monitor", "--bus", "ns/b", "--master", &url, "-o", "json"];
+    Running::start(relay(&[&first[..], words].concat()))
+}
+
+fn status(code: u16, reason: &str) -> Reply {
+    Reply::json(code, &json!({"kind": "Status", "code": code, "reason": reason, "message": reason}))
+}
+
+/// Lines of stderr that tell of this.
+fn told(running: &Running, what: &str) -> usize {
+    running.stderr().lines().filter(|line| line.contains(what)).count()
+}
+
+fn provisioned(cluster: &ApiServer, name: &str) -> Option<()> {
+    let object = cluster.get(CHANNELS, "ns", name)?;
+    let conditions = object["status"]["conditions"].as_array()?;
+    conditions.iter().any(|one| one["type"] == "Provisioned" && one["status"] == "True").then_some(())
+}
+
+/// Reads what is printed until a channel that is put now is provisioned: whatever else would have been called for was
+/// called before.
+fn calls_until_now(cluster: &ApiServer, running: &Running) -> Vec<String> {
+    cluster.put(CHANNELS, named("last", json!({"bus": "b"})));
+    let lines = running.until(|line| line["channel"] == "ns/last");
+    lines.iter().map(|line| format!("{} {}", line["event"], line["channel"])).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_that_are_refused_are_told_once_per_kind_and_asked_for_again() {
+    let replies = [
+        status(401, "Unauthorized"),
+        status(403, "Forbidden"),
+        status(404, "NotFound"),
+        status(410, "Expired"),
+        Reply::empty(429).header("retry-after", "0"),
+        status(500, "InternalError"),
+        Reply::new(200, "application/json", "{\"kind\": \"ChannelList\", \"items\": [{\"meta"),
+        Reply::new(200, "application/json", "{\"items\": [").declare_length(900).cut(),
+    ];
+    let mut all = tokio::task::JoinSet::new();
+    for reply in replies {
+        all.spawn(async move {
+            let cluster = cluster(1).await;
+            cluster.always(Ask::List, reply.clone());
+            let running = monitor(&cluster, &[]);
+            // Three kinds, each asked for at least twice.
+            cluster.request(Ask::List, 6).await;
+            assert_eq!(told(&running, "objects are not followed"), 3, "{reply:?}: {}", running.stderr());
+            cluster.restore(Ask::List);
+            tokio::task::block_in_place(|| {
+                let synced = json!({"event": "synced", "channels": 1, "subscriptions": 0});
+                assert_eq!(running.json(), synced);
+                running.until_stderr(|text| text.matches("objects are followed again").count() == 3);
+            });
+        });
+    }
+    while let Some(ended) = all.join_next().await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_that_are_refused_or_break_call_nothing_again() {
+    let half = "{\"type\": \"MODIFIED\", \"object\": {\"meta";
+    let expired =
+        "{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"reason\":\"Expired\",\"code\":410}}\n";
+    for reply in [
+        status(401, "Unauthorized"),
+        status(403, "Forbidden"),
+        status(410, "Expired"),
+        Reply::new(200, "application/json", expired),
+        Reply::empty(429).header("retry-after", "0"),
+        status(500, "InternalError"),
+        Reply::new(200, "application/json", half),
+        Reply::new(200, "application/json", half).declare_length(900).cut(),
+        Reply::raw().reset(),
+    ] {
+        let cluster = cluster(2).await;
+        let running = monitor(&cluster, &[]);
+        running.until(|line| line["channel"].is_string());
+        running.until(|line| line["channel"].is_string());
+        for _ in 0..6 {
+            cluster.reply(Ask::Watch, reply.clone());
+        }
+        let before = cluster.count(Ask::Watch);
+        cluster.end_watches();
+        cluster.request(Ask::Watch, before + 6).await;
+        assert_eq!(
+            calls_until_now(&cluster, &running),
+            ["\"provision\" \"ns/last\""],
+            "{reply:?}: {}",
+            running.stderr()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_go_back_and_expire_call_differences_only() {
+    let cluster = cluster(2).await;
+    let running = monitor(&cluster, &[]);
+    running.until(|line| line["channel"].is_string());
+    running.until(|line| line["channel"].is_string());
+    for round in 0..2 {
+        cluster.delete(CHANNELS, "ns", &format!("c{round}"));
+        if round == 0 {
+            cluster.expire();
+        } else {
+            cluster.go_back(1);
+        }
+        cluster.end_watches();
+        let line = running.until(|line| line["channel"].is_string()).pop().unwrap();
+        assert_eq!(
+            (&line["event"], &line["channel"]),
+            (&json!("unprovision"), &json!(format!("ns/c{round}"))),
+            "{}",
+            running.stderr()
+        );
+    }
+    assert_eq!(calls_until_now(&cluster, &running), ["\"provision\" \"ns/last\""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_write_that_fails_for_long_is_told_once_per_state_and_calls_nothing() {
+    let cluster = cluster(1).await;
+    cluster.put(SUBSCRIPTIONS, named("s", json!({"channel": "c0", "subscriber": "x"})));
+    cluster.always(Ask::PatchStatus, status(403, "Forbidden"));
+    let running = monitor(&cluster, &["--exec", "true"]);
+    running.until(|line| line["event"] == "subscribe");
+    // Each object's tries double their delay: five of each are 150 ms, and a second is thirty times less than a loop.
+    cluster.request(Ask::PatchStatus, 9).await;
+    assert_eq!(told(&running, "cannot be written"), 1, "{}", running.stderr());
+    cluster.always(Ask::PatchStatus, Reply::new(200, "application/json", "{\"half\":"));
+    let before = cluster.count(Ask::PatchStatus);
+    cluster.request(Ask::PatchStatus, before + 2).await;
+    running.until_stderr(|text| text.matches("cannot be written").count() == 2);
+    cluster.always(Ask::PatchStatus, status(500, "InternalError"));
+    let before = cluster.count(Ask::PatchStatus);
+    cluster.request(Ask::PatchStatus, before + 2).await;
+    running.until_stderr(|text| text.matches("cannot be written").count() == 3);
+    assert!(told(&running, "can be written again") == 0, "{}", running.stderr());
+    cluster.restore(Ask::PatchStatus);
+    eventually("the condition", || provisioned(&cluster, "c0"));
+    running.until_stderr(|text| text.contains("can be written again"));
+    assert_eq!(calls_until_now(&cluster, &running), ["\"provision\" \"ns/last\""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_always_a_conflict_waits_longer_and_longer() {
+    let cluster = cluster(1).await;
+    cluster.always(Ask::PatchStatus, status(409, "Conflict"));
+    let running = monitor(&cluster, &["--exec", "true"]);
+    running.until(|line| line["event"] == "provision");
+    let begin = std::time::Instant::now();
+    cluster.request(Ask::PatchStatus, 7).await;
+    assert!(begin.elapsed() > Duration::from_millis(200), "{:?}", begin.elapsed());
+    cluster.restore(Ask::PatchStatus);
+    eventually("the condition", || provisioned(&cluster, "c0"));
+    assert_eq!(calls_until_now(&cluster, &running), ["\"provision\" \"ns/last\""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_answered_429_waits_as_long_as_it_is_told() {
+    let cluster = cluster(1).await;
+    cluster.reply(Ask::PatchStatus, Reply::empty(429).header("retry-after", "1"));
+    let running = monitor(&cluster, &["--exec", "true"]);
+    cluster.request(Ask::PatchStatus, 0).await;
+    let begin = std::time::Instant::now();
+    cluster.request(Ask::PatchStatus, 1).await;
+    assert!(begin.elapsed() > Duration::from_millis(700), "{:?}", begin.elapsed());
+    eventually("the condition", || provisioned(&cluster, "c0"));
+    assert_eq!(
+        running.until(|line| line["channel"].is_string()).len(),
+        3,
+        "synced, bus and one call: {}",
+        running.stderr()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_refused_are_told_once_and_nothing_else_happens() {
+    let cluster = cluster(3).await;
+    cluster.always(Ask::Create, status(403, "Forbidden"));
+    let running = monitor(&cluster, &["--exec", "true"]);
+    cluster.request(Ask::Create, 3).await;
+    eventually("the conditions", || {
+        ["c0", "c1", "c2"].iter().all(|name| provisioned(&cluster, name).is_some()).then_some(())
+    });
+    running.until_stderr(|text| text.contains("an event cannot be sent"));
+    assert_eq!(told(&running, "an event cannot be sent"), 1);
+    assert_eq!(cluster.count(Ask::Create), 4, "the bus, three channels, none of them again");
+}
