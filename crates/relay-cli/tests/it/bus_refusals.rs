@@ -1,5 +1,5 @@
-//! What an API server may refuse or get wrong, through the whole `relay bus`: told once per state on stderr, tried again
-//! within the limits, and no call made again for it.
+//! What an API server may refuse or get wrong, through the whole `relay bus`: told once per state on stderr, tried
+//! again within the limits, and no call made again for it.
 
 use std::time::Duration;
 
