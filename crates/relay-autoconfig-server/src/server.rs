@@ -30,6 +30,7 @@ pub struct Builder {
     keys: Keys,
     poll: Duration,
     heartbeat: Duration,
+    settings: Settings,
 }
 
 /// Why a server does not start.
@@ -96,6 +97,13 @@ impl Builder {
         self
     }
 
+    /// A subscriber that takes no byte for this long while there is something to send is cut. Default 30 s.
+    #[must_use]
+    pub fn stall_timeout(mut self, stall_timeout: Duration) -> Self {
+        self.settings = self.settings.stall_timeout(stall_timeout);
+        self
+    }
+
     /// Reads the file, puts the versions on disk and opens the port, in this order. Port 0 lets the system choose one.
     ///
     /// # Errors
@@ -110,8 +118,7 @@ impl Builder {
         let mut configuration = file::parse(&bytes, format).map_err(|broken| broken.of(&self.file))?;
         let mut versions = Versions::open(self.state_file)?;
         versions.assign(&mut configuration, now_ms())?;
-        let settings = Settings::default().drain(DRAIN);
-        let http = HttpServer::bind(address, settings)
+        let http = HttpServer::bind(address, self.settings)
             .await
             .map_err(|source| StartError::Bind { address, source })?;
         let shared = Arc::new(Subscriptions {
@@ -150,6 +157,7 @@ impl Server {
             keys: Keys::default(),
             poll: Duration::from_millis(250),
             heartbeat: Duration::from_secs(180),
+            settings: Settings::default().drain(DRAIN),
         }
     }
 

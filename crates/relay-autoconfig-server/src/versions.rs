@@ -27,6 +27,15 @@ pub enum VersionsError {
     /// There is no chance on this machine.
     #[error("no random bytes for a salt")]
     Random,
+    /// An entry has changed, and its version is the highest that there is: nobody would take the change.
+    #[error(
+        "{place} has version {}, the highest there is, so that no change of it can be told: undo it, or use another id",
+        i64::MAX
+    )]
+    Exhausted {
+        /// What has changed, such as `environments.e1`.
+        place: String,
+    },
 }
 
 /// What kind of thing an id names.
@@ -34,6 +43,16 @@ pub enum VersionsError {
 pub(crate) enum Kind {
     Environment,
     Filter,
+}
+
+impl Kind {
+    fn exhausted(self, id: &str) -> VersionsError {
+        let list = match self {
+            Self::Environment => "environments",
+            Self::Filter => "filters",
+        };
+        VersionsError::Exhausted { place: format!("{list}.{}", id.escape_debug()) }
+    }
 }
 
 /// Something whose version has gone up.
@@ -131,14 +150,14 @@ impl Versions {
             write_environment(&mut text, environment);
             let digest = digest(&salt, &text);
             environment.version =
-                state.give(Kind::Environment, id, Some(digest), floor, now_ms, &mut changes);
+                state.give(Kind::Environment, id, Some(digest), floor, now_ms, &mut changes)?;
         }
         for (id, filter) in &mut configuration.filters {
             let floor = std::mem::take(&mut filter.version);
             text.clear();
             write_filter(&mut text, filter);
             let digest = digest(&salt, &text);
-            filter.version = state.give(Kind::Filter, id, Some(digest), floor, now_ms, &mut changes);
+            filter.version = state.give(Kind::Filter, id, Some(digest), floor, now_ms, &mut changes)?;
         }
         for kind in [Kind::Environment, Kind::Filter] {
             let there = |id: &String| match kind {
@@ -147,7 +166,7 @@ impl Versions {
             };
             let gone = state.of(kind).iter().filter(|(id, entry)| entry.digest.is_some() && !there(id));
             for id in gone.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
-                state.give(kind, &id, None, i64::MIN, now_ms, &mut changes);
+                state.give(kind, &id, None, i64::MIN, now_ms, &mut changes)?;
             }
         }
         if state != self.state || self.file.read()?.is_none() {
@@ -170,20 +189,23 @@ impl State {
         floor: i64,
         now_ms: i64,
         changes: &mut Vec<Change>,
-    ) -> i64 {
+    ) -> Result<i64, VersionsError> {
         let known = self.of(kind).get(id);
         if let Some(known) = known
             && known.digest == digest
             && known.version >= floor
         {
-            return known.version;
+            return Ok(known.version);
         }
-        let next = known.map_or(i64::MIN, |known| known.version.saturating_add(1));
+        let next = match known {
+            None => i64::MIN,
+            Some(known) => known.version.checked_add(1).ok_or_else(|| kind.exhausted(id))?,
+        };
         let version = next.max(now_ms).max(floor);
         let gone = digest.is_none();
         self.of(kind).insert(id.to_owned(), Entry { version, digest });
         changes.push(Change { kind, id: id.to_owned(), version, gone });
-        version
+        Ok(version)
     }
 }
 
@@ -256,6 +278,27 @@ mod tests {
             told(&mut versions, configuration(&[("a", "l", 0), ("b", "k", 0)], &["a"]), 5),
             ["+b@102", "+a@301"]
         );
+    }
+
+    #[test]
+    fn a_change_that_no_version_is_left_for_is_an_error_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let mut versions = Versions::open(&path).unwrap();
+        let highest = configuration(&[("a", "k", i64::MAX), ("b", "k", i64::MAX - 1)], &[]);
+        told(&mut versions, highest, 100);
+        let kept = std::fs::read(&path).unwrap();
+        for changed in [&[("a", "l", 0), ("b", "k", 0)][..], &[("b", "l", 0)]] {
+            let error = versions.assign(&mut configuration(changed, &["f"]), 200).unwrap_err();
+            assert!(
+                error.to_string().starts_with("environments.a has version 9223372036854775807"),
+                "{error}"
+            );
+            assert_eq!(std::fs::read(&path).unwrap(), kept);
+        }
+        // What has not changed is served on, and the last version but one has one after it.
+        let last = configuration(&[("a", "k", 0), ("b", "l", 0)], &[]);
+        assert_eq!(told(&mut versions, last, 200), [format!("+b@{}", i64::MAX)]);
     }
 
     #[test]

@@ -12,9 +12,6 @@ use relay_state::environments::Environments;
 use relay_transport::{BaseUrl, HttpClient, Secret, TokenSource};
 
 use crate::cache::Cache;
-use crate::events::Events;
-use crate::handler::MessageHandler;
-use crate::manager::StreamManager;
 
 /// Longest wait from the start of an attempt to its answer, unless silence may not last that long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,7 +27,7 @@ pub enum Unauthorized {
     Stop,
 }
 
-/// Settings of a [`StreamManager`] or of [`Events`].
+/// Settings of a [`StreamManager`](crate::StreamManager) or of [`Events`](crate::Events).
 pub struct Builder {
     pub(crate) url: String,
     pub(crate) key: Option<TokenSource>,
@@ -203,22 +200,6 @@ impl Builder {
     pub fn wall_clock(mut self, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.wall_clock = Arc::new(clock);
         self
-    }
-
-    /// The stream of events. Nothing is sent before it is polled.
-    ///
-    /// # Errors
-    /// The settings cannot be used.
-    pub fn events(self) -> Result<Events, ConfigError> {
-        Events::new(self)
-    }
-
-    /// A manager that will call this handler. Nothing is sent before [`StreamManager::start`].
-    ///
-    /// # Errors
-    /// The settings cannot be used.
-    pub fn build<H: MessageHandler>(self, handler: H) -> Result<StreamManager, ConfigError> {
-        Ok(StreamManager::new(Events::new(self)?, handler))
     }
 
     /// The URL of the stream: the service's path and query are kept.

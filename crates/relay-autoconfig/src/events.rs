@@ -9,6 +9,7 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use http::{Request, header};
 use http_body_util::Full;
+use relay_proto::error::chain;
 use relay_proto::eventsource::{Attempt, Cause, Ended, Item, Refused, Stop};
 use relay_proto::secret::same_in_constant_time;
 use relay_proto::sse::Frame;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::builder::{Builder, ConfigError, Unauthorized};
 use crate::cache::Cache;
+use crate::service::{service, shown};
 
 /// How often the wall clock is looked at while keys wait for their ends: it may be set, and a machine may have slept.
 const CLOCK_CHECK: Duration = Duration::from_millis(80);
@@ -67,6 +69,16 @@ pub struct Events {
     timer_set: bool,
     started: bool,
     end: Option<End>,
+}
+
+impl Builder {
+    /// The stream of events. Nothing is sent before it is polled.
+    ///
+    /// # Errors
+    /// The settings cannot be used.
+    pub fn events(self) -> Result<Events, ConfigError> {
+        Events::new(self)
+    }
 }
 
 impl Events {
@@ -154,7 +166,10 @@ impl Events {
         });
         match loaded {
             Ok(()) => self.cache = Some(cache),
-            Err(error) => tracing::warn!(%error, "{} cannot be used and is left as it is", cache.name()),
+            Err(error) => {
+                let why = chain(error.as_ref());
+                tracing::warn!("{} cannot be used and is left as it is: {why}", cache.name());
+            }
         }
     }
 
@@ -164,7 +179,7 @@ impl Events {
             && let Some(cache) = &mut self.cache
             && let Err(error) = cache.store(&encode_saved(self.session.environments(), &self.service))
         {
-            tracing::warn!(%error, "{} is not up to date", cache.name());
+            tracing::warn!("{} is not up to date: {}", cache.name(), chain(error.as_ref()));
         }
     }
 
@@ -403,15 +418,4 @@ fn error_of(cause: &Cause) -> StatusError {
         Cause::EndlessEvent(_) => StatusError::data(cause.to_string()),
         other => StatusError::network(other.to_string()),
     }
-}
-
-/// One service, one text: the URL as it was given, without what makes no difference.
-pub(crate) fn service(url: &str) -> &str {
-    let url = url.trim();
-    if url.contains('?') { url } else { url.trim_end_matches('/') }
-}
-
-/// A URL without its query, which may hold a secret.
-pub(crate) fn shown(url: &str) -> &str {
-    url.split('?').next().unwrap_or_default()
 }

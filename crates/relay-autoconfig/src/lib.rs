@@ -51,6 +51,7 @@ mod cache;
 mod events;
 mod handler;
 mod manager;
+mod service;
 
 pub use builder::{Builder, ConfigError, Unauthorized};
 pub use cache::{Cache, FileCache};

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::builder::Builder;
+use crate::builder::{Builder, ConfigError};
 use crate::events::{End, Events};
 use crate::handler::{MessageHandler, call};
 
@@ -25,13 +25,23 @@ pub struct StreamManager {
 /// The task that is not started yet.
 type Work = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
+impl Builder {
+    /// A manager that will call this handler. Nothing is sent before [`StreamManager::start`].
+    ///
+    /// # Errors
+    /// The settings cannot be used.
+    pub fn build<H: MessageHandler>(self, handler: H) -> Result<StreamManager, ConfigError> {
+        Ok(StreamManager::new(Events::new(self)?, handler))
+    }
+}
+
 impl StreamManager {
     /// Settings for the service at this URL, whose path and query are kept.
     pub fn builder(url: impl Into<String>) -> Builder {
         Builder::new(url.into())
     }
 
-    pub(crate) fn new<H: MessageHandler>(events: Events, handler: H) -> Self {
+    fn new<H: MessageHandler>(events: Events, handler: H) -> Self {
         let (tell_status, status) = watch::channel(events.status().clone());
         let (tell_end, end) = watch::channel(None);
         let closed = CancellationToken::new();

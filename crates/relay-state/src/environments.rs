@@ -42,6 +42,7 @@ mod reducer;
 mod rules;
 mod saved;
 mod session;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -51,4 +52,5 @@ pub use event::{
 };
 pub use reducer::{Applied, Deadline, Environments, Now, Outcome};
 pub use saved::{SavedError, decode_saved, encode_saved};
-pub use session::{ErrorKind, Next, Session, State, Status, StatusError};
+pub use session::{Next, Session};
+pub use status::{ErrorKind, State, Status, StatusError};

@@ -9,13 +9,9 @@ use super::{Finding, files};
 
 /// Pairs that are still to be parted. One that is parted goes from this list, and none is added.
 const LEFT: &[(&str, &str)] = &[
-    ("crates/relay-autoconfig/src/builder.rs", "crates/relay-autoconfig/src/events.rs"),
-    ("crates/relay-autoconfig/src/builder.rs", "crates/relay-autoconfig/src/manager.rs"),
-    ("crates/relay-autoconfig/src/cache.rs", "crates/relay-autoconfig/src/events.rs"),
     ("crates/relay-log/src/error.rs", "crates/relay-log/src/name.rs"),
     ("crates/relay-parsec/src/client.rs", "crates/relay-parsec/src/subscription.rs"),
     ("crates/relay-state/src/bus/monitor.rs", "crates/relay-state/src/bus/need.rs"),
-    ("crates/relay-state/src/environments/event.rs", "crates/relay-state/src/environments/session.rs"),
 ];
 
 /// Looks at every crate below `root`: a folder with a `src/lib.rs` or a `src/main.rs`.

@@ -1,9 +1,9 @@
 //! Many subscribers, many changes, and one subscriber that never reads.
 
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Subscriber, builder, start, within, write};
+use super::{Server, Subscriber, builder, start, within, write};
 
 fn environments(count: usize, name: &str) -> String {
     (0..count).fold("environments:\n".to_owned(), |mut text, i| {
@@ -84,4 +84,32 @@ async fn who_lags_is_told_the_last_of_each_id() {
         complete += usize::from(patch["data"]["envName"] == name(12));
     }
     assert!(events < 12 * ENVIRONMENTS, "{events} events: it was told everything");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_nothing_for_so_long_is_cut_and_nobody_else_notices() {
+    use tokio::io::AsyncReadExt as _;
+    const LARGE: usize = 16 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("e.json");
+    let text = |key: &str| {
+        format!(r#"{{"environments":{{"a":{{"sdkKey":"{key}","envName":"{}"}}}}}}"#, "n".repeat(LARGE))
+    };
+    write(&file, &text("one"));
+    let (server, _run) = start(Server::builder(&file).stall_timeout(Duration::from_millis(500))).await;
+    let mut deaf = Subscriber::open(&server, "").await;
+    let mut other = Subscriber::open(&server, "").await;
+    assert_eq!(other.event().await.0, "put");
+    within("the cut", async {
+        while server.subscribers() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    // It is owed 16 MiB, of which it gets what was in the buffers, and then the end.
+    let mut rest = Vec::new();
+    let _ = within("the end", deaf.0.read_to_end(&mut rest)).await;
+    assert!(rest.len() < LARGE, "{} bytes", rest.len());
+    write(&file, &text("two"));
+    assert_eq!(other.told().await.0, "patch /environments/a");
 }

@@ -105,6 +105,62 @@ async fn n92_n93_a_thousand_closes_are_quick_and_nothing_is_sent_after_them() {
     }
 }
 
+/// Plays in a network and with a resolver of its own: see the next test.
+#[test]
+#[ignore = "run by another test, in a process of its own"]
+fn in_a_process_whose_resolver_hangs() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let deaf = tokio::net::UdpSocket::bind("127.0.0.1:53").await.unwrap();
+        for round in 0..20 {
+            let host = format!("round-{round}-of-a-close");
+            let took = close(&format!("http://{host}.test"), async |_| {
+                let mut question = [0; 512];
+                while !String::from_utf8_lossy(&question).contains(&host) {
+                    within("the question", deaf.recv(&mut question)).await.unwrap();
+                }
+            })
+            .await;
+            println!("closed in {} us", took.as_micros());
+        }
+    });
+    // The system's resolver cannot be told to stop.
+    runtime.shutdown_background();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn n92_a_close_does_not_wait_for_a_resolver_that_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("resolv.conf");
+    std::fs::write(&file, "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n").unwrap();
+    let run = |program: &str, args: &[&str]| {
+        std::process::Command::new("unshare")
+            .args(["-r", "-m", "-n", "sh", "-c"])
+            .arg("ip link set lo up && mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"")
+            .arg(&file)
+            .arg(program)
+            .args(args)
+            .output()
+    };
+    if !run("true", &[]).is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: a resolver of one's own needs `unshare` and `ip`, and the right to use them");
+        return;
+    }
+    let program = std::env::current_exe().unwrap();
+    let this = "close::in_a_process_whose_resolver_hangs";
+    let output = run(program.to_str().unwrap(), &["--exact", this, "--ignored", "--nocapture"]).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let took: Vec<u64> = said
+        .lines()
+        .filter_map(|line| line.rsplit_once("closed in ")?.1.strip_suffix(" us")?.parse().ok())
+        .collect();
+    assert_eq!(took.len(), 20, "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let quick = took.iter().filter(|took| **took < 100_000).count();
+    println!("at most {:?} us", took.iter().max());
+    assert!(quick >= 19, "{took:?}");
+}
+
 #[tokio::test]
 async fn who_drops_it_closes_it_and_closing_before_the_start_is_the_end() {
     let peer = Peer::start(Script::new().always(PATH, Reply::sse().send(put("e", 1)).silence())).await;

@@ -1,5 +1,6 @@
 //! `relay autoconfig watch`.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -155,7 +156,8 @@ impl WatchArgs {
     }
 }
 
-/// The cache; `None`, with a warning, when what stands there cannot be read at all.
+/// The cache; `None`, with a warning, when what stands there cannot be read at all. On a disk that takes nothing it is
+/// read all the same: that is when it is needed.
 fn cache(file: &Path) -> anyhow::Result<Option<FileCache>> {
     match FileCache::open(file) {
         Ok(cache) => Ok(Some(cache)),
@@ -163,8 +165,18 @@ fn cache(file: &Path) -> anyhow::Result<Option<FileCache>> {
             tracing::warn!("{}; it is left as it is, and nothing is kept", relay_proto::error::chain(&error));
             Ok(None)
         }
+        Err(error @ FileError::Io { .. }) if takes_nothing(&error) => {
+            tracing::warn!("{}; it is read, and not kept up to date", relay_proto::error::chain(&error));
+            Ok(Some(FileCache::read_only(file)))
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the disk is full or read-only.
+fn takes_nothing(error: &FileError) -> bool {
+    let FileError::Io { source, .. } = error else { return false };
+    matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem | ErrorKind::QuotaExceeded)
 }
 
 fn usage(error: relay_autoconfig::ConfigError) -> anyhow::Error {

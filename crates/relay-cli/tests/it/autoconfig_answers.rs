@@ -87,6 +87,8 @@ async fn answers_that_are_no_stream_and_streams_that_fail() {
         ("a reset", Reply::sse().send(":\n").reset(), &["initializing+", "initializing network"]),
         ("no Location", Reply::empty(302), &["initializing response=302"]),
         ("no place", Reply::redirect(302, "ftp://s3cret/"), &["initializing response=302"]),
+        ("half a host", Reply::redirect(302, "http://["), &["initializing response=302"]),
+        ("no port", Reply::redirect(307, "http://h:s3cret/"), &["initializing response=307"]),
     ];
     for (what, reply, words) in cases {
         let peer = peer([reply]).await;

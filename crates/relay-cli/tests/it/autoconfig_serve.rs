@@ -25,14 +25,14 @@ filters:
   p.small: {projKey: p, key: small}
 ";
 
-struct Service {
-    running: Running,
+pub(super) struct Service {
+    pub(super) running: Running,
     address: String,
 }
 
 impl Service {
     #[track_caller]
-    fn start(file: &Path, args: &[&str]) -> Self {
+    pub(super) fn start(file: &Path, args: &[&str]) -> Self {
         Self::start_at("127.0.0.1:0", file, args)
     }
 
@@ -60,28 +60,28 @@ impl Service {
         Subscriber { reader, head }
     }
 
-    fn subscribe(&self, query: &str) -> Subscriber {
+    pub(super) fn subscribe(&self, query: &str) -> Subscriber {
         let subscriber = self.ask(&format!("GET /relay_auto_config{query} HTTP/1.1"));
         assert!(subscriber.head.starts_with("HTTP/1.1 200 "), "{}", subscriber.head);
         subscriber
     }
 
     /// Everything, as a subscriber is sent it.
-    fn put(&self) -> Value {
+    pub(super) fn put(&self) -> Value {
         let (name, data) = self.subscribe("?rpacProtocolVersion=2").event();
         assert_eq!(name, "put");
         data
     }
 }
 
-struct Subscriber {
+pub(super) struct Subscriber {
     reader: BufReader<TcpStream>,
     head: String,
 }
 
 impl Subscriber {
     /// The next event. Sizes of chunks are lines of their own and are passed over.
-    fn event(&mut self) -> (String, Value) {
+    pub(super) fn event(&mut self) -> (String, Value) {
         let mut name = String::new();
         loop {
             let mut line = String::new();
@@ -94,20 +94,20 @@ impl Subscriber {
         }
     }
 
-    fn told(&mut self) -> (String, i64) {
+    pub(super) fn told(&mut self) -> (String, i64) {
         let (name, data) = self.event();
         let version = data["version"].as_i64().or(data["data"]["version"].as_i64()).unwrap_or_default();
         (format!("{name} {}", data["path"].as_str().unwrap()), version)
     }
 }
 
-fn replace(file: &Path, text: &str) {
+pub(super) fn replace(file: &Path, text: &str) {
     let new = file.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(&new, file).unwrap();
 }
 
-fn version(put: &Value, id: &str) -> i64 {
+pub(super) fn version(put: &Value, id: &str) -> i64 {
     put["data"]["environments"][id]["version"].as_i64().unwrap_or_else(|| panic!("{id}: {put}"))
 }
 
@@ -242,6 +242,21 @@ fn versions_outlive_kills_and_never_go_back() {
     let put = Service::start(&file, &[]).put();
     assert_eq!(version(&put, "a"), 9_000_000_000_000_000_000);
     assert!(version(&put, "b") > 5);
+    // After the highest floor there is no version left, so nothing that has changed would be taken.
+    replace(&file, "environments: {a: {sdkKey: k, version: 9223372036854775807}}");
+    let service = Service::start(&file, &[]);
+    assert_eq!(version(&service.put(), "a"), i64::MAX);
+    for changed in ["environments: {}", "environments: {a: {sdkKey: s3cret-l}}"] {
+        replace(&file, changed);
+        let said = service
+            .running
+            .until_stderr(|text| text.contains("environments.a has version 9223372036854775807"));
+        assert!(said.contains("is served on") && !said.contains("s3cret"), "{said}");
+        assert_eq!(version(&service.put(), "a"), i64::MAX);
+    }
+    drop(service);
+    let done = serve(&file, &[]).expect(1);
+    assert!(done.stderr.contains("environments.a has version 9223372036854775807"), "{}", done.stderr);
 }
 
 #[test]
@@ -283,7 +298,7 @@ fn who_is_answered_and_what() {
     assert!(!service.running.stderr().contains("s3cret"));
 }
 
-fn serve(file: &Path, args: &[&str]) -> Done {
+pub(super) fn serve(file: &Path, args: &[&str]) -> Done {
     let mut all = vec!["autoconfig", "serve", file.to_str().unwrap(), "--listen", "127.0.0.1:0"];
     if args.contains(&"--listen") {
         all.truncate(3);

@@ -5,10 +5,12 @@
 mod advice;
 mod authority;
 mod process;
+mod small_disk;
 mod terminal;
 mod wire;
 
 mod autoconfig_answers;
+mod autoconfig_disk;
 mod autoconfig_serve;
 mod autoconfig_watch;
 mod bus;

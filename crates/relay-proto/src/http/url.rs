@@ -117,7 +117,7 @@ fn split_query(rest: &str) -> (&str, &str) {
 /// `://`, authority, path and query of a reference that has its own authority.
 fn push_hierarchy(url: &mut String, rest: &str) -> Option<()> {
     let (authority, after) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    if authority.is_empty() || authority.starts_with(':') || authority.contains('@') {
+    if !is_host_and_port(authority) {
         return None;
     }
     let (path, query) = split_query(after);
@@ -126,6 +126,27 @@ fn push_hierarchy(url: &mut String, rest: &str) -> Option<()> {
     push_path(url, "", if path.is_empty() { "/" } else { path });
     url.push_str(query);
     Some(())
+}
+
+/// Whether this is a host, perhaps with a port, and nothing else: no user information, no half of an IPv6 address.
+fn is_host_and_port(authority: &str) -> bool {
+    let (host_is_sound, port) = match authority.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) => (address.parse::<core::net::Ipv6Addr>().is_ok(), port),
+            None => return false,
+        },
+        None => {
+            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+            (!host.is_empty() && !host.contains(['[', ']', '@']), port)
+        }
+    };
+    let port_is_sound = match port.strip_prefix(':') {
+        Some(digits) => {
+            digits.is_empty() || digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+        }
+        None => port.is_empty(),
+    };
+    host_is_sound && port_is_sound
 }
 
 /// The path of `parent` followed by `path`, without `.` and `..`.
@@ -196,6 +217,17 @@ mod tests {
             ("http:g", ""),
             ("http://", ""),
             ("http://:80/", ""),
+            ("http://[", ""),
+            ("http://[::1", ""),
+            ("http://[]/", ""),
+            ("http://[::1]x/", ""),
+            ("http://h]/", ""),
+            ("http://h:x/", ""),
+            ("http://h:+1/", ""),
+            ("http://h:65536/", ""),
+            ("http://h:1:2/", ""),
+            ("http://h:/", "http://h:/"),
+            ("//h:65535", "http://h:65535/"),
             ("http://user:secret@h/", ""),
             ("ftp://h/", ""),
             ("javascript:alert(1)", ""),

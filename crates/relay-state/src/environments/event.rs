@@ -6,7 +6,7 @@ use relay_proto::autoconfig::{EnvironmentId, FilterId, MobileKey, Refusal, SdkKe
 use serde_json::{Map, Value, json};
 
 use super::environment::{AcceptedKey, Environment, Filter, KeyKind};
-use super::session::Status;
+use super::status::Status;
 
 /// Something that a client acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
