@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::process::{Running, relay, run};
+use super::process::{Running, peak_kib, relay, run};
 
 /// A `relay durable serve` that listens.
 struct Server {
@@ -123,9 +123,7 @@ fn a_stream_of_64_mib_is_read_with_less_than_that_in_memory() {
         assert!(read >= 64 << 20, "{name}: {read} bytes");
         std::fs::remove_file(path("out")).unwrap();
     }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.running.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let peak = peak_kib(server.running.pid());
     assert!(peak <= 64 << 10, "{peak} KiB at most");
     server.end();
 }

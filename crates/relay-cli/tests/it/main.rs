@@ -24,6 +24,8 @@ mod docs;
 mod durable;
 mod durable_edges;
 mod durable_kills;
+#[cfg(target_os = "linux")]
+mod durable_memory;
 mod durable_serve;
 mod examples;
 mod faults;

@@ -6,6 +6,8 @@
 mod autoconfig;
 #[cfg(feature = "autoconfig")]
 mod autoconfig_messages;
+#[cfg(feature = "durable")]
+mod durable_exchanges;
 #[path = "../../../../xtask/fuzz/src/eventsource.rs"]
 #[allow(unreachable_pub, reason = "public in the fuzz crate, which this file belongs to")]
 mod eventsource_life;
