@@ -1,4 +1,4 @@
-//! What a context stands for: where an API server is, whom to trust there, and who we are to it.
+//! Access to an API server: its address, the authorities to trust, and our credentials.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -10,7 +10,8 @@ use relay_transport::{BaseUrl, ClientIdentity, HttpClient, HttpClientBuilder, Se
 use crate::error::Error;
 use crate::exec::{ExecPlugin, ExecSession};
 
-/// How an API server is reached, and as whom: from a kubeconfig, or the service account of the pod we run in.
+/// The address of an API server and credentials for it: from a kubeconfig, or from the service account of the pod
+/// we run in.
 pub struct Access {
     /// Name of the cluster, for messages.
     pub(crate) cluster: String,
@@ -26,11 +27,11 @@ pub struct Access {
     /// Certificate and key.
     pub(crate) identity: Option<(Pem, Pem)>,
     pub(crate) credential: Credential,
-    /// Headers that make us another; empty when we are who we are.
+    /// Headers for impersonation; empty without.
     pub(crate) impersonate: HeaderMap,
 }
 
-/// PEM, or where it is.
+/// PEM text, or the path of a PEM file.
 #[derive(Clone)]
 pub(crate) enum Pem {
     File(PathBuf),
@@ -38,7 +39,7 @@ pub(crate) enum Pem {
 }
 
 impl Pem {
-    /// The text; `what` names the entry it is for.
+    /// Reads the text; `what` names its entry for errors.
     pub(crate) fn read(&self, what: &str) -> Result<Vec<u8>, Error> {
         match self {
             Self::File(path) => std::fs::read(path).map_err(|error| {
@@ -53,7 +54,7 @@ impl Pem {
 pub(crate) enum Credential {
     None,
     Token(Secret),
-    /// Read again when it changes; while it cannot be read, the other token is said, if there is one.
+    /// Read again when it changes; while it cannot be read, `token` is used, if there is one.
     TokenFile {
         path: PathBuf,
         otherwise: Option<Secret>,
@@ -63,7 +64,7 @@ pub(crate) enum Credential {
     Exec(Box<ExecPlugin>),
 }
 
-/// Where every pod finds its service account.
+/// The path of the service account in a pod.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 impl Access {
@@ -90,7 +91,7 @@ impl Access {
             cluster: "of this pod".to_owned(),
             user: "service account of this pod".to_owned(),
             server: format!("https://{host}:{port}"),
-            // Without one the authorities of the system are asked, as a cluster may have a public certificate.
+            // Without a CA file the system's authorities are trusted: a cluster may have a public certificate.
             ca: ca.exists().then_some(Pem::File(ca)),
             tls_server_name: None,
             skip_verification: false,
@@ -101,7 +102,7 @@ impl Access {
         })
     }
 
-    /// An API server by its URL, without credentials: the authorities of the system are asked, where it speaks TLS.
+    /// An API server by its URL, without credentials; with TLS, the system's authorities are trusted.
     pub fn anonymous(server: impl Into<String>) -> Self {
         Self {
             cluster: "given by its URL".to_owned(),
@@ -138,14 +139,15 @@ impl Access {
         &self.cluster
     }
 
-    /// Whether the cluster entry says `insecure-skip-tls-verify`: anybody could then be its API server, and be given
-    /// the credentials. [`apply`](Self::apply) does as it says; it is the caller's part to refuse, or to warn.
+    /// Whether the cluster entry says `insecure-skip-tls-verify`: any server could then pass for the API server and
+    /// receive the credentials. [`apply`](Self::apply) follows the setting; callers should refuse it or warn.
     pub fn skips_verification(&self) -> bool {
         self.skip_verification
     }
 
-    /// Sets up a client to trust and to show what the kubeconfig says; what `given` says the caller has set by itself
-    /// is left alone. The second is what to say in `Authorization`, for whom it is not to be said by the client.
+    /// Sets up a client with the authorities and credentials of the kubeconfig, except for settings of the caller's
+    /// own that are named in `given`. The second value of the result is for callers that write the `Authorization`
+    /// header themselves.
     ///
     /// A credential plugin is run here for the first time.
     ///
@@ -164,7 +166,7 @@ impl Access {
         }
         if let Some(ca) = self.ca {
             let what = format!("cluster {:?}: certificate-authority", self.cluster);
-            // A file is read here, too: only here its entry can be named.
+            // A file is read here, too, because only here an error can name its entry.
             let pem = ca.read(&what)?;
             let wrong = |error| Error::config_with(what.clone(), error);
             http = match ca {
@@ -175,7 +177,7 @@ impl Access {
                 _ => http.system_roots(false).ca_pem(&pem).map_err(wrong)?,
             };
         }
-        // Set-ups with the one setting only, so that the error is about it.
+        // Clients with this one setting only, so that an error is about this setting.
         let alone = |field: &str, http: HttpClientBuilder| {
             let what = format!("cluster {:?}: {field}", self.cluster);
             http.build().map_err(|error| Error::config_with(what, error))
@@ -256,10 +258,10 @@ impl fmt::Debug for Access {
     }
 }
 
-/// What the caller of [`Access::apply`] has set by itself, and is not to be taken from the kubeconfig.
+/// Settings that the caller of [`Access::apply`] has made itself and that are not taken from the kubeconfig.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Given {
-    /// A file with authorities: those of the kubeconfig are trusted beside them.
+    /// A file with authorities: those of the kubeconfig are trusted as well.
     pub ca_file: bool,
     /// A client certificate.
     pub identity: bool,
@@ -267,7 +269,7 @@ pub struct Given {
     pub credential: bool,
 }
 
-/// What is said in `Authorization`. Cloning shares what is remembered.
+/// What is said in `Authorization`. Clones share the cached value.
 #[derive(Debug, Clone)]
 pub struct Authorization {
     source: TokenSource,
@@ -279,17 +281,17 @@ impl Authorization {
         Self { source, bearer: true }
     }
 
-    /// Where its text comes from.
+    /// The source of its text.
     pub fn source(&self) -> &TokenSource {
         &self.source
     }
 
-    /// Whether the text is a token, to be said as `Bearer`; else it is the whole header.
+    /// Whether the text is a bearer token; else it is the whole header.
     pub fn is_bearer(&self) -> bool {
         self.bearer
     }
 
-    /// The header of now; with `refused` another one, if there is any, than the one that was refused.
+    /// The current header; with `refused`, another than the last one if the source has one.
     pub(crate) async fn header(&self, refused: bool) -> Result<HeaderValue, relay_transport::Error> {
         let text = if refused { self.source.fresh_token().await? } else { self.source.token().await? };
         if self.bearer { text.bearer() } else { text.header() }
@@ -307,7 +309,7 @@ mod tests {
     use super::*;
     use crate::{KubeClient, Resource};
 
-    /// A directory as a kubelet mounts it: names are links through `..data`, which leads to what is valid now.
+    /// A directory as a kubelet mounts it: names are links through `..data`, which points to the current version.
     struct Mount(tempfile::TempDir);
 
     impl Mount {

@@ -22,25 +22,25 @@ use crate::access::{Access, Authorization, Given};
 use crate::error::{Error, Status, WireStatus};
 use crate::resource::{ObjectMeta, Resource};
 
-/// How long the head of an answer may take, and then each part of its body.
+/// Time limit for the head of a response, and for each part of its body.
 pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 
-/// How long a whole answer may take, however steadily it comes.
+/// Time limit for a whole response.
 const WHOLE: Duration = Duration::from_secs(600);
 
-/// Largest answer: a list of half a million pods without pages. A page of one is a few MiB.
+/// Size limit of a response: a list of half a million pods without pages. A page has a few MiB.
 const LARGEST: usize = 2 << 30;
 
-/// Largest refusal that is looked at.
+/// Size limit of an error response that is read.
 const LARGEST_STATUS: usize = 64 << 10;
 
-/// Largest event of a watch. An object of etcd has 1.5 MiB at most, unless it is told otherwise.
+/// Size limit of an event of a watch. An object in etcd has 1.5 MiB at most by default.
 const LARGEST_EVENT: usize = 32 << 20;
 
-/// Asks the API server of a cluster. Cheap to clone: clones share connections and credentials.
+/// A client of an API server. Cheap to clone: clones share connections and credentials.
 ///
-/// When the API server answers 401 and the credentials can be had anew (a credential plugin), it is asked again once,
-/// with what the plugin gives then. Nothing else is tried again here.
+/// After a 401, a request with credentials of a plugin is sent once more with new ones. No other request is retried
+/// here.
 #[derive(Clone)]
 pub struct KubeClient(Arc<Inner>);
 
@@ -51,10 +51,10 @@ struct Inner {
 }
 
 impl KubeClient {
-    /// Sets a client up; nothing is sent yet, but a credential plugin is run.
+    /// Sets a client up. It sends no request yet, but runs a credential plugin.
     ///
     /// # Errors
-    /// [`Error::Config`] when something that the access names cannot be used.
+    /// [`Error::Config`] when a file or setting of the access cannot be used.
     pub async fn connect(access: Access) -> Result<Self, Error> {
         let server = access.server()?;
         if access.skips_verification() {
@@ -179,8 +179,8 @@ impl KubeClient {
             .await
     }
 
-    /// Asks whether the cluster still knows a version: a list that must not be older than it is refused when it does
-    /// not.
+    /// Checks whether the cluster still knows a version: a list request for this version or a newer one is refused
+    /// when it does not.
     pub(crate) async fn check(
         &self,
         resource: &Resource,
@@ -190,7 +190,7 @@ impl KubeClient {
         let pairs = [("limit", "1"), ("resourceVersion", version), ("resourceVersionMatch", "NotOlderThan")];
         let url = self.0.server.join(&resource.collection(namespace), &pairs);
         let response = self.send("check", Method::GET, &url, None).await?;
-        // Read to its end, so that the connection can be used again; what it says does not matter.
+        // Read to its end, so that the connection can be used again; the content does not matter.
         read("check", response, LARGEST).await.map(drop)
     }
 
@@ -205,14 +205,14 @@ impl KubeClient {
         let kind = media_type(&response);
         let body = read(doing, response, LARGEST).await?;
         serde_json::from_slice(&body).map_err(|error| {
-            // Not the words of the error: they may quote the body.
+            // Without the text of the error, which may quote the body.
             let what = if error.is_data() { "not what was asked for" } else { "no JSON" };
             let place = format!("line {}, column {}", error.line(), error.column());
             Error::Answer { doing, what: format!("{} bytes of {kind} are {what}, at {place}", body.len()) }
         })
     }
 
-    /// Sends a request and judges the status of the answer.
+    /// Sends a request and checks the status of the response.
     async fn send(
         &self,
         doing: &'static str,
@@ -289,13 +289,13 @@ async fn refusal(doing: &'static str, url: &str, response: Response<Incoming>) -
     let body = read(doing, response, LARGEST_STATUS).await.unwrap_or_default();
     let (status, by_body) = match WireStatus::read(&body) {
         Some(status) => status.told(code),
-        // Not the words of an API server, but of something on the way.
+        // The body is not from an API server, but from a proxy in between.
         None => (Status::new(code, &reason, ""), None),
     };
     Error::Refused { doing, status: Box::new(status), retry_after: by_header.max(by_body) }
 }
 
-/// Type and subtype of the answer, for messages.
+/// Type and subtype of the response's media type, for messages.
 fn media_type(response: &Response<Incoming>) -> String {
     let value =
         response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -333,7 +333,7 @@ async fn next_chunk(
         let frame = tokio::time::timeout(limit, body.frame()).await;
         let frame = frame.map_err(|_| Error::Late { doing, after: limit })?;
         match frame.transpose().map_err(|error| Error::Cut { doing, source: error.into() })? {
-            // Trailers are of no interest.
+            // Trailers are ignored.
             Some(frame) => {
                 if let Ok(data) = frame.into_data() {
                     return Ok(Some(data));
@@ -344,7 +344,7 @@ async fn next_chunk(
     }
 }
 
-/// What to ask a list for.
+/// Parameters of a list request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListQuery {
     limit: Option<u32>,
@@ -366,7 +366,7 @@ impl ListQuery {
         self
     }
 
-    /// Goes on where the page that gave this token ended. Default: from the start.
+    /// Continues after the page that gave this token. Default: from the start.
     #[must_use]
     pub fn after(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
@@ -399,9 +399,10 @@ impl ListQuery {
 pub struct Page<T> {
     /// Its objects, in the API server's order. A list that is null is an empty one.
     pub objects: Vec<Object<T>>,
-    /// The version of the cluster that it shows; empty when the answer had none. Further pages repeat the first one's.
+    /// The version of the cluster at the time of the list; empty when the response had none. Further pages have
+    /// that of the first.
     pub resource_version: String,
-    /// What to go [`after`](ListQuery::after) for the next page; `None` when this is the last.
+    /// The token for [`after`](ListQuery::after) to get the next page; `None` on the last page.
     pub next: Option<String>,
 }
 
@@ -411,7 +412,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Page<T> {
         #[serde(bound = "T: DeserializeOwned")]
         struct List<T> {
             metadata: Option<Metadata>,
-            // Without a default: an answer without any items is no list.
+            // Required: a response without `items` is no list.
             #[serde(deserialize_with = "Option::deserialize")]
             items: Option<Vec<Object<T>>>,
         }
@@ -436,9 +437,9 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Page<T> {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Object<T> {
-    /// What tells it from others.
+    /// Its metadata.
     pub meta: ObjectMeta,
-    /// What it is; `None` when it could not be read as one.
+    /// The object; `None` when it could not be decoded.
     pub value: Option<T>,
 }
 
@@ -448,7 +449,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
         let meta = ObjectMeta::of(raw);
         let value = serde_json::from_str(raw.get())
             .inspect_err(|error| {
-                // Not the words of the error: they may quote the object.
+                // Without the text of the error, which may quote the object.
                 let ObjectMeta { namespace, name, .. } = &meta;
                 let (line, column) = (error.line(), error.column());
                 tracing::warn!(namespace, name, line, column, "an object of the API server cannot be read");
@@ -462,7 +463,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
 pub struct WatchBody {
     body: Incoming,
     held: BytesMut,
-    /// So much of it has no line feed.
+    /// Bytes at the start of the buffer that are known to have no line feed.
     searched: usize,
 }
 
@@ -490,7 +491,7 @@ impl WatchBody {
             match next_chunk(DOING, &mut self.body, Duration::MAX).await? {
                 Some(chunk) => self.held.extend_from_slice(&chunk),
                 None if self.held.iter().all(u8::is_ascii_whitespace) => return Ok(None),
-                // The last line may lack its end.
+                // The last line may have no line feed.
                 None => {
                     self.searched = 0;
                     return Ok(Some(self.held.split().freeze()));

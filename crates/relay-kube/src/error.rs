@@ -1,4 +1,4 @@
-//! What went wrong between us and an API server.
+//! Errors of requests to an API server.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,27 +6,28 @@ use std::time::Duration;
 use relay_proto::error::chain;
 use serde::Deserialize;
 
-/// Why a cluster could not be asked, or what it answered instead.
+/// An error of access to a cluster.
 ///
-/// No error holds a part of a body, except the words that an API server has for a refusal of access or of a version.
+/// No error holds a part of a body, except the API server's own message about access or versions.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A kubeconfig, or what it names, cannot be used. The text names the file, and the user or cluster entry.
+    /// A kubeconfig, or a file that it names, cannot be used. The text names the file, and the user or cluster
+    /// entry.
     #[error("{what}")]
     Config {
         /// Which part, and what is wrong with it.
         what: String,
-        /// The cause, if there is one beyond the words.
+        /// The cause, if there is one.
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
-    /// Something the caller named does not exist: a context, or the current context where there is none.
+    /// A context that the caller named does not exist, or there is no current context.
     #[error("{what}")]
     Usage {
         /// What was named, and what there is.
         what: String,
     },
-    /// The API server could not be reached, or no credentials could be had.
+    /// The API server could not be reached, or credentials were not available.
     #[error("{doing}")]
     Transport {
         /// The request: `list`, `watch`, ...
@@ -39,20 +40,20 @@ pub enum Error {
     Refused {
         /// The request: `list`, `watch`, ...
         doing: &'static str,
-        /// What it said.
+        /// The status that it sent.
         status: Box<Status>,
-        /// How long it asked to be left alone, by a header or in the answer.
+        /// The delay that it asked for, in a header or in the body.
         retry_after: Option<Duration>,
     },
-    /// The answer is not what was asked for. It is described, never quoted.
+    /// The response is not of the expected form. The error describes it and does not quote it.
     #[error("{doing}: {what}")]
     Answer {
         /// The request: `list`, `watch`, ...
         doing: &'static str,
-        /// Length, type and the place where it stops making sense.
+        /// Length, type and the position of the error.
         what: String,
     },
-    /// The answer broke off.
+    /// The response ended too early.
     #[error("{doing}: the answer broke off")]
     Cut {
         /// The request: `list`, `watch`, ...
@@ -60,7 +61,7 @@ pub enum Error {
         /// How.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The answer, or a part of it, is larger than we take.
+    /// The response, or a part of it, is over the size limit.
     #[error("{doing}: {what} of more than {limit} bytes")]
     TooLarge {
         /// The request: `list`, `watch`, ...
@@ -70,12 +71,12 @@ pub enum Error {
         /// Bytes.
         limit: usize,
     },
-    /// No answer, or no more of it, came in time.
+    /// The response, or the next part of it, did not come in time.
     #[error("{doing}: no answer within {after:?}")]
     Late {
         /// The request: `list`, `watch`, ...
         doing: &'static str,
-        /// The time it was given.
+        /// The time limit.
         after: Duration,
     },
 }
@@ -114,16 +115,16 @@ impl Error {
     }
 }
 
-/// What an API server says when it refuses: the `Status` object, or as much as the HTTP answer tells.
+/// An API server's refusal: its `Status` object, or the parts known from the HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Status {
     /// HTTP status code.
     pub code: u16,
-    /// One word, such as `Forbidden` or `Expired`; empty when it gave none.
+    /// One word, such as `Forbidden` or `Expired`; empty when there is none.
     pub reason: String,
-    /// The API server's own words, at most 400 characters and without control characters. Kept only of codes whose
-    /// words are about access or versions (401, 403, 404, 409, 410, 429, 503, 504): others may quote an object.
+    /// The API server's message, at most 400 characters and without control characters. Kept only for codes whose
+    /// messages are about access or versions (401, 403, 404, 409, 410, 429, 503, 504): others may quote an object.
     pub message: String,
 }
 
@@ -141,12 +142,12 @@ impl Status {
         }
     }
 
-    /// The version that was asked for is older than what the API server keeps, or so is a token for a further page.
+    /// Whether the requested version, or the token for a further page, is older than the API server keeps.
     pub fn is_expired(&self) -> bool {
         self.code == 410
     }
 
-    /// The version that was asked for is newer than anything the API server knows, also after it waited for it.
+    /// Whether the requested version is newer than any that the API server knows, also after waiting for it.
     pub fn is_ahead(&self) -> bool {
         self.code == 504 && self.message.contains("Too large resource version")
     }
@@ -189,7 +190,7 @@ impl WireStatus {
         (status.kind.as_deref() == Some("Status")).then_some(status)
     }
 
-    /// What it says, and how long we are to stay away. The code falls back to that of the answer.
+    /// The status, and the delay that it asks for. Without a code it has that of the response.
     pub(crate) fn told(self, code: u16) -> (Status, Option<Duration>) {
         let code = self.code.filter(|&code| code > 0).unwrap_or(code);
         let text = |text: Option<String>| text.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Credential plugins: a command prints who we are, and until when.
+//! Credential plugins: commands that print credentials and their expiry.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -31,33 +31,33 @@ pub(crate) struct ExecPlugin {
     info: String,
 }
 
-/// What a plugin gave.
+/// Credentials from a plugin.
 struct Given {
     token: Option<Secret>,
     identity: Option<(String, String)>,
     expires: Option<SystemTime>,
 }
 
-/// A plugin that was run, and is run again when what it gave has expired or was refused.
+/// A plugin with its last credentials. It is run again when they have expired or were refused.
 pub(crate) struct ExecSession {
     plugin: ExecPlugin,
-    /// What it gave last, and when it had given it.
+    /// Its last credentials, and when it gave them.
     given: Mutex<(Given, Instant)>,
-    /// The certificate, when it gave one at first.
+    /// The certificate, if the first run gave one.
     pub(crate) identity: Option<ClientIdentity>,
     pub(crate) has_token: bool,
 }
 
-/// Longest time for a plugin: somebody may have to log in.
+/// Time limit for a plugin: a person may have to log in.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Most that it may print.
+/// Size limit of its output, in bytes.
 const LARGEST: u64 = 1 << 20;
-/// What is about to expire counts as expired: it has a way to go.
+/// Credentials this close to their expiry count as expired: the request takes time.
 const MARGIN: Duration = Duration::from_secs(10);
-/// Time between two runs of a plugin whose certificate expires, at least.
+/// Shortest time between two runs of a plugin whose certificate expires.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// As a kubeconfig has it.
+/// The `exec` part of a user entry.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ExecConfig {
@@ -96,7 +96,7 @@ impl ExecConfig {
         }
         let command = self.command.clone().filter(|command| !command.is_empty());
         let command = command.ok_or_else(|| wrong("no command"))?;
-        // With a slash it is a path, without one it is looked for where commands are.
+        // A command with a slash is a path; without one it is looked up in `PATH`.
         let command = if command.contains('/') { dir.join(command) } else { command.into() };
         let mut spec = json!({"interactive": false});
         if self.provide_cluster_info == Some(true) {
@@ -138,13 +138,13 @@ impl ExecPlugin {
             .env("KUBERNETES_EXEC_INFO", &self.info)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            // What it says itself is for the person who runs us: that a login is needed, for one.
+            // Its stderr is for the user, for example a request to log in.
             .stderr(Stdio::inherit())
             .kill_on_drop(true)
             .spawn()?;
         let mut output = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            // Closing the pipe behind the limit ends who writes on.
+            // Closing the pipe at the limit ends a program that writes more.
             stdout.take(LARGEST).read_to_end(&mut output).await?;
         }
         let status = child.wait().await?;
@@ -156,7 +156,7 @@ impl ExecPlugin {
 }
 
 impl Given {
-    /// Nothing of what was printed is in the errors.
+    /// Errors quote nothing of the output.
     fn read(output: &[u8], api_version: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -192,7 +192,7 @@ impl Given {
         let expires = given(status.expiration_timestamp).map(|text| {
             let millis = Timestamp::new(&text).unix_millis().ok_or("expirationTimestamp is not a time")?;
             let since_1970 = Duration::from_millis(millis.try_into().unwrap_or(0));
-            // So far away that no clock can say it is never.
+            // A time too far away for the clock counts as never.
             Ok::<_, &str>(SystemTime::UNIX_EPOCH.checked_add(since_1970))
         });
         Ok(Self { token, identity, expires: expires.transpose()?.flatten() })
@@ -226,9 +226,9 @@ impl ExecSession {
         Ok(Arc::new(Self { plugin, given: Mutex::new((given, Instant::now())), identity, has_token }))
     }
 
-    /// The token of now; another one when the last was refused.
+    /// The current token; a new one when the last was refused.
     ///
-    /// Runs do not overlap: who asks while the plugin runs shares what it gives.
+    /// Runs do not overlap: callers during a run share its result.
     pub(crate) async fn token(&self, refused: bool) -> Result<Secret, Error> {
         let asked = Instant::now();
         let mut held = self.given.lock().await;
@@ -241,7 +241,7 @@ impl ExecSession {
         held.0.token.clone().ok_or_else(none)
     }
 
-    /// Without a token nobody asks before each request: the certificate is renewed when it is time.
+    /// Renews a certificate before it expires. Tokens need no such task: they are fetched before each request.
     pub(crate) async fn keep_certificate(self: Arc<Self>) {
         loop {
             let lasts = self.given.lock().await.0.lasts();

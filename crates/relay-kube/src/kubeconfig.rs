@@ -1,4 +1,4 @@
-//! Kubeconfig files: where a cluster's API server is, whom to trust there, and who we are to it.
+//! Kubeconfig files: the address of a cluster's API server, the authorities to trust, and our credentials.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use crate::access::{Access, Credential, Pem};
 use crate::error::Error;
 use crate::exec::ExecConfig;
 
-/// The files of one set-up, merged: of two entries with the same name the first counts.
+/// The merged kubeconfig files: of two entries with the same name the first counts.
 ///
 /// Files are YAML or JSON, in UTF-8 or UTF-16, with or without a byte order mark and document marks; of several
-/// documents the first counts. Paths in a file are relative to it. What is in a file never stands in an error: it may
-/// be a secret.
+/// documents the first counts. Paths in a file are relative to it. Errors quote nothing of a file: it may be a
+/// secret.
 #[derive(Default)]
 pub struct Kubeconfig {
     current: Option<String>,
@@ -29,7 +29,7 @@ pub struct Kubeconfig {
     files: Vec<PathBuf>,
 }
 
-/// An entry, with the directory of the file it is from: its paths are relative to that.
+/// An entry, with the directory of its file, to which its paths are relative.
 struct Entry<T> {
     name: String,
     value: T,
@@ -109,7 +109,7 @@ struct User {
     as_user_extra: Option<BTreeMap<String, Vec<String>>>,
 }
 
-/// Larger ones are something else.
+/// Size limit of a kubeconfig file, in bytes.
 const LARGEST: u64 = 16 << 20;
 
 impl Kubeconfig {
@@ -143,8 +143,8 @@ impl Kubeconfig {
         Ok(merged)
     }
 
-    /// Whether the environment, or the home directory, has a kubeconfig for [`load`](Self::load). One that is named
-    /// for us is taken for there: that it is not has to be said.
+    /// Whether the environment, or the home directory, has a kubeconfig for [`load`](Self::load). A file that the
+    /// environment names counts as there: if it is missing, `load` says so.
     fn is_there() -> bool {
         if std::env::var_os("RELAY_KUBECONFIG").is_some_and(|list| !list.is_empty()) {
             return true;
@@ -162,7 +162,7 @@ impl Kubeconfig {
         let options = serde_saphyr::options! { with_snippet: false };
         let file: Option<File> = serde_saphyr::from_str_with_options(first_document(&text), options)
             .map_err(|error| {
-                // Its words may quote what is in the file, and that may be a secret.
+                // The error's text may quote the file, which may be a secret.
                 let place = error
                     .location()
                     .map_or(String::new(), |at| format!(", line {}, column {}", at.line(), at.column()));
@@ -181,7 +181,7 @@ impl Kubeconfig {
         Ok(())
     }
 
-    /// What a context stands for; without a name the current one.
+    /// The access of a context; without a name, of the current context.
     ///
     /// # Errors
     /// [`Error::Usage`] when there is no such context, [`Error::Config`] with the name of the cluster or user entry
@@ -207,7 +207,7 @@ impl Kubeconfig {
         };
         let cluster = find(&self.clusters, &name).ok_or_else(|| missing("cluster", &name))?;
         let user = match given(&context.value.user) {
-            // Anybody.
+            // An anonymous user.
             None => None,
             Some(name) => Some(find(&self.users, &name).ok_or_else(|| missing("user", &name))?),
         };
@@ -240,7 +240,7 @@ impl std::fmt::Debug for Kubeconfig {
     }
 }
 
-/// The files that the environment lists.
+/// The files that the environment names.
 fn listed() -> Option<Vec<PathBuf>> {
     let mut variables = ["RELAY_KUBECONFIG", "KUBECONFIG"].into_iter().filter_map(std::env::var_os);
     let list = variables.find(|list| !list.is_empty())?;
@@ -252,8 +252,8 @@ fn usual() -> Option<PathBuf> {
     Some(Path::new(&home).join(".kube/config"))
 }
 
-/// The text of a file that begins with a byte order mark or with none, or that is plainly UTF-16: as YAML begins with
-/// an ASCII character, every other byte of its start is zero then.
+/// Decodes a file by its byte order mark, or without one by its first bytes: YAML begins with an ASCII character,
+/// so in UTF-16 every other byte of its start is zero.
 fn text_of(bytes: &[u8]) -> Option<String> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         if !bytes.len().is_multiple_of(2) {
@@ -272,8 +272,8 @@ fn text_of(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// The text up to the end of its first document that has something in it. A mark at the start of a line ends a document
-/// wherever it stands, also in a block of text.
+/// The first document that is not empty. A mark at the start of a line ends a document wherever it stands, also in
+/// a block of text.
 fn first_document(text: &str) -> &str {
     let (mut at, mut content) = (0, false);
     for line in text.split_inclusive('\n') {
@@ -291,7 +291,7 @@ fn first_document(text: &str) -> &str {
     text
 }
 
-/// A server without a scheme, as `kubectl` takes it: https when something in the file is of use for that alone.
+/// Adds a scheme to a server without one, as `kubectl` does: https when the file has settings for TLS.
 fn with_scheme(server: String, tls: bool) -> String {
     if server.contains("://") {
         return server;
@@ -355,7 +355,7 @@ impl Entry<Cluster> {
         Ok(access)
     }
 
-    /// The cluster as `KUBERNETES_EXEC_INFO` has it.
+    /// The cluster in the format of `KUBERNETES_EXEC_INFO`.
     fn told_to_plugins(&self, access: &Access) -> Result<Value, Error> {
         let extensions = self.value.extensions.iter().flatten();
         let config = extensions
@@ -394,7 +394,7 @@ impl Entry<User> {
         }
     }
 
-    /// The headers of somebody who acts as another.
+    /// The headers for impersonation.
     fn impersonate(&self) -> Result<HeaderMap, Error> {
         let (name, user) = (&self.name, &self.value);
         let mut headers = HeaderMap::new();
@@ -417,7 +417,7 @@ impl Entry<User> {
             add("impersonate-group", "as-groups", group)?;
         }
         for (key, values) in user.as_user_extra.iter().flatten() {
-            // A name of a header has no case, and fewer characters than such a key.
+            // A header name has no case, and allows fewer characters than such a key.
             let key = BaseUrl::segment(&key.to_lowercase());
             for value in values {
                 add(&format!("impersonate-extra-{key}"), "as-user-extra", value)?;
@@ -433,7 +433,7 @@ impl Entry<User> {
     fn credential(&self, cluster: impl Fn() -> Result<Value, Error>) -> Result<Credential, Error> {
         let (name, user) = (&self.name, &self.value);
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        // To be somebody else than one asked to be would be worse than an error.
+        // Acting as another user than the configured one would be worse than an error.
         if user.auth_provider.is_some() {
             return Err(Error::config(format!("user {name:?}: auth-provider is not supported")));
         }
@@ -464,11 +464,11 @@ impl Entry<User> {
 }
 
 impl<T> Entry<T> {
-    /// Data beats a file, as everywhere.
+    /// Inline data takes precedence over a file, as in `kubectl`.
     fn pem(&self, what: &str, file: &Option<PathBuf>, data: &Option<String>) -> Result<Option<Pem>, Error> {
         if let Some(data) = data.as_ref().filter(|data| !data.is_empty()) {
             let packed: String = data.split_ascii_whitespace().collect();
-            // The error would quote it.
+            // The library's error would quote the data.
             let pem =
                 STANDARD.decode(packed).map_err(|_| Error::config(format!("{what}-data: not base64")))?;
             return Ok(Some(Pem::Held(pem)));

@@ -1,18 +1,18 @@
-//! The API server side of relay: who we are to a cluster, a small client of its API, and a list-and-watch without
+//! Access to a Kubernetes API server: kubeconfigs and credentials, a small client, and a list-and-watch without
 //! holes.
 //!
-//! * [`Kubeconfig`] reads what `kubectl` reads, and [`Access`] is what a context of it (or the service account of the
-//!   pod we run in) stands for. One reader for servers and for the command line.
+//! * [`Kubeconfig`] reads the files of `kubectl`, and [`Access`] is the address and credentials of one of its
+//!   contexts, or of the service account of the pod we run in. Servers and the command line share this reader.
 //! * [`KubeClient`] sends single requests: pages of lists, objects, creates, merge patches.
-//! * [`Watcher`] follows all objects of a [`Resource`] by list and watch, as [`Event`]s. It goes on for ever; that it
-//!   is not being told anything at the moment is an event, too.
+//! * [`Watcher`] follows all objects of a [`Resource`] by list and watch, as [`Event`]s. It never ends; an
+//!   interruption is an event, too.
 //!
 //! It is no general client: no typed API objects, no caches, no controllers, no server-side apply, no exec or
-//! port-forward. We do not use kube-rs because its watchers do not tell two things that a relay has to know: that a
-//! watch was accepted again after a failure (a quiet cluster is live, not stale), and that the versions of a cluster
-//! went back.
+//! port-forward. We do not use kube-rs because its watchers do not report two things that a relay needs: that a
+//! watch was accepted again after a failure (a quiet cluster is live, not stale), and that the versions of a
+//! cluster went back.
 //!
-//! Tokens stand in types that do not print, and no body of an answer is ever logged or put into an error.
+//! Tokens are in types that do not print, and no response body is logged or quoted in an error.
 //!
 //! ```no_run
 //! use relay_kube::{Access, Event, KubeClient, Resource, Watcher};

@@ -1,4 +1,4 @@
-//! Names of things in a cluster, and their paths.
+//! Types and names of objects in a cluster, and their URL paths.
 
 use std::fmt;
 
@@ -62,29 +62,29 @@ impl fmt::Display for Resource {
     }
 }
 
-/// What tells an object from others. Whatever could not be read of it is empty.
+/// The metadata that identifies an object. Fields that could not be read are empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ObjectMeta {
     /// Its namespace; empty for objects of the whole cluster.
     pub namespace: String,
-    /// Its name. Without one there is no telling which object it is.
+    /// Its name. Without one the object cannot be identified.
     pub name: String,
-    /// Its UID: another object of the same name has another.
+    /// Its UID: a new object of the same name has a different one.
     pub uid: String,
-    /// The version of the cluster in which it became what it is.
+    /// The version of the cluster at its last change.
     pub resource_version: String,
 }
 
 impl ObjectMeta {
-    /// Reads the metadata of an object, each field by itself: one that is not a text counts as absent. Never fails; an
-    /// object that is none has no name.
+    /// Reads the metadata of an object, each field by itself: one that is not a text counts as absent. Never fails;
+    /// a value that is not an object has no name.
     pub(crate) fn of(object: &RawValue) -> Self {
         let read: Result<Named, _> = serde_json::from_str(object.get());
         read.ok().and_then(|named| named.metadata).unwrap_or_default().0
     }
 
-    /// The version as a number, where it is one: only then two can be compared.
+    /// The version as a number if it is one: only numbers can be compared.
     pub(crate) fn order(&self) -> Option<u64> {
         self.resource_version.parse().ok()
     }

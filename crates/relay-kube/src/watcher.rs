@@ -22,59 +22,58 @@ mod machine;
 /// Objects per page of a list: a few MiB of JSON at a time instead of a whole cluster's.
 const PAGE: u32 = 500;
 
-/// When the API server is to end a watch by itself, in seconds. Each end leads to a check of the version.
+/// The time after which the API server ends a watch, in seconds. After each end the version is checked.
 const WATCH_SECONDS: u32 = 240;
 
-/// How long an open watch may be silent. Bookmarks come every minute, so this is two of them lost.
+/// Longest time without bytes on an open watch. Bookmarks come every minute, so two were lost then.
 const SILENCE: Duration = Duration::from_secs(150);
 
-/// What happens to the objects that are followed, in order.
+/// A change of the followed objects.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event<T> {
-    /// All objects there are; whatever is missing here is gone, unless it is among the `kept`.
+    /// All objects that exist. Objects that are in neither list are gone.
     ///
-    /// Says nothing about being up to date: [`Event::Live`] follows when it is.
+    /// The list may be old: [`Event::Live`] follows once it is up to date.
     #[non_exhaustive]
     Listed {
         /// Each of them has a value.
         objects: Vec<Object<T>>,
-        /// Objects that are there, but could not be read, or were listed older than they are known to be: what is
-        /// known of them counts on.
+        /// Objects that exist but could not be decoded, or were listed in an older version than known before: their
+        /// former state still counts.
         kept: Vec<ObjectMeta>,
     },
     /// An object was added or modified; it has a value.
     Applied(Object<T>),
-    /// An object was deleted. The value is how it looked last, `None` when that cannot be read.
+    /// An object was deleted. The value is its last state, `None` when it cannot be decoded.
     Deleted(Object<T>),
-    /// So many objects or events could not be read. What is known of those objects counts on, until a list or an
-    /// event can be read; one without a name is lost.
+    /// Some objects or events could not be decoded. The former state of those objects still counts, until they can
+    /// be decoded; an object without a name is lost.
     #[non_exhaustive]
     Unreadable {
         /// How many; never 0.
         count: u64,
     },
-    /// What was told before is up to date, and changes will be told.
+    /// The events so far are up to date, and changes will follow.
     Live,
-    /// Changes are not being told at the moment. It will be tried again, for ever; then [`Event::Live`] follows.
+    /// Changes are not received at the moment. The watcher retries for ever; [`Event::Live`] follows on success.
     Away(Absence),
 }
 
-/// Why changes are not being told.
+/// Why changes are not received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Absence {
-    /// What failed and how, on one line; no part of a body.
+    /// The failure, on one line, without any part of a body.
     pub reason: String,
     /// The HTTP status code, when the API server refused.
     pub code: Option<u16>,
 }
 
-/// Follows all objects of a type by list and watch, for as long as it is asked for events.
+/// Follows all objects of a type by list and watch, for as long as the caller asks for events.
 ///
-/// What it survives, and how, is in the diagram of its machine and in `docs/reliability.md`: expired versions,
-/// versions that went back, silence, refusals with or without a time to wait, answers that cannot be read, pages that
-/// are gone.
+/// It survives expired versions, versions that went back, silence, refusals with or without a delay, responses that
+/// cannot be decoded, and expired pages: see the diagram of its machine and `docs/reliability.md`.
 ///
 /// It keeps the name, UID and version of every object, about 150 bytes each, and no object: an older version never
 /// replaces a newer one of the same UID. Only a list of a cluster whose versions went back may do that.
@@ -84,22 +83,22 @@ pub struct Watcher<T> {
     namespace: Option<String>,
     query: ListQuery,
     machine: Machine,
-    /// Where the machine's time begins.
+    /// The origin of the machine's time.
     epoch: Instant,
     open: Option<Open>,
-    /// What is there already; a few at most.
+    /// Events to be handed out; a few at most.
     ready: VecDeque<Event<T>>,
     known: HashMap<(String, String), Known>,
-    /// The version of the newest list or event, to tell a list of a cluster that went back.
+    /// The version of the newest list or event, to recognise a cluster whose versions went back.
     newest: Option<u64>,
 }
 
 /// An open watch.
 struct Open {
     body: WatchBody,
-    /// When it counts as accepted if it is silent until then; `None` when that is over.
+    /// The time at which a silent watch counts as accepted; `None` once it is.
     refusal: Option<Instant>,
-    /// When it has been silent for too long.
+    /// The time at which it has been silent for too long.
     silence: Instant,
 }
 
@@ -112,7 +111,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
     /// Follows all objects of the type, in all namespaces.
     pub fn new(client: KubeClient, resource: Resource) -> Self {
         let seed = getrandom::u64().unwrap_or_else(|_| {
-            // Without random numbers the delays of several relays are the same, which is no reason not to start.
+            // Without random numbers the delays of several relays are equal, which is better than not to start.
             resource.plural().len() as u64
         });
         Self {
@@ -129,7 +128,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
         }
     }
 
-    /// Only the objects of this namespace. Default: all; an empty name is that, too.
+    /// Only the objects of this namespace. Default, and for an empty name: all.
     #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into()).filter(|name| !name.is_empty());
@@ -143,13 +142,13 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
         self
     }
 
-    /// The events as a stream, which never ends and may be polled among others.
+    /// The events as a stream, which never ends. Polling it is cancel-safe.
     pub fn into_stream(self) -> BoxStream<'static, Event<T>> {
         stream::unfold(self, |mut watcher| async move { Some((watcher.next().await, watcher)) }).boxed()
     }
 
-    /// The next event. It is not cancel-safe, in that a request under way is lost and made again without its delay:
-    /// where it has to share a task, use [`into_stream`](Self::into_stream).
+    /// The next event. It is not cancel-safe: a request in progress is lost and made again without its delay. In a
+    /// `select!`, use [`into_stream`](Self::into_stream).
     pub async fn next(&mut self) -> Event<T> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -193,7 +192,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
             objects.extend(page.objects);
             let version = first.get_or_insert(page.resource_version);
             match page.next {
-                // A token that leads to itself would be followed for ever.
+                // A token that is its own successor would be followed for ever.
                 Some(next) if token.as_ref() == Some(&next) => {
                     return self.machine.page_is_gone(None, self.now());
                 }
@@ -219,7 +218,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
 
     fn take_list(&mut self, all: Vec<Object<T>>, version: &str) {
         let order = version.parse().ok();
-        // A list is never older than what was seen before, unless the cluster's versions went back.
+        // A list is never older than an event seen before, unless the cluster's versions went back.
         let went_back = order.zip(self.newest).is_some_and(|(list, newest)| list < newest);
         self.newest = order;
         let before = std::mem::take(&mut self.known);
@@ -336,14 +335,14 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
             self.ready.push_back(event);
         }
         self.newest = self.newest.max(version.parse().ok());
-        // Before its event: the list or the watch that came before it was up to date.
+        // Before its event: the list or watch before it was up to date.
         if self.machine.brought(&version) && open.refusal.take().is_some() {
             self.ready.push_front(Event::Live);
         }
         true
     }
 
-    /// What an event means, if anything.
+    /// Decodes an event.
     fn event(&mut self, kind: &str, meta: ObjectMeta, object: &RawValue) -> Option<Event<T>> {
         let deleted = match kind {
             "ADDED" | "MODIFIED" => false,
@@ -361,7 +360,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
         }
         let key = key(&object.meta);
         if deleted {
-            // An end is an end: an object with this UID never comes back, whatever its version.
+            // A deletion counts whatever its version: an object with this UID never comes back.
             let other = |held: &mut Known| !object.meta.uid.is_empty() && held.uid != object.meta.uid;
             if !self.known.get_mut(&key).is_some_and(other) {
                 self.known.remove(&key);
@@ -391,7 +390,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
         }
     }
 
-    /// The version has expired: not worth a word, unless that happens again and again.
+    /// The version has expired: reported only if that happens repeatedly.
     fn expired(&mut self, status: &Status) {
         let before = self.machine.is_stumbling();
         self.machine.expired(self.now());
@@ -427,14 +426,15 @@ impl Known {
         Self { uid: meta.uid.clone(), order: meta.order() }
     }
 
-    /// The same object, of a later version. Versions that are no numbers cannot be compared.
+    /// Whether the known object is the same one in a later version. Versions that are not numbers cannot be
+    /// compared.
     fn is_newer_than(&self, meta: &ObjectMeta) -> bool {
         let same = !self.uid.is_empty() && self.uid == meta.uid;
         same && self.order.zip(meta.order()).is_some_and(|(held, new)| new < held)
     }
 }
 
-/// An event as it stands on a line.
+/// An event on a line.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(rename = "type")]

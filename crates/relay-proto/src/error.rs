@@ -1,12 +1,12 @@
-//! How errors are told: each says its own part, and [`chain`] puts the parts together.
+//! Printing errors: each error says its own part, and [`chain`] joins the parts.
 
 use core::error::Error;
 use core::fmt;
 
 /// An error and its sources on one line, from the outermost to the innermost, with `: ` between them.
 ///
-/// An error's own text never repeats that of its source, here and in every crate above: who shows an error shows its
-/// chain.
+/// An error's own text never repeats that of its source, here and in every crate above, so an error is always shown
+/// with its chain.
 ///
 /// ```
 /// use relay_proto::error::chain;
@@ -22,8 +22,8 @@ pub fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl fmt::Display + 'e {
     Chain(error)
 }
 
-/// What is wrong with a JSON text, and where. It never says what stands in the text, which may be secret: the errors of
-/// `serde_json` quote the values that do not fit.
+/// The reason and the position of an error in a JSON text. It quotes nothing of the text, which may be secret; the
+/// errors of `serde_json` quote values of the wrong type.
 #[cfg(feature = "json")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonError(alloc::string::String);
@@ -43,13 +43,13 @@ impl From<serde_json::Error> for JsonError {
     fn from(error: serde_json::Error) -> Self {
         use alloc::string::ToString as _;
         let text = error.to_string();
-        // Other errors are about signs, and their texts are fixed.
+        // Syntax errors have fixed texts.
         if !error.is_data() {
             return Self(text);
         }
         let kinds = ["invalid type", "invalid value", "invalid length", "unknown variant", "unknown field"];
         if let Some(kind) = kinds.into_iter().find(|kind| text.starts_with(kind)) {
-            // What was found may hold any text; what was expected is in the words of a program.
+            // The value that was found may hold any text; the expectation is text of our own.
             let expected = text.rfind(", expected ").map_or("", |at| &text[at..]);
             return Self(alloc::format!("{kind}{expected}"));
         }

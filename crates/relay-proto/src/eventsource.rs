@@ -1,13 +1,12 @@
 //! The client side of an event stream connection as a state machine without I/O.
 //!
-//! [`Machine`] decides everything about a connection that is not moving bytes: what the answer to a request means,
-//! when a silent connection is dead, how long to wait before the next attempt, which id to resume from, where a
-//! redirect may lead. It has no socket, no clock and no randomness: time comes in as a
-//! [`Duration`](core::time::Duration) since an origin the driver chose, and a seed is given once, so that a run can
-//! be repeated exactly.
+//! [`Machine`] decides everything about a connection that is not moving bytes: the meaning of a response, when a
+//! silent connection is dead, how long to wait before the next attempt, which id to resume from, where a redirect
+//! may lead. It has no socket, no clock and no randomness: time comes in as a [`Duration`](core::time::Duration)
+//! since an origin the driver chose, and a seed is given once, so that a run can be repeated exactly.
 //!
-//! A driver asks what the machine wants and obeys. **After every `handle_*` and every command, call
-//! [`Machine::poll`]; do what it says; feed back what came of it.**
+//! A driver does what the machine asks for. **After every `handle_*` and every command, call [`Machine::poll`], do
+//! what it returns, and feed the result back.**
 //!
 //! ```text
 //!                 poll               200, event stream

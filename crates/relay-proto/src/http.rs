@@ -1,5 +1,5 @@
-//! Rules of HTTP that every client here follows, without I/O: what a response head says, where a redirect may lead,
-//! which credentials may go along.
+//! Rules of HTTP that every client here follows, without I/O: reading a response head, following redirects, and
+//! which credentials to send with them.
 //!
 //! ```
 //! use core::time::Duration;

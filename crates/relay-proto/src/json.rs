@@ -6,8 +6,8 @@
 #[cfg(feature = "autoconfig")]
 pub(crate) mod lenient;
 
-/// The text is not JSON, or not of the shape that was asked for. It carries no reason: who meets it reads the text
-/// again with serde, which decides and explains.
+/// The text is not JSON, or not of the shape that was asked for. It has no reason: the caller then reads the text
+/// with serde, which decides and explains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unusual;
 
@@ -19,7 +19,7 @@ pub(crate) struct Text {
     /// Its first byte. Never 0, as there is a quote before it.
     pub(crate) start: u32,
     pub(crate) end: u32,
-    /// Whether the content has escapes, and so is not what it says.
+    /// Whether the content has escapes, so that it differs from the value.
     pub(crate) escaped: bool,
 }
 
@@ -35,8 +35,8 @@ impl Text {
     }
 }
 
-/// A position in a text. Each method reads one value, or a part of one, and stands behind it afterwards; after an error
-/// the position is of no use.
+/// A position in a text. Each method reads one value or a part of one and leaves the position behind it; after an
+/// error the position is undefined.
 #[derive(Debug, Clone)]
 pub(crate) struct Scanner<'a> {
     text: &'a str,
@@ -45,7 +45,7 @@ pub(crate) struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// One more level than this is too deep.
+    /// The deepest level that is accepted.
     const DEPTH: u8 = 127;
 
     /// At the start of a text, which may have up to 4 GiB.
@@ -63,7 +63,7 @@ impl<'a> Scanner<'a> {
         self.at
     }
 
-    /// The first byte of the next value or sign, which is left where it is.
+    /// The first byte of the next value or sign, without consuming it.
     #[inline]
     pub(crate) fn peek(&mut self) -> Scan<u8> {
         loop {
@@ -103,7 +103,7 @@ impl<'a> Scanner<'a> {
     /// number of a name and reads the value; `other` is given any other key and does the same. A name that comes twice,
     /// and any key with escapes, is [`Unusual`]. Returns which names came, one bit each.
     ///
-    /// Fields are expected in the order of their names: the next one is met by a look at its text.
+    /// Fields are expected in the order of `names`: the next one is found by comparing its text.
     #[inline]
     pub(crate) fn fields(
         &mut self,
@@ -217,8 +217,8 @@ impl<'a> Scanner<'a> {
         if self.literal(literal) { Ok(()) } else { Err(Unusual) }
     }
 
-    /// Reads a number that is a plain count: no sign, fraction or exponent, below 10^19. Whatever else a number may
-    /// have is left behind it, where nothing can follow.
+    /// Reads a number that is a plain count: no sign, fraction or exponent, below 10^19. The rest of any other
+    /// number is not read, and fails there.
     #[inline]
     pub(crate) fn count(&mut self) -> Scan<u64> {
         if self.peek()? == b'0' {

@@ -1,7 +1,8 @@
 //! Sans-IO wire formats of event relays: SSE codec, connection machine, pod messages.
 //!
-//! Bytes in, meaning out. There is no socket, no runtime and no clock in this crate or below it: who uses it reads and
-//! writes the bytes and brings the time. It keeps no state of a cluster either, only that of a stream being read.
+//! The input is bytes, the output is messages. There is no socket, runtime or clock in this crate or in its
+//! dependencies: the caller reads and writes the bytes and passes the time. It keeps no state of a cluster, only
+//! the state of the stream being read.
 //!
 //! ```
 //! use relay_proto::sse::{Decoder, Frame};

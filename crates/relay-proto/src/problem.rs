@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// A problem document: what a relay answers instead of what was asked for.
+/// A problem document: the body of a relay's error response.
 ///
 /// `Deserialize` takes any JSON object; everything but the status may be missing on a foreign relay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +28,13 @@ pub struct Problem {
     /// Members beyond those of the standard, such as the oldest retained event when a cursor has expired.
     #[serde(flatten)]
     pub members: Map<String, Value>,
-    /// Said by a Kubernetes API server, through whose service proxy the relay was asked, and not by the relay: the
-    /// body was one of its `Status` objects.
+    /// Sent by the Kubernetes API server whose service proxy was used, not by the relay: the body was a `Status`
+    /// object.
     #[serde(skip)]
     pub from_kubernetes: bool,
 }
 
-/// What a Kubernetes API server answers instead of what was asked for.
+/// The body of a Kubernetes API server's error response.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct KubernetesStatus {
@@ -58,8 +58,8 @@ impl Problem {
         }
     }
 
-    /// Reads the body of an error answer. Of a Kubernetes `Status` the first 400 characters of its message are the
-    /// detail. Of a body that is no document of either kind only the size is told: nobody knows what it holds.
+    /// Reads the body of an error response. Of a Kubernetes `Status` the first 400 characters of its message become
+    /// the detail. Of any other body only the size is given, because its content is unknown.
     pub fn from_body(status: u16, body: &[u8]) -> Self {
         if let Ok(said) = serde_json::from_slice::<KubernetesStatus>(body)
             && (said.kind.as_str(), said.api_version.as_str()) == ("Status", "v1")
@@ -76,7 +76,7 @@ impl Problem {
         }
     }
 
-    /// A problem of which nothing but the start of somebody's words is known.
+    /// A problem with the start of a foreign text as its detail.
     fn in_words(status: u16, words: &str, limit: usize) -> Self {
         let text: String = OneLine(words).to_string().chars().take(limit).collect();
         let detail = text.trim();
@@ -96,7 +96,7 @@ impl Problem {
     }
 }
 
-/// Somebody else's words on one line: what a terminal could take for an order becomes a space.
+/// Foreign text on one line: control characters become spaces.
 struct OneLine<'a>(&'a str);
 
 impl fmt::Display for OneLine<'_> {
@@ -119,8 +119,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A kind of problem: what `code`, `status` and `title` say together. Each system has constants of its own for the
-/// kinds that only it has, and uses those here for what every server of the house answers.
+/// A kind of problem: its `code`, `status` and `title`. Each system has constants for its own kinds; the constants
+/// here are shared by all servers of this workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProblemCode {
     name: &'static str,
@@ -163,7 +163,7 @@ impl ProblemCode {
     /// The relay cannot answer yet.
     pub const NOT_READY: Self = Self::new("not-ready", 503, "Not ready");
 
-    /// Those above: what any server of the house may answer.
+    /// All of the constants above.
     pub const ALL: &'static [Self] = &[
         Self::BAD_PARAMETER,
         Self::UNAUTHENTICATED,

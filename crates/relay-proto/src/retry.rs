@@ -1,12 +1,13 @@
-//! How long to wait before the next attempt: for reconnects, plain calls and sources alike.
+//! Backoff: delays before the next attempt, for reconnects, single requests and sources.
 
 use core::time::Duration;
 
-/// Growing, jittered delays between attempts at something.
+/// Growing, jittered delays between attempts.
 ///
-/// The ceiling of the n-th delay is `base * factor^n`, at most `cap`; with the default [`Jitter::Full`] the delay is
-/// anywhere between zero and the ceiling, so that many clients that were cut at once do not come back at once. No delay
-/// is below `floor`, which also stands in for a base of zero: there is no way to configure a busy loop.
+/// The ceiling of the n-th delay is `base * factor^n`, at most `cap`; with the default [`Jitter::Full`] the delay
+/// is anywhere between zero and the ceiling, so that many clients that lost their connections together do not
+/// reconnect together. No delay is below `floor`, which also stands in for a base of zero: there is no way to
+/// configure a busy loop.
 ///
 /// ```
 /// use core::time::Duration;
@@ -29,7 +30,7 @@ pub struct Backoff {
     random: Random,
 }
 
-/// How much of a delay is left to chance.
+/// The random part of a delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Jitter {
@@ -40,7 +41,8 @@ pub enum Jitter {
     Half,
     /// Anywhere within a quarter above or below the ceiling.
     Quarter,
-    /// The ceiling itself. Clients that were cut together come back together: for tests, and for a single client.
+    /// The ceiling itself. Clients that lost their connections together reconnect together: for tests, and for a
+    /// single client.
     None,
 }
 
@@ -102,7 +104,7 @@ impl Backoff {
         delay.max(self.floor)
     }
 
-    /// The attempt was worth it: the next delay is a first delay again.
+    /// Resets the count of failures: the next delay is a first delay again.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
@@ -124,13 +126,14 @@ impl Backoff {
         ceiling.min(self.cap)
     }
 
-    /// A delay of `least` plus up to a quarter of it, so that clients that were told the same time come apart.
+    /// A delay of `least` plus up to a quarter of it, so that clients that were given the same time do not come
+    /// back together.
     pub fn spread(&mut self, least: Duration) -> Duration {
         least.saturating_add(self.random.below(least / 4)).max(self.floor)
     }
 }
 
-/// splitmix64: small, fast and good enough to come apart from the neighbours. Not for secrets.
+/// splitmix64: small, fast and random enough for jitter. Not for secrets.
 #[derive(Debug, Clone)]
 struct Random(u64);
 

@@ -1,4 +1,4 @@
-//! What secrets need of a comparison.
+//! Comparison of secrets.
 
 /// Whether two texts are the same, in a time that depends on their lengths only: an answer's delay tells nothing about
 /// how much of a secret was guessed.

@@ -1,7 +1,8 @@
 //! Setters of configurations, written once for the crates of this workspace.
 
-/// For each row `name: Type`, a method `name` that sets that field and passes the configuration on. A row
-/// `name: impl Into<Type>` takes whatever becomes one. Documentation stands before a row, or else names the field.
+/// For each row `name: Type`, a method `name` that sets that field and passes the configuration on. A row `name:
+/// impl Into<Type>` takes any value that converts. Documentation may stand before a row; by default it names the
+/// field.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! setters {

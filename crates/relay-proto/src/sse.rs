@@ -4,7 +4,7 @@
 //! runtime, and neither decides when to reconnect: that is the connection machine's work.
 //!
 //! The decoder follows the interpretation rules of the WHATWG HTML standard for every way the input may be cut into
-//! chunks, in time linear in the input. Three promises go beyond the standard:
+//! chunks, in time linear in the input. It guarantees three things beyond the standard:
 //!
 //! * **Nothing is fatal.** Invalid UTF-8 becomes U+FFFD, unknown fields are ignored, and an event over a limit is
 //!   skipped up to its blank line and reported as [`Frame::Oversized`].

@@ -1,4 +1,4 @@
-//! Points in time as a relay writes them.
+//! Timestamps on the wire.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The client's end: from a URL to an answer, and to a stream that outlives its connections.
+//! The client side: single requests, and event streams over many connections.
 
 mod base_url;
 mod connect;

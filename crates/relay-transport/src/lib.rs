@@ -1,11 +1,11 @@
 //! Connections: drives the connection machine over hyper, TLS and tokio.
 //!
 //! [`HttpClient`] sends single requests, [`EventStream`] keeps an event stream going over as many connections as it
-//! takes. What an answer means, when to retry and where a redirect may lead is decided in
-//! [`relay_proto::eventsource`]; this crate moves the bytes, keeps the time and holds the secrets.
+//! takes. The meaning of responses, retries and redirects is decided in [`relay_proto::eventsource`]; this crate
+//! moves the bytes, reads the clock and holds the secrets.
 //!
-//! With the feature `server`, the module `server` is the other end: accepting connections with deadlines and limits,
-//! tokens, answers and an orderly end, for services that are written on top of it.
+//! With the feature `server`, the module `server` is the server side: accepting connections with deadlines and
+//! limits, tokens, responses and an orderly shutdown.
 //!
 //! It knows no message of any relay, keeps no cache and no cookies, and never logs a payload or a credential.
 //!

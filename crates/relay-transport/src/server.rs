@@ -1,8 +1,8 @@
-//! The server's end: a port, connections with deadlines and limits, tokens, answers, an orderly end.
+//! The server side: a port, connections with deadlines and limits, tokens, responses, an orderly shutdown.
 //!
-//! A [`Service`] answers requests; [`HttpServer`] does the rest. It speaks HTTP/1.1 without TLS, and on demand HTTP/2
-//! without TLS: put a proxy in front for the rest. It has no routes and knows no messages, does not print and does not
-//! read the environment.
+//! A [`Service`] answers requests; [`HttpServer`] does the rest. It speaks HTTP/1.1 without TLS, and, if enabled,
+//! HTTP/2 without TLS: put a proxy in front for TLS. It has no routes and knows no messages, does not print and
+//! does not read the environment.
 //!
 //! ```
 //! use std::sync::Arc;

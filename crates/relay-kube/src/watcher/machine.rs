@@ -1,4 +1,4 @@
-//! What a list-and-watch does next, and when: without a clock, a socket or an object.
+//! The state machine of a list-and-watch, without a clock, a socket or objects.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use relay_proto::retry::{Backoff, Jitter};
 const BASE: Duration = Duration::from_millis(800);
 const CAP: Duration = Duration::from_secs(30);
 
-/// A watch that lives for less than this is short, whatever it brought: the next request waits.
+/// A watch that lasts less than this is short: the next request is delayed.
 pub(super) const SHORT: Duration = Duration::from_secs(1);
 
-/// How long a watch has to bring its refusal: an expired version is an event, not an error status.
+/// Time in which a watch may be refused by an event: an expired version is not an error status.
 const REFUSAL: Duration = Duration::from_millis(500);
 
-/// The longest time that an API server can make us wait.
+/// Upper bound for a delay that an API server asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// After so many failures in a row the same state is not tried again.
+/// After this many failures in a row a version is given up.
 const ENOUGH: u32 = 3;
 
 /// The step to take.
@@ -25,18 +25,18 @@ const ENOUGH: u32 = 3;
 pub(super) enum Step {
     /// Read all objects, in pages or at once.
     List { pages: bool },
-    /// Follow the changes after the version.
+    /// Watch the changes after the version.
     Watch,
     /// Ask whether the cluster knows the version.
     Check,
 }
 
-/// What failed.
+/// The cause of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blame {
-    /// The version, perhaps: something was said about it that may be said again each time.
+    /// Perhaps the version: the same response could come each time.
     Version,
-    /// The way to the API server, our credentials, or its load: no version is better than another.
+    /// The network, our credentials, or the server's load: another version would not help.
     Other,
 }
 
@@ -51,32 +51,31 @@ pub(super) enum Blame {
 ///       +--+ failed,          |  +-- expired --> List      |  |
 ///            next page gone   +------------- known --------+  +-- failed --> Check
 /// ```
-/// Times are on any clock that only goes forward. **No step is taken before [`due`](Self::due).** After a request that
-/// failed, and after a watch that was short, that is a while away: longer each time, left to chance in part, and at
-/// least as long as the API server asked for. A watch that lives for longer than the last delay makes the next a
-/// first one.
+/// Times are on any clock that only goes forward. **No step is taken before [`due`](Self::due).** After a failed
+/// request or a short watch there is a delay: it grows each time, is jittered, and is at least as long as the API
+/// server asked for. A watch that lasts longer than the last delay resets the delays.
 #[derive(Debug)]
 pub(super) struct Machine {
     step: Step,
     due: Duration,
     backoff: Backoff,
-    /// The last delay that was given since the last success.
+    /// The last delay since the last success.
     delay: Duration,
     /// Everything up to this version of the cluster was handed over.
     version: Option<String>,
     /// Failures in a row at this version.
     here: u32,
-    /// Watches in a row that ended at once and brought nothing, or a refusal of their version. Lists between do not
-    /// count.
+    /// Watches in a row that ended at once without an event, or with a refusal of their version. Lists in between
+    /// do not reset it.
     stumbles: u32,
-    /// Since when the watch is open.
+    /// When the watch was opened.
     opened: Duration,
-    /// Whether the watch brought anything.
+    /// Whether the watch has had an event.
     brought: bool,
 }
 
 impl Machine {
-    /// Begins with a list, at once. The seed makes the delays of several relays differ.
+    /// Starts with a list, without a delay. The seed makes the delays of several relays differ.
     pub(super) fn new(seed: u64) -> Self {
         Self {
             step: Step::List { pages: true },
@@ -91,12 +90,12 @@ impl Machine {
         }
     }
 
-    /// The step to take at [`due`](Self::due).
+    /// The next step, to be taken at [`due`](Self::due).
     pub(super) fn step(&self) -> Step {
         self.step
     }
 
-    /// When to take it.
+    /// When to take the next step.
     pub(super) fn due(&self) -> Duration {
         self.due
     }
@@ -106,8 +105,8 @@ impl Machine {
         self.version.as_deref().unwrap_or_default()
     }
 
-    /// Versions expire, or watches end, as soon as they are opened, again and again: nothing is being followed,
-    /// although lists can be read.
+    /// Whether watches repeatedly end or expire as soon as they are opened: no changes are received, although lists
+    /// can be read.
     pub(super) fn is_stumbling(&self) -> bool {
         self.stumbles >= ENOUGH
     }
@@ -124,14 +123,14 @@ impl Machine {
         self.step = Step::Watch;
     }
 
-    /// The head of a watch is there.
+    /// The response head of a watch has come.
     pub(super) fn opened(&mut self, now: Duration) {
         self.opened = now;
         self.brought = false;
     }
 
-    /// The watch brought an event of this version, which was handed over; an empty one says nothing. Says whether the
-    /// watch now counts as accepted.
+    /// The watch had an event of this version (empty: unknown), which was handed over. Returns whether the watch
+    /// now counts as accepted.
     pub(super) fn brought(&mut self, version: &str) -> bool {
         self.brought = true;
         let order = |version: &str| version.parse::<u64>().ok();
@@ -155,7 +154,7 @@ impl Machine {
         self.step = Step::Watch;
     }
 
-    /// The watch ended as watches do, or was silent for too long.
+    /// The watch ended in the usual way, or was silent for too long.
     pub(super) fn ended(&mut self, now: Duration) {
         let lived = now.saturating_sub(self.opened);
         self.step = Step::Check;
@@ -172,12 +171,12 @@ impl Machine {
         self.wait(None, now);
     }
 
-    /// The version is older than what the API server has, or newer.
+    /// The version is older than the API server keeps, or newer than it has.
     pub(super) fn expired(&mut self, now: Duration) {
         let lived = now.saturating_sub(self.opened);
         if self.step == Step::Watch {
             self.stumbles = if lived < SHORT { self.stumbles.saturating_add(1) } else { 0 };
-            // A full list is dear: only a watch that was worth one starts anew.
+            // A full list is expensive: only a long watch resets the delays.
             if lived >= CAP {
                 self.backoff.reset();
             }
@@ -186,7 +185,7 @@ impl Machine {
         self.wait(None, now);
     }
 
-    /// The token for the next page of a list is too old, or leads nowhere: without pages there is none.
+    /// The token for the next page of a list has expired: the next list is read without pages.
     pub(super) fn page_is_gone(&mut self, retry_after: Option<Duration>, now: Duration) {
         self.step = Step::List { pages: false };
         self.wait(retry_after, now);
@@ -195,7 +194,7 @@ impl Machine {
     /// A request failed, or an open watch did.
     pub(super) fn failed(&mut self, blame: Blame, retry_after: Option<Duration>, now: Duration) {
         match self.step {
-            // The next one has pages again: they are easier to serve.
+            // The next list has pages again: they cost the server less.
             Step::List { .. } => self.begin_again(),
             Step::Watch | Step::Check => {
                 let lived = now.saturating_sub(self.opened);
@@ -211,7 +210,7 @@ impl Machine {
         self.wait(retry_after, now);
     }
 
-    /// A failure at this version; a few in a row, and it is given up.
+    /// Counts a failure at this version, and gives the version up after a few.
     fn count_here(&mut self) {
         self.here = self.here.saturating_add(1);
         if self.here >= ENOUGH {
@@ -225,7 +224,7 @@ impl Machine {
         self.here = 0;
     }
 
-    /// A watch that lived for longer than we waited for it was worth it.
+    /// Resets the delays after a watch that lasted longer than the delay before it.
     fn lived(&mut self, lived: Duration, now: Duration) {
         self.due = now;
         self.stumbles = 0;

@@ -1,4 +1,4 @@
-//! What a caller may decide about a connection.
+//! Settings of a connection.
 
 use alloc::string::String;
 use core::time::Duration;
@@ -22,10 +22,9 @@ pub struct Config {
     pub base: Duration,
     /// Ceiling of every delay that the backoff chooses. Default 30 s.
     pub cap: Duration,
-    /// Ceiling of the first delay after a [`Verdict::RetryLater`]: the long profile, which counts for itself. A
-    /// server's
-    /// `retry` does not change it, and it starts anew only with [`Machine::progress`](super::Machine::progress): an
-    /// answer that was a stream is not enough. Default `None`: `cap`.
+    /// Ceiling of the first delay after a [`Verdict::RetryLater`]: the long profile, which has a failure count of
+    /// its own. A server's `retry` does not change it, and only [`Machine::progress`](super::Machine::progress)
+    /// resets it: a response that is a stream does not. Default `None`: `cap`.
     pub later_base: Option<Duration>,
     /// Ceiling of every delay after a [`Verdict::RetryLater`]. Default `None`: `cap`, or `later_base` if that is more.
     pub later_cap: Option<Duration>,
@@ -33,58 +32,60 @@ pub struct Config {
     pub factor: u32,
     /// Smallest delay. Default 10 ms, minimum 1 ms.
     pub floor: Duration,
-    /// How much of a delay is left to chance. Default [`Jitter::Full`].
+    /// The random part of a delay. Default [`Jitter::Full`].
     pub jitter: Jitter,
     /// What a `retry` line of the server does. Default: it becomes the new `base`.
     pub server_retry: ServerRetry,
-    /// Least that a server's `retry` counts for. Default 0.1 s.
+    /// Lower bound for a server's `retry`. Default 0.1 s.
     pub retry_min: Duration,
-    /// Most that a server's `retry` counts for. Default 30 s.
+    /// Upper bound for a server's `retry`. Default 30 s.
     pub retry_max: Duration,
-    /// Most that a `Retry-After` counts for, before up to a quarter is added. Default 1 h.
+    /// Upper bound for a `Retry-After`, before up to a quarter is added. Default 1 h.
     pub retry_after_max: Duration,
     /// A connection that was open for so long resets the backoff when it ends. Default 60 s; `None`: only
     /// [`Machine::progress`](super::Machine::progress) does.
     pub healthy_after: Option<Duration>,
-    /// Longest silence of an open connection while somebody waits for its bytes. Default 45 s; `None`: for ever.
+    /// Longest time without bytes on an open connection while the driver waits for some. Default 45 s; `None`: for
+    /// ever.
     pub idle: Option<Duration>,
     /// Longest wait from the start of an attempt to its response head, credentials and connection set-up included.
     /// Default 30 s; `None`: for ever.
     pub response_timeout: Option<Duration>,
     /// Accept any content type, or none, with a status of 200. Default false.
     pub lenient_mime: bool,
-    /// A 401 is worth one immediate attempt with fresh credentials, and later ones with backoff. Default false: a 401
-    /// is final.
+    /// After a 401, try once immediately with fresh credentials, and then with backoff. Default false: a 401 is
+    /// final.
     pub credentials_can_refresh: bool,
     /// Send the last event id with a reconnect. Default true.
     pub use_last_event_id: bool,
-    /// The id to resume from at the first attempt. Default empty: from where the server likes.
+    /// The id to resume from at the first attempt. Default empty: the server chooses.
     pub last_event_id: String,
     /// Redirects followed in a row before the attempt counts as failed. Default 5.
     pub max_redirects: u32,
-    /// Bytes of one event, skipped ones included, after which the connection is given up. Default 64 MiB. Costs no
+    /// Bytes of one event, skipped ones included, after which the connection is closed. Default 64 MiB. Costs no
     /// memory: what is held is bounded by `limits`.
     pub max_block_bytes: u64,
-    /// Bytes kept of the body of an answer that is not a stream. Default 16 KiB.
+    /// Bytes kept of the body of a response that is not a stream. Default 16 KiB.
     pub max_problem_bytes: usize,
     /// Longest time spent on reading such a body. Default 5 s.
     pub problem_timeout: Duration,
     /// Bounds of one event. Defaults and memory cost: see [`Limits`].
     pub limits: Limits,
-    /// The caller's say on statuses other than 200 and redirects. Default: none, see [`Verdict::of_status`].
+    /// The caller's own verdicts on statuses other than 200 and redirects. Default: none, see
+    /// [`Verdict::of_status`].
     pub policy: Option<StatusPolicy>,
 }
 
-/// Overrules the verdict on some statuses; `None` leaves a status to [`Verdict::of_status`].
+/// Overrides the verdict on some statuses; `None` leaves a status to [`Verdict::of_status`].
 ///
-/// Not asked about 200, nor about a redirect, nor about a 401 that fresh credentials may heal.
+/// Not called for 200, redirects, and a 401 that is retried with fresh credentials.
 pub type StatusPolicy = fn(status: u16) -> Option<Verdict>;
 
 /// What a status other than 200 means for the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Final: no attempt will be better.
+    /// Final: another attempt would fail as well.
     Stop,
     /// Try again after the usual backoff, or when `Retry-After` says.
     Retry,
@@ -94,8 +95,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The verdict when the caller has no other wish: 408, 425, 429 and every 5xx are retried, everything else is
-    /// final.
+    /// The default verdict: 408, 425, 429 and every 5xx are retried, everything else is final.
     pub fn of_status(status: u16) -> Self {
         match status {
             408 | 425 | 429 | 500..=599 => Self::Retry,
@@ -111,7 +111,7 @@ pub enum ServerRetry {
     /// It becomes the base of the backoff, for the rest of the machine's life.
     #[default]
     Base,
-    /// It is the delay before the next reconnect, without jitter, and then forgotten.
+    /// It is the delay before the next reconnect only, without jitter.
     Once,
     /// Nothing; the caller still sees the frame.
     Ignore,
@@ -176,12 +176,12 @@ setters! { Config {
 } }
 
 impl Config {
-    /// A backoff with these settings, for other requests that should keep the same manners.
+    /// A backoff with these settings, for other requests that should be retried in the same way.
     pub fn backoff(&self, seed: u64) -> Backoff {
         Backoff::new(self.base, self.cap, seed).factor(self.factor).floor(self.floor).jitter(self.jitter)
     }
 
-    /// The long profile. Half of a delay is never left to chance: who is sent away for long shall be away for long.
+    /// The long profile. At least half of each delay is fixed, so that a client told to stay away for long does so.
     pub(super) fn later(&self, seed: u64) -> Backoff {
         let base = self.later_base.unwrap_or(self.cap);
         let cap = self.later_cap.unwrap_or(self.cap.max(base));
@@ -189,7 +189,7 @@ impl Config {
         Backoff::new(base, cap, seed).factor(self.factor).floor(self.floor).jitter(jitter)
     }
 
-    /// A server's wish for a delay, within bounds.
+    /// The delay that a server asked for, within bounds.
     pub(super) fn clamp_retry(&self, retry: Duration) -> Duration {
         retry.min(self.retry_max).max(self.retry_min)
     }

@@ -1,4 +1,4 @@
-//! The machine itself.
+//! The state machine of an event stream.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -16,9 +16,10 @@ use crate::sse::{Decoder, Frame};
 
 /// One event stream over as many connections as it takes. See the [module](super) for the states and a driver.
 ///
-/// Methods come in three groups. Inputs, `handle_*`, tell what has happened; one that does not fit the state is a late
-/// word from a connection already given up, and is ignored. Commands tell what the caller wants. [`poll`](Self::poll)
-/// tells the driver what to do, and is the only method that moves on because time has passed.
+/// Methods come in three groups. Inputs, `handle_*`, report what has happened; an input that does not fit the state
+/// is late, from a connection that was already dropped, and is ignored. Commands are requests of the caller.
+/// [`poll`](Self::poll) tells the driver what to do, and is the only method that changes the state because time has
+/// passed.
 ///
 /// Memory: what the decoder holds of one unfinished event (bounded by [`Config::limits`]), the chunk being decoded,
 /// and at most [`Config::max_problem_bytes`] of an error body.
@@ -32,7 +33,7 @@ pub struct Machine {
     /// Not handed out yet.
     opened: bool,
     ended: Option<Ended>,
-    /// The delay before the next reconnect, if somebody has set it.
+    /// The delay before the next reconnect, if [`Machine::delay_once`] has set it.
     delay_once: Option<Duration>,
     /// The last answer was 401, and whether it already had its immediate second attempt.
     unauthenticated: bool,
@@ -43,11 +44,11 @@ pub struct Machine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
-    /// To be polled: an attempt is due.
+    /// A poll, which starts an attempt.
     Connect,
     /// The response head of an attempt.
     Response,
-    /// The body of an answer that says what is wrong.
+    /// The body of an error response.
     Problem,
     /// The next bytes of an open stream.
     Bytes,
@@ -67,8 +68,8 @@ enum Phase {
         problem: Problem,
         until: Duration,
     },
-    /// The silence begins when bytes are first waited for, not when the last ones came: who is busy with their frames
-    /// does not wait for more.
+    /// The idle time begins when the driver starts to wait for bytes, not when the last bytes came: a caller that
+    /// is busy with frames does not wait.
     Bytes {
         opened_at: Duration,
         silent_since: Option<Duration>,
@@ -86,7 +87,7 @@ struct Trail {
     redirect: Option<Redirect>,
 }
 
-/// An answer whose body is read before it is acted on.
+/// An error response whose body is read first.
 struct Problem {
     status: u16,
     retry_after: Option<Duration>,
@@ -94,7 +95,7 @@ struct Problem {
 }
 
 impl Machine {
-    /// A machine that will want to connect at once. The same `seed` and the same inputs give the same outputs.
+    /// A machine that connects on the first poll. The same `seed` and the same inputs give the same outputs.
     pub fn new(config: Config, seed: u64) -> Self {
         Self {
             backoff: config.backoff(seed),
@@ -110,7 +111,7 @@ impl Machine {
         }
     }
 
-    /// What it waits for.
+    /// The state.
     pub fn state(&self) -> State {
         match self.phase {
             Phase::Connect(_) => State::Connect,
@@ -197,7 +198,7 @@ impl Machine {
     /// The connection has ended, before the head or after it.
     pub fn handle_end(&mut self, end: End, now: Duration) {
         match self.phase {
-            // An answer without all of its error body is still that answer.
+            // An error response with a part of its body is handled as a whole one.
             Phase::Problem { .. } => self.judge(now),
             Phase::Response { .. } | Phase::Bytes { .. } => {
                 self.end(
@@ -225,7 +226,8 @@ impl Machine {
         }
     }
 
-    /// The time that was asked for has come, and nothing else has. Before that time this does nothing.
+    /// The time that [`poll`](Self::poll) returned has come without another input. Before that time this does
+    /// nothing.
     pub fn handle_timeout(&mut self, now: Duration) {
         match &mut self.phase {
             Phase::Response { until: Some(until), .. } if now >= *until => {
@@ -236,7 +238,8 @@ impl Machine {
                 let (Some(idle), Some(since)) = (self.config.idle, *silent_since) else { return };
                 let deadline = since.saturating_add(idle);
                 if now > deadline.saturating_add(idle / 2) {
-                    // A timer is not that late: nobody was waiting. Bytes may have been there all the time.
+                    // A timer is not that late: the driver was not waiting, and bytes may have been available all
+                    // the time.
                     *silent_since = Some(now);
                 } else if now >= deadline {
                     self.end(Cause::Idle(idle), now);
@@ -246,7 +249,7 @@ impl Machine {
         }
     }
 
-    /// The connection was worth it: the next delay is a first delay again.
+    /// The connection did useful work: the next delay is a first delay again.
     pub fn progress(&mut self) {
         self.backoff.reset();
         self.later.reset();
@@ -257,16 +260,15 @@ impl Machine {
         self.backoff.failures().saturating_add(self.later.failures())
     }
 
-    /// The wait that is on, if one is, ends now: something that the next attempt needs is there. It is for the caller
-    /// to see that this cannot happen again and again.
+    /// Ends the current wait, if there is one, because something that the next attempt needs has become available.
+    /// The caller must see to it that this does not make a busy loop.
     pub fn retry_now(&mut self) {
         if let Phase::Wait { until } = &mut self.phase {
             *until = Duration::ZERO;
         }
     }
 
-    /// Gives up the connection or the attempt, and lets another follow after the backoff. Does nothing while there is
-    /// none.
+    /// Drops the connection or the attempt, and starts another after the backoff. Does nothing while there is none.
     ///
     /// Frames that were received but not handed out are dropped: the next connection resumes before them.
     pub fn restart(&mut self, reason: impl Into<String>, now: Duration) {
@@ -293,7 +295,7 @@ impl Machine {
         self.config.idle = idle;
     }
 
-    /// Ends it for good. What was not handed out is dropped.
+    /// Ends the stream for good. Items that were not handed out are dropped.
     pub fn close(&mut self) {
         if !matches!(self.phase, Phase::Stopped(_)) {
             self.opened = false;
@@ -302,7 +304,7 @@ impl Machine {
         }
     }
 
-    /// What to do next. Call it after every input and command, and whenever a time that it named has come.
+    /// What to do next. Call it after every input and command, and when the time that it returned has come.
     pub fn poll(&mut self, now: Duration) -> Want {
         if mem::take(&mut self.opened) {
             return Want::Item(Item::Opened);
@@ -342,8 +344,8 @@ impl Machine {
         }
     }
 
-    /// What [`poll`](Self::poll) would hand out now, if that is a frame: without a look at the clock, for drivers
-    /// that take many frames in a row. `None` says nothing but that it is time to poll.
+    /// The item that [`poll`](Self::poll) would return now, if that is a frame: without reading the clock, for
+    /// drivers that take many frames in a row. After `None`, call `poll`.
     #[inline]
     pub fn next_frame(&mut self) -> Option<Frame> {
         if self.opened {
@@ -356,8 +358,7 @@ impl Machine {
         Some(frame)
     }
 
-    /// Gives back memory that is only kept to be used again: for drivers with many connections, when there is nothing
-    /// to read.
+    /// Frees memory that is kept for reuse: for drivers with many connections, when there is nothing to read.
     pub fn release_memory(&mut self) {
         self.decoder.release_memory();
     }
@@ -391,7 +392,7 @@ impl Machine {
         }
     }
 
-    /// Acts on an answer whose error body is there, or as much of it as is wanted.
+    /// Acts on an error response once its body has come, or enough of it.
     fn judge(&mut self, now: Duration) {
         let Phase::Problem { problem, .. } = &mut self.phase else { return };
         let Problem { status, retry_after, .. } = *problem;
@@ -400,7 +401,7 @@ impl Machine {
         if status == 401 && self.config.credentials_can_refresh {
             self.unauthenticated = true;
             if !mem::replace(&mut self.refreshed, true) {
-                // Once, and at once: a credential that has run out is no reason to be away.
+                // Only once, and without a delay: an expired credential should not interrupt the stream.
                 self.ended = Some(self.ended_now(cause, now, body));
                 self.phase = Phase::Connect(Trail::default());
                 return;
@@ -459,7 +460,7 @@ impl Machine {
     }
 
     fn stop(&mut self, stop: Stop) {
-        // Also forgets what was received and not handed out.
+        // Also drops frames that were received and not handed out.
         self.decoder =
             Decoder::new(self.config.limits).with_last_event_id(self.decoder.last_event_id().to_owned());
         self.phase = Phase::Stopped(stop);

@@ -1,4 +1,4 @@
-//! What goes out of the machine and, in words, why.
+//! Outputs of the machine, with their reasons.
 
 use alloc::string::String;
 use core::fmt;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::http::Redirect;
 use crate::sse::Frame;
 
-/// What the machine wants its driver to do next.
+/// What the driver has to do next.
 ///
 /// Times are on the driver's clock, the one whose readings are passed in. `None` means for ever.
 #[derive(Debug, Clone)]
@@ -20,14 +20,14 @@ pub enum Want {
     /// Wait for the attempt's response head until then: `handle_response`, `handle_end`, `handle_refused` or
     /// `handle_timeout`.
     Response(Option<Duration>),
-    /// Read the body until then: `handle_bytes`, `handle_end` or `handle_timeout`. Look for bytes before looking at the
+    /// Read the body until then: `handle_bytes`, `handle_end` or `handle_timeout`. Check for bytes before the
     /// clock.
     Bytes(Option<Duration>),
     /// Drop the connection and poll again at this time.
     Wait(Duration),
     /// Hand this to the caller and poll again.
     Item(Item),
-    /// Drop the connection: it is over. Every later poll says the same.
+    /// Drop the connection: the stream has ended. Every later poll returns the same.
     Stop(Stop),
 }
 
@@ -35,15 +35,15 @@ pub enum Want {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Item {
-    /// The server answered with a stream.
+    /// The response is a stream.
     Opened,
-    /// The stream said something.
+    /// A frame of the stream.
     Frame(Frame),
     /// The connection, or the attempt at one, has ended; there will be another.
     Ended(Ended),
 }
 
-/// One attempt to connect: what its request should say beyond what the caller puts there anyway.
+/// One attempt to connect: what its request must have beside the caller's own headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attempt {
@@ -59,12 +59,12 @@ impl Attempt {
         self.number
     }
 
-    /// The last answer was 401: credentials at hand are not good enough.
+    /// The last response was 401: the present credentials were refused.
     pub fn fresh_credentials(&self) -> bool {
         self.fresh_credentials
     }
 
-    /// Where to send the request when not to the usual place.
+    /// The target of the request after a redirect.
     pub fn redirect(&self) -> Option<&Redirect> {
         self.redirect.as_ref()
     }
@@ -76,7 +76,7 @@ impl Attempt {
 
     /// The headers that make the request one for an event stream, as names in lower case and values.
     ///
-    /// An id that holds control characters cannot be a header and is left out.
+    /// An id with control characters cannot be sent in a header and is left out.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         let id = self.last_event_id.as_bytes();
         let sendable =
@@ -87,19 +87,19 @@ impl Attempt {
     }
 }
 
-/// How a connection came to its end, as the driver saw it.
+/// How a connection ended, as the driver saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
     /// The body, or the connection before a head, ended in an orderly way.
     Eof,
-    /// It broke, or could not be made: what the operating system or the library says, on one line.
+    /// It broke, or could not be made: the message of the operating system or library, on one line.
     Io(String),
     /// It could not be made in the time that the driver allows.
     ConnectTimeout,
 }
 
-/// The driver's reason for not even sending a request: credentials could not be had, say.
+/// The driver's reason for not sending a request, for example that credentials were not available.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refused {
@@ -126,7 +126,7 @@ impl Refused {
         Self { reason: reason.into(), status: None, retry }
     }
 
-    /// No attempt will be better.
+    /// Another attempt would fail as well.
     pub fn permanent(reason: impl Into<String>) -> Self {
         Self::new(reason, Retry::Never)
     }
@@ -172,7 +172,7 @@ impl fmt::Display for Refused {
 
 impl core::error::Error for Refused {}
 
-/// An end that is not the last word.
+/// The end of a connection that will be followed by another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ended {
@@ -184,7 +184,7 @@ pub struct Ended {
     pub retry_at: Duration,
     /// Which attempt since the last progress has ended.
     pub attempt: u32,
-    /// The start of the error body that came with a status, else empty. May hold anything: do not log it.
+    /// The start of the body of an error response, else empty. It may hold secrets: do not log it.
     pub body: Bytes,
 }
 
@@ -211,21 +211,21 @@ pub enum Cause {
     ConnectTimeout,
     /// No response head came in time.
     ResponseTimeout,
-    /// Not a byte came for so long.
+    /// No byte came for this long.
     Idle(Duration),
     /// The server answered with a status that is worth another attempt.
     Status(u16),
     /// The server answered 200, but not with an event stream: its content type, empty when there was none.
     ContentType(String),
-    /// The server answered with an event stream in a content coding that nobody takes off, such as `gzip`.
+    /// The response is an event stream in a content coding that the driver does not decode, such as `gzip`.
     ContentEncoding(String),
-    /// A redirect without a place to go.
+    /// A redirect without a `Location`.
     RedirectWithoutLocation(u16),
     /// A redirect to something that is not an `http` or `https` URL.
     RedirectNowhere(u16),
     /// More redirects in a row than [`Config::max_redirects`](super::Config::max_redirects); the status of the last.
     TooManyRedirects(u16),
-    /// An event that never ends: so many bytes of it had come.
+    /// An event larger than the limit, of which this many bytes had come.
     EndlessEvent(u64),
     /// The driver could not prepare the request.
     Refused(Refused),
@@ -263,7 +263,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// The values that are told by name. A server may put anything into its headers, also the secret that it was sent.
+/// Content types that an error may quote. Any other value could hold a secret that the server echoes.
 const KINDS: &[&str] = &[
     "text/html",
     "text/plain",
@@ -280,7 +280,7 @@ fn known(value: &str, names: &[&'static str]) -> Option<&'static str> {
     names.iter().copied().find(|name| name.eq_ignore_ascii_case(value.trim_matches([' ', '\t'])))
 }
 
-/// The last word on a stream.
+/// The end of a stream, for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stop {
@@ -292,7 +292,7 @@ pub enum Stop {
     Status {
         /// The status.
         status: u16,
-        /// The start of the error body. May hold anything: do not log it.
+        /// The start of the error body. It may hold secrets: do not log it.
         body: Bytes,
     },
     /// The driver could not prepare the request, and never will.

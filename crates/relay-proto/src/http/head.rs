@@ -1,8 +1,8 @@
-//! What a client needs of a response head.
+//! The parts of a response head that a client needs.
 
 use core::time::Duration;
 
-/// The head of a response, reduced to what decides about a connection.
+/// The parts of a response head that decide about a connection.
 ///
 /// ```
 /// use relay_proto::http::ResponseHead;
@@ -22,7 +22,7 @@ pub struct ResponseHead<'h> {
 }
 
 impl<'h> ResponseHead<'h> {
-    /// The answer to a request for `url`, which is absolute: a relative `Location` is resolved against it.
+    /// The response to a request for `url`, which is absolute: a relative `Location` is resolved against it.
     pub fn new(status: u16, url: &'h str) -> Self {
         Self {
             status,
@@ -36,14 +36,14 @@ impl<'h> ResponseHead<'h> {
         }
     }
 
-    /// Takes a header of the response, if it matters; of a name that repeats, the first counts, but for `Content-Type`,
-    /// of which [`media_type`] counts. Names are compared without case.
+    /// Takes a header of the response, if it is a relevant one. Of repeated headers the first counts, except for
+    /// `Content-Type`, where [`media_type`] decides. Names are compared without case.
     ///
-    /// Leave out the `Content-Encoding` that the driver takes off the body itself.
+    /// Leave out a `Content-Encoding` that the driver decodes itself.
     #[must_use]
     pub fn header(mut self, name: &str, value: &'h [u8]) -> Self {
         if name.eq_ignore_ascii_case("content-type") {
-            // One that says nothing is kept as long as there is no other, to be told of.
+            // A value that is no media type is kept, for the error message, until another comes.
             self.content_type = media_type([value]).or(self.content_type).or(Some(value));
         }
         let slots = [
@@ -78,7 +78,7 @@ impl<'h> ResponseHead<'h> {
         self.content_type.unwrap_or_default()
     }
 
-    /// The coding that the driver has left on the body: what a decoder would read then is no text.
+    /// The coding that the driver has not decoded: the body is not text then.
     pub(crate) fn coding(&self) -> Option<&[u8]> {
         let coding = self.content_encoding?.trim_ascii();
         (!coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")).then_some(coding)
@@ -89,11 +89,11 @@ impl<'h> ResponseHead<'h> {
         (!location.is_empty()).then_some(location)
     }
 
-    /// The time to wait, from seconds or from a date; `None` when there is none, it makes no sense or it is over.
+    /// The time to wait, from seconds or from a date; `None` when it is missing, malformed or in the past.
     pub fn retry_after(&self) -> Option<Duration> {
         let value = core::str::from_utf8(self.retry_after?).ok()?.trim_matches([' ', '\t']);
         let delay = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-            // So many digits that they do not fit still mean "very long".
+            // A number too large to fit still means "very long".
             Duration::from_secs(value.parse().unwrap_or(u64::MAX))
         } else {
             let then = parse_date(value)?;

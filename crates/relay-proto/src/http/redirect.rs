@@ -1,9 +1,9 @@
-//! Where redirects lead, and what may go along.
+//! Targets of redirects, and what may be sent to them.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 
-/// Where redirects have led.
+/// The target of one redirect or of several in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Redirect {
@@ -14,7 +14,7 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// The first redirect of a request to `from`; `None` when `location` leads nowhere.
+    /// The first redirect of a request to `from`; `None` when `location` is not a usable URL.
     pub fn new(from: &str, status: u16, location: &str) -> Option<Self> {
         Self { url: from.to_owned(), secrets: true, see_other: false, moved: false }.then(status, location)
     }
@@ -30,12 +30,12 @@ impl Redirect {
         })
     }
 
-    /// The absolute URL to ask, without a fragment.
+    /// The absolute URL to request, without a fragment.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Whether credentials may go along: false once a redirect has led to another scheme, host or port.
+    /// Whether credentials may be sent: false once a redirect has led to another scheme, host or port.
     pub fn may_carry_secrets(&self) -> bool {
         self.secrets
     }

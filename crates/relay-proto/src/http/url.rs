@@ -3,10 +3,10 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// The absolute `http` or `https` URL that `reference`, a `Location` say, means when met in an answer to `base`.
+/// The absolute `http` or `https` URL that `reference` (for example a `Location`) means in a response from `base`.
 ///
 /// Nothing is decoded or encoded; the fragment is dropped. `None` when the result would not be such a URL, has
-/// characters no URL has, or carries a user name: that would be a secret chosen by somebody else.
+/// characters that no URL has, or has a user name, because that would be a credential chosen by the server.
 ///
 /// ```
 /// use relay_proto::http::resolve;
@@ -51,7 +51,7 @@ pub fn resolve(base: &str, reference: &str) -> Option<String> {
 
 /// Whether two absolute URLs have the same scheme, host and port, so that a secret of one may be shown to the other.
 ///
-/// Anything that is not an `http` or `https` URL shares its origin with nothing.
+/// A URL of another scheme has the same origin as no URL.
 pub fn same_origin(one: &str, other: &str) -> bool {
     match (Parts::of(one), Parts::of(other)) {
         (Some(one), Some(other)) => {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::plain_end;
 
-/// What is wrong, where. It never holds a part of the text but names of objects' members that the caller put there.
+/// The reason and place of an error. It holds nothing of the text but member names added by the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) rule: &'static str,
@@ -22,7 +22,7 @@ impl Fault {
         Box::new(Self { rule, at, path: Vec::new() })
     }
 
-    /// The same fault, seen from the object or array around it.
+    /// The same fault with the name of the object or array around it.
     #[cold]
     pub(crate) fn within(mut self: Box<Self>, name: &str) -> Box<Self> {
         self.path.push(shown(name));
@@ -35,7 +35,7 @@ impl Fault {
     }
 }
 
-/// Names are chosen by somebody else: short, and without anything that a terminal would obey.
+/// Names come from outside, so they are cut and control characters are removed.
 fn shown(name: &str) -> String {
     const LONGEST: usize = 80;
     let mut shown = String::new();
@@ -58,7 +58,7 @@ pub(crate) type Read<T> = Result<T, Box<Fault>>;
 
 pub(crate) const NOT_JSON: &str = "it is not JSON";
 
-/// A position in a text. Each method reads one value; after an error the position is of no use.
+/// A position in a text. Each method reads one value; after an error the position is undefined.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     text: &'a str,
@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
         Err(Fault::new(rule, self.at))
     }
 
-    /// The first byte of the next value or sign, which is left where it is.
+    /// The first byte of the next value or sign, without consuming it.
     #[inline]
     fn peek(&mut self) -> Read<u8> {
         loop {
@@ -216,7 +216,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn skip(&mut self) -> Read<&'a str> {
         self.peek()?;
         let start = self.at;
-        // The brackets that are open. On the heap, as a text may be all brackets.
+        // The open brackets. On the heap, because a text may consist of brackets only.
         let mut open = Vec::new();
         loop {
             match self.peek()? {
@@ -238,7 +238,7 @@ impl<'a> Reader<'a> {
                 b'f' => self.word("false")?,
                 _ => self.number().map(drop)?,
             }
-            // A value has ended, and with it perhaps what is around it.
+            // A value has ended, and perhaps also the objects and arrays around it.
             loop {
                 let Some(&close) = open.last() else { return Ok(&self.text[start..self.at]) };
                 let sign = self.peek()?;
@@ -257,7 +257,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A value of another type than was asked for; when it is no value at all, that is the fault.
+    /// The error for a value of another type than expected, or for no value at all.
     #[cold]
     fn wrong<T>(&mut self, rule: &'static str) -> Read<T> {
         let at = self.at;

@@ -12,7 +12,8 @@ use memchr::{memchr, memchr2};
 use super::limits::{Limit, Limits};
 use super::span::Span;
 
-/// What the lines of an unfinished block have set so far. Before the first of them it is `Block::default()`.
+/// The fields that the lines of an unfinished block have set so far. Before the first line it is
+/// `Block::default()`.
 #[derive(Default, Clone, Copy)]
 pub(super) struct Block {
     pub(super) extent: Extent,
@@ -41,13 +42,13 @@ pub(super) enum Extent {
 }
 
 impl Extent {
-    /// After one more line in the chunk.
+    /// The extent after one more line in the chunk.
     #[inline(always)]
     pub(super) fn with_line(self) -> Self {
         if self == Self::Empty { Self::InChunk } else { self }
     }
 
-    /// After a line, or a part of the block, was copied out of its chunk.
+    /// The extent after a line, or a part of the block, was copied out of its chunk.
     #[inline]
     pub(super) fn with_copy(self) -> Self {
         if let Self::Over(_) = self { self } else { Self::Scattered }
@@ -60,7 +61,7 @@ impl Block {
         self.extent == Extent::Empty
     }
 
-    /// The block is too large: its data goes. The first limit that it passed is the one that is told.
+    /// The block is too large: its data is dropped. The first limit that it exceeded is reported.
     #[cold]
     pub(super) fn go_over(&mut self, limit: Limit, joined: &mut BytesMut) {
         if !matches!(self.extent, Extent::Over(_)) {
@@ -70,8 +71,8 @@ impl Block {
         *joined = BytesMut::new();
     }
 
-    /// What a line does, by the rules of the fields. Its value begins at position `value`; `joined` is where data is
-    /// put together.
+    /// The effect of a line, by the rules of the fields. Its value begins at position `value`; data is joined in
+    /// `joined`.
     #[inline(always)]
     pub(super) fn effect(
         &self,
@@ -114,7 +115,7 @@ fn retry(value: &[u8]) -> Effect {
     parse_retry(value).map_or(Effect::Nothing, Effect::Retry)
 }
 
-/// What a line does to its block.
+/// The effect of a line on its block.
 pub(super) enum Effect {
     Nothing,
     /// Its value is the data.
@@ -123,14 +124,14 @@ pub(super) enum Effect {
     MoreData,
     Kind,
     Id,
-    /// It is told at once.
+    /// It is yielded at once.
     Retry(Duration),
-    /// It is told at once, and is no part of the block.
+    /// It is yielded at once, and is no part of the block.
     Comment,
     Over(Limit),
 }
 
-/// Where the next line begins, and what has to be known of it before it is read.
+/// Where the next line begins.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     /// In the chunk.
@@ -142,11 +143,11 @@ pub(super) enum Start {
     AfterReturn,
     /// In a chunk before this one; that part is held.
     Held(Number),
-    /// Likewise, but that part went over the limit: bytes are dropped until the line ends.
+    /// The same, but that part went over the limit: bytes are dropped until the line ends.
     Dropped,
     /// Chunks of a few bytes were held, and there is a line end among them.
     InCrumbs(Number),
-    /// The same, and what is held is the one line of a plain event: what it means is put off until the next chunk.
+    /// The same, and the held bytes are the data line of a plain event: it is read with the next chunk.
     PutOff,
 }
 
@@ -158,7 +159,7 @@ pub(super) enum Number {
 }
 
 impl Start {
-    /// What is held of the line, if it is, belongs to the first line of the stream or to another.
+    /// Whether the held bytes belong to the first line of the stream or to another.
     #[inline]
     pub(super) fn number(self) -> Number {
         match self {
@@ -183,7 +184,7 @@ pub(super) fn next_line(chunk: &[u8], end: usize) -> Option<usize> {
 /// The position of the LF or CR that ends the line which begins at `start`.
 #[inline(always)]
 pub(super) fn find_line_end(chunk: &[u8], start: usize) -> Option<usize> {
-    // Short lines are common, and calling for the large machinery takes longer than looking at two words here.
+    // Short lines are common, and for them checking two words here is faster than a call of memchr.
     let rest = chunk.get(start..)?;
     let Some(&first) = rest.first_chunk() else {
         return line_end_in_less(rest).map(|at| start + at);
@@ -203,7 +204,7 @@ pub(super) fn find_line_end(chunk: &[u8], start: usize) -> Option<usize> {
     memchr2(b'\n', b'\r', &rest[16..]).map(|at| start + 16 + at)
 }
 
-/// The same, without a look at what is near.
+/// The same, without the check for short lines.
 #[inline]
 pub(super) fn find_far_line_end(chunk: &[u8], start: usize) -> Option<usize> {
     memchr2(b'\n', b'\r', chunk.get(start..)?).map(|at| start + at)
@@ -325,7 +326,7 @@ pub(super) fn replaced(bytes: &[u8], data: Span, kind: Span, id: Span) -> (ByteS
 /// Text if it is UTF-8, else the bytes again.
 #[inline]
 pub(super) fn checked(bytes: Bytes) -> Result<ByteString, Bytes> {
-    // The check swallows what it refuses. Looking at a short text twice takes less time than counting a reference.
+    // The conversion consumes bytes that it refuses. Checking a short text twice is faster than a reference count.
     if bytes.len() <= 256 {
         if core::str::from_utf8(&bytes).is_err() {
             return Err(bytes);
@@ -371,11 +372,11 @@ pub(super) fn join(data: Span, chunk: &[u8], joined: &mut BytesMut) -> Span {
 
 #[cold]
 fn make_room(buffer: &mut BytesMut, length: usize) {
-    // The same room again whatever is in use of it, so that it is found in the same memory again.
+    // Reserves the same size whatever part is in use, so that the same memory is found again.
     buffer.reserve(length.max(ARENA.saturating_sub(buffer.len())));
 }
 
-/// The text that was put together, to be shared by a frame. The room behind it stays.
+/// The joined text, to be shared by a frame. The free space behind it stays in the buffer.
 #[inline]
 pub(super) fn give(buffer: &mut BytesMut) -> Bytes {
     if buffer.len() > KEEP { mem::take(buffer).freeze() } else { buffer.split().freeze() }

@@ -1,4 +1,4 @@
-//! Bytes to frames.
+//! The decoder: bytes to frames.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -23,8 +23,8 @@ mod crumbs;
 
 /// Decodes one event stream, and the streams that continue it after a reconnect.
 ///
-/// **After every [`feed`](Self::feed), call [`next_frame`](Self::next_frame) until it returns `None`.** Feeding more
-/// before that is allowed and changes nothing but the memory held.
+/// **After every [`feed`](Self::feed), call [`next_frame`](Self::next_frame) until it returns `None`.** Feeding
+/// more before that is allowed; it only takes more memory.
 ///
 /// How the input is cut into chunks never changes the frames. Lines end at LF, CRLF or CR; a CR that is the last byte
 /// of a chunk ends its line at once, and an LF that opens the next chunk belongs to it.
@@ -46,9 +46,9 @@ pub struct Decoder {
     pos: usize,
     /// Input that was fed before the chunk was drained.
     queue: VecDeque<Input>,
-    /// Where the next line begins; anywhere but in the chunk it takes more than a look to read it.
+    /// Where the next line begins.
     start: Start,
-    /// What is held of lines, as `start` says.
+    /// Held bytes of a line; `start` says which.
     line: BytesMut,
 
     block: Block,
@@ -85,7 +85,7 @@ enum Sharing {
     Behind,
 }
 
-/// Why the lines of a chunk are left.
+/// Why reading the lines of a chunk stopped.
 enum Out {
     /// All of them are read.
     More,
@@ -93,7 +93,7 @@ enum Out {
     LineCut,
     /// A line takes the block over a limit.
     Over(Limit),
-    /// A blank line, which begins there, ends a block that takes more than a look into the chunk.
+    /// A blank line at this position ends a block that is not wholly in the chunk.
     BlockEnd(usize),
     Event(Event),
     Comment(Comment),
@@ -153,8 +153,8 @@ impl Decoder {
 
     /// Takes a chunk of the stream, of any size. The chunk is not copied: frames may refer to it.
     ///
-    /// This is for chunks that come as [`Bytes`], or as a `Vec` that can be given away. Whoever reads into a buffer
-    /// that is used again calls [`feed_slice`](Self::feed_slice).
+    /// This is for chunks that come as [`Bytes`], or as a `Vec` that can be given away. Callers that read into a
+    /// buffer they reuse call [`feed_slice`](Self::feed_slice).
     #[inline]
     pub fn feed(&mut self, chunk: impl Into<Bytes>) {
         self.feed_chunk(chunk.into());
@@ -187,8 +187,8 @@ impl Decoder {
         self.feed_chunk(chunk);
     }
 
-    /// Gives back memory that is only kept to be used again; what is unfinished stays. For a caller that waits for
-    /// input on many streams; while input comes, the memory would have to be taken again.
+    /// Frees memory that is kept for reuse; an unfinished block stays. For callers that wait for input on many
+    /// streams; while input comes, the memory would only be allocated again.
     pub fn release_memory(&mut self) {
         for buffer in [&mut self.line, &mut self.joined, &mut self.scratch] {
             if buffer.is_empty() {
@@ -200,7 +200,7 @@ impl Decoder {
         }
     }
 
-    /// Ends the stream: an unfinished block is dropped, its id does not count.
+    /// Ends the stream: an unfinished block is dropped, and its id does not count.
     ///
     /// The decoder can be fed again, with a new stream: the last event id is kept, a BOM may come again. Frames that
     /// were not pulled yet are still there.
@@ -249,7 +249,7 @@ impl Decoder {
         Some(Event { text, data, kind: Span::NONE, id: Span::NONE, inherited: self.inherited_id() })
     }
 
-    /// The next frame, whatever it is.
+    /// The next frame of any kind.
     #[inline(never)]
     fn any_frame(&mut self) -> Option<Frame> {
         loop {
@@ -284,7 +284,7 @@ impl Decoder {
         self.chunk.is_empty() && !matches!(self.start, Start::InCrumbs(_)) && self.queue.is_empty()
     }
 
-    /// Leaves the chunk, which is read, for the next one.
+    /// Goes on to the next chunk of the queue.
     fn next_input(&mut self) -> bool {
         if !self.chunk.is_empty() {
             self.leave_chunk();
@@ -300,7 +300,7 @@ impl Decoder {
         true
     }
 
-    /// Forgets the stream, not the last event id.
+    /// Resets everything but the last event id.
     fn reset(&mut self) {
         self.start = Start::OfStream;
         self.line.clear();
@@ -308,7 +308,7 @@ impl Decoder {
         self.start_block(self.pos);
     }
 
-    /// Takes what the unfinished line and block need out of the chunk, and lets the chunk go.
+    /// Copies the unfinished line and block out of the chunk, and frees the chunk.
     fn leave_chunk(&mut self) {
         if !self.block.is_empty() {
             let Block { extent, data, kind, id } = &mut self.block;
@@ -338,7 +338,7 @@ impl Decoder {
             return;
         }
         let number = self.start.number();
-        // Whether a BOM is to be taken off is known when the line has ended.
+        // A BOM is removed when the line has ended.
         let bom = if number == Number::First { BOM.len() } else { 0 };
         if self.line.len() + part.len() > self.limits.line + bom {
             self.start = Start::Dropped;
@@ -346,7 +346,8 @@ impl Decoder {
             self.block.go_over(Limit::Line, &mut self.joined);
         } else {
             self.start = Start::Held(number);
-            // A sender of one huge line will send another of its kind: room for it is taken once, not doubled up to.
+            // A sender of one huge line will send another: memory for it is allocated at once instead of by
+            // doubling.
             if self.line.len() > KEEP / 8 && self.line.capacity() - self.line.len() < part.len() {
                 self.line.reserve(self.last_huge.saturating_sub(self.line.len()).max(part.len()));
             }
@@ -354,17 +355,17 @@ impl Decoder {
         }
     }
 
-    /// Reads lines that lie in the chunk, up to one that has to be told.
+    /// Reads lines that lie in the chunk, up to one that yields a frame.
     #[inline(always)]
     fn lines(&mut self) -> Out {
         let chunk = &self.chunk[..];
-        // Kept in registers while the lines of a block go by; put back on every way out but the shortest one.
+        // Kept in registers while the lines of a block are read; written back on every exit but the shortest one.
         let mut block = self.block;
         let mut at = self.pos;
         let mut long = false;
         let out = loop {
             let start = at;
-            // Many lines are blank; a look is cheaper than a search.
+            // Many lines are blank; comparing one byte is cheaper than a search.
             let end = match chunk.get(at) {
                 Some(b'\n') => at,
                 // A line after a long one is likely to be long.
@@ -444,8 +445,7 @@ impl Decoder {
         out
     }
 
-    /// Reads on where a line does not begin in the chunk: its end, the first line of a stream, or an LF that belongs
-    /// to a CR.
+    /// Reads the rest of a line from an earlier chunk, the first line of a stream, or an LF that belongs to a CR.
     #[inline(never)]
     fn carried_line(&mut self) -> Option<Frame> {
         if self.start == Start::AfterReturn {
@@ -474,7 +474,7 @@ impl Decoder {
             Some(next) => (next, Start::InChunk),
             None => (end + 1, Start::AfterReturn),
         };
-        // What was dropped has ended.
+        // The dropped line has ended.
         let Start::Held(number) = begun else { return None };
         let rest = &self.chunk[start..end];
         let bom = number == Number::First && starts_in_two(&self.line, rest, BOM);
@@ -494,7 +494,7 @@ impl Decoder {
         self.held_line(bom)
     }
 
-    /// A line that came in pieces has ended; it is in `line`, after a BOM of that many bytes.
+    /// A line that came in several chunks has ended; it is in `line`, after a BOM of that many bytes.
     fn held_line(&mut self, bom: usize) -> Option<Frame> {
         let (field, value) = parse_line(&self.line[bom..]);
         let value = bom + value;
@@ -542,7 +542,7 @@ impl Decoder {
         frame
     }
 
-    /// A blank line, which begins at `at`: dispatches what the block has gathered.
+    /// Handles a blank line at `at`: dispatches the block.
     #[inline(never)]
     fn end_block(&mut self, at: usize) -> Option<Frame> {
         let frame = if let Extent::Over(limit) = self.block.extent {
@@ -599,7 +599,7 @@ impl Decoder {
         }
     }
 
-    /// Makes the id of an event the last event id; gives an event that has none the one in force, if there is one.
+    /// Makes the id of an event the last event id, or returns the last event id for an event without an id.
     #[inline(always)]
     fn settle_id(&mut self, id: Option<&str>) -> Option<Arc<String>> {
         if let Some(id) = id {

@@ -1,4 +1,4 @@
-//! Events to bytes.
+//! The encoder: events to bytes.
 
 use core::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a decoder yields.
+//! Frames: the output of a decoder.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -11,7 +11,7 @@ use bytestring::ByteString;
 use super::limits::Limit;
 use super::span::Span;
 
-/// One thing a stream said.
+/// One frame of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Frame {
@@ -31,7 +31,7 @@ pub enum Frame {
 /// An event: its type, its data and the last event id in force when it was dispatched.
 ///
 /// Cloning copies no text. The text is a view into the chunk the event came in, or into a buffer shared with a few
-/// neighbouring events; whoever keeps a few events for long may wish to copy them out to let that memory go.
+/// neighbouring events; callers that keep a few events for long should copy them, so that the memory can be freed.
 ///
 /// `Debug` shows the size of the data, never the data.
 #[derive(Clone)]
@@ -46,18 +46,18 @@ pub struct Event {
     pub(super) inherited: Option<Arc<String>>,
 }
 
-/// The text of an event: all of its parts, or, when it is only a little data, a copy in place.
+/// The text of an event: a view of all its parts, or a copy in place of short data.
 #[derive(Clone)]
 pub(super) enum Text {
     Shared(ByteString),
-    /// UTF-8, as `small` has seen to.
+    /// Valid UTF-8: `small` has checked it.
     Small {
         length: u8,
         bytes: [u8; SMALL],
     },
 }
 
-/// As many bytes as fit next to the length where the other kind of text has its pointers.
+/// The number of bytes that fit, with a length, in the size of the other variant.
 const SMALL: usize = 22;
 
 impl Text {
@@ -102,7 +102,7 @@ impl Event {
         }
     }
 
-    /// As [`data_bytes`](Self::data_bytes), of an event that is needed no longer: its memory changes hands.
+    /// As [`data_bytes`](Self::data_bytes), without a reference count, for an event that is no longer needed.
     pub fn into_data_bytes(self) -> Bytes {
         match self.text {
             Text::Shared(text) => {

@@ -1,9 +1,9 @@
-//! The bounds that a decoder keeps.
+//! Limits of a decoder.
 
 use core::fmt;
 
-/// How much a decoder is willing to hold of one block. All sizes are bytes as received, before U+FFFD replaces what is
-/// not UTF-8 (which can make invalid text up to three times as long).
+/// How much of one block a decoder holds. All sizes are bytes as received, before U+FFFD replaces what is not UTF-8
+/// (which can make invalid text up to three times as long).
 ///
 /// Memory: a decoder holds at most one unfinished line and the data, type and id of one unfinished block, so with the
 /// buffers' growth by doubling no more than `2 * (line + data) + id + kind`, and only while a block is that large:
@@ -36,7 +36,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// So bounded, positions within an event fit in 32 bits, even if all of it is replaced by U+FFFD.
+    /// With these bounds, positions within an event fit in 32 bits, even if all of it is replaced by U+FFFD.
     pub(super) fn bounded(self) -> Self {
         let (large, small) = (1 << 30, 1 << 26);
         Self {

@@ -1,4 +1,4 @@
-//! Where a value stands.
+//! The place of a field's value.
 
 use core::ops::Range;
 

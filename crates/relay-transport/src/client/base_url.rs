@@ -1,4 +1,4 @@
-//! Where a relay is.
+//! The base URL of a relay.
 
 use std::fmt;
 
@@ -77,8 +77,9 @@ impl BaseUrl {
 
     /// The URL of a path below the base, with a query.
     ///
-    /// `path` may begin with a slash or not. Percent signs in it are kept: encode a part that may hold anything with
-    /// [`segment`](Self::segment). Whatever else no path has is encoded. Names and values of the query are encoded.
+    /// `path` may begin with a slash or not. Percent signs in it are kept: encode a part that may hold anything
+    /// with [`segment`](Self::segment). Other characters that a path cannot have are encoded. Names and values of
+    /// the query are encoded.
     pub fn join(&self, path: &str, query: &[(&str, &str)]) -> String {
         let mut url = self.url.clone();
         url.push('/');
@@ -94,7 +95,7 @@ impl BaseUrl {
         url
     }
 
-    /// Text as one segment of a path: slashes, percent signs and dots that would lead elsewhere are encoded.
+    /// Text as one segment of a path: slashes, percent signs and dot segments are encoded.
     pub fn segment(text: &str) -> String {
         match text {
             "." => "%2E".to_owned(),

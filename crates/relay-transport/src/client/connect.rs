@@ -24,12 +24,12 @@ use crate::client::limits::{Limits, Place};
 use crate::client::proxies::Proxies;
 use crate::client::tls::Tls;
 
-/// Makes connections for the pool: directly or through a proxy, plain or encrypted, in a limited time.
+/// Makes connections for the pool: directly or through a proxy, plain or encrypted, with a time limit.
 #[derive(Clone)]
 pub(crate) struct Connector {
     dialer: Dialer,
     tls: Tls,
-    /// What is expected in certificates of servers, in the place of the name in their URL.
+    /// The name expected in server certificates instead of the name in the URL.
     server_name: Option<ServerName<'static>>,
     proxies: Arc<Proxies>,
     timeout: Duration,
@@ -56,7 +56,7 @@ impl Connector {
         self
     }
 
-    /// What a request through a plain proxy must say to it. Requests in a tunnel say nothing to the proxy.
+    /// The `Proxy-Authorization` of a request through a plain proxy. Requests in a tunnel have none.
     pub(crate) fn proxy_authorization(&self, uri: &Uri) -> Option<HeaderValue> {
         let plain = uri.scheme_str() == Some("http");
         let mut value = self.proxies.intercept(uri).ok()?.filter(|_| plain)?.basic_auth()?.clone();
@@ -71,7 +71,7 @@ impl Connector {
             return Err(format!("proxy {} is not an HTTP proxy", shown(&to)).into());
         }
         let via = |source| Box::new(ProxyError { proxy: shown(&to), source });
-        // The proxy goes by its own name, and is spoken to in HTTP/1.1.
+        // The proxy's certificate has the proxy's own name, and the proxy is used with HTTP/1.1.
         let mut hop = Self { server_name: None, h2: false, ..self.clone() };
         if uri.scheme_str() != Some("https") {
             let conn = hop.direct(to.clone()).await.map_err(via)?;
@@ -102,7 +102,7 @@ impl Connector {
             None => ServerName::try_from(host.to_owned())?,
         };
         let tls = self.tls.clone();
-        // Files may have changed, and looking at them blocks.
+        // Files may have changed, and checking them blocks.
         let mut config = tokio::task::spawn_blocking(move || tls.config()).await??;
         if !self.h2 {
             Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -147,7 +147,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The way to a proxy, for the tunnel through it.
+/// Connects to a proxy, for a tunnel through it.
 struct Hop(Connector);
 
 impl Service<Uri> for Hop {
@@ -177,13 +177,13 @@ struct ProxyError {
 pub(crate) struct Used(Arc<AtomicBool>);
 
 impl Used {
-    /// Whether it was, before now.
+    /// Marks it as used; returns whether it was before.
     pub(crate) fn replace(&self) -> bool {
         self.0.swap(true, Ordering::AcqRel)
     }
 }
 
-/// A connection as hyper gets it.
+/// A connection, as handed to hyper.
 pub(crate) struct Conn {
     io: Hold,
     h2: bool,
@@ -197,7 +197,7 @@ enum Hold {
 }
 
 impl Conn {
-    /// What it is made of, when it is not lent.
+    /// The socket, when it is not lent.
     fn into_io(self) -> Result<Box<dyn Io>, BoxError> {
         match self.io {
             Hold::Given(io) => Ok(io.into_inner()),

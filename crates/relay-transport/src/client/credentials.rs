@@ -1,4 +1,4 @@
-//! Secrets, and where they come from.
+//! Secrets and their sources: values, files, functions, commands.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::client::error::BoxError;
 use relay_proto::error::chain;
 use relay_proto::mark::without_mark;
 
-/// Text that is never printed. Cloning shares it.
+/// Text that is never printed. Clones share it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<str>);
 
@@ -84,22 +84,22 @@ impl From<&str> for Secret {
     }
 }
 
-/// Header of a server's own token, for when `Authorization` belongs to a proxy in front of it.
+/// Header for a server's own token, when `Authorization` belongs to a proxy in front of it.
 const RELAY_TOKEN: HeaderName = HeaderName::from_static("x-relay-token");
 
-/// A proxy that stands in front of a server, and what is said to it in `Authorization`. If there is one, the
-/// server's own token travels in `X-Relay-Token`.
+/// A proxy in front of a server, and its credentials, sent in `Authorization`. If there is one, the server's own
+/// token travels in `X-Relay-Token`.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Outer {
-    /// Nobody: `Authorization` is the server's.
+    /// No proxy: `Authorization` is for the server.
     #[default]
     None,
     /// A proxy that knows us already, by our certificate for example.
     Known,
     /// A proxy that takes a bearer token.
     Bearer(TokenSource),
-    /// A proxy that takes something else: this is the whole header, scheme included.
+    /// A proxy that takes another scheme: this is the whole header.
     Header(TokenSource),
 }
 
@@ -130,11 +130,11 @@ impl Outer {
     }
 }
 
-/// Where a token comes from, asked before each request that needs one. Cloning shares what is remembered.
+/// The source of a token, called before each request that needs one. Clones share the cached token.
 #[derive(Clone)]
 pub struct TokenSource(Source);
 
-/// Asked for a token, and whether the one it gave last was refused.
+/// Returns a token. The argument says whether the last one was refused.
 type Function = dyn Fn(bool) -> BoxFuture<'static, Result<Secret, BoxError>> + Send + Sync;
 
 #[derive(Clone)]
@@ -154,12 +154,12 @@ impl TokenSource {
     /// The content of a file without white space around it or a UTF-8 mark before it, read again when the file's
     /// time, size or identity changes.
     ///
-    /// When a later read fails, the token that was read last is used on, as a rotation may be half done.
+    /// When a later read fails, the last token is kept, because a rotation may be half done.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self(Source::File(Arc::new(File { path: path.into(), read: Mutex::new(None) })))
     }
 
-    /// Whatever the function gives; it is asked each time and may cache.
+    /// The result of a function, which is called each time and may cache.
     pub fn function<F, Fut, E>(function: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -169,8 +169,8 @@ impl TokenSource {
         Self::asked(move |_| function(), false)
     }
 
-    /// Whatever the function gives; it may cache, unless it is asked with `true`: then what it gave was refused, and
-    /// the same again is of no use.
+    /// The result of a function, which may cache unless it is called with `true`: then its last token was refused,
+    /// and a new one is needed.
     pub fn refreshing<F, Fut, E>(function: F) -> Self
     where
         F: Fn(bool) -> Fut + Send + Sync + 'static,
@@ -193,10 +193,11 @@ impl TokenSource {
         Self(Source::Function { ask: Arc::new(ask), refreshes })
     }
 
-    /// What a program writes to its standard output, without white space around it. It runs at most once per `keep`,
-    /// and again when [`fresh_token`](Self::fresh_token) is asked for.
+    /// The standard output of a program, without white space around it. It runs at most once per `keep`, and again
+    /// when [`fresh_token`](Self::fresh_token) is asked for.
     ///
-    /// It is given 30 s; one that fails is an error, whatever it wrote. Its standard error goes nowhere.
+    /// Its time limit is 30 s; a failing exit status is an error, whatever it wrote. Its standard error is
+    /// discarded.
     pub fn command<A: Into<OsString>>(
         program: impl Into<OsString>,
         arguments: impl IntoIterator<Item = A>,
@@ -217,8 +218,8 @@ impl TokenSource {
         matches!(&self.0, Source::Command(_) | Source::Function { refreshes: true, .. })
     }
 
-    /// A token other than one that was refused, if the source has a say in that: a command runs again, whatever it gave
-    /// before. As [`token`](Self::token) for those that look each time.
+    /// A new token after one was refused, if the source can give one: a command runs again. For sources that are
+    /// read each time this is [`token`](Self::token).
     ///
     /// # Errors
     /// As [`token`](Self::token).
@@ -274,7 +275,7 @@ struct File {
     read: Mutex<Option<(Stamp, Secret)>>,
 }
 
-/// Tells one version of a file from another without reading it.
+/// Distinguishes versions of a file without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stamp {
     modified: Option<SystemTime>,
@@ -300,11 +301,11 @@ struct Command {
     last: tokio::sync::Mutex<Option<(Instant, Secret)>>,
 }
 
-/// Longest time for a command.
+/// Time limit of a command.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Command {
-    /// Runs of one command do not overlap: who comes meanwhile shares what it gives.
+    /// Runs of one command do not overlap: callers during a run share its result.
     async fn token(&self, keep: Duration) -> Result<Secret, Error> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
@@ -339,7 +340,7 @@ impl Command {
             .spawn()?;
         let mut output = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            // Closing the pipe behind the limit ends who writes on.
+            // Closing the pipe at the limit ends a program that writes more.
             stdout.take(LONGEST).read_to_end(&mut output).await?;
         }
         let status = child.wait().await?;
@@ -350,7 +351,7 @@ impl Command {
     }
 }
 
-/// Longest token read; a file that is longer is something else.
+/// Size limit of a token file, in bytes.
 const LONGEST: u64 = 64 << 10;
 
 impl File {
@@ -378,7 +379,7 @@ impl File {
         }
         let mut bytes = Vec::new();
         std::fs::File::open(&self.path)
-            // What has no size, such as a pipe, may be without an end.
+            // Files without a size, such as pipes, may have no end.
             .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
             .map_err(|error| credentials(&self.path, "cannot be read", Some(error.into())))?;
         if bytes.len() as u64 > LONGEST {

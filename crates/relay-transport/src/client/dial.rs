@@ -1,4 +1,4 @@
-//! From a host name to a TCP connection: all its addresses, one a moment after the other.
+//! From a host name to a TCP connection: tries all addresses, each with a head start over the next.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -16,18 +16,18 @@ use tokio::net::{TcpStream, lookup_host};
 /// Head start of an address over the next (RFC 8305 recommends as much).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Most addresses of one host that are tried.
+/// Limit of addresses tried per host.
 const MAX_ADDRESSES: usize = 32;
 
 /// Makes TCP connections.
 #[derive(Clone, Default)]
 pub(crate) struct Dialer {
-    /// Hosts whose addresses the system is not asked for, in lower case.
+    /// Hosts with configured addresses, in lower case; the system does not resolve them.
     pub(crate) known: Arc<HashMap<String, Vec<IpAddr>>>,
 }
 
 impl Dialer {
-    /// A connection to the host and port of a URL, from whichever of its addresses has one first.
+    /// The first connection that one of the addresses of a URL's host gives.
     pub(crate) async fn dial(&self, uri: &Uri) -> io::Result<TcpStream> {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
@@ -43,7 +43,8 @@ impl Dialer {
     }
 }
 
-/// IPv6 and IPv4 by turns, the family that the system puts first beginning: neither can hold up the other for long.
+/// Alternates IPv6 and IPv4, starting with the family that the system lists first, so that neither can delay the
+/// other for long.
 fn alternate(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut one, mut other): (VecDeque<_>, VecDeque<_>) =
@@ -60,7 +61,7 @@ fn alternate(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
 /// The first connection that is made. Every address has a head start over the next, as long as it does not fail.
 ///
 /// # Errors
-/// When all have failed, what the first of them did.
+/// The first failure, when all have failed.
 async fn race<T, F>(mut addresses: VecDeque<SocketAddr>, connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>>,
@@ -91,7 +92,7 @@ where
     }
 }
 
-/// Says what an error is about, in front of it.
+/// Puts a description in front of an error.
 fn in_words(what: impl std::fmt::Display) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
 }
@@ -110,12 +111,12 @@ mod tests {
         Accepts(u64),
         /// Takes so many milliseconds to refuse.
         Refuses(u64),
-        /// Swallows everything.
+        /// Never answers.
         Dead,
     }
     use Host::{Accepts, Dead, Refuses};
 
-    /// Races addresses with these hosts at them. Says when each was asked and how it ended, in milliseconds of virtual
+    /// Races addresses of these hosts. Returns when each was tried and how it ended, in milliseconds of virtual
     /// time.
     async fn play(hosts: &[Host]) -> (Vec<u64>, String) {
         let start = Instant::now();
@@ -154,10 +155,10 @@ mod tests {
             (&[Accepts(10), Accepts(0)][..], &[0][..], "0 at 10"),
             (&[Dead, Accepts(10)], &[0, 250], "1 at 260"),
             (&[Dead, Dead, Dead, Accepts(10)], &[0, 250, 500, 750], "3 at 760"),
-            // A slow one is not given up while the next is tried.
+            // A slow address is not abandoned while the next is tried.
             (&[Accepts(300), Accepts(100)], &[0, 250], "0 at 300"),
             (&[Accepts(400), Accepts(100)], &[0, 250], "1 at 350"),
-            // One that fails has no head start left.
+            // A failed address ends its head start.
             (&[Refuses(0), Accepts(10)], &[0, 0], "1 at 10"),
             (&[Refuses(100), Refuses(100), Accepts(10)], &[0, 100, 200], "2 at 210"),
             (&[Dead, Refuses(50), Accepts(10)], &[0, 250, 300], "2 at 310"),

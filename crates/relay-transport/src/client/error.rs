@@ -1,4 +1,4 @@
-//! What went wrong, by who can do something about it.
+//! Errors of requests, by who can correct them.
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -19,26 +19,26 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A setting cannot be used: a file with certificates, say.
+    /// A setting cannot be used, for example a file of certificates.
     #[error("{what}")]
     Config {
         /// Which setting, and what is wrong with it.
         what: String,
-        /// The cause, if there is one beyond the words.
+        /// The cause, if there is one.
         source: Option<BoxError>,
     },
-    /// A token could not be had.
+    /// A token was not available.
     #[error("no credentials: {what}")]
     Credentials {
-        /// Where they should have come from.
+        /// Its source.
         what: String,
-        /// What that place said.
+        /// The error of the source.
         source: Option<BoxError>,
     },
     /// The peer could not be reached: name look-up, TCP, proxy or TLS.
     #[error("cannot connect to {url}")]
     Connect {
-        /// Who.
+        /// URL of the peer.
         url: String,
         /// Why.
         source: BoxError,
@@ -46,15 +46,15 @@ pub enum Error {
     /// No response head came in time.
     #[error("no response from {url} within {after:?}")]
     Timeout {
-        /// From whom.
+        /// URL of the peer.
         url: String,
-        /// The time it was given.
+        /// The time limit.
         after: Duration,
     },
     /// The connection broke, or the peer does not speak HTTP.
     #[error("exchange with {url} failed")]
     Exchange {
-        /// With whom.
+        /// URL of the peer.
         url: String,
         /// How.
         source: BoxError,
@@ -64,7 +64,7 @@ pub enum Error {
     Redirect {
         /// The URL that redirected.
         url: String,
-        /// Why that was not followed.
+        /// Why the redirect was not followed.
         reason: String,
     },
 }

@@ -10,13 +10,13 @@ use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-/// What a connection is made of: a socket, or TLS on something of the kind.
+/// The transport of a connection: a socket, or TLS over one.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// A connection that hyper reads up to the end of a head, and no further: what follows is read by whatever takes it
-/// over. From then on it looks closed to hyper, which lets go of its buffers and its task.
+/// A connection that hyper reads up to the end of a response head only. The body is read by the owner that takes
+/// the connection over; to hyper the connection then looks closed, and it frees its buffers and its task.
 #[derive(Clone)]
 pub(crate) struct Loan(Arc<Mutex<Lent>>);
 
@@ -24,13 +24,13 @@ struct Lent {
     /// Until it is taken over.
     io: Option<Box<dyn Io>>,
     head: HeadEnd,
-    /// Bytes that were read and not passed on.
+    /// Bytes that were read and not passed to hyper.
     held: BytesMut,
-    /// hyper wants more than the head.
+    /// Set when hyper waits for more than the head.
     waiting: Option<Waker>,
 }
 
-/// A read before the end of the head.
+/// Size of a read before the end of the head.
 const READ: usize = 4 << 10;
 
 impl Loan {
@@ -39,8 +39,8 @@ impl Loan {
         Self(Arc::new(Mutex::new(lent)))
     }
 
-    /// The connection, and what was read of it behind the head. `None` when it is gone, or hyper is in the middle of
-    /// something.
+    /// The connection, and the bytes already read behind the head. `None` when it is closed, or while hyper is
+    /// writing.
     pub(crate) fn take(&self) -> Option<(Box<dyn Io>, BytesMut)> {
         let mut lent = self.lock();
         if !lent.head.is_over {
@@ -108,15 +108,15 @@ impl Write for Loan {
     }
 }
 
-/// Finds the empty line that ends the head of an answer. It need not understand the head: that is left to hyper.
+/// Finds the empty line that ends the head of an answer. It does not parse the head: hyper does.
 #[derive(Default)]
 struct HeadEnd {
     is_over: bool,
-    /// The start of the first line, as far as it tells interim answers from others: `HTTP/1.1 1`.
+    /// The start of the first line, up to the digit that marks an interim response: `HTTP/1.1 1`.
     start: [u8; 12],
-    /// How much of that there is.
+    /// How many bytes of it there are.
     length: usize,
-    /// The line has bytes.
+    /// Whether the line has bytes.
     in_line: bool,
 }
 

@@ -33,15 +33,15 @@ use crate::client::tls::{ClientIdentity, Identity, Tls, TlsSettings, certificate
 #[derive(Clone)]
 pub struct HttpClient {
     client: Client<Connector, Full<Bytes>>,
-    /// The same for streams, which take their connections over.
+    /// A pool for streams, which take their connections over.
     streams: Client<Connector, Full<Bytes>>,
     connector: Connector,
     request_timeout: Duration,
-    /// Connections have a longest age.
+    /// Whether connections have a maximum age.
     ages: bool,
     pub(crate) gzip: bool,
     own_headers: Option<Arc<(BaseUrl, HeaderMap)>>,
-    /// Connections that are used once, for what was sent over one that was closed meanwhile.
+    /// Connections for one use, to repeat a request whose pooled connection was closed.
     fresh: Option<Client<Connector, Full<Bytes>>>,
 }
 
@@ -82,10 +82,10 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// Largest response head, and largest read of hyper from a socket, which it holds for as long as it has the connection.
+/// Size limit of a response head, and of hyper's read buffer, which it holds for as long as it has the connection.
 const READ_BUFFER: usize = 8 << 10;
 
-/// Redirects that [`HttpClient::send_following`] follows.
+/// Limit of redirects in [`HttpClient::send_following`].
 const MAX_REDIRECTS: u32 = 5;
 
 impl HttpClient {
@@ -109,15 +109,15 @@ impl HttpClient {
         }
     }
 
-    /// The same client and pool, with another longest time from [`send`](Self::send) to the response head.
+    /// The same client and pool, with another time limit from [`send`](Self::send) to the response head.
     #[must_use]
     pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// Sends a request and waits for the response head. The body is read by the caller, at the caller's pace; dropping
-    /// it ends the exchange. Redirects are not followed, statuses not judged.
+    /// Sends a request and waits for the response head. The body is read by the caller, at the caller's pace;
+    /// dropping it ends the exchange. Redirects are not followed, and every status is a success.
     ///
     /// # Errors
     /// [`Error::Url`] without an absolute URL, [`Error::Connect`], [`Error::Timeout`] and [`Error::Exchange`].
@@ -129,7 +129,7 @@ impl HttpClient {
     }
 
     /// Like [`send`](Self::send), but follows redirects (301, 302, 303, 307, 308) of GET and HEAD requests, at most
-    /// five. To another origin only headers go along that hold no secret.
+    /// five. Only headers that cannot hold a secret are sent to another origin.
     ///
     /// # Errors
     /// Those of [`send`](Self::send), and [`Error::Redirect`].
@@ -188,7 +188,7 @@ impl HttpClient {
             return Err(Error::Url { reason: "it is not absolute" });
         }
         let url = shown(request.uri());
-        // Without a word any coding would be welcome (RFC 9110, 12.5.3), and none is taken off.
+        // Without this header any coding would be acceptable (RFC 9110, 12.5.3), and none is decoded here.
         let identity = HeaderValue::from_static("identity");
         request.headers_mut().entry(header::ACCEPT_ENCODING).or_insert(identity);
         if let Some((server, headers)) = self.own_headers.as_deref()
@@ -212,7 +212,7 @@ impl HttpClient {
         let again = request.clone();
         let connection = capture_connection(&mut request);
         let answered = client.request(request).await;
-        // Of a connection that is used for the first time, the second request has to know.
+        // Marked on first use, for the second request.
         let used = connection.connection_metadata().as_ref().is_some_and(|connected| {
             let mut extras = Extensions::new();
             connected.get_extras(&mut extras);
@@ -238,7 +238,7 @@ fn failed(url: String, error: hyper_util::client::legacy::Error) -> Error {
     }
 }
 
-/// Whether the connection ended before there was an answer.
+/// Whether the connection ended before a response.
 fn closed_meanwhile(error: &hyper_util::client::legacy::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -256,7 +256,7 @@ fn closed_meanwhile(error: &hyper_util::client::legacy::Error) -> bool {
     false
 }
 
-/// Keeps what says nothing about who asks. Anything else may be a secret, whatever its name.
+/// Keeps only headers that say nothing about the client. Any other header may hold a secret.
 pub(crate) fn drop_secrets(headers: &mut HeaderMap) {
     let harmless = [
         header::ACCEPT,
@@ -291,9 +291,9 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Where this host is, so that the system is not asked for it. The port is that of the URL, the name is still
-    /// what the server's certificate must be for. Default: none; the addresses of a host are tried in the order the
-    /// system gives them, families by turns, each with a head start of 250 ms over the next.
+    /// Addresses of this host, to be used instead of a name look-up. The port is that of the URL, and the server's
+    /// certificate must still have the host's name. Default: none; the addresses of a host are tried in the
+    /// system's order with alternating families, each with a head start of 250 ms over the next.
     #[must_use]
     pub fn resolve(mut self, host: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         self.addresses.insert(host.to_ascii_lowercase(), addresses.into_iter().collect());
@@ -301,7 +301,7 @@ impl HttpClientBuilder {
     }
 
     /// Trusts the authorities in this PEM file, in addition to the system's. It is read again when it has changed;
-    /// when it cannot be used then, what was read last is used on.
+    /// when the new version cannot be used, the last good one is kept.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.ca_file = Some(path.into());
@@ -315,15 +315,15 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Shows servers that ask for one this certificate (PEM, the chain after it), with its private key (PEM). Both
-    /// are read again when they have changed, as in [`ca_file`](Self::ca_file).
+    /// The client certificate for servers that ask for one (PEM, the chain after it), with its private key (PEM).
+    /// Both are read again when they have changed, as in [`ca_file`](Self::ca_file).
     #[must_use]
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.identity = Some(Identity::Files { certificate: certificate.into(), key: key.into() });
         self
     }
 
-    /// Trusts the authorities in this PEM text, in addition to others.
+    /// Trusts the authorities in this PEM text, in addition to the others.
     ///
     /// # Errors
     /// [`Error::Config`] when it holds no certificate.
@@ -332,15 +332,14 @@ impl HttpClientBuilder {
         Ok(self)
     }
 
-    /// Shows servers that ask for one a certificate that is held in memory, in the place of
-    /// [`client_certificate`](Self::client_certificate).
+    /// The client certificate held in memory, instead of [`client_certificate`](Self::client_certificate).
     #[must_use]
     pub fn client_identity(mut self, identity: ClientIdentity) -> Self {
         self.tls.identity = Some(Identity::Held(identity));
         self
     }
 
-    /// Expects this name in the certificates of all servers (not of proxies), in the place of the name in their URL.
+    /// Expects this name in the certificates of all servers (not of proxies), instead of the name in their URL.
     /// Default: the name in the URL.
     #[must_use]
     pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
@@ -348,7 +347,7 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Accepts every certificate for every name. **Whoever is between here and the server can read and change
+    /// Accepts every certificate for every name. **An attacker in the network can then read and change
     /// everything**, tokens included.
     #[must_use]
     pub fn dangerously_accept_any_certificate(mut self) -> Self {
@@ -357,11 +356,10 @@ impl HttpClientBuilder {
     }
 
     /// Uses this proxy, `http://user:password@host:port`, for everything but the hosts in `except`, a list in the
-    /// manner of
-    /// `NO_PROXY`. Default: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment, as curl has
-    /// them, but never for this machine itself (`localhost` and loopback addresses).
+    /// format of `NO_PROXY`. Default: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment,
+    /// as in curl, but never for this machine itself (`localhost` and loopback addresses).
     ///
-    /// Encrypted connections go through a tunnel (`CONNECT`), requests for plain ones are handed to the proxy.
+    /// Encrypted connections go through a tunnel (`CONNECT`), plain requests are sent to the proxy.
     #[must_use]
     pub fn proxy(mut self, url: impl Into<String>, except: impl Into<String>) -> Self {
         self.proxy = Proxy::Fixed { url: url.into(), except: except.into() };
@@ -375,7 +373,7 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Speaks HTTP/2 without asking, plain connections included. Default false: HTTP/1.1 unless a TLS handshake
+    /// Speaks HTTP/2 without negotiation, also on plain connections. Default false: HTTP/1.1 unless a TLS handshake
     /// agrees on HTTP/2.
     #[must_use]
     pub fn http2_only(mut self, only: bool) -> Self {
@@ -391,42 +389,42 @@ impl HttpClientBuilder {
         self
     }
 
-    /// How long a connection is kept that nothing is asked over. Default 60 s. A time below that of the server keeps
-    /// requests off connections that the server is about to close.
+    /// How long an idle connection is kept. Default 60 s. A time below that of the server keeps requests off
+    /// connections that the server is about to close.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
     }
 
-    /// Most connections to one host that are kept while nothing is asked over them. Default 4.
+    /// Limit of idle connections kept per host. Default 4.
     #[must_use]
     pub fn idle_connections(mut self, most: usize) -> Self {
         self.idle_connections = most;
         self
     }
 
-    /// How old a connection may get before nothing new is asked over it, so that requests follow a name to the servers
-    /// that it leads to. What it is busy with then is not disturbed. Default: no limit.
+    /// The age at which a connection takes no new requests, so that requests follow a name to new addresses.
+    /// Requests in progress are not disturbed. Default: no limit.
     #[must_use]
     pub fn connection_age(mut self, most: Duration) -> Self {
         self.limits.age = Some(most);
         self
     }
 
-    /// Most connections to one host at a time, idle ones included; who needs one more waits, within the time of its
-    /// request. Event streams leave the count once they have their answer's head. Default: no limit.
+    /// Limit of connections per host, idle ones included; a request that needs one more waits, within its time
+    /// limit. Event streams no longer count once they have their response head. Default: no limit.
     #[must_use]
     pub fn connections_per_host(mut self, most: usize) -> Self {
         self.limits.per_host = Some(most);
         self
     }
 
-    /// Whether event streams may come compressed (gzip). Default false: it costs both sides time and 40 KiB of memory
-    /// per stream. What comes of a few bytes is taken on before more are looked at, at most 256 KiB at a time, so a
-    /// small body cannot become a large memory.
+    /// Whether event streams may come compressed (gzip). Default false: it costs both sides time and 40 KiB of
+    /// memory per stream. The body is unpacked in steps of at most 256 KiB, so a small body cannot take much
+    /// memory.
     ///
-    /// Bodies of single requests come as they are sent, and nobody is asked to compress them.
+    /// Single requests do not accept compression, and their bodies are not decoded.
     #[must_use]
     pub fn compressed_streams(mut self, accept: bool) -> Self {
         self.gzip = accept;
@@ -441,9 +439,8 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Sends a request once more, on a fresh connection, when the connection that it went over had been used before and
-    /// ended without an answer: the server had most likely closed it meanwhile. Default false, for the server may have
-    /// taken the request.
+    /// Repeats a request on a fresh connection when it was sent on a used connection that ended without a response:
+    /// the server had most likely closed it. Default false, because the server may have processed the request.
     #[must_use]
     pub fn resend_when_closed(mut self, resend: bool) -> Self {
         self.resend = resend;
@@ -487,7 +484,7 @@ impl HttpClientBuilder {
             .pool_idle_timeout(self.idle_timeout)
             .pool_max_idle_per_host(self.idle_connections)
             .http1_read_buf_exact_size(READ_BUFFER)
-            // Old servers and proxies fold long lines; RFC 9112 (5.2) has who reads them put a space there.
+            // Old servers and proxies fold long lines; RFC 9112 (5.2) lets the reader put a space there.
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .http2_only(self.h2_only)
             .http2_keep_alive_interval(self.ping_interval)
@@ -496,7 +493,7 @@ impl HttpClientBuilder {
             .http2_max_header_list_size(16 << 10);
         let client = pool.build(connector.clone());
         let fresh = self.resend.then(|| pool.clone().pool_max_idle_per_host(0).build(connector.clone()));
-        // HTTP/2 without asking has nothing to take over.
+        // HTTP/2 connections cannot be taken over.
         let lending = if self.h2_only { connector.clone() } else { connector.clone().lending() };
         let streams = pool.build(lending);
         let own_headers = self.own_headers.map(Arc::new);

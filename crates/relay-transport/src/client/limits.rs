@@ -1,4 +1,4 @@
-//! How many connections to one host there may be, and how old one may get.
+//! Limits of the number of connections to one host, and of their age.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// Limits of the connections of one pool. Clones share what is open.
+/// Limits of the connections of one pool. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Limits {
     pub(crate) age: Option<Duration>,
@@ -25,7 +25,7 @@ pub(crate) struct Place {
     aging: Option<Aging>,
 }
 
-/// Makes a connection old in time.
+/// Retires a connection at its maximum age.
 #[derive(Clone, Debug)]
 pub(crate) struct Aging {
     at: Instant,
@@ -53,7 +53,7 @@ impl Limits {
 }
 
 impl Place {
-    /// What is told of the connection to who asks over it.
+    /// The timer of a connection, for requests that use it.
     pub(crate) fn aging(&self) -> Option<Aging> {
         self.aging.clone()
     }
@@ -74,7 +74,8 @@ impl Aging {
         self.timer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the clock of the connection that a request went over, unless it runs. Then the pool uses it no more.
+    /// Starts the timer of the connection that a request used, unless it runs. When it ends, the pool no longer
+    /// uses the connection.
     pub(crate) fn watch(used: CaptureConnection) {
         let mut extras = Extensions::new();
         if let Some(connected) = &*used.connection_metadata() {

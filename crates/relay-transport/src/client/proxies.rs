@@ -7,7 +7,7 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 
 use crate::client::error::BoxError;
 
-/// Proxies for plain and for encrypted connections, and who is reached without one.
+/// Proxies for plain and for encrypted connections, and the hosts that need none.
 #[derive(Default)]
 pub(crate) struct Proxies {
     http: Option<Via>,
@@ -17,7 +17,7 @@ pub(crate) struct Proxies {
     spare_loopback: bool,
 }
 
-/// A proxy, and where it is named.
+/// A proxy, and the variable or setting that names it.
 struct Via {
     matcher: Matcher,
     place: &'static str,
@@ -28,7 +28,7 @@ impl Via {
         Self { matcher: Matcher::builder().all(url).build(), place }
     }
 
-    /// `None` when what is named is no proxy.
+    /// `None` when the text is not the URL of a proxy.
     fn intercept(&self, uri: &Uri) -> Option<Intercept> {
         let proxy = self.matcher.intercept(uri)?;
         let authority = proxy.uri().authority()?;
@@ -39,8 +39,8 @@ impl Via {
 }
 
 impl Proxies {
-    /// Those of the environment: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the same in small letters.
-    /// `variable` looks one up.
+    /// The proxies of the environment: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the same in
+    /// small letters. `variable` looks one up.
     pub(crate) fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Self {
         let first = |names: [&'static str; 2]| {
             names
@@ -63,7 +63,7 @@ impl Proxies {
         }
     }
 
-    /// This one for everything but the exceptions. `None` when it is no proxy.
+    /// One proxy for everything but the exceptions. `None` when `url` is not the URL of a proxy.
     pub(crate) fn fixed(url: &str, except: &str) -> Option<Self> {
         let via = || Some(Via::new(url, "the proxy's URL"));
         via()?.intercept(&Uri::from_static("http://any"))?;
@@ -73,7 +73,7 @@ impl Proxies {
     /// The proxy for a URL; `None` when it is reached directly.
     ///
     /// # Errors
-    /// When a proxy is named that is none: to go there directly may be what somebody wanted to prevent.
+    /// When the named proxy is not valid: a direct connection may be unwanted.
     pub(crate) fn intercept(&self, uri: &Uri) -> Result<Option<Intercept>, BoxError> {
         let encrypted = uri.scheme_str() == Some("https");
         let Some(via) = (if encrypted { &self.https } else { &self.http }) else { return Ok(None) };
@@ -84,7 +84,7 @@ impl Proxies {
         }
         match via.intercept(uri) {
             Some(proxy) => Ok(Some(proxy)),
-            // Not its text: it may hold a password.
+            // Without its text, which may hold a password.
             None => Err(format!("{} is not the URL of a proxy", via.place).into()),
         }
     }
@@ -107,7 +107,7 @@ struct Exception {
 
 enum Who {
     Everybody,
-    /// An address, or those that share its first bits.
+    /// A network: the addresses that share its first bits.
     Network {
         address: IpAddr,
         bits: u8,
@@ -117,9 +117,9 @@ enum Who {
 }
 
 impl Exceptions {
-    /// Entries are set apart by commas or white space: `*`, names, suffixes (`.a.example`, `*.a.example`), addresses
-    /// and networks (`10.0.0.0/8`, `fd00::/8`), each but networks with or without a port (`a.example:6443`,
-    /// `[::1]:443`). An entry that is none of these matches nobody.
+    /// Entries are separated by commas or white space: `*`, names, suffixes (`.a.example`, `*.a.example`),
+    /// addresses and networks (`10.0.0.0/8`, `fd00::/8`), each but networks with or without a port
+    /// (`a.example:6443`, `[::1]:443`). Any other entry matches no host.
     fn parse(text: &str) -> Self {
         let entries = text.split([',', ' ', '\t', '\n', '\r']).filter(|entry| !entry.is_empty());
         Self(entries.filter_map(Exception::parse).collect())
@@ -257,7 +257,7 @@ mod tests {
         for direct in ["https://spared", "https://localhost:1", "http://127.8.0.1", "https://[::1]"] {
             assert_eq!(through(&proxies, direct), None, "{direct}");
         }
-        // Empty is absent; a fall-back for both; small letters do.
+        // An empty variable counts as absent, ALL_PROXY is the fallback for both, and lower case is accepted.
         let proxies = environment(&[("HTTPS_PROXY", " "), ("https_proxy", "one:1"), ("all_proxy", "all:2")]);
         assert_eq!(through(&proxies, "https://a").as_deref(), Some("http://one:1/"));
         assert_eq!(through(&proxies, "http://a").as_deref(), Some("http://all:2/"));

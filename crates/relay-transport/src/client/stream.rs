@@ -30,11 +30,11 @@ type Prepare = Box<dyn FnMut(&Attempt) -> BoxFuture<'static, Result<Request<Full
 
 /// An event stream over as many connections as it takes: a `Stream` of [`Item`]s.
 ///
-/// It yields at most one error, a [`Stop`], as its last item; after [`close`](Self::close) it just ends. Everything
-/// that is worth another attempt is an [`Item::Ended`], and the stream goes on.
+/// It yields at most one error, a [`Stop`], as its last item; after [`close`](Self::close) it just ends. An end
+/// that is followed by another attempt is an [`Item::Ended`].
 ///
-/// **Nothing happens unless it is polled**: no bytes are read ahead but what one read of the socket brings, so a slow
-/// caller slows the server down. Dropping it, or closing it, closes the connection. Polling is cancel-safe.
+/// **Nothing happens unless it is polled**: it reads ahead no more than one read of the socket, so a slow caller
+/// slows the server down. Dropping it, or closing it, closes the connection. Polling is cancel-safe.
 pub struct EventStream {
     machine: Machine,
     connection: Connection,
@@ -42,7 +42,7 @@ pub struct EventStream {
     http: HttpClient,
     prepare: Prepare,
     shared: Arc<Shared>,
-    /// What watchers know.
+    /// The state that watchers have seen.
     told: State,
     bytes_read: u64,
     done: bool,
@@ -50,8 +50,8 @@ pub struct EventStream {
 
 impl EventStream {
     /// A stream whose requests are made by `prepare`, once per attempt and redirect: URL, method, headers, body and
-    /// fresh credentials. What belongs to an event stream (`Accept`, `Cache-Control`, `Last-Event-ID`) is added to
-    /// it, and a redirect applied, without what may be a secret when it leads to another origin.
+    /// fresh credentials. The stream adds the headers of an event stream (`Accept`, `Cache-Control`,
+    /// `Last-Event-ID`) and applies a redirect; headers that may hold a secret are not sent to another origin.
     ///
     /// Nothing is sent before the first poll, which must be within a tokio runtime.
     pub fn new<F>(http: HttpClient, config: Config, prepare: F) -> Self
@@ -82,7 +82,7 @@ impl EventStream {
         Ok(Self::new(http, config, move |_| Box::pin(std::future::ready(Ok(request.clone())))))
     }
 
-    /// What the stream waits for.
+    /// The state of the connection.
     pub fn state(&self) -> State {
         self.machine.state()
     }
@@ -112,7 +112,7 @@ impl EventStream {
         Handle(self.shared.clone())
     }
 
-    /// This connection was worth it: the next delay is a first delay again.
+    /// The connection did useful work: the next delay is a first delay again.
     pub fn progress(&mut self) {
         self.machine.progress();
     }
@@ -142,11 +142,11 @@ impl EventStream {
         self.machine.set_idle(idle);
     }
 
-    /// What polling would yield at once, if that is a frame: for callers that take many in a row. `None` says nothing
-    /// but that it is time to poll.
+    /// The item that polling would yield at once, if that is a frame: for callers that take many in a row. After
+    /// `None`, poll.
     #[inline]
     pub fn next_frame(&mut self) -> Option<Frame> {
-        // The clock, the socket and the watchers are not bothered for what is there already.
+        // A frame that is already decoded needs no clock, socket or watchers.
         if self.shared.ordered.load(Ordering::Acquire) { None } else { self.machine.next_frame() }
     }
 
@@ -156,9 +156,9 @@ impl EventStream {
         self.connection.end(&Stop::Closed);
     }
 
-    /// Obeys what handles have ordered. Whoever waits has registered for orders before looking for them.
+    /// Carries out commands of handles. The task registers for wake-ups before it checks for commands.
     fn obey_handles(&mut self) {
-        // Looking is cheaper than swapping.
+        // A load is cheaper than a swap.
         if !self.shared.ordered.load(Ordering::Acquire) || !self.shared.ordered.swap(false, Ordering::AcqRel)
         {
             return;
@@ -171,7 +171,7 @@ impl EventStream {
         }
     }
 
-    /// Tells watchers of a new state, as seldom as there is one.
+    /// Publishes the state to watchers when it has changed.
     fn tell_watchers(&mut self) {
         let state = self.machine.state();
         if self.told != state {
@@ -183,7 +183,7 @@ impl EventStream {
     /// The next item, when there is no frame.
     #[inline(never)]
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Stop>>> {
-        // One look at the clock does for everything that happens without waiting.
+        // The clock is read once for everything that happens without waiting.
         let mut now = self.timer.now();
         loop {
             self.obey_handles();
@@ -206,7 +206,7 @@ impl EventStream {
                     let told = std::mem::replace(&mut self.done, true) || stop == Stop::Closed;
                     return Poll::Ready((!told).then_some(Err(stop)));
                 }
-                // There is no connection while it waits, and so no input.
+                // During a delay there is no connection, and so no input.
                 Want::Wait(until) => Some(until),
                 Want::Response(until) | Want::Bytes(until) => until,
                 _ => None,
@@ -255,15 +255,15 @@ impl fmt::Debug for EventStream {
     }
 }
 
-/// Commands and watches an [`EventStream`] that somebody else polls. Commands are obeyed when it is polled next, and
-/// wake whoever polls it.
+/// Commands and watches an [`EventStream`] that another task polls. A command wakes that task and is carried out at
+/// the next poll.
 #[derive(Clone)]
 pub struct Handle(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     order: Mutex<Option<Order>>,
-    /// There is one: looked at far more often than there is.
+    /// Whether there is a command: a cheap check for the usual case that there is none.
     ordered: AtomicBool,
     waker: AtomicWaker,
     state: StateWatch,
@@ -297,7 +297,7 @@ impl Handle {
         self.order(|order| *order = Some(Order::Close));
     }
 
-    /// What the stream waits for, and every change of it.
+    /// The state of the connection, and every change of it.
     pub fn watch(&self) -> watch::Receiver<State> {
         self.0.state.0.subscribe()
     }
@@ -330,7 +330,7 @@ impl Timer {
         self.origin.elapsed()
     }
 
-    /// Ready when that time has come. Deadlines move with every read: a timer that is early is left alone and set anew
+    /// Ready when that time has come. Deadlines move with every read, so a timer that is too early is reset only
     /// when it fires.
     fn poll_until(&mut self, until: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = until.and_then(|until| self.origin.checked_add(until)) else {

@@ -1,4 +1,4 @@
-//! Whom to trust, and who we are.
+//! TLS: trusted authorities and client certificates.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use crate::client::credentials::Stamp;
 use crate::client::error::BoxError;
 use relay_proto::error::chain;
 
-/// The TLS set-up of a client. It is made when the first encrypted connection is, and again when a file has changed;
-/// connections that are open are left alone. Cloning shares it.
+/// The TLS set-up of a client. It is made with the first encrypted connection, and again when a file has changed;
+/// open connections are not affected. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Tls(Arc<Shared>);
 
@@ -55,7 +55,7 @@ struct Made {
 }
 
 impl Tls {
-    /// Reads the files that are named, so that a mistake is known at once.
+    /// Reads the files at once, so that errors are found early.
     pub(crate) fn new(settings: TlsSettings) -> Result<Self, Error> {
         let tls = Self(Arc::new(Shared { settings, system: OnceLock::new(), made: Mutex::new(None) }));
         if tls.0.settings.ca_file.is_some() || tls.0.settings.identity.is_some() {
@@ -64,10 +64,10 @@ impl Tls {
         Ok(tls)
     }
 
-    /// The set-up as of now. When a file that has changed cannot be used, the last good one is used on.
+    /// The current set-up. When a changed file cannot be used, the last good one is kept.
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, Error> {
         let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
-        // Before the content: what changes while it is read is seen next time.
+        // Read before the content, so that a change during the read is seen next time.
         let files: Vec<_> = self.0.settings.files().map(|path| Stamp::of(path).ok()).collect();
         let held = self.0.settings.held().map(|identity| identity.with(|held| held.version));
         if let Some(made) = made.as_ref().filter(|made| made.files == files && made.held == held) {
@@ -146,8 +146,8 @@ impl Shared {
     }
 }
 
-/// A client certificate with its private key, held in memory. Cloning shares it: what [`replace`](Self::replace) puts
-/// in its place is what connections show from then on; those that are open are left alone.
+/// A client certificate with its private key, held in memory. Clones share it: after [`replace`](Self::replace),
+/// new connections use the new certificate; open ones are not affected.
 #[derive(Clone)]
 pub struct ClientIdentity(Arc<Mutex<Held>>);
 
@@ -166,10 +166,10 @@ impl ClientIdentity {
         Ok(Self(Arc::new(Mutex::new(Held::from_pem(certificate, key)?))))
     }
 
-    /// Another certificate with its key. When they cannot be used together, what was held before is used on.
+    /// Replaces the certificate and its key. When they cannot be used together, the former ones are kept.
     ///
     /// # Errors
-    /// [`Error::Config`] when there is no certificate or no key; what was held before stays.
+    /// [`Error::Config`] when there is no certificate or no key; the former ones are kept.
     pub fn replace(&self, certificate: &[u8], key: &[u8]) -> Result<(), Error> {
         let new = Held::from_pem(certificate, key)?;
         self.with(|held| *held = Held { version: held.version + 1, ..new });
@@ -234,7 +234,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     PrivateKeyDer::from_pem_slice(without_mark(&pem)).map_err(|error| unusable(path, "a private key", error))
 }
 
-/// Longest file of certificates or keys that is read, in bytes: far above that of all authorities there are.
+/// Size limit of a file of certificates or keys, in bytes: far above a bundle of all public authorities.
 const LONGEST_PEM: u64 = 16 << 20;
 
 fn pem(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -254,7 +254,7 @@ fn unusable(path: &Path, what: &str, source: impl Into<BoxError>) -> Error {
     }
 }
 
-/// Encryption without knowing with whom.
+/// Accepts every certificate: encryption without authentication.
 #[derive(Debug)]
 struct AcceptAnything(Arc<CryptoProvider>);
 

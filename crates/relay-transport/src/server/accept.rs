@@ -1,4 +1,4 @@
-//! Accepting: a bounded number of connections, and an orderly end.
+//! Accepting: a bounded number of connections, and an orderly shutdown.
 
 use std::future::Future;
 use std::io;
@@ -27,24 +27,24 @@ use super::h2c::{self, Opened};
 use super::request::{Input, MAX_FIELDS, MAX_HEAD};
 use super::service::{Answers, Service};
 
-/// How long a request head that has begun may still take when the server ends.
+/// Time left for a started request head when the server shuts down.
 const HEAD_GRACE: Duration = Duration::from_millis(250);
 
 /// Limits of an [`HttpServer`]: `Settings::default()` and setters named like the fields.
 ///
-/// Fixed are: 64 KiB and 4,096 fields of a request head, 10 s for it, 75 s for an idle connection, 5 min for the
-/// writing of an answer that is no stream.
+/// Fixed limits: 64 KiB and 4,096 fields for a request head, 10 s to receive it, 75 s for an idle connection, 5 min
+/// to write a response that is not a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Open connections in all. Default 8,192. Before one is refused, those that sent nothing yet or are idle are
-    /// closed, oldest first.
+    /// Open connections in all. Default 8,192. At the limit, connections that are idle or have sent nothing yet are
+    /// closed first, oldest first.
     pub max_connections: usize,
     /// A connection that takes no byte for this long while there is something to send is cut. Default 30 s.
     pub stall_timeout: Duration,
-    /// How long an orderly end waits for answers before it cuts them. Default 5 s.
+    /// How long an orderly shutdown waits for responses before it cuts them. Default 5 s.
     pub drain: Duration,
-    /// Whether HTTP/2 is spoken to clients that begin with it (prior knowledge). Default no.
+    /// Whether HTTP/2 is accepted from clients that begin with it (prior knowledge). Default no.
     pub h2c: bool,
 }
 
@@ -67,21 +67,21 @@ impl Settings {
         self
     }
 
-    /// Sets the patience with a connection that takes nothing.
+    /// Sets the time limit for a connection that takes no bytes.
     #[must_use]
     pub fn stall_timeout(mut self, stall_timeout: Duration) -> Self {
         self.stall_timeout = stall_timeout;
         self
     }
 
-    /// Sets the patience of an orderly end.
+    /// Sets the time limit of an orderly shutdown.
     #[must_use]
     pub fn drain(mut self, drain: Duration) -> Self {
         self.drain = drain;
         self
     }
 
-    /// Sets whether HTTP/2 is spoken.
+    /// Sets whether HTTP/2 is accepted.
     #[must_use]
     pub fn h2c(mut self, h2c: bool) -> Self {
         self.h2c = h2c;
@@ -89,7 +89,7 @@ impl Settings {
     }
 }
 
-/// A port that listens. It answers once it runs.
+/// A listening port. It serves once [`run`](Self::run) is called.
 #[derive(Debug)]
 pub struct HttpServer {
     listener: TcpListener,
@@ -125,13 +125,13 @@ impl HttpServer {
         self.address
     }
 
-    /// The count of its connections, for while it runs.
+    /// The count of its connections.
     pub fn connections(&self) -> Connections {
         self.connections.clone()
     }
 
-    /// Serves until `stop` is done, and gives what that gave; then takes no more connections, lets open answers end
-    /// within [`Settings::drain`], and cuts what is left. Dropping the future cuts everything at once.
+    /// Serves until `stop` completes, and returns its result: accepts no more connections, lets responses in
+    /// progress end within [`Settings::drain`], and cuts the rest. Dropping the future cuts everything at once.
     pub async fn run<S: Service, T>(self, service: Arc<S>, stop: impl Future<Output = T>) -> T {
         let Self { listener, settings, connections: open, .. } = self;
         let mut stop = pin!(stop);
@@ -146,7 +146,7 @@ impl HttpServer {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         next_id += 1;
-                        // Events are small and wanted at once.
+                        // Events are small and must not be delayed.
                         let _ = stream.set_nodelay(true);
                         if let Some(place) = Place::take(&open, settings.max_connections, &evict, next_id) {
                             let watch = (evict.subscribe(), ending.clone(), kill.clone());
@@ -156,7 +156,7 @@ impl HttpServer {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
-                        // Most likely out of file descriptors: make room at the cost of those who said nothing.
+                        // Most likely out of file descriptors: close connections that have sent nothing.
                         evict.send_replace(next_id);
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
@@ -176,7 +176,8 @@ impl HttpServer {
 }
 
 /// Serves one connection that did not come from a port: a Unix socket, or an end of a pipe in a test. It has the
-/// deadlines of [`HttpServer`], no place among its connections, and is told of an orderly end by `stop`.
+/// deadlines of [`HttpServer`], does not count among its connections, and ends in an orderly way when `stop` is
+/// cancelled.
 pub async fn serve_connection<S: Service>(
     service: Arc<S>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -188,17 +189,17 @@ pub async fn serve_connection<S: Service>(
     serve_in_place(service, stream, place, settings.clone(), watch).await;
 }
 
-/// A connection's place among the bounded number of them.
+/// A connection's place within the limit.
 struct Place {
     open: Arc<AtomicU64>,
     id: u64,
 }
 
 impl Place {
-    /// Connections accepted last that are spared when room is made: their first request may be on its way.
+    /// The newest connections, this many, are not closed for others: their first request may be on its way.
     const SPARED: u64 = 64;
 
-    /// Takes a place; when all are taken, connections that wait for their peer make room for the next ones.
+    /// Takes a place; when all are taken, idle connections are closed for the next ones.
     fn take(connections: &Connections, max: usize, evict: &watch::Sender<u64>, id: u64) -> Option<Self> {
         let place = Self { open: connections.0.clone(), id };
         let open = place.open.fetch_add(1, Ordering::AcqRel) + 1;
@@ -206,7 +207,7 @@ impl Place {
         if open > max {
             evict.send_replace(id.saturating_sub(Self::SPARED));
         }
-        // Room is made by other tasks in their own time, so that a few more than the limit are let in.
+        // Other tasks close their connections a little later, so the limit can be exceeded by a few.
         (open <= max + Self::SPARED).then_some(place)
     }
 }
@@ -250,7 +251,7 @@ async fn serve_in_place(
     let answers = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(Input(activity.clone()));
         let (service, activity) = (service.clone(), activity.clone());
-        // At once, not when the future is first polled: the connection may be looked at in between.
+        // Before the future is first polled: the connection may be examined in between.
         let busy = activity.begin();
         async move {
             let response = service.boxed_answer(request).await?;
@@ -264,7 +265,7 @@ async fn serve_in_place(
         }
     });
     let mut http = http1::Builder::new();
-    // Beyond the limit on heads, so that the usual excess is answered by our own check.
+    // Larger than our limit on heads, so that our own check answers the usual excess.
     http.max_buf_size(MAX_HEAD + (16 << 10));
     http.max_headers(MAX_FIELDS);
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), answers));
@@ -304,7 +305,7 @@ async fn serve_in_place(
     }
 }
 
-/// Waits until room is to be made at the cost of this connection.
+/// Waits until this connection has to be closed for others.
 async fn evicted(evict: &mut watch::Receiver<u64>, id: u64) {
     while evict.changed().await.is_ok() {
         if id <= *evict.borrow_and_update() {
@@ -363,7 +364,7 @@ mod tests {
         assert!(open.is_err(), "the stream goes on");
     }
 
-    /// The library would believe the one and hide the other.
+    /// hyper would use one of them and hide the other.
     #[tokio::test]
     async fn a_request_that_says_its_length_twice_is_refused_and_nothing_behind_it_is_read() {
         let good = "POST / HTTP/1.1\r\nhost: r\r\ncontent-length: 5\r\n\r\nhello";

@@ -1,4 +1,4 @@
-//! Answers: whole bodies, JSON, problem documents.
+//! Responses: whole bodies, JSON, problem documents.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use http_body_util::{BodyExt, Full};
 use relay_proto::problem::{Problem, ProblemCode};
 use serde::Serialize;
 
-/// The body was given up: the connection is cut, so that the reader cannot take it for whole.
+/// The body is incomplete: the connection is cut, so that the client cannot take it for a whole one.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer was given up")]
 pub struct Cut;
 
-/// The body of an answer: whole, or streamed. Its error cuts the connection.
+/// The body of a response: whole, or streamed. Its error cuts the connection.
 pub type Body = UnsyncBoxBody<Bytes, Cut>;
 
 /// A whole body.
@@ -25,7 +25,7 @@ pub fn full(status: StatusCode, content_type: &'static str, body: impl Into<Byte
     with_body(status, content_type, body)
 }
 
-/// An answer with any body.
+/// A response with any body.
 pub fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -73,7 +73,7 @@ pub fn method_not_allowed(allow: &'static str) -> Response<Body> {
     response
 }
 
-/// Seconds as a JSON number: a whole one where it is whole.
+/// Seconds as a JSON number, an integer if possible.
 pub fn seconds(duration: Duration) -> serde_json::Number {
     if duration.subsec_nanos() == 0 {
         return duration.as_secs().into();

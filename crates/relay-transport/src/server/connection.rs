@@ -1,4 +1,4 @@
-//! One connection: its deadlines.
+//! The deadlines of one connection.
 
 use std::io;
 use std::pin::Pin;
@@ -14,13 +14,13 @@ use tokio::time::{Instant, Sleep};
 use super::framing::Framing;
 use super::hyper_answers::substitute_for;
 
-/// How long a request head may take, from the connect or from its first byte.
+/// Time limit of a request head, from the connect or from its first byte.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a kept-alive connection may be idle.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long the writing of an answer that is no stream may take: a list keeps what it tells as it was.
+/// Time limit to write a response that is not a stream: a list holds memory for as long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long what a client still sends is drained after an error answer, so that the answer is not lost in a reset.
+/// How long a client's bytes are drained after an error response, so that the response is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection is doing, shared between its socket and its requests.
@@ -28,7 +28,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) struct Activity {
     phase: AtomicU8,
     linger: AtomicBool,
-    /// How often more was asked for after the peer's last byte.
+    /// Number of reads after the peer's last byte.
     dry: AtomicU64,
     dried: Notify,
 }
@@ -48,7 +48,7 @@ enum Phase {
 }
 
 impl Phase {
-    /// Whether it is the peer's turn.
+    /// Whether the connection waits for the peer.
     fn waits(self) -> bool {
         matches!(self, Self::Fresh | Self::Head | Self::Idle)
     }
@@ -75,7 +75,7 @@ impl Activity {
         Busy(self.clone())
     }
 
-    /// Whether nothing would be lost but time if the connection were closed.
+    /// Whether the connection can be closed without losing a request.
     pub(crate) fn is_waiting(&self) -> bool {
         self.phase().waits()
     }
@@ -90,17 +90,17 @@ impl Activity {
         self.phase() == Phase::Head
     }
 
-    /// The answer is a stream: a client that stops sending is gone.
+    /// Marks the response as a stream: a client that closes its sending side is gone.
     pub(crate) fn streams(&self) {
         self.set(Phase::Streaming);
     }
 
-    /// How often more was asked for, while a request was being answered, after the peer's last byte.
+    /// Number of reads after the peer's last byte, during a request.
     pub(crate) fn dry(&self) -> u64 {
         self.dry.load(Ordering::Acquire)
     }
 
-    /// Waits until more is asked for in vain once more than that often.
+    /// Waits until there was one more read without bytes.
     pub(crate) async fn dried(&self, before: u64) {
         loop {
             let dried = self.dried.notified();
@@ -111,7 +111,7 @@ impl Activity {
         }
     }
 
-    /// After the answer, what the client still sends is to be drained for a moment.
+    /// Drains the client's bytes for a moment after the response.
     pub(crate) fn linger(&self) {
         self.linger.store(true, Ordering::Release);
     }
@@ -149,7 +149,7 @@ impl<B: http_body::Body + Unpin> http_body::Body for Held<B> {
     }
 }
 
-/// A request being answered.
+/// A request in progress.
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Activity>);
 
@@ -161,10 +161,10 @@ impl Drop for Busy {
 
 /// A socket that keeps the connection's deadlines.
 ///
-/// Reading sees an end of input when a head takes too long or an idle connection grows old; writing fails when the peer
-/// takes nothing for too long, or too little of an answer that is no stream. Errors that the HTTP library answers by
-/// itself get a problem document. A client that closes its sending side with its request still gets its answer,
-/// unless that is a stream.
+/// Reads return the end of input when a head takes too long or a connection is idle for too long. Writes fail when
+/// the peer takes no bytes for too long, or takes too long for a response that is not a stream. Error responses of
+/// hyper itself get a problem document. A client that closes its sending side with its request still gets its
+/// answer, unless that is a stream.
 pub(crate) struct Socket<S> {
     stream: S,
     activity: Arc<Activity>,
@@ -173,12 +173,12 @@ pub(crate) struct Socket<S> {
     read_deadline: Pin<Box<Sleep>>,
     stall_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Runs from the first time that an answer has to wait for the peer.
+    /// Runs from the first time that a response has to wait for the peer.
     answer_deadline: Option<Pin<Box<Sleep>>>,
-    /// A substituted answer, and how much of it is written.
+    /// A substituted response, and how much of it is written.
     substitute: Option<(Vec<u8>, usize)>,
     lingering: Option<Pin<Box<Sleep>>>,
-    /// An end of input that the library was not shown yet.
+    /// An end of input that hyper has not seen yet.
     hidden_end: bool,
     framing: Framing,
 }
@@ -200,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Ready when the peer kept us waiting for too long.
+    /// Ready when the read deadline has passed.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let phase = self.activity.phase();
         if !phase.waits() {
@@ -216,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.read_deadline.as_mut().poll(cx)
     }
 
-    /// Passes a write's outcome on, unless the peer has taken nothing for too long.
+    /// Returns the result of a write, unless the peer has taken no bytes for too long.
     fn watch_stall<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if self.activity.phase() != Phase::Busy {
             self.answer_deadline = None;
@@ -236,7 +236,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
     }
 
-    /// Writes what is left of a substituted answer.
+    /// Writes the rest of a substituted response.
     fn poll_substitute(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some((answer, written)) = &mut self.substitute {
             if *written == answer.len() {
@@ -253,7 +253,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes the library's own answer to a malformed head out of the stream and puts a problem document in its place.
+    /// Replaces hyper's own response to a malformed head by a problem document.
     fn substitute(&mut self, bytes: &[u8]) -> bool {
         let Some(answer) = substitute_for(bytes) else { return false };
         self.activity.linger();
@@ -282,14 +282,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
                 }
                 this.activity.set(Phase::Head);
             }
-            // A peer that trickles its head is always ready to be read: it is as late as a silent one.
+            // A peer that sends its head slowly always has bytes to read, so the deadline is checked first.
             if this.poll_deadline(cx).is_pending() {
                 return Poll::Ready(outcome);
             }
             buf.set_filled(before);
             return Poll::Ready(Ok(()));
         }
-        // An end of input: what the library closes a connection on.
+        // An end of input makes hyper close the connection.
         this.poll_deadline(cx).map(Ok)
     }
 }
@@ -327,12 +327,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // The library flushes an answer's end and may not read again by itself: the next deadline begins here.
+        // hyper flushes the end of a response and may not read again by itself: the next deadline begins here.
         let late = this.poll_deadline(cx).is_ready();
-        // The answer is whole, or turned out to be a stream: the client is gone.
+        // The response is complete, or is a stream: the client is gone.
         let gone = this.hidden_end && this.activity.phase() != Phase::Busy;
         if late || gone {
-            // Have the library read, and see the end.
+            // Wake hyper, so that it reads and sees the end.
             this.hidden_end = false;
             cx.waker().wake_by_ref();
         }

@@ -1,10 +1,10 @@
-//! What the HTTP library hides of a request: that it says its length twice, by `Content-Length` and by
-//! `Transfer-Encoding`. Two servers in a row may then disagree on where the request ends, and one of them takes a part
-//! of its body for a request that nobody checked (RFC 9112, 6.1 and 11.2). The library drops the one and believes the
-//! other, so the bytes are looked at before it gets them.
+//! Refuses requests that give their length twice, by `Content-Length` and by `Transfer-Encoding`. Two servers in a
+//! row may then disagree on where the request ends, and one of them takes a part of its body for another request
+//! that was not checked (RFC 9112, 6.1 and 11.2). hyper drops one of the two without an error, so the bytes are
+//! checked before hyper gets them.
 
-/// Follows the requests of one connection as their bytes come in. The second of the two fields loses its colon: the
-/// library then refuses the request as malformed, and ends the connection.
+/// Parses the requests of one connection as their bytes come in. It removes the colon of the second of the two
+/// fields: hyper then refuses the request as malformed and ends the connection.
 ///
 /// ```text
 ///                     (blank line)
@@ -20,7 +20,7 @@ pub(crate) struct Framing {
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Before a request, where blank lines are nothing.
+    /// Before a request, where blank lines are ignored.
     #[default]
     Before,
     /// In the first line.
@@ -31,13 +31,13 @@ enum State {
     Value(Field),
     /// Bytes of a body that are still to come.
     Body(u64),
-    /// In the line that begins a chunk: its size so far.
+    /// In the first line of a chunk: its size so far.
     Size(u64),
-    /// The rest of that line, which says nothing.
+    /// The rest of that line, which is ignored.
     Extension(u64),
     /// Bytes of a chunk, with its line end, that are still to come.
     Chunk(u64),
-    /// In the fields behind the last chunk. Bytes of the line so far.
+    /// In the trailer fields. Bytes of the line so far.
     Trailer(usize),
     NoMore,
 }
@@ -53,7 +53,7 @@ enum Field {
 /// The longest of the names below.
 const LONGEST: usize = "transfer-encoding".len();
 
-/// What a head has said so far.
+/// The length fields of a head so far.
 #[derive(Debug, Default)]
 struct Head {
     name: [u8; LONGEST],
@@ -63,7 +63,7 @@ struct Head {
 }
 
 impl Framing {
-    /// Looks at bytes that have come, and changes one of them in a request that is to be refused.
+    /// Checks received bytes, and changes one of them in a request that must be refused.
     pub(crate) fn look_at(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while let Some(byte) = bytes.get_mut(at) {
@@ -106,7 +106,7 @@ impl Framing {
                     State::Value(field)
                 }
             },
-            // No field: the library says so.
+            // Not a field: hyper refuses it.
             (State::Name(_), b'\n') => State::NoMore,
             (State::Name(length), letter) => {
                 if let Some(place) = self.head.name.get_mut(length) {
@@ -133,7 +133,7 @@ impl Framing {
                 }
             }
             (State::Size(0) | State::Extension(0), b'\n') => State::Trailer(0),
-            // The data of a chunk ends with a line end of its own.
+            // The data of a chunk is followed by a line end.
             (State::Size(size) | State::Extension(size), b'\n') => State::Chunk(size.saturating_add(2)),
             (State::Size(size), _) => State::Extension(size),
             (State::Trailer(0), b'\n') => State::Before,
@@ -146,7 +146,7 @@ impl Framing {
 }
 
 impl State {
-    /// Takes the colon out of a field: no name of a field has a NUL.
+    /// Replaces the colon of a field by NUL, which no field name may have.
     fn refused(colon: &mut u8) -> Self {
         *colon = 0;
         Self::NoMore
@@ -172,10 +172,10 @@ impl Head {
         }
     }
 
-    /// What follows the head.
+    /// The state after the head.
     fn body(&self) -> State {
         match self.length {
-            // What follows may be no request at all.
+            // The bytes after it may be another protocol.
             _ if self.upgrade => State::NoMore,
             _ if self.chunked => State::Size(0),
             Some(0) | None => State::Before,
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The bytes as the library gets them, when they come in pieces that end there.
+    /// The bytes as hyper gets them, when they come in pieces that end at `cuts`.
     fn seen(bytes: &[u8], cuts: &[usize]) -> Vec<u8> {
         let (mut framing, mut seen, mut from) = (Framing::default(), bytes.to_vec(), 0);
         for cut in cuts.iter().copied().chain([bytes.len()]) {

@@ -20,21 +20,21 @@ use super::connection::{HEAD_TIMEOUT, IDLE_TIMEOUT};
 use super::request::MAX_HEAD;
 use super::service::Answers;
 
-/// What every HTTP/2 connection begins with; no HTTP/1.1 request does.
+/// The first bytes of every HTTP/2 connection, and of no HTTP/1.1 request.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Requests at a time on one connection.
+/// Limit of concurrent requests on one connection.
 const STREAMS: u32 = 256;
-/// A peer that says nothing is asked whether it is there, and has so long to say so.
+/// Interval of pings on a silent connection, and the time limit of their answers.
 const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(10);
-/// How often it is looked whether a connection is idle.
+/// How often a connection is checked for being idle.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A stream whose first bytes were looked at, and will be read once more.
+/// A socket whose first bytes were read and will be returned again.
 pub(super) struct Opened<S> {
     stream: S,
     first: [u8; PREFACE.len()],
-    /// How many of them there are, and how many were read again.
+    /// How many of them there are, and how many were returned.
     length: usize,
     read: usize,
 }
@@ -44,7 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Opened<S> {
         Self { stream, first: [0; PREFACE.len()], length: 0, read: 0 }
     }
 
-    /// Whether the peer begins with HTTP/2; `None` when it is gone, or says too little until then.
+    /// Whether the peer begins with HTTP/2; `None` when it is gone, or has sent too little by then.
     pub(super) async fn is_http2(&mut self, until: Instant) -> Option<bool> {
         while self.length < PREFACE.len() {
             let reading = self.stream.read(&mut self.first[self.length..]);
@@ -102,7 +102,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opened<S> {
     }
 }
 
-/// Requests being answered.
+/// Requests in progress.
 struct Open(Arc<AtomicUsize>);
 
 impl Drop for Open {

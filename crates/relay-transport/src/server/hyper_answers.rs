@@ -1,13 +1,12 @@
-//! The answers that hyper gives by itself, to heads that it cannot parse: they have no body, and get a problem
-//! document.
+//! Responses that hyper gives by itself to malformed heads: they have no body and get a problem document.
 //!
-//! What they look like is no part of hyper's interface: the tests below hold what they rely on.
+//! Their form is not part of hyper's interface: the tests below check the assumptions.
 
 use relay_proto::problem::{Problem, ProblemCode};
 
 use super::request::HEAD_RULE;
 
-/// The answer that replaces `bytes`, if they are one that the library gives by itself: those have no body.
+/// The response that replaces `bytes`, if `bytes` are a response of hyper's own.
 pub(super) fn substitute_for(bytes: &[u8]) -> Option<Vec<u8>> {
     let rest = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?;
     let problem = match rest.get(..4)? {
@@ -34,7 +33,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// What hyper 1.12 writes to a head that it cannot parse. A new version of hyper must still write it like this.
+    /// The response of hyper 1.12 to a malformed head. A new version of hyper must still write the same.
     #[tokio::test]
     async fn hyper_answers_as_it_did() {
         type Nothing = http_body_util::Empty<bytes::Bytes>;

@@ -1,4 +1,4 @@
-//! What a request says: its head, its query, its credential, its body.
+//! Reading requests: head, query, credential, body.
 
 use std::io;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use relay_proto::problem::{Problem, ProblemCode};
 use super::answer::Cut;
 use super::connection::Activity;
 
-/// Bytes of a request head that are taken.
+/// Size limit of a request head, in bytes.
 pub(super) const MAX_HEAD: usize = 64 << 10;
-/// Fields of a request head that are taken. More than this within 64 KiB would be next to empty; room for them is set
-/// aside while a head is read.
+/// Limit of the fields of a request head. More than this within 64 KiB would be nearly empty fields; memory for all
+/// is allocated while a head is read.
 pub(super) const MAX_FIELDS: usize = 4096;
-/// What a head over the limit is told.
+/// The message for a head over the limit.
 pub(super) const HEAD_RULE: &str = "a request head is at most 65536 bytes and 4096 fields";
-/// How long a request body may take.
+/// Time limit of a request body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Checks a request head beyond what a parser does: its size (65,536 bytes at most), its target, its one `Host`
-/// (RFC 9112, 3.2), which HTTP/1.0 may leave out and HTTP/2 has elsewhere, and that its body has no other transfer
-/// coding than chunks, once (RFC 9112, 6.1).
+/// Checks that hyper's parser does not make: its size (65,536 bytes at most), its target, its one `Host` (RFC 9112,
+/// 3.2), which HTTP/1.0 may leave out and HTTP/2 has elsewhere, and that its body has no other transfer coding than
+/// chunks, once (RFC 9112, 6.1).
 ///
 /// # Errors
 /// 431 `head-too-large`; 400 `bad-parameter` for the others.
@@ -59,19 +59,19 @@ pub fn check_head(head: &Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether it is what a `Host` header may hold. It may be empty, where the target has no host.
+/// Whether the text is a valid `Host` header. It may be empty, where the target has no host.
 fn is_host(host: &[u8]) -> bool {
     let user = host.contains(&b'@');
     host.is_empty() || (!user && Authority::try_from(host).is_ok())
 }
 
-/// Whether a method stands in a list such as `GET, HEAD`, which an `Allow` header takes.
+/// Whether a method is in a list such as `GET, HEAD`, the format of an `Allow` header.
 pub fn allows(methods: &str, method: &Method) -> bool {
     methods.split(", ").any(|allowed| allowed == method.as_str())
 }
 
-/// The token that a request carries in a header. `X-Relay-Token` goes first, because `Authorization` may belong to a
-/// proxy on the way; an empty header counts as absent.
+/// The token that a request carries in a header. `X-Relay-Token` takes precedence, because `Authorization` may
+/// belong to a proxy in between; an empty header counts as absent.
 pub fn credential(headers: &HeaderMap) -> Option<&[u8]> {
     let own = headers.get("x-relay-token").map(|value| value.as_bytes().trim_ascii());
     if let Some(own) = own.filter(|own| !own.is_empty()) {
@@ -107,8 +107,8 @@ pub async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Unread> {
     }
 }
 
-/// Reads a body of at most `limit` bytes within `patience`. A client that closed its sending side before the end of the
-/// body is found out at once, and can still be answered.
+/// Reads a body of at most `limit` bytes within `patience`. A client that closed its sending side before the end of
+/// the body is detected at once and still gets a response.
 ///
 /// # Errors
 /// [`BodyError`].
@@ -151,7 +151,7 @@ pub async fn collect_body(
     tokio::time::timeout(patience, collect).await.unwrap_or(Err(BodyError::Late))
 }
 
-/// Pieces of a body, put together only where there are several.
+/// Pieces of a body, joined only if there are several.
 #[derive(Default)]
 struct Pieces {
     first: Bytes,
@@ -179,7 +179,7 @@ impl Pieces {
     }
 }
 
-/// Where the bytes of a request come from: in its extensions, so that who reads its body learns of their end.
+/// The connection's activity, in the request's extensions, so that the reader of the body sees the end of input.
 #[derive(Debug, Clone)]
 pub(super) struct Input(pub(super) Arc<Activity>);
 
@@ -198,7 +198,7 @@ pub enum BodyError {
     Late,
 }
 
-/// Whether the library could not read a body, rather than that the client is gone.
+/// Whether the body is malformed, rather than the client gone.
 fn is_malformed(error: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut causes = causes.filter_map(|error| error.downcast_ref::<io::Error>());
@@ -208,21 +208,21 @@ fn is_malformed(error: &(dyn std::error::Error + 'static)) -> bool {
 /// Why a body was not read.
 #[derive(Debug)]
 pub enum Unread {
-    /// It is over the limit: the answer.
+    /// It is over the limit: the response.
     Refused(Refusal),
-    /// The client is gone, or too slow: there is nobody to answer.
+    /// The client is gone, or too slow for a response.
     Gone(Cut),
 }
 
-/// A decoded query. Unknown names are simply never asked for.
+/// A decoded query.
 #[derive(Debug)]
 pub struct Query(Vec<(String, String)>);
 
-/// A refusal: the problem document that is the answer.
+/// A refusal: the problem document of the response.
 pub type Refusal = Box<Problem>;
 
 impl Query {
-    /// Takes a query apart; names and values are percent-decoded, `+` is a blank.
+    /// Parses a query; names and values are percent-decoded, `+` is a space.
     pub fn parse(query: Option<&str>) -> Self {
         let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         Self(
@@ -240,7 +240,7 @@ impl Query {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// The value of a name that may stand once.
+    /// The value of a parameter that may be given once.
     ///
     /// # Errors
     /// 400 when it stands twice.
@@ -248,7 +248,7 @@ impl Query {
         let mut values = self.all(name);
         let first = values.next();
         match values.next() {
-            // What stands there may be a secret.
+            // The value may be a secret.
             Some(_) => Err(refuse(&format!("{name}: stands once at most"))),
             None => Ok(first),
         }
@@ -263,8 +263,7 @@ impl Query {
     }
 }
 
-/// Undoes percent-encoding. What is no encoding stays as it is, what is no UTF-8 becomes U+FFFD: neither passes a
-/// check.
+/// Percent-decodes. Invalid escapes are kept and invalid UTF-8 becomes U+FFFD: neither passes the checks of values.
 pub fn percent_decode(text: &str, plus_is_space: bool) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -290,7 +289,7 @@ pub fn refuse(detail: &str) -> Refusal {
     Box::new(Problem::new(ProblemCode::BAD_PARAMETER, detail))
 }
 
-/// Bytes of the head as it usually is on the wire.
+/// The usual size of the head on the wire, in bytes.
 fn head_size(head: &Parts) -> usize {
     let line = head.method.as_str().len() + target_len(head) + " HTTP/1.1\r\n".len() + 1;
     let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());

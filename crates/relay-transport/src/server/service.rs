@@ -1,4 +1,4 @@
-//! What answers the requests of a server.
+//! The service behind a server.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use hyper::body::Incoming;
 
 use super::answer::{Body, Cut};
 
-/// What answers requests. A function `async fn(Request<Incoming>) -> Result<Response<Body>, Cut>` is one.
+/// A handler of requests, such as a function `async fn(Request<Incoming>) -> Result<Response<Body>, Cut>`.
 ///
-/// An answer whose content type is `text/event-stream` is a stream: its connection has no deadline for the whole of it,
-/// and ends when the client closes its sending side.
+/// A response whose content type is `text/event-stream` is a stream: it has no deadline for the whole of it, and
+/// ends when the client closes its sending side.
 pub trait Service: Send + Sync + 'static {
-    /// Answers one request. [`Cut`] ends the connection without a word.
+    /// Handles one request. [`Cut`] ends the connection without a response.
     fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -32,7 +32,7 @@ where
     }
 }
 
-/// A [`Service`] without its type: hyper's connection is then compiled once, and not once in every server.
+/// A [`Service`] behind a trait object, so that hyper's connection is compiled once and not in every server.
 pub(super) trait Answers: Send + Sync {
     fn boxed_answer(
         self: Arc<Self>,

@@ -13,9 +13,9 @@ use relay_proto::error::chain;
 use relay_proto::mark::without_mark;
 use relay_proto::secret::same_in_constant_time;
 
-/// What a token allows: the fields of its line behind the subject. Each system has its own.
+/// The rights of a token: the fields of its line after the subject. Each system has its own type.
 pub trait Rights: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
-    /// What a line is, in the words of its error: `a line is TOKEN SUBJECT NAMESPACES`.
+    /// The format of a line, for errors: `a line is TOKEN SUBJECT NAMESPACES`.
     const LINE: &'static str;
 
     /// Reads the fields; none of them begins with `#`.
@@ -67,7 +67,7 @@ struct Token<R> {
 ///
 /// A line is `TOKEN SUBJECT RIGHTS..`; a token may be given as `sha256:` and the 64 hex digits of its digest; `#`
 /// begins a comment. The file must not be readable by others, holds at most 10,000 tokens and 4 MiB, and nothing of
-/// it is ever quoted. A file that is no longer good leaves the tokens as they were.
+/// it is ever quoted. When a new version of the file is not valid, the tokens stay as they were.
 #[derive(Debug)]
 pub struct TokenWatch<R> {
     path: PathBuf,
@@ -109,7 +109,7 @@ impl<R: Rights> Tokens<R> {
         Ok(Self(tokens))
     }
 
-    /// Whose token it is. Takes equally long whatever the token is like.
+    /// The owner of a token. The time that it takes does not depend on the token.
     pub fn find(&self, token: &[u8]) -> Option<Principal<R>> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         let mut found = None;
@@ -121,13 +121,13 @@ impl<R: Rights> Tokens<R> {
         found.cloned()
     }
 
-    /// The same token as it is in this reading: for a caller whose principal, of an earlier reading, was revoked.
+    /// The same token in this reading, for a caller whose principal from an earlier reading was revoked.
     pub fn again(&self, principal: &Principal<R>) -> Option<Principal<R>> {
         let known = self.0.iter().find(|known| Some(known.digest) == principal.digest);
         known.map(|known| known.principal.clone())
     }
 
-    /// Takes over the principals whose rights are the same, and revokes the others.
+    /// Keeps the principals whose rights are unchanged, and revokes the others.
     fn succeed(&mut self, former: &Self) {
         for old in &former.0 {
             let same = self.0.iter_mut().find(|new| {
@@ -160,11 +160,11 @@ impl<R: Rights> TokenWatch<R> {
     }
 
     /// Reads the file again; true when it had changed. Blocks for as long as reading a small file takes, and for
-    /// 100 ms when it differs: a file that is being written in place is not taken half-written, which would close the
-    /// streams of tokens that are about to come back.
+    /// 100 ms when it differs: a file that is being written in place must not be read half-written, because that
+    /// would close streams of tokens that are still valid.
     ///
     /// # Errors
-    /// When the file is no longer good: the tokens stay as they were.
+    /// When the new version is not valid: the tokens stay as they were.
     pub fn refresh(&self) -> Result<bool, TokensError> {
         let text = read(&self.path)?;
         if self.state.read().unwrap_or_else(PoisonError::into_inner).0 == text {
@@ -181,8 +181,8 @@ impl<R: Rights> TokenWatch<R> {
         Ok(true)
     }
 
-    /// Reads the file again every second, for ever. Logs when it has changed and, once for each reason, why it is no
-    /// longer good; calls `failed` for every reading that failed.
+    /// Reads the file again every second, for ever. Logs changes and, once for each reason, why a version is not
+    /// valid; calls `failed` for every reading that failed.
     pub async fn keep_fresh(self: Arc<Self>, failed: impl Fn()) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -211,7 +211,7 @@ impl<R: Rights> TokenWatch<R> {
     }
 }
 
-/// How long a changed file has to stay as it is before it is taken.
+/// How long a changed file must stay the same before it is used.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Largest tokens file in bytes.
 const MAX_BYTES: u64 = 4 << 20;
@@ -240,7 +240,7 @@ fn as_text(bytes: &[u8]) -> Result<&str, TokensError> {
         let line = bytes[..error.valid_up_to()].iter().filter(|&&b| b == b'\n').count() + 1;
         TokensError::Line { line, rule: "the file is UTF-8 text" }
     };
-    // A mark would belong to the first token.
+    // A byte order mark would become part of the first token.
     std::str::from_utf8(without_mark(bytes)).map_err(broken)
 }
 
@@ -260,7 +260,7 @@ pub enum TokensError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What happened.
+        /// The cause.
         source: std::io::Error,
     },
     /// Its mode lets every user of the machine read it.
@@ -400,7 +400,7 @@ sha256:2CF24DBA5FB0A30E26E83B2AC5B9E29E1B161E5C1FA7425E73043362938B9824 hashed d
         std::fs::write(&path, "gamma new *\n").unwrap();
         assert!(watch.refresh().unwrap());
         assert!(watch.current().find(b"gamma").is_some() && watch.current().find(b"alpha").is_none());
-        // What is no longer good changes nothing.
+        // A version that is not valid changes nothing.
         std::fs::write(&path, "delta\n").unwrap();
         assert!(watch.refresh().is_err());
         mode(0o644);

@@ -1,4 +1,4 @@
-//! Every state with every input, and what holds for all lives.
+//! A table of every state with every input, and properties of random runs.
 
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-/// A machine in a state, and the time it is there.
+/// A machine in a state, and the time.
 fn state(name: &str) -> (Machine, Duration) {
     let mut machine = Machine::new(7);
     machine.due = START;
@@ -52,7 +52,7 @@ fn step(machine: &Machine) -> &'static str {
     }
 }
 
-/// What comes next and when: at once, after a first delay, or after the time that was asked for.
+/// The next step and its time: at once, after a first delay, or after the requested delay.
 fn next(machine: &Machine, now: Duration) -> String {
     let wait = machine.due().saturating_sub(now);
     let when = if wait.is_zero() {
@@ -79,7 +79,7 @@ fn every_state_and_every_input() {
         (
             "ended",
             |m, _, now| m.ended(now),
-            // Only a watch ends: the others stand for one that was opened long ago.
+            // Only a watch can end; in the other states this stands for a watch that was opened long ago.
             ["check now", "check now", "check soon", "check soon", "check now", "check now", "check now"],
         ),
         ("expired", |m, _, now| m.expired(now), ["list soon"; 7]),
@@ -129,7 +129,7 @@ fn a_failure_at_one_version_is_repeated_twice_and_progress_forgives() {
         machine.failed(Blame::Version, None, now);
         assert_eq!((step(&machine), machine.version()), ("check", version.to_string().as_str()));
     }
-    // The way there is no reason to give a version up: it is as good as any.
+    // A network failure is no reason to give a version up.
     for _ in 0..30 {
         machine.failed(Blame::Other, None, now);
         assert_eq!(step(&machine), "check");
@@ -145,7 +145,7 @@ fn positions_do_not_go_back_and_are_kept_where_nothing_is_said() {
         machine.brought(event);
         assert_eq!(machine.version(), expected, "{event}");
     }
-    // But with a list they do.
+    // With a list they do.
     machine.listed("3");
     assert_eq!(machine.version(), "3");
 }
@@ -162,7 +162,7 @@ fn three_short_lives_are_a_stumble_and_only_a_longer_one_ends_it() {
         assert_eq!(machine.refusal_time(), if machine.is_stumbling() { SHORT } else { REFUSAL });
         machine.listed("10");
         machine.opened(now);
-        // Silence for half a second is not enough to be believed the fourth time, and neither is an event.
+        // The fourth time, neither half a second of silence nor an event counts as accepted.
         if !machine.is_stumbling() {
             machine.accepted();
         }
@@ -210,7 +210,7 @@ fn a_life_longer_than_the_last_delay_makes_the_next_a_first_one() {
     machine.opened(now);
     machine.failed(Blame::Other, None, now + machine.delay);
     assert!(machine.delay <= BASE, "{:?}", machine.delay);
-    // A full list is dear: a version that expires takes a watch of half a minute to be forgiven.
+    // A full list is expensive: after an expired version only a watch of half a minute resets the delays.
     for (lived, forgiven) in [(29.0, false), (31.0, true)] {
         for _ in 0..8 {
             machine.failed(Blame::Other, None, now);
@@ -243,8 +243,8 @@ fn input() -> impl Strategy<Value = Input> {
 }
 
 proptest! {
-    /// A cluster on which no watch ever lives: every request but those that a success leads to comes after a delay,
-    /// which grows, and is as long as was asked for, in bounds.
+    /// A cluster on which every watch ends at once: every request that does not follow a success has a delay, which
+    /// grows and is at least as long as requested, within bounds.
     #[test]
     fn no_request_without_a_growing_delay(seed in any::<u64>(), inputs in prop::collection::vec(input(), 1..60)) {
         let mut machine = Machine::new(seed);
@@ -252,7 +252,7 @@ proptest! {
         machine.due = now;
         for input in inputs {
             now = now.max(machine.due());
-            // What succeeds leads on at once.
+            // A success leads to the next step without a delay.
             let fails_here = matches!(input, Input::Fail(..));
             match machine.step() {
                 Step::List { .. } if !fails_here && !matches!(input, Input::Gone) => {

@@ -1,7 +1,7 @@
 //! Chunks of a few bytes, which cost less to copy than to refer to.
 //!
-//! They gather in the buffer of the unfinished line. When that holds a line end there is something to read: either the
-//! plain and short event it most likely is, copied out, or a chunk like any other.
+//! They gather in the buffer of the unfinished line. When it holds a line end, it is read: as a short plain event,
+//! which is copied out, or like any other chunk.
 
 use core::mem;
 
@@ -13,12 +13,12 @@ use crate::sse::span::Span;
 /// Chunks up to this size, in bytes, are crumbs.
 const CRUMB: usize = 64;
 
-/// A line longer than this is not read again for the sake of its last few bytes.
+/// A longer line is not gathered: reading it again for a few more bytes would cost too much.
 const LONG: usize = 1024;
 
 impl Decoder {
-    /// Takes a chunk by copying it, if it is a crumb and all input before it is read. One that is `shared` is left to
-    /// be referred to when it does not go on with a line.
+    /// Takes a chunk by copying it, if it is a crumb and all input before it is read. A `shared` chunk that does
+    /// not continue a line is not copied.
     pub(super) fn feed_crumb(&mut self, crumb: &[u8], shared: bool) -> bool {
         if crumb.len() > CRUMB || matches!(self.start, Start::AfterReturn | Start::Dropped) {
             return false;
@@ -33,7 +33,7 @@ impl Decoder {
         } else {
             put(&mut self.line, crumb);
             let number = self.start.number();
-            // Between the two line ends of a plain event nothing can be said: better to wait for the second.
+            // Between the two line ends of a plain event there is nothing to yield: wait for the second.
             let plain = end == Some(last)
                 && self.block.is_empty()
                 && number == Number::Later
@@ -64,7 +64,7 @@ impl Decoder {
         };
         self.block_before -= self.line.len() as u64;
         self.chunk = give(&mut self.line);
-        // What the chunk leaves goes elsewhere, so that its memory is free again when it is read.
+        // The rest of the chunk is copied elsewhere, so that its memory is free once it is read.
         mem::swap(&mut self.line, &mut self.scratch);
     }
 

@@ -1,8 +1,8 @@
-//! The body of a stream's answer, read from the connection itself.
+//! The body of a stream's response, read from the connection itself.
 //!
-//! hyper hands a body over chunk by chunk, from one task to another, and counts a reference for each byte of a chunk's
-//! head. A stream of small events has a chunk for each of them. Here, what one read brings is taken out of its chunks
-//! in place, and is one piece again.
+//! hyper hands a body over chunk by chunk, from one task to another, and counts a reference for each byte of a
+//! chunk's head. A stream of small events has a chunk for each of them. Here, the bytes of one read are taken out
+//! of their chunks in place and become one piece.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -18,9 +18,9 @@ use crate::client::error::BoxError;
 use crate::client::handover::{Io, Loan};
 use relay_proto::error::chain;
 
-/// Where the bytes of an answer come from.
+/// The source of a response body.
 pub(super) enum Body {
-    /// From its connection, which nobody else has.
+    /// From its own connection.
     Direct(Direct),
     /// From hyper, which shares the connection among streams.
     Hyper(Incoming),
@@ -38,7 +38,7 @@ impl Body {
         (Response::from_parts(parts, ()), direct.map_or(Self::Hyper(body), Self::Direct))
     }
 
-    /// More of it, never an empty piece; `None` at its end.
+    /// The next piece, never an empty one; `None` at the end.
     pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
         match self {
             Self::Direct(direct) => direct.poll_bytes(cx).map(|bytes| {
@@ -47,7 +47,7 @@ impl Body {
             }),
             Self::Hyper(body) => loop {
                 match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                    // Trailers say nothing about events.
+                    // Trailers are ignored.
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(bytes) if !bytes.is_empty() => return Poll::Ready(Some(Ok(bytes))),
                         _ => {}
@@ -63,7 +63,7 @@ impl Body {
 /// A body and its connection. It holds no buffer while it waits.
 pub(super) struct Direct {
     io: Box<dyn Io>,
-    /// Bytes as they were sent, not looked at yet.
+    /// Bytes as received, not parsed yet.
     buffer: BytesMut,
     framing: Framing,
     /// Size of the next read: grows while reads are full.
@@ -103,7 +103,7 @@ impl Direct {
     }
 }
 
-/// How the end of a body is known, and how much of it is left.
+/// How the end of a body is found, and how much of it is left.
 enum Framing {
     UntilClosed,
     Length(u64),
@@ -114,9 +114,9 @@ enum Framing {
 enum Chunked {
     /// The size of a chunk, of which so many digits were read.
     Size(u64, u32),
-    /// What may stand between the size and the end of its line: so many bytes of it were read.
+    /// An extension between the size and the end of its line, with the number of bytes read.
     Extension(u64, usize),
-    /// The LF behind that line.
+    /// The LF at the end of that line.
     SizeEnd(u64),
     Data(u64),
     /// The CR and the LF behind a chunk.
@@ -127,14 +127,14 @@ enum Chunked {
     Done,
 }
 
-/// Most bytes of an extension, and of all trailers.
+/// Limit of the bytes of an extension, and of all trailers.
 const MOST_IGNORED: usize = 8 << 10;
 
-/// A longer piece of data is not moved, but is a piece of its own.
+/// Longer data is not moved, but becomes a piece of its own.
 const LONG: usize = 4 << 10;
 
 impl Framing {
-    /// As RFC 9112 has it. hyper has refused what is not clear.
+    /// By the rules of RFC 9112. hyper has already refused ambiguous heads.
     fn of(status: u16, headers: &HeaderMap) -> Self {
         if matches!(status, 204 | 304) {
             return Self::Length(0);
@@ -160,8 +160,8 @@ impl Framing {
         matches!(self, Self::UntilClosed) || self.is_done()
     }
 
-    /// Takes bytes of the body out of the buffer, together as far as that is cheap. All of the buffer is consumed
-    /// when there are none.
+    /// Takes bytes of the body out of the buffer, joining pieces where that is cheap. Consumes the whole buffer
+    /// when it has none.
     fn take_off(&mut self, buffer: &mut BytesMut) -> io::Result<Bytes> {
         match self {
             Self::UntilClosed => Ok(buffer.split().freeze()),
@@ -173,14 +173,14 @@ impl Framing {
                 Ok(bytes.freeze())
             }
             Self::Chunked(place) => {
-                // Where the data begins, how much there is in a row, and how far the buffer was read.
+                // Start and length of the joined data, and how far the buffer was read.
                 let (mut start, mut size, mut at) = (0, 0, 0);
                 while let Some(&byte) = buffer.get(at) {
                     let Chunked::Data(left) = place else {
                         match place.after(byte) {
                             Ok(next) => *place = next,
                             Err(error) if size == 0 => return Err(error),
-                            // What came before it counts; it will be met again.
+                            // Data before the error counts; the error is found again by the next call.
                             Err(_) => break,
                         }
                         at += 1;
@@ -211,7 +211,7 @@ impl Framing {
 }
 
 impl Chunked {
-    /// The place behind one more byte that is not data.
+    /// The place after one more byte that is not data.
     fn after(&self, byte: u8) -> io::Result<Self> {
         let wrong = |what| Err(bad(io::ErrorKind::InvalidData, what));
         Ok(match (self, byte) {
@@ -256,7 +256,7 @@ fn bad(kind: io::ErrorKind, what: &'static str) -> io::Error {
 mod tests {
     use super::*;
 
-    /// The body in what comes in pieces of that size, and whether it is complete then.
+    /// The body when bytes come in pieces of that size, and whether it is complete.
     fn read(headers: &[(&str, &str)], sent: &[u8], size: usize) -> io::Result<(Vec<u8>, bool)> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -329,7 +329,7 @@ mod tests {
                 assert!(error.to_string().contains(why), "{sent:.20?}: {error}");
             }
         }
-        // As large as a number of its kind may be is only large.
+        // The largest value of the type is still valid.
         assert_eq!(chunked(b"ffffffffffffffff\r\nab", 1).unwrap(), (b"ab".to_vec(), false));
     }
 
@@ -344,7 +344,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Events in chunks of any size, cut anywhere, are the same bytes.
+        /// Chunks of any size, cut anywhere, give the same bytes.
         #[test]
         fn chunks_come_off(sizes in proptest::collection::vec(1_usize..9000, 0..12), cut in 1_usize..20_000) {
             let body: Vec<u8> = (0..sizes.iter().sum::<usize>()).map(|n| n as u8).collect();

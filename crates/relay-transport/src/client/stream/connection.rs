@@ -1,4 +1,4 @@
-//! One connection, from the request to the last byte of the answer.
+//! One connection, from the request to the last byte of the response.
 
 use std::fmt;
 use std::io::Write;
@@ -19,7 +19,7 @@ use super::body::Body;
 use crate::client::error::shown;
 use crate::{Error, HttpClient};
 
-/// What the driver holds of a connection, and the span that its log lines stand in.
+/// A connection, and the tracing span of its log lines.
 pub(super) struct Connection {
     state: State,
     span: Span,
@@ -31,7 +31,7 @@ enum State {
     Open(Body, Option<Box<Gunzip>>),
 }
 
-/// What may come of it.
+/// An input for the machine.
 pub(super) enum Input {
     Head(Head),
     Bytes(Bytes),
@@ -39,7 +39,7 @@ pub(super) enum Input {
     Refused(Refused),
 }
 
-/// The head of an answer and the URL that was asked. The body is here only until the connection takes it.
+/// A response head and the requested URL. The body is here only until the connection takes it.
 pub(super) struct Head {
     url: String,
     gunzip: bool,
@@ -129,7 +129,7 @@ impl Connection {
         }
     }
 
-    /// The connection, or the attempt at one, is over, and why.
+    /// Ends the connection or the attempt, and logs why.
     pub(super) fn end(&mut self, why: &dyn fmt::Display) {
         tracing::debug!(parent: &self.span, %why, "ended");
         self.close();
@@ -153,13 +153,13 @@ fn is_gzip<B>(response: &Response<B>) -> bool {
     coding.is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"gzip"))
 }
 
-/// Takes gzip off a body, little by little: whatever is packed is unpacked no faster than it is taken.
+/// Decodes gzip in steps: no more is unpacked than the caller takes.
 struct Gunzip {
     decoder: GzDecoder<Vec<u8>>,
     packed: Bytes,
 }
 
-/// Packed bytes that are unpacked at a time. Deflate makes at most 1032 bytes of one.
+/// Packed bytes per step. Deflate makes at most 1032 bytes of one.
 const STEP: usize = 256;
 
 impl Default for Gunzip {
@@ -169,12 +169,12 @@ impl Default for Gunzip {
 }
 
 impl Gunzip {
-    /// More text; `None` when there is none without more packed bytes.
+    /// The next piece of text; `None` when more packed bytes are needed.
     fn next(&mut self) -> std::io::Result<Option<Bytes>> {
         while !self.packed.is_empty() {
             let taken = self.decoder.write(&self.packed[..self.packed.len().min(STEP)])?;
             self.decoder.flush()?;
-            // What follows the end of the packed text is not taken, and no reason to fail.
+            // Bytes after the end of the packed text are ignored.
             self.packed.advance(if taken == 0 { self.packed.len() } else { taken });
             let text = std::mem::take(self.decoder.get_mut());
             if !text.is_empty() {
@@ -185,13 +185,13 @@ impl Gunzip {
     }
 }
 
-/// What is told of a URL that a server chose: it may have put into the path what it was sent.
+/// The origin of a URL that a server chose: its path may contain a secret from the request.
 fn origin(uri: &http::Uri) -> String {
     let shown = shown(uri);
     shown.strip_suffix(uri.path()).unwrap_or(&shown).to_owned()
 }
 
-/// What a redirect and the event stream itself add to the caller's request.
+/// Adds the headers of an event stream, and applies a redirect, to the caller's request.
 fn complete(request: &mut Request<Full<Bytes>>, attempt: &Attempt) -> Result<(), Refused> {
     use http_body::Body as _;
 
