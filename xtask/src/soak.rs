@@ -15,6 +15,9 @@ the time is for logs on simulated disks, which fail, are killed and lose their p
   --seed N      the faults of another run again; without one a new seed is taken, and printed
 `soak autoconfig` runs `relay autoconfig serve` and `watch` as two processes, while the file changes, connections are cut
 and either is killed: after each round both agree, and no version has gone back. Takes the same options.
+`soak bus` runs `relay bus serve`, on memory and, where nats-server is on the PATH, on JetStream, while objects come and go,
+an API server, NATS and subscribers are cut off, and the bus and NATS are killed: a ledger says what each subscription must
+have got, and what it must not. Takes the same options.
 A short run is part of `cargo xtask test`.";
 
 /// The soak is a crate of its own: it brings the client and the server along, which this program should not wait for.
@@ -22,7 +25,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut command = cargo();
     command.args(["run", "--quiet", "--locked", "--package=relay-soak", "--"]);
     let arguments = match arguments.split_first() {
-        Some((first, rest)) if first == "autoconfig" => {
+        Some((first, rest)) if first == "autoconfig" || first == "bus" => {
             check(cargo().args(["build", "--quiet", "--locked", "--package=relay-cli", "--bin=relay"]))?;
             command.arg(first).arg(target_directory()?.join("debug/relay"));
             rest

@@ -11,12 +11,14 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use relay_testkit::{FaultLink, Faults, Rng};
 use serde_json::Value;
+
+use crate::process::{Directory, Process};
 
 /// Longest time until both agree once nothing happens any more.
 const SOON: Duration = Duration::from_secs(60);
@@ -60,7 +62,7 @@ impl fmt::Display for AutoconfigReport {
 /// # Errors
 /// What is not as promised.
 pub async fn autoconfig(relay: &Path, seed: u64, time: Duration) -> Result<AutoconfigReport> {
-    let directory = Directory::new()?;
+    let directory = Directory::new("autoconfig")?;
     let mut soak = Soak::start(relay, seed, &directory.0).await?;
     let began = Instant::now();
     while began.elapsed() < time || soak.report.rounds == 0 {
@@ -80,44 +82,6 @@ pub async fn autoconfig(relay: &Path, seed: u64, time: Duration) -> Result<Autoc
         }
     }
     Ok(soak.report)
-}
-
-/// A folder that is gone when this is dropped.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Result<Self> {
-        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos();
-        let folder =
-            std::env::temp_dir().join(format!("relay-soak-autoconfig-{}-{nanos}", std::process::id()));
-        std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // What is left behind is a temporary folder.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A process that does not outlive us.
-struct Process(Child);
-
-impl Process {
-    fn kill(&mut self) -> Result<()> {
-        self.0.kill()?;
-        self.0.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.kill();
-    }
 }
 
 /// An environment as it should be.

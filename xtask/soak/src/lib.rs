@@ -29,13 +29,16 @@
 
 mod audit;
 mod autoconfig;
+mod bus;
 mod disk;
 mod follower;
 mod ledger;
 mod meter;
+mod process;
 mod soak;
 
 pub use autoconfig::{AutoconfigReport, autoconfig};
+pub use bus::{BusReport, bus};
 pub use disk::{DiskReport, disks};
 pub use meter::Sample;
 pub use soak::{Report, Soak};

@@ -1,26 +1,33 @@
-//! `relay-soak [autoconfig RELAY] [--for 10m] [--seed N]`: see the library.
+//! `relay-soak [autoconfig|bus RELAY] [--for 10m] [--seed N]`: see the library.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use relay_soak::{Soak, autoconfig, disks};
+use relay_soak::{Soak, autoconfig, bus, disks};
 
-const USAGE: &str = "relay-soak [autoconfig RELAY] [--for 10m] [--seed N]";
+const USAGE: &str = "relay-soak [autoconfig|bus RELAY] [--for 10m] [--seed N]";
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    // Two processes of this binary, instead of followers in this one.
-    let relay = (arguments.first().is_some_and(|first| first == "autoconfig") && arguments.len() > 1)
-        .then(|| arguments.drain(..2).nth(1).unwrap_or_default());
+    // Processes of this binary, instead of followers in this one.
+    let of = arguments.first().cloned().filter(|first| matches!(first.as_str(), "autoconfig" | "bus"));
+    let relay =
+        of.filter(|_| arguments.len() > 1).map(|of| (of, arguments.drain(..2).nth(1).unwrap_or_default()));
     let Some((text, time, seed)) = parse(&arguments) else {
         eprintln!("{USAGE}");
         return Ok(ExitCode::from(2));
     };
     println!("seed {seed}, for {text}");
-    if let Some(relay) = relay {
+    if let Some((of, relay)) = relay {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        return Ok(match runtime.block_on(autoconfig(relay.as_ref(), seed, time)) {
+        let report = runtime.block_on(async {
+            Ok::<_, anyhow::Error>(match of.as_str() {
+                "bus" => bus(relay.as_ref(), seed, time).await?.to_string(),
+                _ => autoconfig(relay.as_ref(), seed, time).await?.to_string(),
+            })
+        });
+        return Ok(match report {
             Ok(report) => {
                 println!("passed: {report}");
                 ExitCode::SUCCESS
