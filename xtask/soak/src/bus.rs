@@ -1,9 +1,9 @@
 //! A bus as a process, between an API server, NATS and subscribers that all fail, while objects come and go.
 //!
 //! The bus is the real binary; the API server is the testkit's, NATS a real one where it is installed. Rounds take
-//! turns: the memory engine, then the one on JetStream. In each everything goes wrong for a while, and then nothing does
-//! any more: the bus must agree with the objects, and everything that a ledger says is owed must have arrived. Nobody may
-//! ever get a message of another channel, nor any after its subscription went.
+//! turns: the memory engine, then the one on JetStream. In each everything goes wrong for a while, and then nothing
+//! does any more: the bus must agree with the objects, and everything that a ledger says is owed must have arrived.
+//! Nobody may ever get a message of another channel, nor any after its subscription went.
 
 use std::collections::BTreeMap;
 use std::fmt;
