@@ -1,10 +1,10 @@
-//! What a channel bus has to call, and when: provision, unprovision, subscribe, unsubscribe, in an order that holds
-//! through any order of changes, failures, lists and restarts.
+//! The monitor of a channel bus: when to call provision, unprovision, subscribe and unsubscribe, in an order that
+//! stays correct through any order of changes, failures, lists and restarts.
 //!
-//! [`Monitor`] is fed with lists and changes of the four kinds of objects, with the results of calls and writes, and
-//! with the time; it says what to call, which conditions and finalizers to write, which events to send, and when to
-//! be asked again. It reads no clock, opens no socket and knows no Kubernetes client: `relay-bus` drives it with a
-//! cluster or with a file.
+//! [`Monitor`] is fed with lists and changes of the four kinds of objects, with the results of calls and writes,
+//! and with the time. It returns the calls to make, the conditions and finalizers to write, the events to send, and
+//! the time of the next poll. It reads no clock, opens no socket and knows no Kubernetes client: `relay-bus` drives
+//! it with a cluster or with a file.
 //!
 //! ```
 //! use relay_proto::bus::{BusReference, Kind, Object};

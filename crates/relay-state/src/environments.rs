@@ -1,9 +1,8 @@
-//! Which environments there are, and which keys they accept: the state behind an auto-configuration stream.
+//! The state behind an auto-configuration stream: environments, filters, and accepted keys with their expiry.
 //!
-//! [`Environments`] is the fold: a message and the time go in, what has changed comes out. [`Session`] adds what a
-//! client says about itself, its [`Status`], in the right place between the changes. Both have neither clock nor
-//! connection: time is an argument ([`Now`]), and [`Environments::next_deadline`] says when to come back without a
-//! message.
+//! [`Environments`] is the fold: it takes a message and the time and returns the changes. [`Session`] adds the
+//! client's own [`Status`] between the changes. Both have neither clock nor connection: time is an argument
+//! ([`Now`]), and [`Environments::next_deadline`] is the time of the next call without a message.
 //!
 //! | | not seen | version not above the last | newer, live | newer, deleted |
 //! |---|---|---|---|---|
@@ -11,9 +10,9 @@
 //! | delete | nothing, the version is kept | nothing | deleted, the version is kept | nothing, the version is kept |
 //! | missing in a put | nothing | | deleted and forgotten | forgotten |
 //!
-//! The content never decides, only the version does; and an environment that cannot be taken
-//! ([`relay_proto::autoconfig::Refusal`]) is refused before its version is looked at, so that the same version,
-//! mended, is taken later. Filters follow the same table.
+//! Only the version decides, never the content. An invalid environment ([`relay_proto::autoconfig::Refusal`]) is
+//! refused before its version counts, so that a corrected one of the same version is accepted later. Filters follow
+//! the same table.
 //!
 //! ```
 //! use relay_state::environments::{Environments, Event, Now};

@@ -1,7 +1,8 @@
-//! A file that is replaced as a whole and used by one process at a time: for cursors, offsets, sequences and caches.
+//! A file that is replaced atomically and locked by one process: for cursors, offsets, sequences and caches.
 //!
-//! [`LockedFile`] holds bytes and knows nothing of what they mean. Its owner checks what it reads, and calls
-//! [`LockedFile::corrupt`] for what it does not trust: nothing here ever starts anew on its own.
+//! [`LockedFile`] holds bytes and does not interpret them. Its owner checks the content, and calls
+//! [`LockedFile::corrupt`] for invalid content. An invalid file is never replaced by an empty one without the
+//! owner.
 //!
 //! ```
 //! use relay_state::files::LockedFile;
@@ -25,40 +26,41 @@ use std::sync::{Mutex, PoisonError};
 
 use relay_proto::mark::without_mark;
 
-/// Most bytes that [`LockedFile::read`] takes: 64 MiB.
+/// Size limit of [`LockedFile::read`]: 64 MiB.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Most links that are followed to a file that is not there yet.
+/// Limit of symbolic links to a file that does not exist yet.
 const MAX_LINKS: usize = 40;
 
 /// A small file that this process owns while the value lives.
 ///
-/// [`Self::replace`] writes to `FILE.tmp`, syncs it, renames it over `FILE`, and syncs the directory: a reader finds
-/// the old content or the new one, whole. `FILE.lock` is held while the value lives, so that two processes cannot
-/// overwrite each other; it stays behind, empty, and a killed process frees it. When somebody removes it, the next
-/// [`Self::replace`] takes it anew; if another process was faster, that is an error, and nothing is replaced.
+/// [`Self::replace`] writes to `FILE.tmp`, syncs it, renames it over `FILE`, and syncs the directory: a reader
+/// finds the old content or the new one, whole. `FILE.lock` is held while the value lives, so that two processes
+/// cannot overwrite each other; it stays behind, empty, and a killed process frees it. If it was removed, the next
+/// [`Self::replace`] creates and locks it again; if another process was faster, that is an error, and nothing is
+/// replaced.
 ///
-/// Symbolic links are followed once, when the file is opened: what they lead to is locked and replaced, so that two
-/// names of one file are one file. A link that leads elsewhere later is an error, as somebody else may own that file.
-/// A file that is mounted by itself cannot be replaced. This, like a disk that is full or read-only, is found when the
-/// file is opened, and not only when there is something to lose: opening writes what is there once more.
+/// Symbolic links are followed once, when the file is opened: their target is locked and replaced, so that two
+/// names of one file share one lock. A link that points elsewhere later is an error, because another process may
+/// own that file. A file that is mounted by itself cannot be replaced. This, like a disk that is full or read-only,
+/// is found when the file is opened, because opening writes the content once more.
 #[derive(Debug)]
 pub struct LockedFile {
     kind: &'static str,
-    /// As it was given.
+    /// The path as given.
     path: PathBuf,
-    /// What it led to.
+    /// The target of the path, with links resolved.
     target: PathBuf,
     private: bool,
-    /// Held for its lock.
+    /// The open lock file.
     lock: Mutex<File>,
 }
 
 impl LockedFile {
-    /// Takes the file; it need not exist yet. `kind` says what it is in errors, such as `cursor file`.
+    /// Opens and locks the file, which need not exist yet. `kind` names it in errors, such as `cursor file`.
     ///
     /// # Errors
-    /// When another process has it, or it could not be replaced. Then nothing is left behind.
+    /// When another process has it, or it cannot be replaced. Then no files are left behind.
     pub fn open(kind: &'static str, path: impl Into<PathBuf>) -> Result<Self, FileError> {
         let path = path.into();
         let io = |action| {
@@ -67,7 +69,7 @@ impl LockedFile {
         };
         let target = resolve(&path).map_err(io("find where it is to be"))?;
         if fs::metadata(&target).is_ok_and(|known| !known.is_file()) {
-            // A device would be replaced like any other file.
+            // Devices are refused, because they would be replaced like files.
             return Err(io("read")(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")));
         }
         let beside_it = beside(&target, ".lock");
@@ -86,7 +88,7 @@ impl LockedFile {
         Ok(file)
     }
 
-    /// Lets only the owner read what is written from now on (mode 0600). Default: what the umask allows.
+    /// Makes the file readable by its owner only from the next write on (mode 0600). Default: by the umask.
     #[must_use]
     pub fn private(mut self) -> Self {
         self.private = true;
@@ -98,7 +100,7 @@ impl LockedFile {
         &self.path
     }
 
-    /// The content; `None` when there is no file. A UTF-8 mark at its start, as some editors leave it, is left out.
+    /// The content; `None` when there is no file. A byte order mark at its start is removed.
     ///
     /// # Errors
     /// When it cannot be read, or is over 64 MiB.
@@ -127,7 +129,7 @@ impl LockedFile {
     /// Replaces the content. When this returns, it survives a kill of the process and a loss of power.
     ///
     /// # Errors
-    /// When it cannot be written; what was there before is still there.
+    /// When it cannot be written; the old content is kept.
     pub fn replace(&self, bytes: &[u8]) -> Result<(), FileError> {
         match resolve(&self.path) {
             Ok(target) if target == self.target => {
@@ -139,7 +141,7 @@ impl LockedFile {
         }
     }
 
-    /// Makes sure that the lock which is held is the one that others meet.
+    /// Checks that the held lock file is still the one at its path.
     fn still_locked(&self) -> Result<(), FileError> {
         let beside_it = beside(&self.target, ".lock");
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,7 +156,7 @@ impl LockedFile {
         Ok(())
     }
 
-    /// Does all that a later [`Self::replace`] does, and leaves the file as it is.
+    /// Makes all steps of [`Self::replace`] with the present content.
     fn rehearse(&self) -> Result<(), FileError> {
         match self.bytes()? {
             Some(bytes) => self.put(&bytes),
@@ -182,7 +184,7 @@ impl LockedFile {
             .map_err(|error| self.io("sync its directory", error))
     }
 
-    /// The empty file that is to take the place of the other, with the mode of that, or that of a private one.
+    /// Creates the empty temporary file, with the mode of the present file or of a private one.
     fn temporary(&self) -> Result<File, FileError> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
@@ -211,7 +213,7 @@ impl LockedFile {
         self.io("replace it", source)
     }
 
-    /// The error for a content that its owner does not trust. `reason` never quotes a secret.
+    /// The error for content that its owner finds invalid. `reason` never quotes a secret.
     pub fn corrupt(&self, reason: impl Into<String>) -> FileError {
         FileError::Corrupt { kind: self.kind, path: self.path.clone(), reason: reason.into() }
     }
@@ -226,7 +228,7 @@ fn take_lock(path: &Path) -> io::Result<Option<File>> {
     loop {
         let lock = File::options().create(true).truncate(false).write(true).open(path)?;
         match lock.try_lock() {
-            // Somebody may have removed it in between, and a lock that nobody can find keeps nobody out.
+            // The file may have been removed in between: then the lock would not exclude others.
             Ok(()) if is_at(&lock, path)? => return Ok(Some(lock)),
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -247,7 +249,7 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Elsewhere a file that is open cannot be removed.
+/// On other systems an open file cannot be removed.
 #[cfg(not(unix))]
 fn is_at(_file: &File, _path: &Path) -> io::Result<bool> {
     Ok(true)
@@ -263,7 +265,7 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The file that a path leads to, by its only name; it need not be there yet, but its directory does.
+/// The canonical path of a file, which need not exist; its directory must.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -282,7 +284,7 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("too many links"))
 }
 
-/// A file that cannot be used. Names it, and what it is.
+/// A file that cannot be used. The error names the file and its kind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
@@ -293,12 +295,12 @@ pub enum FileError {
         kind: &'static str,
         /// The file.
         path: PathBuf,
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// Why it failed.
         source: io::Error,
     },
-    /// The content cannot be trusted.
+    /// The content is invalid.
     #[error("{kind} {}: {reason}; remove it to start anew", path.display())]
     Corrupt {
         /// What the file is.
@@ -308,7 +310,7 @@ pub enum FileError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The file is a mount of its own, as containers mount single files: its place cannot be taken by another file.
+    /// The file is a mount of its own, as containers mount single files: it cannot be replaced.
     #[error("{kind} {} is mounted by itself, so it cannot be replaced; mount the directory that holds it", path.display())]
     Mounted {
         /// What the file is.

@@ -1,9 +1,10 @@
 //! Pure folds over relay events, one module for each system: `pods` is the set of pods behind a Pod Event Relay,
-//! `sequences` what a subscriber of an enveloped channel has seen and missed, `bus` what a channel bus has to call.
-//! `files` keeps what must outlive the process: cursors, offsets, sequences, caches.
+//! `environments` the state of an auto-configuration stream, `sequences` the sequences and gaps of enveloped
+//! channels, `bus` the monitor of a channel bus. `files` stores small files that outlive the process: cursors,
+//! offsets, sequences, caches.
 //!
 //! **What it does not do:** no I/O (files excepted, behind the feature `files`), no clock, no async, no threads. A
-//! driver feeds a fold what it received, and does what the fold asks for.
+//! driver passes received messages to a fold, and does what the fold asks for.
 //!
 //! ```
 //! use relay_proto::pods::{ListDecoder, ListFormat, ListLimits, Message};

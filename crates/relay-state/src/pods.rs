@@ -1,5 +1,4 @@
-//! The state of a Pod Event Relay's client: which messages may be trusted, in which phase they are, which pods there
-//! are.
+//! The state of a Pod Event Relay's client: the checks of messages, the replay phases, the set of pods.
 //!
 //! A driver feeds [`Replay`] lists, messages and ends of connections, and does what [`Replay::poll`] asks for;
 //! `relay-pods` is such a driver. [`Continuity`] holds the order of checks, [`PodCache`] the rules by which events

@@ -1,6 +1,6 @@
-//! Rules of a fold, each by its name, so that a test can take one away and show what goes wrong without it.
+//! Rules of a fold by name, so that a test can switch one off and show what goes wrong without it.
 //!
-//! Outside of tests every rule holds, and asking costs nothing.
+//! Outside of tests every rule is on, and the check costs nothing.
 
 /// Makes `Rule`, and `rule(Rule)` that says whether it holds; for tests `Rule::ALL` and `without(rule, work)`.
 macro_rules! rules {
@@ -14,7 +14,7 @@ macro_rules! rules {
         impl Rule {
             pub(crate) const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// What it says.
+            /// The text of the rule.
             pub(crate) fn says(self) -> &'static str {
                 match self { $(Self::$name => concat!($($doc),*).trim_ascii(),)* }
             }
@@ -38,7 +38,7 @@ macro_rules! rules {
             OFF.get() != Some(rule)
         }
 
-        /// Takes a rule away on this thread while `work` runs.
+        /// Switches a rule off on this thread while `work` runs.
         #[cfg(test)]
         pub(crate) fn without<T>(rule: Option<Rule>, work: impl FnOnce() -> T) -> T {
             let before = OFF.replace(rule);

@@ -1,9 +1,9 @@
-//! Sequences of enveloped channels: counted by who publishes, checked by who subscribes.
+//! Sequences of enveloped channels: counted by publishers, checked by subscribers.
 //!
-//! [`SequenceTracker`] gives a publisher its next number per channel. [`GapDetector`] remembers, per channel and
-//! producer, how far a subscriber has seen. [`Follow`] is the whole order of checks between a transport's frames and
-//! what a subscriber is handed: positions first, so that a drop resumes exactly, sequences after that, and the
-//! subscriber's own wishes last, so that what it does not want is never taken for lost.
+//! [`SequenceTracker`] gives a publisher its next number per channel. [`GapDetector`] remembers the highest
+//! sequence that a subscriber has seen, per channel and producer. [`Follow`] is the whole order of checks between a
+//! transport's frames and a subscriber's items: positions first, so that a resume is exact, then sequences, and the
+//! subscriber's own filters last, so that a filtered envelope is never taken for a lost one.
 //!
 //! ```
 //! use relay_proto::parsec::Position;

@@ -1,4 +1,4 @@
-//! What goes into the monitor and what comes out of it.
+//! Inputs and outputs of the monitor.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use relay_proto::bus::{
 };
 use serde_json::Value;
 
-/// A moment: for delays and for what is written into objects.
+/// The time, for delays and for timestamps in objects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Now {
     /// Time since some fixed point, by a clock that never goes back.
@@ -20,19 +20,19 @@ pub struct Now {
     pub unix_seconds: i64,
 }
 
-/// What a [`Monitor`](super::Monitor) is for.
+/// Settings of a [`Monitor`](super::Monitor).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The bus whose channels it is about; `None` is every channel, and no bus is called.
+    /// The bus whose channels it handles; `None`: every channel, and the handler `bus` is not called.
     pub bus: Option<BusReference>,
-    /// Which calls are handled. What is not is not called, and counts as done. Default all.
+    /// Which calls are handled. Others are not made and count as done. Default all.
     pub handlers: Handlers,
     /// Whether conditions and events are written. Default no.
     pub writes: bool,
-    /// A finalizer to put on what is called. Default none.
+    /// A finalizer for provisioned channels and subscriptions. Default none.
     pub finalizer: Option<String>,
-    /// Calls at a time, and writes at a time. Default 4; at least 1.
+    /// Limit of concurrent calls, and of concurrent writes. Default 4; at least 1.
     pub concurrency: usize,
     /// Seed of the jitter of delays.
     pub seed: u64,
@@ -65,7 +65,7 @@ impl Settings {
         self
     }
 
-    /// Sets the calls at a time.
+    /// Sets the limit of concurrent calls.
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.max(1);
@@ -88,11 +88,11 @@ pub struct Handlers {
     pub bus: bool,
     /// A channel that is new or changed.
     pub provision: bool,
-    /// A channel that went.
+    /// A channel that is gone.
     pub unprovision: bool,
     /// A subscription that is new or changed.
     pub subscribe: bool,
-    /// A subscription that went.
+    /// A subscription that is gone.
     pub unsubscribe: bool,
 }
 
@@ -102,7 +102,7 @@ impl Default for Handlers {
     }
 }
 
-/// What an action is about. There is one at a time for each.
+/// The object of an action. Each object has one action at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
     /// The bus.
@@ -131,21 +131,21 @@ pub enum Call {
     Bus {
         /// The bus.
         bus: BusReference,
-        /// What it declares.
+        /// Its spec.
         spec: Arc<BusSpec>,
     },
     /// A channel is new, or its spec or parameters changed.
     Provision {
         /// The channel.
         channel: ChannelReference,
-        /// Its bus; `None` where there is none.
+        /// Its bus, if there is one.
         bus: Option<BusReference>,
         /// What it asks for.
         spec: Arc<ChannelSpec>,
         /// Its parameters with their values.
         parameters: Arc<ResolvedParameters>,
     },
-    /// A channel went.
+    /// A channel is gone.
     Unprovision {
         /// The channel.
         channel: ChannelReference,
@@ -161,7 +161,7 @@ pub enum Call {
         /// Its parameters with their values.
         parameters: Arc<ResolvedParameters>,
     },
-    /// A subscription went.
+    /// A subscription is gone.
     Unsubscribe {
         /// The subscription.
         subscription: SubscriptionReference,
@@ -183,19 +183,19 @@ impl Call {
     }
 }
 
-/// A call to make, whose result [`Monitor::handle_called`](super::Monitor::handle_called) waits for.
+/// A call to make. Report its result to [`Monitor::handle_called`](super::Monitor::handle_called).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Job {
-    /// What it is about.
+    /// The object.
     pub key: Key,
     /// What to call.
     pub call: Call,
-    /// 1, 2, .. since this call last succeeded for this object.
+    /// 1, 2, .. since the last success of this call for this object.
     pub attempt: u32,
 }
 
-/// Something to tell about an object, as a Kubernetes event.
+/// A Kubernetes event about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Note {
@@ -205,7 +205,7 @@ pub struct Note {
     pub namespace: ByteString,
     /// Its name.
     pub name: ByteString,
-    /// Its identity.
+    /// Its UID.
     pub uid: ByteString,
     /// Whether it is a warning.
     pub warning: bool,
@@ -215,17 +215,17 @@ pub struct Note {
     pub message: String,
 }
 
-/// A request about an object, whose result [`Monitor::handle_written`](super::Monitor::handle_written) waits for.
+/// A request about an object. Report its result to [`Monitor::handle_written`](super::Monitor::handle_written).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Write {
     /// The object.
     pub key: Key,
-    /// What to ask.
+    /// The request.
     pub patch: Patch,
 }
 
-/// What to ask of an object.
+/// A request about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Patch {
@@ -243,7 +243,7 @@ pub enum Patch {
         /// The whole list.
         finalizers: Vec<ByteString>,
     },
-    /// Read the object: its version was not the last one.
+    /// Read the object, because its known version is old.
     Read,
 }
 
@@ -251,7 +251,7 @@ pub enum Patch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Written {
-    /// The object as it is now.
+    /// The current object.
     Object(Box<Object>),
     /// The object has another version.
     Conflict,
@@ -263,20 +263,20 @@ pub enum Written {
     Later(Duration),
 }
 
-/// What is to be done.
+/// An action for the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// All lists are whole: so many channels and subscriptions are in them. Once, before the first call.
+    /// All lists are complete. Given once, before the first call.
     Synced {
         /// Channels, ours or not.
         channels: usize,
         /// Subscriptions, ours or not.
         subscriptions: usize,
     },
-    /// All lists are whole and the bus is not in them. Once; nothing else follows.
+    /// All lists are complete and the bus is not in them. Given once, as the last action.
     NoBus,
-    /// Everything that was listed was called once: so many channels are provisioned, so many subscriptions subscribed.
+    /// Every listed object has been called once.
     Settled {
         /// Provisioned channels.
         channels: usize,
@@ -296,6 +296,6 @@ pub enum Action {
     Write(Write),
     /// Send an event.
     Note(Note),
-    /// So many events were not sent because too many were waiting.
+    /// Events that were dropped because too many were waiting.
     NotesDropped(u64),
 }

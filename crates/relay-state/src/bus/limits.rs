@@ -1,4 +1,4 @@
-//! How long failures wait: each key by itself, and all together.
+//! Delays after failures, for each key and for all keys together.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use relay_proto::retry::{Backoff, Jitter};
 /// The first delay of a key, and the longest.
 const FIRST: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_secs(1000);
-/// Failures that are tried again without a common limit, and how many a second after that.
+/// Retries without a common limit, and the number per second after that.
 const BURST: f64 = 100.0;
 const PER_SECOND: f64 = 10.0;
 
@@ -16,8 +16,8 @@ pub(super) fn backoff(seed: u64) -> Backoff {
     Backoff::new(FIRST, LONGEST, seed).jitter(Jitter::Quarter)
 }
 
-/// A bucket of tries that all failing keys share. Each failure takes one at once, though it may be one that is still to
-/// come: then the key waits for it.
+/// A token bucket of retries, shared by all failing keys. Each failure takes a token at once, perhaps a future one,
+/// for which the key then waits.
 #[derive(Debug)]
 pub(super) struct Bucket {
     left: f64,
@@ -29,7 +29,7 @@ impl Bucket {
         Self { left: BURST, filled: Duration::ZERO }
     }
 
-    /// How long the taker has to wait.
+    /// Takes a token; returns the delay until it is available.
     pub(super) fn take(&mut self, now: Duration) -> Duration {
         let more = now.saturating_sub(self.filled).as_secs_f64() * PER_SECOND;
         self.left = (self.left + more).min(BURST) - 1.0;

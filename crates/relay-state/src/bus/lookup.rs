@@ -1,4 +1,4 @@
-//! What is provisioned and subscribed right now.
+//! Queries for provisioned channels and subscribed subscriptions.
 
 use std::sync::Arc;
 
@@ -35,13 +35,13 @@ impl Monitor {
         Some(subscribed.collect())
     }
 
-    /// Whether the channel is one of this bus, as far as its object says.
+    /// Whether the channel belongs to this bus, by its object.
     pub fn wants_channel(&self, channel: &ChannelReference) -> bool {
         let wanted = self.channels.get(channel).and_then(|record| record.wanted.as_ref());
         wanted.is_some_and(|wanted| self.is_ours(channel, wanted))
     }
 
-    /// Whether there is this subscription to this channel, and the channel is one of this bus.
+    /// Whether this subscription to this channel exists, and the channel belongs to this bus.
     pub fn wants_subscription(
         &self,
         subscription: &SubscriptionReference,
@@ -58,12 +58,12 @@ impl Monitor {
         (channels, subscriptions)
     }
 
-    /// Whether all lists were whole once.
+    /// Whether all lists have been complete once.
     pub fn is_synced(&self) -> bool {
         self.synced
     }
 
-    /// Calls whose results are waited for.
+    /// Calls in progress.
     pub fn calls_under_way(&self) -> usize {
         self.calls
     }

@@ -1,4 +1,4 @@
-//! The monitor: a queue of keys, and what each of them needs.
+//! The monitor: a queue of keys, and the next action for each.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::record::{Attempt, Done, Failed, Record, Spec};
 
 /// Decides what to call: see the [module](super).
 ///
-/// **After anything is fed in, ask [`poll`](Self::poll) until it says `None`, and again at
+/// **After every input, call [`poll`](Self::poll) until it returns `None`, and again at
 /// [`poll_timeout`](Self::poll_timeout).**
 ///
 /// ```text
@@ -31,14 +31,14 @@ pub struct Monitor {
     pub(super) bus: Bus,
     pub(super) channels: BTreeMap<ChannelReference, Record<ChannelSpec>>,
     pub(super) subscriptions: BTreeMap<SubscriptionReference, Record<SubscriptionSpec>>,
-    /// Every subscription under the channels that it names, or is subscribed to.
+    /// Subscriptions by channel: the one that each names, and the one that it is subscribed to.
     pub(super) by_channel: BTreeMap<ChannelReference, BTreeSet<SubscriptionReference>>,
     listed: [bool; 2],
     pub(super) synced: bool,
     over: bool,
     stopping: bool,
     queue: VecDeque<Key>,
-    /// Keys that failed, by when they are due.
+    /// Failed keys by the time of their retry.
     timers: BTreeSet<(Duration, Key)>,
     pub(super) writes: VecDeque<Key>,
     pub(super) write_timers: BTreeSet<(Duration, Key)>,
@@ -48,13 +48,13 @@ pub struct Monitor {
     pub(super) out: VecDeque<Action>,
     pub(super) notes: usize,
     pub(super) notes_dropped: u64,
-    /// Keys that were listed and not called yet; `None` when nobody waits for that.
+    /// Listed keys that were not called yet; `None` when `Settled` is not wanted.
     pub(super) unsettled: Option<BTreeSet<Key>>,
     seeds: u64,
 }
 
 impl Monitor {
-    /// A monitor that knows nothing yet.
+    /// A monitor without objects.
     pub fn new(settings: Settings) -> Self {
         Self {
             seeds: settings.seed,
@@ -81,8 +81,8 @@ impl Monitor {
         }
     }
 
-    /// All objects of a kind. What is not among them is gone, unless it is among the `kept`: names and namespaces of
-    /// objects that are there but could not be read.
+    /// All objects of a kind. Other objects are gone, except those in `kept`: names and namespaces of objects that
+    /// exist but could not be decoded.
     pub fn handle_list(&mut self, kind: Kind, objects: Vec<Object>, kept: &[(&str, &str)], now: Now) {
         let there = |object: &Object| (object.metadata().name.clone(), object.metadata().namespace.clone());
         let mut named: BTreeSet<(ByteString, ByteString)> = objects.iter().map(there).collect();
@@ -121,7 +121,7 @@ impl Monitor {
         }
     }
 
-    /// An object is gone. A bus that is gone stays in force.
+    /// An object is gone. The spec of a deleted bus stays in force.
     pub fn handle_deleted(&mut self, kind: Kind, name: &str, namespace: &str, _now: Now) {
         match kind {
             Kind::Bus | Kind::ClusterBus => {}
@@ -158,7 +158,7 @@ impl Monitor {
         }
     }
 
-    /// A call turned out not to be handled: it is not made again, and what it was about counts as done.
+    /// A call turned out not to be handled: it is not made again, and counts as done.
     pub fn handle_not_set(&mut self, job: &Job, now: Now) {
         let handlers = &mut self.settings.handlers;
         match job.call {
@@ -171,7 +171,7 @@ impl Monitor {
         self.handle_called(&job.key, Ok(()), now);
     }
 
-    /// Subscribes once more, although nothing changed.
+    /// Calls subscribe once more, although nothing changed.
     pub fn requeue_subscription(&mut self, subscription: &SubscriptionReference) {
         if let Some(record) = self.subscriptions.get_mut(subscription) {
             record.forced = true;
@@ -180,7 +180,7 @@ impl Monitor {
         }
     }
 
-    /// What waits because it failed is tried at once: the reason is gone.
+    /// Retries failed keys at once, because the cause is gone.
     pub fn retry_now(&mut self) {
         for (_, key) in std::mem::take(&mut self.timers) {
             match &key {
@@ -196,8 +196,8 @@ impl Monitor {
         }
     }
 
-    /// Wants to be told, by [`Action::Settled`], when everything that is known now was called once. The first time is
-    /// by itself, after [`Action::Synced`].
+    /// Requests [`Action::Settled`] once every known object has been called. The first one comes without a request,
+    /// after [`Action::Synced`].
     pub fn settle(&mut self) {
         self.channels.values_mut().for_each(|record| record.attempted = false);
         self.subscriptions.values_mut().for_each(|record| record.attempted = false);
@@ -207,12 +207,12 @@ impl Monitor {
         self.wake_all();
     }
 
-    /// No new call begins. Results of calls under way are still to be fed in, and their conditions to be written.
+    /// Starts no new calls. Results of calls in progress must still be reported, and their conditions are written.
     pub fn stop(&mut self) {
         self.stopping = true;
     }
 
-    /// What is to be done now.
+    /// The next action.
     pub fn poll(&mut self, now: Now) -> Option<Action> {
         if self.over {
             return self.out.pop_front();
@@ -239,7 +239,7 @@ impl Monitor {
             if !self.synced || self.stopping || self.calls >= self.settings.concurrency {
                 return None;
             }
-            // The bus comes before everything else, once.
+            // The bus is called before everything else, once.
             if !self.bus.attempted && self.settings.bus.is_some() && self.settings.handlers.bus {
                 if !self.bus.queued || self.bus.running.is_some() {
                     return None;
@@ -255,7 +255,7 @@ impl Monitor {
         }
     }
 
-    /// When to poll again, though nothing is fed in: `None` when only feeding changes anything.
+    /// When to poll again without an input; `None`: only after an input.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let calls = self.timers.first().filter(|_| self.synced && !self.stopping).map(|(due, _)| *due);
         let writes = self.write_timers.first().map(|(due, _)| *due);
@@ -332,7 +332,7 @@ impl Monitor {
         }
     }
 
-    /// Files the subscription under this channel, and takes it from where it is not any more.
+    /// Indexes the subscription under this channel, and removes outdated entries.
     fn index(&mut self, key: &SubscriptionReference, channel: &ChannelReference) {
         self.by_channel.entry(channel.clone()).or_default().insert(key.clone());
         let record = self.subscriptions.get(key);
@@ -385,7 +385,7 @@ impl Monitor {
         }
     }
 
-    /// The key's turn.
+    /// Handles a key from the queue.
     fn look_at(&mut self, key: &Key, now: Now) -> Option<Action> {
         if let Some(queued) = self.queued(key) {
             *queued = false;
@@ -411,7 +411,7 @@ impl Monitor {
                 };
                 let record = self.channels.get_mut(channel)?;
                 let number = begin(record, attempt);
-                // Its subscriptions may have to wait from now on.
+                // Its subscriptions may have to wait now.
                 self.start(key, call, number, now)
             }
             Key::Subscription(subscription) => {
@@ -435,7 +435,7 @@ impl Monitor {
         }
     }
 
-    /// Does what a need asks for, short of a call.
+    /// Carries out a need, except for a call.
     fn follow<S: Spec + 'static>(&mut self, key: &Key, need: Need<S>, now: Now) -> Option<Attempt<S>>
     where
         Self: Records<S>,
@@ -535,11 +535,11 @@ impl Monitor {
                 self.timers.insert((due, Key::Bus));
             }
         }
-        // It may have changed meanwhile, and it is to be looked at whether all is settled.
+        // It may have changed during the call, and all may be settled now.
         self.wake(Key::Bus);
     }
 
-    /// After a call: when to look again.
+    /// After a call: queues the key, or sets its retry time.
     fn called(&mut self, key: &Key, due: Option<Duration>) {
         if let Some(due) = due {
             self.timers.insert((due, key.clone()));
@@ -553,7 +553,7 @@ impl Monitor {
             Key::Channel(channel) => drop(self.channels.remove(channel)),
             Key::Subscription(subscription) => {
                 self.subscriptions.remove(subscription);
-                // Found by what it last named; what it named before was taken out when that ended.
+                // It is indexed by the channel that it named last; earlier entries were removed when they ended.
                 let filed: Vec<_> = self
                     .by_channel
                     .range(ChannelReference::new("", subscription.namespace())..)
@@ -586,7 +586,7 @@ impl Records<SubscriptionSpec> for Monitor {
     }
 }
 
-/// Counts a try.
+/// Counts an attempt.
 fn begin<S>(record: &mut Record<S>, attempt: Attempt<S>) -> u32 {
     if record.counted != attempt.uid {
         record.counted = attempt.uid.clone();
@@ -603,7 +603,7 @@ fn begin<S>(record: &mut Record<S>, attempt: Attempt<S>) -> u32 {
     number
 }
 
-/// Takes in how a try ended; when the next one is due, if it failed.
+/// Records the result of an attempt; returns the time of the retry after a failure.
 fn ended<S: Spec>(
     record: &mut Record<S>,
     attempt: &Attempt<S>,

@@ -1,4 +1,4 @@
-//! What a channel or subscription needs next: a function of what is known, and of nothing else.
+//! The next action for a channel or subscription, as a pure function of the known state.
 //!
 //! ```text
 //!   channel       not there, another's, another UID ---> done: unprovision, once none of its subscriptions is
@@ -19,16 +19,16 @@ use relay_proto::bus::{
 use super::monitor::Monitor;
 use super::record::{Attempt, Record, Spec, Wanted};
 
-/// What comes next for a channel or subscription.
+/// The next action for a channel or subscription.
 #[derive(Debug)]
 pub(super) enum Need<S> {
     Nothing,
-    /// Others go first; when they are done this is asked again.
+    /// Wait for other calls; they queue this key again.
     Wait,
     /// It breaks a rule: no call.
     Refuse(Refusal),
     Call(Attempt<S>),
-    /// The finalizer is to be there, or not to be there, first.
+    /// First add (true) or remove (false) the finalizer.
     Finalizer(bool),
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Refusal {
 }
 
 impl Monitor {
-    /// Whether the channel is to be provisioned as far as its object says.
+    /// Whether the channel's object asks this bus to provision it.
     pub(super) fn is_ours(&self, channel: &ChannelReference, wanted: &Wanted<ChannelSpec>) -> bool {
         let Some(bus) = &self.settings.bus else { return true };
         match (&wanted.spec.bus, &wanted.spec.cluster_bus) {
@@ -49,12 +49,13 @@ impl Monitor {
         }
     }
 
-    /// Being deleted counts only with a finalizer: otherwise the deletion itself will be seen.
+    /// Whether it is going away. A deletion timestamp counts only with a finalizer; without one, the deletion
+    /// itself will be seen.
     fn goes<S>(&self, wanted: &Wanted<S>) -> bool {
         self.settings.finalizer.is_some() && wanted.metadata.deleting
     }
 
-    /// It is being deleted and waits for us, who may not remember why.
+    /// Whether it is being deleted and waits for our finalizer, possibly from before a restart.
     fn owes_undoing<S>(&self, record: &Record<S>) -> bool {
         let open = |wanted: &&Wanted<S>| record.undone.as_ref() != Some(&wanted.metadata.uid);
         let wanted = record.wanted.as_ref().filter(open);
@@ -66,7 +67,7 @@ impl Monitor {
         ours.is_some_and(|ours| wanted.metadata.finalizers.iter().any(|finalizer| &**finalizer == ours))
     }
 
-    /// The channel is provisioned and is to stay so.
+    /// Whether the channel is provisioned and stays so.
     pub(super) fn channel_stands(&self, channel: &ChannelReference) -> bool {
         let Some(record) = self.channels.get(channel) else { return false };
         let undoing = record.running.as_ref().is_some_and(|running| running.undo);
@@ -130,9 +131,10 @@ impl Monitor {
         }
     }
 
-    /// Something that is to be provisioned or subscribed.
+    /// The need of a channel or subscription that exists.
     ///
-    /// What breaks a rule stays as it was made earlier; but what was torn half-way then is torn down to its end.
+    /// An object that breaks a rule stays as provisioned earlier, unless its removal has begun: then the removal is
+    /// completed.
     fn need_of_target<S: Spec>(&self, record: &Record<S>, target: &Wanted<S>) -> Need<S> {
         match (self.need_of_standing(record, target), &record.done) {
             (Need::Refuse(_), Some(done)) if done.torn => {
@@ -170,7 +172,7 @@ impl Monitor {
         })
     }
 
-    /// Nothing is to be undone any more: our finalizer may go.
+    /// There is nothing more to undo: our finalizer may be removed.
     fn release<S>(&self, record: &Record<S>) -> Need<S> {
         let ours = record.wanted.as_ref().filter(|wanted| self.has_finalizer(wanted));
         if ours.is_some() && record.held { Need::Finalizer(false) } else { Need::Nothing }
@@ -199,7 +201,7 @@ fn undo_of<S>(uid: ByteString, spec: Arc<S>) -> Attempt<S> {
     Attempt { undo: true, uid, spec, parameters: Arc::default() }
 }
 
-/// The bus: what was seen of it, and what it was last called with.
+/// The bus: its last object, and the spec of the last call.
 #[derive(Debug, Default)]
 pub(super) struct Bus {
     /// The last object seen: it stays in force when the bus is deleted.

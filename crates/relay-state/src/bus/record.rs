@@ -1,4 +1,4 @@
-//! What is known of one channel or subscription.
+//! The state of one channel or subscription.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) trait Spec {
     fn arguments(&self) -> &[Argument];
     fn problem(&self) -> Option<&str>;
     fn parameters(bus: &BusSpec) -> &[Parameter];
-    /// Whether one of its calls is handled: only then there is something to hold a deletion up for.
+    /// Whether one of its calls is handled: only then a finalizer is needed.
     fn is_handled(handlers: Handlers) -> bool;
 }
 
@@ -61,30 +61,30 @@ impl Spec for SubscriptionSpec {
 /// One channel or subscription.
 #[derive(Debug)]
 pub(super) struct Record<S> {
-    /// The object as it was last seen; `None` when it is not there.
+    /// The last object; `None` when it does not exist.
     pub(super) wanted: Option<Wanted<S>>,
-    /// The last call that succeeded, until its opposite does.
+    /// The last successful call, until its opposite succeeds.
     pub(super) done: Option<Done<S>>,
     pub(super) running: Option<Attempt<S>>,
-    /// The last try, when it failed.
+    /// The last attempt, if it failed.
     pub(super) failed: Option<Failed<S>>,
     pub(super) retry: Option<Box<Backoff>>,
-    /// Tries of the call and of its opposite since each last succeeded, and for which identity they count.
+    /// Attempts of the call and of its opposite since the last success of each, and the UID they count for.
     pub(super) attempts: [u32; 2],
     pub(super) counted: ByteString,
-    /// It is to be called although nothing changed.
+    /// Call it although nothing changed.
     pub(super) forced: bool,
-    /// So is the call that runs: when it fails, the next one is, too.
+    /// The running call is a forced one: if it fails, so is its retry.
     pub(super) forced_now: bool,
     /// It waits in the queue.
     pub(super) queued: bool,
-    /// A call has ended since everything was last to settle.
+    /// Whether a call has ended since `settle` was requested.
     pub(super) attempted: bool,
-    /// What was last refused without a call, with the specs it was refused for.
+    /// The last refusal without a call, with the specs of that time.
     pub(super) refused: Option<(ByteString, Arc<S>, Arc<BusSpec>)>,
-    /// Our finalizer is on it, or being put there.
+    /// Whether our finalizer is set, or being added.
     pub(super) held: bool,
-    /// The identity whose opposite call succeeded because it is being deleted.
+    /// The UID for which the opposite call has succeeded during a deletion.
     pub(super) undone: Option<ByteString>,
     pub(super) writing: Writing,
 }
@@ -123,11 +123,11 @@ pub(super) struct Done<S> {
     pub(super) uid: ByteString,
     pub(super) spec: Arc<S>,
     pub(super) parameters: Arc<ResolvedParameters>,
-    /// Its opposite was begun and did not succeed.
+    /// The opposite call was started and has not succeeded.
     pub(super) torn: bool,
 }
 
-/// One try of a call, or of its opposite.
+/// One attempt of a call or of its opposite.
 #[derive(Debug, Clone)]
 pub(super) struct Attempt<S> {
     pub(super) undo: bool,
@@ -137,7 +137,7 @@ pub(super) struct Attempt<S> {
 }
 
 impl<S: Spec> Attempt<S> {
-    /// Whether a further try would be the same.
+    /// Whether another attempt would be the same.
     pub(super) fn is(&self, other: &Self) -> bool {
         self.undo == other.undo
             && self.uid == other.uid
@@ -152,12 +152,12 @@ pub(super) struct Failed<S> {
     pub(super) due: Duration,
 }
 
-/// What is to be written to the object.
+/// Pending writes to the object.
 #[derive(Debug, Default)]
 pub(super) struct Writing {
     pub(super) condition: Option<Condition>,
     pub(super) finalizer: Option<bool>,
-    /// The version that is known was not the last one.
+    /// The known version is old: read the object first.
     pub(super) read: bool,
     pub(super) running: bool,
     pub(super) queued: bool,
@@ -166,7 +166,7 @@ pub(super) struct Writing {
 }
 
 impl<S: Spec> Record<S> {
-    /// Takes the object as it is now. Whether anything that calls depend on changed.
+    /// Takes the current object; returns whether anything changed that calls depend on.
     pub(super) fn see(&mut self, metadata: Metadata, spec: Arc<S>, conditions: Conditions) -> bool {
         match &mut self.wanted {
             Some(wanted) => {
@@ -202,12 +202,12 @@ impl<S: Spec> Record<S> {
         self.wanted.take().is_some()
     }
 
-    /// Nothing is left to remember.
+    /// Whether the record can be removed.
     pub(super) fn is_over(&self) -> bool {
         self.wanted.is_none() && self.done.is_none() && self.running.is_none() && !self.writing.running
     }
 
-    /// It is subscribed or provisioned, and nothing speaks against that.
+    /// The successful call, if it is still in force.
     pub(super) fn stands(&self) -> Option<&Done<S>> {
         let (wanted, done) = (self.wanted.as_ref()?, self.done.as_ref()?);
         (!done.torn && wanted.metadata.uid == done.uid).then_some(done)

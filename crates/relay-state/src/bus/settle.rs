@@ -1,4 +1,4 @@
-//! Whether everything that was listed was called once.
+//! Detects when every listed object has been called once.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::monitor::Monitor;
 use super::need::Need;
 
 impl Monitor {
-    /// Takes the key off the list of those that are still to be called.
+    /// Removes the key from the set of keys to be called.
     pub(super) fn check_settled(&mut self, key: &Key) {
         let Some(unsettled) = &self.unsettled else { return };
         let settled = unsettled.contains(key) && self.is_settled(key);

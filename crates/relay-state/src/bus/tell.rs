@@ -1,4 +1,4 @@
-//! What is told of calls, and of calls that are not made: conditions, events, missing arguments.
+//! Reports of calls, and of calls that are not made: conditions, events, missing arguments.
 
 use relay_proto::bus::{Condition, Kind};
 
@@ -7,11 +7,11 @@ use super::monitor::{Monitor, Records};
 use super::need::Refusal;
 use super::record::{Attempt, Spec};
 
-/// Events that may wait to be sent.
+/// Limit of events waiting to be sent.
 const NOTES: usize = 1024;
 
 impl Monitor {
-    /// No call, and one line, event and condition about that for each change.
+    /// Makes no call; reports this once per change, as an action, an event and a condition.
     pub(super) fn refuse<S: Spec + 'static>(&mut self, key: &Key, refusal: &Refusal)
     where
         Self: Records<S>,
@@ -113,7 +113,7 @@ impl Monitor {
         }
         let said = result.as_ref().map_or_else(Clone::clone, |()| said.to_owned());
         let Some(record) = self.record(key) else { return };
-        // A condition about an object that is not there any more is nobody's.
+        // There is no condition to write for an object that is gone.
         if record.wanted.as_ref().is_some_and(|wanted| wanted.metadata.uid == uid) {
             record.writing.condition = Some(Condition::new(r#type, result.is_ok(), reason, said));
             self.queue_write(key);

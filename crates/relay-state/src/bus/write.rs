@@ -1,5 +1,4 @@
-//! Conditions and finalizers: what is written, and what becomes of a write that failed. None of it calls a handler
-//! again.
+//! Conditions and finalizers: writes and their failures. They never repeat a call of a handler.
 
 use std::time::Duration;
 
@@ -95,13 +94,13 @@ impl Monitor {
         None
     }
 
-    /// Whether something is still to be written, or being written.
+    /// Whether a write is pending or in progress.
     pub fn is_writing(&self) -> bool {
         self.writes_running > 0 || !self.writes.is_empty()
     }
 }
 
-/// What to ask now, from what is known of the object.
+/// The next write, from the known state of the object.
 fn patch<S>(record: &mut Record<S>, channel: bool, finalizer: Option<&str>, now: Now) -> Option<Patch> {
     let writing = &mut record.writing;
     writing.queued = false;
@@ -144,7 +143,7 @@ fn patch<S>(record: &mut Record<S>, channel: bool, finalizer: Option<&str>, now:
     Some(patch)
 }
 
-/// Takes in how a write ended, but for when to try again.
+/// Records the result of a write, except for the retry time.
 fn take_in<S>(record: &mut Record<S>, written: Written, finalizer: Option<&str>, seed: u64, now: Now) {
     let writing = &mut record.writing;
     writing.running = false;
@@ -167,7 +166,7 @@ fn take_in<S>(record: &mut Record<S>, written: Written, finalizer: Option<&str>,
         Some(Object::Channel(channel)) => (channel.metadata, channel.conditions),
         Some(Object::Subscription(subscription)) => (subscription.metadata, subscription.conditions),
         _ => {
-            // It is gone: what kept it there kept it for nothing.
+            // It is gone: no finalizer is needed.
             if let (Some(wanted), Some(ours)) = (&mut record.wanted, finalizer) {
                 wanted.metadata.finalizers.retain(|finalizer| &**finalizer != ours);
             }
@@ -179,7 +178,7 @@ fn take_in<S>(record: &mut Record<S>, written: Written, finalizer: Option<&str>,
         (writing.condition, writing.finalizer) = (None, None);
         return;
     };
-    // The watch may have told of a later version already. The spec is the watch's to tell.
+    // The watch may have shown a later version already. The spec is taken from the watch only.
     let order = |version: &str| version.parse::<u64>().ok();
     let later = order(&wanted.metadata.resource_version) > order(&metadata.resource_version);
     if !later {

@@ -1,4 +1,4 @@
-//! What is held of an environment and of a filter.
+//! Environments and filters.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub struct Environment {
     pub secure_mode: bool,
     /// The version of all this.
     pub version: i64,
-    /// Keys that are good for a part of the environment only, and so are not accepted.
+    /// Number of keys that are valid for a part of the environment only, and so are not accepted.
     pub dropped_keys: usize,
 }
 
@@ -45,13 +45,13 @@ pub struct AcceptedKey<K> {
     pub name: Option<Box<str>>,
     /// The key.
     pub key: K,
-    /// Whether it is the primary one, which has no end.
+    /// Whether it is the primary key, which does not expire.
     pub primary: bool,
     /// The last millisecond since 1970 at which it is accepted; `None` for ever.
     pub expires_ms: Option<u64>,
 }
 
-/// Which programs a key is for.
+/// The kind of programs that use a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum KeyKind {
@@ -92,7 +92,7 @@ impl Filter {
 }
 
 impl Environment {
-    /// Of a rep that was judged; keys whose time is over are not accepted.
+    /// Makes an environment from a checked wire form; expired keys are left out.
     pub(super) fn new(id: EnvironmentId, rep: &EnvironmentRep<'_>, now_ms: u64) -> Self {
         let mut dropped_keys = 0;
         let primary = rep.sdk_key.value.reveal();
@@ -133,13 +133,13 @@ impl Environment {
         }
     }
 
-    /// When the first of its keys ends.
+    /// The earliest expiry of its keys.
     pub(super) fn first_end(&self) -> Option<u64> {
         let sdk = self.sdk_keys.iter().filter_map(|key| key.expires_ms);
         sdk.chain(self.mobile_keys.iter().filter_map(|key| key.expires_ms)).min()
     }
 
-    /// Names of the fields in which it differs from what it was, as they stand in output; the version is none of them.
+    /// Names of the fields that differ from `was`, as in the output; without the version.
     pub(super) fn changed_since(&self, was: &Self) -> Vec<&'static str> {
         [
             ("env_key", self.env_key != was.env_key),
@@ -167,8 +167,8 @@ fn accepted<K: for<'a> From<&'a str>>(
     AcceptedKey { name: name.map(Into::into), key: K::from(key), primary, expires_ms }
 }
 
-/// The accepted ones of a list, the primary one first. Of a value that comes twice, the last entry counts, in the
-/// place of the first.
+/// The accepted keys of a list, the primary one first. Of equal keys the last entry counts, at the place of the
+/// first.
 fn listed<K: for<'a> From<&'a str>>(
     entries: &[KeyEntry<'_>],
     primary: &str,
@@ -204,7 +204,7 @@ fn listed<K: for<'a> From<&'a str>>(
     keys
 }
 
-/// Masked, what is in the first set of keys and not in the second.
+/// The masked keys of `these` that are not in the other.
 pub(super) fn masked_difference(these: &Environment, those: &Environment) -> Arc<[String]> {
     let sdk: HashSet<&str> = those.sdk_keys.iter().map(|key| key.key.reveal()).collect();
     let mobile: HashSet<&str> = those.mobile_keys.iter().map(|key| key.key.reveal()).collect();

@@ -1,4 +1,4 @@
-//! What has changed, in the order in which to act on it.
+//! Events: changes, in the order in which to act on them.
 
 use std::sync::Arc;
 
@@ -8,29 +8,29 @@ use serde_json::{Map, Value, json};
 use super::environment::{AcceptedKey, Environment, Filter, KeyKind};
 use super::status::Status;
 
-/// Something that a client acts on.
+/// A change for a client to act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The client itself has changed: see [`Session`](super::Session).
+    /// The client's status changed: see [`Session`](super::Session).
     Status(Status),
-    /// An environment that was not there.
+    /// A new environment.
     Added(Arc<Environment>),
     /// An environment in a newer version.
     Updated(Updated),
     /// An environment is gone.
     Deleted(Gone<EnvironmentId>),
-    /// The time of a key is over: disconnect who uses it, and refuse it from now on.
+    /// A key has expired: disconnect its users, and refuse it from now on.
     KeyExpired(Expired),
-    /// A filter that was not there.
+    /// A new filter.
     FilterAdded(Arc<Filter>),
     /// A filter in a newer version.
     FilterUpdated(Arc<Filter>),
     /// A filter is gone.
     FilterDeleted(Gone<FilterId>),
-    /// An environment was not taken; what was known of it stays.
+    /// An environment was refused; its former state stays.
     Refused(Refused),
-    /// A put is complete: everything that it changes has been told.
+    /// A put is complete: all of its changes were given before.
     ReceivedAll(ReceivedAll),
     /// A put without environments is held back.
     Held(Held),
@@ -40,10 +40,10 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Updated {
-    /// What it is now.
+    /// The new state.
     pub environment: Arc<Environment>,
-    /// Names of its fields that differ from what it was, without keys whose time was over since. Empty: nothing but the
-    /// version is new, and nobody needs to rebuild anything.
+    /// Names of its fields that changed, apart from keys that expired in between. Empty: only the version changed,
+    /// and nothing needs to be rebuilt.
     pub changed: Vec<&'static str>,
     /// Masked keys that were not accepted before.
     pub accepted: Arc<[String]>,
@@ -57,17 +57,17 @@ pub struct Updated {
 pub struct Gone<I> {
     /// Which.
     pub id: I,
-    /// The version in which it is gone; `None` when it was missing in a put.
+    /// The version of the deletion; `None` when it was missing in a put.
     pub version: Option<i64>,
-    /// What said so.
+    /// The message that removed it.
     pub by: By,
 }
 
-/// What said that something is gone.
+/// The message that removed an environment or filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum By {
-    /// An event of its own.
+    /// A `delete` event.
     Delete,
     /// A put in which it is missing.
     Put,
@@ -83,11 +83,11 @@ impl By {
     }
 }
 
-/// The time of a key is over.
+/// A key has expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Expired {
-    /// Whose it was.
+    /// Its environment.
     pub id: EnvironmentId,
     /// The key.
     pub key: ExpiredKey,
@@ -101,14 +101,14 @@ pub struct Expired {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExpiredKey {
-    /// Of server-side programs.
+    /// A key of server-side programs.
     Sdk(SdkKey),
-    /// Of mobile programs.
+    /// A key of mobile programs.
     Mobile(MobileKey),
 }
 
 impl ExpiredKey {
-    /// Which programs it was for.
+    /// The kind of programs that used it.
     pub fn kind(&self) -> KeyKind {
         match self {
             Self::Sdk(_) => KeyKind::Sdk,
@@ -125,21 +125,21 @@ impl ExpiredKey {
     }
 }
 
-/// An environment that was not taken.
+/// An environment that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refused {
-    /// The id it came under.
+    /// Its id.
     pub id: EnvironmentId,
-    /// The version that was not taken.
+    /// The refused version.
     pub version: i64,
     /// Why.
     pub reason: Refusal,
-    /// What brought it.
+    /// The message that contained it.
     pub came_in: RefusedIn,
 }
 
-/// What brought an environment that was not taken.
+/// The message that contained a refused environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusedIn {
@@ -157,19 +157,19 @@ pub struct ReceivedAll {
     pub environments: usize,
     /// How many filters are known now.
     pub filters: usize,
-    /// Ids of environments that this put had and that were not taken, in order.
+    /// Ids of the environments of this put that were refused, in order.
     pub refused: Vec<EnvironmentId>,
-    /// Where it came from.
+    /// Its source.
     pub origin: Origin,
 }
 
-/// Where a configuration came from.
+/// The source of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Origin {
     /// The service.
     Stream,
-    /// What was kept of an earlier time.
+    /// The cache of an earlier run.
     Cache,
 }
 
@@ -177,9 +177,9 @@ pub enum Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Held {
-    /// How many environments would go.
+    /// How many environments would be removed.
     pub environments: usize,
-    /// How long it is held back, in milliseconds.
+    /// The delay, in milliseconds.
     pub hold_ms: u64,
 }
 
@@ -201,7 +201,7 @@ impl Event {
         }
     }
 
-    /// The id of what it is about, if it is about one thing.
+    /// The id of its environment or filter, if it has one.
     pub fn id(&self) -> Option<&str> {
         Some(match self {
             Self::Added(environment) => environment.id.as_str(),

@@ -6,7 +6,7 @@ use std::hash::Hash;
 
 use super::rules::{Rule, rule};
 
-/// What is known of each id that was ever seen and not forgotten.
+/// Items and versions by id.
 #[derive(Debug)]
 pub(super) struct Records<I, T> {
     records: HashMap<I, Record<T>>,
@@ -20,18 +20,18 @@ struct Record<T> {
     /// `None`: it was deleted, and only its version is kept.
     item: Option<T>,
     version: i64,
-    /// The last put that named it.
+    /// Number of the last put that contained it.
     named: u64,
-    /// When it last changed, on the counter of the caller.
+    /// The time of its last change, on the caller's counter.
     touched: u64,
 }
 
-/// What became of an upsert.
+/// The result of an upsert.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Upsert<T> {
-    /// It is new, or back.
+    /// It is new, or was deleted before.
     Insert,
-    /// It was this before.
+    /// It replaces this.
     Update(T),
     /// Its version is not above the last known one.
     Stale,
@@ -44,7 +44,7 @@ impl<I, T> Default for Records<I, T> {
 }
 
 impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Records<I, T> {
-    /// How many there are, deleted ones not counted.
+    /// Number of items, without deleted ones.
     pub(super) fn live(&self) -> usize {
         self.live
     }
@@ -61,7 +61,7 @@ impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Record
         self.records.iter().filter_map(|(id, record)| Some((id, record.item.as_ref()?)))
     }
 
-    /// Makes the item only when it counts.
+    /// Inserts or replaces an item, if its version is newer; only then `make` is called.
     pub(super) fn upsert(
         &mut self,
         id: &str,
@@ -98,7 +98,7 @@ impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Record
         }
     }
 
-    /// Gives what was there.
+    /// Deletes an item; returns the former one.
     pub(super) fn delete(&mut self, id: &str, version: i64, touch: u64) -> Option<T> {
         let Some(record) = self.records.get_mut(id) else {
             if !rule(Rule::UnseenIsKept) {
@@ -118,22 +118,22 @@ impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Record
         was
     }
 
-    /// A put begins: what it does not name will be forgotten.
+    /// Begins a put.
     pub(super) fn begin_put(&mut self) {
         self.put += 1;
     }
 
-    /// The put names this one, whatever it says about it.
+    /// Marks an id as contained in the put.
     pub(super) fn name(&mut self, id: &str) {
         if let Some(record) = self.records.get_mut(id) {
             record.named = self.put;
         }
     }
 
-    /// The put has named all: the others go, but not what has changed after `touched`. Gives those that were there,
-    /// in the order of their ids. `named` says how many different ids the put named that are known.
+    /// Ends a put: removes all ids that it did not contain, except those changed after `touched`. Returns the
+    /// removed items in the order of their ids. `named` is the number of known ids in the put.
     pub(super) fn forget_unnamed(&mut self, named: usize, touched: u64) -> Vec<(I, T)> {
-        // Nearly every put names everything, and then there is nothing to look for.
+        // Nearly every put contains everything, and then there is nothing to remove.
         if named == self.records.len() || !rule(Rule::PutForgets) {
             return Vec::new();
         }
@@ -153,7 +153,7 @@ impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Record
         gone
     }
 
-    /// How many would go if everything that has not changed after `touched` went.
+    /// Number of items that have not changed after `touched`.
     pub(super) fn untouched(&self, touched: u64) -> usize {
         self.records.values().filter(|record| record.item.is_some() && record.touched <= touched).count()
     }

@@ -1,4 +1,4 @@
-//! The fold over messages and time.
+//! The fold over messages and time: versions, puts, and the expiry of keys.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,74 +19,74 @@ use super::rules::{Rule, rule};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Now {
-    /// The wall clock, in milliseconds since 1970: keys end by it. It may go back.
+    /// The wall clock, in milliseconds since 1970, for the expiry of keys. It may go back.
     pub unix_ms: u64,
-    /// A clock that never goes back, from an origin of the caller: puts are held back by it.
+    /// A clock that never goes back, from an origin of the caller, for puts that are held back.
     pub steady: Duration,
 }
 
 impl Now {
-    /// Of both clocks.
+    /// A time on both clocks.
     pub fn new(unix_ms: u64, steady: Duration) -> Self {
         Self { unix_ms, steady }
     }
 
-    /// Of a wall clock that never goes back.
+    /// A time on a wall clock that never goes back.
     pub fn at(unix_ms: u64) -> Self {
         Self { unix_ms, steady: Duration::from_millis(unix_ms) }
     }
 }
 
-/// When something is due without a message, on either clock of [`Now`]. `None` means never.
+/// The time of the next change without a message, on each clock of [`Now`]. `None` means never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Deadline {
-    /// On the wall clock: look at it again at least that late, and whenever it may have been set.
+    /// On the wall clock, which may be set: check again by then, and after the clock was set.
     pub unix_ms: Option<u64>,
     /// On the steady clock.
     pub steady: Option<Duration>,
 }
 
-/// What a message has done.
+/// The effect of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Applied {
-    /// What has changed, in the order in which to act on it.
+    /// Changes, in the order in which to act on them.
     pub events: Vec<Event>,
-    /// What it means for the connection.
+    /// The consequence for the connection.
     pub outcome: Outcome,
 }
 
-/// What a message means for the connection.
+/// The consequence of a message for the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
     /// It was understood.
     Fine,
-    /// It was understood, and has nothing for this version of the protocol: another path, or another event.
+    /// It is valid but not for this version of the protocol: another path, or another event.
     Ignored,
-    /// A put was applied but for so many environments.
+    /// A put was applied, except for this number of refused environments.
     Partly(usize),
-    /// It cannot be taken: connect again after the usual delay. For the first of its environments, this is why.
+    /// It was refused: connect again after the usual delay. The reason is that of its first refused environment.
     Refused(Refusal),
     /// The service asks to connect again.
     Reconnect,
 }
 
-/// All environments and filters that are known, with the keys they accept.
+/// All known environments and filters, with their accepted keys.
 ///
-/// Costs: a put one pass over what it has and, when something is missing in it, over what is known; every other
-/// message the environment it is about; a deadline the logarithm of how many environments have one. Deleted ids are
-/// remembered, with their versions, until a put does not have them.
+/// Cost: a put takes one pass over its content and, if something is missing in it, over all known items; any other
+/// message only depends on its environment; a deadline takes the logarithm of the number of environments with one.
+/// Deleted ids are remembered, with their versions, until a put does not have them.
 #[derive(Debug, Default)]
 pub struct Environments {
     environments: Records<EnvironmentId, Arc<Environment>>,
     filters: Records<FilterId, Arc<Filter>>,
-    /// For each environment with keys that end, the first end.
+    /// The earliest expiry of each environment with expiring keys.
     ends: BTreeSet<(u64, EnvironmentId)>,
-    /// The first of them, at hand.
+    /// The first of them.
     first_end: Option<u64>,
-    /// Counts messages: tells what has changed since one of them.
+    /// Number of messages so far, to find changes since one of them.
     touch: u64,
     hold_empty: Duration,
     held: Option<HeldPut>,
@@ -100,7 +100,7 @@ struct HeldPut {
 }
 
 impl Environments {
-    /// Holds back a put that would take away all environments for so long. Default 0: not at all.
+    /// Holds back a put that would remove all environments, for this time. Default 0: not at all.
     #[must_use]
     pub fn hold_empty(mut self, hold: Duration) -> Self {
         self.hold_empty = hold;
@@ -146,13 +146,13 @@ impl Environments {
     #[inline]
     pub fn next_deadline(&self) -> Deadline {
         Deadline {
-            // The last millisecond of a key is still its own.
+            // A key is still accepted in its last millisecond.
             unix_ms: self.first_end.map(|end| end.saturating_add(1)).filter(|&due| due < u64::MAX),
             steady: self.held.as_ref().map(|held| held.until),
         }
     }
 
-    /// Time has passed: keys end, and a put that was held back is applied. Does nothing before its time.
+    /// Expires keys, and applies a put that was held back for long enough.
     pub fn handle_time(&mut self, now: Now) -> Vec<Event> {
         let mut events = Vec::new();
         self.expire(now, &mut events);
@@ -169,14 +169,14 @@ impl Environments {
         events
     }
 
-    /// The connection has ended: a put that is held back was not meant for long.
+    /// Drops a put that is held back, because its connection has ended.
     pub fn handle_disconnect(&mut self) {
         if rule(Rule::EndDropsHeld) {
             self.held = None;
         }
     }
 
-    /// A message has come. Keys whose time is over end first.
+    /// Applies a message, after expiring keys.
     pub fn apply(&mut self, message: Message<'_>, now: Now) -> Applied {
         let mut events = if rule(Rule::EndsFirst) { self.handle_time(now) } else { Vec::new() };
         let outcome = match message {
@@ -191,7 +191,7 @@ impl Environments {
         Applied { events, outcome }
     }
 
-    /// Takes what was kept of an earlier time, before anything else. What cannot be taken is left out.
+    /// Restores a saved state, before any other input. Invalid environments are left out.
     pub fn restore(&mut self, mut content: PutContent<'_>, now: Now) -> Vec<Event> {
         let mut events = Vec::new();
         content.environments.retain(|(id, rep)| rep.judge(id).is_ok());
@@ -390,12 +390,12 @@ impl Environments {
         }
     }
 
-    /// Ends the keys whose time is over, in the order of their ends.
+    /// Removes expired keys, in the order of their expiry.
     fn expire(&mut self, now: Now, events: &mut Vec<Event>) {
         while let Some((end, id)) = self.ends.first().filter(|(end, _)| over(*end, now)).cloned() {
             self.ends.pop_first();
             let Some(environment) = self.environments.get_mut(id.as_str()) else { continue };
-            // Copied only if somebody still looks at it.
+            // Copied only if the caller still holds it.
             let environment = Arc::make_mut(environment);
             let expired =
                 |name, key| Event::KeyExpired(Expired { id: id.clone(), key, name, expires_ms: end });
@@ -415,7 +415,7 @@ impl Environments {
     }
 }
 
-/// Whether a key that ends then is not accepted any more.
+/// Whether a key with this expiry has expired.
 fn over(end: u64, now: Now) -> bool {
     end < now.unix_ms || (end == now.unix_ms && !rule(Rule::StrictlyAfter))
 }

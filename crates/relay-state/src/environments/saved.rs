@@ -1,4 +1,4 @@
-//! What is known, as text that outlives the process. It holds keys.
+//! The state as text, for a cache file. It contains keys.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,10 +12,10 @@ use serde_json::value::RawValue;
 use super::environment::{AcceptedKey, Environment};
 use super::reducer::Environments;
 
-/// Says what the text is, and in which version.
+/// The format and its version.
 const FORMAT: &str = "relay auto-configuration 1";
 
-/// Everything that is known, for [`decode_saved`]; `source` says where it came from.
+/// The whole state, for [`decode_saved`]; `source` names its service.
 pub fn encode_saved(environments: &Environments, source: &str) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let mut out =
@@ -44,10 +44,10 @@ pub fn encode_saved(environments: &Environments, source: &str) -> String {
     out
 }
 
-/// Reads what [`encode_saved`] wrote: where it came from, and what was known.
+/// Reads the text of [`encode_saved`]: the source and the state.
 ///
 /// # Errors
-/// It is something else, or damaged.
+/// When the text has another format or is damaged.
 pub fn decode_saved(text: &str) -> Result<(String, PutContent<'_>), SavedError> {
     let fields: BTreeMap<Cow<'_, str>, &RawValue> =
         serde_json::from_str(text).map_err(|_| SavedError("it is not JSON"))?;
@@ -76,7 +76,7 @@ impl fmt::Display for SavedError {
 
 impl std::error::Error for SavedError {}
 
-/// An environment as a service would send it: read again, it accepts the same keys.
+/// An environment in its wire form: when read again, it accepts the same keys.
 fn rep_of(environment: &Environment) -> EnvironmentRep<'_> {
     let mut rep = EnvironmentRep::default();
     rep.env_id = Cow::Borrowed(environment.id.as_str());
@@ -107,7 +107,7 @@ fn rep_of(environment: &Environment) -> EnvironmentRep<'_> {
             rep.mobile_keys.push(entry(key, value));
         }
     }
-    // Those that were dropped only count: what stands for them is nothing that a header could hold.
+    // Dropped keys are only counted: their placeholders cannot be keys, as they are not valid in a header.
     let list = if rep.sdk_keys.is_empty() { &mut rep.mobile_keys } else { &mut rep.sdk_keys };
     if !list.is_empty() {
         list.extend((0..environment.dropped_keys).map(|number| {

@@ -1,4 +1,4 @@
-//! One life of a client: what is known, and what the client says about itself in between.
+//! The session of a client: environments, and the client's status between the changes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use super::reducer::{Deadline, Environments, Now, Outcome};
 use super::rules::{Rule, rule};
 use super::status::{State, Status, StatusError};
 
-/// What the driver does with the connection after an event.
+/// The driver's next step after an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Next {
-    /// Read on. The event was understood: the connection was worth it.
+    /// Read on. The event was understood, so the connection made progress.
     Read,
-    /// End the connection, and tell [`Session::handle_ended`]. It is known why, and an error given then is not looked
-    /// at.
+    /// End the connection, and call [`Session::handle_ended`]. The reason is known, so the error of that call is
+    /// ignored.
     Restart,
 }
 
-/// [`Environments`], and the [`Status`] of their client told in its places:
+/// [`Environments`], with the [`Status`] of their client between the changes:
 ///
 /// ```text
 ///   status                                        first of all
@@ -36,17 +36,17 @@ pub enum Next {
 ///        +---------------- Off <-- from everywhere, for good
 /// ```
 ///
-/// After every call, take what [`poll`](Self::poll) gives until there is nothing left.
+/// After every call, call [`poll`](Self::poll) until it returns `None`.
 #[derive(Debug)]
 pub struct Session {
     environments: Environments,
     status: Status,
-    /// Why the connection is being ended, if that is for what was sent.
+    /// Why the connection is being ended, if the received data is the reason.
     ending: Option<Ending>,
     events: VecDeque<Event>,
-    /// A configuration was complete, and the status does not say so yet.
+    /// A complete configuration has come, and the status does not say so yet.
     complete: bool,
-    /// Something is known that was not when it was asked last.
+    /// The state has changed since [`Session::take_unsaved`] was called last.
     unsaved: bool,
 }
 
@@ -58,29 +58,29 @@ enum Ending {
 }
 
 impl Session {
-    /// With nothing known, or what was set up.
+    /// A session with these environments, which are usually empty.
     pub fn new(environments: Environments) -> Self {
         let status = Status::default();
         let events = VecDeque::from([Event::Status(status.clone())]);
         Self { environments, status, ending: None, events, complete: false, unsaved: false }
     }
 
-    /// What is known.
+    /// The environments.
     pub fn environments(&self) -> &Environments {
         &self.environments
     }
 
-    /// How it fares.
+    /// The status.
     pub fn status(&self) -> &Status {
         &self.status
     }
 
-    /// When to call [`handle_time`](Self::handle_time) without anything else.
+    /// When to call [`handle_time`](Self::handle_time) without another input.
     pub fn next_deadline(&self) -> Deadline {
         self.environments.next_deadline()
     }
 
-    /// The next thing to tell.
+    /// The next event.
     pub fn poll(&mut self) -> Option<Event> {
         let event = self.events.pop_front();
         if self.events.is_empty() && self.events.capacity() > 64 {
@@ -89,7 +89,7 @@ impl Session {
         event
     }
 
-    /// Takes what was kept of an earlier time; to be called before anything else.
+    /// Restores a saved state; to be called before any other input.
     pub fn restore(&mut self, content: PutContent<'_>, now: Now) {
         let events = self.environments.restore(content, now);
         self.tell(events);
@@ -97,13 +97,13 @@ impl Session {
         self.change(None, |status| status.configured = true);
     }
 
-    /// Whether what is known was changed, or confirmed by a put, since this was asked last: it is to be kept before the
-    /// events about it are told.
+    /// Whether the state was changed, or confirmed by a put, since the last call: save it before handing out the
+    /// events.
     pub fn take_unsaved(&mut self) -> bool {
         std::mem::take(&mut self.unsaved)
     }
 
-    /// The service answered with a stream.
+    /// The response is a stream.
     pub fn handle_opened(&mut self) {
         self.change(None, |status| {
             status.connected = true;
@@ -111,7 +111,7 @@ impl Session {
         });
     }
 
-    /// The stream brought an event.
+    /// The stream had an event.
     pub fn handle_event(&mut self, name: &str, data: &str, now: Now) -> Next {
         let message = match Message::decode(name, data) {
             Ok(message) => message,
@@ -144,7 +144,7 @@ impl Session {
         Next::Read
     }
 
-    /// The stream brought an event that is over a limit.
+    /// The stream had an event over a limit.
     pub fn handle_oversized(&mut self, message: impl Into<String>) -> Next {
         self.refuse(StatusError::data(message))
     }
@@ -154,7 +154,7 @@ impl Session {
         Next::Restart
     }
 
-    /// The connection, or the attempt at one, has ended; the next one is in so long.
+    /// The connection, or the attempt at one, has ended; `retry` is the delay until the next.
     pub fn handle_ended(&mut self, error: StatusError, retry: Duration) {
         self.environments.handle_disconnect();
         let error = match self.ending.take() {
@@ -173,7 +173,7 @@ impl Session {
         });
     }
 
-    /// It is over, and this is why, unless its owner has ended it.
+    /// The stream has ended for good, with this error unless the caller ended it.
     pub fn handle_stopped(&mut self, error: Option<StatusError>) {
         self.environments.handle_disconnect();
         self.change(error, |status| {
@@ -197,7 +197,7 @@ impl Session {
         self.events.extend(events);
     }
 
-    /// Tells a change that somebody could see, and every error.
+    /// Changes the status, and emits it when it differs or has an error.
     fn change(&mut self, error: Option<StatusError>, change: impl FnOnce(&mut Status)) {
         let seen = |status: &Status| (status.state, status.connected, status.configured);
         let before = seen(&self.status);

@@ -1,37 +1,37 @@
-//! What a client says about itself.
+//! The status of a client.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// How a client fares.
+/// The status of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Status {
-    /// The sum of it.
+    /// The state.
     pub state: State,
     /// Whether a stream is open.
     pub connected: bool,
-    /// Whether a configuration was complete once, from the service or a cache. Stays true.
+    /// Whether a complete configuration has come once, from the service or a cache. Stays true.
     pub configured: bool,
     /// The last error, kept after recovery.
     pub error: Option<StatusError>,
-    /// How long until the next attempt, if one is waited for.
+    /// The delay until the next attempt, if there is one.
     pub retry: Option<Duration>,
 }
 
-/// The sum of how a client fares.
+/// The state of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum State {
-    /// Nothing was understood yet.
+    /// No event has been understood yet.
     #[default]
     Initializing,
-    /// Something was understood on this connection.
+    /// An event was understood on this connection.
     Valid,
-    /// It failed after that.
+    /// The connection failed after an event was understood.
     Interrupted,
-    /// It is over.
+    /// The client has ended.
     Off,
 }
 
@@ -47,49 +47,49 @@ impl State {
     }
 }
 
-/// Something that went wrong, in words without secrets.
+/// An error, without secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StatusError {
-    /// What kind of thing.
+    /// Its kind.
     pub kind: ErrorKind,
-    /// The status of the answer, when that was it.
+    /// The status of the response, if that was the error.
     pub status: Option<u16>,
-    /// What happened, on one line.
+    /// The message, on one line.
     pub message: String,
 }
 
 impl StatusError {
-    /// Of this kind, with the status of the answer when that was it.
+    /// An error of this kind, with the status of the response if that was the error.
     pub fn new(kind: ErrorKind, status: Option<u16>, message: impl Into<String>) -> Self {
         Self { kind, status, message: message.into() }
     }
 
-    /// Of a connection.
+    /// An error of a connection.
     pub fn network(message: impl Into<String>) -> Self {
         Self { kind: ErrorKind::Network, status: None, message: message.into() }
     }
 
-    /// Of an answer with this status.
+    /// An error of a response with this status.
     pub fn response(status: u16, message: impl Into<String>) -> Self {
         Self { kind: ErrorKind::Response, status: Some(status), message: message.into() }
     }
 
-    /// Of what was sent.
+    /// An error of the received data.
     pub fn data(message: impl Into<String>) -> Self {
         Self { kind: ErrorKind::Data, status: None, message: message.into() }
     }
 }
 
-/// A kind of things that go wrong.
+/// A kind of error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The connection could not be made, or ended.
     Network,
-    /// The answer was not a stream.
+    /// The response was not a stream.
     Response,
-    /// What was sent cannot be taken.
+    /// The received data is invalid.
     Data,
 }
 

@@ -19,11 +19,11 @@ pub use pods::{Group, Groups, Pods};
 
 /// The current pods, folded from a seed and the events after it.
 ///
-/// Rules (`docs/client.md`, "Cache"): events at or below the seed's position are already inside; with sequences
-/// the order of arrival decides; without them versions, uids and tombstones do. An odd event (a deletion of an absent
-/// pod, an addition of a present one) is applied by its meaning and counted, never an error.
+/// Rules (`docs/client.md`, "Cache"): events at or below the seed's position are already inside; with sequences the
+/// order of arrival decides, without them versions, UIDs and tombstones. An inconsistent event (a deletion of an
+/// absent pod, an addition of a present one) is applied and counted, and is not an error.
 ///
-/// Usable alone: feed it [`PodCache::seed`] and [`PodCache::apply`].
+/// It can be used alone, by [`PodCache::seed`] and [`PodCache::apply`].
 #[derive(Debug, Clone, Default)]
 pub struct PodCache {
     pods: Pods,
@@ -38,17 +38,17 @@ impl PodCache {
         Self::default()
     }
 
-    /// The pods as they are now. O(1); the result never changes.
+    /// The current pods. O(1); the result is immutable.
     pub fn pods(&self) -> Pods {
         self.pods.clone()
     }
 
-    /// How often which rule was used.
+    /// How often each rule was applied.
     pub fn counts(&self) -> &CacheCounts {
         &self.counts
     }
 
-    /// Replaces the whole content, and tells what changed, in the order of the keys.
+    /// Replaces the whole content, and returns the changes in the order of the keys.
     pub fn seed(&mut self, list: &PodList) -> Vec<Change> {
         let before = self.pods();
         self.pods.replace(&list.pods);
@@ -57,8 +57,8 @@ impl PodCache {
         self.pods.diff(&before)
     }
 
-    /// Applies one event of a stream whose epoch is `epoch`. Without an epoch its sequence says nothing: whether the
-    /// seed is of the same log is not known.
+    /// Applies one event of a stream whose epoch is `epoch`. Without an epoch its sequence is ignored, because the
+    /// seed may be of another log.
     pub fn apply(&mut self, event: &PodEvent, epoch: Option<&Epoch>) -> Applied {
         let sequence = event.sequence.filter(|_| epoch.is_some());
         let inside = sequence
@@ -80,7 +80,7 @@ impl PodCache {
         applied
     }
 
-    /// Applies an event of the past by its type alone: no comparison of positions, versions or uids.
+    /// Applies an event of the past by its type alone, without comparing positions, versions or UIDs.
     pub fn apply_as_it_stands(&mut self, event: &PodEvent) -> Applied {
         match &event.kind {
             EventType::Other(_) => {
@@ -107,7 +107,7 @@ impl PodCache {
         }
     }
 
-    /// Without sequences: whether the event is not to be applied, and why.
+    /// Without sequences: the rule that forbids the event, if there is one.
     fn judge_without_sequence(&mut self, event: &PodEvent) -> Option<Outcome> {
         let pod = &event.pod;
         let deleted = event.kind == EventType::Deleted;
@@ -176,7 +176,7 @@ impl Tombstones {
         }
     }
 
-    /// Whether an event of that uid is late: not provably newer than the deletion.
+    /// Whether an event of that UID is late: not provably newer than the deletion.
     fn covers(&self, uid: &str, version: Option<u128>) -> bool {
         self.versions.get(uid).is_some_and(|deleted| match (deleted, version) {
             (Some(deleted), Some(version)) => version <= *deleted,
@@ -185,11 +185,11 @@ impl Tombstones {
     }
 }
 
-/// What became of one event.
+/// The result of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Applied {
-    /// Which rule decided.
+    /// The rule that decided.
     pub outcome: Outcome,
     /// What changed: nothing, one change, or a removal and an addition when a pod was replaced under its name.
     pub changes: Vec<Change>,
@@ -205,13 +205,13 @@ impl Applied {
     }
 }
 
-/// Which rule decided about an event.
+/// The rule that decided about an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
     /// It was applied (a deletion of an absent pod changes nothing).
     Applied,
-    /// The last seed already holds it.
+    /// The last seed already contains it.
     Superseded,
     /// The held pod is as new or newer. Only without sequences.
     StaleVersion,
@@ -221,11 +221,11 @@ pub enum Outcome {
     UnknownType,
 }
 
-/// How often which rule was used, since the cache was made.
+/// How often each rule was applied, since the cache was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CacheCounts {
-    /// Events that the last seed already held.
+    /// Events that the last seed already contained.
     pub superseded: u64,
     /// Events with an older or equal version.
     pub stale_versions: u64,
@@ -233,7 +233,7 @@ pub struct CacheCounts {
     pub late: u64,
     /// Pods replaced by another of the same name.
     pub replaced: u64,
-    /// Events applied by their meaning although they did not fit: deletions of absent pods and the like.
+    /// Inconsistent events that were applied, such as deletions of absent pods.
     pub odd: u64,
     /// Events of unknown type, not applied.
     pub unknown_types: u64,

@@ -8,29 +8,32 @@ use serde::Serialize;
 
 use crate::pods::rules::{Rule, rule};
 
-/// Checks every message of a stream, across connections, before it is handed over.
+/// Checks every message of a stream, across connections, before the caller gets it.
 ///
 /// It keeps the *resume position* (where the next connect starts) and the last position that was handed over, and
-/// gives a [`Verdict`] on each message. In this order, each rule for a loss that it alone finds:
+/// gives a [`Verdict`] on each message. The rules, in this order; each finds a loss that no other rule finds:
 ///
 /// 1. The first message of a connection is `connected`, and there is one only.
 /// 2. `resumes_after` other than where we wanted to resume is followed directly by a `gap`.
 /// 3. A new epoch without a `gap` is a gap.
 /// 4. On filtered streams `sent` counts without a hole.
-/// 5. What is not above the last position is a duplicate; the last sequence under another hash is a rewritten log.
+/// 5. An event that is not above the last position is a duplicate; the last sequence under another hash is a
+///    rewritten log.
 /// 6. On unfiltered streams sequences and previous hashes link up, and no bookmark runs ahead of them.
 /// 7. A heartbeat that is not `catching_up` stands for a `catchup_complete` that was lost.
 ///
-/// A hole is first healed: the connection is dropped and resumed. When it shows again at the same position it is a gap.
+/// After a hole the connection is first dropped and resumed. If the hole is found again at the same position, it is
+/// a gap.
 #[derive(Debug, Clone, Default)]
 pub struct Continuity {
     narrowed: bool,
     resume: Option<EventHash>,
     last: Last,
     epoch: Option<Epoch>,
-    /// Where a hole showed that a resume was to heal.
+    /// The position of a hole for which the stream was resumed.
     healing: Option<Last>,
-    /// Where the list stands that followed a gap without a position: the next position tells whether it was new enough.
+    /// The position of the list after a gap without a position: the next position shows whether the list was new
+    /// enough.
     listed: Option<(Epoch, u64)>,
     link: Link,
     counts: ContinuityCounts,
@@ -66,7 +69,7 @@ struct Link {
     epoch: Option<Epoch>,
     resumes_after: Option<Position>,
     filtered: bool,
-    /// The relay said that the stream is not filtered, so that positions link up.
+    /// The relay said that the stream is not filtered, so each event names the one before.
     contiguous: bool,
     sent: u64,
     caught_up: bool,
@@ -79,9 +82,9 @@ struct Link {
 pub enum Verdict {
     /// Hand it over; positions have moved.
     Accept,
-    /// Take it as a `catchup_complete`.
+    /// Handle it as a `catchup_complete`.
     AcceptAsCatchup(CatchupComplete),
-    /// Leave it.
+    /// Ignore it.
     Ignore(Ignored),
     /// Something is missing before it: drop the connection, discard what was decoded, resume.
     Hole(HoleCause),
@@ -91,7 +94,7 @@ pub enum Verdict {
     GapBefore(Gap),
 }
 
-/// Why a message was left.
+/// Why a message was ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ignored {
@@ -111,7 +114,7 @@ pub enum HoleCause {
     NotConnected,
     /// A second `connected` on one connection.
     SecondConnected,
-    /// The relay resumed elsewhere and did not say `gap`.
+    /// The relay resumed elsewhere without a `gap`.
     UnannouncedGap,
     /// `sent` is not one more than before.
     SentCount,
@@ -137,13 +140,13 @@ impl std::fmt::Display for HoleCause {
     }
 }
 
-/// How often which rule was used, since the stream began.
+/// How often each rule was applied, since the stream began.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ContinuityCounts {
     /// Messages whose position was handed over before.
     pub duplicates: u64,
-    /// Holes found, each healed by a resume or reported as a gap.
+    /// Holes found, each followed by a resume or reported as a gap.
     pub holes: u64,
     /// Gaps reported, the relay's and our own.
     pub gaps: u64,
@@ -154,8 +157,8 @@ pub struct ContinuityCounts {
 }
 
 impl Continuity {
-    /// Nothing is known yet. `narrowed`: the consumer gave a filter or a token, so that a relay that does not say
-    /// whether the stream is filtered is taken to filter it.
+    /// A new stream. `narrowed`: the consumer gave a filter or a token, so that a relay that does not say whether
+    /// the stream is filtered is taken to filter it.
     pub fn new(resume: Option<EventHash>, narrowed: bool) -> Self {
         let last = Last { hash: resume.clone(), sequence: None };
         Self { narrowed, resume, last, ..Self::default() }
@@ -191,17 +194,17 @@ impl Continuity {
         self.link.caught_up
     }
 
-    /// Whether the present connection was worth it: it delivered a new event or reached the end of the replay.
+    /// Whether the present connection made progress: it delivered a new event or reached the end of the replay.
     pub fn has_progress(&self) -> bool {
         self.link.delivered || self.link.caught_up
     }
 
-    /// How often which rule was used.
+    /// How often each rule was applied.
     pub fn counts(&self) -> &ContinuityCounts {
         &self.counts
     }
 
-    /// Goes on from a list instead of from a message.
+    /// Continues from a list instead of a message.
     pub fn restart_from(&mut self, hash: Option<EventHash>, sequence: Option<u64>, epoch: Option<Epoch>) {
         self.resume = hash.clone();
         self.last = Last { hash, sequence };
@@ -215,12 +218,12 @@ impl Continuity {
         }
     }
 
-    /// The connection ended. Tells whether it had been open.
+    /// The connection ended. Returns whether it had been open.
     pub fn handle_dropped(&mut self) -> bool {
         std::mem::take(&mut self.link).open
     }
 
-    /// All that decides what comes next: everything but the counts.
+    /// The state that determines further verdicts: everything but the counts.
     #[cfg(test)]
     pub(crate) fn state(&self) -> impl std::hash::Hash + '_ {
         let link = &self.link;
@@ -230,7 +233,7 @@ impl Continuity {
         (&self.resume, &self.last, &self.epoch, &self.healing, &self.listed, link)
     }
 
-    /// Judges the next message and moves the positions past it when it is accepted.
+    /// Checks the next message, and moves the positions past it when it is accepted.
     pub fn check(&mut self, message: &Message) -> Verdict {
         match message {
             Message::Unknown { .. } => {
@@ -275,7 +278,7 @@ impl Continuity {
         }
     }
 
-    /// Rules 1 to 3: what a connection begins with. `None`: nothing against it.
+    /// Rules 1 to 3: the beginning of a connection. `None`: no objection.
     fn check_link(&mut self, message: &Message) -> Option<Verdict> {
         match (self.link.open, matches!(message, Message::Connected(_))) {
             (false, true) => return None,
@@ -298,7 +301,7 @@ impl Continuity {
         self.link.gap_is_due = false;
         let new = self.link.epoch.is_some() && self.link.epoch != self.epoch;
         let changed = new && self.epoch.is_some();
-        // A gap brings its epoch along once it is accepted.
+        // A gap sets the epoch once it is accepted.
         if new && !(changed && is_gap) {
             self.epoch.clone_from(&self.link.epoch);
         }
@@ -310,8 +313,8 @@ impl Continuity {
         None
     }
 
-    /// After a message that had neither content nor id: the list that followed may be from before it. `None`: it is
-    /// not, or nobody can tell.
+    /// After an unreadable message without an id, the following list may be older than the message. `None`: it is
+    /// not, or this is unknown.
     fn check_list(&mut self, message: &Message) -> Option<Verdict> {
         let (epoch, listed) = self.listed.as_ref()?;
         let (hash, reached) = match message {
@@ -326,14 +329,14 @@ impl Continuity {
         Some(Verdict::GapBefore(self.own_gap(GapReason::Undecodable, hash.clone(), reached)))
     }
 
-    /// Rule 4, and the count itself. `None`: nothing against it.
+    /// Rule 4, and the count itself. `None`: no objection.
     fn check_sent(&mut self, message: &Message) -> Option<Verdict> {
         let (sent, counts) = match message {
             Message::Pod(event) => (event.sent, true),
             Message::Gap(gap) => (gap.sent, true),
             Message::CatchupComplete(catchup) => (catchup.sent, false),
             Message::Heartbeat(beat) => (beat.sent, false),
-            // What could not be read was a pod or a gap, unless its name says otherwise.
+            // An unreadable message was a pod or a gap, unless its name says otherwise.
             Message::Undecodable(m) => {
                 let counts = !matches!(&*m.event, "connected" | "catchup_complete" | "heartbeat" | "closing");
                 (None, counts && rule(Rule::UnreadableCounts))
@@ -391,7 +394,7 @@ impl Continuity {
         Verdict::Accept
     }
 
-    /// Rules 5 and 6 for a bookmark. `None`: accepted, and the position has moved where it moves.
+    /// Rules 5 and 6 for a bookmark. `None`: accepted, with the position moved if it is newer.
     fn check_bookmark(
         &mut self,
         message: &Message,
@@ -454,7 +457,7 @@ impl Continuity {
             delivered: false,
         };
         if connected.epoch.is_none() {
-            // Nothing says that this is the log of the last connection: sequences of the two do not compare.
+            // It is unknown whether this is the log of the last connection, so sequences cannot be compared.
             self.last.sequence = None;
         }
         let Some(start) = &connected.resumes_after else { return };
@@ -509,7 +512,7 @@ impl Continuity {
         Verdict::Gap(self.own_gap(message.gap_reason(), hash, None))
     }
 
-    /// A hole shows at `message`: heal it, or report it when healing did not help.
+    /// A hole was found at `message`: resume, or report a gap if a resume did not help.
     fn hole(&mut self, cause: HoleCause, message: &Message) -> Verdict {
         self.counts.holes += 1;
         let again = self
@@ -521,7 +524,7 @@ impl Continuity {
             return Verdict::Hole(cause);
         }
         self.healing = None;
-        // A `connected` is checked again as the first of its connection; without one the connection goes on as it is.
+        // A `connected` is checked again as the first message of its connection; otherwise the connection goes on.
         self.link.open = !matches!(message, Message::Connected(_));
         self.link.fresh = false;
         self.link.gap_is_due = false;
@@ -552,7 +555,7 @@ impl Continuity {
         Verdict::GapBefore(self.own_gap(GapReason::Hole, hash, sequence))
     }
 
-    /// A gap that we found: the last position is set to it.
+    /// A gap found by the client: sets the last position to it.
     fn own_gap(&mut self, reason: GapReason, hash: Option<EventHash>, sequence: Option<u64>) -> Gap {
         self.counts.gaps += 1;
         let mut gap = Gap::new(reason, hash.clone(), sequence);
@@ -561,14 +564,14 @@ impl Continuity {
         gap
     }
 
-    /// Takes a counted message back, as it will be checked again.
+    /// Uncounts a message that will be checked again.
     fn uncount(&mut self, message: &Message) {
         if matches!(message, Message::Pod(_) | Message::Gap(_)) {
             self.link.sent = self.link.sent.saturating_sub(1);
         }
     }
 
-    /// Sets the last position. The resume position follows when the hash is known, else stays where it was.
+    /// Sets the last position, and the resume position if the hash is known.
     fn place_at(&mut self, hash: Option<EventHash>, sequence: Option<u64>) {
         if hash.is_some() {
             self.resume.clone_from(&hash);

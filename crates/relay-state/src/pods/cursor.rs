@@ -1,4 +1,4 @@
-//! Where an acknowledged position is kept between runs.
+//! Cursor stores: the acknowledged position, kept between runs.
 
 use std::path::PathBuf;
 
@@ -12,19 +12,19 @@ pub use file::FileCursorStore;
 
 /// Keeps the last acknowledged position of one consumer.
 ///
-/// A store belongs to one filter: positions acknowledged under one filter say nothing about events that another
-/// filter would have let through.
+/// A store belongs to one filter: a position acknowledged with one filter says nothing about events that another
+/// filter lets through.
 pub trait CursorStore: Send {
     /// The position saved last; `None` when there is none yet.
     ///
     /// # Errors
-    /// When what is stored cannot be read or trusted. A store never starts anew on its own.
+    /// When the stored position cannot be read or is invalid. A store never starts from the beginning by itself.
     fn load(&mut self) -> Result<Option<EventHash>, CursorError>;
 
     /// Saves a position. When this returns, it survives a kill of the process.
     ///
     /// # Errors
-    /// When it cannot be written; what was saved before is still there.
+    /// When it cannot be written; the position saved before is kept.
     fn save(&mut self, ack: &EventHash) -> Result<(), CursorError>;
 }
 

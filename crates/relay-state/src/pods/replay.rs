@@ -30,8 +30,8 @@ pub use conflate::Conflation;
 ///
 /// | [`Step`] | the driver |
 /// |---|---|
-/// | `Snapshot` | hands it to the caller; polls again when the caller has finished with it |
-/// | `Seed` | reads `/pods`, calls [`Replay::handle_seed`]; meanwhile reads the socket on into a bounded buffer |
+/// | `Snapshot` | hands it to the caller; polls again when the caller has processed it |
+/// | `Seed` | reads `/pods`, calls [`Replay::handle_seed`]; in the meantime reads the socket into a bounded buffer |
 /// | `Message` | connects from [`Replay::resume`] when it is not connected; gives the next message to [`Replay::handle_message`], or the end, after all that was decoded, to [`Replay::handle_dropped`] |
 /// | `Reconnect` | drops the connection and what was decoded of it; polls again |
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub struct Replay {
     last_drop: Option<String>,
 }
 
-/// Where the fold stands, named by what it waits for.
+/// The state, named by the input that it waits for.
 #[derive(Debug, Clone)]
 enum State {
     /// The list before the first connect.
@@ -83,15 +83,15 @@ impl Flow {
     }
 }
 
-/// A message before which events were lost: it is folded after the reseed.
+/// A message before which events were lost: it is applied after the reseed.
 #[derive(Debug, Clone)]
 struct Pending {
     message: Box<Message>,
-    /// The connection ended after it had come: acted on once it is folded.
+    /// The connection ended after the message: handled once the message is applied.
     ended: Option<String>,
 }
 
-/// What the caller has finished, and what it has in hand.
+/// The acks of processed snapshots, and of the snapshot that the caller is processing.
 #[derive(Debug, Clone, Default)]
 struct Acks {
     in_hand: Option<EventHash>,
@@ -104,7 +104,7 @@ impl Acks {
         self.in_hand = ack.cloned();
     }
 
-    /// The caller has finished with what it has in hand.
+    /// The caller has processed its snapshot.
     fn finish(&mut self) {
         if let Some(ack) = self.in_hand.take() {
             self.done = Some(ack);
@@ -112,15 +112,15 @@ impl Acks {
     }
 }
 
-/// How a [`Replay`] presents what it folds.
+/// The form of the snapshots of a [`Replay`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ReplayMode {
     /// All six phases, with acknowledgements.
     #[default]
     Phases,
-    /// The plain state: a snapshot per seed and per applied event. The stream starts from the first seed, a drop
-    /// without a gap goes on without a reseed, and nothing is acknowledged.
+    /// The plain state: a snapshot per seed and per applied event. The stream starts from the first seed, continues
+    /// after a drop without a reseed unless there is a gap, and acknowledges nothing.
     State,
 }
 
@@ -157,7 +157,7 @@ setters! { ReplayOptions {
 /// The phase of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Phase {
-    /// The pods as a fresh list has them.
+    /// The pods of a fresh list.
     CurrentSeed,
     /// A replayed event.
     Backfill,
@@ -201,7 +201,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What the caller sees: the pods at one moment and why they are shown.
+/// The pods at one moment, and the reason for the snapshot.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -211,18 +211,17 @@ pub struct Snapshot {
     pub goes_on: Phase,
     /// The pods.
     pub pods: Pods,
-    /// What changed in `pods` since the snapshot before.
+    /// Changes of `pods` since the previous snapshot.
     pub changed: Vec<Change>,
     /// The event, in Backfill and Live; the last one when it is conflated. `None` in Live for a bookmark.
     pub event: Option<PodEvent>,
-    /// When it is conflated: the events before `event` that it covers too, oldest first. [`Snapshot::events`] has
-    /// them all.
+    /// In a conflated snapshot: further events before `event`, oldest first. [`Snapshot::events`] has them all.
     pub earlier: Vec<PodEvent>,
     /// With GapReseed: what was lost and why.
     pub gap: Option<Gap>,
     /// With ReconnectReseed: why the connection dropped.
     pub cause: Option<String>,
-    /// What may be persisted once this snapshot was processed.
+    /// The position that may be saved once this snapshot was processed.
     pub ack: Option<EventHash>,
     /// The pods show history, not the present (see [`ReplayOptions::apply_backfill`]).
     pub historic: bool,
@@ -236,11 +235,11 @@ impl Snapshot {
     }
 }
 
-/// What a [`Replay`] asks of its driver.
+/// The next step for the driver of a [`Replay`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Step {
-    /// Hand this over.
+    /// Hand this to the caller.
     Snapshot(Box<Snapshot>),
     /// Read `/pods`, reflecting at least this position.
     Seed {
@@ -253,13 +252,13 @@ pub enum Step {
     Reconnect(String),
 }
 
-/// What became of a list.
+/// The verdict on a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SeedVerdict {
-    /// It was taken.
+    /// It was accepted.
     Taken,
-    /// It is older than the stream: read again after a delay.
+    /// It is older than the stream: read the list again after a delay.
     TooOld,
 }
 
@@ -295,7 +294,8 @@ impl Replay {
         self.continuity.resume()
     }
 
-    /// What may be persisted now: the ack of the last snapshot that the caller has finished, or a bookmark after it.
+    /// The position that may be saved now: the ack of the last snapshot that the caller has processed, or a
+    /// bookmark after it.
     pub fn acknowledged(&self) -> Option<&EventHash> {
         self.acks.done.as_ref()
     }
@@ -320,12 +320,12 @@ impl Replay {
         &self.cache
     }
 
-    /// The caller has finished with the snapshot it has in hand. Asking for the next one says the same.
+    /// The caller has processed its snapshot. Polling for the next one implies this.
     pub fn finish(&mut self) {
         self.acks.finish();
     }
 
-    /// What to do next. A snapshot is given once; everything else is repeated until the input comes.
+    /// The next step. A snapshot is returned once, any other step until its input comes.
     pub fn poll(&mut self) -> Step {
         self.finish();
         loop {
@@ -361,7 +361,8 @@ impl Replay {
                     Some(Message::Pod(event)) => Some(event.hash.clone()),
                     _ => None,
                 };
-                // After a message without an id not even that is known: at least not before what came last.
+                // After a message without an id not even its position is known: at least it is not before the last
+                // one.
                 let resume = || self.resume().filter(|_| rule(Rule::AtLeast)).cloned();
                 Step::Seed { at_least: last().or_else(of_pending).or_else(resume) }
             }
@@ -413,7 +414,7 @@ impl Replay {
                     cause,
                     ..self.snapshot(Phase::GapReseed, back_to.phase())
                 });
-                // In Backfill the list after the catch-up sets it right.
+                // In Backfill, the list after the catch-up corrects the pods.
                 self.after_seed(&list, other_epoch && back_to == Flow::Live, dropped);
             }
             State::DropSeed { cause } => {
@@ -440,8 +441,8 @@ impl Replay {
         Ok(())
     }
 
-    /// The connection ended, or an attempt failed, after all that was decoded had been handed in. Without an open
-    /// connection this changes nothing.
+    /// The connection ended, or an attempt failed. Call it after all decoded messages were handed in. Without an
+    /// open connection this changes nothing.
     pub fn handle_dropped(&mut self, cause: &str) {
         if let Some(pending) = self.pending.as_mut().filter(|_| rule(Rule::EndWaitsForPending)) {
             pending.ended.get_or_insert_with(|| cause.into());
@@ -450,7 +451,7 @@ impl Replay {
         }
     }
 
-    /// A drop waits for the seed that is being read.
+    /// Handles a drop, or keeps it until the seed is read.
     fn drop_connection(&mut self, cause: &str) {
         match &mut self.state {
             State::Messages(_) if self.options.mode == ReplayMode::State => {
@@ -469,7 +470,7 @@ impl Replay {
         }
     }
 
-    /// After a seed that was asked for while a stream was open: a drop that waited for it, or a seed of another log.
+    /// After a seed that was read with an open stream: handles a drop during the read, or a seed of another log.
     fn after_seed(&mut self, list: &PodList, other_epoch: bool, dropped: Option<String>) {
         if let Some(cause) = dropped {
             return self.drop_connection(&cause);
@@ -478,7 +479,7 @@ impl Replay {
             return;
         }
         let cause = "the list is of another epoch than the stream".to_owned();
-        // A pending message comes again after the resume.
+        // The pending message is sent again after the resume.
         if rule(Rule::PendingIsDiscarded) {
             self.pending = None;
         }
@@ -546,7 +547,7 @@ impl Replay {
         self.push(Snapshot { changed, event: Some(event), ack, ..self.snapshot(phase, phase) });
     }
 
-    /// `ack` is not the message's own position: one below the last event moves nothing back.
+    /// `ack` is not the message's own position, because that may be below the last event.
     fn catch_up(&mut self, ack: Option<EventHash>) {
         if self.options.mode == ReplayMode::State {
             return;
@@ -555,7 +556,7 @@ impl Replay {
         self.state = State::CaughtUpSeed { dropped: None };
     }
 
-    /// Everything before the heartbeat is finished: the caller asked for what comes after.
+    /// Everything before the heartbeat is processed, because the caller polled for the next step.
     fn bookmark(&mut self, beat: &Heartbeat) {
         let at_last = |hash: &&EventHash| self.continuity.last_hash() == Some(*hash);
         let Some(hash) = beat.hash.as_ref().filter(|hash| at_last(hash) || !rule(Rule::BookmarkAcksLast))
@@ -579,7 +580,7 @@ impl Replay {
         self.pending = pending;
     }
 
-    /// A snapshot of the pods as they are, with nothing to tell.
+    /// A snapshot of the current pods, without an event.
     fn snapshot(&self, phase: Phase, goes_on: Phase) -> Snapshot {
         Snapshot {
             phase,
@@ -599,7 +600,7 @@ impl Replay {
         matches!(self.state, State::Messages(_))
     }
 
-    /// Whether [`Replay::poll`] has something to give before it can ask.
+    /// Whether [`Replay::poll`] has an output before it needs an input.
     fn has_output(&self) -> bool {
         let foldable = self.pending.is_some() && self.reads_messages();
         !self.ready.is_empty() || self.reconnect.is_some() || foldable

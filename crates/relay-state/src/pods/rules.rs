@@ -1,4 +1,4 @@
-//! The rules of the folds, each by its name, so that a test can take one away and show what goes wrong without it.
+//! The rules of the folds by name, so that a test can switch one off and show what goes wrong without it.
 
 use crate::rules::rules;
 

@@ -1,9 +1,9 @@
-//! How far each producer has been seen.
+//! The highest sequence of each producer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What a sequence says next to those seen before.
+/// The meaning of a sequence after those seen before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sighting {
@@ -18,15 +18,15 @@ pub enum Sighting {
         /// The last one before them.
         after: i64,
     },
-    /// Not above the highest one seen: sent again, or late.
+    /// Not above the highest one seen: a repetition, or late.
     Duplicate {
         /// The highest one seen.
         high_water: i64,
     },
 }
 
-/// The highest sequence per producer, for a bounded number of producers: the one that was heard of longest ago is
-/// forgotten first, and its next sighting is a first.
+/// The highest sequence per producer, for a bounded number of producers: the least recently seen one is forgotten
+/// first, and its next sequence counts as a first.
 ///
 /// A look-up and a few links per observation; about 100 bytes and the id per producer.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct ProducerMarks {
     most: usize,
     places: HashMap<Arc<str>, usize>,
     entries: Vec<Entry>,
-    /// The producer heard of last, and the one longest ago.
+    /// The most recently seen producer, and the least recently seen.
     newest: usize,
     oldest: usize,
 }
@@ -51,14 +51,14 @@ struct Entry {
 const NONE: usize = usize::MAX;
 
 impl ProducerMarks {
-    /// Marks of at most so many producers, at least one.
+    /// Marks of at most `most` producers, at least one.
     pub fn new(most: usize) -> Self {
         Self { most: most.max(1), places: HashMap::new(), entries: Vec::new(), newest: NONE, oldest: NONE }
     }
 
-    /// Notes a sequence and says what it is. A duplicate changes nothing but when its producer was heard of.
+    /// Records a sequence and returns its meaning. A duplicate only makes its producer the most recently seen.
     pub fn observe(&mut self, producer: &str, sequence: i64) -> Sighting {
-        // The producer that spoke last often speaks again.
+        // The same producer often follows.
         let place = match self.entries.get(self.newest) {
             Some(entry) if *entry.id == *producer => Some(self.newest),
             _ => self.places.get(producer).copied(),
@@ -84,17 +84,17 @@ impl ProducerMarks {
         self.places.get(producer).map_or(0, |&place| self.entries[place].high_water)
     }
 
-    /// How many producers are remembered.
+    /// Number of producers.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether none is.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// All marks, the producer heard of longest ago first.
+    /// All marks, the least recently seen producer first.
     pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
         let mut place = self.oldest;
         std::iter::from_fn(move || {
@@ -151,7 +151,7 @@ impl ProducerMarks {
     }
 }
 
-/// How far a subscriber has seen, per channel and producer: [`ProducerMarks`] for each channel.
+/// The highest sequences that a subscriber has seen, per channel and producer: [`ProducerMarks`] for each channel.
 #[derive(Debug)]
 pub struct GapDetector {
     most: usize,
@@ -166,12 +166,12 @@ impl Default for GapDetector {
 }
 
 impl GapDetector {
-    /// One that remembers at most so many producers per channel.
+    /// A detector for at most `most` producers per channel.
     pub fn new(most: usize) -> Self {
         Self { most, channels: HashMap::new() }
     }
 
-    /// Notes a sequence and says what it is.
+    /// Records a sequence and returns its meaning.
     pub fn observe(&mut self, channel: &str, producer: &str, sequence: i64) -> Sighting {
         if let Some(marks) = self.channels.get_mut(channel) {
             return marks.observe(producer, sequence);

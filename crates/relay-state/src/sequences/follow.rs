@@ -8,32 +8,32 @@ use relay_proto::parsec::{DecodeError, Envelope, GapReason, Position, Validation
 use super::detector::{ProducerMarks, Sighting};
 use super::item::{Delivered, Gap, GapCause, Item};
 
-/// What a transport brings, in order.
+/// The frames of a transport, in order.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Frame {
-    /// The first of each connection.
+    /// The first frame of each connection.
     Connected {
         /// What follows this position comes; `None` from a server without positions.
         resumes_after: Option<Position>,
     },
-    /// Something that was published.
+    /// A published message.
     Envelope {
         /// Where it stands; `None` when that is not said.
         position: Option<Position>,
         /// Its bytes.
         envelope: Bytes,
     },
-    /// Something that was published, and is too large to be read.
+    /// A published message that is too large to be read.
     Oversized {
         /// Where it stands; `None` when that is not said.
         position: Option<Position>,
         /// Its bytes.
         size: u64,
-        /// Bytes that are read at most.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// The server cannot give all that follows the position that was asked for, or the transport lost it.
+    /// The server does not have everything after the requested position, or the transport lost it.
     Gap {
         /// Why.
         cause: GapCause,
@@ -56,15 +56,15 @@ pub enum Frame {
     },
 }
 
-/// What a subscriber wants of a channel.
+/// Options of a subscription.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FollowOptions {
     /// Aspects to hand over; empty for all. Default: all.
     pub aspects: BTreeSet<String>,
-    /// Envelopes with a sequence up to this are noted, and not handed over. Default: 0, none.
+    /// Envelopes with a sequence up to this are recorded, and not handed out. Default: 0, none.
     pub from_sequence: i64,
-    /// The position to go on after. Default: where the server begins.
+    /// The position to continue after. Default: chosen by the server.
     pub after: Option<Position>,
     /// Checks payloads. Default: off.
     pub validator: Validator,
@@ -84,12 +84,12 @@ impl Default for FollowOptions {
     }
 }
 
-/// There is a hole: drop the connection, and resume from [`Follow::position`].
+/// There is a hole: drop the connection and resume from [`Follow::position`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 #[non_exhaustive]
 pub struct Restart {
-    /// Why, in words.
+    /// The reason.
     pub reason: String,
 }
 
@@ -103,8 +103,8 @@ pub struct Restart {
 ///                          +-----------------> Owed -------+
 /// ```
 ///
-/// An offset that is jumped over asks for another connection, once: seen again after the same position it is a gap.
-/// Marks of producers stay over connections, gaps and epochs.
+/// A skipped offset asks for another connection, once: found again after the same position it is a gap. Marks of
+/// producers stay over connections, gaps and epochs.
 #[derive(Debug)]
 pub struct Follow {
     channel: String,
@@ -112,9 +112,9 @@ pub struct Follow {
     phase: Phase,
     /// After the last item that counts.
     last: Option<Position>,
-    /// A hole was seen after this position before.
+    /// The position after which a hole was found before.
     hole_at: Option<Option<Position>>,
-    /// The last frame was a gap that leads here.
+    /// The last frame was a gap up to here.
     gap_to: Option<Position>,
     resumed: bool,
     marks: ProducerMarks,
@@ -124,15 +124,15 @@ pub struct Follow {
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
     Closed,
-    /// Nothing has come.
+    /// No frame has come.
     Fresh,
-    /// The server goes on elsewhere than was asked, and owes a gap.
+    /// The server continued from another position than requested, and must send a gap.
     Owed(Position),
     Live,
 }
 
 impl Follow {
-    /// A fold that has seen nothing.
+    /// A fold without frames.
     pub fn new(channel: &str, options: FollowOptions) -> Self {
         Self {
             channel: channel.to_owned(),
@@ -147,7 +147,7 @@ impl Follow {
         }
     }
 
-    /// The position to resume from: after everything that was, or is about to be, handed over.
+    /// The position to resume from: after all items, including those not taken yet.
     pub fn position(&self) -> Option<&Position> {
         self.last.as_ref()
     }
@@ -157,7 +157,7 @@ impl Follow {
         self.marks.high_water(producer)
     }
 
-    /// The next item, if there is one. Take them all before the next frame, or they pile up.
+    /// The next item, if there is one. Take all of them before the next frame, because they are queued.
     pub fn next_item(&mut self) -> Option<Item> {
         self.items.pop_front()
     }
@@ -168,7 +168,7 @@ impl Follow {
         self.gap_to = None;
     }
 
-    /// A frame has come. Says whether it was news: whether the connection was worth it.
+    /// Handles a frame. Returns whether it was new, so that the connection made progress.
     ///
     /// # Errors
     /// [`Restart`]: the frame does not count, and the connection should be dropped.
@@ -200,9 +200,10 @@ impl Follow {
         match frame {
             Frame::Connected { .. } => Ok(false),
             Frame::Gap { cause, missed, resumes_after } => {
-                // Said twice, it is one gap.
+                // A repeated gap counts once.
                 if gap_to.as_ref() != Some(&resumes_after) {
-                    // What was lost on the way before it belongs to it: the server cannot know.
+                    // Events that the transport lost before it are part of it, because the server does not know of
+                    // them.
                     let last = self.last.as_ref().filter(|last| last.same_epoch(&resumes_after));
                     let jumped = last.and_then(|last| resumes_after.offset().checked_sub(last.offset()));
                     let missed = missed.map(|missed| jumped.map_or(missed, |jumped| missed.max(jumped)));
@@ -258,7 +259,7 @@ impl Follow {
         self.items.push_back(Item::Subscribed { position, resumed });
     }
 
-    /// The server went on elsewhere and did not say what is lost.
+    /// The server continued from another position without a gap.
     fn say_owed_gap(&mut self, after: &Position) {
         let Some(last) = self.last.clone() else { return };
         if !last.same_epoch(after) {
@@ -268,7 +269,7 @@ impl Follow {
             self.last = Some(after.clone());
             self.gap(GapCause::Hole, Some(after.offset() - last.offset()), Some(after.clone()));
         } else {
-            // It goes back: what comes again is dropped, and nothing is known to be missing.
+            // It is an earlier position: repeated envelopes are dropped, and nothing is missing.
             self.gap(GapCause::Hole, None, Some(last));
         }
     }
@@ -284,7 +285,7 @@ impl Follow {
         Ok(true)
     }
 
-    /// Whether what stands at this position is news. Without positions everything is.
+    /// Whether this position is new. Without positions everything is new.
     fn step(&mut self, position: Option<&Position>) -> Result<bool, Restart> {
         let (Some(position), Some(last)) = (position, &self.last) else {
             if let Some(position) = position {
@@ -310,7 +311,7 @@ impl Follow {
         Ok(true)
     }
 
-    /// A hole after the same position is worth one other connection.
+    /// Asks for another connection at the first hole after a position.
     fn first_time(&mut self, what: &str) -> Result<(), Restart> {
         if self.hole_at.as_ref() == Some(&self.last) {
             return Ok(());
@@ -334,7 +335,7 @@ impl Follow {
         self.items.push_back(Item::Gap(gap));
     }
 
-    /// From bytes to what the subscriber wants: decode, observe, validate, choose.
+    /// From bytes to items: decode, check the sequence, validate, filter.
     fn envelope(&mut self, position: Option<Position>, bytes: Bytes) {
         let size = bytes.len() as u64;
         let decoded = Envelope::decode(bytes);

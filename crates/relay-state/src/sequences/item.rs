@@ -1,25 +1,25 @@
-//! What a subscriber is handed.
+//! The items of a subscription.
 
 use std::fmt;
 
 use relay_proto::parsec::{DecodeError, Envelope, GapReason, Position, Rejection};
 
-/// One thing that happened to a subscription, in order.
+/// One item of a subscription, in order.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Item {
     /// A connection has begun. Its gap and its envelopes follow.
     Subscribed {
-        /// Where it goes on from; `None` when the server keeps no positions.
+        /// Its start position; `None` when the server has no positions.
         position: Option<Position>,
-        /// It goes on from where an earlier one, or the caller, had been.
+        /// Whether it continues from the position of an earlier connection, or of the caller.
         resumed: bool,
     },
     /// An envelope that the subscriber asked for.
     Envelope(Delivered),
-    /// Envelopes that are lost, said before the one that showed it.
+    /// Lost envelopes, given before the one that showed the loss.
     Gap(Gap),
-    /// An envelope that was not handed over: its sequence is not above the highest one of its producer.
+    /// An envelope that was left out: its sequence is not above the highest one of its producer.
     Duplicate {
         /// The producer's id.
         producer: String,
@@ -30,13 +30,13 @@ pub enum Item {
         /// Where it stands.
         position: Option<Position>,
     },
-    /// Something that is no envelope. Its position counts.
+    /// A message that is not an envelope. Its position counts.
     Undecodable {
         /// Where it stands.
         position: Option<Position>,
         /// Bytes that came.
         bytes: u64,
-        /// What is wrong with it.
+        /// The error.
         error: DecodeError,
     },
     /// An envelope that the validator rejects.
@@ -52,7 +52,7 @@ pub enum Item {
         /// Why.
         rejection: Rejection,
     },
-    /// The subscriber was too slow, and a bounded queue has dropped so many frames.
+    /// The subscriber was too slow, and a bounded queue has dropped frames.
     Lag {
         /// How many.
         dropped: u64,
@@ -61,7 +61,7 @@ pub enum Item {
     },
 }
 
-/// An envelope with what goes along.
+/// An envelope with its position.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Delivered {
@@ -69,15 +69,15 @@ pub struct Delivered {
     pub position: Option<Position>,
     /// The envelope.
     pub envelope: Envelope,
-    /// Why it does not fit its schema: in warn mode.
+    /// Why it does not match its schema, in warn mode.
     pub warning: Option<Box<Rejection>>,
 }
 
-/// Envelopes that are lost.
+/// Lost envelopes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gap {
-    /// Whose; `None` when the channel's log lost them, of whatever producers.
+    /// Their producer; `None` when the channel's log lost them, from any producers.
     pub producer: Option<String>,
     /// How many; `None` when that is not known.
     pub missing: Option<u64>,
@@ -97,7 +97,7 @@ pub struct Gap {
 pub enum GapCause {
     /// A producer's sequence jumped.
     Sequence,
-    /// An offset was jumped over, and was again after another connection.
+    /// An offset was skipped, and again on another connection.
     Hole,
     /// The server says so, or its position shows it.
     Server(GapReason),

@@ -1,9 +1,9 @@
-//! The publisher's side: which number is next.
+//! The publisher's side: the next sequence of each channel.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The last number handed out per channel. Clones share the counts; any number of threads may ask.
+/// The last number handed out per channel. Clones share the counts, also between threads.
 #[derive(Debug, Clone, Default)]
 pub struct SequenceTracker {
     last: Arc<Mutex<BTreeMap<String, i64>>>,
@@ -15,7 +15,8 @@ impl SequenceTracker {
         Self::default()
     }
 
-    /// The next number of a channel, from 1. No two calls get the same one, unless it was given back in between.
+    /// The next number of a channel, from 1. No two calls return the same number, unless it was given back in
+    /// between.
     pub fn next(&self, channel: &str) -> i64 {
         let mut last = self.lock();
         match last.get_mut(channel) {
@@ -35,8 +36,8 @@ impl SequenceTracker {
         self.lock().get(channel).copied().unwrap_or(0)
     }
 
-    /// Takes a number back that was certainly not used, if it is the last one: the next call gets it again. Says
-    /// whether it was.
+    /// Takes back a number that was certainly not used, if it is the last one: the next call returns it again.
+    /// Returns whether it was the last one.
     pub fn give_back(&self, channel: &str, sequence: i64) -> bool {
         let mut counts = self.lock();
         match counts.get_mut(channel) {

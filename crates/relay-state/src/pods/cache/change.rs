@@ -1,9 +1,9 @@
-//! What happened to the pods.
+//! Changes of the set of pods.
 
 use relay_proto::pods::{Pod, PodKey};
 use serde::Serialize;
 
-/// What happened to one key.
+/// The kind of change of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -20,7 +20,7 @@ pub enum ChangeKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Change {
-    /// What happened.
+    /// The kind of change.
     pub kind: ChangeKind,
     /// The pod before, unless it was added.
     pub before: Option<Pod>,
@@ -29,8 +29,8 @@ pub struct Change {
 }
 
 impl Change {
-    /// What became of one key: nothing when there is no pod on either side, one change, or, when another pod took the
-    /// name, a removal and an addition. Two equal pods are a modification.
+    /// The changes of one key: none when there is no pod on either side, one change, or a removal and an addition
+    /// when another pod took the name. Two equal pods are a modification.
     pub fn between(before: Option<Pod>, after: Option<Pod>) -> impl Iterator<Item = Self> {
         let change = |kind, before, after| Some(Self { kind, before, after });
         let changes = match (before, after) {
@@ -46,7 +46,7 @@ impl Change {
         changes.into_iter().flatten()
     }
 
-    /// Which pod it is about.
+    /// The key of the pod.
     pub fn key(&self) -> &PodKey {
         let pod = self.after.as_ref().or(self.before.as_ref());
         pod.expect("a change has a pod before or after: its constructors see to it").key()
@@ -60,7 +60,7 @@ impl Change {
     }
 
     /// Every group that this change touched, as (label key, value): those of the pod before, then those that it
-    /// joined. A change of anything touches all the groups that the pod is in.
+    /// joined. Any change of a pod touches all of its groups.
     pub fn touched(&self) -> impl Iterator<Item = (&str, &str)> {
         let was = |key, value| self.before.as_ref().is_some_and(|pod| pod.label(key) == Some(value));
         let joined = self.after.iter().flat_map(Pod::labels).filter(move |(key, value)| !was(key, value));
@@ -80,7 +80,7 @@ impl Serialize for Change {
     }
 }
 
-/// Both sides have a uid, and they are not the same.
+/// Whether both sides have a UID and the two differ.
 pub(super) fn differ(held: Option<&str>, new: Option<&str>) -> bool {
     held.zip(new).is_some_and(|(held, new)| held != new)
 }

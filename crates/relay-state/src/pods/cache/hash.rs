@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::LazyLock;
 
-/// A hash that strangers, who choose names and labels, cannot predict. The same for the whole life of the process, so
-/// that versions of different caches can be compared.
+/// A hash with a random seed, because names and labels may be chosen by an attacker. The seed is the same for all
+/// caches of a process, so that their versions can be compared.
 pub(super) fn hash_of(value: &(impl Hash + ?Sized)) -> u64 {
     static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     let hash = HASHER.hash_one(value);

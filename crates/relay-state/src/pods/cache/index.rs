@@ -1,4 +1,4 @@
-//! Which pods have which label: kept up with every change, and part of every snapshot.
+//! The index of pods by label: updated with every change, and part of every snapshot.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use super::trie::{Entry, Trie};
 
 /// Groups of pods by label key and value.
 ///
-/// A group holds the hashes of its pods' keys: they are found by hash in the set of pods. So an event that changes no
-/// label costs the index nothing, and a copied node of a group has no pod to count a reference to. Pods whose hashes
-/// are the same are told apart by their labels.
+/// A group holds the hashes of its pods' keys: they are found by hash in the set of pods. So an event that changes
+/// no label costs the index nothing, and a copied node of a group has no pod to count a reference to. Pods with
+/// equal hashes are distinguished by their labels.
 #[derive(Clone, Default)]
 pub(super) struct LabelIndex(Trie<Label>);
 
@@ -55,7 +55,7 @@ impl LabelIndex {
         }
     }
 
-    /// A pod of this hash has left its group; whether it was the last of this hash there.
+    /// A pod of this hash has left its group; returns whether it was the last of this hash there.
     pub(super) fn remove(&mut self, key: &str, value: &str, hash: u64, last: bool) {
         let (key_hash, value_hash) = (hash_of(key), hash_of(value));
         let Some(label) = self.0.get_mut(key_hash, key) else { return };

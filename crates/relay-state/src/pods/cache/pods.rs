@@ -10,10 +10,10 @@ use super::hash::hash_of;
 use super::index::{Label, LabelIndex, Value};
 use super::trie::{Entry, Trie};
 
-/// An immutable set of pods, with an index of their labels. Cloning is O(1), and versions share what is the same:
-/// keep as many as you like.
+/// An immutable set of pods, with an index of their labels. Cloning is O(1), and versions share equal parts, so
+/// keeping many is cheap.
 ///
-/// Iteration is in no useful order, which may be another in the next process; `sorted` is by namespace and name.
+/// The order of iteration is undefined and differs between processes; `sorted` is by namespace and name.
 ///
 /// ```
 /// use relay_proto::pods::{PodBuilder, PodKey, PodList};
@@ -75,7 +75,7 @@ impl Pods {
         self.len == 0
     }
 
-    /// One pod by its key. Costs the same however many pods there are, but for the caches of the processor.
+    /// One pod by its key. The cost does not depend on the number of pods, apart from processor caches.
     pub fn get(&self, key: &PodKey) -> Option<&Pod> {
         self.by_key.get(hash_of(key), key)
     }
@@ -90,7 +90,7 @@ impl Pods {
         sorted(self.iter())
     }
 
-    /// The pods whose label `key` has this value; an empty group when there is none. A look-up.
+    /// The pods whose label `key` has this value; an empty group when there is none. One look-up.
     pub fn group(&self, key: &str, value: &str) -> Group<'_> {
         self.group_by_label(key).get(value)
     }
@@ -115,7 +115,7 @@ impl Pods {
         changes
     }
 
-    /// Puts a pod in, and gives the former one of its key.
+    /// Inserts a pod, and returns the former one of its key.
     pub(super) fn insert(&mut self, pod: &Pod) -> Option<Pod> {
         self.insert_hashed(hash_of(pod.key()), pod)
     }
@@ -127,7 +127,7 @@ impl Pods {
         former
     }
 
-    /// Takes a pod out.
+    /// Removes a pod.
     pub(super) fn remove(&mut self, key: &PodKey) -> Option<Pod> {
         let hash = hash_of(key);
         let former = self.by_key.remove(hash, key)?;
@@ -136,11 +136,10 @@ impl Pods {
         Some(former)
     }
 
-    /// Makes these the pods; of two with one key the last. What is equal stays as it is, and shared with older
-    /// versions.
+    /// Replaces all pods; of two with one key the last counts. Equal pods stay shared with older versions.
     pub(super) fn replace(&mut self, pods: &[Pod]) {
         let mut next: Vec<(u64, &Pod)> = pods.iter().map(|pod| (hash_of(pod.key()), pod)).collect();
-        // In the order of the trie, which makes neighbours of what is changed one after the other.
+        // In the order of the trie, so that successive changes are near each other in memory.
         next.sort_by_key(|(hash, _)| *hash);
         let was_empty = self.is_empty();
         for &(hash, pod) in &next {
@@ -163,7 +162,7 @@ impl Pods {
         }
     }
 
-    /// Tells the index what became of a pod's labels.
+    /// Updates the index for a changed pod.
     fn move_in_groups(&mut self, hash: u64, before: Option<&Pod>, after: Option<&Pod>) {
         if let Some((before, after)) = before.zip(after)
             && before.same_labels(after)
@@ -210,7 +209,7 @@ impl fmt::Debug for Pods {
 #[derive(Clone, Copy)]
 pub struct Group<'a> {
     pods: &'a Pods,
-    /// The label's key, and what the index has of the value.
+    /// The label's key, and the index entry of the value.
     found: Option<(&'a str, &'a Value)>,
 }
 

@@ -1,13 +1,13 @@
-//! A persistent hash trie: the set that snapshots share.
+//! A persistent hash trie, shared by snapshots.
 
 use std::array;
 use std::hint::black_box;
 use std::slice;
 use std::sync::Arc;
 
-/// What a [`Trie`] holds. How it hashes is its own business, so that tests can choose.
+/// An entry of a [`Trie`]. Each type has its own hash, so that tests can choose one.
 pub(super) trait Entry: Clone {
-    /// What tells entries of one hash apart.
+    /// Distinguishes entries of one hash.
     type Key: PartialEq + ?Sized;
 
     /// Its key.
@@ -16,15 +16,15 @@ pub(super) trait Entry: Clone {
     /// The hash of its key, which the callers of a [`Trie`] give beside keys.
     fn hash(&self) -> u64;
 
-    /// Reads the memory that a clone will write, if any.
+    /// Prefetches the memory that a clone will write.
     fn touch(&self) {}
 
-    /// Reads the memory that a comparison with its successor will read, if any.
+    /// Prefetches the memory that a comparison with its successor will read.
     fn warm(&self) {}
 }
 
-/// A set of entries by key. Cloning is O(1), and versions share what is the same: a change copies the nodes on the way
-/// from the root to the entry that other versions have too, and changes the rest in place.
+/// A set of entries by key. Cloning is O(1), and versions share equal parts: a change copies the nodes on the way
+/// from the root to the entry that other versions have too, and changes unshared nodes in place.
 ///
 /// Its shape is a function of its entries, whatever order they came in (but for entries whose whole hashes are the
 /// same), so that [`Trie::diff`] can walk two versions side by side and skip what they share.
@@ -33,25 +33,25 @@ pub(super) struct Trie<T> {
     root: Slot<T>,
 }
 
-/// A place in a node. 16 bytes for small entries: the node's pointer tells which it is.
+/// A slot of a node. 16 bytes for small entries: the node's pointer is the tag.
 #[derive(Clone)]
 enum Slot<T> {
-    /// The only entry whose hash begins with the digits on the way to this place.
+    /// The only entry whose hash begins with the digits of this path.
     Leaf(T),
-    /// The entries, at least two unless this is the root, whose hashes begin with the digits on the way to this place.
+    /// The entries whose hashes begin with the digits of this path: at least two, except at the root.
     Node(Arc<Node<[Slot<T>]>>),
 }
 
-/// A digit of hashes: which values occur, and a slot for each. Where hashes have no more digits: a leaf, and what else
-/// there is of the same hash.
+/// A node for one digit of the hashes: the values that occur, and a slot for each. Below the last digit: a leaf,
+/// and further entries of the same hash.
 struct Node<S: ?Sized> {
     values: u32,
     slots: S,
 }
 
-/// Bits of a digit. Wider nodes make a trie less deep but a copy dearer (it counts a reference to every child,
-/// wherever that is in memory): with four bits a million pods cost the same, a hundred thousand with a snapshot for
-/// every change a tenth more.
+/// Bits of a digit. Wider nodes make a trie less deep but a copy more expensive (it counts a reference to every
+/// child, wherever that is in memory): with four bits a million pods cost the same, a hundred thousand with a
+/// snapshot for every change a tenth more.
 const BITS: u32 = 3;
 
 /// The value of the digit of a hash at a depth (in bits, from the top), as a bit of [`Node::values`].
@@ -101,8 +101,8 @@ impl<T: Entry> Trie<T> {
         Iter::over(slice::from_ref(slot))
     }
 
-    /// Reads what a change of this hash's entry will read and write. With many entries that is all over the memory:
-    /// these reads do not wait for each other, as the steps of the change would.
+    /// Prefetches the memory that a change of this hash's entry will need. With many entries it is spread over the
+    /// memory, and these reads run in parallel, unlike the steps of the change.
     fn warm(&self, hash: u64) {
         let (mut slot, mut depth, mut shared) = (&self.root, 0, false);
         while let Slot::Node(node) = slot
@@ -140,7 +140,7 @@ impl<T: Entry> Trie<T> {
         }
     }
 
-    /// Puts an entry in, and gives the former one of its key.
+    /// Inserts an entry, and returns the former one of its key.
     pub(super) fn insert(&mut self, hash: u64, entry: T) -> Option<T> {
         if self.is_empty() {
             self.root = Slot::Leaf(entry);
@@ -150,7 +150,7 @@ impl<T: Entry> Trie<T> {
         self.root.insert(0, hash, entry)
     }
 
-    /// Takes an entry out. Copies nothing when there is none.
+    /// Removes an entry. Copies nothing when there is none.
     pub(super) fn remove(&mut self, hash: u64, key: &T::Key) -> Option<T> {
         self.warm(hash);
         let held = self.get(hash, key)?.clone();
@@ -166,7 +166,8 @@ impl<T: Entry> Trie<T> {
         Iter::over(slice::from_ref(&self.root))
     }
 
-    /// Calls back with (before, after) for every key whose entries in the two differ, in no order. Costs what differs.
+    /// Calls back with (before, after) for every key whose entries differ, in no order. The cost depends on the
+    /// number of differences only.
     pub(super) fn diff<'a>(&'a self, before: &'a Self, changed: &mut impl FnMut(Option<&'a T>, Option<&'a T>))
     where
         T: PartialEq,
@@ -175,7 +176,7 @@ impl<T: Entry> Trie<T> {
     }
 }
 
-/// A node of slots made one by one. (An array of a known size is how a node and its slots get into one allocation.)
+/// A node whose slots are made one by one. (Arrays of a known size put a node and its slots into one allocation.)
 fn node<T>(values: u32, count: usize, slot: impl FnMut(usize) -> Slot<T>) -> Arc<Node<[Slot<T>]>> {
     macro_rules! sized {
         ($($size:literal)*) => {
@@ -197,7 +198,7 @@ fn unshared<T: Entry>(shared: &mut Arc<Node<[Slot<T>]>>) -> &mut [Slot<T>] {
 }
 
 impl<T: Entry> Node<[Slot<T>]> {
-    /// Which slot leads to a key.
+    /// The slot on the path to a key.
     fn way(&self, depth: u32, hash: u64, key: &T::Key) -> Option<usize> {
         if depth >= u64::BITS {
             return Some(usize::from(!self.slots[0].is(key)));
@@ -206,7 +207,7 @@ impl<T: Entry> Node<[Slot<T>]> {
         (self.values & digit != 0).then(|| place(self.values, digit))
     }
 
-    /// Reads what a copy will write: the number of references to each child.
+    /// Prefetches the memory that a copy will write: the reference counts of the children.
     fn touch(&self) {
         for slot in &self.slots {
             match slot {
@@ -253,7 +254,7 @@ impl<T: Entry> Slot<T> {
         Slot::Node(Arc::new(Node { values: a | b, slots: [Slot::Leaf(low), Slot::Leaf(high)] }))
     }
 
-    /// Takes out an entry that is there. A node that is left with one leaf becomes that leaf.
+    /// Removes an entry that exists. A node that is left with one leaf becomes that leaf.
     fn remove(&mut self, depth: u32, hash: u64, key: &T::Key) {
         let Slot::Node(shared) = self else { return };
         let Some(at) = shared.way(depth, hash, key) else { return };
@@ -277,7 +278,7 @@ impl<T: Entry> Slot<T> {
     }
 }
 
-/// Walks two versions of one place; none is an empty slice.
+/// Walks two versions of one slot; an empty slice stands for no slot.
 fn diff<'a, T: Entry + PartialEq>(
     before: &'a [Slot<T>],
     after: &'a [Slot<T>],
@@ -310,7 +311,7 @@ fn diff<'a, T: Entry + PartialEq>(
     }
 }
 
-/// What a place holds of one value of the digit at a depth. A leaf stands for a node of its own.
+/// The part of a slot with one value of the digit at a depth. A leaf counts as a node of its own.
 fn below<T: Entry>(place_: &[Slot<T>], depth: u32, digit_: u32) -> &[Slot<T>] {
     match place_ {
         [Slot::Node(node)] if node.values & digit_ != 0 => {

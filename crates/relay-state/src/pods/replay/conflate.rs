@@ -8,16 +8,16 @@ use relay_proto::pods::{EventHash, Pod, PodEvent, PodKey};
 use super::{Replay, Snapshot};
 use crate::pods::Change;
 
-/// Merges consecutive event snapshots into one, which stands for all of them.
+/// Merges consecutive snapshots of events into one.
 ///
-/// The merged snapshot lists every event ([`Snapshot::events`]), has the pods and the ack of the last one, and the net
-/// change against what was handed over before the first. Only snapshots of events of one phase are merged: whatever
-/// else comes between them (a list, a gap, a drop, the end of the replay, a bookmark) stays by itself and in its place.
+/// The merged snapshot lists every event ([`Snapshot::events`]), has the pods and the ack of the last one, and the
+/// net change since the snapshot before the first. Only snapshots of events of one phase are merged: any other
+/// snapshot (a list, a gap, a drop, the end of the replay, a bookmark) stays separate and in its place.
 ///
 /// It holds the merged events, and two pods per key that changed.
 #[derive(Debug, Clone)]
 pub struct Conflation {
-    /// The one added last, without what the others hold.
+    /// The snapshot that was added last.
     last: Snapshot,
     /// The events before its own.
     earlier: Vec<PodEvent>,
@@ -25,7 +25,7 @@ pub struct Conflation {
     net: Option<BTreeMap<PodKey, Net>>,
 }
 
-/// A key before the first of the merged changes and after the last.
+/// The pod of a key before the first of the merged changes, and after the last.
 #[derive(Debug, Clone, Default)]
 struct Net {
     before: Option<Pod>,
@@ -33,7 +33,7 @@ struct Net {
 }
 
 impl Conflation {
-    /// Begins with a snapshot, which comes out as it is when nothing is added.
+    /// Begins with a snapshot, which is returned unchanged when nothing is added.
     pub fn new(first: Snapshot) -> Self {
         Self { last: first, earlier: Vec::new(), net: None }
     }
@@ -48,7 +48,7 @@ impl Conflation {
         self.earlier.len() + self.last.events().count()
     }
 
-    /// What may be persisted once everything covered was processed.
+    /// The position that may be saved once everything covered was processed.
     pub fn ack(&self) -> Option<&EventHash> {
         self.last.ack.as_ref()
     }
@@ -56,7 +56,7 @@ impl Conflation {
     /// Adds the snapshot that follows.
     ///
     /// # Errors
-    /// Gives it back when it may not be merged: it comes after this one, by itself.
+    /// Returns it when it may not be merged: it follows as a separate snapshot.
     pub fn push(&mut self, mut next: Snapshot) -> Result<(), Box<Snapshot>> {
         let last = &mut self.last;
         let fits = is_of_an_event(last)
@@ -66,7 +66,7 @@ impl Conflation {
             return Err(Box::new(next));
         }
         let net = self.net.get_or_insert_default();
-        // What the first one changed is in there with the second.
+        // The changes of the first snapshot are added together with the second.
         add_up(net, std::mem::take(&mut last.changed));
         add_up(net, std::mem::take(&mut next.changed));
         self.earlier.append(&mut last.earlier);
@@ -75,7 +75,7 @@ impl Conflation {
         Ok(())
     }
 
-    /// The snapshot that stands for all.
+    /// The merged snapshot.
     pub fn finish(self) -> Snapshot {
         let Self { mut last, mut earlier, net } = self;
         let Some(net) = net else { return last };
@@ -93,14 +93,14 @@ impl Snapshot {
 }
 
 impl Replay {
-    /// Whether a message is all that it waits for: nothing is to be handed over, dropped or read before.
+    /// Whether the next step is [`Step::Message`].
     pub fn wants_message(&self) -> bool {
         !self.has_output() && self.reads_messages()
     }
 
-    /// For a driver that conflates: merges the snapshots that are due, where they may be, into the one that the caller
-    /// is about to get. What is merged is acknowledged together, once the caller has finished with it; what may not be
-    /// merged is left for [`Replay::poll`].
+    /// For a driver that conflates: merges the pending snapshots, if possible, into the next one for the caller.
+    /// Merged snapshots are acknowledged together, once the caller has processed them; others are left for
+    /// [`Replay::poll`].
     pub fn conflate(&mut self, into: &mut Conflation) {
         while let Some(next) = self.ready.pop_front() {
             if let Err(apart) = into.push(next) {
@@ -112,7 +112,7 @@ impl Replay {
     }
 }
 
-/// An event and nothing else. A bookmark has none, and would take the ack beyond the last event.
+/// Whether it is a snapshot of an event. A bookmark has no event, and would move the ack beyond the last one.
 fn is_of_an_event(snapshot: &Snapshot) -> bool {
     snapshot.event.is_some() && snapshot.gap.is_none() && snapshot.cause.is_none()
 }
@@ -124,7 +124,7 @@ fn add_up(net: &mut BTreeMap<PodKey, Net>, changes: Vec<Change>) {
             Entry::Vacant(entry) => {
                 entry.insert(Net { before, after });
             }
-            // It goes on from where the change before left off.
+            // Each change continues from the one before.
             Entry::Occupied(entry) => entry.into_mut().after = after,
         }
     }
