@@ -70,7 +70,7 @@ pub(crate) struct Args {
 impl Args {
     /// Reads the command line and the environment; ends the program when they are wrong, or ask for help.
     pub(crate) fn read() -> Self {
-        let command = without_empty_variables(examples::with_examples(Self::command()));
+        let command = with_rules(without_empty_variables(examples::with_examples(Self::command())));
         let is_brief = brief::is_asked(std::env::args_os().skip(1));
         let command = if is_brief { brief::brief(command) } else { command };
         let mut matches = command.get_matches();
@@ -101,6 +101,23 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(without_empty_variables)
 }
 
+/// What values of a kind have in common in every command. Numbers and durations may begin with a hyphen, so that their
+/// own rules say that they may not be negative: what is said of an unknown flag `-5` helps nobody.
+fn with_rules(command: clap::Command) -> clap::Command {
+    let allow = |arg: clap::Arg| {
+        let names = arg.get_value_names().unwrap_or_default();
+        match names.first().map(|name| name.as_str()) {
+            _ if matches!(arg.get_id().as_str(), "listen" | "admin_listen") => {
+                arg.value_parser(value::address)
+            }
+            Some("DURATION") => arg.allow_hyphen_values(true),
+            Some("N" | "RATE" | "SIZE") => arg.allow_negative_numbers(true),
+            _ => arg,
+        }
+    };
+    command.mut_args(allow).mut_subcommands(with_rules)
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// See it work: a relay with a simulated cluster, and a client that follows it through a cut and a gap
@@ -116,6 +133,7 @@ pub(crate) enum Command {
     /// Print the raw messages of one connection
     Stream(StreamArgs),
     /// Follow the pods: a line per list and per change
+    #[command(alias = "watch")]
     State(StateArgs),
     /// Follow the pods through the six phases; resumable with --cursor-file
     Replay(ReplayArgs),
@@ -142,6 +160,7 @@ pub(crate) enum Command {
     /// Channel buses: take messages for channels, and send each to everyone who is subscribed
     Bus(BusArgs),
     /// Print a script that completes commands and flags: bash, zsh, fish, elvish or powershell
+    #[command(alias = "completion")]
     Completions(CompletionsArgs),
     /// Write a manual page per command
     Man(ManArgs),

@@ -187,6 +187,9 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
             403 if problem.from_kubernetes => {
                 Some("the API server's account may not reach services/proxy there")
             }
+            410 if problem.detail.as_deref().is_some_and(|detail| detail.contains("since_time")) => {
+                Some("give a shorter --since, or none for all that is kept")
+            }
             401 => Some("give a token that the relay knows, with --token-file or --token"),
             403 => Some("the token does not cover this: ask for less with -n, or take another token"),
             // A relay, and an API server, say what is not there.

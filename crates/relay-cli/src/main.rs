@@ -11,6 +11,7 @@ mod follow;
 mod log;
 mod output;
 mod parsec;
+mod pod_name;
 mod query;
 mod rows;
 mod serve;

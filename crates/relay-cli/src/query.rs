@@ -5,11 +5,12 @@ use std::pin::pin;
 
 use anyhow::Context as _;
 use futures_util::TryStreamExt;
-use relay_pods::{EventType, EventsQuery, Order};
+use relay_pods::{EventType, EventsQuery, Order, PodKey};
 
 use crate::args::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
 use crate::exit::{Exit, Usage, signalled};
 use crate::output::{Output, Progress, Tone, note, to_value};
+use crate::pod_name::{Namespace, pod_key};
 use crate::rows::{self, Changes, event_cells, event_json, pod_cells, pod_name};
 
 pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<Exit> {
@@ -31,32 +32,49 @@ pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<Exit> {
 }
 
 pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
-    let (namespace, name) = match (args.pod.as_slice(), &args.namespace) {
-        ([namespace, name], _) => (namespace.as_str(), name.as_str()),
-        ([one], given) => match (one.split_once('/'), given) {
-            (Some(pair), _) => pair,
-            (None, Some(namespace)) => (namespace.as_str(), one.as_str()),
-            (None, None) => {
-                return Err(Usage(format!("pod {one:?}: write NAMESPACE/NAME, or give --namespace")).into());
-            }
-        },
-        _ => return Err(Usage("one pod at a time".into()).into()),
-    };
-    if namespace.is_empty() || name.is_empty() {
-        return Err(Usage("a pod has a namespace and a name".into()).into());
-    }
+    let keys = pod_keys(&args)?;
     let client = args.connect.client().await?;
-    let found = tokio::select! {
-        found = client.pod(namespace, name) => found?,
-        exit = signalled() => return Ok(exit),
+    let (mut pods, mut missing) = (Vec::new(), Vec::new());
+    let signalled = signalled();
+    let ask = async {
+        for key in keys {
+            match client.pod(key.namespace(), key.name()).await? {
+                Some(pod) => pods.push(pod),
+                None => missing.push(key),
+            }
+        }
+        anyhow::Ok(())
     };
-    let Some(pod) = found else {
-        return Ok(Exit::NotFound(format!("there is no pod {namespace}/{name}")));
-    };
+    tokio::select! {
+        asked = ask => asked?,
+        exit = signalled => return Ok(exit),
+    }
     let mut out = Output::new(args.print);
     let now = rows::now();
-    out.list(rows::PODS, &[pod], pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
-    Ok(Exit::Done)
+    out.list(rows::PODS, &pods, pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
+    let told = |key: &PodKey| {
+        let name = format!("{}/{}", key.namespace(), key.name());
+        format!("there is no pod {name} (what happened to it: relay events --pod {name})")
+    };
+    let Some(last) = missing.pop() else { return Ok(Exit::Done) };
+    missing.iter().for_each(|key| note(&told(key)));
+    Ok(Exit::NotFound(told(&last)))
+}
+
+/// The pods that were named.
+fn pod_keys(args: &PodArgs) -> Result<Vec<PodKey>, Usage> {
+    let namespace = args.namespace.as_deref().map(Namespace::new);
+    match args.pods.as_slice() {
+        // NAMESPACE NAME, unless a flag says the namespace of both.
+        [first, second]
+            if !first.contains('/')
+                && !second.contains('/')
+                && !namespace.is_some_and(Namespace::is_from_flag) =>
+        {
+            Ok(vec![pod_key(&format!("{first}/{second}"), None)?])
+        }
+        names => names.iter().map(|name| pod_key(name, namespace)).collect(),
+    }
 }
 
 pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
@@ -93,10 +111,8 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
             return Ok(());
         }
         if let Some(pod) = &args.pod {
-            let given = pod.split_once('/').or_else(|| Some((args.which.only_namespace()?, pod.as_str())));
-            let (namespace, name) =
-                given.ok_or_else(|| Usage(format!("pod {pod:?}: write NAMESPACE/NAME")))?;
-            let mut events = pin!(client.all_pod_events(namespace, name, query));
+            let key = pod_key(pod, args.which.only_namespace().map(Namespace::new))?;
+            let mut events = pin!(client.all_pod_events(key.namespace(), key.name(), query));
             while let Some(event) = events.try_next().await? {
                 if print(event).await? {
                     break;

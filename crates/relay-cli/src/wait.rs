@@ -2,6 +2,7 @@
 
 mod condition;
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::pin;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::args::{DEFAULT_WAIT, WaitArgs, written};
 use crate::exit::{Exit, Usage, signalled};
 use crate::output::{Output, note};
+use crate::pod_name::{Namespace, pod_key};
 use crate::query::until;
 use crate::tally::Tally;
 
@@ -76,26 +78,29 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
             line.insert("condition".into(), view.wanted.text().into());
             line.into()
         },
-        || format!("{}: met, {} pods, {} ready", view.wanted.text(), tally.pods, tally.ready),
+        || {
+            let pods = if tally.pods == 1 { "pod" } else { "pods" };
+            format!("{}: met, {} {pods}, {} ready", view.wanted.text(), tally.pods, tally.ready)
+        },
     )?;
+    if let Some(never) = view.never_seen() {
+        note(&never);
+    }
     Ok(Exit::Done)
 }
 
 /// The pods that were named: `NAMESPACE/NAME`, or `NAME` in the only namespace.
 fn names(args: &WaitArgs) -> Result<Vec<PodKey>, Usage> {
-    let key = |text: &String| {
-        let pair = text.split_once('/').or_else(|| Some((args.which.only_namespace()?, text.as_str())));
-        let rule = || Usage(format!("pod {text:?}: write NAMESPACE/NAME, or give one --namespace"));
-        let (namespace, name) = pair.ok_or_else(rule)?;
-        if namespace.is_empty() || name.is_empty() || name.contains('/') {
-            return Err(rule());
-        }
-        Ok(PodKey::new(namespace, name))
-    };
     if !args.pods.is_empty() && args.which.has_labels() {
         return Err(Usage("wait takes names of pods or --label, not both".into()));
     }
-    args.pods.iter().map(key).collect()
+    let namespace = args.which.only_namespace().map(Namespace::new);
+    args.pods.iter().map(|name| pod_key(name, namespace)).collect()
+}
+
+/// `NAMESPACE/NAME`.
+fn name_of(key: &PodKey) -> String {
+    format!("{}/{}", key.namespace(), key.name())
 }
 
 /// What is waited for, and of which pods: of those that were named, else of all that match.
@@ -157,6 +162,8 @@ impl Wanted {
 /// The pods of one stream, judged only while they show the present.
 struct LiveView {
     wanted: Wanted,
+    /// Those of the pods that were named which have been there; if none was named, any one that matched.
+    seen: HashSet<PodKey>,
     /// It was told that no pod matches.
     told_of_none: bool,
     client: Client,
@@ -189,6 +196,7 @@ impl LiveView {
             met: false,
             backoff,
             wanted,
+            seen: HashSet::new(),
             told_of_none: false,
             client,
             snapshots,
@@ -232,6 +240,23 @@ impl LiveView {
         Some((self.wanted.hold(pods, &tally), tally))
     }
 
+    /// Says of which pods the end was waited for that were never there: a typing error would look the same.
+    fn never_seen(&self) -> Option<String> {
+        if !self.wanted.conditions.iter().any(|condition| matches!(condition, Condition::Deleted(_))) {
+            return None;
+        }
+        let never: Vec<_> =
+            self.wanted.names.iter().filter(|name| !self.seen.contains(*name)).map(name_of).collect();
+        match never.as_slice() {
+            [] if self.wanted.names.is_empty() && self.seen.is_empty() => {
+                Some("no pod matched from the start".into())
+            }
+            [] => None,
+            [one] => Some(format!("{one} was not there from the start")),
+            many => Some(format!("{} were not there from the start", many.join(", "))),
+        }
+    }
+
     /// Tells which pods stand in the way, a line each.
     fn tell_what_is_missing(&self) {
         let lines = self.pods.as_ref().map(|pods| self.wanted.lacks(pods)).unwrap_or_default();
@@ -265,6 +290,17 @@ impl LiveView {
             Some(Some(Ok(snapshot))) => {
                 self.met = true;
                 self.pods = Some(snapshot.pods).filter(|_| !snapshot.historic);
+                if let Some(pods) = &self.pods {
+                    // Of pods without names, it only counts whether there were any.
+                    let any = pods.iter().next().filter(|_| self.wanted.names.is_empty());
+                    let named = self.wanted.names.iter().filter(|name| pods.get(name).is_some());
+                    self.seen.extend(
+                        named
+                            .cloned()
+                            .chain(any.map(|pod| pod.key().clone()))
+                            .take(self.wanted.names.len().max(1)),
+                    );
+                }
                 Ok(())
             }
             // An end, and not the one that was waited for.

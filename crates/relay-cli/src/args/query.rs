@@ -19,10 +19,10 @@ pub(crate) struct PodsArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PodArgs {
-    /// The pod: NAMESPACE/NAME, or NAMESPACE NAME, or NAME with --namespace
-    #[arg(required = true, num_args = 1..=2, value_name = "POD")]
-    pub(crate) pod: Vec<String>,
-    /// Namespace of the pod
+    /// Pods: NAMESPACE/NAME, or NAME with --namespace; also NAMESPACE NAME for one
+    #[arg(required = true, num_args = 1.., value_name = "POD")]
+    pub(crate) pods: Vec<String>,
+    /// Namespace of pods that are given by their name alone
     #[arg(long, short = 'n', env = "RELAY_NAMESPACE", value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
     #[command(flatten)]

@@ -8,7 +8,7 @@ use relay_pods::{Filter, StreamOptions};
 
 use relay_proto::time::Timestamp;
 
-use super::value::{duration, time};
+use super::value::{duration, positive_duration, time};
 use crate::exit::Usage;
 use crate::rows::now;
 
@@ -169,7 +169,7 @@ pub(crate) struct Until {
     #[arg(long, env = "RELAY_MAX", value_name = "N")]
     pub(crate) max: Option<u64>,
     /// End after this time
-    #[arg(long = "for", env = "RELAY_FOR", value_name = "DURATION", value_parser = duration)]
+    #[arg(long = "for", env = "RELAY_FOR", value_name = "DURATION", value_parser = positive_duration)]
     pub(crate) time: Option<Duration>,
 }
 

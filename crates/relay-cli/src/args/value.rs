@@ -1,5 +1,6 @@
 //! How values are written: positions, phases, label keys, rates, durations, sizes.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use relay_pods::{EventHash, Selector};
@@ -40,20 +41,36 @@ pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse_rfc3339(text).ok_or_else(rule)
 }
 
-/// `500ms`, `10s`, `5m`, `24h`, `1d`; a bare `0`.
+/// `127.0.0.1:8080`.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    let rule =
+        "an IP address and a port, such as 127.0.0.1:8080 or, to be reached from elsewhere, 0.0.0.0:8080";
+    text.parse().map_err(|_| rule.to_owned())
+}
+
+/// `500ms`, `10s`, `5m`, `24h`, `1d`, `1h30m`; a bare `0`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let rule = || "a duration is a number and ms, s, m, h or d, such as 500ms or 24h".to_owned();
-    let (number, unit) = number_and_unit(text).ok_or_else(rule)?;
-    let seconds = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        "d" => 86400.0,
-        "" if number == 0.0 => 1.0,
-        _ => return Err(rule()),
+    const UNITS: [(&str, f64); 5] = [("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 0.001)];
+    let rule = || {
+        "a duration is a number and ms, s, m, h or d, such as 500ms, 24h or 1h30m, and not negative"
+            .to_owned()
     };
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| rule())
+    let (mut rest, mut seconds, mut units) = (text, 0.0, &UNITS[..]);
+    loop {
+        let (number, after) = number_and_unit(rest).ok_or_else(rule)?;
+        if number == 0.0 && text == "0" {
+            return Ok(Duration::ZERO);
+        }
+        let unit = after.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+        let name = &after[..after.len() - unit.len()];
+        // Each unit is smaller than the one before it.
+        let at = units.iter().position(|(unit, _)| *unit == name).ok_or_else(rule)?;
+        seconds += number * units[at].1;
+        (rest, units) = (unit, &units[at + 1..]);
+        if rest.is_empty() {
+            return Duration::try_from_secs_f64(seconds).map_err(|_| rule());
+        }
+    }
 }
 
 /// A duration in the largest unit that divides it: what [`duration`] reads.
@@ -98,12 +115,38 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_are_written_as_documented() {
-        for (text, millis) in
-            [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("24h", 86_400_000), ("0", 0), ("1.5s", 1500)]
-        {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("5m", 300_000),
+            ("24h", 86_400_000),
+            ("0", 0),
+            ("1.5s", 1500),
+            ("1h30m", 5_400_000),
+            ("1d2h3m4s5ms", 93_784_005),
+            ("1m0.5s", 60_500),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for bad in ["", "10", "s", "10 s", "-1s", "1w", "1e9999s", ".s", "99999999999999999999999h"] {
+        for bad in [
+            "",
+            "10",
+            "s",
+            "10 s",
+            "-1s",
+            "1w",
+            "1e9999s",
+            ".s",
+            "1m1h",
+            "1m1m",
+            "1h30",
+            "-1h",
+            "1h-5m",
+            "1h 5m",
+            "h1",
+            "00",
+            "99999999999999999999999h",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
         for text in ["500ms", "10s", "90s", "2m", "36h", "1d", "0s"] {

@@ -29,6 +29,7 @@ mod durable_memory;
 mod durable_serve;
 mod examples;
 mod faults;
+mod first_tries;
 mod follow;
 mod golang;
 mod kube;

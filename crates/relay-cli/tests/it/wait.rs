@@ -287,7 +287,7 @@ async fn several_conditions_and_names_hold_together() {
         (vec!["--for", "condition=Ready=false", &name("a")], 5, "1s: 1 of 1 pods still ready"),
         (vec!["--for", "phase=Pending", "c", "-n", namespace], 0, ""),
         (vec!["--for", "delete", &name("gone")], 0, ""),
-        (vec!["--for", "delete", &name("a")], 5, "1s: 1 pods still match"),
+        (vec!["--for", "delete", &name("a")], 5, "1s: 1 pod still matches"),
         (vec!["--for", "ready", &name("gone")], 5, "1s: no pod matches, so none is ready"),
         (vec!["--for", "ready", &name("a"), &name("gone")], 5, "1s: 1 of 1 pods ready"),
     ] {

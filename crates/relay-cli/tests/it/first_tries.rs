@@ -1,0 +1,119 @@
+//! What people try first, by habit or by mistake: names, numbers and words as other tools take them.
+
+use relay_testkit::{Peer, Reply, Script};
+use serde_json::json;
+
+use super::process::{Server, command_at, key, relay, run, run_command};
+
+#[test]
+fn several_pods_are_shown_at_once_in_every_spelling() {
+    let server = Server::quiet(12);
+    let names = server.run(&["pods", "-o", "name"]).expect(0).stdout;
+    let names: Vec<&str> = names.lines().collect();
+    let all = [&["pod"], &names[..]].concat();
+    let shown = server.run(&[&all[..], &["-o", "name"]].concat()).expect(0).stdout;
+    assert_eq!(shown.lines().collect::<Vec<_>>(), names);
+
+    let (namespace, name) = names[0].split_once('/').unwrap();
+    for spelled in [
+        &["pod", "-n", namespace, name][..],
+        &["pod", "-n", namespace, names[0]],
+        &["pod", "-n", namespace, &format!("pod/{name}")],
+        &["pod", "-n", namespace, &format!("pods/{name}")],
+        &["pod", namespace, name],
+    ] {
+        let done = server.run(&[spelled, &["-o", "name"]].concat()).expect(0);
+        assert_eq!(done.stdout.trim_end(), names[0], "{spelled:?}");
+    }
+    // A variable is a default, and names with a namespace go before it.
+    let mut command = server.command(&["pod", names[0], names[1], "-o", "name"]);
+    command.env("RELAY_NAMESPACE", "elsewhere");
+    assert_eq!(run_command(command).expect(0).stdout.lines().count(), 2);
+
+    // Those that are there are shown, and each of the others is named.
+    let done = server.run(&["pod", names[0], "prod/gone-1", "prod/gone-2", "-o", "name"]).expect(3);
+    assert_eq!(done.stdout.trim_end(), names[0]);
+    for gone in ["prod/gone-1", "prod/gone-2"] {
+        let told = format!("relay: there is no pod {gone} (what happened to it: relay events --pod {gone})");
+        assert!(done.stderr.lines().any(|line| line == told), "{}", done.stderr);
+    }
+    let other = server.run(&["pod", "-n", "elsewhere", names[0]]).expect(2);
+    assert!(other.stderr.contains("not the one of --namespace, \"elsewhere\""), "{}", other.stderr);
+    for command in
+        [&["pod", "pod/web"][..], &["wait", "pods/web", "--for", "ready"], &["events", "--pod", "pod/web"]]
+    {
+        let done = server.run(command).expect(2);
+        assert!(done.stderr.contains("in which namespace?"), "{}", done.stderr);
+    }
+    let done = server.run(&["wait", "-n", "prod", "deployment/web", "--for", "ready"]).expect(2);
+    assert!(done.stderr.contains("knows pods only"), "{}", done.stderr);
+    let met = server.run(&["wait", "-n", namespace, &format!("pod/{name}"), "--for", "count=1"]).expect(0);
+    assert!(met.stdout.contains("count=1"), "{}", met.stdout);
+}
+
+#[test]
+fn an_end_that_was_there_from_the_start_is_named() {
+    let server = Server::quiet(6);
+    let pods = server.run(&["pods"]).expect(0).json();
+    let (namespace, name) = key(&pods[0]);
+    for (args, told) in [
+        (&["prod/typo"][..], "relay: prod/typo was not there from the start\n"),
+        (&["-n", "nowhere"], "relay: no pod matched from the start\n"),
+    ] {
+        let done = server.run(&[&["wait", "--for", "delete"], args].concat()).expect(0);
+        assert_eq!(done.stderr, told, "{args:?}");
+    }
+    let there = format!("{namespace}/{name}");
+    let done = server.run(&["wait", &there, "--for", "delete", "--timeout", "300ms"]).expect(5);
+    assert!(done.stderr.contains("1 pod still matches"), "{}", done.stderr);
+    let done = server.run(&["wait", &there, "--for", "count=1", "-o", "table"]).expect(0);
+    assert!(done.stdout.starts_with("count=1: met, 1 pod, "), "{}", done.stdout);
+}
+
+#[test]
+fn values_that_cannot_be_say_their_rule() {
+    for (args, rule) in [
+        (&["state", "--for", "-5s"][..], "not negative"),
+        (&["state", "--for", "0"], "a duration above 0"),
+        (&["events", "--since", "-5m"], "not negative"),
+        (&["serve", "--sim-rate", "-1"], "0 to 1000000 events per second"),
+        (&["replay", "--max", "-1"], "invalid"),
+        (&["serve", "--listen", "8080"], "such as 127.0.0.1:8080"),
+        (&["serve", "--listen", ":8080"], "such as 127.0.0.1:8080"),
+        (&["durable", "serve", "--listen", "localhost:8080"], "such as 127.0.0.1:8080"),
+        (&["parsec", "serve", "--listen", "8080"], "such as 127.0.0.1:8080"),
+    ] {
+        let done = run(args).expect(2);
+        assert!(
+            done.stderr.contains(rule) && done.stderr.contains("invalid value"),
+            "{args:?}: {}",
+            done.stderr
+        );
+        assert!(!done.stderr.contains("unexpected argument"), "{args:?}: {}", done.stderr);
+    }
+    // In the same way, from the environment.
+    let mut command = relay(&["state"]);
+    command.env("RELAY_FOR", "-1s");
+    assert!(run_command(command).expect(2).stderr.contains("not negative"));
+}
+
+#[test]
+fn words_of_other_tools_are_taken() {
+    let server = Server::quiet(4);
+    assert_eq!(server.run(&["watch", "--max", "1"]).expect(0).json()[0]["pods"], 4);
+    assert_eq!(run(&["completion", "bash"]).expect(0).stdout, run(&["completions", "bash"]).expect(0).stdout);
+    assert_eq!(server.run(&["state", "--for", "1h0m", "--max", "1"]).expect(0).json().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_time_before_the_log_says_what_to_ask_for() {
+    let problem = json!({"type": "urn:relay:problem:cursor-expired", "status": 410, "code": "cursor-expired",
+        "detail": "since_time: events of that time may no longer be retained"});
+    let peer = Peer::start(Script::new().always("/events", Reply::json(410, &problem))).await;
+    let done = run_command(command_at(&peer.url(), &["events", "--since", "5m"])).expect(1);
+    assert!(
+        done.stderr.contains("(give a shorter --since, or none for all that is kept)"),
+        "{}",
+        done.stderr
+    );
+}
