@@ -1,4 +1,4 @@
-//! Who may subscribe.
+//! Access control: the keys that subscribers may use.
 
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
@@ -9,13 +9,13 @@ use relay_proto::autoconfig::AutoConfigKey;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Keys {
-    /// Everyone is answered, with any key or none. For a loopback address only.
+    /// Any key or none is accepted. For a loopback address only.
     #[default]
     Anyone,
-    /// This one.
+    /// One key.
     Fixed(AutoConfigKey),
-    /// Those in a file, one per line, read again when it changes. White space around a key does not count, nor do empty
-    /// lines.
+    /// Those in a file, one per line, read again when it changes. White space around keys and empty lines are
+    /// ignored.
     File(PathBuf),
 }
 
@@ -31,7 +31,7 @@ pub enum AccessError {
         /// Why.
         source: std::io::Error,
     },
-    /// It holds no key: nobody would be answered.
+    /// It holds no key, so every subscriber would be refused.
     #[error("key file {} holds no key", path.display())]
     Empty {
         /// The file.
@@ -43,7 +43,7 @@ pub enum AccessError {
 #[derive(Debug)]
 pub(crate) struct Access {
     file: Option<PathBuf>,
-    /// `None`: everyone.
+    /// `None`: any key or none.
     keys: RwLock<Option<Vec<AutoConfigKey>>>,
 }
 
@@ -59,7 +59,7 @@ impl Access {
         })
     }
 
-    /// Reads the file again, if there is one. When that fails, the keys that were read last stay in force.
+    /// Reads the file again, if there is one. When that fails, the last keys stay in force.
     pub(crate) fn refresh(&self) -> Result<(), AccessError> {
         if let Some(file) = &self.file {
             let keys = read(file)?;
@@ -68,7 +68,7 @@ impl Access {
         Ok(())
     }
 
-    /// Whether this is what an accepted client sends. All keys are looked at, in constant time each.
+    /// Whether the header has an accepted key. Compares with all keys, each in constant time.
     pub(crate) fn accepts(&self, authorization: Option<&[u8]>) -> bool {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let Some(keys) = &*keys else { return true };

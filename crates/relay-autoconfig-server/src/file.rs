@@ -1,4 +1,4 @@
-//! The file that says what the environments should be.
+//! The file of environments.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -10,17 +10,17 @@ use relay_proto::time::Timestamp;
 
 use crate::node::Node;
 
-/// Most bytes of a file.
+/// Size limit of the file.
 const LARGEST: u64 = 256 << 20;
 
-/// What there should be. Versions in it are floors, 0 for none.
+/// The configured environments and filters. Versions in it are lower bounds, 0 for none.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Configuration {
     pub(crate) environments: BTreeMap<String, EnvironmentRep<'static>>,
     pub(crate) filters: BTreeMap<String, FilterRep<'static>>,
 }
 
-/// How a file is written, by the end of its name.
+/// The format of a file, by its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Json,
@@ -37,7 +37,7 @@ impl Format {
     }
 }
 
-/// The file cannot be used. Displays as its name, the place and the rule; never as a part of the file but ids.
+/// The file cannot be used. Displays its name, the place and the rule, and no content but ids.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
@@ -61,7 +61,7 @@ pub enum FileError {
     },
 }
 
-/// A rule that is broken, and where.
+/// A broken rule, and its place.
 #[derive(Debug)]
 pub(crate) struct Broken {
     place: String,
@@ -96,7 +96,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     std::fs::read(path).map_err(io)
 }
 
-/// What the bytes say.
+/// Parses the file.
 pub(crate) fn parse(bytes: &[u8], format: Format) -> Result<Configuration, Broken> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
@@ -274,7 +274,7 @@ fn keys(fields: &mut Fields, name: &str) -> Result<Vec<KeyEntry<'static>>, Broke
     items.into_iter().enumerate().map(read).collect()
 }
 
-/// A key in two environments would let its programs into whichever comes first.
+/// A key must be in one environment only: otherwise its programs would get the first one.
 fn one_key_one_environment(configuration: &Configuration) -> Result<(), Broken> {
     let (mut sdk, mut mobile) = (HashMap::new(), HashMap::new());
     for (id, environment) in &configuration.environments {
@@ -295,7 +295,7 @@ fn one_key_one_environment(configuration: &Configuration) -> Result<(), Broken> 
     Ok(())
 }
 
-/// The fields of a map, taken one by one, so that what is left is unknown.
+/// The fields of a map, taken one by one, so that the rest is unknown.
 struct Fields {
     place: String,
     fields: Vec<(String, Node)>,
@@ -351,7 +351,7 @@ impl Fields {
         millis.map(Some).ok_or_else(|| self.broken(name, rule))
     }
 
-    /// Nothing may be left.
+    /// Fails when a field is left.
     fn end(self) -> Result<(), Broken> {
         match self.fields.first() {
             Some((name, _)) => Err(self.broken(name, "there is no such field")),

@@ -1,4 +1,4 @@
-//! What is served now, and what has changed since when.
+//! The configuration in force, and the changes since each position.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,14 +12,14 @@ use tokio::sync::watch;
 use crate::file::Configuration;
 use crate::versions::{Change, Kind};
 
-/// A position in the changes: how many there were.
+/// A position: the number of changes so far.
 pub(crate) type Position = u64;
 
-/// Most bytes of changes that are put together.
+/// Size limit of changes that are joined into one write.
 const BATCH: usize = 32 << 10;
 
-/// Keeps, of each id that ever changed, the last event alone: whoever was away gets the last of what it missed, in the
-/// order in which that happened, and nobody costs memory.
+/// Keeps only the last event of each id: a slow subscriber gets the last event of each id that it missed, in the
+/// order of the changes, and takes no memory.
 #[derive(Debug)]
 pub(crate) struct Hub {
     state: Mutex<State>,
@@ -33,7 +33,7 @@ struct State {
     changes: BTreeMap<Position, (Kind, Bytes)>,
     places: HashMap<(Kind, String), Position>,
     head: Position,
-    /// The put of everything, without and with filters, once somebody has asked for it.
+    /// The put of everything, without and with filters, encoded on first use.
     puts: [Option<Bytes>; 2],
 }
 
@@ -57,7 +57,7 @@ impl Hub {
         self.encoded.load(Ordering::Relaxed)
     }
 
-    /// Makes a new configuration, in which this has changed, the one that is served.
+    /// Publishes a new configuration with its changes.
     pub(crate) fn publish(&self, configuration: Configuration, changes: &[Change]) {
         let mut state = self.state();
         let state = &mut *state;
@@ -96,7 +96,7 @@ impl Hub {
         self.head.send_replace(state.head);
     }
 
-    /// Everything there is, as an event, and the position it is up to.
+    /// The put of everything, and its position.
     pub(crate) fn put(&self, filters: bool) -> (Position, Bytes) {
         let mut state = self.state();
         let state = &mut *state;
@@ -110,8 +110,8 @@ impl Hub {
         (state.head, put.clone())
     }
 
-    /// The next changes after a position, and the position of the last of them. One alone is shared; several are put
-    /// together, so that each is not a write of its own.
+    /// The next changes after a position, and the position of the last of them. A single event is shared; several
+    /// are joined into one write.
     pub(crate) fn next(&self, after: Position, filters: bool) -> Option<(Position, Bytes)> {
         let state = self.state();
         let later = state.changes.range(after + 1..);
@@ -138,7 +138,7 @@ impl Hub {
     }
 }
 
-/// A service that can be told to speak: the frames of one subscriber, up to what was published so far.
+/// The events of one subscriber, up to the newest change.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     hub: Arc<Hub>,
@@ -151,7 +151,7 @@ impl Cursor {
         Self { hub, filters, at: None }
     }
 
-    /// The next event, if there is one: everything first, then what changes.
+    /// The next event, if there is one: first the put, then changes.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
         let (position, frame) = match self.at {
             None => self.hub.put(self.filters),

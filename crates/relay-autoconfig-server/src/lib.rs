@@ -1,14 +1,13 @@
-//! Serves a file of environments as an auto-configuration stream: the file says what the environments should be, every
-//! change of it becomes an event.
+//! Serves a file of environments as an auto-configuration stream: every change of the file becomes an event.
 //!
-//! - A subscriber is sent everything there is at once (`put`), and then what changes (`patch`, `delete`). Each event is
-//!   encoded once. One that lags is sent the last of each id, whatever it has missed, and so costs no memory.
-//! - Versions are kept in a file of their own, on disk before anyone is told, and never go back. That file holds no
-//!   keys.
-//! - A file that cannot be read, or breaks a rule, changes nothing: what was last good is served on.
+//! - A subscriber first gets everything (`put`), and then changes (`patch`, `delete`). Each event is encoded once.
+//!   A slow subscriber gets only the last event of each id, and so takes no memory.
+//! - Versions are kept in a file of their own, which is synced before an event is sent, and never go back. That
+//!   file holds no keys.
+//! - When the file cannot be read, or breaks a rule, the last good version is still served.
 //!
-//! **What it does not do:** no TLS, no data of an environment, no more than one file. It knows nothing of the
-//! client's end.
+//! **What it does not do:** no TLS, no data of an environment, no more than one file. It does not depend on the
+//! client crate.
 //!
 //! ```no_run
 //! use relay_autoconfig_server::Server;

@@ -1,10 +1,10 @@
-//! JSON and YAML as one tree that keeps what a map would lose: keys that come twice.
+//! JSON and YAML as one tree that keeps repeated keys, which a map would lose.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// A value of a file. Prints nothing: it may be a secret.
+/// A value of a file. It does not print, because it may be a secret.
 pub(crate) enum Node {
     Null,
     Bool(bool),

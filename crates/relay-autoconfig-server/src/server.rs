@@ -1,4 +1,4 @@
-//! A server: its settings, its start, and looking at the file.
+//! A server: its settings, its start, and the checks of the file.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use crate::hub::Hub;
 use crate::service::Subscriptions;
 use crate::versions::{Versions, VersionsError};
 
-/// How long streams may take to end in an orderly way.
+/// Time limit for streams to end in an orderly way.
 const DRAIN: Duration = Duration::from_secs(1);
-/// A file that is being written is looked at again after this time, until it stands still.
+/// A changing file is read again after this time, until it is stable.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Settings of a [`Server`].
@@ -37,13 +37,13 @@ pub struct Builder {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The name of the file does not say how it is written.
+    /// The extension of the file is unknown.
     #[error("{}: its name must end with .json, .yaml or .yml", path.display())]
     Format {
         /// The file.
         path: PathBuf,
     },
-    /// Everyone would be answered, and the address is not this machine's own.
+    /// Any key would be accepted, and the address is not a loopback address.
     #[error("without a key only a loopback address may be listened on, and {address} is none")]
     Open {
         /// The address.
@@ -55,7 +55,7 @@ pub enum StartError {
     /// The versions cannot be kept.
     #[error(transparent)]
     Versions(#[from] VersionsError),
-    /// The keys cannot be had.
+    /// The keys cannot be read.
     #[error(transparent)]
     Keys(#[from] AccessError),
     /// The port cannot be opened.
@@ -76,14 +76,14 @@ impl Builder {
         self
     }
 
-    /// Which keys are accepted. Default: anyone is answered, and only a loopback address may be listened on.
+    /// Which keys are accepted. Default: any or none, and then the address must be a loopback address.
     #[must_use]
     pub fn keys(mut self, keys: Keys) -> Self {
         self.keys = keys;
         self
     }
 
-    /// How often the file is looked at, by its content. Default 250 ms.
+    /// How often the file is read and compared. Default 250 ms.
     #[must_use]
     pub fn poll(mut self, poll: Duration) -> Self {
         self.poll = poll;
@@ -136,7 +136,7 @@ impl Builder {
     }
 }
 
-/// A service that listens. It answers once it runs.
+/// A listening service. It serves once [`run`](Self::run) is called.
 #[derive(Debug)]
 pub struct Server {
     http: HttpServer,
@@ -166,12 +166,12 @@ impl Server {
         self.handle.address
     }
 
-    /// A hold on it for while it runs.
+    /// A handle for use while it runs.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Serves until `shutdown` is done or [`Handle::shutdown`] is called; then ends all streams, within a second.
+    /// Serves until `shutdown` completes or [`Handle::shutdown`] is called; then ends all streams, within a second.
     /// Dropping the future cuts everything at once.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { http, look, poll, handle } = self;
@@ -191,7 +191,7 @@ impl Server {
     }
 }
 
-/// A hold on a server, for while it runs. Cheap to clone.
+/// A handle of a running server. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Subscriptions>,
@@ -214,12 +214,12 @@ impl Handle {
         self.shared.hub.encoded()
     }
 
-    /// Cuts the connection of every open stream, without a word: for demonstrations and tests.
+    /// Cuts the connection of every open stream: for demonstrations and tests.
     pub fn cut_streams(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Begins an orderly end: see [`Server::run`].
+    /// Begins an orderly shutdown: see [`Server::run`].
     pub fn shutdown(&self) {
         self.shared.stop.cancel();
     }
@@ -233,13 +233,13 @@ impl std::fmt::Debug for Handle {
 
 const SERVED_ON: &str = "what was last good is served on";
 
-/// What looks at the file.
+/// The task that checks the file.
 struct Look {
     file: PathBuf,
     format: Format,
-    /// The content that was taken, or complained about, last.
+    /// The content that was last accepted or reported as invalid.
     seen: Vec<u8>,
-    /// Why the file cannot be read or its versions not be kept, so that it is told once.
+    /// The last error of reading the file or storing versions, so that it is reported once.
     complained: Option<String>,
     versions: Versions,
     shared: Arc<Subscriptions>,
@@ -251,7 +251,7 @@ impl std::fmt::Debug for Look {
     }
 }
 
-/// Ends between two looks: one that is on its way still has the state file.
+/// Ends between two checks, because a running check uses the state file.
 async fn look_on(mut look: Look, poll: Duration, stop: CancellationToken) {
     let mut tick = tokio::time::interval(poll.max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -269,7 +269,7 @@ async fn look_on(mut look: Look, poll: Duration, stop: CancellationToken) {
             tracing::warn!("{complaint}; the keys that were read last stay in force");
         }
         keys_complaint = complaint;
-        // Reading, parsing and syncing may take their time.
+        // Reading, parsing and syncing may take long.
         look = match tokio::task::spawn_blocking(move || {
             look.look();
             look
@@ -289,7 +289,7 @@ impl Look {
     fn look(&mut self) {
         let bytes = match file::read(&self.file) {
             Ok(bytes) if bytes == self.seen => {
-                // It may have been away.
+                // It may have been missing.
                 self.complained = None;
                 return;
             }
@@ -303,7 +303,7 @@ impl Look {
         match file::parse(&bytes, self.format) {
             Ok(configuration) => {
                 if let Err(error) = self.publish(configuration) {
-                    // Not seen: it is tried again.
+                    // Not marked as seen, so that it is tried again.
                     return self.complain(chain(&error).to_string());
                 }
             }
@@ -330,8 +330,8 @@ impl Look {
     }
 }
 
-/// The content of a file once it stands still for a moment: somebody may be writing it. One that never does is taken
-/// as it is.
+/// The content of a file once it is stable, because it may be being written. A file that keeps changing is taken as
+/// it is.
 fn settled(path: &Path, mut bytes: Vec<u8>) -> Result<Vec<u8>, FileError> {
     for _ in 0..8 {
         std::thread::sleep(SETTLE);

@@ -1,4 +1,4 @@
-//! The requests: one path, one method, one answer that goes on.
+//! The HTTP service: one path, one method, one stream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::hub::{Cursor, Hub};
 
-/// What all requests share.
+/// State shared by all requests.
 pub(crate) struct Subscriptions {
     pub(crate) hub: Arc<Hub>,
     pub(crate) access: Access,
@@ -69,7 +69,7 @@ impl Subscriptions {
     }
 }
 
-/// The events of one subscriber, taken as fast as it reads: nothing waits in between.
+/// The events of one subscriber, made when it can take them: there is no queue.
 fn frames(
     shared: Arc<Subscriptions>,
     cursor: Cursor,
@@ -96,7 +96,7 @@ struct Subscriber {
     _open: Open,
 }
 
-/// Counts while it lives.
+/// Counts an open stream while it lives.
 struct Open(Arc<Subscriptions>);
 
 impl Drop for Open {
@@ -114,7 +114,7 @@ impl Subscriber {
             if self.cuts.has_changed().unwrap_or(false) {
                 return Some(Err(Cut));
             }
-            // Seen before looking: what comes in between wakes.
+            // Marked as seen before the check, so that a change in between wakes the task.
             self.head.borrow_and_update();
             if let Some(frame) = self.cursor.next() {
                 return Some(Ok(frame));

@@ -1,4 +1,4 @@
-//! The versions of everything that ever was, in a file that outlives the process.
+//! The versions of all entries, deleted ones included, in a file.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::file::Configuration;
 
-/// Says what the file is, and in which version.
+/// The format and its version.
 const FORMAT: &str = "relay auto-configuration versions 1";
 
 /// The state file cannot be used.
@@ -24,7 +24,7 @@ pub enum VersionsError {
         #[from]
         source: FileError,
     },
-    /// There is no chance on this machine.
+    /// The system has no random numbers.
     #[error("no random bytes for a salt")]
     Random,
     /// An entry has changed, and its version is the highest that there is: nobody would take the change.
@@ -38,7 +38,7 @@ pub enum VersionsError {
     },
 }
 
-/// What kind of thing an id names.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     Environment,
@@ -55,17 +55,17 @@ impl Kind {
     }
 }
 
-/// Something whose version has gone up.
+/// An entry with a new version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) kind: Kind,
     pub(crate) id: String,
     pub(crate) version: i64,
-    /// It is there no more.
+    /// Whether it was deleted.
     pub(crate) gone: bool,
 }
 
-/// Versions, as they are on disk.
+/// The versions on disk.
 #[derive(Debug)]
 pub(crate) struct Versions {
     file: LockedFile,
@@ -76,7 +76,7 @@ pub(crate) struct Versions {
 #[serde(deny_unknown_fields)]
 struct State {
     format: String,
-    /// Of the digests, in hexadecimal: who has this file alone cannot try keys from a table.
+    /// The salt of the digests, in hexadecimal, against tables of keys.
     salt: String,
     environments: BTreeMap<String, Entry>,
     filters: BTreeMap<String, Entry>,
@@ -86,7 +86,7 @@ struct State {
 #[serde(deny_unknown_fields)]
 struct Entry {
     version: i64,
-    /// Of what it says; `None` when it is gone.
+    /// The digest of its content; `None` when it was deleted.
     digest: Option<String>,
 }
 
@@ -100,7 +100,7 @@ impl State {
 }
 
 impl Versions {
-    /// Takes the file, which need not exist yet.
+    /// Opens the file, which need not exist yet.
     pub(crate) fn open(path: impl Into<PathBuf>) -> Result<Self, VersionsError> {
         let file = LockedFile::open("state file", path)?.private();
         let state = match file.read()? {
@@ -133,8 +133,8 @@ impl Versions {
         Ok(Self { file, state })
     }
 
-    /// Gives each entry of the configuration its version, and says which have gone up. When this returns, they are on
-    /// disk; when it fails, nothing has changed.
+    /// Gives each entry of the configuration its version, and returns the changed ones. When this returns, they are
+    /// on disk; when it fails, nothing has changed.
     pub(crate) fn assign(
         &mut self,
         configuration: &mut Configuration,
@@ -180,7 +180,7 @@ impl Versions {
 }
 
 impl State {
-    /// The version of an entry that says this.
+    /// The version of an entry with this content.
     fn give(
         &mut self,
         kind: Kind,

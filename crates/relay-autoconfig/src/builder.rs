@@ -1,4 +1,4 @@
-//! What a caller may decide.
+//! Settings of a client.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use relay_transport::{BaseUrl, HttpClient, Secret, TokenSource};
 
 use crate::cache::Cache;
 
-/// Longest wait from the start of an attempt to its answer, unless silence may not last that long.
+/// Time limit from the start of an attempt to its response, unless the idle timeout is shorter.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What an answer of 401 or 403 does, whenever it comes.
+/// The reaction to a 401 or 403.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Unauthorized {
-    /// Try again, after the long delays. A key may be put right.
+    /// Try again, after the long delays: the key may be corrected.
     #[default]
     Retry,
-    /// It is over.
+    /// The stream ends.
     Stop,
 }
 
@@ -55,13 +55,13 @@ pub enum ConfigError {
         /// What is wrong with it.
         source: relay_transport::Error,
     },
-    /// The URL has a part that makes no sense here.
+    /// The URL has a fragment.
     #[error("the URL of the service has a fragment")]
     Fragment,
     /// There is no key.
     #[error("there is no key: give one, or a file that holds one")]
     NoKey,
-    /// The key cannot stand in a header.
+    /// The key is not valid in a header.
     #[error("the key cannot be used")]
     Key {
         /// What is wrong with it.
@@ -98,7 +98,7 @@ impl Builder {
         }
     }
 
-    /// The key that the service wants: sent as `Authorization`, as it is.
+    /// The key, sent unchanged as `Authorization`.
     #[must_use]
     pub fn key(mut self, key: impl Into<AutoConfigKey>) -> Self {
         let secret = Secret::new(key.into().reveal());
@@ -107,14 +107,14 @@ impl Builder {
         self
     }
 
-    /// A file that holds the key, read at each attempt; white space around it does not count.
+    /// A file with the key, read at each attempt; white space around it is ignored.
     #[must_use]
     pub fn key_file(self, path: impl Into<PathBuf>) -> Self {
         self.key_source(TokenSource::file(path))
     }
 
-    /// Where the key comes from, asked at each attempt. When it has another key than the one that was refused with
-    /// 401 or 403, that one is tried at once.
+    /// The source of the key, called at each attempt. If it has a new key after one was refused with 401 or 403,
+    /// the new key is tried at once.
     #[must_use]
     pub fn key_source(mut self, source: TokenSource) -> Self {
         self.key = Some(source);
@@ -129,73 +129,73 @@ impl Builder {
         self
     }
 
-    /// The version of the protocol to ask for; 1 is the one without filters, and is not told. Default 2.
+    /// The requested version of the protocol; version 1 has no filters and is not sent. Default 2.
     #[must_use]
     pub fn protocol_version(mut self, version: u32) -> Self {
         self.protocol_version = version;
         self
     }
 
-    /// Delays before another attempt after what passes: the n-th is between half of and all of `base * 2^n`, at most
-    /// `cap`. A usable event starts them anew. Default 1 s and 30 s.
+    /// Delays after failures that pass: the n-th is between half of and all of `base * 2^n`, at most `cap`. A
+    /// usable event resets them. Default 1 s and 30 s.
     #[must_use]
     pub fn reconnect(mut self, base: Duration, cap: Duration) -> Self {
         self.reconnect = (base, cap);
         self
     }
 
-    /// Delays after answers that another attempt hardly changes: 4xx but 400, 408, 425 and 429. By the same rule.
-    /// Default 5 min and 1 h.
+    /// Delays after errors that are unlikely to pass: 4xx but 400, 408, 425 and 429. By the same rule. Default 5
+    /// min and 1 h.
     #[must_use]
     pub fn long_reconnect(mut self, base: Duration, cap: Duration) -> Self {
         self.long = (base, cap);
         self
     }
 
-    /// The longest silence; any byte counts. Default 5 min; the service sends a comment every 3. An answer is waited
-    /// for no longer than that, and at most 30 s.
+    /// Longest time without bytes. Default 5 min; the service sends a comment every 3. It also limits the wait for
+    /// a response, which is at most 30 s.
     #[must_use]
     pub fn idle_timeout(mut self, idle: Duration) -> Self {
         self.idle_timeout = idle;
         self
     }
 
-    /// Takes an answer of 200 with any content type. Default false.
+    /// Accepts a 200 with any content type. Default false.
     #[must_use]
     pub fn lenient_mime(mut self, lenient: bool) -> Self {
         self.lenient_mime = lenient;
         self
     }
 
-    /// Most bytes of an event's data, unpacked. Default 64 MiB, held while such an event comes.
+    /// Size limit of an event's data, unpacked. Default 64 MiB, held while such an event comes.
     #[must_use]
     pub fn max_event(mut self, bytes: usize) -> Self {
         self.max_event = bytes;
         self
     }
 
-    /// Holds back a put that would take away all environments for so long. Default 0: not at all.
+    /// Holds back a put that would remove all environments, for this time. Default 0: not at all.
     #[must_use]
     pub fn hold_empty(mut self, hold: Duration) -> Self {
         self.hold_empty = hold;
         self
     }
 
-    /// What an answer of 401 or 403 does, given the status. Default: [`Unauthorized::Retry`].
+    /// The reaction to a 401 or 403, given the status. Default: [`Unauthorized::Retry`].
     #[must_use]
     pub fn unauthorized(mut self, policy: impl Fn(u16) -> Unauthorized + Send + Sync + 'static) -> Self {
         self.unauthorized = Arc::new(policy);
         self
     }
 
-    /// Keeps the last good configuration. Default: nowhere.
+    /// A cache for the last good configuration. Default: none.
     #[must_use]
     pub fn cache(mut self, cache: impl Cache + 'static) -> Self {
         self.cache = Some(Box::new(cache));
         self
     }
 
-    /// The clock by which keys end, in milliseconds since 1970. Default: the system's. It is for tests.
+    /// The clock for the expiry of keys, in milliseconds since 1970, for tests. Default: the system's.
     #[must_use]
     pub fn wall_clock(mut self, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.wall_clock = Arc::new(clock);
@@ -228,7 +228,7 @@ impl Builder {
         })
     }
 
-    /// The key source; a key that is known already is looked at.
+    /// The key source; a fixed key is checked.
     pub(crate) fn checked_key(&self) -> Result<TokenSource, ConfigError> {
         if let Some(key) = &self.fixed_key {
             if key.expose().is_empty() {
@@ -263,7 +263,7 @@ impl Builder {
     }
 }
 
-/// Nothing that a service answers is the end by itself.
+/// No status is final by itself.
 fn verdict(status: u16) -> Option<Verdict> {
     Some(match status {
         400 | 408 | 425 | 429 => Verdict::Retry,

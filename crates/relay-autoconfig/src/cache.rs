@@ -1,4 +1,4 @@
-//! The last good configuration, for when the service is away at the start.
+//! Caches of the last good configuration, for a start while the service is unavailable.
 
 use std::error::Error;
 use std::io::{ErrorKind, Read};
@@ -9,28 +9,28 @@ use relay_state::files::{FileError, LockedFile};
 
 use crate::service::{service, shown};
 
-/// Keeps one text, which holds keys. It is called between messages, and nothing else happens meanwhile.
+/// Stores one text, which contains keys. It is called between messages, which wait for it.
 pub trait Cache: Send {
-    /// The text that was stored last; `None` when there is none.
+    /// The stored text; `None` when there is none.
     ///
     /// # Errors
-    /// It cannot be read: the program goes on without a cache, and nothing is stored.
+    /// When it cannot be read: the program goes on without a cache, and stores nothing.
     fn load(&mut self) -> Result<Option<String>, Box<dyn Error + Send + Sync>>;
 
-    /// Replaces it, all or nothing.
+    /// Replaces the text atomically.
     ///
     /// # Errors
-    /// It cannot be stored: what was stored before is still there, and the next change is stored again.
+    /// When it cannot be stored: the former text stays, and the next change is stored again.
     fn store(&mut self, text: &str) -> Result<(), Box<dyn Error + Send + Sync>>;
 
-    /// What to call it in a warning.
+    /// Its name in warnings.
     fn name(&self) -> String;
 }
 
-/// Most bytes of a cache file that is only read: 64 MiB.
+/// Size limit of a read-only cache file: 64 MiB.
 const LARGEST: u64 = 64 << 20;
 
-/// A file (mode 0600), replaced by a temporary one each time. No other process has it meanwhile.
+/// A file (mode 0600) that is replaced atomically and locked.
 #[derive(Debug)]
 pub struct FileCache {
     file: Kept,
@@ -44,16 +44,16 @@ enum Kept {
 }
 
 impl FileCache {
-    /// Takes the file; it need not exist yet.
+    /// Opens the file, which need not exist yet.
     ///
     /// # Errors
-    /// When another process has it, or it could not be replaced: the disk is full or read-only, say.
+    /// When another process has it, or it cannot be replaced, for example on a full or read-only disk.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, FileError> {
         Ok(Self { file: Kept::Up(LockedFile::open("cache file", path)?.private()) })
     }
 
-    /// Reads the file and never writes it: for when [`open`](Self::open) finds a disk that takes nothing. What was
-    /// good last is worth more than a file that is up to date.
+    /// Reads the file and never writes it: for a disk on which [`open`](Self::open) fails. An old configuration is
+    /// better than none.
     pub fn read_only(path: impl Into<PathBuf>) -> Self {
         Self { file: Kept::AsItIs(path.into()) }
     }

@@ -1,4 +1,4 @@
-//! The driver: joins the connection, the state, the clock and the cache.
+//! The driver of connection, session, clock and cache.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,33 +23,33 @@ use crate::builder::{Builder, ConfigError, Unauthorized};
 use crate::cache::Cache;
 use crate::service::{service, shown};
 
-/// How often the wall clock is looked at while keys wait for their ends: it may be set, and a machine may have slept.
+/// How often the wall clock is read while keys may expire: it may be set, and a machine may have slept.
 const CLOCK_CHECK: Duration = Duration::from_millis(80);
 /// Keys remembered as refused, so that each is tried at once no more than once.
 const REFUSED_KEYS: usize = 16;
 
-/// Why a stream is over.
+/// Why a stream has ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum End {
-    /// Its owner has closed it.
+    /// The caller has closed it.
     #[error("closed")]
     Closed,
     /// The service answered 204: it wants no more attempts.
     #[error("the service has nothing more to say (204)")]
     NoContent,
-    /// The service answered 401 or 403, and [`Builder::unauthorized`] says that this is the end.
+    /// The service answered 401 or 403, which is final by [`Builder::unauthorized`].
     #[error("not authorised: the service answered with status {0}")]
     Unauthorized(u16),
-    /// No request can be made, and never will: this is why.
+    /// No request can be made, for this reason.
     #[error("no request can be made: {0}")]
     Request(String),
 }
 
-/// What changes, as a stream: connects, connects again, and ends only as [`End`] says.
+/// Changes as a stream: connects, reconnects, and ends only for a reason in [`End`].
 ///
-/// **Nothing happens unless it is polled**, but for keys: those that have ended meanwhile are told before anything
-/// else. Dropping it closes the connection. Polling is cancel-safe.
+/// **Nothing happens unless it is polled.** Keys that expired between polls are the first events of the next one.
+/// Dropping it closes the connection. Polling is cancel-safe.
 pub struct Events {
     stream: EventStream,
     session: Session,
@@ -57,11 +57,11 @@ pub struct Events {
     /// The key of the last attempt.
     sent: Arc<Mutex<Option<Secret>>>,
     refused: Vec<Secret>,
-    /// An answer of 401 or 403, while the key source is asked for another key.
+    /// A 401 or 403, while the key source is called for a new key.
     second_look: Option<(Ended, u16, BoxFuture<'static, Option<Secret>>)>,
     unauthorized: Arc<dyn Fn(u16) -> Unauthorized + Send + Sync>,
     cache: Option<Box<dyn Cache>>,
-    /// What a cache is for.
+    /// The service of the cache.
     service: String,
     wall_clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     origin: Instant,
@@ -113,29 +113,29 @@ impl Events {
         })
     }
 
-    /// How it fares; what is still to be told is in it already.
+    /// The status, including changes whose events were not taken yet.
     pub fn status(&self) -> &Status {
         self.session.status()
     }
 
-    /// What is known.
+    /// The environments.
     pub fn environments(&self) -> &Environments {
         self.session.environments()
     }
 
-    /// Why it is over, if it is.
+    /// Why it has ended, if it has.
     pub fn end(&self) -> Option<&End> {
         self.end.as_ref()
     }
 
-    /// Ends it: nothing is sent from now on, and the last event says `off`.
+    /// Ends the stream: nothing is sent any more, and the last event says `off`.
     pub fn close(&mut self) {
         if self.end.is_none() {
             self.finish(End::Closed, None);
         }
     }
 
-    /// The next event; `None` when it is over.
+    /// The next event; `None` at the end.
     pub async fn next(&mut self) -> Option<Event> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
@@ -151,7 +151,7 @@ impl Events {
         self.session.handle_stopped(error);
     }
 
-    /// Reads the cache. One that cannot be used is left as it is.
+    /// Reads the cache. An unusable one is not changed.
     fn restore(&mut self) {
         let Some(mut cache) = self.cache.take() else { return };
         let now = self.now();
@@ -173,7 +173,7 @@ impl Events {
         }
     }
 
-    /// What has changed is kept before it is told.
+    /// Stores changes before their events are handed out.
     fn save(&mut self) {
         if self.session.take_unsaved()
             && let Some(cache) = &mut self.cache
@@ -233,7 +233,7 @@ impl Events {
         self.warn();
     }
 
-    /// A key was refused, and this is what the source has now.
+    /// Handles a refused key, and the key that the source has now.
     fn handle_unauthorized(&mut self, ended: &Ended, status: u16, fresh: Option<Secret>) {
         let error = error_of(&ended.cause);
         if let Some(sent) = self.sent.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -275,7 +275,7 @@ impl Events {
         }
     }
 
-    /// Wherever a service has led us, a URL in an error may hold what we have shown it.
+    /// Removes the key from an error: after a redirect, a URL may contain it.
     fn without_key(&self, mut error: StatusError) -> StatusError {
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = &*sent
@@ -296,7 +296,7 @@ impl Events {
         }
     }
 
-    /// Sets the timer for what is due without a message; ready when that is.
+    /// Sets the timer for the next deadline; ready when it has come.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.session.next_deadline();
         let now = self.now();
@@ -318,7 +318,7 @@ impl Events {
             self.timer.as_mut().reset(at);
             self.timer_set = true;
         }
-        // One that fires early for what is due later is only a look at the clock.
+        // A timer that fires early only reads the clock.
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = self.now();
             if deadline.unix_ms.is_some_and(|due| due <= now.unix_ms)
@@ -349,7 +349,7 @@ impl Stream for Events {
             if this.end.is_some() {
                 return Poll::Ready(None);
             }
-            // Ends of keys come before what is received after them.
+            // Expired keys come before later messages.
             if this.poll_deadline(cx).is_ready() {
                 let now = this.now();
                 this.session.handle_time(now);
@@ -381,7 +381,7 @@ impl std::fmt::Debug for Events {
 
 type Prepared = BoxFuture<'static, Result<Request<Full<bytes::Bytes>>, Refused>>;
 
-/// Makes the request of each attempt, with the key that the source has then.
+/// Makes the request of each attempt, with the source's current key.
 fn request(
     url: String,
     key: TokenSource,
@@ -402,7 +402,7 @@ fn request(
     }
 }
 
-/// In words that hold nothing of an answer but its status: whatever a service sends may echo the key.
+/// An error with nothing of a response but its status: a body may echo the key.
 fn error_of(cause: &Cause) -> StatusError {
     match cause {
         Cause::Status(status) => StatusError::response(*status, cause.to_string()),

@@ -1,4 +1,4 @@
-//! Who is called.
+//! The handler of changes.
 
 use std::sync::Arc;
 
@@ -7,29 +7,29 @@ use relay_state::environments::{
     Environment, Event, Expired, Filter, Gone, Held, ReceivedAll, Refused, Status, Updated,
 };
 
-/// Is told what changes, one call after another, in the order in which to act on it. While a call takes its time
-/// nothing is read. Do not block a thread in it.
+/// Receives changes, one call after another, in the order in which to act on them. Nothing is read during a call.
+/// Do not block a thread in it.
 ///
-/// Of one put come: adds and updates, deletes, the same for filters, refusals, and
+/// The calls of one put are: adds and updates, deletes, the same for filters, refusals, and
 /// [`received_all_environments`](Self::received_all_environments).
 pub trait MessageHandler: Send + 'static {
-    /// An environment that was not there: in a put or a patch.
+    /// A new environment, from a put or a patch.
     fn add_environment(&mut self, environment: Arc<Environment>) -> impl Future<Output = ()> + Send;
 
-    /// An environment in a newer version: in a put or a patch. Keys in `revoked` are not accepted from now on.
+    /// An environment in a newer version, from a put or a patch. Keys in `revoked` are not accepted from now on.
     fn update_environment(&mut self, update: Updated) -> impl Future<Output = ()> + Send;
 
-    /// A put is complete: all its adds, updates and deletes have been told. From the first one on the program knows
-    /// all its environments.
+    /// A put is complete, after the calls for its adds, updates and deletes. After the first one the program knows
+    /// all environments.
     fn received_all_environments(&mut self, all: ReceivedAll) -> impl Future<Output = ()> + Send;
 
     /// An environment is gone: deleted, or missing in a put.
     fn delete_environment(&mut self, gone: Gone<EnvironmentId>) -> impl Future<Output = ()> + Send;
 
-    /// A key that was given an end has come to it: disconnect who uses it, refuse it from now on.
+    /// A key has expired: disconnect its users, and refuse it from now on.
     fn key_expired(&mut self, expired: Expired) -> impl Future<Output = ()> + Send;
 
-    /// A filter that was not there. Default: nothing.
+    /// A new filter. Default: nothing.
     fn add_filter(&mut self, filter: Arc<Filter>) -> impl Future<Output = ()> + Send {
         drop(filter);
         async {}
@@ -47,7 +47,7 @@ pub trait MessageHandler: Send + 'static {
         async {}
     }
 
-    /// An environment was not taken; what was known of it stays. Default: nothing.
+    /// An environment was refused; its former state stays. Default: nothing.
     fn refused(&mut self, refused: Refused) -> impl Future<Output = ()> + Send {
         drop(refused);
         async {}
@@ -59,7 +59,7 @@ pub trait MessageHandler: Send + 'static {
         async {}
     }
 
-    /// The client itself has changed. Default: nothing.
+    /// The client's status has changed. Default: nothing.
     fn status_changed(&mut self, status: Status) -> impl Future<Output = ()> + Send {
         drop(status);
         async {}

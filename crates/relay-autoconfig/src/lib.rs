@@ -1,16 +1,15 @@
 //! Follows an auto-configuration stream: which environments a proxy serves, and which keys they accept.
 //!
-//! [`StreamManager`] keeps the stream going and calls a [`MessageHandler`]; [`Events`] is the same as a `Stream`, for
-//! who would rather ask than be called. What a message means is decided in `relay_state::environments`, when to
-//! connect again in `relay_proto::eventsource`; this crate joins them, and keeps the last good configuration in a
-//! [`Cache`] if it is given one.
+//! [`StreamManager`] keeps the stream going and calls a [`MessageHandler`]; [`Events`] is the same as a `Stream`.
+//! The meaning of messages is decided in `relay_state::environments`, reconnecting in `relay_proto::eventsource`;
+//! this crate joins them, and keeps the last good configuration in a [`Cache`] if there is one.
 //!
-//! - Calls come one after another; while one takes its time, nothing is read, and so the service is slowed down.
-//! - An error is never the end, but for what [`Builder::unauthorized`] says about 401 and 403, an answer of 204, and a
-//!   request that cannot be made. Whatever ends says so: [`Status::state`] is `Off`, and [`End`] says why.
-//! - `connected`, `configured` and `state` are three signals of one [`Status`].
+//! - Calls come one after another. Nothing is read during a call, so a slow handler slows the service.
+//! - The stream ends only after a 204, a request that cannot be made, and, if [`Builder::unauthorized`] says so, a
+//!   401 or 403. Then [`Status::state`] is `Off`, and [`End`] has the reason.
+//! - A [`Status`] has three signals: `connected`, `configured` and `state`.
 //!
-//! **What it does not do:** it serves no one, resolves no key, and knows nothing of the data of an environment.
+//! **What it does not do:** it serves nothing, looks up no keys, and does not read the data of environments.
 //!
 //! ```no_run
 //! use std::sync::Arc;

@@ -11,7 +11,7 @@ use crate::builder::{Builder, ConfigError};
 use crate::events::{End, Events};
 use crate::handler::{MessageHandler, call};
 
-/// Follows the stream of one service, and calls a [`MessageHandler`] for what changes.
+/// Follows the stream of one service, and calls a [`MessageHandler`] for changes.
 ///
 /// Dropping it closes it, without waiting.
 pub struct StreamManager {
@@ -52,11 +52,11 @@ impl StreamManager {
 
     /// Begins, if it has not begun, and waits for the first connection. Needs a tokio runtime.
     ///
-    /// The first connection says nothing about environments yet: for that there is
+    /// At the first connection the environments are not known yet: wait for
     /// [`received_all_environments`](MessageHandler::received_all_environments).
     ///
     /// # Errors
-    /// It is over before there was one, and this is why: [`End::Closed`] when [`close`](Self::close) came first.
+    /// The reason, when the stream ended before it; [`End::Closed`] after [`close`](Self::close).
     pub async fn start(&self) -> Result<(), End> {
         if let Some(work) = self.take_work() {
             if self.closed.is_cancelled() {
@@ -72,12 +72,12 @@ impl StreamManager {
         }
     }
 
-    /// How it fares, as far as the handler was told.
+    /// The status, as known to the handler.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
     }
 
-    /// How it fares, and every change of it.
+    /// The status, and every change of it.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
@@ -87,8 +87,9 @@ impl StreamManager {
         self.end.borrow().clone()
     }
 
-    /// Ends it for good: whatever it does is cancelled, a call of the handler included, at its next `await`. When this
-    /// returns, nothing is sent any more and no call is made. May be called again, and before [`start`](Self::start).
+    /// Ends it for good: the task is cancelled at its next `await`, also within a call of the handler. When this
+    /// returns, nothing is sent any more and no call is made. May be called again, and before
+    /// [`start`](Self::start).
     pub async fn close(&self) {
         self.closed.cancel();
         drop(self.take_work());
@@ -116,7 +117,8 @@ impl std::fmt::Debug for StreamManager {
     }
 }
 
-/// Tells how the task fares. However that ends, before its start or by a panic of the handler, the last word is `off`.
+/// Publishes the status of the task. The last status is always `off`, also without a start and after a panic of the
+/// handler.
 struct Telling {
     status: watch::Sender<Status>,
     end: watch::Sender<Option<End>>,

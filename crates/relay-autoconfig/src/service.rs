@@ -1,6 +1,6 @@
-//! Which service a URL names.
+//! The service that a URL names.
 
-/// One service, one text: the URL as it was given, without what makes no difference.
+/// A name of a service: its URL without insignificant parts.
 pub(crate) fn service(url: &str) -> &str {
     let url = url.trim();
     if url.contains('?') { url } else { url.trim_end_matches('/') }

@@ -1,4 +1,4 @@
-//! Who may see what: static tokens, and tickets for streams.
+//! Access control: tokens, and tickets for streams.
 
 mod sessions;
 
@@ -46,7 +46,7 @@ impl Namespaces {
         self.0.is_some()
     }
 
-    /// Whether a namespace is in reach.
+    /// Checks that the credential may see a namespace.
     ///
     /// # Errors
     /// 403 `forbidden-namespace`.
@@ -61,7 +61,7 @@ impl Namespaces {
         }
     }
 
-    /// Narrows a filter to what the credential reaches.
+    /// Narrows a filter to the namespaces of the credential.
     ///
     /// # Errors
     /// 403 `forbidden-namespace` when the filter asks for more.

@@ -1,4 +1,4 @@
-//! The time of day, as an argument.
+//! The clock of a server, which tests can set.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use relay_proto::time::Timestamp;
 
-/// Where a server takes the time from. Cheap to clone.
+/// The clock of a server. Cheap to clone.
 ///
-/// It is two clocks: one for ages and deadlines, which only runs forward ([`Self::unix_millis`]), and the time of day,
-/// which is told to people and may jump. Delays between messages are the runtime's business and not affected.
+/// It has two clocks: one for ages and deadlines, which only runs forward ([`Self::unix_millis`]), and the time of
+/// day, which is shown to people and may jump. Delays between messages use the runtime's timers.
 #[derive(Clone)]
 pub struct Clock(Kind);
 
@@ -63,7 +63,7 @@ impl Clock {
         }
     }
 
-    /// The time of day, in milliseconds since 1970-01-01T00:00:00Z: to be shown, never to be compared.
+    /// The time of day, in milliseconds since 1970-01-01T00:00:00Z: for display, not for comparison.
     pub fn time_of_day(&self) -> i64 {
         match &self.0 {
             Kind::System { .. } => wall(),

@@ -1,4 +1,4 @@
-//! What an operator can set.
+//! Settings of a server.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -21,14 +21,13 @@ pub struct Config {
     pub tokens_file: Option<PathBuf>,
     /// How long a session ticket is valid. Default 30 s.
     pub session_ttl: Duration,
-    /// Silence on a stream after which a heartbeat is sent. Default 15 s; 10 ms to a day, what is
-    /// outside is moved there.
+    /// Time without a message after which a heartbeat is sent. Default 15 s; clamped to 10 ms to a day.
     pub heartbeat: Duration,
     /// Open streams in all; the next one is refused with 429. Default 1,024. A stream that cannot be written to holds
     /// up to 150 KiB.
     pub max_streams: usize,
-    /// Open connections in all, streams included. Default 8,192. Before one is refused, those that sent nothing yet or
-    /// are idle are closed, oldest first.
+    /// Open connections in all, streams included. Default 8,192. At the limit, connections that are idle or have
+    /// sent nothing yet are closed first, oldest first.
     pub max_connections: usize,
     /// Age at which a stream is closed (reason `lifetime`), plus up to 10 % so that not all come back at once. Default
     /// 1 h; zero is for ever.
@@ -84,11 +83,11 @@ setters! { Config {
     max_connections: usize,
     /// Sets the age of streams.
     stream_lifetime: Duration,
-    /// Sets the patience with a connection that takes nothing.
+    /// Sets the time limit for a connection that takes no bytes.
     stall_timeout: Duration,
     /// Sets the published annotations.
     annotations: BTreeSet<String>,
-    /// Sets the patience of a shutdown.
+    /// Sets the time limit of a shutdown.
     drain: Duration,
     /// Sets the spread of reconnects.
     reconnect_spread: Duration,

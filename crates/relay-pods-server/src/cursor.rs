@@ -11,12 +11,12 @@ const DIGEST_LEN: usize = 16;
 /// Bytes of the seal that shows, without the event at hand, that this log made a hash.
 const SEAL_LEN: usize = 12;
 
-/// What makes a log itself: its epoch and the key of its hashes. A store keeps it with its events.
+/// The identity of a log: its epoch and the key of its hashes. A store keeps it with its events.
 ///
-/// A hash reads `TAG.SEQUENCE.DIGEST.SEAL`: the first characters of the epoch, the decimal sequence, a keyed digest of
-/// the previous hash and the event's bytes, and a keyed seal over all of that. Clients must not take it apart. The seal
-/// makes a look-up O(1) and tells a cursor whose event is gone from one that never was; the key keeps a reader of one
-/// namespace from testing guesses about another's events.
+/// A hash reads `TAG.SEQUENCE.DIGEST.SEAL`: the first characters of the epoch, the decimal sequence, a keyed digest
+/// of the previous hash and the event's bytes, and a keyed seal over all of that. Clients must not parse it. The
+/// seal makes a look-up O(1) and shows whether a cursor was ever valid; the key keeps a reader of one namespace
+/// from testing guesses about another's events.
 #[derive(Clone)]
 pub struct LogIdentity {
     kept: Identity,
@@ -43,7 +43,7 @@ impl LogIdentity {
         Self::of(&Identity::new(epoch, Key::new(key)).expect("an epoch is 1 to 64 URL-safe characters"))
     }
 
-    /// What a log keeps, as the maker of hashes.
+    /// From the identity stored by a log.
     pub(crate) fn of(kept: &Identity) -> Self {
         Self {
             kept: kept.clone(),
@@ -53,7 +53,7 @@ impl LogIdentity {
         }
     }
 
-    /// What a log keeps of it.
+    /// The identity as stored by a log.
     pub(crate) fn kept(&self) -> Identity {
         self.kept.clone()
     }

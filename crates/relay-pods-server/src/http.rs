@@ -1,4 +1,4 @@
-//! The HTTP service: routes, credentials, answers.
+//! The HTTP service: routes, credentials, responses.
 
 mod history;
 mod lists;
@@ -29,15 +29,15 @@ use params::Query;
 
 use stream::Control;
 
-/// Bytes of a request body that are taken.
+/// Size limit of a request body, in bytes.
 const MAX_BODY: usize = 64 << 10;
 
-/// What all requests share.
+/// State shared by all requests.
 pub(crate) struct Relay {
     pub(crate) config: Config,
     pub(crate) log: Arc<Log>,
     pub(crate) source_kind: &'static str,
-    /// `None`: no credentials are asked for.
+    /// `None`: no credentials are needed.
     pub(crate) tokens: Option<Arc<TokenWatch>>,
     pub(crate) sessions: Sessions,
     pub(crate) metrics: Metrics,
@@ -84,7 +84,7 @@ impl Relay {
         body: Incoming,
     ) -> Result<Result<Response<Body>, Cut>, Refusal> {
         check_head(head)?;
-        // A caller without credentials does not learn which paths exist, or how they are asked for.
+        // A caller without credentials must not learn which paths and methods exist.
         let open = matches!(route, Some(Route::Health | Route::Livez | Route::Readyz | Route::Metrics));
         let known_to_be_wrong = match &route {
             None => true,
@@ -130,7 +130,7 @@ impl Relay {
         Ok(Ok(response))
     }
 
-    /// Whose request it is, by its headers.
+    /// The principal of a request, from its headers.
     ///
     /// # Errors
     /// 401 when a credential is needed and there is none, or one that is not known.
@@ -189,7 +189,7 @@ impl Route {
     fn methods(&self) -> &'static str {
         match self {
             Self::Session => "POST",
-            // A HEAD would have to hold a place among the streams to tell what GET would answer.
+            // A HEAD would need a place among the streams to give the response of GET.
             Self::Stream => "GET",
             _ => "GET, HEAD",
         }

@@ -1,10 +1,10 @@
 //! The Pod Event Relay server as a library: a log of pod events, and the HTTP service in front of it.
 //!
-//! A [`Source`] tells a [`Publisher`] about pods; the publisher appends what changed to the log in a store of
-//! `relay-log`; every subscriber holds a position in that one log and is sent the bytes that were encoded once.
+//! A [`Source`] tells a [`Publisher`] about pods. The publisher appends changes to the log in a store of
+//! `relay-log`. Every subscriber holds a position in that log and gets the bytes of events, which are encoded once.
 //!
-//! It does not print, does not read flags or the environment, does not speak TLS or HTTP/2 (put a proxy in front), and
-//! never waits for a subscriber: one that cannot keep up loses its place in the log and is told so by a `gap`.
+//! It does not print, does not read flags or the environment, does not speak TLS or HTTP/2 (put a proxy in front),
+//! and never waits for a subscriber: a slow one whose next event is dropped from the log gets a `gap`.
 //!
 //! ```
 //! use relay_pods_server::{Config, Server, SimSource};

@@ -1,4 +1,4 @@
-//! The shared log: one writer, the fold of what was written, and the news that there is more.
+//! The shared log: one writer, the fold of its events, and notification of readers.
 
 mod queue;
 
@@ -22,10 +22,10 @@ use crate::store::{Change, Draft, Events, Fold, Labels, Record, Resolved, StoreE
 
 use queue::Queue;
 
-/// Events that a writer puts into the queue at once.
+/// Events per batch of a writer.
 const BATCH: usize = 512;
 
-/// The events of a store, the fold of them, and the readers that wait for more.
+/// The events of a store, their fold, and waiting readers.
 ///
 /// ```text
 ///   Publisher --(turn)--> Draft -> Record -> queue --(all that waits)--> Events::append -> View swapped -> head
@@ -34,8 +34,8 @@ const BATCH: usize = 512;
 ///                                                               streams read from here   /pods reads here   wakes
 ///                                                               streams
 /// ```
-/// The view is replaced as a whole after the store has taken the events, so that pods and position always agree. The
-/// queue has a view of its own, with everything in it folded in: what the next event is compared with.
+/// The view is replaced as a whole after the store has taken the events, so that pods and position always agree.
+/// The queue has a view of its own, with all queued events applied, for the comparison with the next event.
 pub(crate) struct Log {
     pub(crate) events: Events,
     pub(crate) clock: Clock,
@@ -46,9 +46,9 @@ pub(crate) struct Log {
     head: watch::Sender<u64>,
     source: watch::Sender<SourceStatus>,
     unreadable: AtomicU64,
-    /// Why the store did not take what it was last given.
+    /// Why the store did not take the last append.
     not_taken: Mutex<Option<String>>,
-    /// Why what the store has could not be read.
+    /// Why the store could not be read.
     not_read: OnceLock<String>,
 }
 
@@ -76,7 +76,7 @@ impl PartialEq for Entry {
     }
 }
 
-/// What needs no wait, because the store is in memory.
+/// Runs a future that is ready at once, because the store is in memory.
 #[cfg(test)]
 pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
     // Of the calls of one test, however many.
@@ -84,25 +84,25 @@ pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
     futures_util::FutureExt::now_or_never(future).expect("a store in memory answers at once")
 }
 
-/// How the source is doing.
+/// The status of the source.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceStatus {
-    /// Whether a whole list was ever taken in.
+    /// Whether a complete list was ever applied.
     pub(crate) synced: bool,
-    /// Since when the source is not being followed; `None` while it is.
+    /// Since when the source is not followed; `None` while it is.
     pub(crate) stale_since: Option<Timestamp>,
-    /// Why it is not, or which part is missing; `None` while all of it is.
+    /// Why it is not followed, or which part is missing; `None` while the whole source is followed.
     pub(crate) reason: Option<Arc<str>>,
 }
 
-/// What a source says about how it is being followed.
+/// A source's own report of how it is followed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Following<'a> {
     Live,
-    /// Live but for a part that cannot be had, for this reason.
+    /// Live, without a part that is not available for this reason.
     #[cfg_attr(not(feature = "kube"), allow(dead_code, reason = "other sources are one part"))]
     LiveWithout(&'a str),
-    /// Not, for this reason.
+    /// Not followed, for this reason.
     Away(&'a str),
 }
 
@@ -131,14 +131,14 @@ impl Incoming {
         }
     }
 
-    /// Whether both sides say who they are, and are not the same.
+    /// Whether both sides have a UID and the two differ.
     fn replaces(&self, held: &Entry) -> bool {
         matches!((&self.uid, &held.uid), (Some(new), Some(old)) if new != old)
     }
 }
 
 impl Log {
-    /// Opens the log in a store, folding its newest checkpoint and what follows that.
+    /// Opens the log in a store, from its newest checkpoint and the events after it.
     pub(crate) async fn open(
         store: Arc<dyn Store>,
         retention: Retention,
@@ -171,7 +171,7 @@ impl Log {
             }
         }
         if view.sequence == events.log().epoch_base() {
-            // What the former epoch called this position is no position of this one.
+            // Positions of the former epoch are not valid in this one.
             view.hash = events.identity().base(view.sequence);
         }
         events.taken(view.sequence, view.hash.clone());
@@ -214,7 +214,7 @@ impl Log {
         self.head.subscribe()
     }
 
-    /// The newest sequence of which subscribers know.
+    /// The newest sequence that subscribers may read.
     pub(crate) fn head(&self) -> u64 {
         *self.head.borrow()
     }
@@ -223,7 +223,7 @@ impl Log {
         self.source.borrow().clone()
     }
 
-    /// Why the store does not work, if it does not.
+    /// The failure of the store, if there is one.
     pub(crate) fn store_problem(&self) -> Option<String> {
         let not_taken = self.not_taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let closed = || self.events.log().closed().map(|why| why.to_string());
@@ -235,21 +235,21 @@ impl Log {
         *self.not_taken.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
-    /// Notes that what the store has cannot be read. It is damaged until somebody looks after it.
+    /// Records that the store cannot be read: it is damaged until an operator repairs it.
     pub(crate) fn cannot_read(&self, error: &StoreError) {
         let text = chain(error).to_string();
         tracing::error!(error = text, "the log cannot be read");
         let _ = self.not_read.set(text);
     }
 
-    /// Waits until a whole list was ever taken in, or the time is over.
+    /// Waits for the first complete list, up to `limit`.
     pub(crate) async fn synced_within(&self, limit: Duration) -> bool {
         let mut source = self.source.subscribe();
         let synced = tokio::time::timeout(limit, source.wait_for(|status| status.synced)).await;
         matches!(synced, Ok(Ok(_)))
     }
 
-    /// Looks a cursor up; one that is still to come is waited for. [`Resolved::Ahead`] when the wait was in vain.
+    /// Looks a cursor up, and waits for a future position. [`Resolved::Ahead`] when it did not come in time.
     pub(crate) async fn resolve_within(&self, cursor: &str, limit: Duration) -> Result<Resolved, StoreError> {
         let found = resolve(&self.events, cursor).await?;
         let sequence = match found {
@@ -265,13 +265,12 @@ impl Log {
         if reached { resolve(&self.events, cursor).await } else { Ok(found) }
     }
 
-    /// A whole list was taken in. Says nothing about being followed.
+    /// Marks the source as synced. This does not make it live.
     pub(crate) fn set_synced(&self) {
         self.source.send_modify(|status| status.synced = true);
     }
 
-    /// How the source is being followed. Says whether that has another reason than before, which is cut to 500
-    /// characters.
+    /// Sets how the source is followed. Returns whether the reason, cut to 500 characters, has changed.
     pub(crate) fn set_following(&self, following: Following<'_>) -> bool {
         let clean = |why: &str| -> Arc<str> {
             let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
@@ -304,12 +303,12 @@ impl Log {
         self.unreadable.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// How many there were.
+    /// Number of unreadable objects and events.
     pub(crate) fn unreadable(&self) -> u64 {
         self.unreadable.load(Ordering::Relaxed)
     }
 
-    /// Starts writing. There is one writer at a time. One who is `ahead` does not wait for the store.
+    /// Starts writing. There is one writer at a time. A writer that is `ahead` does not wait for the store.
     pub(crate) async fn write(self: &Arc<Self>, ahead: bool) -> Writer<'_> {
         let turn = self.turn.lock().await;
         Writer { view: self.queue.view(), log: self, ahead, fresh: Vec::new(), _turn: turn }
@@ -363,7 +362,7 @@ impl View {
     }
 }
 
-/// The log's one writer, with the fold as it will be once everything is taken.
+/// The log's only writer, with the fold after all queued events.
 pub(crate) struct Writer<'a> {
     log: &'a Arc<Log>,
     view: View,
@@ -372,10 +371,10 @@ pub(crate) struct Writer<'a> {
     _turn: MutexGuard<'a, ()>,
 }
 
-/// How events of one call are stamped.
+/// The timestamps of the events of one call.
 #[derive(Clone, Copy)]
 pub(crate) struct Stamp<'a> {
-    /// The source's own time; the log's clock when absent.
+    /// The source's time; by default the log's clock.
     pub(crate) at: Option<&'a Timestamp>,
     pub(crate) synthetic: bool,
 }
@@ -389,14 +388,14 @@ pub(crate) struct Tally {
 }
 
 impl Writer<'_> {
-    /// Brings one pod to a state: nothing when it has it already.
+    /// Appends an event if the pod differs from the log.
     pub(crate) async fn put(
         &mut self,
         pod: Incoming,
         stamp: Stamp<'_>,
         tally: &mut Tally,
     ) -> Result<(), StoreError> {
-        // The key that is there already is shared by all events of the pod.
+        // All events of the pod share the present key.
         let (held_key, held) = match self.view.pods.get_key_value(&pod.key) {
             Some((_, held)) if pod.replaces(held) => {
                 self.remove(&pod.key, None, stamp, tally).await?;
@@ -422,7 +421,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Removes one pod; its last state is the source's, or what the log has.
+    /// Removes one pod; its last state is the source's, or that of the log.
     pub(crate) async fn remove(
         &mut self,
         key: &PodKey,
@@ -433,7 +432,7 @@ impl Writer<'_> {
         let Some((key, held)) = self.view.pods.get_key_value(key) else { return Ok(()) };
         let (key, held) = (key.clone(), held.clone());
         let (labels, previous_labels, json) = match last {
-            // News of a predecessor, whose end is in the log already.
+            // This is about a former pod, whose deletion is in the log already.
             Some(last) if last.replaces(&held) => return Ok(()),
             Some(last) if last.labels != held.labels => {
                 (last.labels, Some(held.labels), Bytes::from(last.json))
@@ -447,13 +446,13 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Whether this pod is there, and of this UID where both are known.
+    /// Whether the log has this pod, with this UID if both are known.
     pub(crate) fn has(&self, key: &PodKey, uid: Option<&str>) -> bool {
         let held = self.view.pods.get(key);
         held.is_some_and(|held| held.uid.as_deref().zip(uid).is_none_or(|(held, uid)| held == uid))
     }
 
-    /// Brings every pod in scope to what a list says.
+    /// Makes all pods in scope equal to a list.
     pub(crate) async fn replace(
         &mut self,
         in_scope: impl Fn(&PodKey) -> bool,
@@ -474,7 +473,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Puts what is left into the queue; the store has taken everything when this is done, unless the writer is ahead.
+    /// Queues the rest; then the store has taken everything, unless the writer is ahead.
     pub(crate) async fn finish(mut self) -> Result<(), StoreError> {
         self.hand_over().await
     }
@@ -529,7 +528,7 @@ impl Writer<'_> {
         let fresh = std::mem::take(&mut self.fresh);
         let handed = self.log.enqueue(fresh, &self.view, self.ahead).await;
         if handed.is_err() {
-            // What follows is compared with what there really is.
+            // Later events are compared with the actual content of the log.
             self.view = self.log.queue.view();
         }
         handed

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// What happened since the start. Labels come from fixed sets, but for the names of consumers, which are bounded.
+/// Counts since the start. Labels come from fixed sets, except the names of consumers, whose number is limited.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     pub(crate) streams_opened: AtomicU64,
@@ -19,7 +19,7 @@ pub(crate) struct Metrics {
     consumers: Mutex<BTreeMap<String, u64>>,
 }
 
-/// A number that is read when the text is made.
+/// A value that is read when the text is made.
 pub(crate) struct Gauge {
     pub(crate) name: &'static str,
     pub(crate) help: &'static str,
@@ -27,7 +27,7 @@ pub(crate) struct Gauge {
 }
 
 impl Metrics {
-    /// Names of consumers that are told apart; the rest count as `other`.
+    /// Limit of consumers with their own label; the rest count as `other`.
     const MAX_CONSUMERS: usize = 100;
 
     pub(crate) fn request(&self, route: &'static str, status: u16) {
@@ -42,7 +42,7 @@ impl Metrics {
         *lock(&self.closings).entry(reason.to_owned()).or_default() += 1;
     }
 
-    /// Counts an open stream of a consumer; gives the name to close it under.
+    /// Counts an open stream of a consumer; returns the label to close it with.
     pub(crate) fn consumer_opened(&self, client_id: Option<&str>) -> String {
         let mut consumers = lock(&self.consumers);
         let name = client_id.unwrap_or("none");

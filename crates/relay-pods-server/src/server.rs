@@ -1,4 +1,4 @@
-//! The server: a port, a source, and an orderly end.
+//! The server: a port, a source, and an orderly shutdown.
 
 use std::fmt;
 use std::future::Future;
@@ -27,7 +27,7 @@ use crate::source::{Publisher, Source, SourceError};
 use crate::store::{DEFAULT_RETENTION, StoreError};
 use relay_log::Retention;
 
-/// A relay whose store is open and whose port listens. It answers once it runs.
+/// A relay with an open store and a listening port. It serves once [`run`](Self::run) is called.
 ///
 /// ```no_run
 /// # use relay_pods_server::{Config, Server, Source};
@@ -45,12 +45,12 @@ pub struct Server {
     shared: bool,
 }
 
-/// Collects what a [`Server`] needs: by default a [`MemoryStore`] that keeps [`DEFAULT_RETENTION`], no source (see
+/// Builds a [`Server`]: by default with a [`MemoryStore`] that keeps [`DEFAULT_RETENTION`], no source (see
 /// [`Handle::publisher`]) and the system's clock.
 pub struct Builder {
     config: Config,
     store: Option<Arc<dyn Store>>,
-    /// Whether the store is others' too.
+    /// Whether the store is shared with others.
     shared: bool,
     retention: Retention,
     identity: Option<LogIdentity>,
@@ -65,7 +65,7 @@ impl Builder {
         Self { shared: false, ..self.shared_store(Arc::new(store)) }
     }
 
-    /// Sets a store that others have too, and that is not closed when the server ends.
+    /// Sets a store that is shared with others, and is not closed when the server ends.
     #[must_use]
     pub fn shared_store(mut self, store: Arc<dyn Store>) -> Self {
         (self.store, self.shared) = (Some(store), true);
@@ -79,7 +79,7 @@ impl Builder {
         self
     }
 
-    /// Sets epoch and key of a log that is begun: for tests that need exact bytes. They are random otherwise.
+    /// Sets epoch and key of a new log, for tests that need exact bytes. By default they are random.
     #[must_use]
     pub fn identity(mut self, identity: LogIdentity) -> Self {
         self.identity = Some(identity);
@@ -154,16 +154,17 @@ impl Server {
         self.handle.address
     }
 
-    /// A hold on it for while it runs.
+    /// A handle for use while it runs.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Serves until `shutdown` is done or [`Handle::shutdown`] is called; then tells every stream `closing`, lets open
-    /// answers end within [`Config::drain`], and cuts what is left. Dropping the future cuts everything at once.
+    /// Serves until `shutdown` completes or [`Handle::shutdown`] is called; then sends `closing` on every stream,
+    /// lets responses in progress end within [`Config::drain`], and cuts the rest. Dropping the future cuts
+    /// everything at once.
     ///
     /// # Errors
-    /// When the source fails for good. Errors of single connections are their own.
+    /// When the source fails for good. Errors of single connections do not count.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { http, source, handle, shared } = self;
         let Handle { relay, stop, .. } = handle.clone();
@@ -180,7 +181,7 @@ impl Server {
         let told = async {
             let outcome = loop {
                 tokio::select! {
-                    // A source that was told to stop ends too, and that is no news: the reason is looked at first.
+                    // A source also ends because it was stopped, so the reason is checked first.
                     biased;
                     () = &mut shutdown => break Ok(()),
                     () = stop.cancelled() => break Ok(()),
@@ -191,7 +192,7 @@ impl Server {
                     }
                 }
             };
-            // Before the server is told: every stream knows why it ends.
+            // Before the server stops, so that every stream has the reason.
             relay.control.send_modify(|control| control.closing = Some(ClosingReason::Shutdown));
             stop.cancel();
             outcome
@@ -205,7 +206,7 @@ impl Server {
     }
 }
 
-/// A hold on a server, for while it runs. Cheap to clone.
+/// A handle of a running server. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     relay: Arc<Relay>,
@@ -229,24 +230,24 @@ impl Handle {
         self.relay.subscribers.load(Ordering::Acquire)
     }
 
-    /// Begins an orderly end: see [`Server::run`].
+    /// Begins an orderly shutdown: see [`Server::run`].
     pub fn shutdown(&self) {
         self.stop.cancel();
     }
 
-    /// Cuts the connection of every open stream, without a word: for demonstrations and tests.
+    /// Cuts the connection of every open stream: for demonstrations and tests.
     pub fn cut_streams(&self) {
         self.relay.control.send_modify(|control| control.cuts += 1);
     }
 
-    /// Tells every open stream `closing` with reason `rebalance` and ends it, so that its consumer comes back,
+    /// Sends `closing` with reason `rebalance` on every open stream and ends it, so that its consumer reconnects,
     /// perhaps to another replica.
     pub fn rebalance(&self) {
         self.relay.control.send_modify(|control| control.rebalances += 1);
     }
 
-    /// Drops every retained event, keeping the positions: whoever is behind the head is told `gap`. For demonstrations
-    /// and tests.
+    /// Drops every retained event and keeps the positions: subscribers behind the head get a `gap`. For
+    /// demonstrations and tests.
     ///
     /// # Errors
     /// When the store fails.
@@ -255,8 +256,9 @@ impl Handle {
         Ok(log.trim(log.bounds().head).await?)
     }
 
-    /// Makes every open stream fall off the log: holds all back until an event was appended, and drops it. False when
-    /// none was appended within `patience`, or the store fails, and nothing was done. For demonstrations and tests.
+    /// Makes every open stream miss an event: holds all streams until an event was appended, and drops it. False
+    /// when none was appended within `patience`, or the store fails, and nothing was done. For demonstrations and
+    /// tests.
     pub async fn force_gap(&self, patience: Duration) -> bool {
         let _held_back = HeldBack::new(&self.relay);
         let mut head = self.relay.log.watch_head();
@@ -292,7 +294,7 @@ fn settings(config: &Config) -> Settings {
         .drain(config.drain)
 }
 
-/// What has to be looked at every second.
+/// Checks that are made every second.
 async fn keep_up(relay: Arc<Relay>) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -323,7 +325,7 @@ fn source_ended(relay: &Relay, ended: Result<Result<(), SourceError>, JoinError>
     Ok(())
 }
 
-/// Why a server does not run.
+/// Why a server does not start, or has ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {

@@ -1,4 +1,4 @@
-//! Where pods come from, and the one way into the log.
+//! Sources of pods, and the publisher that appends their changes to the log.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -49,11 +49,11 @@ pub trait Source: Send {
 
     /// Follows the source until `stop` is cancelled: first a [`Publisher::relist`], then changes.
     ///
-    /// A source that is away for a while says [`Publisher::stale`], goes on trying, and relists when it is back. A run
-    /// that ends before `stop` leaves the log stale.
+    /// A source that is unavailable for a while calls [`Publisher::stale`], retries, and relists once it is
+    /// available. A run that ends before `stop` leaves the log stale.
     ///
     /// # Errors
-    /// Only what trying again cannot help, such as a configuration that cannot be read: it ends the server.
+    /// Only errors that a retry cannot correct, such as an unreadable configuration: they end the server.
     fn run(
         self: Box<Self>,
         publisher: Publisher,
@@ -61,7 +61,7 @@ pub trait Source: Send {
     ) -> BoxFuture<'static, Result<(), SourceError>>;
 }
 
-/// The only way into the log: folds what a source says into it. Cheap to clone; calls from several clones take turns.
+/// The only writer of the log: appends the changes of a source. Cheap to clone; calls of several clones take turns.
 ///
 /// Calls return once the store has taken the events (but see [`Self::ahead`]); no call blocks. Annotations that are
 /// not on the server's allow-list are removed here, before anything is compared or kept.
@@ -77,16 +77,16 @@ impl Publisher {
         Self { log, annotations: Arc::new(annotations.into_iter().collect()), ahead: false }
     }
 
-    /// A publisher whose calls return as soon as there is room for their events in the queue before the store, without
-    /// waiting until it has taken them: for sources, so that many events share one write. Nothing is sent to anybody
-    /// before it is taken; and when the store fails, because its disk is full say, what waits is tried again until it
-    /// is taken.
+    /// A publisher whose calls return as soon as there is room for their events in the queue before the store,
+    /// without waiting until it has taken them: for sources, so that many events share one write. Subscribers get
+    /// events only once the store has them. When the store fails, for example because its disk is full, queued
+    /// events are retried until they are stored.
     #[must_use]
     pub fn ahead(&self) -> Self {
         Self { ahead: true, ..self.clone() }
     }
 
-    /// Takes in a whole list: the difference between it and the log is appended as synthetic events. Marks the source
+    /// Applies a complete list: its differences to the log are appended as synthetic events. Marks the source
     /// synced and live.
     ///
     /// Pods of the scope that the list lacks are deleted, in the order of their keys; then those that it has are added
@@ -94,7 +94,7 @@ impl Publisher {
     /// the later counts; pods outside of the scope are ignored.
     ///
     /// # Errors
-    /// When the store does not take the events; the log then stands where the store does, and the list may be given
+    /// When the store does not take the events; the log is then as the store has it, and the list may be given
     /// again.
     pub async fn relist(&self, scope: Scope, pods: Vec<Pod>) -> Result<Relisted, StoreError> {
         self.relist_stamped(scope, pods, None).await
@@ -147,22 +147,22 @@ impl Publisher {
         self.delete_stamped(pod, Some(at)).await
     }
 
-    /// Says that the source is being followed (again) and nothing was missed: after [`Self::stale`], when a watch could
-    /// be resumed without a new list. A source becomes synced by a relist only.
+    /// Reports that the source is followed again and nothing was missed: after [`Self::stale`], when a watch was
+    /// resumed without a new list. A source becomes synced by a relist only.
     pub fn live(&self) {
         self.follow(Following::Live);
     }
 
-    /// Says that the source is not being followed right now: the log stands still, and readers are told.
+    /// Reports that the source is not followed at the moment: the log does not change, and clients are informed.
     ///
-    /// The reason stands in `/health` and behind a failed `/readyz`, open to everyone: one line, without tokens,
-    /// bodies or queries of URLs. The first one and each change of it is logged at WARN, so it should not change with
-    /// every attempt.
+    /// The reason is in `/health` and in a failed `/readyz`, open to everyone: one line, without tokens, bodies or
+    /// queries of URLs. The first one and each change of it is logged at WARN, so it should not change with every
+    /// attempt.
     pub fn stale(&self, why: &str) {
         self.follow(Following::Away(why));
     }
 
-    /// How the source is being followed; told once.
+    /// Sets how the source is followed.
     pub(crate) fn follow(&self, following: Following<'_>) {
         if !self.log.set_following(following) {
             return;
@@ -196,7 +196,7 @@ impl Publisher {
         Ok(relisted)
     }
 
-    /// Takes in a list of what is in scope, and marks the source synced; being live is said by [`Self::follow`].
+    /// Applies a list of the pods in scope, and marks the source synced; [`Self::follow`] makes it live.
     #[cfg_attr(
         not(feature = "kube"),
         allow(dead_code, reason = "sources other than kube speak for whole scopes")
@@ -273,13 +273,13 @@ impl fmt::Debug for Publisher {
     }
 }
 
-/// What a list speaks for.
+/// The scope of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scope {
-    /// All pods there are.
+    /// All pods.
     All,
-    /// The pods of some namespaces; others are left as they are.
+    /// The pods of some namespaces; others are not changed.
     Namespaces(BTreeSet<String>),
 }
 
@@ -304,14 +304,14 @@ pub struct Relisted {
     pub deleted: u64,
 }
 
-/// Why a source cannot go on for good.
+/// Why a source has failed for good.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// The source is set up wrongly, or refuses us: trying again cannot help.
+    /// The source is configured wrongly, or refuses access: a retry cannot help.
     #[error("{what}")]
     Setup {
-        /// What was being done.
+        /// The action that failed.
         what: String,
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -1,4 +1,4 @@
-//! Where the log's events are kept: a log of `relay-log`, seen as events.
+//! The events of the log: a log of `relay-log`, decoded.
 
 mod checkpoint;
 mod record;
@@ -15,8 +15,8 @@ pub(crate) use checkpoint::{Encoder, Fold};
 pub use record::{Change, Record};
 pub(crate) use record::{Draft, Labels, Seen};
 
-/// How much of the log is kept unless [`Builder::retention`](crate::Builder::retention) says otherwise:
-/// 100,000 events, 256 MiB of encoded events, 24 hours.
+/// The default of [`Builder::retention`](crate::Builder::retention): 100,000 events, 256 MiB of encoded events, 24
+/// hours.
 pub const DEFAULT_RETENTION: Retention =
     Retention::UNBOUNDED.entries(100_000).bytes(256 << 20).age(Duration::from_secs(24 * 3600));
 
@@ -33,7 +33,7 @@ pub(crate) struct Events {
     last: Arc<Mutex<(u64, EventHash)>>,
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Debug)]
 pub(crate) enum Page {
     /// The events, oldest first; empty at the head.
@@ -57,12 +57,12 @@ pub(crate) struct Bounds {
     pub(crate) head_hash: EventHash,
     /// Number of kept events.
     pub(crate) events: u64,
-    /// Bytes they are counted with.
+    /// Their size as counted for the retention, in bytes.
     pub(crate) bytes: u64,
 }
 
 impl Events {
-    /// Opens the log in a store, or begins it.
+    /// Opens the log in a store, or creates it.
     pub(crate) async fn open(
         store: Arc<dyn Store>,
         retention: Retention,
@@ -73,7 +73,7 @@ impl Events {
         options.identity = identity.map(LogIdentity::kept);
         let log = Logs::shared(store.clone()).open_or_create(&name, options).await?;
         let identity = LogIdentity::of(&log.identity());
-        // What was told in a former epoch is not told in this one.
+        // Hashes of a former epoch are not valid in this one.
         log.trim(log.epoch_base()).await?;
         let genesis = identity.base(log.epoch_base());
         let last = Arc::new(Mutex::new((log.epoch_base(), genesis)));
@@ -106,12 +106,12 @@ impl Events {
         &self.log
     }
 
-    /// The newest checkpoint and what follows it.
+    /// The newest checkpoint and the events after it.
     pub(crate) async fn recover(&self) -> Result<Recovery, StoreError> {
         Ok(self.log.recover().await?)
     }
 
-    /// Takes events at the end: all of them or none.
+    /// Appends events: all of them or none.
     pub(crate) async fn append(&self, records: &[Record]) -> Result<(), StoreError> {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
         let bodies = records.iter().map(|record| record.body().clone());
@@ -121,7 +121,7 @@ impl Events {
         Ok(())
     }
 
-    /// Says where the log stands: after an append, and when it was opened.
+    /// Sets the head: after an append, and when the log was opened.
     pub(crate) fn taken(&self, sequence: u64, hash: EventHash) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (sequence, hash);
     }
@@ -136,7 +136,7 @@ impl Events {
         }
     }
 
-    /// [`Self::read`] without a look into the events; `None` when the first is gone.
+    /// [`Self::read`] without decoding; `None` when the first event is gone.
     pub(crate) async fn read_entries(
         &self,
         after: u64,
@@ -148,7 +148,7 @@ impl Events {
         })
     }
 
-    /// What is kept right now.
+    /// The extent of the log now.
     pub(crate) async fn bounds(&self) -> Result<Bounds, StoreError> {
         loop {
             let bounds = self.log.bounds();
@@ -157,13 +157,13 @@ impl Events {
             let (base_hash, oldest_hash) = if base == head {
                 (head_hash.clone(), None)
             } else if base > head {
-                // Events were taken, and dropped for being too many, and their writer has not been told yet.
+                // Events were stored and already dropped by the retention, before their append returned.
                 tokio::task::yield_now().await;
                 continue;
             } else {
                 match self.records(base).await?.first() {
                     Some(oldest) => (oldest.previous_hash(), Some(oldest.hash())),
-                    // Dropped between the two looks.
+                    // Dropped between the two reads.
                     None => continue,
                 }
             };
@@ -172,35 +172,35 @@ impl Events {
         }
     }
 
-    /// The newest sequence that was taken.
+    /// The newest stored sequence.
     pub(crate) fn head(&self) -> u64 {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Ends in order.
+    /// Closes the log in order.
     pub(crate) async fn close(&self) -> Result<(), StoreError> {
         Ok(self.store.close().done().await?)
     }
 }
 
-/// Where a point in time stands in a log.
+/// The position of a point in time in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// This position: right before the first event that was taken then or later; the head when there is none.
+    /// The position right before the first event stored then or later; the head when there is none.
     After(u64, EventHash),
-    /// Events that were taken then or later may be gone.
+    /// Events stored then or later may be gone.
     Expired,
 }
 
-/// Finds the first event that was taken at a time or later, in milliseconds since 1970-01-01T00:00:00Z as `now` is,
-/// by a binary search.
+/// Finds the first event that was stored at a time or later, in milliseconds since 1970-01-01T00:00:00Z as `now`
+/// is, by a binary search.
 ///
 /// When events are gone, some may be as old as the oldest one that is kept, to the millisecond: only a time after
 /// that one is known to have all of its events.
 pub(crate) async fn moment(events: &Events, millis: i64, now: i64) -> Result<Moment, StoreError> {
     let bounds = events.bounds().await?;
     let (mut low, mut high, mut hash) = (bounds.base, bounds.head, bounds.head_hash);
-    // Whether everything of that time or later is known to stand after `low`.
+    // Whether all events of that time or later are known to be after `low`.
     let mut whole = bounds.base == 0 || (bounds.base == bounds.head && millis > now);
     while low < high {
         let middle = low + (high - low) / 2;
@@ -209,7 +209,7 @@ pub(crate) async fn moment(events: &Events, millis: i64, now: i64) -> Result<Mom
                 (high, hash) = (middle, record.previous_hash());
             }
             Some(_) => (low, whole) = (middle + 1, true),
-            // Trimmed since the bounds were looked at.
+            // Trimmed since the bounds were read.
             None => (low, whole) = (middle + 1, false),
         }
     }
@@ -217,14 +217,14 @@ pub(crate) async fn moment(events: &Events, millis: i64, now: i64) -> Result<Mom
     Ok(if whole && kept { Moment::After(low, hash) } else { Moment::Expired })
 }
 
-/// What a cursor turned out to be.
+/// The result of looking up a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolved {
     /// A position from which the log can be read on.
     At(u64),
     /// A former position; the event after it is gone.
     Expired(u64),
-    /// A position of this epoch that is still to come.
+    /// A future position of this epoch.
     Ahead(u64),
     /// Not a position of this log.
     Unknown,
@@ -244,10 +244,10 @@ pub(crate) async fn resolve(events: &Events, cursor: &str) -> Result<Resolved, S
     } else if sequence < bounds.base {
         None
     } else {
-        // Nothing when it was trimmed between the two looks.
+        // None when it was trimmed between the two reads.
         events.records(sequence - 1).await?.first().map(Record::hash)
     };
-    // The seal says that this log made the hash; it may still have been made for a tail that was never taken.
+    // The seal shows that this log made the hash, but possibly for events that were never stored.
     Ok(match kept {
         Some(hash) if hash.as_str() == cursor => Resolved::At(sequence),
         Some(_) => Resolved::Unknown,
@@ -255,14 +255,14 @@ pub(crate) async fn resolve(events: &Events, cursor: &str) -> Result<Resolved, S
     })
 }
 
-/// Why the log's store cannot do its work.
+/// A failure of the log's store.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The store says why.
+    /// An error of the store.
     #[error(transparent)]
     Log(#[from] relay_log::Error),
-    /// What is kept at a position is no event.
+    /// The entry at a position is not an event.
     #[error("what the log has at position {sequence} is no event")]
     Undecodable {
         /// The position.
@@ -277,7 +277,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether trying again may help.
+    /// Whether a retry may succeed.
     pub(crate) fn may_pass(&self) -> bool {
         matches!(self, Self::Log(relay_log::Error::Io { .. }))
     }

@@ -1,4 +1,4 @@
-//! A log on disk, looked at, taken out and put in: without a server.
+//! Verifying, exporting and importing a log on disk, without a server.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::cursor::LogIdentity;
 use crate::store::{Draft, Encoder, Fold, NAME, Record, StoreError};
 
-/// What [`verify_store`] found.
+/// The result of [`verify_store`].
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct StoreReport {
@@ -36,7 +36,7 @@ pub struct StoreReport {
     pub files: u64,
     /// The newest checkpoint.
     pub snapshot: Option<SnapshotReport>,
-    /// What is wrong; empty when all is well.
+    /// Problems; empty when there are none.
     pub problems: Vec<ProblemReport>,
 }
 
@@ -50,25 +50,25 @@ pub struct SnapshotReport {
     pub pods: usize,
 }
 
-/// Something that is wrong with a log.
+/// A problem of a log.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ProblemReport {
     /// The file.
     pub file: String,
-    /// Where in it, in bytes.
+    /// The offset in it, in bytes.
     pub offset: u64,
-    /// Sequence of the last event before that which is whole.
+    /// Sequence of the last complete event before it.
     pub sequence: u64,
-    /// What it is.
+    /// The problem.
     pub problem: String,
 }
 
-/// Looks at every byte of the log in a data directory, changing nothing. `progress` is told how many bytes were
-/// looked at, and of how many. Blocks.
+/// Checks every byte of the log in a data directory, changing nothing. `progress` gets the number of bytes checked,
+/// and of all bytes. Blocks.
 ///
 /// # Errors
-/// When there is no log, a server has it, or a file cannot be read. What is damaged is in the report.
+/// When there is no log, a server has it, or a file cannot be read. Damage is in the report.
 pub fn verify_store(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<StoreReport, StoreError> {
     let problem = |file: &Path, offset, sequence, problem: &str| ProblemReport {
         file: file.display().to_string(),
@@ -132,7 +132,7 @@ enum Line {
 
 const FORMAT: u32 = 1;
 
-/// Why an export or import came to nothing.
+/// Why an export or import failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransferError {
@@ -146,7 +146,7 @@ pub enum TransferError {
         #[from]
         source: std::io::Error,
     },
-    /// A line is not what it should be.
+    /// A line is malformed.
     #[error("line {line}: {problem}")]
     Line {
         /// Its number, from 1.
@@ -154,7 +154,7 @@ pub enum TransferError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The directory to import into has something in it.
+    /// The directory for the import is not empty.
     #[error("{directory} is not empty: an import begins a new directory")]
     NotEmpty {
         /// The directory.
@@ -179,7 +179,7 @@ pub async fn export_store(
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64, TransferError> {
-    // Nothing is begun where nothing is.
+    // A log that does not exist must not be created here.
     relay_log::look(dir)?;
     let logs = Logs::new(DiskStore::open(dir, DiskOptions::default())?);
     let log = logs.open(&LogName::new(NAME)?).await?;
@@ -238,8 +238,8 @@ pub async fn export_store(
 /// between awaits while it reads.
 ///
 /// # Errors
-/// When the directory is not empty, a line is not what it should be, the export is cut short, or the store fails. What
-/// was begun is removed then. Killed in the middle, it leaves something behind that no server takes for a log.
+/// When the directory is not empty, a line is malformed, the export is incomplete, or the store fails. Then its
+/// files are removed. After a kill, files are left that no server accepts as a log.
 pub async fn import_store(
     dir: &Path,
     lines: &mut dyn BufRead,
@@ -248,19 +248,19 @@ pub async fn import_store(
     if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(TransferError::NotEmpty { directory: dir.display().to_string() });
     }
-    // A part of a log must never be taken for all of it: its positions would be used again.
+    // An incomplete log must never be used: its positions would be assigned again.
     let staging = dir.join(STAGING);
     let imported = import_to(&staging, lines, progress).await;
     let moved =
         imported.and_then(|events| unpack(dir, &staging).map(|()| events).map_err(TransferError::from));
     if moved.is_err() {
-        // What cannot be removed is no log all the same.
+        // Files that cannot be removed are not a log either.
         let _ = std::fs::remove_dir_all(&staging);
     }
     moved
 }
 
-/// Where an import is until it is whole. A store refuses a directory with it.
+/// The directory of an incomplete import. A store refuses a directory that contains it.
 const STAGING: &str = "importing";
 
 async fn import_to(
@@ -274,7 +274,7 @@ async fn import_to(
     Ok(events)
 }
 
-/// Moves a store to where it belongs. Its mark comes last: without it the directory is no store.
+/// Moves a store to its place. Its marker file comes last: without it the directory is no store.
 fn unpack(dir: &Path, staging: &Path) -> std::io::Result<()> {
     let sync = |dir: &Path| std::fs::File::open(dir).and_then(|dir| dir.sync_all());
     for name in ["logs", "store"] {
@@ -439,7 +439,7 @@ impl<'a> Import<'a> {
         Ok(Record::new(&self.identity, record.sequence(), &self.hash(), draft))
     }
 
-    /// Entries of one time are a batch.
+    /// Entries with the same time are a batch.
     async fn flush(&mut self) -> Result<(), TransferError> {
         let mut waiting = std::mem::take(&mut self.waiting).into_iter().peekable();
         while let Some((time, body)) = waiting.next() {

@@ -1,4 +1,4 @@
-//! Making clients.
+//! Builders of clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets where the relay's token comes from, such as a file that is read again when it changes.
+    /// Sets the source of the relay's token, such as a file that is read again when it changes.
     #[must_use]
     pub fn token_source(mut self, token: TokenSource) -> Self {
         self.settings.token = Some(token);
@@ -68,24 +68,24 @@ impl ClientBuilder {
         self.token_source(TokenSource::file(path))
     }
 
-    /// Sets the credential of a proxy in front of the relay. `Authorization` is then the proxy's, and the relay's token
-    /// travels in `X-Relay-Token`. Default: none.
+    /// Sets the credential of a proxy in front of the relay. `Authorization` is then for the proxy, and the relay's
+    /// token is sent in `X-Relay-Token`. Default: none.
     #[must_use]
     pub fn outer_token_source(mut self, token: TokenSource) -> Self {
         self.settings.outer = Outer::Bearer(token);
         self
     }
 
-    /// As [`outer_token_source`](Self::outer_token_source), for a proxy that wants something else than a bearer
-    /// token: what comes is the whole `Authorization`, such as `Basic dXNlcjpwYXNzd29yZA==`.
+    /// As [`outer_token_source`](Self::outer_token_source), for a proxy that takes no bearer token: the source
+    /// gives the whole `Authorization`, such as `Basic dXNlcjpwYXNzd29yZA==`.
     #[must_use]
     pub fn outer_authorization_source(mut self, authorization: TokenSource) -> Self {
         self.settings.outer = Outer::Header(authorization);
         self
     }
 
-    /// Says that `Authorization` belongs to a proxy in front of the relay, even if nothing is to be said to it there
-    /// (it may know us by our certificate): the relay's token travels in `X-Relay-Token`. An outer credential implies
+    /// Reserves `Authorization` for a proxy in front of the relay, also without a credential for it (it may
+    /// authenticate us by certificate): the relay's token is sent in `X-Relay-Token`. An outer credential implies
     /// it.
     #[must_use]
     pub fn behind_proxy(mut self) -> Self {
@@ -102,7 +102,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets where session tickets come from. Default: the relay, whenever there is a token.
+    /// Sets the source of session tickets. Default: the relay, if there is a token.
     #[must_use]
     pub fn sessions(mut self, sessions: SessionMode) -> Self {
         self.settings.sessions = sessions;
@@ -123,14 +123,14 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the longest time of a request that is neither a list nor a stream. Default 30 s.
+    /// Sets the time limit of a request that is neither a list nor a stream. Default 30 s.
     #[must_use]
     pub fn request_timeout(mut self, limit: Duration) -> Self {
         self.settings.request_timeout = limit;
         self
     }
 
-    /// Sets the longest time of a list, and its longest pause. Default 5 min and 30 s.
+    /// Sets the time limit of a list, and of a pause in it. Default 5 min and 30 s.
     #[must_use]
     pub fn list_timeouts(mut self, whole: Duration, idle: Duration) -> Self {
         (self.settings.list_timeout, self.settings.list_idle_timeout) = (whole, idle);
@@ -144,7 +144,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Makes the client. Connects to nothing yet.
+    /// Makes the client, without connecting.
     ///
     /// # Errors
     /// When the base URL or the client id is not valid, or the system's certificates cannot be read.

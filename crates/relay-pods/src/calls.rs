@@ -1,4 +1,4 @@
-//! The client: plain calls, each one request and its answer.
+//! The client: single requests.
 
 use std::fmt;
 use std::future::Future;
@@ -25,9 +25,9 @@ use crate::error::{AnswerError, Error};
 use crate::request::{Credentials, EventsQuery, Order, Outer, Requests, display_url};
 use crate::session::SessionMode;
 
-/// Largest body of an answer that is neither a list nor a stream.
+/// Size limit of a response that is neither a list nor a stream.
 const MAX_ANSWER: usize = 64 << 20;
-/// Largest part of an error answer that is read.
+/// Size limit of an error response that is read.
 const MAX_PROBLEM: usize = 64 << 10;
 
 /// A client of one relay. Cheap to clone; clones share connections.
@@ -42,7 +42,7 @@ struct Inner {
     settings: Settings,
 }
 
-/// What a builder hands over as it is.
+/// Settings taken from a builder.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) token: Option<TokenSource>,
@@ -85,8 +85,8 @@ impl Client {
         self.list(filter, at_least, Pods::default(), |_, _| {}).await
     }
 
-    /// As [`Client::pods`], and tells now and then how many pods came so far, and how many there will be, if the relay
-    /// has said so.
+    /// As [`Client::pods`], and reports from time to time the number of pods so far, and the total if the relay has
+    /// sent it.
     ///
     /// # Errors
     /// As [`Client::pods`].
@@ -98,7 +98,7 @@ impl Client {
         self.list(filter, None, Pods::default(), progress).await
     }
 
-    /// A list in which a pod that is held already stands for the equal one that came, so that it costs no memory twice.
+    /// A list in which equal pods of a former list are reused, so that they take no memory twice.
     pub(crate) async fn list(
         &self,
         filter: &Filter,
@@ -142,7 +142,7 @@ impl Client {
         let request = self.inner.requests.get(&self.inner.requests.pod(namespace, name, ""), &[]);
         let url = display_url(&request);
         let body = match self.fetch(request, true).await {
-            // An API server's 404 is about the relay's service, and says nothing of the pod.
+            // A 404 of an API server is about the relay's service, not about the pod.
             Err(Error::Refused { problem, .. }) if problem.status == 404 && !problem.from_kubernetes => {
                 return Ok(None);
             }
@@ -204,12 +204,12 @@ impl Client {
         Session::from_json(&body).map_err(|error| Error::Answer { url, source: AnswerError::Session(error) })
     }
 
-    /// Whether the relay says that it is well. Any trouble on the way counts as no.
+    /// Whether the relay reports that it is healthy. Any error counts as no.
     pub async fn is_healthy(&self) -> bool {
         matches!(self.health().await, Ok((true, _)))
     }
 
-    /// Whether the relay says that it is well, and its health document.
+    /// Whether the relay reports that it is healthy, and its health document.
     ///
     /// # Errors
     /// When the relay cannot be reached, or answers with anything but 200 or 503 and a JSON object.
@@ -252,7 +252,7 @@ impl Client {
         self.inner.settings.token.is_some()
     }
 
-    /// Whether a source may have others when the credentials of now are refused.
+    /// Whether a source may have new credentials after the current ones were refused.
     pub(crate) fn credentials_can_refresh(&self) -> bool {
         let settings = &self.inner.settings;
         let outer = match &settings.outer {
@@ -262,8 +262,8 @@ impl Client {
         settings.token.iter().chain(outer).any(TokenSource::can_refresh)
     }
 
-    /// The credentials as they are now: files are read again when they changed. Others when those were refused, where a
-    /// source has a say in that; the relay's own token stays when it is not `wanted`.
+    /// The current credentials: changed files are read again. After a refusal, new ones if a source can give them;
+    /// the relay's own token is not renewed unless it is `wanted`.
     pub(crate) async fn credentials(&self, refused: bool, wanted: bool) -> Result<Credentials, Error> {
         let settings = &self.inner.settings;
         let token = match &settings.token {
@@ -310,7 +310,7 @@ impl Client {
         EventPage::from_json(&body).map_err(|error| Error::Answer { url, source: AnswerError::Page(error) })
     }
 
-    /// Sends a request and reads the whole answer, within the request timeout.
+    /// Sends a request and reads the whole response, within the request timeout.
     async fn fetch(&self, request: Request<Full<Bytes>>, credentials: bool) -> Result<Bytes, Error> {
         let url = display_url(&request);
         self.limited(&url, self.inner.settings.request_timeout, async {
@@ -320,7 +320,7 @@ impl Client {
         .await
     }
 
-    /// Sends a request; anything but success is an error.
+    /// Sends a request; any status but success is an error.
     async fn send(
         &self,
         request: Request<Full<Bytes>>,
@@ -344,7 +344,7 @@ impl Client {
             let response = self.inner.http.send_following(request).await;
             let response =
                 response.map_err(|source| Error::Transport { url: url.clone(), source: Box::new(source) })?;
-            // Once: a credential that was revoked is no reason to fail while another can be had.
+            // Only once: a revoked credential is no reason to fail while a new one is available.
             if response.status() != StatusCode::UNAUTHORIZED || refused || !self.credentials_can_refresh() {
                 return Ok(response);
             }

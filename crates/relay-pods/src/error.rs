@@ -1,4 +1,4 @@
-//! Errors, by who is to blame.
+//! Errors, by who can correct them.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use relay_proto::eventsource::Stop;
 use relay_proto::pods::{InvalidPage, InvalidPod, InvalidSession, ListError, Undecodable};
 use relay_proto::problem::Problem;
 
-/// What went wrong with a call or a stream. Names the URL without query and user info, so that it holds no secret.
+/// An error of a call or a stream. It names the URL without query and user info, which may be secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The relay, or a Kubernetes API server in front of it, refused: the answer had a status other than success.
+    /// The relay, or a Kubernetes API server in front of it, refused: the response had a status other than success.
     #[error("{url}: {}refused with {problem}", if problem.from_kubernetes { "" } else { "the relay " })]
     Refused {
         /// What was asked.
         url: String,
-        /// What was said, and by whom.
+        /// The problem, and who sent it.
         problem: Box<Problem>,
         /// How long the relay asks to wait.
         retry_after: Option<Duration>,
     },
-    /// The relay answered, and the answer cannot be used.
+    /// The relay's response cannot be used.
     #[error("{url}: the answer cannot be used")]
     Answer {
         /// What was asked.
         url: String,
-        /// What is wrong with it.
+        /// The cause.
         source: AnswerError,
     },
     /// The relay ended the stream for good, with status 204.
@@ -39,16 +39,16 @@ pub enum Error {
     Message {
         /// The stream.
         url: String,
-        /// What is known of the message.
+        /// The known parts of the message.
         message: Undecodable,
     },
-    /// The caller's mistake: a parameter, a URL, a credential that cannot be sent.
+    /// A mistake of the caller: a parameter, a URL, a credential that cannot be sent.
     #[error("{what}")]
     Usage {
         /// What is wrong.
         what: String,
     },
-    /// An answer took longer than the client allows.
+    /// A response took longer than the client allows.
     #[error("{url}: over the limit of {limit:?} without an answer")]
     TooLate {
         /// What was asked.
@@ -56,7 +56,7 @@ pub enum Error {
         /// The limit.
         limit: Duration,
     },
-    /// An answer is larger than the client allows.
+    /// A response is larger than the client allows.
     #[error("{url}: over the limit of {limit} bytes of an answer")]
     TooLarge {
         /// What was asked.
@@ -72,7 +72,7 @@ pub enum Error {
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The credential or the session could not be had: the application's own source failed.
+    /// The application's own source of credentials or sessions failed.
     #[error("no credential")]
     Credential {
         /// What happened.
@@ -80,7 +80,7 @@ pub enum Error {
     },
 }
 
-/// Why an answer cannot be used.
+/// Why a response cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AnswerError {
@@ -96,22 +96,22 @@ pub enum AnswerError {
     /// A session without an id.
     #[error(transparent)]
     Session(#[from] InvalidSession),
-    /// Something else than what was asked for: a page of a proxy, say.
+    /// Another kind of content, for example a page of a proxy.
     #[error("{0}")]
     Unexpected(String),
 }
 
-/// Who is to blame for an [`Error`].
+/// Who can correct an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Blame {
-    /// The relay, or what stands in front of it.
+    /// The relay, or a proxy in front of it.
     Relay,
     /// The caller.
     Caller,
     /// A limit of this client.
     Limit,
-    /// The way between.
+    /// The network.
     Transport,
 }
 
@@ -122,7 +122,7 @@ fn broken(url: &str, source: &(dyn std::error::Error + 'static)) -> String {
 }
 
 impl Error {
-    /// Who is to blame.
+    /// Who can correct it.
     pub fn blame(&self) -> Blame {
         match self {
             Self::Refused { problem, .. } if matches!(problem.status, 408 | 425 | 429) => Blame::Relay,

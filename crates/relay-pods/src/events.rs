@@ -14,13 +14,13 @@ use crate::error::Error;
 use crate::messages::{Incoming, ResumingMessages};
 use crate::request::StreamOptions;
 
-/// What a [`PodEventStream`] yields.
+/// An item of a [`PodEventStream`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum PodEventItem {
     /// An event, each once and in the order of the log.
     Event(Box<PodEvent>),
-    /// Events were lost, by the relay's word or by our own finding.
+    /// Events were lost, as announced by the relay or found by the client.
     Gap(Box<Gap>),
     /// A message could not be read; the stream goes on after it.
     Undecodable(Box<Undecodable>),

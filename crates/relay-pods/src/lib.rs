@@ -1,20 +1,20 @@
 //! Client of a Pod Event Relay: a gap-less, resumable, bounded view of a cluster's pods.
 //!
-//! [`Client`] asks for lists, single pods, history, sessions and health, and opens streams:
+//! [`Client`] requests lists, single pods, history, sessions and health, and opens streams:
 //!
 //! | call | gives |
 //! |---|---|
 //! | [`Client::stream`] | the raw messages of one connection |
 //! | [`Client::stream_pod_events`] | events and gaps; reconnects, resumes, heals |
 //! | [`Client::stream_pod_state`] | a snapshot of the pods after each change |
-//! | [`Client::stream_pod_state_with_replay`] | snapshots in six phases, each with what may be persisted |
+//! | [`Client::stream_pod_state_with_replay`] | snapshots in six phases, each with the position that may be saved |
 //!
 //! [`SnapshotStream::watch`] shares one stream among many readers. With [`StreamOptions::conflate`] a consumer that
 //! is slower than the relay gets several events in one snapshot.
 //!
 //! **What it does not do:** it starts no tasks for a stream (unless it is shared) and keeps no queue beyond one
 //! bounded buffer. A stream reads its socket while it is polled, a slow consumer slows the relay, and dropping the
-//! stream closes the connection. It does not decide when your work is done: persist an acknowledgement after you have
+//! stream closes the connection. It does not know when your work is done: save an acknowledgement after you have
 //! processed its snapshot.
 //!
 //! ```no_run
@@ -56,7 +56,7 @@ pub use status::{Freshness, Outage, Statistics, StreamHandle};
 pub use tickets::RelaySessions;
 pub use watch::{GroupWatch, PodWatch};
 
-// The types that its signatures are made of, and what keeps an acknowledgement.
+// The types in its signatures, and the stores of acknowledgements.
 pub use relay_proto::pods::{
     Container, ContainerKind, Endpoints, EventHash, EventPage, EventType, Filter, Gap, GapReason, Health,
     InvalidPage, InvalidPod, InvalidSession, ListError, ListLimits, Message, Pod, PodEvent, PodKey, PodList,

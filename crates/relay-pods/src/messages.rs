@@ -24,26 +24,26 @@ use crate::request::{StreamOptions, display_url};
 use crate::session::{SessionMode, SessionSource};
 use crate::tickets::RelaySessions;
 
-/// Least and most that a relay's `retry` counts for.
+/// Bounds of a relay's `retry`.
 const RETRY_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// Heartbeats that may be missed before a silent connection counts as dead, and the least time for it.
+/// Missed heartbeats after which a connection counts as dead, and the shortest time for it.
 const MISSED_HEARTBEATS: f64 = 3.0;
-/// The same, before the relay has named its heartbeat.
+/// The time limit before the relay has sent its heartbeat interval.
 const MAX_SILENCE: Duration = Duration::from_secs(45);
 const MIN_IDLE: Duration = Duration::from_secs(1);
 
-/// What a [`ResumingMessages`] brings.
+/// An item of [`ResumingMessages`].
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// A connection is open.
     Opened,
-    /// It said something.
+    /// A message.
     Message(RawMessage),
-    /// It ended, or an attempt failed; another follows when it is asked for more.
+    /// It ended, or an attempt failed; the next poll makes another.
     Ended { opened: bool, cause: String, delay: Duration, error: Box<Error> },
 }
 
-/// One stream over as many connections as it takes. Nothing happens unless it is asked for more, and asking is
+/// One stream over as many connections as it takes. Nothing happens unless it is polled, and polling is
 /// cancel-safe.
 pub(crate) struct ResumingMessages {
     stream: EventStream,
@@ -52,12 +52,12 @@ pub(crate) struct ResumingMessages {
     open: bool,
     idle: Duration,
     base: Duration,
-    /// A `retry` line took effect whose block may yet turn out to be `closing`.
+    /// The base before a `retry` line whose block may turn out to be `closing`.
     base_before_retry: Option<(Duration, Duration)>,
     closing: bool,
 }
 
-/// What the next attempt needs to know, and what the last one found out.
+/// State shared with the attempts: inputs of the next one, and results of the last.
 #[derive(Debug, Default)]
 struct Shared(Mutex<Attempting>);
 
@@ -108,12 +108,12 @@ impl ResumingMessages {
         }
     }
 
-    /// Where the next attempt resumes.
+    /// Sets the resume position of the next attempt.
     pub(crate) fn resume_from(&self, hash: Option<&EventHash>) {
         self.shared.with(|shared| shared.resume = hash.cloned());
     }
 
-    /// Whether a connection is open, so that asking for more does not connect.
+    /// Whether a connection is open, so that polling does not connect.
     pub(crate) fn is_open(&self) -> bool {
         self.open
     }
@@ -122,12 +122,12 @@ impl ResumingMessages {
         &self.url
     }
 
-    /// A backoff with the manners of this stream, for other requests.
+    /// A backoff with the settings of this stream, for other requests.
     pub(crate) fn backoff(&self) -> Backoff {
         self.stream.backoff()
     }
 
-    /// How long it may be silent before it counts as dead.
+    /// The idle limit.
     pub(crate) fn idle(&self) -> Duration {
         self.idle
     }
@@ -136,18 +136,18 @@ impl ResumingMessages {
         self.stream.bytes_read()
     }
 
-    /// The present connection was worth it.
+    /// The connection made progress: resets the backoff.
     pub(crate) fn progress(&mut self) {
         self.stream.progress();
     }
 
-    /// Gives the connection up; another follows after the backoff.
+    /// Drops the connection; another follows after the backoff.
     pub(crate) fn restart(&mut self, cause: &str) {
         self.stream.restart(cause);
         self.open = false;
     }
 
-    /// Takes the idle limit from the relay's heartbeat, and notes a protocol that is newer than ours.
+    /// Takes the idle limit from the relay's heartbeat, and logs a protocol version newer than ours.
     fn introduced(&mut self, connected: &Connected) {
         if connected.protocol > PROTOCOL {
             tracing::warn!(
@@ -200,7 +200,7 @@ impl ResumingMessages {
         }
     }
 
-    /// What a frame brings, if it is a message.
+    /// The message of a frame, if it is one.
     #[inline]
     fn message(&mut self, frame: Frame) -> Option<RawMessage> {
         match frame {
@@ -307,7 +307,7 @@ impl fmt::Debug for ResumingMessages {
 
 type Prepared = BoxFuture<'static, Result<Request<Full<bytes::Bytes>>, Refused>>;
 
-/// Makes each attempt's request: with the resume position of the moment, and a fresh ticket.
+/// Makes each attempt's request, with the current resume position and a fresh ticket.
 fn prepare(
     client: Client,
     options: StreamOptions,
@@ -343,7 +343,7 @@ async fn request(
     shared: &Shared,
     refused: bool,
 ) -> Result<Request<Full<bytes::Bytes>>, Error> {
-    // Where there are tickets the ticket decides; the token need not travel.
+    // With a ticket, the token is not sent.
     let credentials = client.credentials(refused, sessions.is_none()).await?;
     let ticket: Option<Secret> = match sessions {
         Some(source) => Some(source.session().await?),
@@ -355,9 +355,9 @@ async fn request(
     Ok(request)
 }
 
-/// One message as it came, and what it means.
+/// One message as received, decoded on demand.
 ///
-/// It is decoded when somebody asks what it means, once: who only passes messages on does not pay for it.
+/// It is decoded once, on the first use: programs that only forward messages do not pay for it.
 #[derive(Debug, Clone)]
 pub struct RawMessage {
     /// `None` when it was over the size limit; then the message says so.
@@ -366,12 +366,12 @@ pub struct RawMessage {
 }
 
 impl RawMessage {
-    /// What it means.
+    /// The decoded message.
     pub fn message(&self) -> &Message {
         self.message.get_or_init(|| Box::new(self.decode()))
     }
 
-    /// What it means, owned.
+    /// The decoded message, owned.
     pub fn into_message(mut self) -> Message {
         self.message.take().map_or_else(|| self.decode(), |message| *message)
     }
@@ -405,7 +405,7 @@ impl RawMessage {
         self.event.as_ref().map_or("", Event::data)
     }
 
-    /// Bytes that it holds in memory, at most.
+    /// Upper bound of its memory, in bytes.
     pub(crate) fn size(&self) -> usize {
         // A decoded message holds the text a second time, and its own structure.
         2 * self.data().len() + self.id().len() + size_of::<Self>() + size_of::<Message>()

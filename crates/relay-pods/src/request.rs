@@ -1,4 +1,4 @@
-//! What can be asked, and the requests that ask it.
+//! Options of calls and streams, and their requests.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::error::Error;
 /// Header of the relay's own token, for when `Authorization` belongs to a proxy in front of it.
 pub(crate) const RELAY_TOKEN: HeaderName = HeaderName::from_static("x-relay-token");
 
-/// Which way a history page runs.
+/// The order of a history page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Order {
@@ -28,14 +28,14 @@ pub enum Order {
     Newest,
 }
 
-/// Which part of the history is asked for.
+/// The requested part of the history.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct EventsQuery {
     /// Events after this position. Default: from the oldest retained one.
     pub since: Option<EventHash>,
-    /// Events that the relay took at this time or later; [`Self::since`] goes before it. Default: none. When events of
-    /// that time may be gone, the relay refuses (`cursor-expired`).
+    /// Events that the relay took at this time or later; [`Self::since`] takes precedence. Default: none. When
+    /// events of that time may be gone, the relay refuses (`cursor-expired`).
     pub since_time: Option<Timestamp>,
     /// Events before this position. Default: up to the newest one.
     pub before: Option<EventHash>,
@@ -49,7 +49,7 @@ pub struct EventsQuery {
     pub filter: Filter,
 }
 
-/// How a stream begins and behaves.
+/// Options of a stream.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StreamOptions {
@@ -66,7 +66,7 @@ pub struct StreamOptions {
     pub apply_backfill_to_current_state_cache: bool,
     /// Bookmarks that move the acknowledgement are yielded as Live snapshots without an event. Default: false.
     pub yield_bookmarks: bool,
-    /// Events that are there already when the consumer comes back are handed over as one snapshot, which lists them all
+    /// Events that are available when the consumer polls are handed over as one snapshot, which lists them all
     /// ([`Snapshot::events`](crate::Snapshot::events)) and shows the net change: for consumers that want the pods
     /// rather than each event. Never across a list, a gap, a drop or the end of the replay. Snapshot streams only.
     /// Default: false.
@@ -135,13 +135,13 @@ setters! { StreamOptions {
     since: Option<EventHash>,
     /// Sets the time to begin with.
     since_time: Option<Timestamp>,
-    /// Sets whether a stream without a cursor begins with what is new.
+    /// Sets whether a stream without a cursor begins with new events.
     start_latest: bool,
     /// Sets whether Backfill events are applied to the pods.
     apply_backfill_to_current_state_cache: bool,
     /// Sets whether bookmarks are yielded.
     yield_bookmarks: bool,
-    /// Sets whether events that are there already are handed over together.
+    /// Sets whether available events are handed over together.
     conflate: bool,
     /// Sets how many of them at most.
     conflate_most: usize,
@@ -170,17 +170,17 @@ pub(crate) struct Requests {
     pub(crate) client_id: Option<String>,
 }
 
-/// A proxy that stands in front of the relay, and what is said to it in `Authorization`. If there is one, the
-/// relay's own token travels in `X-Relay-Token`.
+/// A proxy in front of the relay, and its credential, sent in `Authorization`. If there is one, the relay's own
+/// token is sent in `X-Relay-Token`.
 #[derive(Debug, Clone)]
 pub(crate) enum Outer<S> {
-    /// Nobody: `Authorization` is the relay's.
+    /// No proxy: `Authorization` is for the relay.
     None,
-    /// A proxy that knows us already, by our certificate say.
+    /// A proxy that needs no credential, for example because of our certificate.
     Known,
     /// A proxy that takes a bearer token.
     Bearer(S),
-    /// A proxy that takes something else: this is the whole header, scheme included.
+    /// A proxy that takes another scheme: this is the whole header.
     Header(S),
 }
 
@@ -189,7 +189,7 @@ pub(crate) enum Outer<S> {
 pub(crate) struct Credentials {
     /// The relay's own token.
     pub(crate) token: Option<Secret>,
-    /// What a proxy in front of the relay wants to see.
+    /// The credential for a proxy in front of the relay.
     pub(crate) outer: Outer<Secret>,
 }
 
@@ -267,7 +267,7 @@ impl Requests {
 }
 
 impl Credentials {
-    /// Puts the credentials into a request. Behind a proxy `Authorization` is the proxy's.
+    /// Puts the credentials into a request. Behind a proxy, `Authorization` is for the proxy.
     pub(crate) fn apply(&self, request: &mut Request<Full<Bytes>>) -> Result<(), Error> {
         let headers = request.headers_mut();
         match (&self.token, &self.outer) {

@@ -10,24 +10,25 @@ use crate::error::Error;
 
 /// Gives a fresh ticket before each connect.
 ///
-/// The default is [`RelaySessions`](crate::RelaySessions); an application whose tickets come from elsewhere (a login
-/// service, say) hands in its own.
+/// The default is [`RelaySessions`](crate::RelaySessions); an application with another source of tickets (for
+/// example a login service) implements its own.
 pub trait SessionSource: Send + Sync + 'static {
     /// A ticket that was not used before.
     ///
     /// # Errors
-    /// An error whose [`Error::is_retryable`] is true has the connect tried again later; any other ends the stream.
+    /// After an error whose [`Error::is_retryable`] is true the connect is retried later; any other ends the
+    /// stream.
     fn session(&self) -> BoxFuture<'static, Result<Secret, Error>>;
 }
 
-/// Where tickets come from.
+/// The source of tickets.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum SessionMode {
-    /// From the relay, whenever the client has a token. The default.
+    /// From the relay, if the client has a token. The default.
     #[default]
     Auto,
-    /// From the relay, token or not.
+    /// From the relay, with or without a token.
     Always,
     /// No tickets: the token, if there is one, goes into the stream's request as a header.
     Off,

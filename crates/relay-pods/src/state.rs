@@ -20,20 +20,20 @@ use crate::messages::{Incoming, RawMessage, ResumingMessages};
 use crate::request::StreamOptions;
 use crate::status::{Freshness, StreamHandle};
 
-/// Most that a relay's Retry-After for a list counts for, before up to a quarter is added.
+/// Upper bound of a relay's Retry-After for a list, before up to a quarter is added.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Snapshots of the pods: a `Stream` that reconnects, resumes and reseeds by itself.
 ///
-/// It runs while it is polled, holds no more than the pods and one bounded read-ahead buffer, and closes its connection
-/// when dropped. Errors are final; what can be retried is retried.
+/// It runs while it is polled, holds no more than the pods and one bounded read-ahead buffer, and closes its
+/// connection when dropped. Errors are final; retryable failures are retried.
 pub struct SnapshotStream {
     stream: BoxStream<'static, Result<Snapshot, Error>>,
     handle: StreamHandle,
 }
 
 impl Client {
-    /// Snapshots of the pods: one at once, then one after each change, and one after each gap.
+    /// Snapshots of the pods: the first at once, then one after each change and each gap.
     pub fn stream_pod_state(&self, options: StreamOptions) -> SnapshotStream {
         SnapshotStream::new(self, options, ReplayMode::State)
     }
@@ -61,7 +61,7 @@ impl SnapshotStream {
         Self { stream: Box::pin(stream), handle }
     }
 
-    /// A handle to look at the stream from elsewhere.
+    /// A handle to observe the stream from elsewhere.
     pub fn handle(&self) -> StreamHandle {
         self.handle.clone()
     }
@@ -91,7 +91,7 @@ struct Driver {
     handle: StreamHandle,
 }
 
-/// What was read of the connection while a list was fetched. After an end nothing more is read.
+/// Messages read while a list was fetched. After the end of the connection no more are read.
 #[derive(Default)]
 struct ReadAhead {
     items: VecDeque<Result<Incoming, Error>>,
@@ -158,7 +158,7 @@ impl Driver {
                 self.handle.answered();
                 self.handle.with(|status| status.statistics.connections += 1);
             }
-            // In its turn: what was received before it has been handed over.
+            // In order: the messages before it have been handed over.
             Incoming::Ended { cause, delay, .. } => {
                 self.handle.failed(&cause, delay);
                 self.handle.stale(&cause);
@@ -169,11 +169,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Adds the events to a snapshot that are there already, decoded or to be read without waiting. Whatever is no
-    /// event, and an end too, is left for the next time.
+    /// Adds available events to a snapshot: decoded ones, and those that can be read without waiting. Other
+    /// messages and the end of the connection are left for the next poll.
     ///
-    /// Whether a socket has more is learnt from the runtime, on HTTP/2 also from a task of the HTTP client. They are
-    /// given way to as often as that brings more.
+    /// The runtime, and on HTTP/2 a task of the HTTP client, have to run to find more bytes. So this yields to them
+    /// as long as that gives more events.
     async fn conflate(&mut self, snapshot: Snapshot) -> Snapshot {
         let mut conflation = Conflation::new(snapshot);
         let (mut bytes, mut brought) = (0, false);
@@ -209,12 +209,12 @@ impl Driver {
         conflation.finish()
     }
 
-    /// What can be read without waiting. Nobody is woken for more: who asks for the next snapshot leaves a waker.
+    /// Reads without waiting, and without registering a waker: the poll for the next snapshot does that.
     fn ready_now(&mut self) -> Poll<Result<Incoming, Error>> {
         self.poll_connection(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Reads on, and notes that something was read.
+    /// Polls the connection, and records that bytes were read.
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Error>> {
         let before = self.messages.bytes_read();
         let incoming = self.messages.poll_next(cx);
@@ -230,7 +230,7 @@ impl Driver {
         }
         self.handle.saw(&message);
         if self.fold.handle_message(message).is_err() {
-            // The fold asked for a message just before; it cannot refuse one.
+            // The fold has just asked for a message, so it cannot refuse one.
             tracing::error!("a message came out of turn");
         }
         if self.fold.continuity().has_progress() {
@@ -238,7 +238,7 @@ impl Driver {
         }
     }
 
-    /// Reads a list until one is taken, and reads the open connection on meanwhile.
+    /// Reads lists until one is accepted, and also reads the open connection.
     async fn seed(&mut self, at_least: Option<&EventHash>) -> Result<(), Error> {
         loop {
             let (client, filter) = (self.client.clone(), self.options.filter.clone());
@@ -261,7 +261,8 @@ impl Driver {
                 Err(error) => return Err(error),
             };
             self.handle.stale(&cause);
-            // What a relay asks for is the least, within reason; others may have been told the same.
+            // The relay's delay is the minimum, within bounds; jitter is added because other clients may have got
+            // the same.
             let delay = match delay {
                 Some(delay) => self.backoff.spread(delay.min(LONGEST_RETRY_AFTER)),
                 None => self.backoff.next_delay(),
@@ -288,7 +289,7 @@ impl Driver {
         }
     }
 
-    /// Makes what the fold knows visible from outside.
+    /// Publishes the state of the fold to handles.
     fn publish(&self, step: &Step) {
         let (continuity, cache) = (self.fold.continuity().counts(), self.fold.cache().counts());
         self.handle.with(|status| {
@@ -310,7 +311,7 @@ impl Driver {
             Step::Snapshot(_) if connected && self.fold.source_is_stale() => {
                 self.handle.stale("the relay's source is away");
             }
-            // The plain state has no phase for what is replayed after a drop.
+            // The plain state has no phase for the replay after a drop.
             Step::Snapshot(snapshot) if snapshot.is_live() && caught_up => self.handle.fresh(Freshness::Live),
             Step::Snapshot(_) if self.handle.freshness() == Freshness::Cold => {
                 self.handle.fresh(Freshness::Replaying)

@@ -1,4 +1,4 @@
-//! What can be seen of a running stream from outside.
+//! The status of a running stream: freshness, acknowledgement, statistics.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -8,11 +8,10 @@ use relay_state::pods::{Continuity, Step};
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// How far the pods of a stream can be trusted to show the present. A level, not a latch: it falls back.
+/// Whether the pods of a stream are up to date. It can become stale again.
 ///
-/// It is worked out when it is read. A stream from which nothing was read for as long as its relay may be silent (three
-/// heartbeats, 45 s until the relay has named its heartbeat) is stale, also when nobody polls it, and fresh again
-/// with the next bytes that are read.
+/// It is computed when it is read. A stream without bytes for the idle limit (three heartbeats, or 45 s until the
+/// relay has sent its interval) is stale, also when it is not polled, and fresh again with the next bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Freshness {
@@ -23,7 +22,7 @@ pub enum Freshness {
     Replaying,
     /// Events are followed as they happen.
     Live,
-    /// The pods are those of a moment in the past.
+    /// The pods may be out of date.
     Stale {
         /// Since when.
         since: SystemTime,
@@ -33,7 +32,7 @@ pub enum Freshness {
     },
 }
 
-/// What a stream has counted since it began, over all its connections.
+/// Counts of a stream since it began, over all its connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Statistics {
@@ -47,16 +46,16 @@ pub struct Statistics {
     pub buffered: u64,
     /// The most bytes that were ever held in the read-ahead buffer.
     pub buffered_max: u64,
-    /// The newest position of the relay's log that is known of, as a sequence: from `connected`, events, heartbeats and
-    /// lists. `None` before the first of them, and from a relay that gives no sequences.
+    /// The newest known position of the relay's log, as a sequence: from `connected`, events, heartbeats and lists.
+    /// `None` before the first of them, and from a relay that gives no sequences.
     pub head: Option<u64>,
-    /// Events of the log between what the consumer has finished with and `head`: head minus acknowledged. What a gap
-    /// announced as lost is not among them; on a filtered stream those that the filter leaves out are, until the next
-    /// heartbeat. `None` where one of the two is not known.
+    /// Events of the log that the consumer has not processed: head minus acknowledged. Events that a gap announced
+    /// as lost do not count; on a filtered stream, events outside the filter count until the next heartbeat. `None`
+    /// where one of the two is not known.
     pub lag: Option<u64>,
     /// Messages that were handed over before, and dropped.
     pub duplicates: u64,
-    /// Holes found, each healed by a resume or reported as a gap.
+    /// Holes found, each followed by a resume or reported as a gap.
     pub holes: u64,
     /// Gaps reported, the relay's and our own.
     pub gaps: u64,
@@ -64,7 +63,7 @@ pub struct Statistics {
     pub undecodable: u64,
     /// SSE events of unknown name.
     pub unknown: u64,
-    /// Events that a list already held: handed over, not applied.
+    /// Events that a list already contained: handed over, not applied.
     pub superseded: u64,
     /// Events not applied because the held pod is as new. Only from a relay without sequences.
     pub stale_versions: u64,
@@ -72,7 +71,7 @@ pub struct Statistics {
     pub late: u64,
     /// Pods that an event replaced by another of the same name.
     pub replaced: u64,
-    /// Events applied by their meaning although they did not fit, such as the deletion of an absent pod.
+    /// Inconsistent events that were applied, such as the deletion of an absent pod.
     pub odd: u64,
     /// Events of unknown type, not applied.
     pub unknown_types: u64,
@@ -98,7 +97,7 @@ pub struct StreamHandle(Arc<Mutex<Status>>);
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     acknowledgement: Option<EventHash>,
-    /// The ack of the snapshot that the consumer has in hand.
+    /// The ack of the snapshot that the consumer is processing.
     in_hand: Option<EventHash>,
     freshness: Freshness,
     heard: Option<Heard>,
@@ -107,7 +106,7 @@ pub(crate) struct Status {
     pub(crate) statistics: Statistics,
 }
 
-/// When the stream was read last, and how long it may be silent.
+/// The time of the last read, and the idle limit.
 #[derive(Debug, Clone, Copy)]
 struct Heard {
     at: Instant,
@@ -116,13 +115,13 @@ struct Heard {
 }
 
 impl StreamHandle {
-    /// What may be persisted now: the position of the last snapshot that the consumer has finished with (by asking for
-    /// the next), or of a bookmark after it.
+    /// The position that may be saved now: that of the last snapshot that the consumer has processed (by polling
+    /// for the next), or of a bookmark after it.
     pub fn acknowledgement(&self) -> Option<EventHash> {
         self.with(|status| status.acknowledgement.clone())
     }
 
-    /// Says that the consumer has finished with the snapshot it has in hand. Asking for the next one says the same.
+    /// Reports that the consumer has processed its snapshot. Polling for the next one implies this.
     pub fn finish(&self) {
         self.with(|status| {
             if let Some(ack) = status.in_hand.take() {
@@ -132,12 +131,12 @@ impl StreamHandle {
         });
     }
 
-    /// How far the pods show the present, at this moment.
+    /// Whether the pods are up to date now.
     pub fn freshness(&self) -> Freshness {
         self.with(|status| status.freshness())
     }
 
-    /// The outage that goes on at this moment, if there is one.
+    /// The current outage, if there is one.
     pub fn outage(&self) -> Option<Outage> {
         self.with(|status| status.outage.clone())
     }
@@ -157,7 +156,7 @@ impl StreamHandle {
         self.with(|status| status.outage = None);
     }
 
-    /// What was counted.
+    /// The counts.
     pub fn statistics(&self) -> Statistics {
         self.with(|status| Statistics {
             reconnects: status.statistics.connections.saturating_sub(1),
@@ -171,7 +170,7 @@ impl StreamHandle {
         access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Stale since now, or since before with another reason.
+    /// Marks the stream as stale, since now or earlier, with this reason.
     pub(crate) fn stale(&self, why: &str) {
         self.with(|status| {
             let since = match status.freshness() {
@@ -187,25 +186,25 @@ impl StreamHandle {
         self.with(|status| status.freshness = freshness);
     }
 
-    /// The stream was read just now, and may be silent for this long.
+    /// The stream was read just now; `limit` is the idle limit.
     pub(crate) fn heard(&self, limit: Duration) {
         let (at, since) = (Instant::now(), SystemTime::now());
         self.with(|status| status.heard = Some(Heard { at, since, limit }));
     }
 
-    /// A message, before it is folded.
+    /// A message, before it is applied.
     pub(crate) fn saw(&self, message: &Message) {
         self.with(|status| status.log.saw(message));
     }
 
-    /// A list, before it is folded.
+    /// A list, before it is applied.
     pub(crate) fn saw_list(&self, list: &PodList) {
         self.with(|status| status.log.saw_list(list));
     }
 }
 
 impl Status {
-    /// What the fold has come to: it asks for a step, so that the snapshot before is finished.
+    /// Takes the state of the fold after a poll, by which the snapshot before is processed.
     pub(crate) fn advance(&mut self, step: &Step, acknowledged: Option<&EventHash>, continuity: &Continuity) {
         if self.acknowledgement.as_ref() != acknowledged {
             self.acknowledgement = acknowledged.cloned();
@@ -218,7 +217,7 @@ impl Status {
                 snapshot.ack.clone()
             }
             Step::Message => {
-                // Nothing is in hand: what was folded without a snapshot is finished too.
+                // There is no open snapshot: events without a snapshot are processed too.
                 self.log.hand_over(continuity, None);
                 self.log.finish();
                 None
@@ -239,7 +238,7 @@ impl Status {
     }
 }
 
-/// How far the relay's log goes, and how far the consumer is. Sequences of one epoch.
+/// The head of the relay's log, and the consumer's position. Sequences of one epoch.
 #[derive(Debug, Default)]
 struct LogPosition {
     epoch: Option<Epoch>,
@@ -256,7 +255,7 @@ impl LogPosition {
     fn saw(&mut self, message: &Message) {
         match message {
             Message::Connected(connected) => {
-                // Without an epoch nothing says that this is the log of the last connection.
+                // Without an epoch it is unknown whether this is the log of the last connection.
                 if connected.epoch.is_none() || connected.epoch != self.epoch {
                     *self = Self { epoch: connected.epoch.clone(), ..Self::default() };
                 }

@@ -1,4 +1,4 @@
-//! Tickets from the relay that is followed.
+//! Tickets from the relay itself.
 
 use futures_util::future::BoxFuture;
 use relay_transport::Secret;

@@ -1,4 +1,4 @@
-//! One connection, many readers.
+//! One stream for many readers.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,9 +16,10 @@ use crate::status::{Freshness, Statistics, StreamHandle};
 /// A cloneable view of a running stream: the latest snapshot, and waiting for the next one, for a condition, or for one
 /// group of pods.
 ///
-/// A task reads the stream for all readers and ends, closing the connection, when the last of them is dropped. Readers
-/// never slow it down: each sees the latest snapshot, not every one. What is shown counts as processed, so that
-/// [`PodWatch::acknowledgement`] follows at once: who must act on every event reads the [`SnapshotStream`] itself.
+/// A task reads the stream for all readers and ends, closing the connection, when the last of them is dropped.
+/// Readers never slow it down: each sees the latest snapshot, not every one. A published snapshot counts as
+/// processed, so that [`PodWatch::acknowledgement`] moves at once: programs that must act on every event read the
+/// [`SnapshotStream`] itself.
 ///
 /// ```no_run
 /// # async fn run(client: relay_pods::Client) -> Result<(), relay_pods::Error> {
@@ -36,7 +37,7 @@ use crate::status::{Freshness, Statistics, StreamHandle};
 pub struct PodWatch {
     shared: Arc<Shared>,
     latest: watch::Receiver<Latest>,
-    /// Whether the latest snapshot shows the present, as far as messages tell.
+    /// Whether the latest snapshot is up to date, by the messages so far.
     live: watch::Receiver<bool>,
 }
 
@@ -53,8 +54,7 @@ struct Latest {
     ended: Option<Arc<Error>>,
 }
 
-/// Wakes the watchers of a group: by label key, then by value. There is an entry for each group that is watched now,
-/// and for no other.
+/// Wakes the watchers of a group: by label key, then by value. Only watched groups have an entry.
 type Groups = HashMap<String, HashMap<String, watch::Sender<u64>>>;
 
 impl SnapshotStream {
@@ -88,7 +88,8 @@ async fn publish(
     loop {
         let item = poll_fn(|cx| {
             let item = stream.poll_next_unpin(cx);
-            // Not every change comes with a snapshot. One that does is told after it: the pods before are not live.
+            // Not every change comes with a snapshot. If it does, it is published after the snapshot, because the
+            // pods before are not live.
             if item.is_pending() {
                 tell_freshness();
             }
@@ -108,7 +109,7 @@ async fn publish(
             Err(error) => latest.send_modify(|latest| latest.ended = Some(Arc::new(error))),
         }
     }
-    // First this end, then those of the groups: whoever watches a group later sees that it is over.
+    // First this sender, then those of the groups, so that later watchers of a group see the end.
     drop(latest);
     if let Some(shared) = shared.upgrade() {
         shared.with_groups(HashMap::clear);
@@ -120,7 +121,7 @@ impl Shared {
         access(&mut self.groups.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// One look-up per change and label key that anybody watches, however many groups and watchers there are.
+    /// Costs one look-up per change and watched label key, whatever the number of groups and watchers.
     fn wake(&self, changes: &[Change]) {
         self.with_groups(|groups| {
             for (key, values) in groups.iter() {
@@ -133,10 +134,10 @@ impl Shared {
         });
     }
 
-    /// A watcher leaves; the last one of a group takes its entry along.
+    /// A watcher is dropped; the last one of a group removes its entry.
     fn leave(&self, key: &str, value: &str, version: Option<watch::Receiver<u64>>) {
         self.with_groups(|groups| {
-            // Within the lock, so that of two that leave at once one finds itself the last.
+            // Within the lock, so that of two concurrent drops one is the last.
             drop(version);
             let Some(values) = groups.get_mut(key) else { return };
             if values.get(value).is_some_and(watch::Sender::is_closed) {
@@ -166,7 +167,7 @@ impl PodWatch {
         self.latest.borrow().snapshot.as_ref().map(|snapshot| snapshot.pods.clone()).unwrap_or_default()
     }
 
-    /// Waits for a snapshot that this reader has not seen, and gives it.
+    /// Waits for a snapshot that this reader has not seen, and returns it.
     ///
     /// # Errors
     /// When the stream has ended.
@@ -183,8 +184,8 @@ impl PodWatch {
         }
     }
 
-    /// Waits until the pods are live and fulfil a condition, and gives them. What they are now counts; pods of the past
-    /// (a replay, a connection that dropped, a relay whose source is away) do not.
+    /// Waits until the pods are live and meet a condition, and returns them. The present pods count; pods of a
+    /// replay, after a drop, or of a relay whose source is unavailable do not.
     ///
     /// # Errors
     /// When the stream has ended.
@@ -207,7 +208,7 @@ impl PodWatch {
         }
     }
 
-    /// The pods whose label `key` has this value. Wakes only when one of them changed, came or went.
+    /// The pods whose label `key` has this value. Wakes only when one of them was added, changed or removed.
     pub fn group(&self, key: &str, value: &str) -> GroupWatch {
         let version = self.shared.with_groups(|groups| {
             if self.latest.has_changed().is_err() {
@@ -219,17 +220,17 @@ impl PodWatch {
         GroupWatch { watch: self.clone(), key: key.into(), value: value.into(), version: Some(version) }
     }
 
-    /// How far the pods show the present.
+    /// Whether the pods are up to date.
     pub fn freshness(&self) -> Freshness {
         self.shared.handle.freshness()
     }
 
-    /// What may be persisted: the position of what is shown.
+    /// The position that may be saved: that of the latest snapshot.
     pub fn acknowledgement(&self) -> Option<relay_proto::pods::EventHash> {
         self.shared.handle.acknowledgement()
     }
 
-    /// What the stream has counted.
+    /// The counts of the stream.
     pub fn statistics(&self) -> Statistics {
         self.shared.handle.statistics()
     }
@@ -247,7 +248,7 @@ pub struct GroupWatch {
     watch: PodWatch,
     key: String,
     value: String,
-    /// Always there, until it is dropped.
+    /// `None` only during the drop.
     version: Option<watch::Receiver<u64>>,
 }
 

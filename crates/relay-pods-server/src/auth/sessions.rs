@@ -13,7 +13,7 @@ use super::Principal;
 use crate::clock::{Clock, millis};
 use crate::cursor::random_text;
 
-/// The tickets that are out. Bounded: the oldest make room for new ones.
+/// The issued tickets. Bounded: the oldest are removed for new ones.
 pub(crate) struct Sessions {
     clock: Clock,
     ttl: Duration,
@@ -22,7 +22,7 @@ pub(crate) struct Sessions {
 
 #[derive(Default)]
 struct Held {
-    /// By the digest of the id, so that neither memory nor look-up times tell ids.
+    /// By the digest of the id, so that neither memory nor look-up times reveal ids.
     by_digest: HashMap<[u8; 32], Arc<Session>>,
     /// Oldest first; all tickets live equally long.
     order: VecDeque<([u8; 32], i64)>,
@@ -36,14 +36,14 @@ struct Session {
     used: Mutex<bool>,
 }
 
-/// A ticket that was good when it was looked at. Nothing is used up before [`Sessions::redeem`].
+/// A ticket that was valid when it was looked up. It is used up by [`Sessions::redeem`].
 #[derive(Debug)]
 pub(crate) struct Ticket(Arc<Session>);
 
 impl Sessions {
-    /// Most tickets held at a time.
+    /// Limit of tickets.
     const MAX: usize = 65_536;
-    /// How long a ticket is remembered after its end, so that "used" and "expired" can be told from "unknown".
+    /// How long a ticket is remembered after its end, so that "used" and "expired" differ from "unknown".
     const REMEMBERED_MILLIS: i64 = 300_000;
 
     pub(crate) fn new(clock: Clock, ttl: Duration) -> Self {
@@ -54,7 +54,7 @@ impl Sessions {
         self.ttl
     }
 
-    /// Makes a ticket; gives its id and when it ends.
+    /// Makes a ticket; returns its id and its expiry.
     pub(crate) fn mint(&self, principal: Principal, client_id: Option<String>) -> (String, Timestamp) {
         let id = random_text::<24>();
         let now = self.clock.unix_millis();
@@ -85,8 +85,8 @@ impl Sessions {
         Ok(Ticket(session))
     }
 
-    /// Uses a ticket: of several that hold it, exactly one succeeds. Its position may have been waited for, so that
-    /// it is looked at once more.
+    /// Uses a ticket: of several holders exactly one succeeds. It is checked again, because its stream may have
+    /// waited for a position.
     ///
     /// # Errors
     /// As [`Self::look_up`]; the ticket is then not used up.
@@ -97,7 +97,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Whether a ticket is good right now.
+    /// Checks that a ticket is valid now.
     fn check(&self, session: &Session, used: bool) -> Result<(), Box<Problem>> {
         let (code, detail) = if session.principal.revoked.is_cancelled() {
             let detail = "session_id: the credential it was made with is no longer valid";
@@ -118,7 +118,7 @@ impl Sessions {
         self.held().by_digest.len()
     }
 
-    /// Forgets what ended long ago.
+    /// Removes tickets that ended long ago.
     pub(crate) fn sweep(&self) {
         let before = self.clock.unix_millis().saturating_sub(Self::REMEMBERED_MILLIS);
         self.held().forget(before, Self::MAX);

@@ -14,9 +14,9 @@ use crate::auth::Principal;
 use crate::store::{Bounds, Moment, Page, Record, Resolved, Seen, StoreError, moment};
 use relay_transport::server::{self, Body, Refusal};
 
-/// Events read from the store at a time.
+/// Events per read of the store.
 const READ: u64 = 256;
-/// Bytes after which a page ends early; the next one goes on there.
+/// Bytes after which a page ends early; the next page continues there.
 const MAX_BYTES: usize = 8 << 20;
 
 /// `GET /events` and `GET /pods/{namespace}/{name}/events`.
@@ -27,7 +27,7 @@ pub(crate) async fn page(
     pod: Option<(&str, &str)>,
 ) -> Result<Response<Body>, Refusal> {
     let since = query.optional("since_hash")?;
-    // Where the paging has come to goes before where it began.
+    // The position of the paging takes precedence over its start.
     let time = query.since_time()?.filter(|_| since.is_none());
     let begins_with = if time.is_some() { "since_time" } else { "since_hash" };
     let before = query.optional("before_hash")?;
@@ -68,7 +68,7 @@ pub(crate) async fn page(
     };
     let bounds = events.bounds().await.map_err(unreadable)?;
     if before.is_some_and(|before| before <= bounds.base + 1 && bounds.base > 0) {
-        // The event that stood before it is gone, though not because the log begins there.
+        // The event before it was dropped: the log does not begin there.
         return Ok(gone(problem_codes::CURSOR_EXPIRED, "before_hash", &bounds));
     }
     let after = since.unwrap_or(bounds.base);
@@ -91,7 +91,7 @@ pub(crate) async fn page(
     Ok(server::full(StatusCode::OK, "application/json", page.finish()))
 }
 
-/// The sequence of a cursor, or the answer that says that it has none any more.
+/// The sequence of a cursor, or the response that it has none any more.
 async fn place(
     relay: &Relay,
     parameter: &'static str,
@@ -113,7 +113,7 @@ async fn place(
     Ok(Err(gone(code, parameter, &bounds)))
 }
 
-/// What a page is narrowed to.
+/// The filter of a page.
 struct Select<'a> {
     filter: Filter,
     changes: BTreeSet<&'static str>,
@@ -132,7 +132,7 @@ impl Select<'_> {
 
 enum Scan {
     Whole,
-    /// The first event of the page was dropped while it was looked for.
+    /// The first event of the page was dropped during the search.
     StartGone,
 }
 
@@ -147,7 +147,7 @@ async fn scan(
 ) -> Result<Scan, StoreError> {
     while after < until {
         match relay.log.events.read(after, READ.min(until - after) as usize).await? {
-            // What was found so far ends before the hole: the next request is told.
+            // The page ends before the hole: the next request gets the 410.
             Page::Gone if page.count > 0 => {
                 page.more = true;
                 break;

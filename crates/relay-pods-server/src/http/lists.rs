@@ -20,12 +20,12 @@ use crate::log::{Entry, View};
 use crate::store::Resolved;
 use relay_transport::server::{self, Body, Refusal};
 
-/// Bytes after which a piece of a list is handed on.
+/// Size of a piece of a list, in bytes.
 const PIECE: usize = 64 << 10;
-/// Pods looked at before others get a turn.
+/// Pods written before other tasks get a turn.
 const SCAN: usize = 2048;
 
-/// What a list says before its pods.
+/// The fields of a list before its pods.
 #[derive(Serialize)]
 struct Head<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,7 +36,7 @@ struct Head<'a> {
     as_of: Timestamp,
 }
 
-/// `GET /pods`: written while it is read, so that the text of a large list is never held whole.
+/// `GET /pods`: written while it is sent, so that the text of a large list is never in memory as a whole.
 pub(crate) async fn pods(
     relay: &Relay,
     principal: &Principal,
@@ -105,7 +105,7 @@ pub(crate) async fn pod(
     }
 }
 
-/// Before the first sync the log says nothing about the cluster, and an empty list would be a lie.
+/// Waits for the first sync: before it an empty list would be wrong.
 async fn await_sync(relay: &Relay) -> Result<(), Refusal> {
     if relay.log.source().synced || relay.log.synced_within(relay.config.wait).await {
         return Ok(());
@@ -113,7 +113,7 @@ async fn await_sync(relay: &Relay) -> Result<(), Refusal> {
     Err(not_ready("the source has not synced yet"))
 }
 
-/// Writes a list piece by piece from a view that nobody changes.
+/// Writes a list piece by piece from an immutable view.
 struct ListWriter {
     view: Arc<View>,
     filter: Filter,
@@ -183,7 +183,7 @@ fn passes(filter: &Filter, key: &PodKey, entry: &Entry) -> bool {
     filter.matches_namespace(key.namespace()) && filter.matches_labels(|label| entry.labels.get(label))
 }
 
-/// Whether lines are asked for by name, and not less than JSON.
+/// Whether NDJSON is named in `Accept`, with no lower weight than JSON.
 fn prefers_ndjson(headers: &HeaderMap) -> bool {
     let (mut lines, mut json) = (0.0, 0.0);
     for value in headers.get_all(ACCEPT) {

@@ -1,4 +1,4 @@
-//! Query parameters: what is taken, and what is refused by name.
+//! Query parameters and their rules.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use relay_transport::server::{self, Refusal, refuse};
 
 use crate::store::Change;
 
-/// A decoded query. Unknown names are simply never asked for.
+/// A decoded query.
 #[derive(Debug)]
 pub(crate) struct Query(server::Query);
 

@@ -27,7 +27,7 @@ struct Created {
     expires_in_seconds: serde_json::Number,
 }
 
-/// `POST /auth/session`. A credential in a header goes before one in the body, which is then not looked at.
+/// `POST /auth/session`. A credential in a header takes precedence over one in the body, which is then not read.
 pub(crate) fn create(relay: &Relay, head: &Parts, body: &[u8]) -> Result<Response<Body>, Refusal> {
     let query = Query::parse(head.uri.query());
     let in_query = query.client_id()?.map(str::to_owned);
@@ -57,7 +57,7 @@ impl Credentials {
         if body.trim_ascii().is_empty() {
             return Ok(Self::default());
         }
-        // What the parser says is left out: it may quote the token.
+        // Without the parser's message, which may quote the token.
         let document: serde_json::Value =
             serde_json::from_slice(body).map_err(|_| refuse("body: it is not JSON"))?;
         let serde_json::Value::Object(mut fields) = document else {
@@ -103,7 +103,7 @@ pub(crate) async fn open_stream(
         let id = head.headers.get("last-event-id")?.as_bytes();
         (!id.is_empty()).then(|| String::from_utf8_lossy(id).into_owned())
     };
-    // A browser connects again with the same address and the last id: that is where it is by then.
+    // A browser reconnects with the same URL and the last id, which is its newer position.
     let start = match (since.or_else(last_event_id), time) {
         (Some(cursor), _) => start_after(relay, cursor).await?,
         (None, Some(time)) => start_at(relay, time).await?,
@@ -134,7 +134,7 @@ pub(crate) async fn open_stream(
     let body = StreamBody::new(pieces).boxed_unsync();
     let mut response = server::with_body(StatusCode::OK, "text/event-stream", body);
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    // A client that waits for the end of the connection has to see the end of the stream.
+    // Some clients see the end of the stream only by the end of the connection.
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(response)
 }

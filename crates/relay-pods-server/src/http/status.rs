@@ -28,7 +28,7 @@ struct Source {
     synced: bool,
     state: &'static str,
     stale_since: Option<Timestamp>,
-    /// Why it is stale, or which part of it is missing.
+    /// Why the source is stale, or which part of it is missing.
     reason: Option<Arc<str>>,
     last_event_age_ms: Option<u64>,
 }
@@ -41,7 +41,7 @@ struct Store {
     oldest_hash: Option<EventHash>,
 }
 
-/// 200 while the source has ever synced and the store works.
+/// 200 if the source has synced at least once and the store works.
 pub(crate) async fn health(relay: &Relay) -> Result<Response<Body>, Refusal> {
     let log = &relay.log;
     let (status, view) = (log.source(), log.view());
@@ -79,12 +79,12 @@ pub(crate) async fn health(relay: &Relay) -> Result<Response<Body>, Refusal> {
     Ok(server::json(code, &health))
 }
 
-/// The process answers.
+/// 200: the process answers.
 pub(crate) fn livez() -> Response<Body> {
     server::full(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")
 }
 
-/// The log reflects the source. A quiet source is ready.
+/// 200 while the log reflects the source. A quiet source is ready.
 pub(crate) fn readyz(relay: &Relay) -> Result<Response<Body>, Refusal> {
     let status = relay.log.source();
     let because = |what: &str| {

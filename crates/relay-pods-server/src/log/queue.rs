@@ -1,4 +1,4 @@
-//! What writers handed over and the store has not taken yet, and the checkpoints that are made as it goes.
+//! The queue of events before the store, and the checkpoints.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,34 +12,34 @@ use tokio::sync::{Notify, oneshot};
 use super::{Log, View};
 use crate::store::{Encoder, Record, StoreError};
 
-/// Events and bytes that may wait; a writer finds the queue full and waits until there is room.
+/// Limits of queued events and bytes; writers wait while the queue is full.
 const EVENTS: usize = 4096;
 const BYTES: usize = 8 << 20;
-/// Bytes of events after which a checkpoint is made, at least; and as many times the size of the last one.
+/// Bytes of events after which a checkpoint is made, at least; also a multiple of the size of the last one.
 const CHECKPOINT_AFTER: u64 = 16 << 20;
 const CHECKPOINT_TIMES: u64 = 2;
-/// Between two attempts of a store that fails.
+/// The first delay between attempts of a store that fails.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// There is room again.
+    /// Notified when there is room again.
     room: Notify,
     checkpoints: Checkpoints,
 }
 
 struct State {
-    /// With everything folded in that was handed over.
+    /// The pods after all queued events.
     view: View,
     waiting: VecDeque<Record>,
     bytes: usize,
-    /// Writers who wait until the store has taken what is there now.
+    /// Writers that wait until the store has taken the present queue.
     callers: Vec<oneshot::Sender<Result<(), StoreError>>>,
-    /// Whether somebody who handed something over does not wait, so that it must not be dropped.
+    /// Whether a writer does not wait for its events, so that they must not be dropped.
     ahead: bool,
     writing: bool,
-    /// Why nothing more is taken.
+    /// Why no more events are accepted.
     dead: Option<StoreError>,
 }
 
@@ -74,7 +74,7 @@ impl Queue {
         self.state().view.clone()
     }
 
-    /// Whether there is room for more. The one whose turn it is to write can rely on it.
+    /// Whether there is room. The current writer can rely on the result.
     fn has_room(&self) -> Result<bool, StoreError> {
         let state = self.state();
         match &state.dead {
@@ -83,7 +83,7 @@ impl Queue {
         }
     }
 
-    /// Adds events; true when nobody is giving them to the store yet.
+    /// Adds events; true when no task is passing them to the store yet.
     fn add(
         &self,
         records: Vec<Record>,
@@ -99,7 +99,7 @@ impl Queue {
         !std::mem::replace(&mut state.writing, true)
     }
 
-    /// Forgets what waits, because what it was to follow was not taken.
+    /// Drops queued events, because the events before them were not taken.
     fn give_back(&self, view: View, error: &StoreError) {
         let mut state = self.state();
         state.view = view;
@@ -115,7 +115,7 @@ impl Queue {
         self.room.notify_waiters();
     }
 
-    /// Whether a sequence is in the queue, or was: an error when it will never be taken.
+    /// Whether a sequence is in the queue; an error when it will never be taken.
     fn still_has(&self, sequence: u64) -> Result<bool, StoreError> {
         let state = self.state();
         match &state.dead {
@@ -124,7 +124,7 @@ impl Queue {
         }
     }
 
-    /// Everything that waits, with the view that it leads to.
+    /// All queued events, with the view after them.
     fn take(&self) -> Option<Group> {
         let mut state = self.state();
         if state.waiting.is_empty() {
@@ -152,8 +152,8 @@ struct Group {
 }
 
 impl Log {
-    /// Hands events to the store, which lead to a view. Returns when it has taken them; or, when the writer is ahead,
-    /// when there is room for them.
+    /// Queues events, with the view after them. Returns when the store has taken them; or, when the writer is
+    /// ahead, when there is room.
     pub(super) async fn enqueue(
         self: &Arc<Self>,
         records: Vec<Record>,
@@ -169,7 +169,7 @@ impl Log {
             room.await;
         };
         if begin {
-            // A store in memory has taken them before the first wait; else a task of its own goes on.
+            // A store in memory takes them without waiting; otherwise a task continues.
             let mut writing = Box::pin(self.clone().write_on());
             if futures_util::poll!(writing.as_mut()) == Poll::Pending {
                 tokio::spawn(writing);
@@ -187,7 +187,7 @@ impl Log {
                 return Ok(());
             }
             if !self.queue.still_has(sequence)? {
-                // It was not taken, and nobody tries again.
+                // It was not taken, and is not retried.
                 return Err(self.ended());
             }
             tokio::select! {
@@ -197,7 +197,7 @@ impl Log {
         }
     }
 
-    /// Gives the store what waits until nothing does.
+    /// Passes queued events to the store until the queue is empty.
     async fn write_on(self: Arc<Self>) {
         while let Some(group) = self.queue.take() {
             let Group { records, view, callers, ahead } = group;
@@ -232,7 +232,7 @@ impl Log {
         why.unwrap_or_else(|| relay_log::Error::Closed { why: "its writer is gone".into() }).into()
     }
 
-    /// Makes the first checkpoint, so that there always is one: a log whose store ends with the process needs none.
+    /// Makes the first checkpoint, so that there always is one. A log in memory needs none.
     pub(super) async fn begin_checkpoints(&self) -> Result<(), StoreError> {
         if !self.events.outlives_process() {
             return Ok(());
@@ -246,7 +246,7 @@ impl Log {
         Ok(())
     }
 
-    /// Counts what was taken, and makes a checkpoint when there was enough since the last.
+    /// Counts stored events, and makes a checkpoint after enough of them.
     fn count(self: &Arc<Self>, records: &[Record]) {
         let checkpoints = &self.queue.checkpoints;
         if !checkpoints.wanted.load(Ordering::Relaxed) {
@@ -266,7 +266,7 @@ impl Log {
         }
     }
 
-    /// Keeps the view as it is now.
+    /// Stores a checkpoint of the current view.
     async fn checkpoint(&self) -> Result<(), StoreError> {
         let view = self.view();
         let position = view.sequence;
@@ -283,7 +283,7 @@ impl Log {
         Ok(self.events.log().save_checkpoint(Checkpoint { position, body }).await?)
     }
 
-    /// Lets the store take what waits, and keeps a last checkpoint.
+    /// Waits until the queue is stored, and makes a last checkpoint.
     pub(crate) async fn settle(&self) -> Result<(), StoreError> {
         let _turn = self.turn.lock().await;
         let target = self.queue.state().view.sequence;
@@ -299,7 +299,7 @@ impl Log {
     }
 }
 
-/// Up to a quarter more, so that many do not try in step.
+/// Adds up to a quarter, so that many servers do not retry at the same time.
 fn jittered(pause: Duration) -> Duration {
     let mut bytes = [0; 2];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");

@@ -20,13 +20,13 @@ mod tests;
 
 /// Follows the pods of a Kubernetes cluster by list and watch.
 ///
-/// It needs the right to `list` and `watch` pods, in the cluster or in each of its namespaces. While the API server is
-/// out of reach the log is stale and the source tries again for ever, after 0.4 s at first and 30 s at most, or when
-/// the API server has asked for more time, in up to five minutes. What it missed arrives as the events themselves
-/// where the API server still has them, else as the difference of a new list.
+/// It needs the right to `list` and `watch` pods, in the cluster or in each of its namespaces. While the API server
+/// is unreachable the log is stale, and the source retries for ever, after 0.4 s at first and 30 s at most, or up
+/// to five minutes if the API server asks for more time. Missed changes come as the events themselves if the API
+/// server still has them, else as the difference to a new list.
 ///
-/// Of several namespaces, one that may not be listed from the start is left out, and said to be missing; it is taken
-/// in once that is allowed.
+/// If one of several namespaces may not be listed from the start, it is left out and reported as missing; it is
+/// added once that is allowed.
 #[derive(Debug, Clone, Default)]
 pub struct KubeSource {
     kubeconfig: Option<PathBuf>,
@@ -36,8 +36,8 @@ pub struct KubeSource {
 }
 
 impl KubeSource {
-    /// All namespaces of the cluster that the environment names: the kubeconfig of `KUBECONFIG` or of the home
-    /// directory, else the service account of the pod this runs in.
+    /// All namespaces of the cluster of the environment: the kubeconfig of `KUBECONFIG` or of the home directory,
+    /// else the service account of the pod this runs in.
     pub fn new() -> Self {
         Self::default()
     }
@@ -57,11 +57,11 @@ impl KubeSource {
         self
     }
 
-    /// Whether the source can begin: the namespaces are well-formed, and the kubeconfig and what it names can be read.
-    /// Connects to nothing, but runs a credential plugin. A run finds the same, but only after its server listens.
+    /// Checks the namespaces, and that the kubeconfig and its files can be read. It makes no connection, but runs a
+    /// credential plugin. A run makes the same checks, but only after its server listens.
     ///
     /// # Errors
-    /// What [`Source::run`] would end with at once.
+    /// The errors that would end [`Source::run`] at once.
     pub async fn check(&self) -> Result<(), SourceError> {
         self.client().await.map(drop)
     }
@@ -119,11 +119,11 @@ impl Source for KubeSource {
     }
 }
 
-/// Folds what happens in the scopes into the log.
+/// Folds the events of all scopes into the log.
 struct Fold {
     publisher: Publisher,
     scopes: Vec<Scope>,
-    /// No list was given to the log yet: it is not synced by a part of the cluster.
+    /// Whether the log has no list yet: a part of the cluster does not make it synced.
     starting: bool,
 }
 
@@ -133,15 +133,15 @@ struct Scope {
     namespace: String,
     state: State,
     listed: bool,
-    /// What was listed while the others were not; empty afterwards.
+    /// Pods that were listed before the other scopes were; empty afterwards.
     held: BTreeMap<PodKey, Pod>,
-    /// Of a first list, what could not be read: an older log may have it.
+    /// Unreadable pods of a first list, which an older log may have.
     kept: BTreeSet<PodKey>,
 }
 
-/// How a scope is being followed.
+/// How a scope is followed.
 enum State {
-    /// Not yet.
+    /// Not followed yet.
     Starting,
     Live,
     Away(Absence),
@@ -157,7 +157,7 @@ impl Scope {
         self.namespace.is_empty() || self.namespace == key.namespace()
     }
 
-    /// Why it is not being followed, with its name.
+    /// Why it is not followed, with its name.
     fn absence(&self) -> Option<String> {
         match &self.state {
             State::Away(absence) if self.namespace.is_empty() => Some(absence.reason.clone()),
@@ -166,7 +166,7 @@ impl Scope {
         }
     }
 
-    /// Not ours to see, and never was.
+    /// Whether it has been forbidden from the start.
     fn is_forbidden(&self) -> bool {
         !self.listed && matches!(&self.state, State::Away(absence) if absence.code == Some(403))
     }
@@ -228,7 +228,7 @@ impl Fold {
         Ok(())
     }
 
-    /// Gives the log its first list, once every scope was listed or is forbidden, and not all are.
+    /// Gives the log its first list, once every scope was listed or is forbidden, but not all are forbidden.
     async fn begin(&mut self) -> Result<(), SourceError> {
         let decided = self.scopes.iter().all(|scope| scope.listed || scope.is_forbidden());
         if !self.starting || !decided || self.scopes.iter().all(Scope::is_forbidden) {
@@ -239,7 +239,7 @@ impl Fold {
         for scope in &mut self.scopes {
             pods.extend(std::mem::take(&mut scope.held).into_values());
         }
-        // Also drops what an older log has of namespaces that are not watched any more.
+        // Also removes pods of an older log in namespaces that are no longer watched.
         let stays = |key: &PodKey| {
             self.scopes
                 .iter()

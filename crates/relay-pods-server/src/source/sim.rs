@@ -1,4 +1,4 @@
-//! A cluster that is not there: deployments, nodes and pods that live and die by a seed.
+//! A simulated cluster: deployments, nodes and pods that change by a seed.
 
 use std::time::Duration;
 
@@ -27,8 +27,7 @@ use cluster::{ChangeKind, Cluster};
 /// Over a log that has pods already the cluster goes on from them: it appends nothing at the start, and numbers,
 /// names and times continue. The number of pods stays near the one asked for, and moves there when the log has another.
 ///
-/// It imitates what a relay can see of a cluster, not Kubernetes: there is no scheduler to satisfy, and no other
-/// objects.
+/// It imitates the pods of a cluster, not Kubernetes: there is no scheduler, and there are no other objects.
 ///
 /// ```
 /// use relay_pods_server::SimSource;
@@ -63,8 +62,8 @@ impl SimSource {
         self
     }
 
-    /// Sets the events per second after the start. Default 5; 0, a negative or no number: quiet. What the machine
-    /// cannot keep up with is left out, never made up for by more than a second's worth.
+    /// Sets the events per second after the start. Default 5; 0, negative or NaN: no events. On a slow machine
+    /// events are skipped: at most one second of them is made up for.
     #[must_use]
     pub fn rate(mut self, rate: f64) -> Self {
         self.rate = if rate.is_finite() { rate.max(0.0) } else { 0.0 };
@@ -78,7 +77,7 @@ impl SimSource {
         self
     }
 
-    /// The cluster as it goes on from what the log has, told to the log.
+    /// Starts the cluster from the pods of the log, and publishes it.
     async fn start(&self, publisher: &Publisher) -> Result<Cluster, StoreError> {
         let (held, head) = (publisher.current(), publisher.head());
         let cluster = if held.is_empty() {
@@ -108,7 +107,7 @@ impl SimSource {
         if self.rate == 0.0 {
             left = 0;
         }
-        // At no rate the period is that of a division by zero, which is clamped too.
+        // At a rate of 0 the period is infinite, which is clamped too.
         let mut tick = tokio::time::interval(Duration::from_secs_f64((1.0 / self.rate).clamp(0.01, 1.0)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last, mut owed) = (Instant::now(), 0.0);
@@ -132,7 +131,7 @@ impl SimSource {
                 owed -= 1.0;
                 left -= 1;
                 if done.is_multiple_of(64) {
-                    // The streams want to read what was just written.
+                    // Lets the streams read the events that were just written.
                     tokio::task::yield_now().await;
                     if stop.is_cancelled() {
                         return Ok(());
@@ -158,7 +157,7 @@ impl Source for SimSource {
         const PAUSE: Duration = Duration::from_secs(1);
         let publisher = publisher.ahead();
         Box::pin(async move {
-            // A store that failed may be back later, and the cluster goes on from whatever the log has by then.
+            // A failed store may work later; the cluster then continues from the pods of the log.
             while let Err(error) = self.follow(&publisher, &stop).await {
                 publisher.stale(&chain(&error).to_string());
                 if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {

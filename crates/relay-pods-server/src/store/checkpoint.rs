@@ -1,4 +1,4 @@
-//! The pods at a position, as bytes.
+//! Checkpoints: the pods at a position, as bytes.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use relay_proto::pods::{EventHash, PodKey};
@@ -25,7 +25,7 @@ pub(crate) struct Kept {
     pub(crate) json: Bytes,
 }
 
-/// Bytes behind their length; none at all is told from empty.
+/// Bytes after their length; absent bytes differ from empty ones.
 fn put(out: &mut BytesMut, bytes: Option<&[u8]>) {
     match bytes {
         Some(bytes) => {
@@ -49,7 +49,7 @@ fn text(bytes: &Bytes) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
-/// Puts the pods of a fold into bytes, one after another.
+/// Encodes the pods of a fold, one after another.
 pub(crate) struct Encoder(BytesMut);
 
 impl Encoder {
@@ -77,7 +77,7 @@ impl Encoder {
 }
 
 impl Fold {
-    /// Reads a fold; the pods share its memory. `None` when it is none.
+    /// Decodes a fold; the pods share its memory. `None` when it is malformed.
     pub(crate) fn decode(mut from: Bytes) -> Option<Self> {
         if from.try_get_u8().ok()? != VERSION {
             return None;

@@ -34,7 +34,7 @@ impl Change {
     }
 }
 
-/// One event, in the bytes that the log keeps and every subscriber is sent. Cheap to clone.
+/// One event, in the bytes that the log stores and every subscriber gets. Cheap to clone.
 ///
 /// ```text
 ///   4 bytes   version, change, flags, 0            frame   the whole SSE frame of an unfiltered stream
@@ -48,7 +48,7 @@ pub struct Record {
     appended_at: i64,
     change: Change,
     flags: u8,
-    /// Everything; the ranges are of it.
+    /// All bytes; the ranges refer to it.
     body: Bytes,
     namespace: Range<u32>,
     name: Range<u32>,
@@ -61,13 +61,13 @@ pub struct Record {
     pod: u32,
 }
 
-/// What a record is made of.
+/// The content of a new record.
 pub(crate) struct Draft<'a> {
     pub(crate) change: Change,
     pub(crate) synthetic: bool,
     pub(crate) key: &'a PodKey,
     pub(crate) labels: Labels,
-    /// The labels before this event, where they differ.
+    /// The labels before this event, if they differ.
     pub(crate) previous_labels: Option<Labels>,
     pub(crate) pod_json: &'a [u8],
     pub(crate) timestamp: &'a Timestamp,
@@ -134,7 +134,7 @@ impl Record {
         Self::parse(sequence, draft.appended_at, body.freeze()).expect("it is what was just put together")
     }
 
-    /// Reads an event back as the log kept it.
+    /// Decodes an event from the log.
     ///
     /// # Errors
     /// When the bytes are not an event.
@@ -189,7 +189,7 @@ impl Record {
             let bytes = record.body.get(range.start as usize..range.end as usize)?;
             std::str::from_utf8(bytes).ok()
         };
-        // Everything that is taken for granted later.
+        // All properties that later code relies on.
         text(&record.namespace)?;
         text(&record.name)?;
         EventHash::new(text(&record.hash)?).ok()?;
@@ -214,17 +214,17 @@ impl Record {
         EventHash::new(self.hash_str()).expect("taken from a hash")
     }
 
-    /// When the log took it, in milliseconds since 1970.
+    /// The time of its append, in milliseconds since 1970.
     pub fn appended_at(&self) -> i64 {
         self.appended_at
     }
 
-    /// What happened, seen without a filter.
+    /// The change, without a filter.
     pub fn change(&self) -> Change {
         self.change
     }
 
-    /// Whether it is a difference found by a relist, rather than a change that was watched.
+    /// Whether it is a difference found by a relist, and not a watched change.
     pub fn synthetic(&self) -> bool {
         self.flags & SYNTHETIC != 0
     }
@@ -244,7 +244,7 @@ impl Record {
         self.text(&self.name)
     }
 
-    /// The frame in the bytes of a record, of which nothing else is looked at: for those who send it as it is.
+    /// The frame of an unfiltered stream, without decoding the rest of the record.
     pub(crate) fn frame_of(entry: &Entry) -> Result<&[u8], StoreError> {
         let found = || {
             let head: &[u8; HEAD] = entry.body.first_chunk()?;
@@ -294,8 +294,8 @@ impl Record {
         self.body.slice(self.pod as usize..self.body.len() - Self::TAIL)
     }
 
-    /// What a stream with this filter sees of the event: the rule of Kubernetes' watch. A pod whose labels enter the
-    /// filter is added, one whose labels leave it is deleted; `None` when the filter sees nothing.
+    /// The event for a stream with this filter, by the rule of Kubernetes' watch: a pod whose labels enter the
+    /// filter is added, one whose labels leave it is deleted; `None` when the event is not sent.
     pub(crate) fn seen_through(&self, filter: &Filter) -> Option<Seen> {
         if !filter.matches_namespace(self.namespace()) {
             return None;
@@ -349,7 +349,7 @@ impl Record {
 }
 
 impl fmt::Debug for Record {
-    /// Names the event; the pod may hold what does not belong into logs.
+    /// Shows the event without the pod, which may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Record({} {} {})", self.sequence, self.change.as_str(), self.key())
     }
@@ -362,7 +362,7 @@ pub(crate) struct Seen {
     pub(crate) crossing: Crossing,
 }
 
-/// Whether an event took a pod across the border of a filter. Such a pod lives on, or was there before.
+/// Whether a pod entered or left a filter. Such a pod existed before, or still exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Crossing {
     None,
@@ -371,7 +371,7 @@ pub(crate) enum Crossing {
 }
 
 impl Crossing {
-    /// The field that says so, with its comma.
+    /// The JSON field for it, with its comma.
     fn field(self) -> &'static str {
         match self {
             Self::None => "",
@@ -383,7 +383,7 @@ impl Crossing {
 
 /// A pod's labels, sorted by key: a slice of their event.
 ///
-/// The text of each key and value stands behind its length. There are few, so that a walk finds one.
+/// Each key and value follows its length. There are few labels, so they are searched in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Labels(pub(super) Bytes);
 
@@ -412,7 +412,7 @@ impl Labels {
     }
 }
 
-/// A text behind its length, and what follows.
+/// A text after its length, and the rest.
 fn unpack(packed: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = packed.split_first_chunk()?;
     rest.split_at_checked(u32::from_le_bytes(*len) as usize)
@@ -466,7 +466,7 @@ mod tests {
             let frame = read.frame();
             let whole = frame.starts_with(b"event: pod\nid: ") && frame.ends_with(b"}\n\n");
             prop_assert!(whole);
-            // Cut anywhere before the pod ends, it is refused or at least no trap.
+            // Cut anywhere before the end of the pod, it is refused, or at least does not panic.
             for len in 0..HEAD.min(entry.body.len()) {
                 let cut = Entry { position: sequence, time, body: entry.body.slice(..len) };
                 prop_assert!(Record::decode(&cut).is_err());

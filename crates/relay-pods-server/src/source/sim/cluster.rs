@@ -1,4 +1,4 @@
-//! The simulated cluster: a state and a step. No clock, no I/O, no randomness but the plan's.
+//! The simulated cluster: a state and a step, without clock or I/O; its randomness comes from the plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use relay_proto::time::Timestamp;
 
 use super::plan::{Draw, Plan, Weather, mix};
 
-/// Pods, and what becomes of them one event at a time.
+/// The pods, which change by one event at a time.
 ///
 /// Everything the next step depends on is in the pods, the seed and the revision, as controllers of a real cluster keep
 /// nothing but what the API server has. So a cluster that is [adopted](Self::adopt) from the fold of its own events
@@ -27,11 +27,11 @@ pub(super) struct Cluster {
     revision: u64,
     weather: Weather,
     pods: BTreeMap<PodKey, Held>,
-    /// Pods that are neither being deleted nor strangers.
+    /// Pods that are neither being deleted nor foreign.
     live: Pool,
-    /// Pods that something has begun with.
+    /// Pods in the middle of a change.
     due: Pool,
-    /// Pods that no deployment of the plan owns; they are got rid of.
+    /// Pods that no deployment of the plan owns; they are deleted.
     strays: Pool,
     /// Live pods of each node, by its name.
     by_node: BTreeMap<String, Pool>,
@@ -56,7 +56,7 @@ pub(super) enum ChangeKind {
     Delete,
 }
 
-/// A pod with what is looked at often.
+/// A pod with frequently used fields.
 #[derive(Debug)]
 struct Held {
     pod: Pod,
@@ -78,7 +78,7 @@ enum Stage {
     Terminated,
 }
 
-/// What a deployment needs next.
+/// The next need of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Need {
     Create,
@@ -89,12 +89,11 @@ enum Need {
 const LABEL_EVERY: u64 = 20;
 /// `resource_version` of revision 0.
 const VERSION_BASE: u64 = 800_000;
-/// A version above this is nobody's of ours.
+/// A version above this is not ours.
 const VERSION_MAX: u64 = 1 << 48;
 
 impl Cluster {
-    /// A cluster with nothing in its past: exactly `target` running pods, numbered on from `head`, the sequence of a
-    /// log's newest event.
+    /// A new cluster: exactly `target` running pods, numbered on from `head`, the sequence of a log's newest event.
     pub(super) fn new(seed: u64, target: usize, head: u64) -> Self {
         let mut cluster = Self::empty(Plan::new(seed, target), head.min(VERSION_MAX));
         let mut names: BTreeMap<PodKey, (usize, String)> = BTreeMap::new();
@@ -152,7 +151,7 @@ impl Cluster {
         self.plan.time(self.revision)
     }
 
-    /// The next event; `None` in a cluster that is empty and shall be.
+    /// The next event; `None` in a cluster that is empty by its settings.
     pub(super) fn step(&mut self) -> Option<Change> {
         self.turn();
         let change = self.next_change();
@@ -169,7 +168,8 @@ impl Cluster {
             return Some(change);
         }
         let dice = self.dice(0, 100);
-        // What is under way at one time is bounded, and with it how far the number of pods is from the target.
+        // The number of changes in progress is bounded, and with it the distance of the number of pods from the
+        // target.
         let most = (self.plan.target / 8).clamp(3, 64);
         if self.due.len() + self.unsettled.len() >= most || dice < 55 {
             return self
@@ -181,7 +181,7 @@ impl Cluster {
         self.disturb(dice).or_else(|| self.proceed()).or_else(|| self.relabel()).or_else(|| self.evict())
     }
 
-    /// Begins the next revision: deployments that the weather begins or ceases to concern are looked at again.
+    /// Begins the next revision: deployments whose weather changes are checked again.
     fn turn(&mut self) {
         self.revision += 1;
         let weather = self.plan.weather(self.revision);
@@ -210,7 +210,7 @@ impl Cluster {
         }
     }
 
-    /// Goes on with something that has begun.
+    /// Continues a change in progress.
     fn proceed(&mut self) -> Option<Change> {
         let reconcile = !self.unsettled.is_empty() && (self.due.is_empty() || self.dice(1, 4) == 0);
         if reconcile {
@@ -225,7 +225,7 @@ impl Cluster {
         Some(self.advance(&key))
     }
 
-    /// Begins something.
+    /// Begins a change.
     fn disturb(&mut self, dice: u64) -> Option<Change> {
         let chance = self.plan.draw(Draw::Victim, self.revision, 1);
         if let Some(change) = dice.is_multiple_of(8).then(|| self.evict()).flatten() {
@@ -259,13 +259,13 @@ impl Cluster {
         }))
     }
 
-    /// Begins to get rid of a pod that nobody here owns.
+    /// Begins to delete a pod without a deployment.
     fn evict(&mut self) -> Option<Change> {
         let key = self.strays.pick(self.plan.draw(Draw::Victim, self.revision, 3))?;
         Some(self.mark_deleted(&key))
     }
 
-    /// Takes a pod that is under way to its next stage.
+    /// Moves a changing pod to its next stage.
     fn advance(&mut self, key: &PodKey) -> Change {
         let now = self.now();
         match self.pods[key].stage {
@@ -350,7 +350,7 @@ impl Cluster {
             let next = if now.as_deref() == other { usual } else { other };
             next.map(|value| labels.insert(name.into(), value.into()));
         };
-        // Set aside for a look, which takes it out of its service; and always brought back when its turn comes.
+        // Taken out of its service for debugging, and always put back later.
         let aside = format!("{app}-debug");
         match self.plan.below(Draw::Label, self.revision, 0, 4) {
             _ if away => flip("app", Some(app), Some(&aside)),
@@ -364,7 +364,7 @@ impl Cluster {
         Some(self.edit(&key, |builder, containers| builder.labels(labels).containers(containers)))
     }
 
-    /// What a deployment needs next; `None` also while it has to wait for pods to become ready.
+    /// The next need of a deployment; `None` also while it waits for pods to become ready.
     fn need(&self, deployment: usize) -> Option<Need> {
         let template = self.target_template(deployment);
         let scaled = self.weather.scaling.filter(|(at, _)| *at == deployment).map_or(0, |(_, by)| by);
@@ -397,7 +397,7 @@ impl Cluster {
         }
     }
 
-    /// The template new pods of a deployment get: one that is being rolled out, else that of its youngest pod.
+    /// The template of new pods of a deployment: that of a roll-out, else that of its youngest pod.
     fn target_template(&self, deployment: usize) -> String {
         if let Some((_, generation)) = self.weather.rolling.filter(|(at, _)| *at == deployment) {
             return self.plan.template(deployment, generation);
@@ -430,7 +430,7 @@ impl Cluster {
         }
     }
 
-    /// A node that takes pods.
+    /// A node that accepts pods.
     fn free_node(&self) -> (String, String) {
         let nodes = &self.plan.nodes;
         let mut at = self.dice(3, nodes.len() as u64) as usize;
@@ -485,7 +485,7 @@ impl Cluster {
         let deployment = held.deployment;
         let mut containers = held.pod.containers().to_vec();
         if containers.is_empty() {
-            // A stranger's pod; every stage is told by the first container.
+            // A foreign pod; its stage is read from the first container.
             containers.push(Container { name: "app".into(), ..Container::default() });
         }
         let pod = self.versioned(edit(held.pod.to_builder(), containers));
@@ -496,7 +496,7 @@ impl Cluster {
         Change { kind: ChangeKind::Upsert, pod, at: self.now() }
     }
 
-    /// Puts a pod in the place of what has its name, in every index.
+    /// Inserts or replaces a pod in every index.
     fn put(&mut self, pod: Pod) {
         let key = pod.key().clone();
         self.unlist(&key);
@@ -521,7 +521,7 @@ impl Cluster {
         self.pods.insert(key, held);
     }
 
-    /// Takes a pod away and looks at its deployment again.
+    /// Removes a pod and checks its deployment again.
     fn take(&mut self, key: &PodKey) {
         self.unlist(key);
         if let Some(deployment) = self.pods.remove(key).and_then(|held| held.deployment) {
@@ -542,7 +542,7 @@ impl Cluster {
         }
     }
 
-    /// A number below `end`; `which` tells the choices of one step apart.
+    /// A number below `end`; `which` distinguishes the choices of one step.
     fn dice(&self, which: u64, end: u64) -> u64 {
         self.plan.below(Draw::Step, self.revision, which, end)
     }
@@ -595,8 +595,8 @@ fn address(revision: u64) -> String {
     format!("10.{}.{}.{}", 1 + (revision >> 16) % 127, (revision >> 8) & 255, revision & 255)
 }
 
-/// Pods in an order that has nothing to do with their names, to pick from evenly. What is picked depends on the members
-/// alone, not on the order they came in.
+/// Pods in an order independent of their names, for an even choice. The choice depends on the members only, not on
+/// the order of insertion.
 #[derive(Debug, Default)]
 struct Pool(BTreeSet<(u64, PodKey)>);
 

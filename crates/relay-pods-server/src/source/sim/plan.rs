@@ -1,4 +1,4 @@
-//! What the seed alone decides: the deployments, the nodes, and what is going to happen to them when.
+//! The plan of a simulation, determined by the seed: deployments, nodes, and what happens to them and when.
 
 use std::collections::BTreeMap;
 
@@ -36,8 +36,8 @@ pub(super) struct Node {
     pub(super) address: String,
 }
 
-/// What is going on besides the usual. Each kind keeps to one victim for a number of revisions, so that things happen
-/// in bursts, as they do in clusters.
+/// Unusual events. Each kind affects one deployment or node for a number of revisions, so that events come in
+/// bursts, as in real clusters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Weather {
     /// A deployment has more or fewer replicas than usual.
@@ -46,11 +46,11 @@ pub(super) struct Weather {
     pub(super) rolling: Option<(usize, u64)>,
     /// Containers of a deployment crash.
     pub(super) crashing: Option<usize>,
-    /// A node takes no pods and gets rid of its own.
+    /// A node is drained: it accepts no pods and deletes its own.
     pub(super) draining: Option<usize>,
 }
 
-/// What a number is drawn for: the same place in two of these is not the same number.
+/// The purpose of a random number: each purpose has its own numbers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Draw {
     Share,
@@ -93,7 +93,7 @@ const PACE: u64 = 200;
 
 impl Plan {
     pub(super) fn new(seed: u64, target: usize) -> Self {
-        // Small enough that most deployments have company, and that finding the pods of one costs little.
+        // Small, so that most applications have several deployments, and finding the pods of one is cheap.
         let count = if target == 0 { 0 } else { (target / 3).clamp(1, 2000) };
         let mut plan =
             Self { seed, target, deployments: Vec::new(), by_id: BTreeMap::new(), nodes: Vec::new() };
@@ -146,7 +146,7 @@ impl Plan {
         Timestamp::from_unix_millis(START.saturating_add_unsigned(moment))
     }
 
-    /// When a pod that was there from the start was created: within a month before.
+    /// The creation time of a pod that existed from the start: within a month before.
     pub(super) fn birth(&self, revision: u64) -> (Timestamp, Timestamp) {
         let age = 3_600_000 + self.below(Draw::Birth, revision, 0, 30 * 86_400_000);
         let created = START.saturating_sub_unsigned(age);
@@ -174,7 +174,7 @@ impl Plan {
         letters(self.draw(Draw::Name, revision, again), 5)
     }
 
-    /// What goes on at a revision.
+    /// The unusual events at a revision.
     pub(super) fn weather(&self, revision: u64) -> Weather {
         let count = self.deployments.len() as u64;
         // The windows' lengths are such that they rarely change at once.
@@ -187,7 +187,7 @@ impl Plan {
             let usual = self.deployments[deployment].replicas as u64;
             let most = usual.div_ceil(2).min(10);
             let by = 1 + self.below(Draw::Scale, window, 2, most) as isize;
-            // One replica stays, so that a filter for a deployment never goes quiet for good.
+            // One replica stays, so that a filter for a deployment always has events.
             let fewer = by.min(usual as isize - 1);
             let down = self.below(Draw::Scale, window, 3, 2) == 0 && fewer > 0;
             (deployment, if down { -fewer } else { by })
