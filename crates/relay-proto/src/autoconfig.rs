@@ -1,12 +1,12 @@
 //! The messages of an auto-configuration stream: which environments a proxy serves, and with which keys.
 //!
-//! [`Message::decode`] takes the name and the data of an event. Data is read by these rules: one JSON value and nothing
-//! after it; names of fields in any ASCII case, the last of two counts; null is nothing; unknown fields are ignored;
-//! lone surrogates are U+FFFD; a wrong type anywhere is an error, and nothing of the event counts. Whether an
-//! environment that was decoded can be taken is a second question, answered by [`EnvironmentRep::judge`].
+//! [`Message::decode`] takes the name and the data of an event. Data is read by these rules: one JSON value and
+//! nothing after it; names of fields in any ASCII case, the last of two counts; null is nothing; unknown fields are
+//! ignored; lone surrogates are U+FFFD; a wrong type anywhere is an error, and nothing of the event counts. Whether
+//! a decoded environment is valid is checked separately, by [`EnvironmentRep::judge`].
 //!
-//! **What it does not do:** versions, the difference between a put and what was known, and the end of keys are state,
-//! and so in another crate.
+//! **What it does not do:** versions, the differences of a put, and the expiry of keys are state, and so in
+//! `relay-state`.
 //!
 //! ```
 //! use relay_proto::autoconfig::{Message, Path};
@@ -22,7 +22,7 @@
 //! # Ok::<(), relay_proto::autoconfig::DecodeError>(())
 //! ```
 //!
-//! The other way round, [`write_put`], [`write_patch`] and [`write_delete`] make the data that a service sends.
+//! For services, [`write_put`], [`write_patch`] and [`write_delete`] make the data of events.
 
 mod encode;
 mod environment;
@@ -40,7 +40,7 @@ pub use message::{DecodeError, Delete, Message, Patch, Path, Put, PutContent};
 
 /// Path of the stream below the service's URL.
 pub const STREAM_PATH: &str = "/relay_auto_config";
-/// Name of the query parameter that says which version of the protocol a client speaks, sent when above 1.
+/// Name of the query parameter for the version of the protocol, which is sent when above 1.
 pub const VERSION_PARAMETER: &str = "rpacProtocolVersion";
 /// The version of the protocol that has filters.
 pub const PROTOCOL_VERSION: u32 = 2;

@@ -1,9 +1,8 @@
-//! Channel buses: messages and the headers that pass, channels named by a Host, destinations, replies, references,
-//! and the four kinds of objects that say which subscriber gets what.
+//! Channel buses: messages and the headers that are forwarded, channels named by a Host, destinations, replies,
+//! references, and the four kinds of objects.
 //!
-//! The model is the package `pkg/buses` of Knative eventing, 2018; `docs/buses.md` says where the rules here differ and
-//! why. Nothing here sends, receives or keeps anything: what a message means and where it goes is worked out from bytes
-//! and texts alone.
+//! The model is the package `pkg/buses` of Knative eventing, 2018; `docs/buses.md` says where the rules here differ
+//! and why. Nothing here does I/O or keeps state: the functions work on bytes and texts.
 //!
 //! ```
 //! use relay_proto::bus::{ChannelHost, Destination, HeaderRules};
@@ -47,7 +46,7 @@ pub use parameters::{Argument, MissingArguments, Parameter, ResolvedParameters};
 pub use reference::{BusReference, ChannelReference, InvalidReference, SubscriptionReference};
 pub use reply::{is_retryable, reply_message};
 
-/// The domain of a cluster's services unless something else is said.
+/// The default domain of a cluster's services.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// Whether a text is a DNS-1123 label: 1 to 63 of `a-z`, `0-9` and `-`, neither first nor last a `-`.

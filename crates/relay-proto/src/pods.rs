@@ -1,11 +1,10 @@
 //! The Pod Event Relay's wire format, version 1: pods, stream messages, lists, history pages, sessions, problems.
 //!
 //! Everything here is a *tolerant reader*: field names match in `snake_case` and `camelCase`, unknown fields are
-//! ignored, a pod may also be a Kubernetes object, and lists come bare or wrapped. What is written is always the
-//! flat `snake_case` shape of `docs/protocol.md`.
+//! ignored, a pod may also be a Kubernetes object, and lists come bare or wrapped. Writers always use the flat
+//! `snake_case` shape of `docs/protocol.md`.
 //!
-//! Nothing here does I/O, and nothing here decides whether a message may be trusted in its context: that is the
-//! order of checks in `relay-state`.
+//! Nothing here does I/O or compares a message with those before it: these checks are in `relay-state`.
 
 mod builder;
 mod canonical;

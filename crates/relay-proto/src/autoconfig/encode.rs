@@ -1,4 +1,4 @@
-//! The data of messages, as a service writes it. It holds keys.
+//! Encoding the data of messages, for services. The data contains keys.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

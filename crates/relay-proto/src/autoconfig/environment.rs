@@ -1,4 +1,4 @@
-//! Environments and filters as they stand on the wire.
+//! Environments and filters on the wire.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use super::key::KeyText;
 use crate::json::lenient::{Read, Reader};
 
-/// An environment as a put or a patch has it. What is missing is empty, 0 or false.
+/// An environment in a put or a patch. Missing fields are empty, 0 or false.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct EnvironmentRep<'a> {
@@ -66,11 +66,11 @@ pub struct KeyEntry<'a> {
     pub value: KeyText<'a>,
     /// Until when it is accepted, in milliseconds since 1970; `None` for ever.
     pub expiry: Option<u64>,
-    /// `hasViews`: it is good for a part of the environment only, which nobody here can serve.
+    /// `hasViews`: it is valid for a part of the environment only, which is not supported.
     pub has_views: bool,
 }
 
-/// A filter as a put or a patch has it.
+/// A filter in a put or a patch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct FilterRep<'a> {
@@ -82,7 +82,7 @@ pub struct FilterRep<'a> {
     pub version: i64,
 }
 
-/// Why an environment that was decoded cannot be taken.
+/// Why a decoded environment is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -117,7 +117,7 @@ impl Refusal {
         }
     }
 
-    /// Whether it is about which environment is meant, and so says nothing about the one that the service holds.
+    /// Whether the id is wrong, so that it is unknown which environment is meant.
     pub fn is_about_id(self) -> bool {
         matches!(self, Self::NoId | Self::IdMismatch)
     }
@@ -140,7 +140,7 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl EnvironmentRep<'_> {
-    /// Whether it can be taken as the environment `id`: the first rule that it breaks, if any.
+    /// Checks that it is valid as the environment `id`.
     ///
     /// # Errors
     /// The [`Refusal`].
@@ -154,7 +154,7 @@ impl EnvironmentRep<'_> {
         self.judge_keys()
     }
 
-    /// As [`judge`](Self::judge), without a look at the id.
+    /// As [`judge`](Self::judge), without the id.
     ///
     /// # Errors
     /// The [`Refusal`].
@@ -233,7 +233,7 @@ impl FilterRep<'_> {
 const OBJECT: &str = "it must be an object";
 const ARRAY: &str = "it must be an array";
 
-/// Reads the fields of an object by their names, in any case. Fields with other names are passed over.
+/// Reads the fields of an object by their names, in any case. Other fields are skipped.
 macro_rules! read_fields {
     ($reader:expr, { $($name:literal => $read:expr),* $(,)? }) => {
         $reader.object(OBJECT, |reader, key| {
@@ -339,7 +339,7 @@ pub(super) fn read_map<'a, T>(
         Ok(())
     })?;
     if !sorted {
-        // Stable, so that the last of several is the first that is met from behind.
+        // The sort is stable, so that from the end the last of several comes first.
         entries.sort_by(|(a, _), (b, _)| a.cmp(b));
         entries.reverse();
         entries.dedup_by(|(a, _), (b, _)| a == b);

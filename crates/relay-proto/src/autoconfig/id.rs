@@ -1,4 +1,4 @@
-//! Names of what there is.
+//! Ids of environments and filters.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,7 +8,7 @@ macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// Opaque, compared exactly, no secret. Cloning shares it.
+        /// Opaque, compared exactly, not secret. Clones share the text.
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
 

@@ -1,4 +1,4 @@
-//! Secrets that stand in messages.
+//! Keys: secrets in messages.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use crate::secret::same_in_constant_time;
 
-/// `***`, and the last four characters of a key that is long enough for them to tell little.
+/// `***`, and the last four characters of a key that is long enough.
 fn masked(key: &str) -> String {
     let last = key.char_indices().rev().nth(3).filter(|_| key.chars().nth(11).is_some());
     last.map_or_else(|| "***".to_owned(), |(at, _)| format!("***{}", &key[at..]))
 }
 
-/// A key as it stands in a message. It prints as its masked form and is compared in constant time.
+/// A key in a message. It prints in its masked form and is compared in constant time.
 #[derive(Clone, Default)]
 pub struct KeyText<'a>(Cow<'a, str>);
 
@@ -61,7 +61,8 @@ macro_rules! key {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// It prints as its masked form, is compared in constant time, and does not serialise. Cloning shares it.
+        /// It prints in its masked form, is compared in constant time, and cannot be serialised. Clones share the
+        /// text.
         #[derive(Clone)]
         pub struct $name(Arc<str>);
 
@@ -116,15 +117,15 @@ macro_rules! key {
 }
 
 key! {
-    /// What a server-side program shows to be served an environment.
+    /// The credential of a server-side program for an environment.
     SdkKey
 }
 key! {
-    /// What a mobile program shows to be served an environment.
+    /// The credential of a mobile program for an environment.
     MobileKey
 }
 key! {
-    /// What a proxy shows to be told its environments.
+    /// The credential of a proxy for its auto-configuration stream.
     AutoConfigKey
 }
 

@@ -1,4 +1,4 @@
-//! Events, decoded.
+//! Decoding events.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,13 +12,13 @@ const OBJECT: &str = "it must be an object";
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Message<'a> {
-    /// `put`: everything there is.
+    /// `put`: all environments and filters.
     Put(Put<'a>),
     /// `patch`: one environment or filter, new or changed.
     Patch(Box<Patch<'a>>),
     /// `delete`: one environment or filter is gone.
     Delete(Delete<'a>),
-    /// `reconnect`: connect again, as the service will have you elsewhere or otherwise. Its data does not matter.
+    /// `reconnect`: the service asks the client to connect again. Its data is ignored.
     Reconnect,
     /// An event with another name.
     Unknown(Cow<'a, str>),
@@ -30,11 +30,11 @@ pub enum Message<'a> {
 pub struct Put<'a> {
     /// What it is about.
     pub path: Path<'a>,
-    /// What there is, when the path is [`Path::All`]; else empty.
+    /// The content, when the path is [`Path::All`]; else empty.
     pub content: PutContent<'a>,
 }
 
-/// What there is: the field `data` of a `put`.
+/// All environments and filters: the field `data` of a `put`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct PutContent<'a> {
@@ -62,27 +62,27 @@ pub struct Patch<'a> {
 pub struct Delete<'a> {
     /// What it is about.
     pub path: Path<'a>,
-    /// The version in which it is gone.
+    /// The version of the deletion.
     pub version: i64,
 }
 
-/// What a message is about.
+/// The path of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Path<'a> {
     /// `/`
     All,
-    /// `/environments/ID`. The id may be empty, and is taken as it is written.
+    /// `/environments/ID`. The id may be empty, and is not decoded.
     Environment(Cow<'a, str>),
     /// `/filters/ID`
     Filter(Cow<'a, str>),
-    /// Something that later versions of the protocol may have.
+    /// Another path, perhaps of a later version of the protocol.
     #[default]
     Other,
 }
 
 impl<'a> Path<'a> {
-    /// Reads a path. The id is what follows the last slash; nothing in it is decoded.
+    /// Parses a path. The id follows the last slash and is not decoded.
     pub fn parse(text: impl Into<Cow<'a, str>>) -> Self {
         let text = text.into();
         if text == "/" {
@@ -101,8 +101,8 @@ impl<'a> Path<'a> {
     }
 }
 
-/// The data of an event is not what it should be. Displays as the event, the field, its place and the rule, never as a
-/// part of the data but ids.
+/// The data of an event is invalid. Displays the event, the field, its place and the rule, and nothing of the data
+/// but ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeError {
     event: &'static str,
@@ -148,7 +148,7 @@ impl<'a> Message<'a> {
     /// Reads an event.
     ///
     /// # Errors
-    /// The data is no JSON, or has a wrong type somewhere. Nothing of the event counts then.
+    /// When the data is not JSON, or has a wrong type. Then nothing of the event counts.
     pub fn decode(event: &'a str, data: &'a str) -> Result<Self, DecodeError> {
         let decoded = |event, message: Read<Self>| message.map_err(|fault| DecodeError::new(event, &fault));
         match event {
@@ -162,7 +162,7 @@ impl<'a> Message<'a> {
 }
 
 impl<'a> PutContent<'a> {
-    /// Reads what there is: the field `data` of a put, alone.
+    /// Decodes the field `data` of a put.
     ///
     /// # Errors
     /// As [`Message::decode`].
@@ -182,10 +182,10 @@ impl<'a> PutContent<'a> {
     }
 }
 
-/// The path, and the text of `data`, which cannot be read before the path is known, wherever that stands.
+/// The path, and the text of `data`, which can be decoded only once the path is known.
 struct Unread<'a> {
     path: Path<'a>,
-    /// Each with the bytes before it. The last counts, and the others must be right, too.
+    /// Each with its offset. The last counts, but the others must be valid, too.
     data: Vec<(&'a str, usize)>,
 }
 
@@ -224,7 +224,7 @@ impl<'a> Unread<'a> {
 impl<'a> Put<'a> {
     fn read(text: &'a str) -> Read<Self> {
         let mut reader = Reader::new(text);
-        // Nearly always the path comes first and is the usual one: then the data is read once.
+        // Usually the path comes first and is the usual one: then the data is read once.
         let (mut path, mut content, mut second) = (None, None, false);
         reader.object(OBJECT, |reader, key| {
             if key.eq_ignore_ascii_case("path") {

@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use super::Message;
 
-/// Checks that a message is one CloudEvent of version 0.3 or 1.0 in the binary or structured mode of its HTTP binding.
-/// Payload and extensions are not looked at.
+/// Checks that a message is one CloudEvent of version 0.3 or 1.0 in the binary or structured mode of its HTTP
+/// binding. Payload and extensions are not checked.
 ///
 /// # Errors
-/// With the attribute that is missing or wrong.
+/// With the missing or wrong attribute.
 pub fn check_cloudevent(message: &Message) -> Result<(), NotACloudEvent> {
     let media = message.headers.text("content-type").unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -46,12 +46,12 @@ fn check<'m>(attribute: impl Fn(&str) -> Option<&'m [u8]>) -> Result<(), NotAClo
     Ok(())
 }
 
-/// A message that is no CloudEvent.
+/// A message that is not a CloudEvent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the message is not a CloudEvent: {rule}")]
 #[non_exhaustive]
 pub struct NotACloudEvent {
-    /// What it breaks.
+    /// The rule that it breaks.
     pub rule: &'static str,
 }
 

@@ -4,10 +4,10 @@ use serde_json::{Map, Value, json};
 
 use crate::time::Timestamp;
 
-/// The condition that sums up a channel's others.
+/// The condition that summarises a channel's others.
 pub const READY: &str = "Ready";
 
-/// What one condition is to say.
+/// The new content of one condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Condition {
@@ -33,18 +33,17 @@ impl Condition {
     }
 }
 
-/// The list `status.conditions` as it is in an object. Those of others, and fields that nobody here knows, stay as
-/// they are.
+/// The list `status.conditions` of an object. Conditions of others, and unknown fields, are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Conditions(Vec<Value>);
 
 impl Conditions {
-    /// The list of an object; nothing usable counts as an empty one.
+    /// The list of an object; an unusable one counts as empty.
     pub fn of(object: &Value) -> Self {
         Self(object["status"]["conditions"].as_array().cloned().unwrap_or_default())
     }
 
-    /// The list as it is to be written.
+    /// The list for writing.
     pub fn as_value(&self) -> Value {
         Value::Array(self.0.clone())
     }
@@ -54,9 +53,9 @@ impl Conditions {
         self.find(r#type).map(|at| self.0[at]["status"].as_str().unwrap_or("Unknown"))
     }
 
-    /// Sets a condition; whether that changed anything. With the same status, reason and message nothing changes.
-    /// Otherwise
-    /// `lastUpdateTime` is `now`, and with another status `lastTransitionTime` too. `now` is in seconds since 1970.
+    /// Sets a condition; returns whether that changed anything. With the same status, reason and message nothing
+    /// changes. Otherwise `lastUpdateTime` is `now`, and with another status `lastTransitionTime` too. `now` is in
+    /// seconds since 1970.
     pub fn set(&mut self, condition: &Condition, now: i64) -> bool {
         let status = if condition.holds { "True" } else { "False" };
         let time = Value::from(Timestamp::from_unix_millis(now.saturating_mul(1000)).as_str());
@@ -86,8 +85,8 @@ impl Conditions {
         true
     }
 
-    /// Sets [`READY`] to what the others make it: `Provisioned`, and each of `Routeable` and `Serviceable` that is
-    /// there. Whether that changed anything.
+    /// Sets [`READY`] from the others: `Provisioned`, and those of `Routeable` and `Serviceable` that exist.
+    /// Returns whether that changed anything.
     pub fn set_ready(&mut self, now: i64) -> bool {
         let fails = |name: &&str| match self.status(name) {
             Some(status) => status != "True",

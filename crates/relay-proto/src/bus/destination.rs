@@ -1,4 +1,4 @@
-//! Where a message goes.
+//! Destinations of messages.
 
 use std::fmt;
 
@@ -12,8 +12,8 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Resolves what a subscription names: an `http` or `https` URL as it is; else `HOST[:PORT]`, where a host
-    /// without a dot is a service of `namespace` and becomes `HOST.NAMESPACE.svc.CLUSTER-DOMAIN`.
+    /// Resolves the destination in a subscription: an `http` or `https` URL is used unchanged; else `HOST[:PORT]`,
+    /// where a host without a dot is a service of `namespace` and becomes `HOST.NAMESPACE.svc.CLUSTER-DOMAIN`.
     ///
     /// # Errors
     /// When there is no namespace to expand a name with, or the text is neither a URL nor a host.
@@ -67,7 +67,7 @@ impl Destination {
         &self.url
     }
 
-    /// `user:password`, still percent-encoded, when the URL had some. For this host alone, and not to be shown.
+    /// `user:password`, still percent-encoded, if the URL has it. For this host only, and not for display.
     pub fn userinfo(&self) -> Option<&str> {
         self.userinfo.as_deref()
     }
@@ -123,7 +123,7 @@ fn check_host(authority: &str) -> Result<(), &'static str> {
     }
 }
 
-/// What can be shown of a text that may hold credentials anywhere before its last `@`.
+/// The text after its last `@`, because credentials may be before it.
 fn without_userinfo(text: &str) -> String {
     let (start, rest) = text.split_at(text.find("://").map_or(0, |at| at + 3));
     let shown = rest.rsplit('@').next().unwrap_or_default();
@@ -134,7 +134,7 @@ fn without_userinfo(text: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidDestination {
-    /// A name without a dot, and no namespace that it could be in.
+    /// A name without a dot, and no namespace for it.
     #[error("no namespace to expand {name}")]
     NoNamespace {
         /// The name.

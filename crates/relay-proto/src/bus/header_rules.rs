@@ -1,11 +1,11 @@
-//! Which headers pass.
+//! The headers that are forwarded.
 
 use bytes::Bytes;
 
 use super::Headers;
 
-/// The list of headers that pass, the same on receive, on send and on what a subscriber answers. Everything else is
-/// dropped: credentials, cookies, what a user made up.
+/// The list of headers that are forwarded: on receiving, on sending, and in replies of subscribers. All others are
+/// dropped, for example credentials and cookies.
 ///
 /// ```
 /// use relay_proto::bus::HeaderRules;
@@ -21,12 +21,12 @@ pub struct HeaderRules {
     prefixes: Vec<String>,
 }
 
-/// What a bus of 2018 lets pass.
+/// Headers that a bus of 2018 forwards.
 const NAMES: [&str; 2] = ["content-type", "x-request-id"];
 const PREFIXES: [&str; 4] = ["knative-", "ce-", "x-b3-", "x-ot-"];
 /// Today's trace headers.
 pub(super) const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
-/// What belongs to one connection or describes how a body is carried; no addition lets it pass.
+/// Headers of one connection, or of the transfer of a body; they are never forwarded.
 const NEVER: [&str; 16] = [
     "accept-encoding",
     "connection",
@@ -53,10 +53,10 @@ impl HeaderRules {
         Self { trace_context: false, names: Vec::new(), prefixes: Vec::new() }
     }
 
-    /// Lets another header pass: `NAME`, or `PREFIX*`.
+    /// Forwards another header: `NAME`, or `PREFIX*`.
     ///
     /// # Errors
-    /// When it is no header name, or one that belongs to a single connection.
+    /// When it is not a header name, or belongs to a single connection.
     pub fn forward(mut self, rule: &str) -> Result<Self, InvalidHeaderRule> {
         let lower = rule.to_ascii_lowercase();
         let (name, prefix) = lower.strip_suffix('*').map_or((lower.as_str(), false), |name| (name, true));
@@ -72,7 +72,7 @@ impl HeaderRules {
         Ok(self)
     }
 
-    /// Whether a header passes; the name in lower case.
+    /// Whether a header is forwarded; the name must be in lower case.
     pub fn passes(&self, name: &str) -> bool {
         let listed = NAMES.contains(&name)
             || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -83,7 +83,7 @@ impl HeaderRules {
                 && !NEVER.contains(&name)
     }
 
-    /// The headers that pass, of a repeated one the first value.
+    /// The forwarded headers; of a repeated one the first value.
     pub fn filter<'h>(&self, headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Headers {
         let mut passed = Headers::new();
         for (name, value) in headers {
@@ -109,14 +109,14 @@ impl Default for HeaderRules {
     }
 }
 
-/// A header that cannot be let through.
+/// A header that cannot be forwarded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "cannot forward the header {rule:?}: a header name or PREFIX*, and none that belongs to a single connection"
 )]
 #[non_exhaustive]
 pub struct InvalidHeaderRule {
-    /// What was asked for.
+    /// The requested rule.
     pub rule: String,
 }
 

@@ -2,7 +2,7 @@
 
 use super::{ChannelReference, is_dns_label};
 
-/// What the Host of a request says: `NAME.NAMESPACE`, and whatever follows.
+/// The Host of a request: `NAME.NAMESPACE`, perhaps with further labels.
 ///
 /// ```
 /// use relay_proto::bus::ChannelHost;
@@ -22,7 +22,7 @@ impl ChannelHost {
     /// trailing dot is allowed.
     ///
     /// # Errors
-    /// When it has fewer than two labels, one of the first two is no DNS-1123 label, or it is an address.
+    /// When it has fewer than two labels, one of the first two is not a DNS-1123 label, or it is an address.
     pub fn parse(host: &str) -> Result<Self, InvalidHost> {
         let refuse = |rule| InvalidHost { host: host.chars().take(100).collect(), rule };
         if host.starts_with('[') {

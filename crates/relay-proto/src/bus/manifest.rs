@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{API_VERSION, BusReference, Channel, GenericBus, Kind, Object, Subscription, is_dns_label};
 
-/// The objects of a file, whole and checked.
+/// The checked objects of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Manifest {
@@ -18,7 +18,7 @@ pub struct Manifest {
     pub subscriptions: Vec<Subscription>,
 }
 
-/// Bytes of annotations that Kubernetes lets an object have.
+/// Kubernetes' limit of an object's annotations, in bytes.
 const MAX_ANNOTATIONS: usize = 256 << 10;
 
 impl Manifest {
@@ -26,7 +26,7 @@ impl Manifest {
     /// them. An object without a namespace is in `default`.
     ///
     /// # Errors
-    /// With the first object that breaks a rule. Nothing is taken then.
+    /// With the first object that breaks a rule. Then the whole file is refused.
     pub fn from_documents(documents: impl IntoIterator<Item = Value>) -> Result<Self, InvalidManifest> {
         let mut manifest = Self::default();
         let mut seen = BTreeSet::new();

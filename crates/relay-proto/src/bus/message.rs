@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-/// What a channel carries. Cheap to clone: a clone shares payload and header values.
+/// A message of a channel. Cheap to clone: a clone shares payload and header values.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Message {
@@ -27,7 +27,7 @@ impl Message {
     }
 }
 
-/// Shows header names and sizes: values and payloads are nobody's business but the subscriber's.
+/// Shows header names and sizes only: values and payloads may be secret.
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
@@ -37,8 +37,8 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Headers by name, in the order in which they came. Names are lower case; values are opaque bytes, as today's senders
-/// put raw UTF-8 there.
+/// Headers by name, in the order in which they came. Names are lower case; values are opaque bytes, because some
+/// senders use raw UTF-8.
 #[derive(Clone, Default)]
 pub struct Headers(Vec<(ByteString, Bytes)>);
 
@@ -58,7 +58,7 @@ impl Headers {
         self.get(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
-    /// Sets a header, in the place of an earlier value. The name is taken in lower case.
+    /// Sets a header, replacing an earlier value. The name is lowered.
     pub fn insert(&mut self, name: &str, value: impl Into<Bytes>) {
         let value = value.into();
         let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {

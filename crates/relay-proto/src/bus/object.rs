@@ -62,7 +62,7 @@ impl Kind {
     }
 }
 
-/// What every object has. Labels and annotations are not kept.
+/// Metadata of every object, without labels and annotations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metadata {
@@ -70,17 +70,17 @@ pub struct Metadata {
     pub namespace: ByteString,
     /// The name.
     pub name: ByteString,
-    /// The identity: another one under the same name is another object. Empty in files.
+    /// The UID: a new object of the same name has another. Empty in files.
     pub uid: ByteString,
     /// The version; empty in files.
     pub resource_version: ByteString,
     /// Whether it has a `deletionTimestamp`.
     pub deleting: bool,
-    /// What must be taken away before it can go.
+    /// Its finalizers.
     pub finalizers: Vec<ByteString>,
 }
 
-/// A channel as it is in its object.
+/// A channel object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Channel {
@@ -92,13 +92,13 @@ pub struct Channel {
     pub conditions: Conditions,
 }
 
-/// What a channel asks for.
+/// The spec of a channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChannelSpec {
-    /// The Bus that is to back it, of its own namespace.
+    /// Its Bus, in the same namespace.
     pub bus: Option<ByteString>,
-    /// The ClusterBus that is to back it.
+    /// Its ClusterBus.
     pub cluster_bus: Option<ByteString>,
     /// Values for the parameters that the bus declares for channels.
     pub arguments: Vec<Argument>,
@@ -107,7 +107,7 @@ pub struct ChannelSpec {
     text: Box<str>,
 }
 
-/// A subscription as it is in its object.
+/// A subscription object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Subscription {
@@ -119,15 +119,15 @@ pub struct Subscription {
     pub conditions: Conditions,
 }
 
-/// What a subscription asks for.
+/// The spec of a subscription.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscriptionSpec {
     /// The channel, in the subscription's namespace.
     pub channel: ByteString,
-    /// Where messages go; without one they go to `reply_to`.
+    /// The destination of messages; without one they go to `reply_to`.
     pub subscriber: Option<String>,
-    /// Where the subscriber's answers go.
+    /// The destination of the subscriber's replies.
     pub reply_to: Option<String>,
     /// Values for the parameters that the bus declares for subscriptions.
     pub arguments: Vec<Argument>,
@@ -136,7 +136,7 @@ pub struct SubscriptionSpec {
     text: Box<str>,
 }
 
-/// What a bus declares.
+/// The spec of a bus.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BusSpec {
@@ -151,7 +151,7 @@ pub struct BusSpec {
 
 macro_rules! text {
     ($($kind:ident)*) => { $(impl $kind {
-        /// The spec as it is in the object, as JSON with sorted keys. Two specs are the same when their texts are.
+        /// The spec as it is in the object, as JSON with sorted keys. Two specs are equal when their texts are.
         pub fn text(&self) -> &str {
             &self.text
         }
@@ -209,7 +209,7 @@ impl GenericBus {
         }
     }
 
-    /// Whether this channel is one of this bus.
+    /// Whether this channel belongs to this bus.
     pub fn backs_channel(&self, channel: &Channel) -> bool {
         channel.is_backed_by(&self.reference())
     }
@@ -261,8 +261,7 @@ pub enum Object {
 }
 
 impl Object {
-    /// Reads an object of a kind that is known from where it came. Its spec may break rules: then it says so itself, as
-    /// `problem`.
+    /// Reads an object of a known kind. If its spec breaks a rule, its `problem` says so.
     ///
     /// # Errors
     /// When it has no name.
@@ -336,7 +335,7 @@ impl Metadata {
     }
 }
 
-/// Reads the fields of a spec, and remembers the first rule that one of them breaks.
+/// Reads the fields of a spec, and keeps the first broken rule.
 struct Fields<'v> {
     spec: &'v Value,
     problem: Option<String>,

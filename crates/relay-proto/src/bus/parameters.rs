@@ -1,4 +1,4 @@
-//! A bus declares parameters, a channel or subscription gives arguments.
+//! Parameters of buses, and arguments of channels and subscriptions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -35,11 +35,11 @@ pub struct Argument {
 pub struct ResolvedParameters(BTreeMap<String, String>);
 
 impl ResolvedParameters {
-    /// Works the values out: an argument beats the default, the last of two wins, an argument that nobody declared is
-    /// ignored.
+    /// Computes the values: an argument overrides the default, of two equal names the last counts, undeclared
+    /// arguments are ignored.
     ///
     /// # Errors
-    /// The names that were declared without a default and given no argument.
+    /// The names without a default and without an argument.
     pub fn resolve(declared: &[Parameter], arguments: &[Argument]) -> Result<Self, MissingArguments> {
         let mut values = BTreeMap::new();
         let mut missing = BTreeSet::new();
@@ -68,7 +68,7 @@ impl ResolvedParameters {
     }
 }
 
-/// Arguments that are required and were not given.
+/// Missing required arguments.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct MissingArguments {

@@ -1,4 +1,4 @@
-//! The kinds of problem that only a bus has, beside those of [`ProblemCode`].
+//! Problem codes of a bus, in addition to those of [`ProblemCode`].
 
 use crate::problem::ProblemCode;
 
@@ -8,12 +8,12 @@ pub const BAD_HOST: ProblemCode = ProblemCode::new("bad-host", 400, "The host na
 pub const UNKNOWN_CHANNEL: ProblemCode = ProblemCode::new("unknown-channel", 404, "The channel is not known");
 /// The body is encoded.
 pub const ENCODED_BODY: ProblemCode = ProblemCode::new("encoded-body", 415, "The body is encoded");
-/// The body ended before its end, or its chunks are wrong.
+/// The body is incomplete, or its chunks are malformed.
 pub const BAD_BODY: ProblemCode = ProblemCode::new("bad-body", 400, "The body cannot be read");
-/// CloudEvents are required and this message is none.
+/// CloudEvents are required, and this message is not one.
 pub const NOT_A_CLOUDEVENT: ProblemCode =
     ProblemCode::new("not-a-cloudevent", 400, "The message is not a CloudEvent");
-/// The store behind the bus is out of reach or full.
+/// The store of the bus is unreachable or full.
 pub const STORE_UNAVAILABLE: ProblemCode =
     ProblemCode::new("store-unavailable", 503, "The store is not available");
 /// The receiver function failed.

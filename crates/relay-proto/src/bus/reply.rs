@@ -1,14 +1,14 @@
-//! What an answer means, and what of it goes on.
+//! Replies: the meaning of a subscriber's response, and the message that it makes.
 
 use bytes::Bytes;
 
 use super::header_rules::TRACE_CONTEXT;
 use super::{HeaderRules, Message};
 
-/// The reply that a successful answer makes: `None` when the body is empty, for then the message has come to its end.
+/// The reply in a successful response; `None` when its body is empty.
 ///
-/// The answer's headers that pass, and its body. The original's `knative-correlation-id` replaces the answer's, and an
-/// answer without a trace goes on in the original's; nothing else of the original is carried over.
+/// It has the forwarded headers of the response, and its body. The original's `knative-correlation-id` replaces
+/// that of the response, and a response without a trace gets the original's; nothing else of the original is used.
 pub fn reply_message<'h>(
     rules: &HeaderRules,
     original: &Message,
@@ -33,7 +33,7 @@ pub fn reply_message<'h>(
     Some(Message::new(headers, body))
 }
 
-/// Whether a message is worth another try after this status; every other one but 2xx is final.
+/// Whether a message is retried after this status. Other statuses but 2xx are final.
 pub fn is_retryable(status: u16) -> bool {
     matches!(status, 404 | 408 | 409 | 429 | 500..=599)
 }

@@ -21,7 +21,7 @@ pub struct PodBuilder {
     ready: bool,
     owner: Option<Owner>,
     containers: Vec<Container>,
-    /// What is printed, unless the fields above tell.
+    /// The printed form, unless it follows from the fields above.
     printed: Option<Printed>,
 }
 
@@ -90,12 +90,12 @@ impl PodBuilder {
         self.texts[field.place()].as_deref()
     }
 
-    /// Whether it is ready, as far as it is not asked to go.
+    /// Whether it is ready, if it is not being deleted.
     fn is_ready(&self) -> bool {
         self.ready && self.get(Field::DeletedAt).is_none()
     }
 
-    /// Sets whether the pod is ready. One with a deletion time is not, whatever is set here.
+    /// Sets whether the pod is ready. A pod with a deletion time is never ready.
     #[must_use]
     pub fn ready(mut self, ready: bool) -> Self {
         self.ready = ready;
@@ -153,7 +153,7 @@ impl PodBuilder {
         self.told_by_fields()
     }
 
-    /// What the fields tell of how the pod is printed.
+    /// The fields that determine the printed form.
     pub(super) fn flat_status(&self) -> status::Flat<'_> {
         status::Flat {
             phase: self.get(Field::Phase),
@@ -164,13 +164,13 @@ impl PodBuilder {
         }
     }
 
-    /// Sets what is printed, where the other fields would tell otherwise.
+    /// Sets the printed form, where it does not follow from the other fields.
     pub(super) fn printed(mut self, printed: Option<Printed>) -> Self {
         self.printed = printed;
         self
     }
 
-    /// After a change of what is printed, the fields alone tell it.
+    /// Removes the printed form, which then follows from the fields.
     fn told_by_fields(mut self) -> Self {
         self.printed = None;
         self
@@ -223,7 +223,7 @@ fn insert(pairs: &mut Vec<(Box<str>, Box<str>)>, key: &str, value: &str) {
 }
 
 impl fmt::Debug for PodBuilder {
-    /// Names the pod; the rest may hold what does not belong into logs.
+    /// Shows only the pod's name, because other fields may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PodBuilder({})", self.key)
     }

@@ -1,6 +1,6 @@
-//! Reads pods and events whose text is to the byte what a relay writes: no space anywhere, every field of a pod in its
-//! place. Most messages there ever are look like this, and reading them by comparing is twice as fast as looking at
-//! each key. Whatever differs is read again by the scan that takes fields as they come.
+//! Reads pods and events whose text is byte for byte in the form of our own server: without spaces, every field in
+//! its place. Most messages have this form, and comparing is twice as fast as reading each key. Other texts are
+//! read by the scan, which takes fields in any order.
 
 use super::container::for_each_container_field;
 use super::event::Parts;
@@ -95,7 +95,7 @@ impl<'a> Parts<'a> {
         if scanner.literal(b",\"previous_hash\":\"") {
             parts.previous_hash = Some(scanner.rest_of_string()?.plain(text)?);
         }
-        // What is a subscriber's own stands on a line of its own.
+        // The fields of one subscriber are on a line of their own.
         if !scanner.literal(b",\n\"hash\":\"") {
             scanner.need(b",\"hash\":\"")?;
         }

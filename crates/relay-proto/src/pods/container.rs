@@ -33,24 +33,24 @@ pub struct Container {
     /// Its last exit code.
     #[serde(alias = "exitCode")]
     pub exit_code: Option<i32>,
-    /// What it is for. Written unless it is [`ContainerKind::App`].
+    /// Its kind. Written unless it is [`ContainerKind::App`].
     #[serde(skip_serializing_if = "ContainerKind::is_app")]
     pub kind: ContainerKind,
-    /// The signal that ended it, while it is terminated. Written when there is one, like what follows.
+    /// The signal that ended it, while it is terminated. Written when there is one, like the fields below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// Why it ended the time before, such as `OOMKilled`.
+    /// Why its previous run ended, such as `OOMKilled`.
     #[serde(alias = "lastReason", skip_serializing_if = "Option::is_none")]
     pub last_reason: Option<String>,
-    /// With what exit code it ended the time before.
+    /// The exit code of its previous run.
     #[serde(alias = "lastExitCode", skip_serializing_if = "Option::is_none")]
     pub last_exit_code: Option<i32>,
-    /// When it ended the time before.
+    /// When its previous run ended.
     #[serde(alias = "lastFinishedAt", skip_serializing_if = "Option::is_none")]
     pub last_finished_at: Option<Timestamp>,
 }
 
-/// What a field of a container holds, for readers that do without serde.
+/// The type of a container's field, for readers without serde.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Holds {
     String,
@@ -62,8 +62,8 @@ pub(super) enum Holds {
     Number,
 }
 
-/// Hands a table of the fields of [`Container`] to a macro, in the order in which they are written. A row is whether
-/// the field is `always` written, what it holds, its name, and its other names.
+/// Passes a table of the fields of [`Container`] to a macro, in the order of writing. A row is: whether the field
+/// is `always` written, its type, its name, and its other names.
 macro_rules! for_each_container_field {
     ($then:ident) => {
         $then! {
@@ -84,21 +84,21 @@ macro_rules! for_each_container_field {
 }
 pub(super) use for_each_container_field;
 
-/// What a container is for.
+/// The kind of a container.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ContainerKind {
-    /// It does the pod's work.
+    /// A regular container.
     #[default]
     App,
-    /// It runs to its end before those that do the work begin.
+    /// It runs to its end before the regular containers start.
     Init,
-    /// An init container that is restarted when it ends, and so runs beside those that do the work.
+    /// An init container that is restarted when it ends, and so runs beside the regular ones.
     Sidecar,
-    /// Somebody added it later, to look into the pod.
+    /// Added later, for debugging.
     Ephemeral,
-    /// A kind that this version does not know. It does not count.
+    /// A kind that this version does not know. It is not counted.
     #[serde(other)]
     Unknown,
 }

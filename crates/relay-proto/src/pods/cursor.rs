@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// 1 to 256 visible ASCII characters (`docs/protocol.md`, "Cursors").
 #[derive(Clone)]
 pub struct EventHash {
-    /// May hold a neighbour too: the two hashes of a message share one allocation.
+    /// May contain another hash too: the two hashes of a message share one allocation.
     text: Arc<str>,
     start: u16,
     end: u16,
@@ -21,7 +21,7 @@ impl EventHash {
     /// Longest hash in bytes.
     pub const MAX_LEN: usize = 256;
 
-    /// Checks and takes a hash.
+    /// Checks a hash.
     ///
     /// # Errors
     /// When `text` is empty, longer than [`Self::MAX_LEN`] or holds anything but visible ASCII.
@@ -30,12 +30,12 @@ impl EventHash {
         Ok(Self { text: text.into(), start: 0, end: text.len() as u16 })
     }
 
-    /// Checks and takes two hashes.
+    /// Checks two hashes.
     pub(super) fn pair(first: &str, second: &str) -> Result<(Self, Self), InvalidHash> {
         Self::check(first)?;
         Self::check(second)?;
         let (split, end) = (first.len(), first.len() + second.len());
-        // Usually they are short. Two allocations do no harm otherwise.
+        // Usually they are short; longer ones get two allocations.
         let mut both = [0; 128];
         if end > both.len() {
             return Ok((Self::new(first)?, Self::new(second)?));
@@ -110,7 +110,7 @@ pub struct InvalidHash {
 pub struct Epoch(Arc<str>);
 
 impl Epoch {
-    /// Takes an epoch id as it is.
+    /// Wraps an epoch id.
     pub fn new(text: &str) -> Self {
         Self(text.into())
     }

@@ -1,4 +1,4 @@
-//! The message there are most of: one event of the log.
+//! Pod events: the most frequent message.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use crate::error::JsonError;
 use crate::json::{Scan, Scanner, Unusual};
 use crate::time::Timestamp;
 
-/// What happened to a pod.
+/// The type of an event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EventType {
@@ -52,7 +52,7 @@ impl EventType {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PodEvent {
-    /// What happened.
+    /// Its type.
     pub kind: EventType,
     /// The event's position.
     pub hash: EventHash,
@@ -68,9 +68,9 @@ pub struct PodEvent {
     pub pod: Pod,
     /// Made by the relay from a difference between its log and a fresh list.
     pub synthetic: bool,
-    /// With [`EventType::Deleted`]: the pod lives on, but its labels left the filter.
+    /// With [`EventType::Deleted`]: the pod still exists, but its labels left the filter.
     pub left_filter: bool,
-    /// With [`EventType::Added`]: the pod was there before, and its labels came into the filter.
+    /// With [`EventType::Added`]: the pod existed before, and its labels entered the filter.
     pub entered_filter: bool,
 }
 
@@ -134,7 +134,7 @@ impl PodEvent {
         found.or_else(|Unusual| Self::decode_tolerantly(id, data).map_err(Into::into))
     }
 
-    /// Reads an event as a relay writes it; whatever is unusual is left to serde.
+    /// Reads an event in the usual form; other forms are left to serde.
     pub(super) fn scan(scanner: &mut Scanner<'_>, id: &str) -> Scan<Self> {
         let mut straight = scanner.clone();
         let parts = match Parts::canonical(&mut straight) {
@@ -190,7 +190,7 @@ impl PodEvent {
     }
 }
 
-/// The fields of an event as they stand in its text.
+/// The fields of an event in its text.
 #[derive(Default)]
 pub(super) struct Parts<'a> {
     pub(super) sent: Option<u64>,
@@ -250,7 +250,7 @@ const NAMES: [&str; 10] = [
     "\"pod\":",
 ];
 
-/// The wire shape of a pod event. The pod is kept raw first, so that an error can tell the two apart.
+/// The wire shape of a pod event. The pod is decoded separately, so that an error names the right part.
 #[derive(Deserialize)]
 pub(super) struct WireEvent<'a> {
     #[serde(default, borrow)]
@@ -275,7 +275,7 @@ pub(super) struct WireEvent<'a> {
     entered_filter: Option<bool>,
 }
 
-/// Reads a JSON object. A derived reader alone would also take an array as a list of the fields.
+/// Reads a JSON object. A derived reader alone would also accept an array of the fields.
 pub(super) fn object<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, serde_json::Error> {
     match data.trim_start().as_bytes().first() {
         Some(b'[') => Err(serde::de::Error::custom("an array where an object belongs")),

@@ -1,5 +1,5 @@
-//! The fields of a pod, told once: what each is called, in which order a relay writes them, under which other names
-//! they are read, and what they hold. A new field that is text is a row here, and done.
+//! The table of a pod's fields: names, order on the wire, other accepted names, and types. A new text field needs
+//! only a row here.
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
@@ -7,10 +7,10 @@ use super::PodKey;
 use super::container::{Container, Owner};
 use super::status::Printed;
 
-/// Hands the table to a macro. A row is the documentation of the field, what it holds, its name in Rust and on the
-/// wire, its variant of [`Field`], and the other names that a tolerant reader knows.
+/// Passes the table to a macro. A row is: the documentation of the field, its type, its name in Rust and on the
+/// wire, its variant of [`Field`], and other names accepted by the tolerant reader.
 ///
-/// What it holds is `text` or `time`, both of them null when they are not known, or something of its own kind.
+/// The type is `text` or `time`, both null when unknown, or a type of its own.
 macro_rules! for_each_field {
     ($then:ident) => {
         $then! {
@@ -18,7 +18,7 @@ macro_rules! for_each_field {
             key namespace Namespace [];
             /// The name, unique within the namespace at one time.
             key name Name [];
-            /// Kubernetes' unique id: tells a pod from its successor of the same name.
+            /// Kubernetes' unique id: distinguishes a pod from a later one of the same name.
             text uid Uid [];
             /// Kubernetes' opaque version.
             text resource_version ResourceVersion ["resourceVersion"];
@@ -38,9 +38,9 @@ macro_rules! for_each_field {
             text host_ip HostIp ["hostIp" "hostIP"];
             /// When the object was created.
             time created_at CreatedAt ["createdAt"];
-            /// When the kubelet took the pod.
+            /// When the kubelet accepted the pod.
             time started_at StartedAt ["startedAt"];
-            /// When deletion was asked for; a pod with this set still exists.
+            /// When deletion was requested; a pod with this set still exists.
             time deleted_at DeletedAt ["deletedAt"];
             /// A short machine-readable reason of the phase, such as `Evicted`.
             text reason Reason [];
@@ -50,7 +50,7 @@ macro_rules! for_each_field {
             owner owner Owner [];
             /// The containers.
             containers containers Containers [];
-            /// What is printed, where the other fields do not tell.
+            /// The printed form, where it does not follow from the other fields.
             printed printed Printed [];
         }
     };
@@ -80,7 +80,7 @@ macro_rules! define {
         impl Field {
             pub(super) const ALL: [Self; [$(stringify!($name),)*].len()] = [$(Self::$variant,)*];
 
-            /// How each begins: its name with quotes, and a colon.
+            /// The start of each in JSON: its name in quotes, and a colon.
             pub(super) const KEYS: [&str; Self::ALL.len()] = [$(concat!("\"", stringify!($name), "\":"),)*];
 
             /// The other names of all fields.
@@ -135,10 +135,10 @@ impl Field {
     }
 }
 
-/// The flat shape, with every field present but the last: what a pod is written as.
+/// The flat shape of a written pod, with every field but the last always present.
 pub(super) struct Flat<'a, T, L, A> {
     pub(super) key: &'a PodKey,
-    /// Gives the fields that are text or null.
+    /// A function that returns the fields that are text or null.
     pub(super) text: T,
     pub(super) labels: L,
     pub(super) annotations: A,

@@ -1,4 +1,4 @@
-//! What a consumer wants to see: namespaces (any of) and labels (a selector).
+//! Filters: namespaces (any of) and labels (a selector).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,8 +8,8 @@ use super::{Pod, Selector};
 
 /// Namespaces and a label selector that narrow a list, a history or a stream.
 ///
-/// Namespaces are alternatives; the conditions of the selector must all hold. The default filter lets everything
-/// through. Its `Display` is canonical: equal filters print alike, whatever the order they were built in.
+/// Namespaces are alternatives; the conditions of the selector must all hold. The default filter matches
+/// everything. Its `Display` is canonical: equal filters print alike, in whatever order they were built.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     namespaces: BTreeSet<String>,
@@ -17,7 +17,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// A filter that lets everything through.
+    /// A filter that matches everything.
     pub fn new() -> Self {
         Self::default()
     }
@@ -57,7 +57,7 @@ impl Filter {
         &self.labels
     }
 
-    /// Whether nothing is filtered out.
+    /// Whether it matches everything.
     pub fn is_empty(&self) -> bool {
         self.namespaces.is_empty() && self.labels.is_empty()
     }
@@ -67,12 +67,12 @@ impl Filter {
         self.matches_namespace(pod.namespace()) && self.matches_labels(|key| pod.label(key))
     }
 
-    /// Whether a namespace passes the namespace part alone.
+    /// Whether a namespace passes the namespace part.
     pub fn matches_namespace(&self, namespace: &str) -> bool {
         self.namespaces.is_empty() || self.namespaces.contains(namespace)
     }
 
-    /// Whether labels, given as a look-up, pass the label part alone.
+    /// Whether labels, given as a look-up, pass the label part.
     pub fn matches_labels<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.labels.matches(label)
     }

@@ -10,9 +10,9 @@ use crate::json::{Scan, Scanner, Unusual};
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct EventPage {
-    /// The events, in the order that was asked for.
+    /// The events, in the requested order.
     pub events: Vec<PodEvent>,
-    /// What the next request gives as its cursor; `None` when there is no further event now.
+    /// The cursor of the next request; `None` when there is no further event now.
     pub next_hash: Option<EventHash>,
 }
 
@@ -26,7 +26,7 @@ impl EventPage {
         text.and_then(Self::scan).or_else(|Unusual| Self::decode_tolerantly(json))
     }
 
-    /// Reads a page as a relay writes it; whatever is unusual is left to serde.
+    /// Reads a page in the usual form; other forms are left to serde.
     fn scan(json: &str) -> Scan<Self> {
         let mut page = Self::default();
         let mut scanner = Scanner::new(json)?;
@@ -82,7 +82,7 @@ impl EventPage {
 
 #[derive(Deserialize)]
 struct Page<'a> {
-    /// Null is an empty list, and written as such by relays in Go. It has to be there.
+    /// Null is an empty list, as written by relays in Go. The field is required.
     #[serde(borrow, deserialize_with = "Option::deserialize")]
     events: Option<Vec<&'a serde_json::value::RawValue>>,
     #[serde(default, alias = "nextHash")]

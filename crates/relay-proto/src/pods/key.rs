@@ -1,4 +1,4 @@
-//! What a pod is called.
+//! The key of a pod: namespace and name.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ pub struct PodKey {
 }
 
 impl PodKey {
-    /// Longest namespace and name that Kubernetes has, and the NUL.
+    /// The longest namespace and name in Kubernetes, and the NUL.
     const USUAL: usize = 63 + 1 + 253;
 
     /// Joins a namespace and a name. NUL characters, which Kubernetes names cannot have, become U+FFFD.

@@ -15,7 +15,7 @@ const TOO_LARGE: &str = "a pod is smaller than 4 GiB";
 
 type Map = BTreeMap<String, String>;
 
-/// What a field holds, in Rust.
+/// The Rust type of a field.
 macro_rules! held {
     (key) => { String };
     (text) => { String };
@@ -30,7 +30,7 @@ macro_rules! held {
 
 macro_rules! define_wire_pod {
     ($($(#[$doc:meta])* $kind:ident $name:ident $variant:ident [$($other:literal)*];)*) => {
-        /// Every field of both shapes, all optional. `metadata` tells them apart.
+        /// Every field of both shapes, all optional. `metadata` distinguishes the shapes.
         #[derive(Deserialize)]
         struct WirePod {
             $($(#[serde(alias = $other)])* $name: Option<held!($kind)>,)*
@@ -69,7 +69,7 @@ macro_rules! set {
     (containers $name:ident $builder:ident $value:expr) => {
         $builder.$name($value.unwrap_or_default())
     };
-    // A time, the owner, what is printed.
+    // A time, the owner, the printed form.
     ($other:ident $name:ident $builder:ident $value:expr) => {
         $builder.$name($value)
     };
@@ -117,7 +117,7 @@ struct SpecContainer {
 }
 
 impl SpecContainer {
-    /// Whether it goes on running beside the others. For init containers alone.
+    /// Whether it keeps running beside the others. For init containers only.
     fn is_sidecar(&self) -> bool {
         self.restart_policy.as_deref() == Some("Always")
     }
@@ -244,7 +244,7 @@ fn from_object(metadata: Metadata, spec: Spec, mut status: Status) -> Result<Pod
     pod.printed((told != printed).then_some(printed)).try_build().ok_or(TOO_LARGE)
 }
 
-/// What decides how the pod is printed.
+/// The facts that determine the printed form.
 fn facts<'a>(metadata: &Metadata, spec: &'a Spec, status: &'a Status, ready: bool) -> Facts<'a> {
     let init = || spec.init_containers.iter().flatten();
     let sidecar = |name: &str| init().any(|spec| spec.name == name && spec.is_sidecar());
@@ -293,7 +293,7 @@ impl ContainerStatus {
     }
 }
 
-/// The specification gives the order; a container without a status yet has none.
+/// In the order of the specification; a container may have no status yet.
 fn containers(
     specs: Option<Vec<SpecContainer>>,
     statuses: Option<Vec<ContainerStatus>>,

@@ -1,14 +1,13 @@
-//! Finds where a pod's fields stand in its flat JSON, checking everything on the way.
+//! Finds the places of a pod's fields in its flat JSON, and checks all of it.
 
 use super::container::{Holds, for_each_container_field};
 use super::fields::Field;
 use crate::json::{Scan, Scanner, Text, Unusual};
 
-/// Names that mean something to the tolerant reader beside those of the fields: the parts of a Kubernetes object, and
-/// the end of a list.
+/// Further names with a meaning for the tolerant reader: the parts of a Kubernetes object, and the end of a list.
 const ELSEWHERE: [&str; 4] = ["metadata", "spec", "status", "end"];
 
-/// Where a pod and its fields stand in a text.
+/// The places of a pod and its fields in a text.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Layout {
     pub(super) start: u32,
@@ -19,7 +18,7 @@ pub(super) struct Layout {
     pub(super) texts: [Text; Field::TEXTS],
     pub(super) ready: bool,
     pub(super) labels: Labels,
-    /// Where annotations, owner, containers and what is printed begin; 0 where there is nothing in them.
+    /// The starts of annotations, owner, containers and printed form; 0 when empty.
     pub(super) annotations: u32,
     pub(super) owner: u32,
     pub(super) containers: u32,
@@ -32,12 +31,12 @@ pub(super) struct Labels {
     pub(super) start: u32,
     pub(super) end: u32,
     pub(super) count: u32,
-    /// Whether an escape is in it, a key is there twice, or the keys are not sorted.
+    /// Whether it has an escape or a repeated key, or the keys are not sorted.
     pub(super) untidy: bool,
 }
 
 impl Labels {
-    /// Takes in one more, whose key comes after `last`, and gives that key.
+    /// Adds a label whose key should come after `last`, and returns the key.
     #[inline]
     pub(super) fn member<'a>(&mut self, text: &'a str, last: &str, key: Text, value: Text) -> &'a str {
         let name = key.of(text);
@@ -47,12 +46,12 @@ impl Labels {
     }
 }
 
-/// A pod keeps its text; from this many bytes of unknown fields on it keeps what it needs instead.
+/// A pod keeps its text; with this many bytes of unknown fields or more, only its known fields.
 const UNKNOWN_BYTES: usize = 512;
 
 impl Layout {
-    /// Reads a flat pod in `snake_case` from an object. Anything else that the tolerant reader may know, or refuse, is
-    /// [`Unusual`]; what is found here, serde finds too.
+    /// Reads a flat pod in `snake_case` from an object. Any other form, valid or not, is [`Unusual`]; serde gives
+    /// the same result for pods accepted here.
     pub(super) fn scan(scanner: &mut Scanner<'_>) -> Scan<Self> {
         scanner.peek()?;
         let mut straight = scanner.clone();
@@ -77,7 +76,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Passes on a pod that has a namespace and a name.
+    /// Checks that the pod has a namespace and a name.
     pub(super) fn named(self) -> Scan<Self> {
         let some = |text: Text| text.end > text.start;
         if some(self.namespace) && some(self.name) { Ok(self) } else { Err(Unusual) }
@@ -174,7 +173,7 @@ fn container(scanner: &mut Scanner<'_>) -> Scan<()> {
     scanner.fields(CONTAINER_KEYS, value, other).map(drop)
 }
 
-/// Checks for a whole number of 32 bits. Minus zero is a fraction to serde.
+/// Checks for an integer of 32 bits. Minus zero is a fraction to serde.
 pub(super) fn exit_code(number: &str) -> Scan<()> {
     if number == "-0" || number.parse::<i32>().is_err() { Err(Unusual) } else { Ok(()) }
 }

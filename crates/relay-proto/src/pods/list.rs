@@ -9,13 +9,13 @@ use crate::error::JsonError;
 use crate::json::{Scan, Scanner, Unusual};
 use crate::time::Timestamp;
 
-/// The current pods and the position of the log that they reflect: events at or below it are already inside.
+/// The current pods and the position of the log that they reflect: events at or below it are included.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct PodList {
     /// The pods, in the relay's order.
     pub pods: Vec<Pod>,
-    /// The position; `None` from a relay that does not say.
+    /// The position; `None` from a relay that does not send it.
     pub hash: Option<EventHash>,
     /// Its sequence.
     pub sequence: Option<u64>,
@@ -25,7 +25,7 @@ pub struct PodList {
     pub as_of: Option<Timestamp>,
 }
 
-/// How a list is written.
+/// The format of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ListFormat {
@@ -62,7 +62,7 @@ impl Default for ListLimits {
     }
 }
 
-/// Decodes a list from chunks of its body. NDJSON is decoded pod by pod, so that the text is never held whole.
+/// Decodes a list from chunks of its body. NDJSON is decoded pod by pod, so that the whole text is never in memory.
 ///
 /// A body that ends early or cannot be decoded is an error, never a short list.
 ///
@@ -88,7 +88,7 @@ pub struct ListDecoder {
     ended: bool,
 }
 
-/// Finds a pod that is held already.
+/// Finds a pod that the caller already has.
 type Reuse = dyn Fn(&PodKey) -> Option<Pod> + Send + Sync;
 
 impl ListDecoder {
@@ -106,15 +106,15 @@ impl ListDecoder {
         }
     }
 
-    /// Asks `held` for each pod: one that is equal to what came is put into the list in its place, so that a list of
-    /// pods that are held already takes hardly any memory of its own.
+    /// Looks each pod up with `held`: an equal pod is put into the list instead of the received one, so that a list
+    /// of known pods takes hardly any memory.
     #[must_use]
     pub fn reuse(mut self, held: impl Fn(&PodKey) -> Option<Pod> + Send + Sync + 'static) -> Self {
         self.reuse = Some(Box::new(held));
         self
     }
 
-    /// Takes the next bytes of the body.
+    /// Decodes the next bytes of the body.
     ///
     /// # Errors
     /// On a malformed line, text after the end line, or when a limit is exceeded.
@@ -139,12 +139,12 @@ impl ListDecoder {
         self.hold(chunk, self.limits.line)
     }
 
-    /// How many pods were read so far, and how many the list announced, if it did.
+    /// Number of pods read so far, and the announced number, if there is one.
     pub fn progress(&self) -> (u64, Option<u64>) {
         (self.list.pods.len() as u64, self.announced)
     }
 
-    /// The body has ended: gives the list.
+    /// Ends the body and returns the list.
     ///
     /// # Errors
     /// When the body ended early, is malformed, or counts do not agree.
@@ -192,7 +192,7 @@ impl ListDecoder {
             header.position.put(&mut self.list);
             return Ok(());
         }
-        // A pod with an `end` field is unusual enough not to be found here.
+        // A pod with an `end` field is not accepted by the scan.
         if let Ok(Ok(pod)) = std::str::from_utf8(line).map(Pod::scan_whole) {
             return self.push(pod);
         }
@@ -225,7 +225,7 @@ impl ListDecoder {
         ListError::TooLarge { what: "pods of a list", limit: self.limits.pods }
     }
 
-    /// The equal pod that is held already, or this one.
+    /// The equal pod that the caller already has, or this one.
     fn held(&self, pod: Pod) -> Pod {
         let held = self.reuse.as_ref().and_then(|held| held(pod.key()));
         held.filter(|held| *held == pod).unwrap_or(pod)
@@ -240,7 +240,7 @@ impl ListDecoder {
         Ok(list)
     }
 
-    /// Reads a document as a relay writes it; whatever is unusual is left to serde.
+    /// Reads a document in the usual form; other forms are left to serde.
     fn scan(&self, text: &str) -> Scan<PodList> {
         let mut list = PodList::default();
         let mut scanner = Scanner::new(text)?;
@@ -298,7 +298,7 @@ impl ListDecoder {
 }
 
 impl fmt::Debug for ListDecoder {
-    /// Says how far it is; the buffer may hold what does not belong into logs.
+    /// Shows the progress, without the buffer, which may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ListDecoder")
             .field("format", &self.format)
@@ -339,7 +339,7 @@ struct End {
 
 #[derive(Deserialize)]
 struct Document {
-    /// Null is an empty list, and written as such by servers in Go. It has to be there.
+    /// Null is an empty list, as written by servers in Go. The field is required.
     #[serde(alias = "items", deserialize_with = "Option::deserialize")]
     pods: Option<Vec<Pod>>,
     #[serde(flatten)]
@@ -356,7 +356,7 @@ pub enum ListError {
         /// Pods read so far.
         pods: u64,
     },
-    /// A line, or the document, is not what it should be.
+    /// A line, or the document, is malformed.
     #[error("line {line} of the list")]
     Malformed {
         /// Line number, from 1.
@@ -364,7 +364,7 @@ pub enum ListError {
         /// What is wrong.
         source: JsonError,
     },
-    /// The announced count is not the count that came.
+    /// The announced count differs from the number of pods.
     #[error("the list announced {announced} pods and brought {count}")]
     Count {
         /// What was announced.

@@ -13,11 +13,11 @@ use crate::time::Timestamp;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Message {
-    /// First on every connection: what the relay understood and where it begins.
+    /// First on every connection: the effective parameters and the start position.
     Connected(Connected),
     /// A change of one pod.
     Pod(PodEvent),
-    /// Everything retained, and what arrived meanwhile, has been sent.
+    /// All retained events, and those that arrived during the replay, have been sent.
     CatchupComplete(CatchupComplete),
     /// Events were lost for this consumer.
     Gap(Gap),
@@ -30,7 +30,7 @@ pub enum Message {
         /// The SSE event name.
         event: String,
     },
-    /// A message that was meant for us and cannot be read, or was over the size limit.
+    /// A message of the protocol that cannot be read, or was over the size limit.
     Undecodable(Undecodable),
 }
 
@@ -53,7 +53,7 @@ pub struct Connected {
     /// Events after this position follow.
     #[serde(default, alias = "resumesAfter")]
     pub resumes_after: Option<Position>,
-    /// Whether a filter or the token narrows the stream; `None` when the relay does not say.
+    /// Whether a filter or the token narrows the stream; `None` when the relay does not send it.
     #[serde(default)]
     pub filtered: Option<bool>,
     /// The effective namespaces; empty means all.
@@ -68,7 +68,7 @@ fn protocol_one() -> u32 {
     1
 }
 
-/// `catchup_complete`: the replay and what arrived meanwhile have been sent.
+/// `catchup_complete`: the replay, and events that arrived during it, have been sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CatchupComplete {
@@ -94,13 +94,13 @@ pub enum GapReason {
     CursorExpired,
     /// The cursor is not of this log.
     CursorUnknown,
-    /// The consumer fell off the retained log.
+    /// The consumer was too slow: its next event was dropped from the log.
     SlowConsumer,
-    /// Events are missing on the wire, and asking again did not bring them.
+    /// Events are missing on the wire, also after a resume.
     Hole,
     /// The log was rewritten below a position already seen.
     Rewind,
-    /// The log was replaced without a word.
+    /// The log was replaced without a gap.
     EpochChanged,
     /// A message could not be read.
     Undecodable,
@@ -159,16 +159,16 @@ serde_by_name! { EventType GapReason ClosingReason SourceState }
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Gap {
-    /// Why; `unspecified` when the relay does not say.
+    /// The reason; `unspecified` when the relay does not send one.
     #[serde(default = "unspecified")]
     pub reason: GapReason,
-    /// The epoch of the log that goes on.
+    /// The epoch of the log from here on.
     #[serde(default)]
     pub epoch: Option<Epoch>,
     /// Messages sent on this connection so far, this one included; filtered streams only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<u64>,
-    /// The cursor the consumer came with.
+    /// The consumer's cursor.
     #[serde(default, alias = "requestedHash")]
     pub requested_hash: Option<String>,
     /// The oldest retained event.
@@ -205,13 +205,13 @@ impl Gap {
     }
 }
 
-/// Whether a relay's source is followed right now.
+/// Whether a relay's source is followed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceState {
     /// The source is being followed.
     Live,
-    /// The source is away; the log stands still.
+    /// The source is unavailable; the log does not change.
     Stale,
     /// A state this version does not know.
     Other(Box<str>),
@@ -312,7 +312,7 @@ pub struct Closing {
     pub reason: ClosingReason,
 }
 
-/// A message that cannot be read: what is known of it.
+/// A message that cannot be read, and its known parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Undecodable {
@@ -324,7 +324,7 @@ pub struct Undecodable {
     pub size: u64,
     /// Whether it was over the size limit, rather than malformed.
     pub too_large: bool,
-    /// What was wrong; never the payload.
+    /// The error; never the payload.
     pub reason: String,
 }
 
@@ -354,8 +354,8 @@ impl std::fmt::Display for Undecodable {
 }
 
 impl Message {
-    /// Decodes one SSE event: its type, its last event id and its data. Never fails: what cannot be read is
-    /// [`Message::Undecodable`], what is not known is [`Message::Unknown`].
+    /// Decodes one SSE event: its type, its last event id and its data. Never fails: an unreadable message is
+    /// [`Message::Undecodable`], an unknown one [`Message::Unknown`].
     pub fn decode(event: &str, id: &str, data: &str) -> Self {
         fn read<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, JsonError> {
             object(data).map_err(Into::into)

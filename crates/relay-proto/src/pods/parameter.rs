@@ -28,12 +28,12 @@ impl InvalidParameter {
         self.parameter
     }
 
-    /// The rule it broke; with the place, where that is known.
+    /// The broken rule, with the place if it is known.
     pub fn rule(&self) -> &str {
         &self.rule
     }
 
-    /// At which character of the value, counted from 1; `None` when it is the whole.
+    /// The character of the value, counted from 1; `None` for the whole value.
     pub fn place(&self) -> Option<usize> {
         self.place
     }

@@ -1,4 +1,4 @@
-//! The pod itself: opaque, cheap to clone, read tolerantly and written in one shape.
+//! Pods: opaque, cheap to clone, read tolerantly and written in one shape.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ use crate::time::Timestamp;
 /// A pod as a relay describes it. Cheap to clone (one reference count); accessors only, so that its representation
 /// may change.
 ///
-/// It is kept as the JSON it came in, and fields are read where they stand. Annotations, owner and containers are
-/// parsed when they are first asked for, and kept from then on; comparing and writing pods keeps nothing.
+/// It is kept as its JSON, and fields are read from it. Annotations, owner and containers are parsed on first use
+/// and then kept; comparing and writing pods keeps nothing.
 ///
 /// `Serialize` writes the flat shape of `docs/protocol.md` with every field present; `Deserialize` also takes
 /// `camelCase` names and whole Kubernetes objects (`metadata` / `spec` / `status`). [`Self::from_json`] does the same
@@ -33,13 +33,13 @@ pub struct Pod(Arc<Inner>);
 struct Inner {
     key: PodKey,
     text: PodText,
-    /// Whether the text is what `Serialize` writes.
+    /// Whether the text is the form that `Serialize` writes.
     canonical: bool,
     ready: bool,
     details: OnceLock<Box<Details>>,
 }
 
-/// What is seldom asked for.
+/// Rarely used fields, parsed on first use.
 #[derive(Clone, Default, PartialEq)]
 pub(super) struct Details {
     pub(super) annotations: Vec<(Box<str>, Box<str>)>,
@@ -120,7 +120,7 @@ impl Pod {
     }
 
     fn of(key: PodKey, text: PodText, ready: bool, canonical: bool) -> Self {
-        // A pod that is being deleted takes no new work, whatever its probe still says.
+        // A pod that is being deleted takes no new work, whatever its probe says.
         let ready = ready && text.get(Field::DeletedAt).is_none();
         Self(Arc::new(Inner { key, text, canonical, ready, details: OnceLock::new() }))
     }
@@ -166,7 +166,7 @@ impl Pod {
         self.0.text.labels()
     }
 
-    /// Whether both have the same labels; cheaper than looking at them.
+    /// Whether both have the same labels; cheaper than comparing them one by one.
     pub fn same_labels(&self, other: &Self) -> bool {
         self.0.text.same_labels(&other.0.text)
     }
@@ -182,7 +182,7 @@ impl Pod {
         self.details().annotations.iter().map(|(k, v)| (&**k, &**v))
     }
 
-    /// Whether the pod's `Ready` condition holds and nobody has asked to delete it; false when unknown.
+    /// Whether the pod's `Ready` condition holds and it is not being deleted; false when unknown.
     pub fn ready(&self) -> bool {
         self.0.ready
     }
@@ -192,8 +192,8 @@ impl Pod {
         self.details().owner.as_ref()
     }
 
-    /// The containers: those that initialise the pod and its sidecars, then the others, then the ephemeral ones; each
-    /// in the order of the pod's specification. [`Container::kind`] tells them apart.
+    /// The containers: those that initialise the pod and its sidecars, then the others, then the ephemeral ones;
+    /// each in the order of the pod's specification. [`Container::kind`] distinguishes them.
     pub fn containers(&self) -> &[Container] {
         &self.details().containers
     }
@@ -207,8 +207,8 @@ impl Pod {
         }
     }
 
-    /// STATUS as `kubectl get pods` prints it, such as `Running`, `Init:CrashLoopBackOff` or `Terminating`: what a
-    /// person wants to know, where [`Self::phase`] is what the API says.
+    /// STATUS as `kubectl get pods` prints it, such as `Running`, `Init:CrashLoopBackOff` or `Terminating`;
+    /// [`Self::phase`] is the phase of the API.
     pub fn status(&self) -> String {
         self.printed().status
     }
@@ -218,7 +218,7 @@ impl Pod {
         self.printed().restarts
     }
 
-    /// READY as `kubectl get pods` prints it: how many containers are ready, of how many. Sidecars count, init
+    /// READY as `kubectl get pods` prints it: the number of ready containers, and of all. Sidecars count, init
     /// containers do not.
     pub fn ready_containers(&self) -> (u32, u32) {
         let printed = self.printed();
@@ -235,12 +235,12 @@ impl Pod {
         }
     }
 
-    /// Whether both are one pod in memory: clones of each other. Cheap, where `==` may have to read both.
+    /// Whether both are clones of each other. Cheap, while `==` may have to read both.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether clones of it are held elsewhere. A hint: they may come and go at any moment.
+    /// Whether it has clones. A hint only: their number may change at any moment.
     pub fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
@@ -271,7 +271,7 @@ impl Details {
     }
 }
 
-/// Reads the value that begins at `at`. The scanner has checked it when the pod was made, so that this does not fail.
+/// Reads the value that begins at `at`. The scanner has checked it when the pod was made, so this does not fail.
 fn read_at<T: DeserializeOwned + Default>(json: &str, at: u32) -> T {
     let value =
         (at > 0).then(|| T::deserialize(&mut serde_json::Deserializer::from_str(&json[at as usize..])));
@@ -279,7 +279,7 @@ fn read_at<T: DeserializeOwned + Default>(json: &str, at: u32) -> T {
 }
 
 impl PartialEq for Pod {
-    /// Compares all fields, not how they were written.
+    /// Compares all fields, not their JSON.
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (&*self.0, &*other.0);
         let same_text = self.is_same(other) || a.text.json() == b.text.json();
@@ -295,7 +295,7 @@ impl PartialEq for Pod {
 impl Eq for Pod {}
 
 impl fmt::Debug for Pod {
-    /// Names the pod and its version; the rest may hold what does not belong into logs.
+    /// Shows the pod's key and version only, because other fields may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pod({} {:?})", self.0.key, self.resource_version().unwrap_or(""))
     }

@@ -1,4 +1,4 @@
-//! The kinds of problem that only a Pod Event Relay has, beside those of [`ProblemCode`].
+//! Problem codes of a Pod Event Relay, in addition to those of [`ProblemCode`].
 
 use crate::problem::ProblemCode;
 
@@ -8,7 +8,7 @@ pub const SESSION_USED: ProblemCode = ProblemCode::new("session-used", 401, "The
 pub const SESSION_EXPIRED: ProblemCode = ProblemCode::new("session-expired", 401, "The session has expired");
 /// The session ticket is not known, or belongs to another client.
 pub const SESSION_UNKNOWN: ProblemCode = ProblemCode::new("session-unknown", 401, "The session is not known");
-/// The credential does not reach this namespace.
+/// The credential may not see this namespace.
 pub const FORBIDDEN_NAMESPACE: ProblemCode =
     ProblemCode::new("forbidden-namespace", 403, "The namespace is not allowed");
 /// The next event after the cursor is no longer retained.

@@ -1,4 +1,4 @@
-//! Label selectors, as Kubernetes writes them.
+//! Label selectors in Kubernetes' grammar.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,14 +10,15 @@ mod parser;
 #[cfg(test)]
 mod tests;
 
-/// Which labels are asked for: conditions that must all hold. The default one holds for everything.
+/// A label selector: conditions that must all hold. The default one matches everything.
 ///
-/// It reads the whole grammar of Kubernetes' selectors: `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a` (the
-/// label is there), `!a` (it is not), with commas that mean "and". As in Kubernetes, `!=` and `notin` also hold where
-/// the label is missing. The comparison of numbers (`a>1`), which the API has for nodes, is no part of it.
+/// It reads the whole grammar of Kubernetes' selectors: `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a`
+/// (the label exists), `!a` (it does not), with commas that mean "and". As in Kubernetes, `!=` and `notin` also
+/// match objects without the label. The comparison of numbers (`a>1`), which the API has for nodes, is not
+/// supported.
 ///
-/// It is kept in one form, whatever it was written as: what asks the same of a label is equal and prints alike, so
-/// `a==b`, `a in (b)`, and `a in (b,c),a!=c` are all `a=b`.
+/// It is kept in a canonical form: equivalent selectors are equal and print alike, so `a==b`, `a in (b)`, and `a in
+/// (b,c),a!=c` are all `a=b`.
 ///
 /// ```
 /// use relay_proto::pods::Selector;
@@ -33,7 +34,7 @@ pub struct Selector {
     keys: BTreeMap<String, Condition>,
 }
 
-/// One condition of a [`Selector`], as it is written: what [`Selector::requirements`] gives.
+/// One condition of a [`Selector`] in its canonical form, from [`Selector::requirements`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Requirement<'a> {
     key: &'a str,
@@ -49,17 +50,18 @@ enum Ask<'a> {
 }
 
 impl Selector {
-    /// Reads a selector. An empty text holds for everything.
+    /// Parses a selector. An empty text matches everything.
     ///
     /// # Errors
-    /// When the text breaks the grammar, or a key or value Kubernetes' syntax of labels. It says at which character.
+    /// When the text breaks the grammar, or a key or value Kubernetes' syntax of labels. The error has the
+    /// position.
     pub fn parse(text: &str) -> Result<Self, InvalidParameter> {
         let mut selector = Self::default();
         Parser::new(text).conditions(|key, condition| selector.add(key, condition))?;
         Ok(selector)
     }
 
-    /// Asks for what `other` asks too.
+    /// Adds the conditions of `other`.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         for (key, condition) in other.keys {
@@ -68,12 +70,12 @@ impl Selector {
         self
     }
 
-    /// Whether it asks for nothing.
+    /// Whether it matches everything.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Whether labels, given as a look-up, have what is asked for.
+    /// Whether labels, given as a look-up, meet all conditions.
     pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.keys.iter().all(|(key, condition)| condition.holds(label(key)))
     }
@@ -115,7 +117,7 @@ impl Condition {
         }
     }
 
-    /// What holds when both hold.
+    /// The conjunction of both.
     fn and(self, other: Self) -> Self {
         let one_of =
             |values: BTreeSet<String>| if values.is_empty() { Self::Never } else { Self::In(values) };

@@ -38,7 +38,7 @@ impl Session {
     /// # Errors
     /// When it is malformed or has no id.
     pub fn from_json(json: &[u8]) -> Result<Self, InvalidSession> {
-        // The source is dropped on purpose: its text may quote the ticket.
+        // Without the source, whose text may quote the ticket.
         serde_json::from_slice::<Self>(json)
             .ok()
             .filter(|session| !session.session_id.is_empty())
@@ -55,7 +55,7 @@ impl fmt::Debug for Session {
     }
 }
 
-/// An answer without a session id.
+/// A response without a session id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the answer holds no session id")]
 pub struct InvalidSession(());
@@ -72,7 +72,7 @@ pub struct Health {
     pub head: Option<Position>,
     /// Open streams.
     pub subscribers: Option<u64>,
-    /// The document as it came.
+    /// The whole document.
     pub raw: serde_json::Value,
 }
 

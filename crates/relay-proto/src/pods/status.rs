@@ -1,16 +1,16 @@
 //! STATUS, READY and RESTARTS: a pod in one line, as `kubectl get pods` prints it.
 //!
-//! The rule is Kubernetes' own (`printPod` of its table printer, version 1.35), told here once for both shapes of a
-//! pod. A Kubernetes object holds all that the rule asks for. The flat shape holds nearly all: it says neither the
-//! order in which the API server lists the containers' statuses, nor all conditions. So a relay that reads an object
-//! whose flat fields would print otherwise adds what is printed (`printed`); all other pods do without.
+//! The rule is that of Kubernetes (`printPod` of its table printer, version 1.35), for both shapes of a pod. A
+//! Kubernetes object has all inputs of the rule. The flat shape has nearly all: it lacks the order of the
+//! containers' statuses, and some conditions. So a relay adds the printed form (`printed`) to a pod whose flat
+//! fields would print otherwise.
 
 use serde::{Deserialize, Serialize};
 
 use super::container::{Container, ContainerKind};
 use crate::time::Timestamp;
 
-/// What `kubectl get pods` prints of a pod.
+/// The columns of `kubectl get pods` for a pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -23,17 +23,17 @@ pub struct Printed {
     pub containers: u32,
     /// RESTARTS: of the init containers while the pod initialises, of containers and sidecars afterwards.
     pub restarts: u32,
-    /// What `kubectl` prints behind RESTARTS, as in `3 (5m ago)`, counted from this time: when one of the containers
-    /// that RESTARTS counts ended last, to be restarted. `None` when no such end is known.
+    /// The time from which `kubectl` counts the age behind RESTARTS, as in `3 (5m ago)`: the last end of a
+    /// restarted container. `None` when it is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_restart: Option<Timestamp>,
 }
 
-/// What the rule asks of a pod.
+/// Inputs of the rule: a pod.
 pub(super) struct Facts<'a> {
     pub(super) phase: Option<&'a str>,
     pub(super) reason: Option<&'a str>,
-    /// Whether its condition says that it waits for a gate to be opened before it is scheduled.
+    /// Whether its condition says that it waits for a scheduling gate.
     pub(super) gated: bool,
     /// Whether its condition `Ready` holds.
     pub(super) ready: bool,
@@ -48,7 +48,7 @@ pub(super) struct Facts<'a> {
     pub(super) app: Vec<Fact<'a>>,
 }
 
-/// What the rule asks of one container's status.
+/// Inputs of the rule: the status of one container.
 #[derive(Clone, Copy)]
 pub(super) struct Fact<'a> {
     pub(super) sidecar: bool,
@@ -109,7 +109,7 @@ impl Facts<'_> {
         printed
     }
 
-    /// Looks at the init containers up to the first that the pod waits for, and says which that is.
+    /// Checks the init containers up to the first that the pod waits for, and returns it.
     fn print_init(&self, printed: &mut Printed) -> Option<usize> {
         for (at, container) in self.init.iter().enumerate() {
             printed.status = match container.state {

@@ -1,15 +1,15 @@
-//! The grammar: words, signs, and what may follow what.
+//! The parser of selectors.
 
 use std::collections::BTreeSet;
 
 use crate::pods::parameter::{InvalidParameter, check_key, check_value};
 
-/// What is asked of one label. Each can be written in one way only.
+/// The condition of one label, in canonical form.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Condition {
     /// It has one of these values; never empty.
     In(BTreeSet<String>),
-    /// It has none of these values; never empty. With `present` it has to be there.
+    /// It has none of these values; never empty. With `present` the label must exist.
     NotIn {
         values: BTreeSet<String>,
         present: bool,
@@ -20,7 +20,7 @@ pub(super) enum Condition {
     Never,
 }
 
-/// A word or a sign of a selector. `in` and `notin` are words: they mean something behind a key only.
+/// A token of a selector. `in` and `notin` are words, with a meaning only after a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token<'a> {
     Word(&'a str),
@@ -28,12 +28,12 @@ enum Token<'a> {
     End,
 }
 
-/// What may stand between words and signs, as in Kubernetes.
+/// White space between tokens, as in Kubernetes.
 const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 
 pub(super) struct Parser<'a> {
     text: &'a str,
-    /// Where the next token begins, and the token.
+    /// The position of the next token, and the token.
     at: usize,
     next: Token<'a>,
 }
@@ -45,7 +45,7 @@ impl<'a> Parser<'a> {
         parser
     }
 
-    /// Hands over the conditions one by one.
+    /// Parses the conditions one by one.
     pub(super) fn conditions(
         mut self,
         mut take: impl FnMut(String, Condition),
@@ -109,7 +109,7 @@ impl<'a> Parser<'a> {
         Ok(value.into())
     }
 
-    /// Values in parentheses; where none stands beside a comma it is the empty one.
+    /// Values in parentheses; a missing one is the empty value.
     fn values(&mut self) -> Result<BTreeSet<String>, InvalidParameter> {
         self.advance();
         if self.next != Token::Sign("(") {
