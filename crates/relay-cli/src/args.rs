@@ -42,7 +42,7 @@ use crate::store::StoreArgs;
 /// Follow the pods of a Kubernetes cluster through a relay, or be the relay.
 ///
 /// Flags that say [env: ..] can also be set in the environment; an empty variable counts as none.
-/// RELAY_LOG chooses what is logged to stderr: error, warn (default), info, debug, trace, or TARGET=LEVEL,...
+/// RELAY_LOG chooses what is logged to stderr: error, warn (default), info (servers), debug, trace, TARGET=LEVEL,...
 /// Durations are written 500ms, 10s, 5m, 24h; sizes 64KiB, 256MiB. JSON comes as one object per line.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not authorised, 5 timed out, 6 conflict, 7 outcome of an
@@ -70,11 +70,16 @@ pub(crate) struct Args {
 impl Args {
     /// Reads the command line and the environment; ends the program when they are wrong, or ask for help.
     pub(crate) fn read() -> Self {
-        let command = with_rules(without_empty_variables(examples::with_examples(Self::command())));
+        let command = with_rules(without_empty_variables(Self::with_examples()));
         let is_brief = brief::is_asked(std::env::args_os().skip(1));
         let command = if is_brief { brief::brief(command) } else { command };
         let mut matches = command.get_matches();
         Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The command line as clap knows it, each command with its examples.
+    pub(crate) fn with_examples() -> clap::Command {
+        examples::with_examples(Self::command())
     }
 
     /// The command, with what was given before its name.

@@ -166,6 +166,9 @@ fn code_of(error: &anyhow::Error) -> u8 {
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
     const NOBODY: &str = "does the server run, and is this its address?";
     const NOT_ONE: &str = "what answers there is no relay: check host, port and path of --url";
+    if let Some(relay_parsec::Error::SequenceConflict { .. }) = error.downcast_ref() {
+        return Some("--sequence-file FILE keeps the number from one run to the next");
+    }
     // A list that ends early is a relay's; what is no list at all is somebody else's.
     let is_strange = |error: &Error| match error {
         Error::Answer { source, .. } => !matches!(source, AnswerError::List(_)),

@@ -36,6 +36,14 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         .bind(args.listen)
         .await
         .with_context(|| format!("cannot serve on {}", args.listen))?;
+    if args.tokens_file.is_none() {
+        let address = server.local_addr();
+        if address.ip().is_loopback() {
+            tracing::info!("without --tokens-file everybody on this machine can read {address}");
+        } else {
+            tracing::warn!("without --tokens-file everybody who can connect can read {address}");
+        }
+    }
     // Whoever has read the line may end the server.
     let signalled = signalled();
     let line = format!("relay listening on http://{}", server.local_addr());
@@ -57,7 +65,19 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
 /// The store on disk, if there is to be one. Bytes of the newest events are kept in memory, for streams at the head.
 fn store(args: &ServeArgs) -> anyhow::Result<Option<DiskStore>> {
     const CACHE: u64 = 16 << 20;
-    let (StoreArg::Disk, Some(dir)) = (args.store, &args.data_dir) else { return Ok(None) };
+    let dir = match (args.store, &args.data_dir) {
+        (None | Some(StoreArg::Disk), Some(dir)) => dir,
+        (Some(StoreArg::Memory), Some(dir)) => {
+            tracing::warn!("events are kept in memory only: --store memory does not use {}", dir.display());
+            return Ok(None);
+        }
+        // Disk without a directory is refused with the flags.
+        (_, None) => {
+            tracing::info!("events are kept in memory only; with --data-dir DIR they survive a restart");
+            return Ok(None);
+        }
+    };
+    tracing::info!("events are kept in {}", dir.display());
     let fsync = match args.fsync {
         FsyncArg::Always => Fsync::Always,
         FsyncArg::Interval => Fsync::Interval(args.fsync_interval),

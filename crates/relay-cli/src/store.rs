@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, Subcommand};
-use relay_pods_server::{export_store, import_store, verify_store};
+use relay_pods_server::{TransferError, export_store, import_store, verify_store};
 use serde_json::json;
 
 use crate::args::Format;
@@ -21,7 +21,7 @@ pub(crate) struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
-    /// Look at every byte of a data directory, and change nothing; exit code 1 when something is wrong
+    /// Check every byte of a data directory that no server uses; exit code 1 when something is wrong. Changes nothing
     Verify {
         /// The directory of `relay serve --store disk`
         #[arg(long, env = "RELAY_DATA_DIR", value_name = "DIR")]
@@ -75,6 +75,10 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
             };
             let exported = export_store(&data_dir, with_key, &mut *writer, &mut progress).await;
             bar.clear();
+            // As with other commands, a reader of stdout that has seen enough is no failure.
+            if out.is_none() && exported.as_ref().is_err_and(is_broken_pipe) {
+                return Ok(Exit::Done);
+            }
             exported.with_context(|| format!("{} cannot be exported", data_dir.display()))?;
         }
         StoreCommand::Import { data_dir, from } => {
@@ -93,6 +97,17 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+fn is_broken_pipe(error: &TransferError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// A file that only its owner may read: it may hold a key.

@@ -41,7 +41,7 @@ pub enum Error {
     /// counts.
     #[error(
         "sequence {sequence} of producer {producer:?} in channel {channel} is not above the last one taken{}: use another \
-         producer id, or set the counter to that number",
+         producer id, or go on above that number",
         .last.map_or(String::new(), |last| format!(", {last}"))
     )]
     SequenceConflict {

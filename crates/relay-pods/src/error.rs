@@ -73,7 +73,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The application's own source of credentials or sessions failed.
-    #[error("no credential")]
+    #[error("the request was not sent")]
     Credential {
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -133,7 +133,8 @@ relay parsec serve --data-dir channels --retain-age 1h",
     (
         "parsec publish",
         "echo '{\"text\":\"hi\"}' |
-    relay parsec publish public:demo.chat --aspect said --producer me
+    relay parsec publish public:demo.chat --aspect said --producer me \\
+    --sequence-file me.sequence
 relay parsec publish public:demo.chat --aspect said --producer you \\
     --payload '{\"text\":\"hi\"}' \\
     --sequence-file you.sequence",

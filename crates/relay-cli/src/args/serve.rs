@@ -50,7 +50,7 @@ pub(crate) enum SourceArg {
 /// Where a relay's events are kept
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StoreArg {
-    /// In memory: a new log, in a new epoch, at each start
+    /// In memory: lost at each restart, which begins a new epoch
     Memory,
     /// In the data directory: a restart goes on where the last run ended
     Disk,
@@ -63,7 +63,7 @@ pub(crate) enum FsyncArg {
     Always,
     /// At most the interval later; after a power loss the log is in a new epoch
     Interval,
-    /// When the system finds the time; after a power loss the log is in a new epoch
+    /// When the operating system decides; after a power loss the log is in a new epoch
     Never,
 }
 
@@ -93,7 +93,7 @@ pub(crate) struct ServeArgs {
         help_heading = "Simulated cluster"
     )]
     pub(crate) sim_pods: usize,
-    /// Events per second; 0: quiet after the start
+    /// Events per second; 0: no events after the start
     #[arg(long, env = "RELAY_SIM_RATE", default_value_t = 5.0, value_name = "RATE", value_parser = rate, help_heading = "Simulated cluster")]
     pub(crate) sim_rate: f64,
     /// Kubeconfig file. Default: RELAY_KUBECONFIG, else KUBECONFIG, which may list several, else ~/.kube/config, else
@@ -118,9 +118,9 @@ pub(crate) struct ServeArgs {
         help_heading = "Kubernetes"
     )]
     pub(crate) publish_annotations: Vec<String>,
-    /// Where the events are kept
-    #[arg(long, env = "RELAY_STORE", default_value = "memory", value_name = "STORE", help_heading = "Store")]
-    pub(crate) store: StoreArg,
+    /// Where the events are kept. Default: on the disk with --data-dir, else in memory
+    #[arg(long, env = "RELAY_STORE", value_name = "STORE", help_heading = "Store")]
+    pub(crate) store: Option<StoreArg>,
     /// Directory of the disk store, made when it is not there; only its owner may look inside
     #[arg(
         long,
@@ -166,7 +166,8 @@ pub(crate) struct ServeArgs {
     /// Silence after which a stream is sent a heartbeat
     #[arg(long, env = "RELAY_HEARTBEAT", default_value = "15s", value_name = "DURATION", value_parser = positive_duration, help_heading = "Limits")]
     pub(crate) heartbeat: Duration,
-    /// File with a line TOKEN SUBJECT NAMESPACES per token; default: no authentication
+    /// File with a line TOKEN SUBJECT NAMESPACES per token, NAMESPACES being * for all or names with commas, such as
+    /// prod,staging. Default: no authentication
     #[arg(long, env = "RELAY_TOKENS_FILE", value_name = "FILE", help_heading = "Authentication")]
     pub(crate) tokens_file: Option<PathBuf>,
     /// Time for which a session ticket is valid

@@ -175,7 +175,7 @@ pub(super) struct ForkArgs {
 }
 
 async fn stream(reach: &Reach, stream: &str) -> anyhow::Result<DurableStream> {
-    reach.stream(stream, reach.patience(), &Notes::default()).await
+    reach.stream(stream, reach.patience(), &Notes::new(reach.patience())).await
 }
 
 /// Prints what came of it as one line, unless a signal came before.
@@ -273,7 +273,8 @@ pub(super) async fn delete(args: DeleteArgs) -> anyhow::Result<Exit> {
 }
 
 pub(super) async fn fork(args: ForkArgs) -> anyhow::Result<Exit> {
-    let client = args.reach.client(args.reach.patience(), &Notes::default()).await?;
+    let patience = args.reach.patience();
+    let client = args.reach.client(patience, &Notes::new(patience)).await?;
     let (source, target) = (client.stream(&args.source)?, client.stream(&args.target)?);
     print(args.print, async move {
         let options = ForkOptions::new().at(args.at).sub_offset(args.sub_offset).expiry(args.expiry.expiry());

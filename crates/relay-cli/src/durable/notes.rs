@@ -1,25 +1,35 @@
 //! What is told on stderr while a command goes on.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use relay_durable::Retry;
 
 /// Tells of retries, each cause once until something went well.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Notes(Arc<Mutex<Option<String>>>);
+#[derive(Debug, Clone)]
+pub(super) struct Notes {
+    told: Arc<Mutex<Option<String>>>,
+    /// How long it is tried without progress.
+    patience: Option<Duration>,
+}
 
 impl Notes {
+    pub(super) fn new(patience: Option<Duration>) -> Self {
+        Self { told: Arc::default(), patience }
+    }
+
     pub(super) fn retry(&self, retry: &Retry) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.as_ref() != Some(&retry.cause) {
-            note(&format!("{}; trying again", retry.cause));
+            let end = if self.patience.is_none() { ", without end unless --retry-for is given" } else { "" };
+            note(&format!("{}; trying again{end}", retry.cause));
             *told = Some(retry.cause.clone());
         }
     }
 
     /// Something went well.
     pub(super) fn well(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -357,7 +357,7 @@ impl Told {
             offset: None,
             closed: false,
         };
-        Self(Arc::new(Mutex::new(tally)), Notes::default())
+        Self(Arc::new(Mutex::new(tally)), Notes::new(args.reach.endless()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Tally> {

@@ -106,7 +106,7 @@ async fn run(
     from: Offset,
     patience: Option<Duration>,
 ) -> anyhow::Result<Exit> {
-    let notes = Notes::default();
+    let notes = Notes::new(patience);
     let stream = reading.reach.stream(&reading.stream, patience, &notes).await?;
     let (base, cap) = reading.reach.retry();
     let config = ReaderConfig::default()

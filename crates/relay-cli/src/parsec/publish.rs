@@ -20,7 +20,7 @@ use crate::output::Output;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct PublishArgs {
-    /// The channel, such as public:app.domain
+    /// The channel: public:NAME.NAME or private:NAME.NAME.NAME, four names at most
     channel: String,
     /// What the envelopes are about; needed unless --envelopes
     #[arg(long, value_name = "ASPECT", required_unless_present = "envelopes")]
@@ -51,7 +51,7 @@ pub(super) struct PublishArgs {
     /// How long one envelope is tried
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = positive_duration)]
     publish_timeout: Duration,
-    /// Say what cannot be published on stdout, and go on
+    /// When a line cannot be published, print a failed event on stdout and go on with the next line
     #[arg(long)]
     keep_going: bool,
     /// Open the channel first: websocket only

@@ -57,6 +57,34 @@ fn a_restart_over_a_trimmed_log_adds_nothing() {
 }
 
 #[test]
+fn a_data_directory_is_used_without_further_flags_and_the_log_says_where_events_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    let data = path.to_str().unwrap();
+    let kept = |flags: &[&str]| {
+        let server = Server::start(&[flags, &["--sim-rate", "0"]].concat());
+        let kind = get(server.addr, "/health").ok()["store"]["kind"].clone();
+        server.signal("TERM");
+        (kind, server.wait().expect(0).stderr)
+    };
+    let (kind, log) = kept(&["--store", "memory", "--data-dir", data]);
+    assert!(
+        kind == "memory" && log.contains("--store memory does not use") && !path.exists(),
+        "{kind} {log}"
+    );
+    let (kind, log) = kept(&["--data-dir", data]);
+    assert!(kind == "disk" && log.contains(&format!("events are kept in {data}")), "{kind} {log}");
+    let (kind, log) = kept(&[]);
+    assert!(kind == "memory" && log.contains("events are kept in memory only"), "{kind} {log}");
+    assert!(log.contains("without --tokens-file everybody on this machine can read"), "{log}");
+    // A reader of the export that has seen enough ends it, as with every other command.
+    let mut exporting = super::process::relay(&["store", "export", "--data-dir", data]);
+    let mut exporting = exporting.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(exporting.stdout.take());
+    assert_eq!(exporting.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn what_cannot_be_used_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().to_str().unwrap();
