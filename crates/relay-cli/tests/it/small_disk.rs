@@ -9,6 +9,7 @@ pub(crate) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
     /// `None`, and a line that says so, where nothing may be mounted.
+    #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub(crate) fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mount =

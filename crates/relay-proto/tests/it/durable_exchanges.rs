@@ -1,5 +1,6 @@
 //! The answers of `fixtures/durable/exchanges` without a client: how they are told apart, and what the machines make of
 //! them, whole and byte by byte.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use std::time::Duration;
 

@@ -50,12 +50,12 @@ fn bump(object: &mut Value) {
 fn rule_15_a_condition_is_written_after_a_call_and_only_when_it_says_something_new() {
     let mut c = channel("c", "1", json!([]));
     c["status"] = json!({"conditions": [{"type": "Routeable", "status": "False", "by": "another"}]});
-    let mut play = Play::of(Play::settings().writes(true), Value::Null, &[c.clone()]);
+    let mut play = Play::of(Play::settings().writes(true), Value::Null, std::slice::from_ref(&c));
     assert_eq!(play.written(&mut c), ["Routeable=False Provisioned=True Ready=False"]);
     assert_eq!(c["status"]["conditions"][0]["by"], "another");
     assert_eq!(c["status"]["conditions"][1]["message"], "Channel provisioned successfully");
     play.apply(&c);
-    let mut play = Play::of(Play::settings().writes(true), Value::Null, &[c.clone()]);
+    let mut play = Play::of(Play::settings().writes(true), Value::Null, std::slice::from_ref(&c));
     assert_eq!(play.took().iter().filter(|line| *line == "provision ns/c").count(), 1);
     assert_eq!(play.written(&mut c), [""; 0], "a restart says nothing new");
 }
@@ -80,7 +80,7 @@ fn rule_15_the_true_after_a_false_is_written() {
 #[test]
 fn rule_15_a_conflict_is_read_computed_and_written_again_and_calls_nothing() {
     let mut c = channel("c", "1", json!([]));
-    let mut play = Play::of(Play::settings().writes(true), Value::Null, &[c.clone()]);
+    let mut play = Play::of(Play::settings().writes(true), Value::Null, std::slice::from_ref(&c));
     play.took();
     bump(&mut c);
     c["status"] = json!({"conditions": [{"type": "Other", "status": "True"}]});
@@ -93,7 +93,7 @@ fn rule_15_a_conflict_is_read_computed_and_written_again_and_calls_nothing() {
 #[test]
 fn rule_15_a_write_that_fails_is_tried_again_and_calls_nothing() {
     let mut c = channel("c", "1", json!([]));
-    let mut play = Play::of(Play::settings().writes(true), Value::Null, &[c.clone()]);
+    let mut play = Play::of(Play::settings().writes(true), Value::Null, std::slice::from_ref(&c));
     play.took();
     for _ in 0..10 {
         let write = play.writes.remove(0);
@@ -110,7 +110,7 @@ fn rule_15_a_write_that_fails_is_tried_again_and_calls_nothing() {
 #[test]
 fn rule_15_conflicts_without_end_wait_longer_and_longer() {
     let c = channel("c", "1", json!([]));
-    let mut play = Play::of(Play::settings().writes(true), Value::Null, &[c.clone()]);
+    let mut play = Play::of(Play::settings().writes(true), Value::Null, std::slice::from_ref(&c));
     play.took();
     let mut delays = Vec::new();
     for _ in 0..8 {
@@ -167,7 +167,7 @@ fn rule_13_missing_arguments_are_a_condition_and_a_warning() {
 #[test]
 fn a_spec_that_breaks_a_rule_gets_a_condition_and_no_call() {
     let mut c = channel("c", "1", json!([{"name": "a", "value": 5}]));
-    let mut play = Play::of(Play::settings().writes(true), Value::Null, &[c.clone()]);
+    let mut play = Play::of(Play::settings().writes(true), Value::Null, std::slice::from_ref(&c));
     assert!(!play.took().iter().any(|line| line.starts_with("provision")));
     assert_eq!(play.written(&mut c), ["Provisioned=False Ready=False"]);
     assert_eq!(text(&c["status"]["conditions"][0]["reason"]), "InvalidSpec");
