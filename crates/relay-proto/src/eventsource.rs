@@ -27,7 +27,7 @@
 //!
 //! ```
 //! use core::time::Duration;
-//! use relay_proto::eventsource::{Attempt, Config, End, Item, Machine, Stop, Want};
+//! use relay_proto::eventsource::{Attempt, Config, End, Item, Machine, Stop, Action};
 //! use relay_proto::http::ResponseHead;
 //!
 //! # fn open(attempt: &Attempt) -> Result<(u16, Option<&'static str>), String> {
@@ -40,7 +40,7 @@
 //! let mut machine = Machine::new(Config::default(), 42);
 //! let stop = loop {
 //!     match machine.poll(now()) {
-//!         Want::Connect(attempt) => match open(&attempt) {
+//!         Action::Connect(attempt) => match open(&attempt) {
 //!             Ok((status, content_type)) => {
 //!                 let mut head = ResponseHead::new(status, "http://relay.example/events");
 //!                 if let Some(content_type) = content_type {
@@ -50,14 +50,14 @@
 //!             }
 //!             Err(error) => machine.handle_end(End::Io(error), now()),
 //!         },
-//!         Want::Bytes(until) => match read(until) {
+//!         Action::Bytes(until) => match read(until) {
 //!             Some(bytes) => machine.handle_bytes(bytes, now()),
 //!             None => machine.handle_end(End::Eof, now()),
 //!         },
-//!         Want::Wait(until) => sleep_until(until),
-//!         Want::Item(Item::Frame(frame)) => { /* to the caller */ }
-//!         Want::Item(_) => {}
-//!         Want::Stop(stop) => break stop,
+//!         Action::Wait(until) => sleep_until(until),
+//!         Action::Item(Item::Frame(frame)) => { /* to the caller */ }
+//!         Action::Item(_) => {}
+//!         Action::Stop(stop) => break stop,
 //!         _ => machine.handle_timeout(now()),
 //!     }
 //! };
@@ -72,4 +72,4 @@ mod tests;
 
 pub use config::{Config, ServerRetry, StatusPolicy, Verdict};
 pub use machine::{Machine, State};
-pub use outcome::{Attempt, Cause, End, Ended, Item, Refused, Retry, Stop, Want};
+pub use outcome::{Action, Attempt, Cause, End, Ended, Item, Refused, Retry, Stop};

@@ -8,7 +8,7 @@ use relay_testkit::{Clock, Gate, Peer, Reply, Script};
 use serde_json::Value;
 
 use crate::conversation::{Conversation, Mode, Step};
-use crate::trace::{Beside, Trace, Way};
+use crate::trace::{Runner, StreamStatus, Trace};
 
 const LIST: &str = "/pods";
 const STREAM: &str = "/events/stream";
@@ -54,7 +54,7 @@ async fn play(conversation: &Conversation) -> Result<(), String> {
         played = following => played?,
         () = opening => {}
     }
-    trace.verdict(Way::Http)
+    trace.verdict(Runner::Http)
 }
 
 struct Scripted {
@@ -130,7 +130,7 @@ async fn follow(
         requests.tell(peer, trace);
         match snapshot {
             Ok(snapshot) => {
-                let beside = Beside {
+                let beside = StreamStatus {
                     acknowledged: handle.acknowledgement(),
                     freshness: Some(match handle.freshness() {
                         Freshness::Cold => "cold",

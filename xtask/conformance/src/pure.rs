@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use relay_proto::eventsource::{Config, End, Item, Machine, ServerRetry, Want};
+use relay_proto::eventsource::{Action, Config, End, Item, Machine, ServerRetry};
 use relay_proto::http::ResponseHead;
 use relay_proto::pods::{EventHash, InvalidHash, ListDecoder, ListFormat, ListLimits, Message, Undecodable};
 use relay_proto::retry::Jitter;
@@ -12,7 +12,7 @@ use relay_state::pods::{Replay, ReplayMode, ReplayOptions, SeedVerdict, Step as 
 use serde_json::json;
 
 use crate::conversation::{Connect, Conversation, Line, List, Mode, Step};
-use crate::trace::{Beside, Trace, Way};
+use crate::trace::{Runner, StreamStatus, Trace};
 
 /// Plays a conversation against [`Machine`] and [`Replay`] alone.
 ///
@@ -26,11 +26,11 @@ pub fn play_pure(conversation: &Conversation) -> Result<(), String> {
     for line in &conversation.lines {
         if let Err(surprise) = run.line(line) {
             run.trace.surprise(&surprise);
-            return run.trace.verdict(Way::Pure);
+            return run.trace.verdict(Runner::Pure);
         }
     }
     run.goes_away();
-    run.trace.verdict(Way::Pure)
+    run.trace.verdict(Runner::Pure)
 }
 
 struct Run<'c> {
@@ -151,9 +151,9 @@ impl<'c> Run<'c> {
         self.trace.connects(since.as_ref().map(EventHash::as_str), start);
         loop {
             match self.machine.poll(self.now) {
-                Want::Wait(until) => self.now = until,
-                Want::Connect(_) => break,
-                Want::Item(_) => {}
+                Action::Wait(until) => self.now = until,
+                Action::Connect(_) => break,
+                Action::Item(_) => {}
                 other => return Err(format!("instead of an attempt the machine wants {other:?}")),
             }
         }
@@ -185,7 +185,7 @@ impl<'c> Run<'c> {
     fn pass(&mut self, time: Duration) -> Result<(), String> {
         let end = self.now + time;
         while self.open
-            && let Want::Bytes(Some(deadline)) = self.machine.poll(self.now)
+            && let Action::Bytes(Some(deadline)) = self.machine.poll(self.now)
             && deadline <= end
         {
             self.now = deadline;
@@ -200,24 +200,24 @@ impl<'c> Run<'c> {
     fn pump(&mut self) -> Result<(), String> {
         loop {
             match self.machine.poll(self.now) {
-                Want::Item(Item::Opened) => {}
-                Want::Item(Item::Ended(ended)) => {
+                Action::Item(Item::Opened) => {}
+                Action::Item(Item::Ended(ended)) => {
                     self.open = false;
                     let closing = std::mem::take(&mut self.closing);
                     let cause = if closing { "the relay is closing".into() } else { ended.cause.to_string() };
                     self.ahead.push_back(Incoming::End(cause));
                 }
-                Want::Item(Item::Frame(Frame::Event(event))) => {
+                Action::Item(Item::Frame(Frame::Event(event))) => {
                     let message = Message::decode(event.kind(), event.last_event_id(), event.data());
                     self.read(message);
                 }
-                Want::Item(Item::Frame(Frame::Oversized(block))) => {
+                Action::Item(Item::Frame(Frame::Oversized(block))) => {
                     let (kind, id) = (block.kind(), block.last_event_id());
                     let message = Undecodable::oversized(kind, id, block.size(), "an event");
                     self.read(Message::Undecodable(message));
                 }
-                Want::Item(_) => {}
-                Want::Stop(stop) => return Err(format!("the machine stops: {stop:?}")),
+                Action::Item(_) => {}
+                Action::Stop(stop) => return Err(format!("the machine stops: {stop:?}")),
                 _ => return Ok(()),
             }
         }
@@ -239,7 +239,7 @@ impl<'c> Run<'c> {
             match self.fold.poll() {
                 Ask::Snapshot(snapshot) => {
                     let acknowledged = self.fold.acknowledged().cloned();
-                    self.trace.shows(&snapshot, &Beside { acknowledged, freshness: None });
+                    self.trace.shows(&snapshot, &StreamStatus { acknowledged, freshness: None });
                 }
                 Ask::Reconnect(cause) => {
                     self.machine.restart(cause, self.now);

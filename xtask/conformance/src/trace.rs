@@ -8,16 +8,16 @@ use serde_json::Value;
 
 use crate::conversation::{Conversation, Expect, ExpectPod, Finally, Step};
 
-/// What a way of running a conversation can see.
+/// How a conversation is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// When each line of the stream is read.
+pub(crate) enum Runner {
+    /// Against the machines, so that the time of reading each line is known.
     Pure,
-    /// How fresh the client says it is.
+    /// Through HTTP, so that the client's freshness is known.
     Http,
 }
 
-/// The lines of one run, beside what the conversation says about each.
+/// The lines of one run, and those of the conversation.
 pub(crate) struct Trace<'c> {
     conversation: &'c Conversation,
     lines: Vec<String>,
@@ -26,10 +26,10 @@ pub(crate) struct Trace<'c> {
     outputs: usize,
 }
 
-/// What is known of a snapshot beside itself.
-pub(crate) struct Beside {
+/// The status of the client at a snapshot.
+pub(crate) struct StreamStatus {
     pub(crate) acknowledged: Option<EventHash>,
-    /// `None`: this way of running it does not know.
+    /// `None`: not known to this runner.
     pub(crate) freshness: Option<&'static str>,
 }
 
@@ -55,7 +55,7 @@ impl<'c> Trace<'c> {
     }
 
     /// The caller is handed a snapshot.
-    pub(crate) fn shows(&mut self, snapshot: &Snapshot, beside: &Beside) {
+    pub(crate) fn shows(&mut self, snapshot: &Snapshot, status: &StreamStatus) {
         let mut expects = self.conversation.lines.iter().filter_map(|line| match &line.step {
             Step::Expect(expect) => Some(&**expect),
             _ => None,
@@ -63,7 +63,7 @@ impl<'c> Trace<'c> {
         let pods = expects.clone().take(self.outputs + 1).filter_map(|expect| expect.pods.as_ref()).last();
         let expect = expects.nth(self.outputs);
         self.outputs += 1;
-        self.lines.push(observed(snapshot, beside, expect, pods.map(Vec::as_slice)));
+        self.lines.push(observed(snapshot, status, expect, pods.map(Vec::as_slice)));
     }
 
     /// Something that no conversation expects.
@@ -86,15 +86,15 @@ impl<'c> Trace<'c> {
     }
 
     /// Whether the run went as the conversation says; if not, how it differs.
-    pub(crate) fn verdict(self, way: Way) -> Result<(), String> {
-        let expected = expected(self.conversation, way);
+    pub(crate) fn verdict(self, runner: Runner) -> Result<(), String> {
+        let expected = expected(self.conversation, runner);
         let same = expected.iter().map(|(_, line)| line).eq(&self.lines);
         if same { Ok(()) } else { Err(difference(&expected, &self.lines)) }
     }
 }
 
 /// What the conversation expects, with the line of each.
-fn expected(conversation: &Conversation, way: Way) -> Vec<(usize, String)> {
+fn expected(conversation: &Conversation, runner: Runner) -> Vec<(usize, String)> {
     let mut pods: &[ExpectPod] = &[];
     let mut lines = Vec::new();
     for line in &conversation.lines {
@@ -103,9 +103,9 @@ fn expected(conversation: &Conversation, way: Way) -> Vec<(usize, String)> {
             Step::Connect(connect) => connect_line(connect.since.as_deref(), connect.start.as_deref()),
             Step::Expect(expect) => {
                 pods = expect.pods.as_deref().unwrap_or(pods);
-                wanted(expect, pods, way)
+                wanted(expect, pods, runner)
             }
-            Step::Bytes(_) | Step::Time(_) | Step::Cut | Step::ClientEnds if way == Way::Pure => {
+            Step::Bytes(_) | Step::Time(_) | Step::Cut | Step::ClientEnds if runner == Runner::Pure => {
                 stream_line(line.number)
             }
             Step::Bytes(_) | Step::Time(_) | Step::Cut | Step::ClientEnds => continue,
@@ -195,7 +195,7 @@ impl Output<'_> {
     }
 }
 
-fn wanted(expect: &Expect, pods: &[ExpectPod], way: Way) -> String {
+fn wanted(expect: &Expect, pods: &[ExpectPod], runner: Runner) -> String {
     let mut pods: Vec<String> = pods
         .iter()
         .map(|pod| match pod {
@@ -215,14 +215,14 @@ fn wanted(expect: &Expect, pods: &[ExpectPod], way: Way) -> String {
         pods,
         historic: expect.historic,
         acknowledged: expect.acknowledged.as_ref().map(Option::as_deref),
-        freshness: expect.freshness.as_deref().filter(|_| way == Way::Http),
+        freshness: expect.freshness.as_deref().filter(|_| runner == Runner::Http),
     }
     .line()
 }
 
 fn observed(
     snapshot: &Snapshot,
-    beside: &Beside,
+    status: &StreamStatus,
     expect: Option<&Expect>,
     pods: Option<&[ExpectPod]>,
 ) -> String {
@@ -245,8 +245,8 @@ fn observed(
         historic: snapshot.historic,
         acknowledged: expect
             .and_then(|expect| expect.acknowledged.as_ref())
-            .map(|_| beside.acknowledged.as_ref().map(EventHash::as_str)),
-        freshness: expect.and_then(|expect| expect.freshness.as_ref()).and(beside.freshness),
+            .map(|_| status.acknowledged.as_ref().map(EventHash::as_str)),
+        freshness: expect.and_then(|expect| expect.freshness.as_ref()).and(status.freshness),
     }
     .line()
 }

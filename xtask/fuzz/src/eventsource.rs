@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_proto::eventsource::{Config, End, Machine, Refused, ServerRetry, State, Want};
+use relay_proto::eventsource::{Action, Config, End, Machine, Refused, ServerRetry, State};
 use relay_proto::http::ResponseHead;
 use relay_proto::sse::Limits;
 
@@ -65,12 +65,12 @@ fn run(settings: [u8; 8], mut happenings: &[u8]) -> Vec<(State, Option<Duration>
         assert!(connects <= 1, "{connects} attempts at once");
         hurried += connects;
         let until = match &want {
-            Want::Wait(until) => {
+            Action::Wait(until) => {
                 assert!(*until > now, "a wait is ahead");
                 hurried = 0;
                 Some(*until)
             }
-            Want::Response(until) | Want::Bytes(until) => *until,
+            Action::Response(until) | Action::Bytes(until) => *until,
             _ => None,
         };
         if machine.state() == State::Bytes {
@@ -84,12 +84,12 @@ fn run(settings: [u8; 8], mut happenings: &[u8]) -> Vec<(State, Option<Duration>
 }
 
 /// Polls until the machine waits: attempts and items on the way, and what it waits for.
-fn drain(machine: &mut Machine, now: Duration) -> (usize, usize, Want) {
+fn drain(machine: &mut Machine, now: Duration) -> (usize, usize, Action) {
     let (mut connects, mut items) = (0, 0);
     for _ in 0..10_000 {
         match machine.poll(now) {
-            Want::Connect(_) => connects += 1,
-            Want::Item(_) => items += 1,
+            Action::Connect(_) => connects += 1,
+            Action::Item(_) => items += 1,
             want => return (connects, items, want),
         }
     }

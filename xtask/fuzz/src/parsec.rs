@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_proto::parsec::session::{Config, From, Session, Want};
+use relay_proto::parsec::session::{Config, From, Session, Action};
 use relay_proto::parsec::{Envelope, Position, StreamFrame};
 use relay_proto::sse::{Decoder, Frame as SseFrame, Limits};
 use relay_state::sequences::{Follow, FollowOptions, Frame, GapCause, Item};
@@ -96,10 +96,10 @@ pub fn socket(input: &[u8]) {
         busy += 1;
         assert!(busy < 200 + text.len(), "it waits for nothing");
         match session.poll(now) {
-            Want::Connect => session.handle_open("token", now),
-            Want::Wait(until) => now = until,
-            Want::Token => session.handle_token("again"),
-            Want::Receive(_) => {
+            Action::Connect => session.handle_open("token", now),
+            Action::Wait(until) => now = until,
+            Action::Token => session.handle_token("again"),
+            Action::Receive(_) => {
                 busy = 0;
                 match frames.next() {
                     Some("close") => session.handle_close(Some(3001), "as asked", now),
@@ -112,8 +112,8 @@ pub fn socket(input: &[u8]) {
                     None => return,
                 }
             }
-            Want::Idle => return,
-            Want::Stop(end) => {
+            Action::Idle => return,
+            Action::Stop(end) => {
                 assert!(!end.reason.is_empty());
                 return;
             }

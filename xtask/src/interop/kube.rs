@@ -33,7 +33,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     cluster.create_pod("staging", "web-0", &[("app", "web")])?;
     let source = ["--source", "kube", "--kubeconfig", &kubeconfig];
     let server = Server::start(&relay, &source, &log("serve.log"))?;
-    let mut follower = server.way().follow(&[], &log("replay.log"))?;
+    let mut follower = server.access().follow(&[], &log("replay.log"))?;
 
     run.step("pods that were there before relay are synthetic additions", || {
         same_everywhere(&cluster, &server, &mut follower)?;
@@ -44,7 +44,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         Ok(())
     });
     run.step("annotations stay inside unless they are allowed out", || {
-        let pods = server.way().pods()?;
+        let pods = server.access().pods()?;
         ensure!(pods.len() == 4 && pods.iter().all(|pod| pod["annotations"] == json!({})), "{pods:?}");
         Ok(())
     });
@@ -150,7 +150,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     });
     run.step("the consumer saw no gap, no drop and every sequence", || follower.check_unbroken());
     run.step("a consumer that comes late folds the same from the whole history", || {
-        let mut late = server.way().follow(&["--exit-after-phase", "Live"], &log("late.log"))?;
+        let mut late = server.access().follow(&["--exit-after-phase", "Live"], &log("late.log"))?;
         late.read_to_end()?;
         ensure!(facts(&late.pods) == kubernetes_facts(&cluster.pods()?), "other pods than the API server's");
         late.check_unbroken()?;
@@ -161,7 +161,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     run.step("a server for one namespace sees that one alone", || {
         let arguments = [&source[..], &["--watch-namespace", "staging"]].concat();
         let narrow = Server::start(&relay, &arguments, &log("narrow.log"))?;
-        let mut consumer = narrow.way().follow(&[], &log("narrow-replay.log"))?;
+        let mut consumer = narrow.access().follow(&[], &log("narrow-replay.log"))?;
         let here = |cluster: &Cluster| -> Result<Vec<Value>> {
             Ok(cluster.pods()?.into_iter().filter(|pod| pod["metadata"]["namespace"] == "staging").collect())
         };
@@ -170,7 +170,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         consumer.until("the pods of one namespace", |f| {
             Ok(facts(&f.pods) == kubernetes_facts(&here(&cluster)?))
         })?;
-        ensure!(facts(&narrow.way().pods()?) == kubernetes_facts(&here(&cluster)?), "relay pods differs");
+        ensure!(facts(&narrow.access().pods()?) == kubernetes_facts(&here(&cluster)?), "relay pods differs");
         narrow.stop()
     });
     run.step("the server ends in order", || server.stop());
@@ -183,7 +183,7 @@ fn same_everywhere(cluster: &Cluster, server: &Server, follower: &mut Follower) 
     let expected = kubernetes_facts(&cluster.pods()?);
     let end = follower.until("the API server's pods at the consumer", |f| Ok(facts(&f.pods) == expected));
     end.with_context(|| format!("expected {expected:?}, have {:?}", facts(&follower.pods)))?;
-    let listed = facts(&server.way().pods()?);
+    let listed = facts(&server.access().pods()?);
     ensure!(listed == expected, "relay pods prints {listed:?}, the API server has {expected:?}");
     Ok(())
 }

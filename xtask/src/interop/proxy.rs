@@ -12,7 +12,7 @@ use super::Run;
 use super::address::Address;
 use super::cluster::{Cluster, STRANGER, TOKEN};
 use super::link::Link;
-use super::relay::{Follower, Server, Way, facts, kubernetes_facts};
+use super::relay::{Access, Follower, Server, facts, kubernetes_facts};
 
 /// The relay's own token.
 const RELAY_TOKEN: &str = "relay-reader";
@@ -47,23 +47,23 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
     let url = format!("https://127.0.0.1:{}{PROXY}", link.port());
     let ca = cluster.certificate().display().to_string();
     let via = |url: &str, outer: &str, inner: &str| {
-        Way::new(relay, &["--url", url, "--ca-file", &ca, "--proxy-token", outer, "--token", inner])
+        Access::new(relay, &["--url", url, "--ca-file", &ca, "--proxy-token", outer, "--token", inner])
     };
-    let way = via(&url, TOKEN, RELAY_TOKEN);
-    let straight = server.way().with(&["--token", RELAY_TOKEN]);
+    let access = via(&url, TOKEN, RELAY_TOKEN);
+    let straight = server.access().with(&["--token", RELAY_TOKEN]);
     // The API server is away for seconds at a time: no need to wait for longer.
-    let mut follower = way.follow(&["--reconnect-cap", "1s"], &log("proxied-replay.log"))?;
+    let mut follower = access.follow(&["--reconnect-cap", "1s"], &log("proxied-replay.log"))?;
 
     run.step("list, history and one pod through the service proxy", || {
         let seeds = |f: &Follower| f.seen.iter().filter(|line| line["phase"] == "CurrentSeed").count();
         follower.until("the seed after the history", |f| Ok(seeds(f) == 2))?;
-        settled(cluster, &way, &mut follower)?;
-        ensure!(way.pods()? == straight.pods()?, "another list than the relay's own");
-        let events = way.ask(&["events"])?;
+        settled(cluster, &access, &mut follower)?;
+        ensure!(access.pods()? == straight.pods()?, "another list than the relay's own");
+        let events = access.ask(&["events"])?;
         ensure!(!events.is_empty() && events == straight.ask(&["events"])?, "another history");
-        let pod = way.ask(&["pod", &format!("{NAMESPACE}/relay-0")])?;
+        let pod = access.ask(&["pod", &format!("{NAMESPACE}/relay-0")])?;
         ensure!(pod[0]["pod_ip"] == json!(address.ip().to_string()), "{pod:?}");
-        let staging = way.with(&["--namespace", "staging"]).pods()?;
+        let staging = access.with(&["--namespace", "staging"]).pods()?;
         ensure!(!staging.is_empty() && staging.iter().all(|pod| pod["namespace"] == "staging"));
         Ok(())
     });
@@ -82,15 +82,15 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         let file = cluster.kubeconfig(link.port())?.display().to_string();
         let named = |context: &str, service: &str| {
             let server = ["--kubeconfig", &file, "--kube-context", context, "--kube-service", service];
-            Way::new(relay, &[&server[..], &["--token", RELAY_TOKEN]].concat())
+            Access::new(relay, &[&server[..], &["--token", RELAY_TOKEN]].concat())
         };
-        let way = named("interop", "relay-system/relay:80");
-        ensure!(way.pods()? == straight.pods()?, "another list than the relay's own");
-        ensure!(way.ask(&["session"])?.len() == 1, "no ticket");
+        let access = named("interop", "relay-system/relay:80");
+        ensure!(access.pods()? == straight.pods()?, "another list than the relay's own");
+        ensure!(access.ask(&["session"])?.len() == 1, "no ticket");
         let count = format!("count={}", straight.pods()?.len());
-        let met = way.ask(&["wait", "--for", &count])?;
+        let met = access.ask(&["wait", "--for", &count])?;
         ensure!(met[0]["condition"] == json!(count), "{met:?}");
-        let mut late = way.follow(&["--exit-after-phase", "CatchupComplete"], &log("kubeconfig.log"))?;
+        let mut late = access.follow(&["--exit-after-phase", "CatchupComplete"], &log("kubeconfig.log"))?;
         late.read_to_end()?;
         ensure!(late.events_since(0).count() == straight.ask(&["events"])?.len(), "another history");
         let (code, words) = named("interop", "relay-system/nobody:80").refused(&["pods"])?;
@@ -106,7 +106,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
             let labels = json!({"metadata": {"labels": {"step": number.to_string()}}});
             cluster.patch_pod("prod", "proxied-0", &labels)?;
         }
-        settled(cluster, &way, &mut follower)?;
+        settled(cluster, &access, &mut follower)?;
         let count = follower.events_since(start).count();
         ensure!(count == 51, "51 changes make {count} events");
         follower.check_unbroken()
@@ -130,12 +130,12 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
             );
         }
         // What belongs to the API server never comes to the relay: without a token of its own there is none.
-        let open = Way::new(relay, &["--url", &url, "--ca-file", &ca, "--proxy-token", TOKEN]);
+        let open = Access::new(relay, &["--url", &url, "--ca-file", &ca, "--proxy-token", TOKEN]);
         let (code, words) = open.refused(&["pods"])?;
         ensure!(code == 4 && words.contains("the relay refused with 401"), "{code}: {words}");
         Ok(())
     });
-    run.step("a cut way to the API server is resumed without a loss", || {
+    run.step("a cut connection to the API server is resumed without a loss", || {
         let start = follower.seen.len();
         link.cut();
         for name in ["cut-0", "cut-1", "cut-2"] {
@@ -143,7 +143,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         }
         cluster.delete_pod("prod", "cut-1")?;
         link.mend();
-        settled(cluster, &way, &mut follower)?;
+        settled(cluster, &access, &mut follower)?;
         resumed(&mut follower, start)
     });
     run.step("a killed API server is resumed through the one that follows, without a loss", || {
@@ -152,14 +152,14 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         cluster.run()?;
         cluster.create_pod("prod", "killed-0", &[])?;
         cluster.delete_pod("prod", "cut-0")?;
-        settled(cluster, &way, &mut follower)?;
+        settled(cluster, &access, &mut follower)?;
         resumed(&mut follower, start)
     });
     let mut restarted = None;
     run.step("a relay that is killed is missed by the API server, and its successor read anew", || {
         let start = follower.seen.len();
         server.kill()?;
-        let (code, words) = way.refused(&["pods"])?;
+        let (code, words) = access.refused(&["pods"])?;
         ensure!(
             code == 1 && words.contains("503 of the Kubernetes API server") && words.contains("refused"),
             "{code}: {words}"
@@ -167,11 +167,11 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         cluster.delete_pod("prod", "cut-2")?;
         server = Server::listen(relay, &at, &arguments, &log("proxied-serve.log"))?;
         cluster.create_pod("prod", "anew-0", &[])?;
-        settled(cluster, &way, &mut follower)?;
+        settled(cluster, &access, &mut follower)?;
         // Its log was in memory: a new one is another epoch, and says so.
         let gaps = |f: &Follower| f.seen[start..].iter().filter(|line| !line["gap"].is_null()).count();
         follower.until("the gap", |f| Ok(gaps(f) == 1))?;
-        settled(cluster, &way, &mut follower)?;
+        settled(cluster, &access, &mut follower)?;
         restarted = Some(server);
         Ok(())
     });
@@ -182,11 +182,11 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
 }
 
 /// Waits until the consumer and the list through the proxy have the pods of the API server.
-fn settled(cluster: &Cluster, way: &Way, follower: &mut Follower) -> Result<()> {
+fn settled(cluster: &Cluster, access: &Access, follower: &mut Follower) -> Result<()> {
     let expected = kubernetes_facts(&cluster.pods()?);
     let end = follower.until("the API server's pods at the consumer", |f| Ok(facts(&f.pods) == expected));
     end.with_context(|| format!("expected {expected:?}, have {:?}", facts(&follower.pods)))?;
-    ensure!(facts(&way.pods()?) == expected, "relay pods differs from the API server");
+    ensure!(facts(&access.pods()?) == expected, "relay pods differs from the API server");
     Ok(())
 }
 

@@ -32,26 +32,26 @@ pub(super) fn command(binary: &Path) -> Command {
     command
 }
 
-/// A way to a relay: the program, and what to tell it of where the relay is and who asks.
+/// Access to a relay: the program, and its arguments for URL and credentials.
 #[derive(Clone)]
-pub(super) struct Way {
+pub(super) struct Access {
     binary: PathBuf,
     arguments: Vec<String>,
 }
 
-impl Way {
+impl Access {
     pub(super) fn new(binary: &Path, arguments: &[&str]) -> Self {
         Self { binary: binary.to_owned(), arguments: arguments.iter().map(|&one| one.to_owned()).collect() }
     }
 
-    /// The same way with further arguments.
+    /// The same access with further arguments.
     pub(super) fn with(&self, arguments: &[&str]) -> Self {
-        let mut way = self.clone();
-        way.arguments.extend(arguments.iter().map(|&one| one.to_owned()));
-        way
+        let mut access = self.clone();
+        access.arguments.extend(arguments.iter().map(|&one| one.to_owned()));
+        access
     }
 
-    /// What a command of relay prints, an object per line.
+    /// Runs a command of relay, which prints one object per line.
     pub(super) fn ask(&self, words: &[&str]) -> Result<Vec<Value>> {
         let text = output(self.command(words).args(["-o", "json"]))?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
@@ -86,7 +86,7 @@ impl Way {
 
 /// `relay serve`.
 pub(super) struct Server {
-    way: Way,
+    access: Access,
     url: String,
     process: Process,
 }
@@ -107,12 +107,12 @@ impl Server {
         let url = first
             .strip_prefix("relay listening on ")
             .with_context(|| format!("unexpected first line `{first}`"))?;
-        Ok(Self { way: Way::new(binary, &["--url", url]), url: url.to_owned(), process })
+        Ok(Self { access: Access::new(binary, &["--url", url]), url: url.to_owned(), process })
     }
 
-    /// The way straight to it.
-    pub(super) fn way(&self) -> &Way {
-        &self.way
+    /// Access without a proxy.
+    pub(super) fn access(&self) -> &Access {
+        &self.access
     }
 
     /// Host and port.
@@ -123,7 +123,7 @@ impl Server {
     /// What `/health` says about the source: `live` or `stale`.
     pub(super) fn source_state(&self) -> Result<String> {
         // While degraded the answer is 503 and the command fails, but the body is printed all the same.
-        let answer = self.way.command(&["health", "-o", "json"]).output()?;
+        let answer = self.access.command(&["health", "-o", "json"]).output()?;
         let health: Value =
             serde_json::from_slice(&answer.stdout).context("relay health did not print JSON")?;
         Ok(health["source"]["state"].as_str().context("health names no source state")?.to_owned())

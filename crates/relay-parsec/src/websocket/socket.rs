@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use relay_proto::error::chain;
-use relay_proto::parsec::session::{Session, Want};
+use relay_proto::parsec::session::{Action, Session};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
@@ -36,11 +36,11 @@ pub(super) async fn drive(endpoint: Endpoint, hub: Arc<Hub>) {
     let mut socket: Option<Socket> = None;
     while hub.reconcile(&mut session, now()) {
         match session.poll(now()) {
-            Want::Idle => {
+            Action::Idle => {
                 socket = None;
                 hub.news.notified().await;
             }
-            Want::Connect => {
+            Action::Connect => {
                 socket = None;
                 tokio::select! {
                     opened = open(&endpoint) => match opened {
@@ -54,7 +54,7 @@ pub(super) async fn drive(endpoint: Endpoint, hub: Arc<Hub>) {
                     () = tokio::time::sleep(hub.config.handshake) => session.handle_timeout(now()),
                 }
             }
-            Want::Send(text) => {
+            Action::Send(text) => {
                 let Some(open) = &mut socket else { continue };
                 match tokio::time::timeout(SEND_TIMEOUT, open.send(Message::text(text))).await {
                     Ok(Ok(())) => {}
@@ -62,7 +62,7 @@ pub(super) async fn drive(endpoint: Endpoint, hub: Arc<Hub>) {
                     Err(_) => session.handle_lost("the server takes nothing", now()),
                 }
             }
-            Want::Receive(until) => {
+            Action::Receive(until) => {
                 let Some(open) = &mut socket else {
                     session.handle_lost("there is no connection", now());
                     continue;
@@ -74,16 +74,16 @@ pub(super) async fn drive(endpoint: Endpoint, hub: Arc<Hub>) {
                     () = sleep_until(begun, until) => session.handle_timeout(now()),
                 }
             }
-            Want::Wait(until) => {
+            Action::Wait(until) => {
                 socket = None;
                 tokio::select! {
                     () = sleep_until(begun, Some(until)) => {}
                     () = hub.news.notified() => {}
                 }
             }
-            Want::Item(item) => hub.dispatch(item, now()),
-            Want::Token => session.handle_token(token(&endpoint).await),
-            Want::Stop(end) => {
+            Action::Item(item) => hub.dispatch(item, now()),
+            Action::Token => session.handle_token(token(&endpoint).await),
+            Action::Stop(end) => {
                 socket = None;
                 hub.stop(end);
                 hub.news.notified().await;

@@ -10,7 +10,7 @@ use relay_parsec::{
 };
 use relay_proto::parsec::Producer;
 use relay_proto::parsec::centrifuge::{Command, Message, Recover, Reply as Answer};
-use relay_proto::parsec::session::{Config, From, Session, Want};
+use relay_proto::parsec::session::{Action, Config, From, Session};
 use relay_testkit::{Peer, Reply, Script};
 
 use crate::seen::{all, next};
@@ -235,36 +235,36 @@ fn session(from: From, frames: &[&str]) -> Vec<String> {
     let now = Duration::ZERO;
     let mut session = Session::new(Config::default(), 1);
     session.subscribe(CHANNEL, from);
-    assert!(matches!(session.poll(now), Want::Connect));
+    assert!(matches!(session.poll(now), Action::Connect));
     session.handle_open("", now);
     let mut seen = Vec::new();
     let mut frames = ["connected"].iter().chain(frames);
     loop {
         match session.poll(now) {
-            Want::Item(Item::Subscribed { resumes_after, .. }) => {
+            Action::Item(Item::Subscribed { resumes_after, .. }) => {
                 seen.push(format!("subscribed {}", resumes_after.map_or("-".into(), |at| at.to_string())));
             }
-            Want::Item(Item::Publication { position, .. }) => {
+            Action::Item(Item::Publication { position, .. }) => {
                 seen.push(position.map_or("-".into(), |at| at.to_string()));
             }
-            Want::Item(Item::Gap { reason, missed, .. }) => {
+            Action::Item(Item::Gap { reason, missed, .. }) => {
                 let reason = match reason {
                     relay_proto::parsec::session::LossReason::Server(reason) => reason.as_str().to_owned(),
                     other => format!("{other:?}"),
                 };
                 seen.push(format!("gap {reason} {missed:?}"));
             }
-            Want::Item(Item::Refused { reason, .. }) => {
+            Action::Item(Item::Refused { reason, .. }) => {
                 seen.push(format!("refused with {}", if reason.contains("100") { "100" } else { "another" }));
             }
-            Want::Item(Item::Ended { end, .. }) => seen.push(format!("ended {}", end.code.unwrap_or(0))),
-            Want::Item(Item::Lost { reason, .. }) => {
+            Action::Item(Item::Ended { end, .. }) => seen.push(format!("ended {}", end.code.unwrap_or(0))),
+            Action::Item(Item::Lost { reason, .. }) => {
                 seen.push(format!("lost {}", if reason.contains("3012") { "3012" } else { &reason }));
             }
-            Want::Item(other) => panic!("{other:?}"),
-            Want::Send(line) if line.contains("connect") || line.contains("subscribe") => {}
-            Want::Send(line) => seen.push(format!("send {line}")),
-            Want::Receive(_) => match frames.next() {
+            Action::Item(other) => panic!("{other:?}"),
+            Action::Send(line) if line.contains("connect") || line.contains("subscribe") => {}
+            Action::Send(line) => seen.push(format!("send {line}")),
+            Action::Receive(_) => match frames.next() {
                 Some(name) => session.handle_text(&fixture(&format!("centrifuge-{name}.jsonl")), now),
                 None => return seen,
             },

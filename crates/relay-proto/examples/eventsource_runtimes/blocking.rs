@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use relay_proto::eventsource::{Attempt, Config, End, Item, Machine, Refused, Stop, Want};
+use relay_proto::eventsource::{Action, Attempt, Config, End, Item, Machine, Refused, Stop};
 use relay_proto::http::ResponseHead;
 
 use crate::http1::{Part, Reader, Target};
@@ -21,12 +21,12 @@ pub(crate) fn follow(
     let mut connection = None;
     loop {
         match machine.poll(start.elapsed()) {
-            Want::Connect(attempt) => match connect(url, &attempt) {
+            Action::Connect(attempt) => match connect(url, &attempt) {
                 Ok(opened) => connection = Some(opened),
                 Err(Failed::Never(refused)) => machine.handle_refused(refused, start.elapsed()),
                 Err(Failed::Now(error)) => machine.handle_end(End::Io(error.to_string()), start.elapsed()),
             },
-            Want::Response(until) | Want::Bytes(until) => {
+            Action::Response(until) | Action::Bytes(until) => {
                 let Some((socket, reader, target)) = &mut connection else { return None };
                 let part = read(socket, reader, until.map(|until| until.saturating_sub(start.elapsed())));
                 let now = start.elapsed();
@@ -38,16 +38,16 @@ pub(crate) fn follow(
                     Err(error) => machine.handle_end(End::Io(error.to_string()), now),
                 }
             }
-            Want::Wait(until) => {
+            Action::Wait(until) => {
                 connection = None;
                 std::thread::sleep(until.saturating_sub(start.elapsed()));
             }
-            Want::Item(item) => {
+            Action::Item(item) => {
                 if each(item).is_break() {
                     return None;
                 }
             }
-            Want::Stop(stop) => return Some(stop),
+            Action::Stop(stop) => return Some(stop),
             _ => machine.close(),
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use relay_proto::eventsource::{Attempt, Config, End, Item, Machine, Stop, Want};
+use relay_proto::eventsource::{Action, Attempt, Config, End, Item, Machine, Stop};
 use smol::Timer;
 use smol::future::or;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,26 +24,26 @@ pub(crate) async fn follow(
     let mut connection = None;
     loop {
         let until = match machine.poll(start.elapsed()) {
-            Want::Connect(attempt) => {
+            Action::Connect(attempt) => {
                 match Target::new(url, &attempt) {
                     Ok(target) => connection = Some(Connection::new(target, attempt)),
                     Err(refused) => machine.handle_refused(refused, start.elapsed()),
                 }
                 continue;
             }
-            Want::Response(until) | Want::Bytes(until) => until,
-            Want::Wait(until) => {
+            Action::Response(until) | Action::Bytes(until) => until,
+            Action::Wait(until) => {
                 connection = None;
                 Timer::at(start + until).await;
                 continue;
             }
-            Want::Item(item) => {
+            Action::Item(item) => {
                 if each(item).is_break() {
                     return None;
                 }
                 continue;
             }
-            Want::Stop(stop) => return Some(stop),
+            Action::Stop(stop) => return Some(stop),
             _ => return None,
         };
         let connection = connection.as_mut()?;

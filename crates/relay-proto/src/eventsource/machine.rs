@@ -9,7 +9,7 @@ use core::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::config::{Config, ServerRetry, Verdict};
-use super::outcome::{Attempt, Cause, End, Ended, Item, Refused, Retry, Stop, Want};
+use super::outcome::{Action, Attempt, Cause, End, Ended, Item, Refused, Retry, Stop};
 use crate::http::{Redirect, ResponseHead};
 use crate::retry::Backoff;
 use crate::sse::{Decoder, Frame};
@@ -59,9 +59,9 @@ pub enum State {
 }
 
 enum Phase {
-    Connect(Trail),
+    Connect(RedirectChain),
     Response {
-        trail: Trail,
+        trail: RedirectChain,
         until: Option<Duration>,
     },
     Problem {
@@ -82,7 +82,7 @@ enum Phase {
 
 /// The redirects that the attempt has followed.
 #[derive(Default)]
-struct Trail {
+struct RedirectChain {
     hops: u32,
     redirect: Option<Redirect>,
 }
@@ -102,7 +102,7 @@ impl Machine {
             later: config.later(!seed),
             decoder: Decoder::new(config.limits).with_last_event_id(config.last_event_id.as_str()),
             config,
-            phase: Phase::Connect(Trail::default()),
+            phase: Phase::Connect(RedirectChain::default()),
             opened: false,
             ended: None,
             delay_once: None,
@@ -305,15 +305,15 @@ impl Machine {
     }
 
     /// What to do next. Call it after every input and command, and when the time that it returned has come.
-    pub fn poll(&mut self, now: Duration) -> Want {
+    pub fn poll(&mut self, now: Duration) -> Action {
         if mem::take(&mut self.opened) {
-            return Want::Item(Item::Opened);
+            return Action::Item(Item::Opened);
         }
         if let Some(frame) = self.next_frame() {
-            return Want::Item(Item::Frame(frame));
+            return Action::Item(Item::Frame(frame));
         }
         if let Some(ended) = self.ended.take() {
-            return Want::Item(Item::Ended(ended));
+            return Action::Item(Item::Ended(ended));
         }
         if matches!(self.phase, Phase::Bytes { .. })
             && self.decoder.block_bytes() > self.config.max_block_bytes
@@ -327,20 +327,20 @@ impl Machine {
                 let attempt = self.attempt(&trail);
                 let until = self.config.response_timeout.map(|timeout| now.saturating_add(timeout));
                 self.phase = Phase::Response { trail, until };
-                Want::Connect(attempt)
+                Action::Connect(attempt)
             }
-            Phase::Response { until, .. } => Want::Response(*until),
-            Phase::Problem { until, .. } => Want::Bytes(Some(*until)),
+            Phase::Response { until, .. } => Action::Response(*until),
+            Phase::Problem { until, .. } => Action::Bytes(Some(*until)),
             Phase::Bytes { silent_since, .. } => {
                 let since = *silent_since.get_or_insert(now);
-                Want::Bytes(self.config.idle.map(|idle| since.saturating_add(idle)))
+                Action::Bytes(self.config.idle.map(|idle| since.saturating_add(idle)))
             }
-            Phase::Wait { until } if now < *until => Want::Wait(*until),
+            Phase::Wait { until } if now < *until => Action::Wait(*until),
             Phase::Wait { .. } => {
-                self.phase = Phase::Connect(Trail::default());
+                self.phase = Phase::Connect(RedirectChain::default());
                 self.poll(now)
             }
-            Phase::Stopped(stop) => Want::Stop(stop.clone()),
+            Phase::Stopped(stop) => Action::Stop(stop.clone()),
         }
     }
 
@@ -363,7 +363,7 @@ impl Machine {
         self.decoder.release_memory();
     }
 
-    fn attempt(&self, trail: &Trail) -> Attempt {
+    fn attempt(&self, trail: &RedirectChain) -> Attempt {
         let id = if self.config.use_last_event_id { self.decoder.last_event_id() } else { "" };
         Attempt {
             number: self.failures().saturating_add(1),
@@ -373,7 +373,7 @@ impl Machine {
         }
     }
 
-    fn follow(&mut self, trail: Trail, head: &ResponseHead<'_>, now: Duration) {
+    fn follow(&mut self, trail: RedirectChain, head: &ResponseHead<'_>, now: Duration) {
         let Some(location) = head.location() else {
             return self.end(Cause::RedirectWithoutLocation(head.status), now);
         };
@@ -386,7 +386,7 @@ impl Machine {
         };
         match redirect {
             Some(redirect) => {
-                self.phase = Phase::Connect(Trail { hops: trail.hops + 1, redirect: Some(redirect) });
+                self.phase = Phase::Connect(RedirectChain { hops: trail.hops + 1, redirect: Some(redirect) });
             }
             None => self.end(Cause::RedirectNowhere(head.status), now),
         }
@@ -403,7 +403,7 @@ impl Machine {
             if !mem::replace(&mut self.refreshed, true) {
                 // Only once, and without a delay: an expired credential should not interrupt the stream.
                 self.ended = Some(self.ended_now(cause, now, body));
-                self.phase = Phase::Connect(Trail::default());
+                self.phase = Phase::Connect(RedirectChain::default());
                 return;
             }
             return self.end_after(None, cause, body, now);

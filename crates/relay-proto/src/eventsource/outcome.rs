@@ -14,7 +14,7 @@ use crate::sse::Frame;
 /// Times are on the driver's clock, the one whose readings are passed in. `None` means for ever.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Want {
+pub enum Action {
     /// Drop the connection if there is one, begin a new attempt, poll again.
     Connect(Attempt),
     /// Wait for the attempt's response head until then: `handle_response`, `handle_end`, `handle_refused` or

@@ -29,11 +29,11 @@ pub(super) fn status(status: u16) -> ResponseHead<'static> {
 }
 
 /// Polls until the machine waits for something, and says what came out on the way.
-pub(super) fn drain(machine: &mut Machine, now: Duration) -> (Vec<Want>, Want) {
+pub(super) fn drain(machine: &mut Machine, now: Duration) -> (Vec<Action>, Action) {
     let mut passed = Vec::new();
     for _ in 0..100_000 {
         match machine.poll(now) {
-            want @ (Want::Connect(_) | Want::Item(_)) => passed.push(want),
+            want @ (Action::Connect(_) | Action::Item(_)) => passed.push(want),
             waits => return (passed, waits),
         }
     }
@@ -46,10 +46,10 @@ pub(super) fn told(machine: &mut Machine, now: Duration) -> String {
     passed.iter().chain([&waits]).map(word).collect::<Vec<_>>().join(" ")
 }
 
-fn word(want: &Want) -> String {
+fn word(want: &Action) -> String {
     let at = |time: &Option<Duration>| time.map_or(String::new(), |time| format!("@{}", time.as_secs_f64()));
     match want {
-        Want::Connect(attempt) => {
+        Action::Connect(attempt) => {
             let mut word = format!("connect#{}", attempt.number());
             if attempt.fresh_credentials() {
                 word += "+fresh";
@@ -63,18 +63,18 @@ fn word(want: &Want) -> String {
             }
             word
         }
-        Want::Response(until) => format!("response{}", at(until)),
-        Want::Bytes(until) => format!("bytes{}", at(until)),
-        Want::Wait(until) => format!("wait{}", at(&Some(*until))),
-        Want::Item(Item::Opened) => "opened".into(),
-        Want::Item(Item::Frame(Frame::Event(event))) => format!("event({})", event.data()),
-        Want::Item(Item::Frame(Frame::Comment(comment))) => format!("comment({})", comment.text()),
-        Want::Item(Item::Frame(Frame::Retry(retry))) => format!("retry({})", retry.as_millis()),
-        Want::Item(Item::Frame(Frame::Oversized(over))) => format!("oversized({})", over.limit()),
-        Want::Item(Item::Ended(ended)) => {
+        Action::Response(until) => format!("response{}", at(until)),
+        Action::Bytes(until) => format!("bytes{}", at(until)),
+        Action::Wait(until) => format!("wait{}", at(&Some(*until))),
+        Action::Item(Item::Opened) => "opened".into(),
+        Action::Item(Item::Frame(Frame::Event(event))) => format!("event({})", event.data()),
+        Action::Item(Item::Frame(Frame::Comment(comment))) => format!("comment({})", comment.text()),
+        Action::Item(Item::Frame(Frame::Retry(retry))) => format!("retry({})", retry.as_millis()),
+        Action::Item(Item::Frame(Frame::Oversized(over))) => format!("oversized({})", over.limit()),
+        Action::Item(Item::Ended(ended)) => {
             let opened = if ended.opened { "ended" } else { "failed" };
             format!("{opened}({})", ended.cause)
         }
-        Want::Stop(stop) => format!("stop({stop})"),
+        Action::Stop(stop) => format!("stop({stop})"),
     }
 }

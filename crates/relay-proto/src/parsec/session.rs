@@ -22,7 +22,7 @@ use crate::retry::Backoff;
 
 mod outcome;
 
-pub use outcome::{End, EndKind, From, Item, LossReason, Want};
+pub use outcome::{Action, End, EndKind, From, Item, LossReason};
 
 /// Settings of a [`Session`].
 #[derive(Debug, Clone)]
@@ -201,7 +201,7 @@ impl Session {
         self.phase = Phase::Greeting { id, until: now.saturating_add(self.config.handshake) };
     }
 
-    /// The token that [`Want::Token`] asked for.
+    /// The token that [`Action::Token`] asked for.
     pub fn handle_token(&mut self, token: impl Into<String>) {
         self.token = token.into();
         self.token_wanted = false;
@@ -271,43 +271,43 @@ impl Session {
     }
 
     /// What to do next. Call it after every input and command, and whenever a time that it named has come.
-    pub fn poll(&mut self, now: Duration) -> Want {
+    pub fn poll(&mut self, now: Duration) -> Action {
         if let Some(item) = self.items.pop_front() {
-            return Want::Item(item);
+            return Action::Item(item);
         }
         match &self.phase {
-            Phase::Idle => return Want::Idle,
+            Phase::Idle => return Action::Idle,
             Phase::Connect => {
                 self.phase = Phase::Opening { until: now.saturating_add(self.config.handshake) };
-                return Want::Connect;
+                return Action::Connect;
             }
-            Phase::Opening { until } => return Want::Receive(Some(*until)),
-            Phase::Wait { until } if now < *until => return Want::Wait(*until),
+            Phase::Opening { until } => return Action::Receive(Some(*until)),
+            Phase::Wait { until } if now < *until => return Action::Wait(*until),
             Phase::Wait { .. } => {
                 self.phase = Phase::Connect;
                 return self.poll(now);
             }
-            Phase::Stopped(end) => return Want::Stop(end.clone()),
+            Phase::Stopped(end) => return Action::Stop(end.clone()),
             Phase::Greeting { .. } | Phase::Live { .. } => {}
         }
         if let Phase::Live { until, .. } = self.phase {
             self.ask(now);
             if self.token_wanted {
-                return Want::Token;
+                return Action::Token;
             }
             if let Some(line) = self.outgoing.pop_front() {
-                return Want::Send(line);
+                return Action::Send(line);
             }
             let later = self.channels.values().filter_map(|channel| match channel.state {
                 ChannelState::Later { until } => Some(until),
                 _ => None,
             });
-            return Want::Receive(later.chain(until).min());
+            return Action::Receive(later.chain(until).min());
         }
         match (self.outgoing.pop_front(), &self.phase) {
-            (Some(line), _) => Want::Send(line),
-            (None, Phase::Greeting { until, .. }) => Want::Receive(Some(*until)),
-            (None, _) => Want::Receive(None),
+            (Some(line), _) => Action::Send(line),
+            (None, Phase::Greeting { until, .. }) => Action::Receive(Some(*until)),
+            (None, _) => Action::Receive(None),
         }
     }
 

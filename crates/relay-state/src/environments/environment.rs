@@ -102,11 +102,9 @@ impl Environment {
             (listed(&rep.sdk_keys, primary, now_ms, &mut dropped_keys), rule(Rule::ListAlone))
         };
         let expiring = &rep.sdk_key.expiring;
-        if !alone
-            && !expiring.value.is_empty()
-            && (expiring.timestamp > now_ms || !rule(Rule::PastIsOver))
-            && (expiring.value != rep.sdk_key.value || !rule(Rule::PrimaryStays))
-        {
+        let over = expiring.timestamp <= now_ms && rule(Rule::PastIsOver);
+        let is_primary = expiring.value == rep.sdk_key.value && rule(Rule::PrimaryStays);
+        if !(alone || expiring.value.is_empty() || over || is_primary) {
             sdk_keys.push(accepted(None, expiring.value.reveal(), false, Some(expiring.timestamp)));
         }
         let primary = rep.mob_key.reveal();
@@ -188,15 +186,16 @@ fn listed<K: for<'a> From<&'a str>>(
     let mut keys = Vec::with_capacity(distinct.len());
     if let Some(&place) = places.get(primary) {
         let entry = distinct[place];
-        let end = entry.expiry.filter(|_| !rule(Rule::ListedPrimaryStays));
+        let end = if rule(Rule::ListedPrimaryStays) { None } else { entry.expiry };
         if !entry.has_views || rule(Rule::PrimaryViewStays) {
             keys.push(accepted(Some(&entry.name), primary, true, end));
         }
     }
     for entry in distinct.into_iter().filter(|entry| entry.value.reveal() != primary) {
+        let over = entry.expiry.is_some_and(|expiry| expiry <= now_ms) && rule(Rule::PastEntryIsOver);
         if entry.has_views && rule(Rule::ViewsAreDropped) {
             *dropped += 1;
-        } else if entry.expiry.is_none_or(|expiry| expiry > now_ms || !rule(Rule::PastEntryIsOver)) {
+        } else if !over {
             keys.push(accepted(Some(&entry.name), entry.value.reveal(), false, entry.expiry));
         }
     }

@@ -101,11 +101,10 @@ impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Record
     /// Deletes an item; returns the former one.
     pub(super) fn delete(&mut self, id: &str, version: i64, touch: u64) -> Option<T> {
         let Some(record) = self.records.get_mut(id) else {
-            if !rule(Rule::UnseenIsKept) {
-                return None;
+            if rule(Rule::UnseenIsKept) {
+                let tombstone = Record { item: None, version, named: self.put, touched: touch };
+                self.records.insert(id.into(), tombstone);
             }
-            let tombstone = Record { item: None, version, named: self.put, touched: touch };
-            self.records.insert(id.into(), tombstone);
             return None;
         };
         if version <= record.version && rule(Rule::NewerDeletes) {
@@ -134,15 +133,18 @@ impl<I: Hash + Eq + Ord + Clone + Borrow<str> + for<'a> From<&'a str>, T> Record
     /// removed items in the order of their ids. `named` is the number of known ids in the put.
     pub(super) fn forget_unnamed(&mut self, named: usize, touched: u64) -> Vec<(I, T)> {
         // Nearly every put contains everything, and then there is nothing to remove.
-        if named == self.records.len() || !rule(Rule::PutForgets) {
+        if named == self.records.len() {
             return Vec::new();
         }
         let put = self.put;
         let mut gone = Vec::new();
         self.records.retain(|id, record| {
             let spared = record.touched > touched && rule(Rule::HeldSparesPatched);
-            let deleted = record.item.is_none() && !rule(Rule::PutForgetsDeleted);
-            let keep = record.named == put || spared || deleted;
+            let forgets = match record.item {
+                Some(_) => rule(Rule::PutForgets),
+                None => rule(Rule::PutForgets) && rule(Rule::PutForgetsDeleted),
+            };
+            let keep = record.named == put || spared || !forgets;
             if !keep && let Some(item) = record.item.take() {
                 gone.push((id.clone(), item));
             }

@@ -221,7 +221,8 @@ impl Environments {
             self.held = None;
         }
         let holds = !self.hold_empty.is_zero() && rule(Rule::HoldsEmpty);
-        if holds && content.environments.is_empty() && (!self.is_empty() || !rule(Rule::HoldsSomething)) {
+        let nothing_to_lose = self.is_empty() && rule(Rule::HoldsSomething);
+        if holds && content.environments.is_empty() && !nothing_to_lose {
             events.push(Event::Held(Held {
                 environments: self.environments.untouched(self.touch),
                 hold_ms: u64::try_from(self.hold_empty.as_millis()).unwrap_or(u64::MAX),
@@ -259,7 +260,7 @@ impl Environments {
         let partly = refused.len();
         events.extend(refused.into_iter().map(Event::Refused));
         self.received_all(ids, origin, events);
-        if partly == 0 || !rule(Rule::PartlyIsError) { Outcome::Fine } else { Outcome::Partly(partly) }
+        if partly > 0 && rule(Rule::PartlyIsError) { Outcome::Partly(partly) } else { Outcome::Fine }
     }
 
     fn forget_environments(&mut self, named: usize, touched: u64, events: &mut Vec<Event>) {
@@ -282,24 +283,21 @@ impl Environments {
     }
 
     fn received_all(&self, refused: Vec<EnvironmentId>, origin: Origin, events: &mut Vec<Event>) {
-        if !rule(Rule::PutCompletes) {
-            return;
+        if rule(Rule::PutCompletes) {
+            events.push(Event::ReceivedAll(ReceivedAll {
+                environments: self.len(),
+                filters: self.filters_len(),
+                refused,
+                origin,
+            }));
         }
-        events.push(Event::ReceivedAll(ReceivedAll {
-            environments: self.len(),
-            filters: self.filters_len(),
-            refused,
-            origin,
-        }));
     }
 
     fn patch(&mut self, patch: Patch<'_>, now: Now, events: &mut Vec<Event>) -> Outcome {
         self.touch += 1;
         match (patch.path, patch.environment, patch.filter) {
             (Path::Environment(id), Some(rep), _) => match rep.judge(&id) {
-                Err(_) if !rule(Rule::PatchJudges) => self.upsert(&id, &rep, now, events),
-                Ok(()) => self.upsert(&id, &rep, now, events),
-                Err(reason) => {
+                Err(reason) if rule(Rule::PatchJudges) => {
                     events.push(Event::Refused(Refused {
                         id: EnvironmentId::from(&*id),
                         version: rep.version,
@@ -310,6 +308,7 @@ impl Environments {
                         return Outcome::Refused(reason);
                     }
                 }
+                _ => self.upsert(&id, &rep, now, events),
             },
             (Path::Filter(id), _, Some(rep)) => self.upsert_filter(&id, &rep, events),
             _ => return Outcome::Ignored,
@@ -371,8 +370,11 @@ impl Environments {
         match upsert {
             Upsert::Stale => {}
             Upsert::Insert => events.push(Event::FilterAdded(filter.clone())),
-            Upsert::Update(_) if !rule(Rule::FilterUpdates) => {}
-            Upsert::Update(_) => events.push(Event::FilterUpdated(filter.clone())),
+            Upsert::Update(_) => {
+                if rule(Rule::FilterUpdates) {
+                    events.push(Event::FilterUpdated(filter.clone()));
+                }
+            }
         }
     }
 
@@ -417,7 +419,7 @@ impl Environments {
 
 /// Whether a key with this expiry has expired.
 fn over(end: u64, now: Now) -> bool {
-    end < now.unix_ms || (end == now.unix_ms && !rule(Rule::StrictlyAfter))
+    if rule(Rule::StrictlyAfter) { now.unix_ms > end } else { now.unix_ms >= end }
 }
 
 fn take_ended<K>(keys: &mut Vec<AcceptedKey<K>>, end: u64) -> Vec<AcceptedKey<K>> {

@@ -265,10 +265,10 @@ impl Continuity {
             Message::Heartbeat(beat) => {
                 self.check_bookmark(message, beat.hash.as_ref(), beat.sequence).unwrap_or_else(|| {
                     let catching_up = beat.catching_up && rule(Rule::CatchingUp);
-                    if self.link.caught_up || catching_up || !rule(Rule::LostCatchup) {
-                        Verdict::Accept
-                    } else {
+                    if !self.link.caught_up && !catching_up && rule(Rule::LostCatchup) {
                         self.lost_catchup(beat)
+                    } else {
+                        Verdict::Accept
                     }
                 })
             }
@@ -471,7 +471,8 @@ impl Continuity {
         let other_epoch =
             self.epoch.as_ref().zip(connected.epoch.as_ref()).is_some_and(|(ours, theirs)| ours != theirs);
         if other_epoch {
-            if !rule(Rule::EpochAfterConnected) {
+            let judged_later = rule(Rule::EpochAfterConnected);
+            if !judged_later {
                 self.epoch.clone_from(&connected.epoch);
             }
             return;
@@ -482,10 +483,11 @@ impl Continuity {
                 self.link.gap_is_due = above && rule(Rule::GapIsDueAbove);
             }
             None if start.hash != *wanted => self.link.gap_is_due = rule(Rule::GapIsDueElsewhere),
-            None if !rule(Rule::StartTellsSequence) => {}
             None => {
-                self.last.sequence = start.sequence;
-                self.epoch.clone_from(&connected.epoch);
+                if rule(Rule::StartTellsSequence) {
+                    self.last.sequence = start.sequence;
+                    self.epoch.clone_from(&connected.epoch);
+                }
             }
         }
     }
@@ -505,21 +507,22 @@ impl Continuity {
 
     fn take_undecodable(&mut self, message: &Undecodable) -> Verdict {
         self.counts.undecodable += 1;
-        if !rule(Rule::UnreadableIsGap) {
-            return Verdict::Ignore(Ignored::Unknown);
+        if rule(Rule::UnreadableIsGap) {
+            let hash = message.hash.clone().filter(|_| rule(Rule::UnreadableMovesOn));
+            Verdict::Gap(self.own_gap(message.gap_reason(), hash, None))
+        } else {
+            Verdict::Ignore(Ignored::Unknown)
         }
-        let hash = message.hash.clone().filter(|_| rule(Rule::UnreadableMovesOn));
-        Verdict::Gap(self.own_gap(message.gap_reason(), hash, None))
     }
 
     /// A hole was found at `message`: resume, or report a gap if a resume did not help.
     fn hole(&mut self, cause: HoleCause, message: &Message) -> Verdict {
         self.counts.holes += 1;
-        let again = self
-            .healing
-            .as_ref()
-            .is_some_and(|healing| healing.is_at(&self.last) || !rule(Rule::HealEachPlace));
-        if rule(Rule::HealFirst) && !(again && rule(Rule::HealOnce)) {
+        let again = self.healing.as_ref().is_some_and(|healing| {
+            let elsewhere = !healing.is_at(&self.last) && rule(Rule::HealEachPlace);
+            !elsewhere && rule(Rule::HealOnce)
+        });
+        if !again && rule(Rule::HealFirst) {
             self.healing = Some(self.last.clone());
             return Verdict::Hole(cause);
         }

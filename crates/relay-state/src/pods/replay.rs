@@ -331,7 +331,8 @@ impl Replay {
         loop {
             if let Some(snapshot) = self.ready.pop_front() {
                 self.acks.hand_over(snapshot.ack.as_ref());
-                if !rule(Rule::AckAfterCaller) {
+                let after_caller = rule(Rule::AckAfterCaller);
+                if !after_caller {
                     self.finish();
                 }
                 return Step::Snapshot(Box::new(snapshot));
@@ -475,20 +476,19 @@ impl Replay {
         if let Some(cause) = dropped {
             return self.drop_connection(&cause);
         }
-        if !other_epoch || !rule(Rule::OtherEpochList) {
-            return;
+        if other_epoch && rule(Rule::OtherEpochList) {
+            let cause = "the list is of another epoch than the stream".to_owned();
+            // The pending message is sent again after the resume.
+            if rule(Rule::PendingIsDiscarded) {
+                self.pending = None;
+            }
+            self.continuity.handle_dropped();
+            if self.options.mode == ReplayMode::State && rule(Rule::PlainGoesOnFromList) {
+                self.restart_from(list);
+            }
+            self.drop_connection(&cause);
+            self.reconnect = Some(cause);
         }
-        let cause = "the list is of another epoch than the stream".to_owned();
-        // The pending message is sent again after the resume.
-        if rule(Rule::PendingIsDiscarded) {
-            self.pending = None;
-        }
-        self.continuity.handle_dropped();
-        if self.options.mode == ReplayMode::State && rule(Rule::PlainGoesOnFromList) {
-            self.restart_from(list);
-        }
-        self.drop_connection(&cause);
-        self.reconnect = Some(cause);
     }
 
     fn restart_from(&mut self, list: &PodList) {
@@ -520,8 +520,10 @@ impl Replay {
     fn accept(&mut self, message: Message) {
         match message {
             Message::Pod(event) => self.apply(event),
-            Message::CatchupComplete(catchup) if !rule(Rule::CatchupAcksLast) => self.catch_up(catchup.hash),
-            Message::CatchupComplete(_) => self.catch_up(self.continuity.last_hash().cloned()),
+            Message::CatchupComplete(catchup) => {
+                let last = self.continuity.last_hash().cloned();
+                self.catch_up(if rule(Rule::CatchupAcksLast) { last } else { catchup.hash });
+            }
             Message::Heartbeat(beat) => self.bookmark(&beat),
             _ => {}
         }
@@ -558,11 +560,8 @@ impl Replay {
 
     /// Everything before the heartbeat is processed, because the caller polled for the next step.
     fn bookmark(&mut self, beat: &Heartbeat) {
-        let at_last = |hash: &&EventHash| self.continuity.last_hash() == Some(*hash);
-        let Some(hash) = beat.hash.as_ref().filter(|hash| at_last(hash) || !rule(Rule::BookmarkAcksLast))
-        else {
-            return;
-        };
+        let elsewhere = beat.hash.as_ref() != self.continuity.last_hash() && rule(Rule::BookmarkAcksLast);
+        let Some(hash) = beat.hash.as_ref().filter(|_| !elsewhere) else { return };
         let moved = self.acks.done.as_ref() != Some(hash);
         if self.options.yield_bookmarks && moved && matches!(self.state, State::Messages(Flow::Live)) {
             self.push(Snapshot { ack: Some(hash.clone()), ..self.snapshot(Phase::Live, Phase::Live) });

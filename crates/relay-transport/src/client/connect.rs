@@ -78,7 +78,7 @@ impl Connector {
             return Ok(Conn { proxied: true, ..conn });
         }
         hop.lend = false;
-        let hop = Hop(hop);
+        let hop = ProxyConnector(hop);
         let mut tunnel = Tunnel::new(to.clone(), hop);
         if let Some(authorization) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(authorization.clone());
@@ -113,7 +113,11 @@ impl Connector {
     }
 
     fn conn(&self, io: Box<dyn Io>, h2: bool) -> Conn {
-        let io = if self.lend && !h2 { Hold::Lent(Loan::new(io)) } else { Hold::Given(TokioIo::new(io)) };
+        let io = if self.lend && !h2 {
+            Transport::Lent(Loan::new(io))
+        } else {
+            Transport::Owned(TokioIo::new(io))
+        };
         Conn { io, h2, proxied: false, place: None }
     }
 }
@@ -148,9 +152,9 @@ impl Service<Uri> for Connector {
 }
 
 /// Connects to a proxy, for a tunnel through it.
-struct Hop(Connector);
+struct ProxyConnector(Connector);
 
-impl Service<Uri> for Hop {
+impl Service<Uri> for ProxyConnector {
     type Response = Conn;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Conn, BoxError>>;
@@ -185,14 +189,14 @@ impl Used {
 
 /// A connection, as handed to hyper.
 pub(crate) struct Conn {
-    io: Hold,
+    io: Transport,
     h2: bool,
     proxied: bool,
     place: Option<Place>,
 }
 
-enum Hold {
-    Given(TokioIo<Box<dyn Io>>),
+enum Transport {
+    Owned(TokioIo<Box<dyn Io>>),
     Lent(Loan),
 }
 
@@ -200,8 +204,8 @@ impl Conn {
     /// The socket, when it is not lent.
     fn into_io(self) -> Result<Box<dyn Io>, BoxError> {
         match self.io {
-            Hold::Given(io) => Ok(io.into_inner()),
-            Hold::Lent(_) => Err("the connection is lent".into()),
+            Transport::Owned(io) => Ok(io.into_inner()),
+            Transport::Lent(_) => Err("the connection is lent".into()),
         }
     }
 }
@@ -214,9 +218,9 @@ impl Connection for Conn {
             None => connected,
         };
         match &self.io {
-            Hold::Lent(loan) => connected.extra(loan.clone()),
-            Hold::Given(_) if self.h2 => connected.negotiated_h2(),
-            Hold::Given(_) => connected,
+            Transport::Lent(loan) => connected.extra(loan.clone()),
+            Transport::Owned(_) if self.h2 => connected.negotiated_h2(),
+            Transport::Owned(_) => connected,
         }
     }
 }
@@ -228,8 +232,8 @@ impl Read for Conn {
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Hold::Given(io) => Pin::new(io).poll_read(cx, buf),
-            Hold::Lent(loan) => Pin::new(loan).poll_read(cx, buf),
+            Transport::Owned(io) => Pin::new(io).poll_read(cx, buf),
+            Transport::Lent(loan) => Pin::new(loan).poll_read(cx, buf),
         }
     }
 }
@@ -237,27 +241,27 @@ impl Read for Conn {
 impl Write for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.io {
-            Hold::Given(io) => Pin::new(io).poll_write(cx, buf),
-            Hold::Lent(loan) => Pin::new(loan).poll_write(cx, buf),
+            Transport::Owned(io) => Pin::new(io).poll_write(cx, buf),
+            Transport::Lent(loan) => Pin::new(loan).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Hold::Given(io) => Pin::new(io).poll_flush(cx),
-            Hold::Lent(loan) => Pin::new(loan).poll_flush(cx),
+            Transport::Owned(io) => Pin::new(io).poll_flush(cx),
+            Transport::Lent(loan) => Pin::new(loan).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Hold::Given(io) => Pin::new(io).poll_shutdown(cx),
-            Hold::Lent(loan) => Pin::new(loan).poll_shutdown(cx),
+            Transport::Owned(io) => Pin::new(io).poll_shutdown(cx),
+            Transport::Lent(loan) => Pin::new(loan).poll_shutdown(cx),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        matches!(&self.io, Hold::Given(io) if io.is_write_vectored())
+        matches!(&self.io, Transport::Owned(io) if io.is_write_vectored())
     }
 
     fn poll_write_vectored(
@@ -266,8 +270,8 @@ impl Write for Conn {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.io {
-            Hold::Given(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Hold::Lent(loan) => Pin::new(loan).poll_write_vectored(cx, bufs),
+            Transport::Owned(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Transport::Lent(loan) => Pin::new(loan).poll_write_vectored(cx, bufs),
         }
     }
 }

@@ -10,20 +10,20 @@ use crate::client::error::BoxError;
 /// Proxies for plain and for encrypted connections, and the hosts that need none.
 #[derive(Default)]
 pub(crate) struct Proxies {
-    http: Option<Via>,
-    https: Option<Via>,
+    http: Option<NamedProxy>,
+    https: Option<NamedProxy>,
     except: Exceptions,
     /// This machine is reached directly, whatever the rules say.
     spare_loopback: bool,
 }
 
 /// A proxy, and the variable or setting that names it.
-struct Via {
+struct NamedProxy {
     matcher: Matcher,
     place: &'static str,
 }
 
-impl Via {
+impl NamedProxy {
     fn new(url: &str, place: &'static str) -> Self {
         Self { matcher: Matcher::builder().all(url).build(), place }
     }
@@ -52,7 +52,7 @@ impl Proxies {
         let http =
             if cgi { first(["http_proxy", "http_proxy"]) } else { first(["HTTP_PROXY", "http_proxy"]) };
         let all = || first(["ALL_PROXY", "all_proxy"]);
-        let via = |(url, place): (String, _)| Via::new(url.trim(), place);
+        let via = |(url, place): (String, _)| NamedProxy::new(url.trim(), place);
         Self {
             http: http.or_else(all).map(via),
             https: first(["HTTPS_PROXY", "https_proxy"]).or_else(all).map(via),
@@ -65,7 +65,7 @@ impl Proxies {
 
     /// One proxy for everything but the exceptions. `None` when `url` is not the URL of a proxy.
     pub(crate) fn fixed(url: &str, except: &str) -> Option<Self> {
-        let via = || Some(Via::new(url, "the proxy's URL"));
+        let via = || Some(NamedProxy::new(url, "the proxy's URL"));
         via()?.intercept(&Uri::from_static("http://any"))?;
         Some(Self { http: via(), https: via(), except: Exceptions::parse(except), spare_loopback: false })
     }
@@ -100,13 +100,13 @@ fn is_loopback(host: &str) -> bool {
 struct Exceptions(Vec<Exception>);
 
 struct Exception {
-    who: Who,
+    who: HostPattern,
     /// `None`: any.
     port: Option<u16>,
 }
 
-enum Who {
-    Everybody,
+enum HostPattern {
+    Any,
     /// A network: the addresses that share its first bits.
     Network {
         address: IpAddr,
@@ -131,12 +131,12 @@ impl Exceptions {
         self.0.iter().filter(|entry| entry.port.is_none_or(|wanted| wanted == port)).any(|entry| match &entry
             .who
         {
-            Who::Everybody => true,
-            Who::Network { address: network, bits } => {
+            HostPattern::Any => true,
+            HostPattern::Network { address: network, bits } => {
                 address.is_some_and(|address| begins_alike(address, *network, *bits))
             }
             // An address has no domain.
-            Who::Domain(domain) => {
+            HostPattern::Domain(domain) => {
                 let rest = host.strip_suffix(domain.as_str()).filter(|_| address.is_none());
                 rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
             }
@@ -148,17 +148,17 @@ impl Exception {
     fn parse(entry: &str) -> Option<Self> {
         let any_port = |who| Some(Self { who, port: None });
         if entry == "*" {
-            return any_port(Who::Everybody);
+            return any_port(HostPattern::Any);
         }
         if let Some((address, bits)) = entry.split_once('/') {
             let (address, bits) = (address.parse::<IpAddr>().ok()?, bits.parse::<u8>().ok()?);
             return (bits <= width(address))
                 .then_some(())
-                .and_then(|()| any_port(Who::Network { address, bits }));
+                .and_then(|()| any_port(HostPattern::Network { address, bits }));
         }
         let whole = |text: &str| {
             let address = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok()?;
-            Some(Who::Network { address, bits: width(address) })
+            Some(HostPattern::Network { address, bits: width(address) })
         };
         if let Some(who) = whole(entry) {
             return any_port(who);
@@ -169,7 +169,7 @@ impl Exception {
         };
         let domain = || {
             let domain = host.strip_prefix('*').unwrap_or(host).trim_matches('.').to_ascii_lowercase();
-            (!domain.is_empty()).then_some(Who::Domain(domain))
+            (!domain.is_empty()).then_some(HostPattern::Domain(domain))
         };
         Some(Self { who: whole(host).or_else(domain)?, port })
     }

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 use http::Request;
 use http_body_util::Full;
-use relay_proto::eventsource::{Attempt, Config, Item, Machine, Refused, State, Stop, Want};
+use relay_proto::eventsource::{Action, Attempt, Config, Item, Machine, Refused, State, Stop};
 use relay_proto::retry::Backoff;
 use relay_proto::sse::Frame;
 use tokio::sync::watch;
@@ -190,25 +190,25 @@ impl EventStream {
             let want = self.machine.poll(now);
             self.tell_watchers();
             let until = match want {
-                Want::Connect(attempt) => {
+                Action::Connect(attempt) => {
                     let request = (self.prepare)(&attempt);
                     self.connection = Connection::open(self.http.clone(), request, attempt);
                     continue;
                 }
-                Want::Item(item) => {
+                Action::Item(item) => {
                     if let Item::Ended(ended) = &item {
                         self.connection.end(&ended.cause);
                     }
                     return Poll::Ready(Some(Ok(item)));
                 }
-                Want::Stop(stop) => {
+                Action::Stop(stop) => {
                     self.connection.close();
                     let told = std::mem::replace(&mut self.done, true) || stop == Stop::Closed;
                     return Poll::Ready((!told).then_some(Err(stop)));
                 }
                 // During a delay there is no connection, and so no input.
-                Want::Wait(until) => Some(until),
-                Want::Response(until) | Want::Bytes(until) => until,
+                Action::Wait(until) => Some(until),
+                Action::Response(until) | Action::Bytes(until) => until,
                 _ => None,
             };
             match self.connection.poll_input(cx) {

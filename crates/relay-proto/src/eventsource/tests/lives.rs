@@ -5,16 +5,16 @@ use super::*;
 /// Opens a stream at `now`: whatever the machine waits for must be a response.
 fn open(machine: &mut Machine, now: Duration) -> Attempt {
     let (mut passed, waits) = drain(machine, now);
-    assert!(matches!(waits, Want::Response(_)), "{waits:?}");
+    assert!(matches!(waits, Action::Response(_)), "{waits:?}");
     machine.handle_response(stream(), now);
-    let Some(Want::Connect(attempt)) = passed.pop() else { panic!("{passed:?}") };
+    let Some(Action::Connect(attempt)) = passed.pop() else { panic!("{passed:?}") };
     attempt
 }
 
 /// Drains, expecting a wait, and says until when.
 fn wait(machine: &mut Machine, now: Duration) -> Duration {
     match drain(machine, now).1 {
-        Want::Wait(until) => until,
+        Action::Wait(until) => until,
         other => panic!("{other:?}"),
     }
 }
@@ -135,9 +135,9 @@ fn a_caller_that_is_busy_does_not_make_the_server_silent() {
     open(&mut machine, Duration::ZERO);
     drain(&mut machine, Duration::ZERO);
     machine.handle_bytes(&b"data: 1\n\ndata: 2\n\n"[..], seconds(1));
-    assert!(matches!(machine.poll(seconds(1)), Want::Item(_)));
+    assert!(matches!(machine.poll(seconds(1)), Action::Item(_)));
     // Ten minutes for each of the two.
-    assert!(matches!(machine.poll(seconds(601)), Want::Item(_)));
+    assert!(matches!(machine.poll(seconds(601)), Action::Item(_)));
     assert_eq!(told(&mut machine, seconds(1201)), "bytes@1246");
     // Away while a read was pending, and back long after the deadline: nobody has waited for so long.
     assert_eq!(told(&mut machine, seconds(2000)), "bytes@1246");
@@ -179,8 +179,8 @@ fn frames_not_handed_out_before_a_restart_come_again() {
     let mut machine = Machine::new(plain(), 1);
     open(&mut machine, Duration::ZERO);
     machine.handle_bytes("id: 1\ndata: a\n\nid: 2\ndata: b\n\n", Duration::ZERO);
-    assert!(matches!(machine.poll(Duration::ZERO), Want::Item(Item::Opened)));
-    assert!(matches!(machine.poll(Duration::ZERO), Want::Item(Item::Frame(_))));
+    assert!(matches!(machine.poll(Duration::ZERO), Action::Item(Item::Opened)));
+    assert!(matches!(machine.poll(Duration::ZERO), Action::Item(Item::Frame(_))));
     machine.restart("enough", Duration::ZERO);
     let until = wait(&mut machine, Duration::ZERO);
     assert_eq!(open(&mut machine, until).last_event_id(), "1");
@@ -191,7 +191,7 @@ fn request_headers() {
     let headers = |id: &str| {
         let mut machine = Machine::new(Config::default().last_event_id(id), 1);
         let (passed, _) = drain(&mut machine, Duration::ZERO);
-        let Want::Connect(attempt) = &passed[0] else { panic!("{passed:?}") };
+        let Action::Connect(attempt) = &passed[0] else { panic!("{passed:?}") };
         attempt.headers().map(|(name, value)| (name, value.to_vec())).collect::<Vec<_>>()
     };
     let plain = [("accept", b"text/event-stream".to_vec()), ("cache-control", b"no-cache".to_vec())];
@@ -325,7 +325,7 @@ fn a_year_behind_a_balancer_that_cuts_quiet_connections() {
             open(&mut machine, now);
             connections += 1;
             // A heartbeat after 15 s would keep it; this server has none.
-            let (_, Want::Bytes(Some(until))) = drain(&mut machine, now) else { panic!("{machine:?}") };
+            let (_, Action::Bytes(Some(until))) = drain(&mut machine, now) else { panic!("{machine:?}") };
             let cut = now + seconds(cut_after);
             now = until.min(cut);
             if until < cut {
@@ -380,17 +380,17 @@ fn redirects_end_somewhere() {
         machine.handle_response(head, Duration::ZERO);
         let (passed, waits) = drain(&mut machine, Duration::ZERO);
         match &passed[..] {
-            [Want::Connect(attempt)] => from = attempt.redirect().unwrap().url().to_owned(),
+            [Action::Connect(attempt)] => from = attempt.redirect().unwrap().url().to_owned(),
             _ => break (passed, waits),
         }
         urls.push(from.clone());
     };
     assert_eq!(urls.len(), 5);
     assert_eq!(urls[4], "http://relay.test/a");
-    let [Want::Item(Item::Ended(ended))] = &outcome.0[..] else { panic!("{outcome:?}") };
+    let [Action::Item(Item::Ended(ended))] = &outcome.0[..] else { panic!("{outcome:?}") };
     assert_eq!((&ended.cause, ended.opened), (&Cause::TooManyRedirects(307), false));
     // The next attempt begins where the first did, with all hops to go.
-    let Want::Wait(until) = outcome.1 else { panic!("{outcome:?}") };
+    let Action::Wait(until) = outcome.1 else { panic!("{outcome:?}") };
     assert_eq!(told(&mut machine, until), "connect#2 response@30.8");
 }
 
@@ -454,7 +454,7 @@ fn error_bodies_are_kept_in_part() {
     machine.handle_bytes("not f", Duration::ZERO);
     assert_eq!(machine.state(), State::Problem);
     machine.handle_bytes("ound and much more", Duration::ZERO);
-    let Want::Stop(Stop::Status { status: 404, body }) = machine.poll(Duration::ZERO) else { panic!() };
+    let Action::Stop(Stop::Status { status: 404, body }) = machine.poll(Duration::ZERO) else { panic!() };
     assert_eq!(body, "not found ");
 
     let mut machine = Machine::new(plain(), 1);
@@ -462,7 +462,7 @@ fn error_bodies_are_kept_in_part() {
     machine.handle_response(status(500), Duration::ZERO);
     machine.handle_bytes("broken", seconds(1));
     machine.handle_timeout(seconds(5));
-    let Want::Item(Item::Ended(ended)) = machine.poll(seconds(5)) else { panic!() };
+    let Action::Item(Item::Ended(ended)) = machine.poll(seconds(5)) else { panic!() };
     assert_eq!((ended.status(), &ended.body[..]), (Some(500), &b"broken"[..]));
     assert_eq!(ended.retry_at, seconds(5) + Duration::from_millis(800));
 }

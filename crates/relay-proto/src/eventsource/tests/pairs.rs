@@ -278,7 +278,7 @@ fn what_an_input_leaves_behind() {
 fn a_refusal_that_names_a_time_is_kept_with_spread() {
     let mut machine = in_state(State::Response);
     let now = give(&mut machine, "refused for 100 s");
-    let (_, Want::Wait(until)) = drain(&mut machine, now) else { panic!("{machine:?}") };
+    let (_, Action::Wait(until)) = drain(&mut machine, now) else { panic!("{machine:?}") };
     assert!((seconds(110)..=seconds(135)).contains(&until), "{until:?}");
 }
 
@@ -344,6 +344,6 @@ fn statuses() {
     }
     let mut machine = machine(config);
     machine.handle_response(status(410), Duration::ZERO);
-    let (_, Want::Wait(until)) = drain(&mut machine, Duration::ZERO) else { panic!("{machine:?}") };
+    let (_, Action::Wait(until)) = drain(&mut machine, Duration::ZERO) else { panic!("{machine:?}") };
     assert!((seconds(15)..=seconds(30)).contains(&until), "{until:?}");
 }

@@ -116,18 +116,18 @@ fn live(config: &Config, seed: u64, steps: &[Step]) -> Vec<String> {
             Step::Close => machine.close(),
         }
         let (passed, waits) = drain(&mut machine, now);
-        let connects = passed.iter().filter(|want| matches!(want, Want::Connect(_))).count();
+        let connects = passed.iter().filter(|want| matches!(want, Action::Connect(_))).count();
         assert!(connects <= 1, "one attempt at a time: {passed:?}");
         // Without a wait there are only redirects and one 401, which redirects may follow again.
         connects_in_a_row += connects;
         assert!(connects_in_a_row <= 2 * (1 + config.max_redirects as usize), "{diary:?}");
         match &waits {
-            Want::Wait(time) => {
+            Action::Wait(time) => {
                 assert!(*time > now, "a wait is ahead");
                 connects_in_a_row = 0;
                 until = Some(*time);
             }
-            Want::Response(time) | Want::Bytes(time) => {
+            Action::Response(time) | Action::Bytes(time) => {
                 until = *time;
                 if matches!(step, Step::Deadline) && time.is_some_and(|time| time <= now) {
                     // Only a limit of zero can be over when it begins; acting on it must lead on.
@@ -137,7 +137,7 @@ fn live(config: &Config, seed: u64, steps: &[Step]) -> Vec<String> {
                     until = None;
                 }
             }
-            Want::Stop(stop) => {
+            Action::Stop(stop) => {
                 assert_eq!(machine.poll(now + seconds(1)).stop(), Some(stop), "final");
                 until = None;
             }
@@ -152,10 +152,10 @@ fn live(config: &Config, seed: u64, steps: &[Step]) -> Vec<String> {
     diary
 }
 
-impl Want {
+impl Action {
     fn stop(&self) -> Option<&Stop> {
         match self {
-            Want::Stop(stop) => Some(stop),
+            Action::Stop(stop) => Some(stop),
             _ => None,
         }
     }

@@ -22,7 +22,7 @@ pub enum From {
 /// What the machine wants its driver to do next.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum Want {
+pub enum Action {
     /// Drop the connection if there is one, and wait for a command.
     Idle,
     /// Drop the connection if there is one, begin another, poll again.

@@ -17,11 +17,11 @@ impl Run {
     }
 
     /// Obeys until there is something to wait for.
-    fn drain(&mut self) -> Want {
+    fn drain(&mut self) -> Action {
         loop {
             match self.session.poll(self.now) {
-                Want::Send(line) => self.sent.push(line),
-                Want::Item(item) => self.items.push(item),
+                Action::Send(line) => self.sent.push(line),
+                Action::Item(item) => self.items.push(item),
                 other => return other,
             }
         }
@@ -35,19 +35,19 @@ impl Run {
     fn connect(&mut self) {
         loop {
             match self.drain() {
-                Want::Wait(until) => self.now = until,
-                Want::Connect => break,
+                Action::Wait(until) => self.now = until,
+                Action::Connect => break,
                 other => panic!("{other:?}"),
             }
         }
-        assert!(matches!(self.drain(), Want::Receive(Some(_))));
+        assert!(matches!(self.drain(), Action::Receive(Some(_))));
         self.session.handle_open("T", self.now);
         self.drain();
         assert_eq!(self.sent.pop().unwrap(), r#"{"id":1,"connect":{"name":"relay"}}"#);
         self.say(r#"{"id":1,"connect":{"client":"c","ping":25,"pong":true}}"#);
     }
 
-    fn say(&mut self, text: &str) -> Want {
+    fn say(&mut self, text: &str) -> Action {
         self.session.handle_text(text, self.now);
         self.drain()
     }
@@ -89,7 +89,7 @@ fn push(offset: u64) -> String {
 #[test]
 fn a_drop_resumes_at_the_greater_of_the_answer_and_its_publications() {
     let mut run = Run::new();
-    assert_eq!(run.drain(), Want::Idle);
+    assert_eq!(run.drain(), Action::Idle);
     run.subscribe(From::Latest);
     run.connect();
     assert_eq!(run.sent.pop().unwrap(), r#"{"id":2,"subscribe":{"channel":"public:a.b"}}"#);
@@ -210,7 +210,7 @@ fn error_100_is_tried_five_times_with_growing_waits() {
         let want = run.say(&format!(
             r#"{{"id":{id},"error":{{"code":100,"message":"internal server error","temporary":true}}}}"#
         ));
-        if let Want::Receive(Some(until)) = want {
+        if let Action::Receive(Some(until)) = want {
             assert!(until > run.now, "there is a wait");
             run.now = until;
             // Pings come meanwhile.
@@ -219,7 +219,7 @@ fn error_100_is_tried_five_times_with_growing_waits() {
         }
     }
     assert_eq!(run.items(), ["refused", "refused", "refused", "refused", "ended Failed Some(100)"]);
-    assert_eq!(run.drain(), Want::Idle);
+    assert_eq!(run.drain(), Action::Idle);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn an_expired_token_is_looked_up_once_more() {
     run.session.subscribe("private:a.b.c", From::Latest);
     run.connect();
     assert!(run.sent.pop().unwrap().contains(r#""token":"T""#));
-    assert_eq!(run.say(r#"{"id":2,"error":{"code":109,"message":"token expired"}}"#), Want::Token);
+    assert_eq!(run.say(r#"{"id":2,"error":{"code":109,"message":"token expired"}}"#), Action::Token);
     run.session.handle_token("U");
     run.drain();
     assert!(run.sent.pop().unwrap().contains(r#""token":"U""#));
@@ -242,7 +242,7 @@ fn an_unrecoverable_position_is_said_and_left() {
     run.subscribe(From::After(Position::new("Xy", 5)));
     run.connect();
     run.sent.clear();
-    let Want::Receive(Some(until)) = run.say(r#"{"id":2,"error":{"code":112,"message":"unrecoverable"}}"#)
+    let Action::Receive(Some(until)) = run.say(r#"{"id":2,"error":{"code":112,"message":"unrecoverable"}}"#)
     else {
         panic!()
     };
@@ -278,8 +278,8 @@ fn close_codes_end_it_or_do_not() {
         run.connect();
         run.session.handle_close(code, "why", run.now);
         match (run.drain(), end) {
-            (Want::Wait(_), None) => assert_eq!(run.items(), ["lost"]),
-            (Want::Stop(said), Some(kind)) => {
+            (Action::Wait(_), None) => assert_eq!(run.items(), ["lost"]),
+            (Action::Stop(said), Some(kind)) => {
                 assert_eq!(said.kind, kind);
                 assert!(said.reason.contains("why") && said.reason.contains(&code.unwrap().to_string()));
                 assert_eq!(run.items().len(), 1, "the channel ends, too");
@@ -303,14 +303,14 @@ fn handshakes_that_are_refused_end_it_or_do_not() {
     ] {
         let mut run = Run::new();
         run.subscribe(From::Latest);
-        assert_eq!(run.drain(), Want::Connect);
+        assert_eq!(run.drain(), Action::Connect);
         run.drain();
         run.session.handle_refused(status, Some(Duration::from_secs(60)), run.now);
         match (run.drain(), end) {
-            (Want::Wait(until), None) => {
+            (Action::Wait(until), None) => {
                 assert!(until >= Duration::from_secs(60), "Retry-After is a minimum")
             }
-            (Want::Stop(said), Some(kind)) => assert_eq!(said.kind, kind),
+            (Action::Stop(said), Some(kind)) => assert_eq!(said.kind, kind),
             (other, _) => panic!("{status}: {other:?}"),
         }
     }
@@ -320,23 +320,23 @@ fn handshakes_that_are_refused_end_it_or_do_not() {
 fn deadlines() {
     let mut run = Run::new();
     run.subscribe(From::Latest);
-    assert_eq!(run.drain(), Want::Connect);
-    let Want::Receive(Some(until)) = run.drain() else { panic!() };
+    assert_eq!(run.drain(), Action::Connect);
+    let Action::Receive(Some(until)) = run.drain() else { panic!() };
     run.session.handle_timeout(until - Duration::from_millis(1));
-    assert!(matches!(run.drain(), Want::Receive(_)));
+    assert!(matches!(run.drain(), Action::Receive(_)));
     run.session.handle_timeout(until);
-    assert!(matches!(run.drain(), Want::Wait(_)));
+    assert!(matches!(run.drain(), Action::Wait(_)));
     run.now = until;
     run.connect();
     // Pings are 25 s apart, and 10 s late at most.
-    let Want::Receive(Some(until)) = run.drain() else { panic!() };
+    let Action::Receive(Some(until)) = run.drain() else { panic!() };
     assert_eq!(until - run.now, Duration::from_secs(35));
     run.now += Duration::from_secs(30);
-    let Want::Receive(Some(later)) = run.say("{}") else { panic!() };
+    let Action::Receive(Some(later)) = run.say("{}") else { panic!() };
     assert_eq!(later - run.now, Duration::from_secs(35));
     run.now = later;
     run.session.handle_timeout(run.now);
-    assert!(matches!(run.drain(), Want::Wait(_)));
+    assert!(matches!(run.drain(), Action::Wait(_)));
 }
 
 /// Every input in every state: nothing panics, and only what the table allows goes on.
@@ -440,11 +440,11 @@ fn every_state_takes_every_input() {
             let mut run = make();
             input(&mut run.session, run.now);
             letters.push(match run.drain() {
-                Want::Idle => 'I',
-                Want::Connect => 'C',
-                Want::Receive(_) => 'R',
-                Want::Wait(_) => 'W',
-                Want::Stop(_) => 'S',
+                Action::Idle => 'I',
+                Action::Connect => 'C',
+                Action::Receive(_) => 'R',
+                Action::Wait(_) => 'W',
+                Action::Stop(_) => 'S',
                 other => panic!("{other:?}"),
             });
         }
