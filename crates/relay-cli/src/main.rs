@@ -91,6 +91,8 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
         _ if server => "info",
         // It breaks its own client's connection on purpose, and its lines say so.
         Command::Demo(_) => "warn,relay_pods=error",
+        // Its subscriber that stalls is cut off at the end, as its introduction says.
+        Command::Bus(args) if args.is_demo() => "warn,relay_transport=error",
         _ => "warn",
     };
     let asked = std::env::var("RELAY_LOG").ok().filter(|asked| !asked.is_empty());

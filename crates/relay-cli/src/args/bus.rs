@@ -16,6 +16,12 @@ pub(crate) struct BusArgs {
     pub(crate) command: BusCommand,
 }
 
+impl BusArgs {
+    pub(crate) fn is_demo(&self) -> bool {
+        matches!(self.command, BusCommand::Demo(_))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum BusCommand {
     /// Run a bus: take messages for channels, and send each to everyone who is subscribed

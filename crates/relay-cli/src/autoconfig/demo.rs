@@ -40,7 +40,16 @@ pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
     ] {
         out.heading(line)?;
     }
-    let story = tokio::spawn(tell(file, handle.clone()));
+    let mut ended = Output::in_format(args.output);
+    let story = tokio::spawn({
+        let server = handle.clone();
+        async move {
+            tell(file, server).await;
+            tokio::time::sleep(PAUSE).await;
+            // When nobody reads it, the next event ends the command.
+            let _ = ended.heading("That was all that changes; Ctrl-C ends the demo.");
+        }
+    });
     let quick = Duration::from_millis(100);
     let events = StreamManager::builder(format!("http://{address}"))
         .key("demo")

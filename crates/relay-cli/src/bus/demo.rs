@@ -1,7 +1,8 @@
 //! `relay bus demo`: a bus, its subscribers and a sender in one process.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -10,6 +11,7 @@ use hyper::body::Incoming;
 use relay_bus::{
     CancellationToken, ChannelReference, Component, DispatcherOptions, Engine as _, EngineOptions, Event,
     Headers, MemoryEngine, Message, MessageDispatcher, MessageReceiver, Metrics, ReceiverOptions, Report,
+    SubscriptionReference,
 };
 use relay_transport::server::{Body, Cut, HttpServer, Settings, full};
 use tokio::sync::Notify;
@@ -36,19 +38,29 @@ pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
 
     let dispatcher = MessageDispatcher::new(DispatcherOptions::default().timeout(PATIENCE))?;
     let told = lines.clone();
+    let verdict = Verdict::default();
+    let counted = verdict.clone();
     let engine = MemoryEngine::new(
         dispatcher,
         EngineOptions::default().in_flight(IN_FLIGHT).queue(QUEUE),
         Arc::<Metrics>::default(),
         // What the subscriber of `orders` answers is not what the sender sent.
-        move |event| match event {
-            Event::Received { channel } if channel.name() != "orders" => {}
-            event => told.event(event, true),
+        move |event| {
+            counted.count(event);
+            match event {
+                Event::Received { channel } if channel.name() != "orders" => {}
+                // The verdict says it.
+                Event::Unsent { .. } => {}
+                event => told.event(event, true),
+            }
         },
     );
     let server = HttpServer::bind("127.0.0.1:0", Settings::default().drain(Duration::ZERO)).await?;
     let address = server.local_addr();
     lines.listening("listening", address)?;
+    for line in INTRODUCTION {
+        lines.heading(line);
+    }
     let ready = Arc::new(Notify::new());
     let monitor = relay_bus::Monitor::builder(Component::Dispatcher)
         .file(Some(file.path().to_owned()))
@@ -78,7 +90,67 @@ pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
     stop.cancel();
     engine.drain(Duration::ZERO).await;
     let _ = receiving.await;
+    verdict.tell(&lines);
     exit
+}
+
+const INTRODUCTION: [&str; 6] = [
+    "",
+    "A message per second goes to the channel shop/orders, which has three subscriptions:",
+    "  answers  its reply goes to the channel shop/confirmations, and from there to billing",
+    "  fails    refuses every other message, which is given up then: the memory engine tries once",
+    "  stalls   never answers; two messages wait for it, and later ones are dropped",
+    "",
+];
+
+/// What became of the messages, by subscription.
+#[derive(Clone, Default)]
+struct Verdict(Arc<Mutex<Counts>>);
+
+#[derive(Default)]
+struct Counts {
+    sent: u64,
+    subscriptions: BTreeMap<String, Count>,
+}
+
+#[derive(Default)]
+struct Count {
+    delivered: u64,
+    given_up: u64,
+    dropped: u64,
+}
+
+impl Verdict {
+    fn count(&self, event: &Event) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Received { channel } => counts.sent += u64::from(channel.name() == "orders"),
+            Event::Delivered { subscription, .. } => counts.of(subscription).delivered += 1,
+            Event::DispatchFailed { subscription, last: true, .. } => counts.of(subscription).given_up += 1,
+            Event::Dropped { subscription, count, .. } => counts.of(subscription).dropped += count,
+            _ => {}
+        }
+    }
+
+    fn tell(&self, lines: &Lines) {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.heading("");
+        lines.heading(format!("{} messages were sent to shop/orders. What became of them:", counts.sent));
+        for (subscription, Count { delivered, given_up, dropped }) in &counts.subscriptions {
+            let waiting = counts.sent.saturating_sub(delivered + given_up + dropped);
+            let lost = if waiting > 0 { format!(", {waiting} lost at the end") } else { String::new() };
+            lines.heading(format!(
+                "  {subscription:<14} {delivered} delivered, {given_up} given up, {dropped} dropped{lost}"
+            ));
+        }
+        lines.heading("The subscription that stalls delayed no other one.");
+    }
+}
+
+impl Counts {
+    fn of(&mut self, subscription: &SubscriptionReference) -> &mut Count {
+        self.subscriptions.entry(subscription.to_string()).or_default()
+    }
 }
 
 /// One that answers, one that fails every other time, one that stalls, and one for the answers.

@@ -39,6 +39,14 @@ impl Lines {
         Ok(())
     }
 
+    /// Prints a line that is not an event, for people only.
+    pub(super) fn heading(&self, text: impl Into<String>) {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        if out.heading(text.into()).is_err() {
+            self.gone.cancel();
+        }
+    }
+
     /// Prints a line, and says how many there were.
     pub(super) fn print(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> u64 {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);

@@ -268,6 +268,16 @@ fn the_definitions_are_documents_that_kubectl_takes() {
 }
 
 #[test]
+fn the_demo_ends_with_what_became_of_the_messages() {
+    let demo = run(&["bus", "demo", "--for", "5s"]).expect(0);
+    assert_eq!(demo.stderr, "");
+    let (_, verdict) = demo.stdout.split_once("What became of them:\n").unwrap();
+    let of = |name: &str| verdict.lines().find(|line| line.contains(name)).unwrap();
+    assert!(of("shop/answers").ends_with("0 given up, 0 dropped"), "{verdict}");
+    assert!(of("shop/stalls").contains(" 0 delivered"), "{verdict}");
+}
+
+#[test]
 fn the_demo_shows_a_reply_a_failure_and_one_that_loses_alone() {
     let demo = Running::start(relay(&["bus", "demo", "--for", "20s", "-o", "json"]));
     let mut lines = demo.until(|line| line["event"] == "dropped");
