@@ -1,4 +1,4 @@
-//! Messages go out by HTTP.
+//! The dispatcher: sends messages by HTTP.
 
 use std::time::Duration;
 
@@ -16,24 +16,24 @@ use relay_transport::HttpClient;
 use relay_transport::server::percent_decode;
 use tokio::time::Instant;
 
-/// Where names are expanded, and where the answer goes: `DispatchDefaults::new(namespace)` and
+/// The namespace of names, and the destination of replies: `DispatchDefaults::new(namespace)` and
 /// [`reply_to`](Self::reply_to).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DispatchDefaults {
     /// The namespace of names without a dot.
     pub namespace: String,
-    /// Where the answer goes. Default nowhere.
+    /// The destination of the reply. Default none.
     pub reply_to: Option<String>,
 }
 
 impl DispatchDefaults {
-    /// Names are of this namespace, answers go nowhere.
+    /// Defaults with this namespace, and no destination of replies.
     pub fn new(namespace: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), reply_to: None }
     }
 
-    /// Sets where the answer goes.
+    /// Sets the destination of the reply.
     #[must_use]
     pub fn reply_to(mut self, reply_to: Option<String>) -> Self {
         self.reply_to = reply_to;
@@ -45,11 +45,11 @@ impl DispatchDefaults {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DispatcherOptions {
-    /// Time for one call, its answer read. Default 30 s.
+    /// Time limit of one call, including the response body. Default 30 s.
     pub timeout: Duration,
-    /// Bytes of an answer's body. Default 1 MiB.
+    /// Size limit of a response body, in bytes. Default 1 MiB.
     pub max_payload: usize,
-    /// Which headers pass.
+    /// The headers that are forwarded.
     pub rules: HeaderRules,
     /// The domain of the cluster's services. Default `cluster.local`.
     pub cluster_domain: String,
@@ -81,7 +81,7 @@ impl DispatcherOptions {
         self
     }
 
-    /// Sets which headers pass.
+    /// Sets the headers that are forwarded.
     #[must_use]
     pub fn rules(mut self, rules: HeaderRules) -> Self {
         self.rules = rules;
@@ -99,7 +99,7 @@ impl DispatcherOptions {
 /// Redirects that are followed in a row.
 const MAX_REDIRECTS: usize = 5;
 const GRACE: Duration = Duration::from_secs(1);
-/// What is kept of an answer that is an error, for who looks for the reason.
+/// Bytes kept of an error response, for diagnosis.
 const MAX_ERROR_BODY: usize = 1024;
 
 /// Sends messages. Proxies are those of the environment. Cheap to clone.
@@ -109,13 +109,13 @@ pub struct MessageDispatcher {
     options: std::sync::Arc<DispatcherOptions>,
 }
 
-/// What a successful call was answered.
+/// The response of a successful call.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Answer {
     /// Its headers.
     pub headers: HeaderMap,
-    /// Its body; empty is the end of the event.
+    /// Its body; an empty one is no reply.
     pub body: Bytes,
 }
 
@@ -126,7 +126,7 @@ impl MessageDispatcher {
     /// When the system's certificates or proxies cannot be used.
     pub fn new(options: DispatcherOptions) -> Result<Self, relay_transport::Error> {
         let http = HttpClient::builder()
-            // The limit of a call is kept here, for connecting, asking and reading together.
+            // The time limit of a call covers connecting, sending and reading.
             .connect_timeout(options.timeout.saturating_add(GRACE))
             .request_timeout(options.timeout.saturating_add(GRACE))
             .idle_connections(256)
@@ -140,8 +140,8 @@ impl MessageDispatcher {
         &self.options
     }
 
-    /// Sends the message to `destination`, and the answer, if it has a body, on to `defaults.reply_to`. With an empty
-    /// destination the message itself goes there; with neither nothing is sent. Nothing is tried again.
+    /// Sends the message to `destination`, and the response, if it has a body, to `defaults.reply_to`. With an
+    /// empty destination the message itself is sent there; with neither nothing is sent. Nothing is retried.
     ///
     /// # Errors
     /// [`DispatchError`]; only 2xx is success.
@@ -170,7 +170,7 @@ impl MessageDispatcher {
         forward.await.map(drop).map_err(|source| DispatchError::Reply { source })
     }
 
-    /// Where a text leads that names a destination.
+    /// Resolves a destination.
     ///
     /// # Errors
     /// [`CallError::Destination`].
@@ -178,13 +178,13 @@ impl MessageDispatcher {
         Ok(Destination::resolve(text, namespace, &self.options.cluster_domain)?)
     }
 
-    /// The message that an answer makes; `None` when its body is empty.
+    /// The reply in a response; `None` when its body is empty.
     pub fn reply_of(&self, original: &Message, answer: Answer) -> Option<Message> {
         let headers = answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         reply_message(&self.options.rules, original, headers, answer.body)
     }
 
-    /// One call: POST, redirects followed, the answer read to its end.
+    /// One call: a POST that follows redirects and reads the response to its end.
     ///
     /// # Errors
     /// [`CallError`]; only 2xx is success.
@@ -212,7 +212,7 @@ impl MessageDispatcher {
     ) -> Result<Answering<'_>, CallError> {
         let mut headers = HeaderMap::new();
         for (name, value) in message.headers.iter().filter(|(name, _)| self.options.rules.passes(name)) {
-            // Whatever a header cannot hold is not one that we were sent.
+            // Values that are not valid in a header cannot have been received in one.
             let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) else {
                 continue;
             };
@@ -257,7 +257,7 @@ impl MessageDispatcher {
     }
 }
 
-/// An answer whose head is there.
+/// A response of which the head has come.
 struct Answering<'d> {
     head: http::response::Parts,
     body: hyper::body::Incoming,
@@ -266,7 +266,7 @@ struct Answering<'d> {
 }
 
 impl Answering<'_> {
-    /// Reads the body to its end, so that the connection can be used again, and judges the answer.
+    /// Reads the body to its end, so that the connection can be used again, and checks the response.
     async fn answer(self, until: Instant) -> Result<Answer, CallError> {
         let Self { head, body, url, dispatcher } = self;
         let DispatcherOptions { max_payload: limit, timeout: after, .. } = *dispatcher.options;
@@ -277,7 +277,7 @@ impl Answering<'_> {
                 ResponseHead::new(status, &url).header("retry-after", &after).retry_after()
             });
             let mut start = Vec::new();
-            // The status is known; what fails in reading on does not matter.
+            // The status is known; errors of reading the body do not matter.
             let _ = tokio::time::timeout_at(until, read_start(body, limit, &mut start)).await;
             return Err(CallError::Status { status, retry_after, body: start.into() });
         }
@@ -324,14 +324,14 @@ fn basic(userinfo: &str) -> HeaderValue {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DispatchError {
-    /// The first call failed; nothing was sent on.
+    /// The first call failed; no reply was sent.
     #[error("Unable to complete request: {}", source.line())]
     Call {
         /// How.
         #[source]
         source: CallError,
     },
-    /// The first call went through, that with its answer failed.
+    /// The first call succeeded, sending its reply failed.
     #[error("Failed to forward reply: {}", source.line())]
     Reply {
         /// How.
@@ -365,7 +365,7 @@ pub enum CallError {
     /// It could not be reached, or broke off.
     #[error(transparent)]
     Transport(#[from] relay_transport::Error),
-    /// No whole answer came in time.
+    /// The response did not come in time.
     #[error("no answer from {url} within {after:?}")]
     Late {
         /// From whom.
@@ -373,17 +373,17 @@ pub enum CallError {
         /// The time it was given.
         after: Duration,
     },
-    /// It answered something else than 2xx.
+    /// The status was not 2xx.
     #[error("unexpected HTTP response, expected 2xx, got {status}")]
     Status {
         /// What it answered.
         status: u16,
-        /// How long it asked to be left alone.
+        /// The delay that it asked for.
         retry_after: Option<Duration>,
         /// The first 1,024 bytes of its body.
         body: Bytes,
     },
-    /// It redirected to nowhere, or for ever.
+    /// It redirected without a usable URL, or too often.
     #[error("redirect by {url} not followed: {rule}")]
     Redirect {
         /// Who redirected.
@@ -391,13 +391,13 @@ pub enum CallError {
         /// Why that was not followed.
         rule: &'static str,
     },
-    /// Its answer is encoded, which was not asked for.
+    /// The response is encoded, although the request did not allow it.
     #[error("the answer of {url} is encoded")]
     Encoded {
         /// Who.
         url: String,
     },
-    /// Its answer is too large.
+    /// The response is too large.
     #[error("the answer of {url} is over {limit} bytes")]
     TooLarge {
         /// Who.
@@ -405,7 +405,7 @@ pub enum CallError {
         /// Bytes.
         limit: usize,
     },
-    /// Its answer broke off.
+    /// The response ended too early.
     #[error("the answer of {url} broke off")]
     Cut {
         /// Who.
@@ -416,7 +416,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether another try may succeed.
+    /// Whether a retry may succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Destination(_) | Self::Url { .. } | Self::Redirect { .. } => false,
@@ -427,7 +427,7 @@ impl CallError {
         }
     }
 
-    /// How long the other side asked to be left alone; at most a minute.
+    /// The delay that the peer asked for; at most a minute.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => retry_after.map(|after| after.min(Duration::from_secs(60))),

@@ -1,4 +1,4 @@
-//! What makes a bus of receiver, dispatcher and monitor: an engine.
+//! Engines: they make a bus of receiver, dispatcher and monitor.
 
 mod delivery;
 mod drops;
@@ -24,23 +24,22 @@ use crate::receiver::Receive;
 pub use jetstream::{JetStreamEngine, JetStreamError, NatsOptions};
 pub use memory::MemoryEngine;
 
-/// What keeps messages between the receiver and the subscribers: a [`MonitorHandler`], which is told what there is, and
-/// a [`Receive`], which is handed what comes.
+/// Keeps messages between the receiver and the subscribers. It is a [`MonitorHandler`], for channels and
+/// subscriptions, and a [`Receive`], for messages.
 pub trait Engine: MonitorHandler + Receive + Clone {
-    /// From now on messages are taken; before that they are refused as `not-ready`.
+    /// Accepts messages from now on; before that they are refused as `not-ready`.
     fn set_ready(&self);
 
-    /// Whether what keeps the messages is there.
+    /// Whether the store of messages is available.
     fn is_available(&self) -> bool {
         true
     }
 
-    /// What goes on beside requests and calls, for as long as the bus runs: tells of dropped messages that were not
-    /// told of yet, and has the monitor call again what came to need it.
+    /// Background work while the bus runs: reports dropped messages, and requests repeated calls from the monitor.
     fn attend(&self, monitor: &Monitor<Self>) -> impl Future<Output = ()> + Send;
 
-    /// Lets what is under way, and what waits in memory, be sent for at most this long; then ends everything. What is
-    /// lost is told, and counted.
+    /// Sends messages in progress and in memory for at most this long; then ends everything. Lost messages are
+    /// reported and counted.
     fn drain(&self, patience: Duration) -> impl Future<Output = u64> + Send;
 }
 
@@ -48,18 +47,18 @@ pub trait Engine: MonitorHandler + Receive + Clone {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EngineOptions {
-    /// Calls at a time, for each subscription. Default 64; 1 keeps the order.
+    /// Concurrent calls per subscription. Default 64; 1 keeps the order.
     pub in_flight: usize,
-    /// Messages that wait in memory, for each subscription. Default 1,024. Where a store keeps the messages, those are
-    /// only the ones whose subscriber was reached, and whose reply was not.
+    /// Messages in memory per subscription. Default 1,024. With a store of messages these are only messages whose
+    /// reply is still to be sent.
     pub queue: usize,
-    /// Bytes of messages that wait in memory or are under way, for each subscription. Default 64 MiB.
+    /// Bytes of messages in memory or in progress, per subscription. Default 64 MiB.
     pub queue_bytes: usize,
-    /// Tries for each message and subscription. Default 1; 0 is no limit, which only a store should have.
+    /// Attempts per message and subscription. Default 1; 0 is no limit, for engines with a store only.
     pub max_deliver: u32,
-    /// The delay before the second try; it doubles up to a minute. Default 1 s.
+    /// The delay before the second attempt; it doubles up to a minute. Default 1 s.
     pub retry_delay: Duration,
-    /// Where messages go that were given up. Default nowhere: that is told.
+    /// The destination of undeliverable messages. Default none: they are dropped and reported.
     pub dead_letter: Option<String>,
     /// Whether replies that are no CloudEvents are dropped. Default no.
     pub require_cloudevents: bool,
@@ -80,23 +79,23 @@ impl Default for EngineOptions {
 }
 
 setters! { EngineOptions {
-    /// Sets the calls at a time.
+    /// Sets the number of concurrent calls.
     in_flight: usize,
-    /// Sets the messages that wait.
+    /// Sets the number of messages in memory.
     queue: usize,
-    /// Sets the bytes that are held.
+    /// Sets the bytes of messages in memory.
     queue_bytes: usize,
-    /// Sets the tries.
+    /// Sets the number of attempts.
     max_deliver: u32,
-    /// Sets the delay before the second try.
+    /// Sets the delay before the second attempt.
     retry_delay: Duration,
-    /// Sets where messages go that were given up.
+    /// Sets the destination of undeliverable messages.
     dead_letter: Option<String>,
     /// Sets whether replies must be CloudEvents.
     require_cloudevents: bool,
 } }
 
-/// What every engine sends with.
+/// The sending part of every engine.
 struct Outbound {
     dispatcher: MessageDispatcher,
     options: EngineOptions,
@@ -105,7 +104,7 @@ struct Outbound {
 }
 
 impl Outbound {
-    /// Whether a reply may go on.
+    /// Whether a reply may be sent.
     fn is_taken(&self, reply: &Message) -> bool {
         !self.options.require_cloudevents || check_cloudevent(reply).is_ok()
     }

@@ -1,39 +1,39 @@
-//! What a bus tells of its work. Payloads and header values are never in it.
+//! Events of a bus. They contain no payloads or header values.
 
 use relay_proto::bus::{ChannelReference, SubscriptionReference};
 
-/// Something that happened to messages.
+/// An event of messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A message was taken for a channel.
+    /// A message was accepted for a channel.
     Received {
         /// The channel.
         channel: ChannelReference,
     },
-    /// A message reached a subscriber, and its answer what it was for.
+    /// A message was delivered, and its reply, if any, too.
     Delivered {
         /// The channel.
         channel: ChannelReference,
         /// The subscription.
         subscription: SubscriptionReference,
     },
-    /// A try failed.
+    /// An attempt failed.
     DispatchFailed {
         /// The channel.
         channel: ChannelReference,
         /// The subscription.
         subscription: SubscriptionReference,
-        /// The URL, without user information; what the subscription says where that leads nowhere.
+        /// The URL without user information, or the text of the subscription if it is not usable.
         destination: String,
         /// Why, on one line.
         error: String,
-        /// How many tries there were.
+        /// Number of attempts.
         tries: u32,
-        /// Whether it was the last.
+        /// Whether it was the last attempt.
         last: bool,
     },
-    /// Messages were dropped since this was last told.
+    /// Messages were dropped since the last report.
     Dropped {
         /// The channel.
         channel: ChannelReference,
@@ -44,7 +44,7 @@ pub enum Event {
         /// How many.
         count: u64,
     },
-    /// At the end so many messages were still waiting, and are lost.
+    /// Messages that were still queued at the end, and are lost.
     Unsent {
         /// How many.
         count: u64,

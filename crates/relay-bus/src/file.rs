@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::kube::Input;
 
-/// How often the file is looked at.
+/// How often the file is checked.
 const LOOK: Duration = Duration::from_millis(500);
 /// Bytes of a file that are read.
 const MAX_FILE: u64 = 256 << 20;
@@ -21,7 +21,7 @@ const MAX_FILE: u64 = 256 << 20;
 pub(crate) struct FileSource {
     path: PathBuf,
     seen: Option<Stamp>,
-    /// What was last in it, so that touching it changes nothing.
+    /// Its last content, so that touching it changes nothing.
     content: Vec<u8>,
 }
 
@@ -48,7 +48,7 @@ impl FileSource {
         Manifest::from_documents(documents).map_err(|error| named(error.to_string()))
     }
 
-    /// Whether the file was there when it was last looked at.
+    /// Whether the file existed at the last check.
     pub(crate) fn is_there(&self) -> bool {
         self.seen.is_some()
     }
@@ -152,7 +152,7 @@ fn over(breach: &BudgetBreach) -> String {
     }
 }
 
-/// The lists that a file stands for.
+/// The lists of a file's objects.
 pub(crate) fn lists(manifest: Manifest) -> Vec<Input> {
     let (buses, channels) = (manifest.buses, manifest.channels);
     let list = |kind, objects| Input::List { kind, objects, kept: Vec::new() };

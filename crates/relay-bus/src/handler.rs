@@ -1,4 +1,4 @@
-//! What a monitor calls.
+//! The handler of a monitor.
 
 use std::future::Future;
 
@@ -8,8 +8,8 @@ use relay_proto::bus::{
 };
 use relay_state::bus::{Call, Job};
 
-/// The five calls of a [`Monitor`](crate::Monitor). One that is not written counts as not set: it is not made, no
-/// condition and no event tells of it, and what it is about counts as done.
+/// The five calls of a [`Monitor`](crate::Monitor). A call that is not implemented counts as not set: it is not
+/// made, has no condition or event, and counts as done.
 ///
 /// A call that fails is made again, for ever, with growing delays. Calls about one object never overlap.
 pub trait MonitorHandler: Send + Sync + 'static {
@@ -34,7 +34,7 @@ pub trait MonitorHandler: Send + Sync + 'static {
         async { Err(HandlerError::NotSet) }
     }
 
-    /// A channel went. Nothing is subscribed to it any more.
+    /// A channel is gone. It has no subscriptions any more.
     fn unprovision(
         &self,
         channel: &ChannelReference,
@@ -55,7 +55,7 @@ pub trait MonitorHandler: Send + Sync + 'static {
         async { Err(HandlerError::NotSet) }
     }
 
-    /// A subscription went.
+    /// A subscription is gone.
     fn unsubscribe(
         &self,
         subscription: &SubscriptionReference,
@@ -65,7 +65,7 @@ pub trait MonitorHandler: Send + Sync + 'static {
         async { Err(HandlerError::NotSet) }
     }
 
-    /// Makes one of the five. Written anew only by who treats all of them alike.
+    /// Makes one of the five calls. Override it only to treat all of them alike.
     fn call(&self, job: &Job) -> impl Future<Output = Result<(), HandlerError>> + Send {
         async move {
             match &job.call {
@@ -88,7 +88,7 @@ pub trait MonitorHandler: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandlerError {
-    /// The call is not written.
+    /// The call is not implemented.
     #[error("not set")]
     NotSet,
     /// It failed; the text goes into conditions and events.

@@ -11,7 +11,7 @@ use relay_proto::time::Timestamp;
 use relay_state::bus::{Key, Note, Patch, Write, Written};
 use serde_json::{Value, json};
 
-/// What a source tells.
+/// An input from a cluster or file.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// All objects of a kind; `kept` are names and namespaces of those that could not be read.
@@ -26,11 +26,11 @@ pub(crate) enum Input {
         name: String,
         namespace: String,
     },
-    /// The file changed, and its lists were told.
+    /// The file changed, and its lists were given.
     Changed,
     /// The file changed and cannot be used.
     Refused(String),
-    /// Changes of this kind are told, or are not and why.
+    /// Whether changes of this kind are received; if not, the reason.
     State(Kind, Option<String>),
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Writer {
     notes_failing: Arc<AtomicBool>,
 }
 
-/// The objects whose last write failed, and how they did: each way is told once, until all can be written again.
+/// Objects whose last write failed: each kind of failure is logged once, until all writes succeed again.
 #[derive(Debug, Default)]
 struct Failing {
     objects: BTreeSet<Key>,
@@ -89,7 +89,7 @@ struct Failing {
 }
 
 impl Failing {
-    /// Whether this is worth a word.
+    /// Whether this failure should be logged.
     fn failed(&mut self, object: &Key, code: Option<u16>) -> bool {
         self.objects.insert(object.clone());
         self.told.insert(code)

@@ -1,4 +1,4 @@
-//! Channel buses: messages come in for a channel, and go out to everyone who is subscribed to it.
+//! Channel buses: messages are received for a channel and sent to all of its subscribers.
 //!
 //! * [`MessageReceiver`] takes messages by HTTP and hands them to a [`Receive`].
 //! * [`MessageDispatcher`] sends a message to a destination, and its answer on to another.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::events::DropReason;
 
-/// What happened since the start. Labels come from fixed sets.
+/// Counts since the start. Labels come from fixed sets.
 #[derive(Debug, Default)]
 pub struct Metrics {
     received: Mutex<BTreeMap<u16, u64>>,
@@ -19,7 +19,7 @@ pub struct Metrics {
     pub(crate) subscriptions: AtomicU64,
 }
 
-/// How a try ended, as an index of the counters.
+/// The result of an attempt, as an index of the counters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ended {
     Ok,

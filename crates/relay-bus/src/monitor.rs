@@ -23,12 +23,12 @@ use crate::file::{FileSource, lists};
 use crate::handler::{HandlerError, MonitorHandler};
 use crate::kube::{Input, Writer, follow};
 
-/// Which part of a bus a monitor is for: it is in the reporter of events and in the finalizer.
+/// The part of a bus that a monitor is for: it is in the reporter of events and in the finalizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Component {
-    /// What takes messages and sends them on.
+    /// Receives messages and sends them to subscribers.
     Dispatcher,
-    /// What makes and removes what a channel needs.
+    /// Makes and removes the resources of channels.
     Provisioner,
 }
 
@@ -48,18 +48,18 @@ impl fmt::Display for Component {
     }
 }
 
-/// What a monitor tells of its work.
+/// A report of a monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Report {
-    /// All lists are whole.
+    /// All lists are complete.
     Synced {
         /// Channels in them, ours or not.
         channels: usize,
         /// Subscriptions in them, ours or not.
         subscriptions: usize,
     },
-    /// Everything that was listed was called once.
+    /// Every listed object has been called once.
     Ready {
         /// Provisioned channels.
         channels: usize,
@@ -73,7 +73,7 @@ pub enum Report {
         /// Subscriptions that are subscribed.
         subscriptions: usize,
     },
-    /// A changed file cannot be used; what was in it before stays in force.
+    /// A changed file cannot be used; its last content stays in force.
     ReloadFailed {
         /// Object and rule.
         error: String,
@@ -92,7 +92,7 @@ pub enum Report {
         /// Their names, sorted.
         missing: Vec<String>,
     },
-    /// Changes are being told, or are not.
+    /// Whether changes are received.
     Following {
         /// Whether they are, for all kinds.
         live: bool,
@@ -149,29 +149,29 @@ impl MonitorBuilder {
         self
     }
 
-    /// Whether a finalizer is put on what is called. Default no.
+    /// Whether channels and subscriptions get a finalizer. Default no.
     #[must_use]
     pub fn finalizer(mut self, finalizer: bool) -> Self {
         self.finalizer = finalizer;
         self
     }
 
-    /// Which calls are handled. What is not is not made, told of or written about, and counts as done. Default all;
-    /// what a handler says to be [not set](HandlerError::NotSet) is learned by calling it once.
+    /// Which calls are handled. Others are not made, reported or written, and count as done. Default all; a call
+    /// that the handler has [not set](HandlerError::NotSet) is found by calling it once.
     #[must_use]
     pub fn handlers(mut self, handlers: Handlers) -> Self {
         self.handlers = handlers;
         self
     }
 
-    /// Is told what happens, in order; must not block.
+    /// A function that gets all reports, in order; it must not block.
     #[must_use]
     pub fn report(mut self, tell: impl Fn(&Report) + Send + Sync + 'static) -> Self {
         self.tell = Arc::new(tell);
         self
     }
 
-    /// The monitor that calls this.
+    /// Makes the monitor with this handler.
     pub fn handler<H: MonitorHandler>(self, handler: H) -> Monitor<H> {
         Monitor(Arc::new(Shared {
             config: self,
@@ -220,9 +220,9 @@ impl Monitor<()> {
     }
 }
 
-/// How long what is still to be written may take at the end.
+/// Time limit of the last writes at the end.
 const LAST_WRITES: Duration = Duration::from_secs(5);
-/// Events under way at most; what is more is not sent.
+/// Limit of concurrent events; more are dropped.
 const NOTES: usize = 64;
 
 impl<H: MonitorHandler> Monitor<H> {
@@ -236,7 +236,7 @@ impl<H: MonitorHandler> Monitor<H> {
         self.machine().as_ref()?.subscription(&SubscriptionReference::new(name, namespace))
     }
 
-    /// What is subscribed to a channel: `None` when the channel is not provisioned, an empty list when nobody is.
+    /// The subscriptions of a channel: `None` when the channel is not provisioned, an empty list when it has none.
     /// Mind the order: name, namespace.
     pub fn subscriptions(&self, channel: &str, namespace: &str) -> Option<Vec<Arc<SubscriptionSpec>>> {
         let list = self.machine().as_ref()?.subscriptions(&ChannelReference::new(channel, namespace))?;
@@ -251,12 +251,12 @@ impl<H: MonitorHandler> Monitor<H> {
         self.0.wake.notify_one();
     }
 
-    /// Whether an object says that the channel is to be provisioned, be it so already or not.
+    /// Whether an object asks for this channel, provisioned or not.
     pub fn wants_channel(&self, channel: &ChannelReference) -> bool {
         self.machine().as_ref().is_some_and(|machine| machine.wants_channel(channel))
     }
 
-    /// Whether objects say that there is to be this subscription to this channel, be it so already or not.
+    /// Whether objects ask for this subscription to this channel, subscribed or not.
     pub fn wants_subscription(
         &self,
         subscription: &SubscriptionReference,
@@ -265,7 +265,7 @@ impl<H: MonitorHandler> Monitor<H> {
         self.machine().as_ref().is_some_and(|machine| machine.wants_subscription(subscription, channel))
     }
 
-    /// What failed is tried at once: the reason is gone.
+    /// Retries failed calls at once, because the cause is gone.
     pub fn retry_now(&self) {
         if let Some(machine) = self.machine().as_mut() {
             machine.retry_now();
@@ -273,7 +273,7 @@ impl<H: MonitorHandler> Monitor<H> {
         self.0.wake.notify_one();
     }
 
-    /// Waits until all lists were whole.
+    /// Waits until all lists are complete.
     ///
     /// # Errors
     /// When `stop` comes first.
@@ -350,7 +350,7 @@ impl<H: MonitorHandler> Monitor<H> {
     }
 }
 
-/// The objects of a file, for who has to choose a bus among them.
+/// The objects of a file, to choose a bus among them.
 ///
 /// # Errors
 /// [`MonitorError::File`].
@@ -359,7 +359,7 @@ pub(crate) async fn read_manifest(path: &Path) -> Result<Manifest, MonitorError>
 }
 
 impl MonitorBuilder {
-    /// Reads the objects of a file, without a monitor: for who has to choose a bus among them.
+    /// Reads the objects of a file without a monitor, to choose a bus among them.
     ///
     /// # Errors
     /// [`MonitorError::File`].
@@ -399,12 +399,12 @@ fn from_file(file: FileSource, first: Manifest) -> BoxStream<'static, Vec<Input>
 /// The bus is not in the list.
 struct NoBus;
 
-/// A run: what is under way.
+/// A run, with its calls in progress.
 struct Work<'m, H> {
     monitor: &'m Monitor<H>,
     writer: Option<Writer>,
     ready: bool,
-    /// Kinds whose changes are not told, and why.
+    /// Kinds whose changes are not received, and why.
     down: BTreeMap<Kind, String>,
     live: Option<bool>,
     calls: JoinSet<(Job, Result<(), HandlerError>)>,
@@ -563,7 +563,7 @@ impl<H: MonitorHandler> Work<'_, H> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MonitorError {
-    /// The cluster cannot be named or reached in principle: a kubeconfig, a certificate.
+    /// The access to the cluster is not usable: a kubeconfig, a certificate.
     #[error("the cluster's client")]
     Setup {
         /// How.
@@ -582,7 +582,7 @@ pub enum MonitorError {
         /// The bus.
         bus: BusReference,
     },
-    /// It was stopped before all lists were whole.
+    /// It was stopped before all lists were complete.
     #[error("failed to wait for caches to sync")]
     NotSynced,
 }

@@ -1,4 +1,4 @@
-//! Messages come in by HTTP.
+//! The receiver: messages by HTTP.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -22,39 +22,39 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// What a received message is handed to: the receiver function of a bus.
+/// The receiver function of a bus.
 pub trait Receive: Send + Sync + 'static {
-    /// Takes the message. Only what is `Ok` is answered with 202.
+    /// Accepts a message. The response is 202 only for `Ok`.
     fn receive(
         &self,
         channel: &ChannelReference,
         message: Message,
     ) -> impl Future<Output = Result<(), ReceiveError>> + Send;
 
-    /// Whether a message for the channel would be taken; asked before its body is read. Default: everything would.
+    /// Whether a message for the channel would be accepted; called before its body is read. Default: always.
     ///
     /// # Errors
-    /// What [`receive`](Self::receive) would say.
+    /// The error that [`receive`](Self::receive) would return.
     fn check(&self, channel: &ChannelReference) -> Result<(), ReceiveError> {
         let _ = channel;
         Ok(())
     }
 }
 
-/// Why a message was not taken.
+/// Why a message was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReceiveError {
     /// The channel is not one of this bus: 404.
     #[error("unknown channel")]
     UnknownChannel,
-    /// The bus does not know yet which channels it has: 503.
+    /// The bus does not know its channels yet: 503.
     #[error("the bus is not ready")]
     NotReady,
-    /// What keeps the messages is out of reach or full: 503.
+    /// The store of messages is unreachable or full: 503.
     #[error("the store is not available: {0}")]
     StoreUnavailable(String),
-    /// The payload is over a limit that only the bus knows: 413. The text names it.
+    /// The payload is over a limit of the bus: 413. The text names it.
     #[error("{0}")]
     TooLarge(String),
     /// Anything else: 500. The text is for the log, not for the sender.
@@ -70,7 +70,7 @@ pub struct ReceiverOptions {
     pub max_payload: usize,
     /// Which headers pass.
     pub rules: HeaderRules,
-    /// Whether only CloudEvents are taken. Default no.
+    /// Whether only CloudEvents are accepted. Default no.
     pub require_cloudevents: bool,
 }
 
@@ -95,7 +95,7 @@ impl ReceiverOptions {
         self
     }
 
-    /// Sets whether only CloudEvents are taken.
+    /// Sets whether only CloudEvents are accepted.
     #[must_use]
     pub fn require_cloudevents(mut self, require: bool) -> Self {
         self.require_cloudevents = require;
@@ -103,10 +103,10 @@ impl ReceiverOptions {
     }
 }
 
-/// How long a body may take.
+/// Time limit of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Takes messages by HTTP: the channel is named by the Host. Cheap to clone.
+/// Receives messages by HTTP: the channel is named by the Host. Cheap to clone.
 #[derive(Debug)]
 pub struct MessageReceiver<R>(Arc<Inner<R>>);
 
@@ -124,12 +124,12 @@ impl<R> Clone for MessageReceiver<R> {
 }
 
 impl<R: Receive> MessageReceiver<R> {
-    /// A receiver that hands messages to `receive`.
+    /// A receiver that passes messages to `receive`.
     pub fn new(receive: R, options: ReceiverOptions) -> Self {
         Self::with_metrics(receive, options, Arc::default())
     }
 
-    /// The same, which counts there.
+    /// The same, with these metrics.
     pub fn with_metrics(receive: R, options: ReceiverOptions, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Inner { receive, options, metrics }))
     }
@@ -169,7 +169,7 @@ impl<R: Receive> MessageReceiver<R> {
         if head.method != Method::POST {
             return Err(Refused::Answer(Box::new(method_not_allowed("POST"))));
         }
-        // What is wrong with the Host header does not matter where the target itself names a host.
+        // An invalid Host header does not matter if the request target has a host.
         if let Err(refusal) = checked
             && (head.uri.authority().is_none() || head.headers.get_all(HOST).iter().count() > 1)
         {
@@ -269,7 +269,7 @@ fn accepted(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// A payload up to this size is copied, so that it does not hold on to what else was read of its connection.
+/// A payload up to this size is copied, so that it does not keep the connection's read buffer.
 const SMALL: usize = 16 << 10;
 
 async fn read(head: &Parts, body: Incoming, limit: usize) -> Result<Bytes, Refused> {

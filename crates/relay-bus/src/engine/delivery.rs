@@ -1,4 +1,4 @@
-//! One message on its way to one subscription: a try, its answer, the reply, the dead letters.
+//! Delivery of one message to one subscription: attempts, replies, dead letters.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -18,12 +18,12 @@ use crate::events::{DropReason, Event};
 use crate::metrics::{Ended, Metrics};
 use crate::receiver::ReceiveError;
 
-/// The longest delay between tries.
+/// The longest delay between attempts.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Characters of what goes to the dead letters of an error's body.
+/// Characters of an error response that are sent with a dead letter.
 const ERROR_DATA: usize = 1024;
 
-/// A subscription, as far as deliveries have to do with it.
+/// The parts of a subscription that deliveries need.
 pub(super) struct Target {
     pub(super) channel: ChannelReference,
     pub(super) subscription: SubscriptionReference,
@@ -61,33 +61,33 @@ pub(super) trait Channels: Send + Sync {
     ) -> impl Future<Output = Result<(), ReceiveError>> + Send;
 }
 
-/// Where a message stands.
+/// The stage of a delivery.
 enum Stage {
-    /// It is to reach the subscriber.
+    /// To be sent to the subscriber.
     Call,
-    /// The subscriber has it; this is to reach the destination of replies.
+    /// The subscriber has it; the reply is to be sent.
     Reply(Message),
 }
 
-/// What a try led to.
+/// The result of an attempt.
 pub(super) enum Step {
-    /// There is a reply, which is next.
+    /// There is a reply to send.
     Next,
     /// It is delivered, or dropped.
     Done,
-    /// It failed and is worth another try, not before this time.
+    /// It failed, and is retried after this delay.
     Again(Duration),
-    /// It failed for good: to the dead letters with it.
+    /// It failed for good: send it to the dead letters.
     GivenUp(Failure),
 }
 
-/// How it failed, and where.
+/// A failure, and its destination.
 pub(super) struct Failure {
     to: String,
     error: CallError,
 }
 
-/// The tries of one message.
+/// The attempts of one message.
 pub(super) struct Delivery<'d, C> {
     pub(super) out: &'d Outbound,
     pub(super) channels: &'d C,
@@ -99,7 +99,7 @@ pub(super) struct Delivery<'d, C> {
 }
 
 impl<'d, C: Channels> Delivery<'d, C> {
-    /// A message that was tried so often before.
+    /// A message with a number of earlier attempts.
     pub(super) fn new(
         out: &'d Outbound,
         channels: &'d C,
@@ -120,7 +120,7 @@ impl<'d, C: Channels> Delivery<'d, C> {
         matches!(self.stage, Stage::Reply(_))
     }
 
-    /// One try. What ends it is told and counted.
+    /// One attempt. Its end is reported and counted.
     pub(super) async fn step(&mut self) -> Step {
         let spec = lock(&self.target.spec).clone();
         if !self.is_replying() && spec.subscriber.is_none() {
@@ -138,7 +138,7 @@ impl<'d, C: Channels> Delivery<'d, C> {
             }
             Stage::Reply(reply) => match &spec.reply_to {
                 Some(to) => (reply, to.as_str(), &self.out.metrics.replies, "Failed to forward reply"),
-                // Nobody wants it any more.
+                // The subscription is gone.
                 None => return self.delivered(),
             },
         };
@@ -197,7 +197,7 @@ impl<'d, C: Channels> Delivery<'d, C> {
         });
     }
 
-    /// Sends what was given up to the dead letters; whether it is there, or there are none.
+    /// Sends an undeliverable message to the dead letters; true on success, or when there is no such destination.
     pub(super) async fn bury(&self, failure: &Failure, tries: u32) -> bool {
         let Some(dead_letter) = &self.out.options.dead_letter else { return true };
         let mut letter = self.message.clone();
@@ -232,7 +232,7 @@ fn shown(to: &Result<Destination, CallError>, text: &str) -> String {
     }
 }
 
-/// To a channel of this bus inside the process, to anything else by HTTP.
+/// Sends to a channel of this bus inside the process, to other destinations by HTTP.
 async fn send<C: Channels>(
     out: &Outbound,
     channels: &C,

@@ -1,4 +1,4 @@
-//! Dropped messages are counted, and told of at most once a second.
+//! Counts dropped messages, and reports them at most once a second.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use super::{Outbound, lock};
 use crate::events::{DropReason, Event};
 
-/// How often they are told of, for each subscription and reason.
+/// Interval of reports, per subscription and reason.
 pub(super) const TELL: Duration = Duration::from_secs(1);
 
-/// The drops of one subscription that were not told of yet, and when some last were, by reason.
+/// Unreported drops of one subscription, and the time of the last report, by reason.
 #[derive(Debug, Default)]
 pub(super) struct Drops(Mutex<[(u64, Option<Instant>); 3]>);
 
@@ -29,7 +29,7 @@ impl Drops {
         self.flush(out, of, false);
     }
 
-    /// Tells of those that may be told of now, or of all.
+    /// Reports the drops that are due, or all.
     pub(super) fn flush(
         &self,
         out: &Outbound,

@@ -1,4 +1,5 @@
-//! A bus on NATS JetStream: what was answered with 202 is stored, and reaches every subscription at least once.
+//! A bus on NATS JetStream: messages answered with 202 are stored, and are delivered to every subscription at least
+//! once.
 
 mod connect;
 mod names;
@@ -58,11 +59,11 @@ struct Inner {
     /// The first connection was waited for.
     began: AtomicBool,
     state: Mutex<State>,
-    /// There is a subscription to subscribe again.
+    /// A subscription must be subscribed again.
     lost: Notify,
     held: AtomicU64,
     idle: Notify,
-    /// What is under way ends at once.
+    /// Cancels deliveries in progress.
     cut: CancellationToken,
 }
 
@@ -70,25 +71,24 @@ struct Inner {
 struct State {
     channels: BTreeSet<ChannelReference>,
     routes: BTreeMap<SubscriptionReference, Working>,
-    /// Channels and subscriptions that are wanted, and that NATS does not have yet: until it does, a message for the
-    /// channel would miss someone.
+    /// Channels and subscriptions without a stream or consumer in NATS: until they have one, a message for the
+    /// channel would miss a subscription.
     missing_channels: BTreeSet<ChannelReference>,
     missing: BTreeMap<SubscriptionReference, ChannelReference>,
-    /// Subscriptions that were subscribed by this process: if their consumer is made anew, it begins with all that is
-    /// kept.
+    /// Subscriptions of this process: if their consumer is made again, it begins with all stored messages.
     known: BTreeSet<SubscriptionReference>,
     lost: BTreeSet<SubscriptionReference>,
-    /// Streams that were deleted a moment ago.
+    /// Recently deleted streams.
     deleted: BTreeMap<ChannelReference, Instant>,
 }
 
-/// NATS 2.9 still removes the files of a stream when it has said that it is deleted; one that is made in its place
-/// before that loses its own.
+/// NATS 2.9 removes the files of a stream after it has answered the deletion; a new stream of the same name would
+/// lose its files.
 const REMOVAL: Duration = Duration::from_millis(750);
-/// How long the first connection is waited for before calls fail.
+/// Time limit of the first connection, before calls fail.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
-/// A consumer and what takes from it.
+/// A consumer and its worker.
 type Working = (Arc<Route>, JoinHandle<()>);
 
 /// One subscription and its consumer.
@@ -105,11 +105,11 @@ struct Route {
 }
 
 impl JetStreamEngine {
-    /// An engine without channels. NATS may be away. `tell` is called for everything that happens to messages, and must
+    /// An engine without channels. NATS may be unavailable. `tell` is called for every event of messages, and must
     /// not block.
     ///
     /// # Errors
-    /// [`JetStreamError`]: what no waiting would mend.
+    /// [`JetStreamError`]: errors that a retry cannot correct.
     pub async fn connect(
         nats: &NatsOptions,
         dispatcher: MessageDispatcher,
@@ -160,7 +160,7 @@ impl Engine for JetStreamEngine {
                     if changed.is_err() {
                         return std::future::pending().await;
                     }
-                    // What failed because NATS was away is called at once.
+                    // Calls that failed while NATS was unavailable are repeated at once.
                     if *up.borrow_and_update() {
                         monitor.retry_now();
                     }
@@ -283,7 +283,7 @@ impl Inner {
         }
     }
 
-    /// Makes a stream again that somebody deleted, and has its subscriptions subscribe again.
+    /// Makes a deleted stream again, and has its subscriptions subscribe again.
     fn heal(self: &Arc<Self>, channel: &ChannelReference) {
         if !self.is_up() || !lock(&self.state).missing_channels.insert(channel.clone()) {
             return;
@@ -400,7 +400,7 @@ impl Inner {
         made.map(drop).map_err(|error| of_consumer(&error))
     }
 
-    /// Fails at once while NATS is away; but the first connection is waited for a moment.
+    /// Fails at once while NATS is unavailable, after a short wait for the first connection.
     async fn need_nats(&self) -> Result<(), HandlerError> {
         let mut up = self.up.clone();
         if !self.began.load(Ordering::Acquire) {
@@ -410,7 +410,7 @@ impl Inner {
         if *up.borrow() { Ok(()) } else { Err(HandlerError::failed("NATS is not reached")) }
     }
 
-    /// What is missing and not wanted any more holds nobody up.
+    /// Forgets missing channels and subscriptions that are no longer wanted.
     fn forget_unwanted(&self, monitor: &Monitor<JetStreamEngine>) {
         let mut state = lock(&self.state);
         state.missing.retain(|subscription, channel| monitor.wants_subscription(subscription, channel));
@@ -445,7 +445,7 @@ impl Inner {
         metrics.subscriptions.store(state.routes.len() as u64, Ordering::Relaxed);
     }
 
-    /// Ends what takes messages for a subscription, and what is under way for it.
+    /// Ends the worker of a subscription, and its deliveries.
     async fn end(&self, subscription: &SubscriptionReference) {
         let removed = {
             let mut state = lock(&self.state);
@@ -551,7 +551,7 @@ impl MonitorHandler for JetStreamEngine {
     ) -> Result<(), HandlerError> {
         let inner = &self.0;
         let (stream, spec) = (names::stream(channel), Arc::new(spec.clone()));
-        // What takes messages goes on with the new spec meanwhile; the consumer keeps its position.
+        // The worker continues with the new spec; the consumer keeps its position.
         let standing = lock(&inner.state).routes.get(subscription).map(|(route, _)| route.clone());
         let standing =
             standing.filter(|route| route.target.channel == *channel && !route.stop.is_cancelled());

@@ -1,4 +1,4 @@
-//! A bus in memory: a queue for each subscription, and no promise.
+//! A bus in memory: a queue for each subscription, without delivery guarantees.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -23,10 +23,10 @@ use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::receiver::{Receive, ReceiveError};
 
-/// A bus whose messages wait in memory. **It promises no delivery**: a queue that is full drops the new message for
-/// that one subscription, and what waits when the process ends is lost. Both are told.
+/// A bus whose messages wait in memory. **It does not guarantee delivery**: a full queue drops the new message for
+/// its subscription, and queued messages are lost when the process ends. Both are reported.
 ///
-/// It is a [`MonitorHandler`], which says what there is, and a [`Receive`], which says what comes. Cheap to clone.
+/// It is a [`MonitorHandler`] and a [`Receive`]. Cheap to clone.
 #[derive(Clone)]
 pub struct MemoryEngine(Arc<Inner>);
 
@@ -35,20 +35,20 @@ struct Inner {
     ready: AtomicBool,
     channels: RwLock<BTreeMap<ChannelReference, Arc<Routes>>>,
     routes: Mutex<BTreeMap<SubscriptionReference, Working>>,
-    /// Messages that wait or are under way.
+    /// Messages queued or in progress.
     held: AtomicU64,
     idle: Notify,
 }
 
 type Routes = RwLock<Vec<Arc<Route>>>;
-/// A queue and what empties it.
+/// A queue and its worker.
 type Working = (Arc<Route>, JoinHandle<()>);
 
 /// One subscription and its queue.
 struct Route {
     target: Target,
     queue: mpsc::Sender<Queued>,
-    /// Messages, and their bytes, that wait or are under way.
+    /// Messages queued or in progress, and their bytes.
     held: AtomicUsize,
     bytes: AtomicUsize,
     stop: CancellationToken,
@@ -78,7 +78,7 @@ impl Drop for Place {
 }
 
 impl MemoryEngine {
-    /// An engine without channels. `tell` is called for everything that happens to messages, and must not block.
+    /// An engine without channels. `tell` is called for every event of messages, and must not block.
     pub fn new(
         dispatcher: MessageDispatcher,
         options: EngineOptions,
@@ -167,7 +167,7 @@ impl Inner {
         let held = route.held.fetch_add(1, Ordering::AcqRel);
         self.out.metrics.queued.fetch_add(1, Ordering::Relaxed);
         self.held.fetch_add(1, Ordering::AcqRel);
-        // Given back when it is dropped, whatever becomes of the message.
+        // Released on drop, whatever the outcome of the message.
         let place = Place { inner: self.clone(), route: route.clone(), size };
         let fits = (bytes + size <= self.out.options.queue_bytes || bytes == 0) && held < self.room();
         if !fits || route.queue.try_send(Queued { message: message.clone(), _place: place }).is_err() {
@@ -180,7 +180,7 @@ impl Inner {
         routes.iter().for_each(|route| route.target.flush_drops(&self.out, all));
     }
 
-    /// Messages that a subscription may hold: those that wait, and those under way.
+    /// Limit of messages of a subscription, queued and in progress.
     fn room(&self) -> usize {
         self.out.options.queue.saturating_add(self.out.options.in_flight.max(1))
     }
@@ -219,7 +219,7 @@ async fn work(inner: Arc<Inner>, route: Arc<Route>, mut queue: mpsc::Receiver<Qu
     calls.shutdown().await;
 }
 
-/// Delivers a message, or gives it up. Between tries the slot is free for others, unless order is to be kept.
+/// Delivers a message, or gives it up. Between attempts its slot is free for others, unless the order must be kept.
 async fn deliver(
     inner: Arc<Inner>,
     route: Arc<Route>,

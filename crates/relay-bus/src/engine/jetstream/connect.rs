@@ -1,4 +1,4 @@
-//! The connection to NATS: made again for ever, and known to be there or not.
+//! The connection to NATS: reconnects for ever, and reports whether it is connected.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,16 +8,16 @@ use async_nats::{Client, ConnectOptions, Event as NatsEvent, ServerAddr};
 use relay_proto::retry::{Backoff, Jitter};
 use tokio::sync::watch;
 
-/// How long NATS may take to answer.
+/// Time limit of a response from NATS.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Between pings; a server that does not answer two of them is away.
+/// Interval of pings; a server that misses two counts as unavailable.
 const PING: Duration = Duration::from_secs(2);
-/// Between tries to connect, at first and at most.
+/// Delays between attempts to connect, the first and the longest.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Where NATS is, and who asks: `NatsOptions::default()` and setters named like the fields. The URL may hold
-/// credentials, and is not shown.
+/// The address of NATS, and credentials: `NatsOptions::default()` and setters named like the fields. The URL may
+/// hold credentials, and is not shown.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct NatsOptions {
@@ -56,11 +56,11 @@ impl fmt::Debug for NatsOptions {
     }
 }
 
-/// Why there can be no connection, ever. A server that is away is no error.
+/// Why no connection is possible. An unavailable server is not an error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JetStreamError {
-    /// The URL is none of a NATS server.
+    /// The URL is not that of a NATS server.
     #[error("the URL of NATS cannot be used: nats://HOST:PORT or tls://HOST:PORT")]
     Url,
     /// The credentials file cannot be used.
@@ -79,7 +79,7 @@ pub enum JetStreamError {
     },
 }
 
-/// Connects now or later; the second part says whether there is a connection.
+/// Connects now or later; the second part tells whether it is connected.
 pub(super) async fn connect(
     options: &NatsOptions,
 ) -> Result<(Client, watch::Receiver<bool>), JetStreamError> {
@@ -117,7 +117,7 @@ pub(super) async fn connect(
     Ok((client, seen))
 }
 
-/// A change is told once.
+/// Reports a change once.
 fn tell(event: &NatsEvent, up: &watch::Sender<bool>) {
     let changes = |to: bool| up.send_replace(to) != to;
     match event {

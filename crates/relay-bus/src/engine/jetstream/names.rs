@@ -1,4 +1,4 @@
-//! How channels, subscriptions and messages are called and written in NATS.
+//! Names of channels and subscriptions in NATS, and the encoding of messages.
 
 use async_nats::{HeaderMap, header::HeaderValue};
 use base64::Engine as _;
@@ -11,7 +11,7 @@ pub(super) fn stream(channel: &ChannelReference) -> String {
     format!("relay_{}_{}", channel.namespace(), channel.name())
 }
 
-/// What messages of a channel are published to.
+/// The subject of a channel's messages.
 pub(super) fn subject(channel: &ChannelReference) -> String {
     format!("relay.{}.{}", channel.namespace(), channel.name())
 }
@@ -21,12 +21,12 @@ pub(super) fn durable(subscription: &SubscriptionReference) -> String {
     format!("relay_{}_{}", subscription.namespace(), subscription.name())
 }
 
-/// Before the name of a header whose value NATS would not keep as it is; the value is `=` and base64.
+/// Prefix of a header whose value NATS would change; its value is `=` and base64.
 const ENCODED: &str = "relay-base64-";
-/// Before the names of NATS' own headers.
+/// Prefix of NATS' own headers.
 const NATS: &str = "nats-";
 
-/// A message's headers for NATS, where values are text without blanks around it.
+/// A message's headers for NATS, where values are text without spaces around it.
 pub(super) fn headers(message: &Message) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in message.headers.iter() {
@@ -41,7 +41,7 @@ pub(super) fn headers(message: &Message) -> HeaderMap {
     map
 }
 
-/// The message that these headers and this payload are; of headers that somebody else wrote, those that pass.
+/// The message of these headers and this payload; of foreign headers only those that are forwarded.
 pub(super) fn message(map: Option<&HeaderMap>, payload: Bytes, rules: &HeaderRules) -> Message {
     let mut headers = Headers::new();
     for (name, values) in map.into_iter().flat_map(HeaderMap::iter) {

@@ -23,18 +23,18 @@ use crate::engine::delivery::{Delivery, Step};
 
 /// How long the server waits for an ack before it sends a message again.
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(5);
-/// How often it is told that a try goes on.
+/// Interval at which a running attempt is reported to the server.
 const PROGRESS: Duration = Duration::from_millis(1500);
-/// How long a request for messages is open.
+/// Time limit of a request for messages.
 const OPEN: Duration = Duration::from_secs(10);
-/// Before asking again where the server refused.
+/// Delay after a refused request.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Why a worker has nothing to take from.
+/// Why a worker has ended.
 enum End {
     /// The connection is closed for good.
     Closed,
-    /// The consumer is not there any more.
+    /// The consumer is gone.
     Vanished,
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn work(inner: Arc<Inner>, route: Arc<Route>) {
         tracing::warn!(subscription = %route.target.subscription, "its consumer is gone, and made again");
         inner.vanished(&route);
     }
-    // What is under way ends, unless the subscription goes.
+    // Deliveries in progress are completed, unless the subscription is gone.
     tokio::select! {
         () = route.gone.cancelled() => calls.shutdown().await,
         () = async { while calls.join_next().await.is_some() {} } => {}
@@ -94,7 +94,7 @@ async fn take(inner: &Arc<Inner>, route: &Arc<Route>, calls: &mut JoinSet<()>) -
     }
 }
 
-/// Starts a try for each message until there are no free slots, or the server says that there is no more for now.
+/// Starts an attempt for each message until there are no free slots, or no more messages.
 async fn fill(
     inner: &Arc<Inner>,
     route: &Arc<Route>,
@@ -129,7 +129,7 @@ async fn fill(
     None
 }
 
-/// Whether the consumer is still there, of which a request was refused.
+/// Whether the consumer still exists after a refused request.
 async fn judge(inner: &Inner, route: &Route) -> Option<End> {
     match inner.has_consumer(route).await {
         Ok(false) => Some(End::Vanished),
@@ -140,7 +140,7 @@ async fn judge(inner: &Inner, route: &Route) -> Option<End> {
     }
 }
 
-/// Tries a message once, and its reply as often as it takes.
+/// Sends a message once, and its reply until it succeeds.
 async fn deliver(
     inner: Arc<Inner>,
     route: Arc<Route>,
@@ -173,7 +173,7 @@ async fn deliver(
                     return format!("-NAK {{\"delay\":{}}}", delay.as_nanos()).into();
                 }
                 Step::Again(delay) => {
-                    // The subscriber has it: the reply alone is tried again, in a place of its own if there is one.
+                    // The subscriber has it: only the reply is retried, in a slot of its own if there is one.
                     if inner.out.options.in_flight > 1 && room.is_none() {
                         room = route.room.clone().try_acquire_owned().ok();
                         slot = slot.filter(|_| room.is_none());
@@ -205,7 +205,7 @@ async fn deliver(
     let said = tokio::select! {
         said = work => said,
         () = keep => return,
-        // Not finished in time: the server sends it again to who comes after us.
+        // Not finished in time: the server sends it again to the next worker.
         () = inner.cut.cancelled() => return,
     };
     answer(said).await;
