@@ -1,9 +1,11 @@
 //! `cargo xtask bench NAME`: builds the benchmark workspace and runs it.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 
-use crate::interop;
-use crate::workspace::{cargo, check, root};
+use crate::workspace::{cargo, check, root, target_directory};
+use crate::{interop, npm};
 
 /// What `cargo xtask bench --help` says.
 pub(crate) const DETAILS: &str = "\
@@ -26,13 +28,16 @@ changes to 200 subscribers, a close in every state. Takes --quick and --json.
 `bench parsec` sends a million envelopes through memory and through a server over SSE beside a bare stream, decodes beside
 serde_json, counts bytes per idle subscription, and times publish to handler over a WebSocket beside centrifuge-client,
 against a server in Go (1.26). It fails when one of its bars is missed.
+`bench durable` measures the client of durable streams beside bare requests over hyper and the protocol's TypeScript client
+(npm 0.2.7, where Node.js is there): appends one by one, producers of 100 bytes and of 1 MiB, JSON, bytes, delivery by
+events and long-polls; on our server, and on that of the crate durable-streams 0.1.5. It fails when a bar is missed.
 The peers are fetched and built the first time; they are no part of the product.";
 
 /// Everything after the name of the benchmark is its own business.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if arguments.first().is_none_or(|name| name.starts_with('-')) {
         bail!(
-            "which benchmark? `cargo xtask bench sse|state|client|log|autoconfig|parsec [--quick] [--only WORK] [--json FILE]`"
+            "which benchmark? `cargo xtask bench sse|state|client|log|autoconfig|parsec|durable [--quick] [--only WORK] [--json FILE]`"
         );
     }
     let manifest = root().join("xtask/bench/Cargo.toml");
@@ -42,18 +47,20 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         Some("autoconfig") => (root().join("xtask/bench/autoconfig/Cargo.toml"), ""),
         // So that the other client's TLS and protobuf enter no other benchmark.
         Some("parsec") => (root().join("xtask/bench/parsec/Cargo.toml"), ""),
+        Some("durable") => (root().join("xtask/bench/durable/Cargo.toml"), ""),
         _ => (manifest, ""),
     };
     let toolchain = std::env::var_os("RUSTUP_TOOLCHAIN").unwrap_or_else(|| toolchain.into());
-    let peer = match arguments.first().map(String::as_str) {
-        Some("parsec") if wants(arguments, "latency") => Some(("RELAY_BENCH_PEER", interop::parsec_peer()?)),
-        _ => None,
+    let peers = match arguments.first().map(String::as_str) {
+        Some("parsec") if wants(arguments, "latency") => vec![("RELAY_BENCH_PEER", interop::parsec_peer()?)],
+        Some("durable") => durable_peers()?,
+        _ => vec![],
     };
     let environment = (!toolchain.is_empty()).then_some(("RUSTUP_TOOLCHAIN", toolchain));
     check(
         cargo()
             .envs(environment)
-            .envs(peer)
+            .envs(peers)
             // The directory of the caller, so that the files they name are where they look for them.
             .current_dir(std::env::current_dir()?)
             .args(["run", "--quiet", "--release", "--locked", "--manifest-path"])
@@ -61,6 +68,37 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             .arg("--")
             .args(arguments),
     )
+}
+
+/// The TypeScript client and the other server of durable streams. What cannot be had is left out.
+fn durable_peers() -> Result<Vec<(&'static str, PathBuf)>> {
+    let folder = target_directory()?.join("bench");
+    let mut peers = Vec::new();
+    let node = folder.join("durable-npm");
+    let files = ["package.json", "package-lock.json", "peer.mjs"];
+    match npm::install(&root().join("xtask/bench/durable/node"), &node, &files) {
+        Ok(()) => peers.push(("RELAY_BENCH_DURABLE_NODE", node)),
+        Err(error) => println!("left out, the TypeScript client: {error:#}"),
+    }
+    let crates = folder.join("durable-streams");
+    let program = crates.join("bin/durable-streams-server");
+    if !program.is_file() {
+        let mut install = cargo();
+        install.args(["install", "--locked", "durable-streams", "--version", "0.1.5", "--root"]).arg(&crates);
+        // Their files of the build go where those of ours are, and not to a folder that is thrown away each time.
+        install.arg("--target-dir").arg(folder.join("durable-streams-build"));
+        // One of its dependencies asks rustup for a toolchain by number.
+        if std::env::var_os("RUSTUP_TOOLCHAIN").is_none() {
+            install.env("RUSTUP_TOOLCHAIN", "stable");
+        }
+        if let Err(error) = check(&mut install) {
+            println!("left out, the server of the crate durable-streams: {error:#}");
+        }
+    }
+    if program.is_file() {
+        peers.push(("RELAY_BENCH_DURABLE_SERVER", program));
+    }
+    Ok(peers)
 }
 
 /// Whether a work of that name is to run: all are, unless one is named.

@@ -12,6 +12,7 @@ mod conformance_sse;
 mod fuzz;
 mod gate;
 mod interop;
+mod npm;
 mod soak;
 mod tidy;
 mod workspace;

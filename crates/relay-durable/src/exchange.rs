@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use relay_proto::durable::{Answer, Refusal, Retry};
 use relay_proto::error::chain;
 use relay_proto::http::{resolve, same_origin};
@@ -333,6 +333,9 @@ async fn whole(mut body: Incoming, most: usize, patience: Duration) -> Result<Op
 
 /// The beginning of a body, for a person. A short body is read to its end, so that its connection can be used again.
 pub(crate) async fn words(mut body: Incoming, patience: Duration) -> String {
+    if body.is_end_stream() {
+        return String::new();
+    }
     let mut bytes = Vec::new();
     let read = async {
         while let Some(Ok(frame)) = body.frame().await {

@@ -75,7 +75,10 @@ impl Answer {
         let mut head = ResponseHead::new(status, "").unix_time(unix_time);
         let mut answer = Self::new(status);
         for (name, value) in headers {
-            head = head.header(name, value);
+            if matches!(name.len(), 4 | 11) {
+                // `Date` and `Retry-After`.
+                head = head.header(name, value);
+            }
             answer = answer.header(name, value);
         }
         answer.retry_after = head.retry_after();
@@ -86,29 +89,34 @@ impl Answer {
     /// in seconds only: see [`from_headers`](Self::from_headers).
     #[must_use]
     pub fn header(mut self, name: &str, value: &[u8]) -> Self {
+        // Names as long as any of those below are worth a look.
+        let mut lower = [0; 24];
+        let Some(lower) = lower.get_mut(..name.len()) else { return self };
+        lower.copy_from_slice(name.as_bytes());
+        lower.make_ascii_lowercase();
         let Ok(text) = core::str::from_utf8(value) else { return self };
         let text = text.trim_matches([' ', '\t']);
         let number = || text.parse::<u64>().ok().filter(|_| !text.starts_with('+'));
         let truth = text.eq_ignore_ascii_case("true");
         let words = || Some(text.to_string()).filter(|text| !text.is_empty());
-        match name.to_ascii_lowercase().as_str() {
-            "stream-next-offset" => self.next_offset = Offset::new(text).ok(),
-            "stream-up-to-date" => self.up_to_date = truth,
-            "stream-closed" => self.closed = truth,
-            "stream-cursor" => self.cursor = words(),
-            "content-type" => self.content_type = words(),
-            "content-encoding" => {
+        match &*lower {
+            b"stream-next-offset" => self.next_offset = Offset::new(text).ok(),
+            b"stream-up-to-date" => self.up_to_date = truth,
+            b"stream-closed" => self.closed = truth,
+            b"stream-cursor" => self.cursor = words(),
+            b"content-type" => self.content_type = words(),
+            b"content-encoding" => {
                 self.content_encoding = words().filter(|coding| !coding.eq_ignore_ascii_case("identity"));
             }
-            "etag" => self.etag = words(),
-            "producer-epoch" => self.epoch = number(),
-            "producer-seq" => self.seq = number(),
-            "producer-expected-seq" => self.expected = number(),
-            "producer-received-seq" => self.received = number(),
-            "stream-ttl" => self.ttl = number(),
-            "stream-expires-at" => self.expires_at = words(),
-            "stream-sse-data-encoding" => self.base64 = text.eq_ignore_ascii_case("base64"),
-            "retry-after" => self.retry_after = number().map(Duration::from_secs),
+            b"etag" => self.etag = words(),
+            b"producer-epoch" => self.epoch = number(),
+            b"producer-seq" => self.seq = number(),
+            b"producer-expected-seq" => self.expected = number(),
+            b"producer-received-seq" => self.received = number(),
+            b"stream-ttl" => self.ttl = number(),
+            b"stream-expires-at" => self.expires_at = words(),
+            b"stream-sse-data-encoding" => self.base64 = text.eq_ignore_ascii_case("base64"),
+            b"retry-after" => self.retry_after = number().map(Duration::from_secs),
             _ => {}
         }
         self

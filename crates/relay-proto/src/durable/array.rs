@@ -25,6 +25,8 @@ pub struct ArraySplitter {
     /// What earlier chunks hold of the element that is being read.
     partial: BytesMut,
     state: State,
+    /// The element before the white space.
+    element: Bytes,
     /// Bytes before the chunk, for errors.
     before: u64,
     /// Where in the chunk the search goes on.
@@ -43,6 +45,8 @@ enum State {
     Next,
     /// In an element: how deep, whether in a string, whether behind a backslash there.
     Element { depth: u32, string: bool, escape: bool },
+    /// Behind an element and white space.
+    Behind,
     /// Behind the bracket that closes.
     Done,
 }
@@ -75,6 +79,7 @@ impl ArraySplitter {
             chunk: Bytes::new(),
             partial: BytesMut::new(),
             state: State::Before,
+            element: Bytes::new(),
             before: 0,
             at: 0,
             start: 0,
@@ -124,6 +129,10 @@ impl ArraySplitter {
                         self.state = State::Element { depth: depth - 1, string: false, escape: false };
                         self.at += 1;
                     }
+                    _ if space && depth == 0 => {
+                        self.element = self.element()?;
+                        self.state = State::Behind;
+                    }
                     b',' | b']' if depth == 0 => {
                         let message = self.element()?;
                         self.state = if byte == b',' { State::Next } else { State::Done };
@@ -133,6 +142,12 @@ impl ArraySplitter {
                     _ => self.at += 1,
                 },
                 _ if space => self.at += 1,
+                State::Behind if matches!(byte, b',' | b']') => {
+                    self.state = if byte == b',' { State::Next } else { State::Done };
+                    self.at += 1;
+                    return Ok(Some(core::mem::take(&mut self.element)));
+                }
+                State::Behind => return Err(self.malformed("a message is not JSON")),
                 State::Before if byte == b'[' => {
                     self.state = State::First;
                     self.at += 1;
@@ -173,7 +188,7 @@ impl ArraySplitter {
         }
     }
 
-    /// The element that ends before the position, without white space around it.
+    /// The element that ends before the position.
     fn element(&mut self) -> Result<Bytes, ArrayError> {
         let message = if self.partial.is_empty() {
             self.chunk.slice(self.start..self.at)
@@ -181,7 +196,6 @@ impl ArraySplitter {
             self.partial.extend_from_slice(&self.chunk[self.start..self.at]);
             self.partial.split().freeze()
         };
-        let message = message.slice_ref(message.trim_ascii_end());
         if message.len() > self.limit {
             return Err(ArrayError::TooLarge { limit: self.limit });
         }
@@ -221,6 +235,7 @@ mod tests {
         for (text, messages) in [
             ("[]", &[][..]),
             ("", &[]),
+            ("[1\t\r\n  ,2   ]  ", &["1", "2"]),
             (" [ 1 , \"a,]\\\"\" ,{\"b\":[1,2]} ] \n", &["1", "\"a,]\\\"\"", "{\"b\":[1,2]}"]),
             ("[[1,2],null]", &["[1,2]", "null"]),
             ("[\"é\\u00e9\"]", &["\"é\\u00e9\""]),
@@ -229,7 +244,22 @@ mod tests {
             let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
             assert_eq!(split(&bytes, 100).unwrap(), messages, "{text} byte by byte");
         }
-        for bad in ["[1", "[", "[1,]", "[,1]", "{}", "[1]x", "[1 2]", "[}]", "[\"a]", "[01]", "x", "[[1,2]"] {
+        for bad in [
+            "[1",
+            "[",
+            "[1,]",
+            "[,1]",
+            "{}",
+            "[1]x",
+            "[1 2]",
+            "[}]",
+            "[\"a]",
+            "[01]",
+            "x",
+            "[[1,2]",
+            "[1\u{c}]",
+            "[1 \u{c}]",
+        ] {
             assert!(matches!(split(&[bad.as_bytes()], 100), Err(ArrayError::Malformed { .. })), "{bad}");
         }
         assert!(split(&[b"[\"\xff\"]"], 100).is_err());
@@ -238,6 +268,11 @@ mod tests {
     #[test]
     fn the_limit_is_for_one_message() {
         assert_eq!(split(&[b"[12345,12345]"], 5).unwrap().len(), 2);
+        let spaces = [&b"[12345"[..], &[b' '; 99], b"]"].concat();
+        for size in [1, 7, spaces.len()] {
+            let chunks: Vec<&[u8]> = spaces.chunks(size).collect();
+            assert_eq!(split(&chunks, 5).unwrap(), ["12345"], "white space is no part of it");
+        }
         let too_large = Err(ArrayError::TooLarge { limit: 5 });
         assert_eq!(split(&[b"[123456]"], 5), too_large);
         assert_eq!(split(&[b"[\"1234", b"5678", b"9\"]"], 5), too_large);
