@@ -1,4 +1,4 @@
-//! What goes into a log and what comes out.
+//! Batches, entries, pages, and limits.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -42,8 +42,8 @@ impl Batch {
         self
     }
 
-    /// Takes the batch only when the head of the log is `position` at that moment; otherwise [`Error::NotAtHead`]. So
-    /// that a writer finds out that it is not the only one.
+    /// Appends the batch only if the head of the log is `position`; otherwise [`Error::NotAtHead`]. With this a
+    /// writer detects other writers.
     #[must_use]
     pub fn after(mut self, position: u64) -> Self {
         self.after = Some(position);
@@ -75,7 +75,7 @@ impl Batch {
         self.after
     }
 
-    /// Whether a log may take it.
+    /// Checks that a log may take it.
     ///
     /// # Errors
     /// [`Error::BadBatch`] for no entries, or more than [`Self::MAX_ENTRIES`] or [`Self::MAX_BYTES`].
@@ -124,7 +124,7 @@ fn now() -> i64 {
     since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// The positions that a batch was given: contiguous, both ends included.
+/// The positions of a batch: contiguous, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::len_without_is_empty, reason = "a batch has at least one entry")]
 pub struct Positions {
@@ -148,27 +148,27 @@ pub struct Entry {
     pub position: u64,
     /// When it was appended, in milliseconds since 1970, as its batch said.
     pub time: i64,
-    /// What was appended, to the byte.
+    /// The appended bytes.
     pub body: Bytes,
 }
 
 impl Entry {
-    /// Bytes that an entry is counted with beside its body.
+    /// Overhead of an entry in its counted size, in bytes.
     pub const OVERHEAD: u64 = 64;
 
-    /// Bytes it is counted with.
+    /// Its counted size, in bytes.
     pub fn size(&self) -> u64 {
         self.body.len() as u64 + Self::OVERHEAD
     }
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Page {
     /// The entries that follow the position, oldest first, without a hole. Empty at the head, and beyond it.
     Entries(Vec<Entry>),
-    /// The entry after the asked position is no longer there. [`Bounds::base`] is where it goes on.
+    /// The entry after the requested position is gone. Entries continue after [`Bounds::base`].
     Gone,
 }
 
@@ -205,7 +205,8 @@ impl Default for Limit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Bounds {
-    /// The position before the oldest entry that can be read: the lowest from which reading on has no hole.
+    /// The position before the oldest entry that can be read: the lowest position from which entries can be read
+    /// without a hole.
     pub base: u64,
     /// Position of the newest entry; 0 in a new log.
     pub head: u64,
@@ -225,10 +226,10 @@ impl Bounds {
     }
 }
 
-/// How much of a log can be read: whichever bound is reached first. Nothing is dropped by default.
+/// Limits of a log: the first that is reached counts. By default nothing is dropped.
 ///
-/// Count and bytes are looked at with each append, even if the newest entry has to go for it; age with each append and
-/// whenever [`Log::expire`](crate::Log::expire) is called.
+/// Count and bytes are checked with each append, even if the newest entry has to be dropped; age with each append
+/// and by [`Log::expire`](crate::Log::expire) is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retention {
@@ -277,11 +278,11 @@ impl Default for Retention {
     }
 }
 
-/// What was derived from a log up to a position, kept beside the entries so that it need not be derived again.
+/// A state derived from the entries up to a position, stored with the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The position it reflects.
     pub position: u64,
-    /// What its owner made of the entries up to there.
+    /// The owner's encoded state.
     pub body: Bytes,
 }

@@ -1,4 +1,4 @@
-//! Why something was refused, or failed.
+//! Errors of logs and stores.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use crate::LogName;
 
-/// Why a log or a store did not do what it was asked. Cheap to clone: everyone whose entries stood in a group that
-/// failed is told the same.
+/// An error of a log or store. Cheap to clone: all callers of a failed group get the same error.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no log of this name.
     #[error("there is no log {name}")]
     NotFound {
-        /// Which one was asked for.
+        /// The requested name.
         name: LogName,
     },
     /// There is a log of this name already.
@@ -47,7 +46,7 @@ pub enum Error {
         /// The head of the log.
         head: u64,
     },
-    /// A position that is not one of the log's, or no longer.
+    /// A position that the log does not have, or no longer.
     #[error("position {position} is not between {from} and {to}")]
     OutOfBounds {
         /// The position that was given.
@@ -57,35 +56,33 @@ pub enum Error {
         /// The highest that is possible.
         to: u64,
     },
-    /// The log is gone for this handle: deleted, or its store was closed, or it closed itself because its medium cannot
-    /// be trusted any more.
+    /// The log is closed: it was deleted, its store was closed, or its medium has failed.
     #[error("the log is closed: {why}")]
     Closed {
         /// What closed it.
         why: String,
     },
-    /// The medium failed. Nothing of the batch was kept or announced; a later one may well be taken.
+    /// The medium failed. Nothing of the batch was stored or announced; a later one may succeed.
     #[error("{what}")]
     Io {
-        /// What was being done, and to which file.
+        /// The action, and the file.
         what: String,
-        /// What the system said.
+        /// The system's error.
         source: Arc<io::Error>,
     },
-    /// What is kept is not what was written. Nothing after the last good position can be trusted.
+    /// The stored data is damaged. Nothing after the last good position is valid.
     #[error("{}, offset {offset}: {problem}; the last good position is {last_good}", file.display())]
     Damaged {
         /// The file.
         file: PathBuf,
         /// Where in it, in bytes.
         offset: u64,
-        /// Position of the last entry before the damage that is whole; 0 when there is none.
+        /// Position of the last complete entry before the damage; 0 when there is none.
         last_good: u64,
-        /// What is wrong there.
+        /// The problem.
         problem: String,
     },
-    /// The store cannot be opened as things are: another process has it, or a file is of a newer format, or somebody
-    /// else's.
+    /// The store cannot be opened: another process has it, or a file is of a newer format or foreign.
     #[error("{}: {problem}", path.display())]
     Refused {
         /// The file or directory.

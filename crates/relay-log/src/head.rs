@@ -1,4 +1,4 @@
-//! Where a log stands, and the news that it moved on.
+//! The head of a log, and waiting for it.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use crate::{Error, Work};
 
 /// The newest position that can be read, and whether there will be more.
 ///
-/// Takes a few words until somebody waits: most of many logs are never waited for.
+/// It is small until a reader waits: most logs never have a waiting reader.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
     position: AtomicU64,
@@ -26,14 +26,14 @@ impl Head {
         self.position.load(Ordering::SeqCst)
     }
 
-    /// Moves on, and wakes who waits. Calls may come in any order; the head never goes back.
+    /// Advances the head, and wakes waiting readers. Calls may come in any order; the head never goes back.
     pub(crate) fn advance(&self, position: u64) {
         if self.position.fetch_max(position, Ordering::SeqCst) < position {
             self.tell();
         }
     }
 
-    /// Says that there will be no more. The first reason stays.
+    /// Closes it: there will be no more entries. The first reason stays.
     pub(crate) fn close(&self, why: &Error) {
         let _ = self.closed.set(why.clone());
         self.tell();
@@ -79,7 +79,7 @@ impl Head {
     }
 }
 
-/// What waiters are shown.
+/// The state that waiting readers see.
 #[derive(Debug)]
 struct Seen {
     position: u64,

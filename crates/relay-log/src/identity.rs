@@ -1,12 +1,12 @@
-//! What makes a log itself.
+//! The identity of a log: epoch and key.
 
 use std::fmt;
 
 /// A log's epoch and key.
 ///
-/// The epoch is the name of one life of the log: within it no position is ever used for two entries. A log that may
-/// have lost what it announced takes a new one. The key is 32 secret bytes for whoever mints cursors or seals; it is
-/// kept beside the entries, and printed nowhere.
+/// Within an epoch no position is ever used for two entries. A log that may have lost announced entries begins a
+/// new one. The key is 32 secret bytes for making cursors or seals; it is stored with the entries, and never
+/// printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
     epoch: Box<str>,

@@ -1,4 +1,4 @@
-//! A store that lets somebody see, delay or refuse each append: for tests.
+//! A store that observes, delays or refuses appends, for tests.
 
 use std::fmt;
 use std::sync::Arc;

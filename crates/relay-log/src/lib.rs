@@ -1,14 +1,13 @@
 //! Append-only logs of opaque entries: positions without holes, retention, checkpoints, epochs, group commit.
 //!
-//! A [`Store`] keeps logs by their names; [`Logs`] stands before it and hands out each [`Log`]. An entry is bytes,
-//! which this crate never looks into, at a position: 1 for the first entry of a log, one more for each that follows. A
-//! [`Batch`] is appended as a whole or not at all, and can be read once it is kept as the store promises. A log may
-//! forget its oldest entries ([`Retention`], [`Log::trim`]); who asks for them is told [`Page::Gone`], never shown a
-//! hole.
+//! A [`Store`] keeps logs by their names; applications open each [`Log`] through [`Logs`]. An entry is opaque bytes
+//! at a position: 1 for the first entry of a log, one more for each that follows. A [`Batch`] is appended as a
+//! whole or not at all, and can be read once it is as durable as the store guarantees. A log may drop its oldest
+//! entries ([`Retention`], [`Log::trim`]); reading them gives [`Page::Gone`], never a hole.
 //!
-//! What it deliberately does not do: look into entries, compress or encrypt them, change or remove one in the middle,
-//! keep consumers' positions, or copy a log to other machines. It has no thread and no task for a log that is quiet:
-//! one process may have 100,000 of them.
+//! What it deliberately does not do: decode entries, compress or encrypt them, change or remove one in the middle,
+//! keep consumers' positions, or copy a log to other machines. An idle log has no thread and no task: one process
+//! may have 100,000 of them.
 //!
 //! ```
 //! use relay_log::{Batch, Limit, LogName, LogOptions, Logs, MemoryStore, Page, Retention};
@@ -34,13 +33,12 @@
 //! ```
 //!
 //! # Epochs
-//! Positions mean something within one epoch ([`Identity::epoch`]). A log that may have lost what it announced takes
-//! a new one, and so does a log that is deleted and created again: a cursor is an epoch and a position.
+//! Positions mean something within one epoch ([`Identity::epoch`]). A log that may have lost announced entries
+//! begins a new epoch, and so does a log that is deleted and created again: a cursor is an epoch and a position.
 //!
 //! # Checkpoints
-//! Who folds a log into a state need not read all of it at each start: [`Log::save_checkpoint`] keeps what was made
-//! of the entries up to a position, and from then on whatever follows that position is held for [`Log::recover`],
-//! trimmed or not.
+//! A program that folds a log into a state need not read all of it at each start: [`Log::save_checkpoint`] stores
+//! the state at a position, and from then on all entries after it are kept for [`Log::recover`], trimmed or not.
 
 mod disk;
 mod entry;

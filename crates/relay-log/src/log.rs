@@ -1,4 +1,4 @@
-//! A log as an application holds it, and the queue in front of it.
+//! The log's handle, and its queue of appends.
 
 use std::cell::Cell;
 use std::fmt;
@@ -28,7 +28,7 @@ pub struct Log {
 pub(crate) struct Inner {
     name: LogName,
     stored: Arc<dyn StoredLog>,
-    /// A permit for each byte that may stand in the queue.
+    /// A permit for each byte in the queue.
     room: Arc<Semaphore>,
     queue: Mutex<Queue>,
 }
@@ -43,7 +43,7 @@ struct Queue {
 impl Log {
     /// Bytes that may stand in the queue of one log: 16 MiB. A larger batch waits until the queue is empty.
     pub const QUEUE_BYTES: usize = 16 << 20;
-    /// Bytes that one entry takes up in the queue beside its body.
+    /// Overhead of an entry in the queue, in bytes.
     const QUEUED: usize = 64;
 
     pub(crate) fn new(name: LogName, stored: Arc<dyn StoredLog>) -> Self {
@@ -59,7 +59,7 @@ impl Log {
         inner.upgrade().map(|inner| Self { inner })
     }
 
-    /// What it is called in its store.
+    /// Its name in the store.
     pub fn name(&self) -> &LogName {
         &self.inner.name
     }
@@ -69,8 +69,8 @@ impl Log {
         self.inner.stored.identity()
     }
 
-    /// The position after which entries belong to this epoch. It is 0 but for a log that had to take a new epoch,
-    /// because it may have lost what it announced, and for a fork: what is before that may have been told differently.
+    /// The position after which entries belong to this epoch. It is 0 except for a log with a new epoch after a
+    /// possible loss, and for a fork: readers may have seen other entries before it.
     pub fn epoch_base(&self) -> u64 {
         self.inner.stored.epoch_base()
     }
@@ -80,13 +80,13 @@ impl Log {
         self.inner.stored.about()
     }
 
-    /// Appends a batch: all of it or nothing. Returns when the entries are kept as the store promises; they can be read
-    /// from then on, and not before.
+    /// Appends a batch: all of it or nothing. Returns when the entries are as durable as the store guarantees; they
+    /// can be read from then on, and not before.
     ///
-    /// Appends of many tasks share the work: what arrives while one group is being written is the next group. A caller
-    /// finds its batches in the order of its calls, if it begins one when the former is queued (an append that was
-    /// polled once is queued unless the queue is full). When the future is dropped after that, the batch is appended
-    /// all the same.
+    /// Appends of many tasks share the work: batches that arrive while a group is being written form the next
+    /// group. A caller's batches keep the order of its calls, if it begins one when the former is queued (an append
+    /// that was polled once is queued unless the queue is full). When the future is dropped after that, the batch
+    /// is still appended.
     ///
     /// # Errors
     /// [`Error::NotAtHead`], [`Error::BadBatch`] and [`Error::Io`] leave the log as it was, and later appends may
@@ -138,7 +138,7 @@ impl Log {
         self.inner.stored.trim(to).done().await
     }
 
-    /// Drops what is too old at `now`, in milliseconds since 1970.
+    /// Drops entries that are too old at `now`, in milliseconds since 1970.
     ///
     /// # Errors
     /// When the medium fails.
@@ -146,17 +146,17 @@ impl Log {
         self.inner.stored.expire(now).done().await
     }
 
-    /// Changes how much can be read, from the next append or [`Self::expire`] on. It is not kept: a log that is opened
-    /// again has to be told again.
+    /// Changes the retention, from the next append or [`Self::expire`] on. It is not stored: set it again after
+    /// opening the log.
     pub fn set_retention(&self, retention: Retention) {
         self.inner.stored.set_retention(retention);
     }
 
-    /// Keeps what was derived from the entries up to a position, in place of what was kept so before.
+    /// Stores a state derived from the entries up to a position, replacing the former checkpoint.
     ///
-    /// Entries after the checkpoint are then held even when they are trimmed, though only [`Self::recover`] shows them:
-    /// checkpoint and held entries together are always the whole story. Who makes one therefore makes new ones
-    /// as the log grows; each takes as long as writing the body does.
+    /// Entries after the checkpoint are then kept even when they are trimmed, but only [`Self::recover`] returns
+    /// them: checkpoint and kept entries are always complete. So make new checkpoints as the log grows; each costs
+    /// the time of writing its body.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`] unless the position lies between the former checkpoint and the head, or when the medium
@@ -182,7 +182,7 @@ impl fmt::Debug for Log {
     }
 }
 
-/// What there is to begin with when a log was opened: the newest checkpoint and the entries after it.
+/// The content of a log at its opening: the newest checkpoint and the entries after it.
 #[derive(Debug)]
 pub struct Recovery {
     log: Log,
@@ -196,8 +196,8 @@ impl Recovery {
         self.checkpoint.as_ref()
     }
 
-    /// The position after which [`Self::next`] goes on. At the beginning that of the checkpoint; without one, the
-    /// lowest that there is: when that is not 0, the beginning of the story is lost.
+    /// The position after which [`Self::next`] goes on. At first that of the checkpoint; without one, the lowest
+    /// position: if it is not 0, the first entries are lost.
     pub fn position(&self) -> u64 {
         self.after
     }
@@ -225,7 +225,7 @@ impl Inner {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a batch at once if nobody is writing, or leaves it to who is.
+    /// Writes a batch at once if no group is being written, or leaves it to the current writer.
     fn begin(self: Arc<Self>, batch: Batch, room: OwnedSemaphorePermit) -> Work<Result<Positions, Error>> {
         let mut queue = self.queue();
         if queue.writing {
@@ -264,7 +264,7 @@ struct Turn {
 }
 
 impl Turn {
-    /// Writes what came meanwhile, for as long as the store answers at once; a task of its own does the rest.
+    /// Writes the queue while the store answers at once; a task does the rest.
     fn go_on(self) {
         while let Some((group, callers)) = self.next_group() {
             match self.log.stored.append(group) {
@@ -287,7 +287,7 @@ impl Turn {
         }
     }
 
-    /// All that waits; or nobody does, and the turn is given back.
+    /// The next group; or, if the queue is empty, ends the turn.
     fn next_group(&self) -> Option<(Vec<Batch>, Vec<Caller>)> {
         let mut queue = self.log.queue();
         if queue.waiting.is_empty() {
@@ -302,7 +302,7 @@ impl Turn {
 }
 
 impl Drop for Turn {
-    /// A store that panicked, or a runtime that ended, must not leave everybody waiting.
+    /// After a panic of the store, or the end of the runtime, callers must not wait for ever.
     fn drop(&mut self) {
         if self.held.get() {
             let mut queue = self.log.queue();
@@ -317,7 +317,7 @@ struct Caller {
     _room: OwnedSemaphorePermit,
 }
 
-/// A caller that is gone does not want to know.
+/// A caller may be gone.
 fn tell(callers: Vec<Caller>, results: Vec<Result<Positions, Error>>) {
     for (caller, result) in callers.into_iter().zip(results) {
         let _ = caller.answer.send(result);

@@ -1,4 +1,4 @@
-//! A store as an application holds it.
+//! The store's handle.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,24 +11,24 @@ use crate::{Error, Log, LogName, LogOptions, Store, StoredLog};
 #[derive(Clone)]
 pub struct Logs {
     store: Arc<dyn Store>,
-    /// The logs that somebody holds, so that all who hold one share its queue.
+    /// Open logs, so that all handles of one share its queue.
     open: Arc<Mutex<Open>>,
 }
 
 #[derive(Default)]
 struct Open {
     held: HashMap<LogName, Weak<Inner>>,
-    /// How many there may be before those that nobody holds any more are looked for.
+    /// Number of logs at which unused ones are removed.
     sweep_at: usize,
 }
 
 impl Logs {
-    /// Stands before a store.
+    /// Handles for a store.
     pub fn new(store: impl Store) -> Self {
         Self::shared(Arc::new(store))
     }
 
-    /// Stands before a store that others have too.
+    /// Handles for a shared store.
     pub fn shared(store: Arc<dyn Store>) -> Self {
         Self { store, open: Arc::default() }
     }
@@ -49,7 +49,7 @@ impl Logs {
         Ok(self.fresh(name, stored))
     }
 
-    /// Opens a log. A log that somebody holds already is the same log, with one queue for all.
+    /// Opens a log. Handles of one log share its queue.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is none, [`Error::Damaged`] when it cannot be trusted, or when the medium fails.
@@ -80,14 +80,14 @@ impl Logs {
                 Err(error) => return Err(error),
             }
             match self.create(name, options.clone()).await {
-                // Somebody else was faster: theirs is as good.
+                // Another caller was faster: its log is used.
                 Err(Error::Exists { .. }) => {}
                 result => return result,
             }
         }
     }
 
-    /// Removes a log with everything in it. Whoever holds it finds it closed.
+    /// Removes a log with everything in it. Its handles are closed.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is none, or when the medium fails.
@@ -127,10 +127,10 @@ impl Logs {
         self.store.names().done().await
     }
 
-    /// Ends in order. Every log is closed then, whoever holds it.
+    /// Closes the store in order, with all logs.
     ///
     /// # Errors
-    /// When the medium fails: the next start finds an end out of order.
+    /// When the medium fails: then the next start recovers.
     pub async fn close(&self) -> Result<(), Error> {
         self.store.close().done().await
     }

@@ -146,7 +146,7 @@ impl MemoryLog {
         self.head.close(&Error::Closed { why: why.into() });
     }
 
-    /// Does something to what is kept, and frees what it drops only when no reader waits for the lock.
+    /// Changes the content, and frees dropped entries outside of the lock.
     fn change<T>(
         &self,
         change: impl FnOnce(&mut Kept, &mut Vec<Entry>) -> Result<T, Error>,
@@ -332,7 +332,7 @@ impl Kept {
         self.base += 1;
     }
 
-    /// Lets go of what is trimmed and not held.
+    /// Frees entries that are trimmed and not kept for a checkpoint.
     fn release(&mut self, dropped: &mut Vec<Entry>) {
         let floor = self.checkpoint.as_ref().map_or(self.base, |kept| kept.position.min(self.base));
         let count = usize::try_from(floor.saturating_sub(self.held_base)).unwrap_or(usize::MAX);

@@ -1,4 +1,4 @@
-//! What a log is called within its store.
+//! Names of logs.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A disk in memory that forgets what was not synced, and fails when it is told to.
+//! A simulated disk in memory that loses unsynced data, and fails on demand.
 //!
 //! It keeps two versions of everything: what a process sees, and what is on the platter. A write, a new length, a new
 //! name stands only in the first until [`DiskFile::sync`] or [`Disk::sync_dir`] puts it into the second. When the

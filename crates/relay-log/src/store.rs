@@ -1,4 +1,4 @@
-//! What stands behind a log: the part that a new medium implements.
+//! The traits of a store, for new media.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use crate::{Batch, Bounds, Checkpoint, Error, Identity, Limit, LogName, Page, Po
 
 /// The answer of a store: at once, or later.
 ///
-/// Whatever may wait for a medium belongs into `Later`, and must not block the thread that polls it.
+/// Work that may wait for a medium belongs into `Later`, and must not block the polling thread.
 pub enum Work<T> {
     /// It is done.
     Ready(T),
-    /// It takes a while. Work that was begun is brought to an end even when nobody waits for it any more.
+    /// It takes time. Started work is completed even if its future is dropped.
     Later(BoxFuture<'static, T>),
 }
 
@@ -34,17 +34,17 @@ impl<T> fmt::Debug for Work<T> {
     }
 }
 
-/// What a log begins with.
+/// Options of a new log.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct LogOptions {
-    /// How much can be read. Default: everything.
+    /// The retention. Default: everything.
     pub retention: Retention,
     /// Opaque bytes that stay with the log for its life, such as its configuration; at most 64 KiB. Default: none.
     pub about: Bytes,
     /// Epoch and key. Default: random ones.
     pub identity: Option<Identity>,
-    /// The position after which the log begins, for one that goes on from another's. Default 0.
+    /// The position after which the log begins, for one that continues another. Default 0.
     pub begins_after: u64,
 }
 
@@ -80,7 +80,7 @@ impl LogOptions {
         self
     }
 
-    /// Whether a log may begin with them.
+    /// Checks the options.
     ///
     /// # Errors
     /// [`Error::BadBatch`] when `about` is too long.
@@ -102,10 +102,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// A short name for people and metrics, such as `memory`.
     fn kind(&self) -> &'static str;
 
-    /// Whether what it keeps is still there when the process has ended.
+    /// Whether its content outlives the process.
     fn outlives_process(&self) -> bool;
 
-    /// Begins a log. It exists once this is done, and survives what the store promises to survive.
+    /// Creates a log. It exists once this is done, with the store's durability.
     fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>>;
 
     /// Opens a log. The same state stands behind every handle of one log.
@@ -128,7 +128,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The names of all logs, sorted.
     fn names(&self) -> Work<Result<Vec<LogName>, Error>>;
 
-    /// Ends in order: what was appended is made as safe as it can be, and everything is closed.
+    /// Closes in order: appended entries are made as durable as possible, and everything is closed.
     fn close(&self) -> Work<Result<(), Error>>;
 }
 
@@ -146,8 +146,9 @@ pub trait StoredLog: fmt::Debug + Send + Sync + 'static {
     /// The bytes that were given when it was created.
     fn about(&self) -> Bytes;
 
-    /// Appends a group of batches, in order: each of them as a whole, or not at all. A batch that is refused does not
-    /// keep the next ones out. Done when what was taken is kept as the store promises; only then can it be read.
+    /// Appends a group of batches, in order: each of them as a whole, or not at all. A refused batch does not
+    /// affect the next ones. Done when accepted batches are as durable as the store guarantees; only then can they
+    /// be read.
     fn append(&self, group: Vec<Batch>) -> Work<Vec<Result<Positions, Error>>>;
 
     /// The entries after a position.

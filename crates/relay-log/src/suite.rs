@@ -1,8 +1,7 @@
 //! The tests that every [`Store`] passes.
 //!
 //! A store of your own gets a [`Subject`] and one test that calls [`run`]: it panics with the name of the rule that
-//! does not hold. Times are the batches' own and nothing sleeps, but whatever should come is waited for up to 30
-//! seconds.
+//! does not hold. Times are set by the batches and nothing sleeps, but waits have a limit of 30 seconds.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use crate::{
     Retention, Store,
 };
 
-/// How the suite gets hold of stores.
+/// Provides the stores of the suite.
 pub trait Subject: Send + Sync {
     /// An empty store.
     fn fresh(&self) -> BoxFuture<'_, Arc<dyn Store>>;
@@ -24,11 +23,11 @@ pub trait Subject: Send + Sync {
     /// The same store after [`Store::close`], opened again; `None` when it survives no closing.
     fn reopened<'a>(&'a self, store: &'a Arc<dyn Store>) -> BoxFuture<'a, Option<Arc<dyn Store>>>;
 
-    /// Makes its medium refuse what is written from now on, or take it again. False when it cannot be made to.
+    /// Makes its medium refuse writes, or accept them again. False when it cannot.
     fn refuse_writes(&self, store: &Arc<dyn Store>, refuse: bool) -> bool;
 }
 
-/// Puts the stores of a subject to the test.
+/// Runs the suite.
 ///
 /// # Panics
 /// When a rule does not hold.

@@ -1,4 +1,4 @@
-//! All that the disk store asks of a file system, so that a simulated one can stand in.
+//! The file system operations of the disk store, as a trait, so that tests can simulate a disk.
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A file system, as far as the disk store needs one. Calls block.
+/// A file system, with the operations that the disk store needs. Calls block.
 pub trait Disk: Debug + Send + Sync + 'static {
     /// Creates a directory that only its owner may enter, with its parents.
     ///
@@ -32,7 +32,7 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// When it cannot be created.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Gives a file or directory another name, in place of a file that has it.
+    /// Renames a file or directory, replacing a file of that name.
     ///
     /// # Errors
     /// When it cannot.
@@ -56,15 +56,15 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// When they may not. What was to be synced is then in doubt, and trying again says nothing about it.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Takes a lock that no other process can have at the same time, until what is returned is dropped;
-    /// [`io::ErrorKind::WouldBlock`] when another one has it. Creates the file when `create` is set.
+    /// Takes an exclusive lock until the returned value is dropped; [`io::ErrorKind::WouldBlock`] when another one
+    /// has it. Creates the file when `create` is set.
     ///
     /// # Errors
     /// When it cannot be had.
     fn lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn Debug + Send + Sync>>;
 
-    /// What tells one run of the operating system from the next; `None` when nothing does: then each start counts as
-    /// one after a power loss unless the end was orderly.
+    /// An id of the present run of the operating system; `None` if there is none: then each start counts as one
+    /// after a power loss unless the end was orderly.
     fn boot(&self) -> Option<String>;
 }
 
@@ -147,7 +147,7 @@ impl Disk for SystemDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        // Elsewhere a directory cannot be opened as a file, and names are the system's own affair.
+        // On other systems a directory cannot be opened as a file, and cannot be synced.
         if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
     }
 

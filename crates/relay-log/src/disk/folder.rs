@@ -1,4 +1,4 @@
-//! How a log's folder is named after it.
+//! Names of logs' folders.
 
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,8 @@ pub(super) fn logs(dir: &Path) -> PathBuf {
     dir.join("logs")
 }
 
-/// The folder of one log: its name with all but small letters, digits, `-`, `_` and inner dots percent-encoded, so that
-/// file systems that do not tell `A` from `a` are no trouble; or `~` and a digest of it when that is too long.
+/// The folder of one log: its name with all but small letters, digits, `-`, `_` and inner dots percent-encoded, for
+/// file systems that ignore case; or `~` and a digest of it when that is too long.
 pub(super) fn of(dir: &Path, name: &LogName) -> PathBuf {
     let mut text = String::new();
     for (at, byte) in name.as_str().bytes().enumerate() {
@@ -29,7 +29,7 @@ pub(super) fn of(dir: &Path, name: &LogName) -> PathBuf {
     logs(dir).join(text)
 }
 
-/// A folder that is being filled or emptied, and means nothing yet or no more.
+/// A temporary folder, for a log that is being created or removed.
 pub(super) fn passing(dir: &Path) -> PathBuf {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");

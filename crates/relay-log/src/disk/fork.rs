@@ -1,4 +1,4 @@
-//! A log that begins with the entries of another.
+//! Forks: logs that begin with the entries of another.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Small files that are written whole: a kind, a version, a length and a checksum around what they hold.
+//! Small files that are replaced atomically: kind, version, length and checksum around a payload.
 //!
 //! ```text
 //!   8 bytes  kind, such as "relaylog"        4 bytes  CRC32C over all that is not this field
@@ -15,8 +15,7 @@ use crate::Error;
 pub(super) const VERSION: u32 = 1;
 const HEAD: usize = 24;
 
-/// Writes a file in one piece: who reads it later, after whatever happened, finds the former content or the new one.
-/// False in the error when it is not known which.
+/// Replaces a file atomically: after a crash, readers find the former content or the new one.
 pub(super) fn replace(
     disk: &dyn Disk,
     path: &Path,
@@ -41,16 +40,16 @@ pub(super) fn replace(
 #[derive(Debug)]
 pub(super) struct NotReplaced {
     pub(super) error: Error,
-    /// Whether the new content may be found nevertheless.
+    /// Whether readers may find the new content nevertheless.
     pub(super) in_doubt: bool,
 }
 
-/// Where the next content of a file is written before it takes its place.
+/// The temporary path of a file's next content.
 pub(super) fn new_name(path: &Path) -> PathBuf {
     path.with_extension("new")
 }
 
-/// Writes a file that nobody looks for yet, and syncs it.
+/// Writes a new file and syncs it.
 pub(super) fn write_new(disk: &dyn Disk, path: &Path, kind: &[u8; 8], payload: &[u8]) -> Result<(), Error> {
     let mut content = Vec::with_capacity(HEAD + payload.len());
     content.extend_from_slice(kind);
@@ -96,7 +95,7 @@ pub(super) fn read(disk: &dyn Disk, path: &Path, kind: &[u8; 8]) -> Result<Vec<u
     Ok(content)
 }
 
-/// Refuses what a later program wrote.
+/// Refuses files of a later version.
 pub(super) fn check_version(path: &Path, version: &[u8]) -> Result<(), Error> {
     let version = version.try_into().map_or(0, u32::from_le_bytes);
     if version == VERSION {
@@ -116,7 +115,7 @@ pub(super) fn is_missing(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
-/// Puts a payload together.
+/// Builds a payload.
 #[derive(Default)]
 pub(super) struct Writer(pub(super) Vec<u8>);
 
@@ -131,7 +130,7 @@ impl Writer {
     }
 }
 
-/// Takes a payload apart; `None` when it ends too early.
+/// Reads a payload; `None` when it ends too early.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -1,4 +1,4 @@
-//! One log on disk: what readers see of it, and what its writer knows.
+//! One log on disk: the state of readers, and the state of the writer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -35,7 +35,7 @@ pub(super) struct DiskLog {
     pub(super) about: Bytes,
     pub(super) epoch_base: u64,
     pub(super) head: Head,
-    /// Whether nothing of it may be read any more.
+    /// Whether it can no longer be read.
     pub(super) ended: AtomicBool,
     pub(super) view: Mutex<View>,
     pub(super) writer: Mutex<Writer>,
@@ -44,21 +44,21 @@ pub(super) struct DiskLog {
     pub(super) used: AtomicU64,
 }
 
-/// What readers go by.
+/// The state of readers.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) base: u64,
     pub(super) bytes: u64,
-    /// First position of each segment, and where what was announced ends in it. Oldest first.
+    /// First position of each segment, and the end of its announced entries. Oldest first.
     pub(super) segments: VecDeque<Extent>,
     /// The newest entries, without a hole up to the head.
     pub(super) cache: VecDeque<Entry>,
     pub(super) cached: u64,
-    /// Where entries stand: position to segment and offset. Thinned out when there are many.
+    /// Places of entries: position to segment and offset. Thinned out when there are many.
     pub(super) waypoints: BTreeMap<u64, (u64, u64)>,
 }
 
-/// What the writer goes by.
+/// The state of the writer.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) manifest: Manifest,
@@ -76,7 +76,7 @@ pub(super) struct Active {
     pub(super) file: Arc<dyn DiskFile>,
     /// How much of it is synced.
     pub(super) synced: u64,
-    /// Kept between groups, so that it need not grow again.
+    /// Reused for the next group.
     pub(super) scratch: Vec<u8>,
 }
 
@@ -115,7 +115,7 @@ impl DiskLog {
         })
     }
 
-    // Neither lock is left torn by a panic: what they guard is changed only after what may fail.
+    // A panic leaves both locks consistent: their content is changed only after the steps that may fail.
     pub(super) fn view(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }

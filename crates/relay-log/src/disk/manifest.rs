@@ -1,4 +1,4 @@
-//! What a log is made of: its identity, and which files hold its entries.
+//! The manifest of a log: its identity, and its files.
 
 use std::path::Path;
 
@@ -14,14 +14,14 @@ const KIND: &[u8; 8] = b"relaylog";
 /// The content of the file `manifest`: replaced as a whole whenever it changes, and always synced.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Manifest {
-    /// Tells the log's segments from those of any other log.
+    /// Identifies the log's segments.
     pub(super) uid: [u8; 16],
     pub(super) name: LogName,
     pub(super) about: Bytes,
     pub(super) identity: Identity,
     /// The position after which entries belong to this epoch.
     pub(super) epoch_base: u64,
-    /// The position before the oldest entry that can be read, when it was last written down.
+    /// The position before the oldest readable entry, when the manifest was last saved.
     pub(super) base: u64,
     /// The head while there are no segments.
     pub(super) origin: u64,
@@ -32,19 +32,19 @@ pub(super) struct Manifest {
     pub(super) segments: Vec<Segment>,
 }
 
-/// What the newest segment looks like, as far as is known.
+/// The known state of the newest segment.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum State {
-    /// Nobody writes: it is synced, its last entry is `head`, and it has this length.
+    /// Not being written: it is synced, its last entry is `head`, and it has this length.
     Rest { head: u64, len: u64 },
-    /// Somebody writes, or was killed while writing.
+    /// Being written, or its writer was killed.
     Written {
         /// The run of the operating system; empty when it is not known.
         boot: String,
         /// Whether entries are synced before they are announced.
         synced: bool,
     },
-    /// What was to be synced may be lost, whatever the files look like.
+    /// A sync has failed, so entries may be lost whatever the files look like.
     Suspect,
 }
 
@@ -71,7 +71,7 @@ impl Segment {
         format!("{first:020}.segment")
     }
 
-    /// The position that a file's name speaks of, if it is a segment.
+    /// The position in a file's name, if it is a segment.
     pub(super) fn first_of(file_name: &str) -> Option<u64> {
         let digits = file_name.strip_suffix(".segment").filter(|digits| digits.len() == 20)?;
         digits.parse().ok()
@@ -110,7 +110,7 @@ impl Manifest {
         framed::replace(disk, &dir.join(FILE), KIND, &self.encode())
     }
 
-    /// Writes it where no log is yet.
+    /// Saves it for a new log.
     pub(super) fn save_new(&self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         framed::write_new(disk, &dir.join(FILE), KIND, &self.encode())
     }

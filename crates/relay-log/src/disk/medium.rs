@@ -1,4 +1,4 @@
-//! What the logs of a store share: the disk they are on, the files that are open, and turns at writing and syncing.
+//! Resources shared by the logs of a store: the disk, open files, and the scheduling of writes and syncs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,7 +23,7 @@ pub(super) struct Medium<L> {
     active: Mutex<Vec<Arc<L>>>,
     writes: AtomicU64,
     readable: Mutex<VecDeque<(PathBuf, Arc<dyn DiskFile>)>>,
-    /// Logs that have something to sync, and the news for the thread that does.
+    /// Logs with data to sync, and the signal for the sync thread.
     due: Mutex<Vec<Weak<L>>>,
     news: Condvar,
     closed: AtomicBool,
@@ -52,12 +52,12 @@ impl<L> Medium<L> {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// From now on it is closed; whether it was before.
+    /// Closes it; returns whether it was closed before.
     pub(super) fn begin_close(&self) -> bool {
         self.closed.swap(true, Ordering::SeqCst)
     }
 
-    /// Lets go of what it holds for its logs.
+    /// Releases the resources of its logs.
     pub(super) fn end_close(&self) {
         lock(&self.active).clear();
         lock(&self.readable).clear();
@@ -69,7 +69,7 @@ impl<L> Medium<L> {
         self.news.notify_all();
     }
 
-    /// What a manifest says of a log that is being written.
+    /// The manifest's state of a log that is being written.
     pub(super) fn written(&self) -> State {
         let synced = self.options.fsync == Fsync::Always;
         State::Written { boot: self.boot.clone(), synced }
@@ -80,8 +80,8 @@ impl<L> Medium<L> {
         self.writes.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Puts logs that were not written for longest to rest, until there is room for one more. `used` tells when one was
-    /// written last, by [`Self::tick`]; `rest` puts one to rest if it can.
+    /// Closes the least recently written logs until there is room for one more. `used` tells when one was written
+    /// last, by [`Self::tick`]; `rest` puts one to rest if it can.
     pub(super) fn make_room(&self, wants: &Arc<L>, used: impl Fn(&L) -> u64, rest: impl Fn(&Arc<L>) -> bool) {
         let mut active = lock(&self.active);
         let excess = (active.len() + 1).saturating_sub(self.options.active_logs);
@@ -107,7 +107,7 @@ impl<L> Medium<L> {
         lock(&self.active).retain(|active| !Arc::ptr_eq(active, log));
     }
 
-    /// A file open for reading; the ones used last are kept open.
+    /// A file open for reading; recently used ones are kept open.
     pub(super) fn readable(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut readable = lock(&self.readable);
         if let Some(at) = readable.iter().position(|(held, _)| held == path)
@@ -127,7 +127,7 @@ impl<L> Medium<L> {
         Ok(file)
     }
 
-    /// Closes what is open of a file, or of all files of a folder.
+    /// Closes the open handles of a file, or of all files of a folder.
     pub(super) fn forget(&self, path: &Path) {
         lock(&self.readable).retain(|(held, _)| !held.starts_with(path));
     }
@@ -150,7 +150,7 @@ impl<L> Medium<L> {
             let Some(this) = medium.upgrade() else { return };
             let due = lock(&this.due);
             if due.is_empty() {
-                // Looks up now and then, because the store may go without a word.
+                // Wakes up from time to time, because the store may be dropped without a signal.
                 let waited = this.news.wait_timeout(due, Duration::from_secs(1));
                 drop(waited.map(|(due, _)| due.is_empty()));
                 if this.is_closed() {

@@ -1,4 +1,4 @@
-//! Opening a log: which entries are there, and whether they can be trusted.
+//! Opening a log: recovery and checks.
 //!
 //! ```text
 //!   how it ended               what the newest segment may look like        otherwise
@@ -18,7 +18,7 @@ use super::record::{self, RECORD_HEAD, SEGMENT_HEAD, Step, Walk};
 use super::write::{CHECKPOINT, load_checkpoint};
 use crate::{Entry, Error};
 
-/// A log whose files are in order.
+/// A log whose files were checked.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) manifest: Manifest,
@@ -31,12 +31,12 @@ pub(super) struct Opened {
     pub(super) checkpoint: Option<u64>,
 }
 
-/// How the last one who wrote the log came to an end.
+/// How the last writer of the log ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Ended {
     Orderly,
     Killed,
-    /// `synced`: what was announced is on the disk.
+    /// `synced`: announced entries are on the disk.
     Power {
         synced: bool,
     },
@@ -51,17 +51,17 @@ pub(super) fn ended(state: &State, boot: &str) -> Ended {
     }
 }
 
-/// What the newest segment holds.
+/// The content of the newest segment.
 #[derive(Debug, PartialEq)]
 pub(super) struct Newest {
-    /// The last whole batch's last position, and where it ends.
+    /// The last position of the last complete batch, and its end.
     pub(super) head: u64,
     pub(super) end: u64,
-    /// Bytes behind that, which were never announced, or are lost to a power failure.
+    /// Bytes after it, which were never announced or are lost by a power failure.
     pub(super) torn: u64,
 }
 
-/// Opens a log; cuts what is torn, and takes a new epoch when that is due.
+/// Opens a log; cuts a torn end, and begins a new epoch when necessary.
 pub(super) fn open(disk: &dyn Disk, dir: &Path, boot: &str, check_bytes: u64) -> Result<Opened, Error> {
     let mut manifest = Manifest::load(disk, dir)?;
     tidy(disk, dir, &manifest)?;
@@ -118,13 +118,13 @@ pub(super) fn open(disk: &dyn Disk, dir: &Path, boot: &str, check_bytes: u64) ->
         let epoch = manifest.identity.epoch();
         tracing::warn!(log = %manifest.name, former, epoch, head, "entries may be lost: the log is in a new epoch");
     }
-    // What was known to be trimmed, as far as it is still there.
+    // The known base, if its entries still exist.
     let base = manifest.base.clamp(manifest.held_base(), head);
     let bytes = bytes_after(disk, dir, &extents, base, head)?;
     Ok(Opened { manifest, head, len: newest.end, extents, base, bytes, checkpoint })
 }
 
-/// Removes what a kill left half done, and refuses files of somebody else.
+/// Removes files of interrupted operations, and refuses foreign files.
 fn tidy(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<(), Error> {
     for stray in strays(disk, dir, manifest)? {
         let path = dir.join(&stray.file);
@@ -136,11 +136,11 @@ fn tidy(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<(), Error> {
     Ok(())
 }
 
-/// A file that the manifest does not speak of.
+/// A file that is not in the manifest.
 #[derive(Debug)]
 pub(super) struct Stray {
     pub(super) file: String,
-    /// Why it cannot be what an end in the middle of something left behind.
+    /// Why it cannot be from an interrupted operation.
     pub(super) problem: Option<String>,
 }
 
@@ -163,7 +163,7 @@ pub(super) fn strays(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result
             let mut head = [0; SEGMENT_HEAD as usize];
             let read =
                 read_full(&*opened, &mut head, 0).map_err(|source| failed("reading", &path, source))?;
-            // Dropped, and not removed yet; or begun, and not written to yet.
+            // A dropped segment that was not removed yet, or a new one without entries.
             let old = first <= manifest.held_base() && read == head.len() && head[12..28] == manifest.uid;
             let begun = len <= SEGMENT_HEAD;
             strays.push(stray((!old && !begun).then_some("the log knows of no such segment")));
@@ -176,7 +176,7 @@ pub(super) fn strays(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result
     Ok(strays)
 }
 
-/// The checkpoint's position, if there should be one. A bad one is no loss while every entry is there.
+/// The checkpoint's position, if there should be one. A bad one is ignored while all entries exist.
 pub(super) fn checkpoint(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<Option<u64>, Error> {
     if !manifest.checkpoint {
         return Ok(None);
@@ -204,7 +204,7 @@ pub(super) fn checkpoint(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Re
     }
 }
 
-/// A full segment's length, when header and length are what they should be.
+/// Checks header and length of a full segment; returns its length.
 pub(super) fn check_full(disk: &dyn Disk, dir: &Path, manifest: &Manifest, at: usize) -> Result<u64, Error> {
     let segment = &manifest.segments[at];
     let path = dir.join(Segment::file_name(segment.first));
@@ -234,7 +234,7 @@ fn check_head(disk: &dyn Disk, path: &Path, manifest: &Manifest, segment: &Segme
     file.len().map_err(reading)
 }
 
-/// Goes through a full segment, comparing every checksum.
+/// Checks every checksum of a full segment.
 pub(super) fn compare(
     disk: &dyn Disk,
     dir: &Path,
@@ -258,7 +258,7 @@ pub(super) fn compare(
     Err(damaged(path, walk.offset, walk.position - 1, problem.into()))
 }
 
-/// What the newest segment holds, by the rules at the top.
+/// Reads the newest segment, by the rules at the top.
 pub(super) fn newest(
     disk: &dyn Disk,
     dir: &Path,
@@ -271,7 +271,7 @@ pub(super) fn newest(
     let reading = |source| failed("reading", &path, source);
     let file = disk.open(&path, false).map_err(|source| failed("opening", &path, source))?;
     let mut walk = Walk::new(&*file, SEGMENT_HEAD, segment.first, len, true);
-    // Where the last whole batch ends.
+    // The end of the last complete batch.
     let mut good = (segment.first - 1, SEGMENT_HEAD);
     let stop = loop {
         match walk.next().map_err(reading)? {
@@ -302,7 +302,7 @@ pub(super) fn newest(
     }
     let behind = record::record_behind(&*file, walk.offset, walk.position, len).map_err(reading)?;
     match (ended, behind) {
-        // What is written by one who is killed is there up to some byte, and nothing is behind it.
+        // After a kill, a write is there up to some byte, and nothing is after it.
         (Ended::Killed, None) if matches!(stop, Step::End | Step::Cut) => {}
         (Ended::Killed, None) => return bad(what.into()),
         (Ended::Killed, Some((position, _))) => return bad(format!("{what}, and entry {position} follows")),
@@ -316,8 +316,8 @@ pub(super) fn newest(
     Ok(Newest { head, end, torn: len - end })
 }
 
-/// Cuts what is torn, and syncs the rest: a writer that was killed may have left what it wrote in the system's memory,
-/// and from here on it counts as synced.
+/// Cuts a torn end and syncs the rest: the writes of a killed process may only be in the system's memory, but count
+/// as synced from here on.
 fn settle(disk: &dyn Disk, path: &Path, newest: &Newest) -> Result<(), Error> {
     let file = disk.open(path, true).map_err(|source| failed("opening", path, source))?;
     if newest.torn > 0 {
@@ -331,7 +331,7 @@ fn settle(disk: &dyn Disk, path: &Path, newest: &Newest) -> Result<(), Error> {
     Ok(())
 }
 
-/// Bytes that the entries after `base` are counted with.
+/// The size of the entries after `base`, as counted for the retention.
 fn bytes_after(disk: &dyn Disk, dir: &Path, extents: &[Extent], base: u64, head: u64) -> Result<u64, Error> {
     if base == head {
         return Ok(0);

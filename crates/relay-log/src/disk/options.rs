@@ -1,22 +1,22 @@
-//! How logs are kept on disk.
+//! Options of the disk store.
 
 use std::time::Duration;
 
-/// When what was appended is made to survive a power loss, or a crash of the operating system.
+/// When appended entries are synced, so that they survive a power loss or a crash of the operating system.
 ///
-/// Under each of them an entry that was announced survives the end of the process, `kill -9` included. What an append
-/// costs, and what may be lost, is in `docs/log-format.md`.
+/// With each policy an announced entry survives the end of the process, `kill -9` included. Costs and possible
+/// losses are in `docs/log-format.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Fsync {
-    /// Before it is announced: nothing announced is ever lost. Those who append at the same time share one sync.
+    /// Before it is announced: no announced entry is ever lost. Concurrent appends share one sync.
     #[default]
     Always,
-    /// This long after it was announced, at most (and the time of a sync). A power loss may take what is younger; the
-    /// log is then in a new epoch.
+    /// At most this long after it was announced (plus the time of a sync). A power loss may lose newer entries; the
+    /// log then has a new epoch.
     Interval(Duration),
-    /// When the system finds the time. A power loss may take anything that is not in a full segment; the log is then
-    /// in a new epoch.
+    /// When the operating system decides. A power loss may lose everything outside full segments; the log then has
+    /// a new epoch.
     Never,
 }
 
@@ -27,16 +27,16 @@ pub struct DiskOptions {
     /// When entries are synced. Default [`Fsync::Always`].
     pub fsync: Fsync,
     /// Bytes after which a segment is full and the next one begins. Only whole segments are ever dropped, so that a
-    /// trimmed log takes up to this much more room. Default 64 MiB, at least 1 KiB, at most 1 GiB.
+    /// trimmed log takes up to this much more space. Default 64 MiB, at least 1 KiB, at most 1 GiB.
     pub segment_bytes: u64,
     /// Bytes of the newest entries that are kept in memory for each log that is being written, so that readers at the
     /// head need no disk. Default 1 MiB.
     pub cache_bytes: u64,
-    /// Logs that are being written at the same time, each with an open file. One that was not written for longest is
-    /// put to rest to make room. Default 256.
+    /// Logs that are being written at the same time, each with an open file. The least recently written one is
+    /// closed to make room. Default 256.
     pub active_logs: usize,
-    /// A log of at most this many bytes is compared with its checksums, all of it, when it is opened; of a larger one,
-    /// the newest segment. What was not compared then is when it is read. Default 64 MiB.
+    /// A log of at most this many bytes is checked as a whole when it is opened; of a larger one, the newest
+    /// segment. Other segments are checked when they are read. Default 64 MiB.
     pub check_bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Reading entries: from memory when they are the newest, else from their segment.
+//! Reading entries: the newest from memory, others from their segment.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ const WAYPOINTS: usize = 2048;
 const LEAST: u64 = 16 << 10;
 
 impl View {
-    /// Notes where a position stands.
+    /// Records the place of a position.
     pub(super) fn waypoint(&mut self, position: u64, place: (u64, u64)) {
         if self.waypoints.len() >= WAYPOINTS {
             let mut keep = false;
@@ -47,7 +47,7 @@ impl View {
 }
 
 impl DiskLog {
-    /// What needs no disk.
+    /// Reads from memory, without the disk.
     pub(super) fn read_from_memory(
         &self,
         after: u64,
@@ -87,7 +87,7 @@ impl DiskLog {
             }
             let (extent, offset) = match self.locate(after + 1) {
                 Ok(place) => place,
-                // Dropped since we looked: the next look says so.
+                // Dropped in between: the next check finds that.
                 Err(error) if super::framed::is_missing(&error) && !self.is_there(after + 1) => continue,
                 Err(error) => return Err(error),
             };

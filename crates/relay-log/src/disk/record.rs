@@ -1,4 +1,4 @@
-//! Entries as they stand in a segment, and the walk from one to the next.
+//! The format of entries in a segment, and reading them in order.
 //!
 //! ```text
 //!   segment   128 bytes  header: kind, version, uid, first position, epoch, checksum
@@ -39,7 +39,7 @@ pub(super) fn segment_head(uid: &[u8; 16], first: u64, epoch: &str) -> [u8; SEGM
     head
 }
 
-/// What a segment's header should be and is not.
+/// The difference of a segment's header from the expected one.
 pub(super) fn head_problem(found: &[u8], expected: &[u8; SEGMENT_HEAD as usize]) -> Option<String> {
     let what = if found.len() < SEGMENT_HEAD as usize {
         "the file ends within its header"
@@ -61,7 +61,7 @@ pub(super) fn head_problem(found: &[u8], expected: &[u8; SEGMENT_HEAD as usize])
 /// Appends the records of a batch. Returns how many bytes they take.
 pub(super) fn encode(batch: &Batch, first: u64, time: i64, synced: u64, out: &mut Vec<u8>) {
     let last = batch.entries().len() - 1;
-    // What does not fit was synced long ago; less is only less to go by.
+    // A value that does not fit is old; a smaller one is safe.
     let synced = u32::try_from(synced).unwrap_or(u32::MAX).to_le_bytes();
     for (at, body) in batch.entries().iter().enumerate() {
         let mut head = [0; RECORD_HEAD];
@@ -115,18 +115,18 @@ impl Head {
     }
 }
 
-/// What stands at the beginning of some bytes of a segment.
+/// The result of reading a record at the start of some bytes.
 #[derive(Debug, PartialEq)]
 pub(super) enum Found {
     /// A whole record.
     Record(Head),
-    /// A record that goes on beyond the bytes: it takes this many.
+    /// An incomplete record: it takes this many bytes.
     More(usize),
     /// None.
     Bad(&'static str),
 }
 
-/// Looks at bytes where the record of a position should stand.
+/// Reads the record of a position at the start of some bytes.
 pub(super) fn look(bytes: &[u8], position: u64, checked: bool) -> Found {
     let Some(head) = Head::of(bytes) else { return Found::More(RECORD_HEAD) };
     if head.position != position {
@@ -142,8 +142,8 @@ pub(super) fn look(bytes: &[u8], position: u64, checked: bool) -> Found {
     Found::Record(head)
 }
 
-/// The entries that stand whole in a chunk, sharing its memory, up to `last` and within the limit (at least one).
-/// Returns where they end; or what is wrong, with where that is.
+/// The complete entries of a chunk, sharing its memory, up to `last` and within the limit (at least one). Returns
+/// their end; or an error and its place.
 pub(super) fn entries(
     chunk: &Bytes,
     after: u64,
@@ -171,7 +171,7 @@ pub(super) fn entries(
     Ok((entries, at))
 }
 
-/// Goes through a segment from one record to the next, with bounded memory.
+/// Reads the records of a segment in order, with bounded memory.
 pub(super) struct Walk<'a> {
     file: &'a dyn DiskFile,
     /// Where the segment ends.
@@ -190,11 +190,11 @@ pub(super) struct Walk<'a> {
 /// One step of a walk.
 #[derive(Debug, PartialEq)]
 pub(super) enum Step {
-    /// A record; the walk stands behind it.
+    /// A record; the walk is after it.
     Record(Head),
-    /// The end, exactly behind a record.
+    /// The end, exactly after a record.
     End,
-    /// A record that the segment ends in.
+    /// The segment ends within a record.
     Cut,
     /// Something else.
     Bad(&'static str),
@@ -220,7 +220,7 @@ impl<'a> Walk<'a> {
         loop {
             let skip = usize::try_from(self.offset - self.buffer_at).unwrap_or(usize::MAX);
             let bytes = self.buffer.get(skip..).unwrap_or_default();
-            // Who compares nothing need not read the bodies.
+            // Without checksums the bodies need not be read.
             let found = match look(bytes, self.position, self.checked) {
                 Found::More(_) if !self.checked => {
                     Head::of(bytes).map_or(Found::More(RECORD_HEAD), Found::Record)
@@ -252,7 +252,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// A whole record behind a bad spot, when there is one: its position and how much it says was synced by then. Looks for
+/// A complete record after a bad one, if there is one: its position, and its note of how much was synced. Looks for
 /// positions from `position` on.
 pub(super) fn record_behind(
     file: &dyn DiskFile,

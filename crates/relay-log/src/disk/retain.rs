@@ -1,4 +1,4 @@
-//! Forgetting: which entries can no longer be read, and which files go for it.
+//! Retention: dropping entries and files.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use super::manifest::Segment;
 use super::record::{RECORD_HEAD, Step, Walk};
 use crate::{Entry, Error, Retention};
 
-/// Entries of which size and time are read ahead.
+/// Number of entries whose size and time are read ahead.
 const AHEAD: usize = 1024;
 /// Bytes that are read at once for it.
 const CHUNK: usize = 32 << 10;
@@ -20,7 +20,7 @@ pub(super) struct Tail {
 }
 
 impl DiskLog {
-    /// Moves the base on as the retention says, at `now`, and drops what nobody needs any more.
+    /// Moves the base by the retention, at `now`, and drops unneeded segments.
     pub(super) fn retain(&self, writer: &mut Writer, now: i64) -> Result<(), Error> {
         let retention = self.retention();
         if retention == Retention::default() {
@@ -123,7 +123,7 @@ impl DiskLog {
         Ok(())
     }
 
-    /// Removes the segments of which every entry is trimmed and behind the checkpoint.
+    /// Removes segments whose entries are all trimmed and covered by the checkpoint.
     pub(super) fn drop_segments(&self, writer: &mut Writer) -> Result<(), Error> {
         let base = self.view().base;
         let floor = writer.checkpoint.map_or(base, |position| position.min(base));

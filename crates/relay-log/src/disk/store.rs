@@ -31,9 +31,8 @@ const STRIPES: usize = 16;
 ///                 NNNNNNNN.segment    entries, from position NNNNNNNN on
 ///                 checkpoint          the newest checkpoint
 /// ```
-/// The directory is for its owner only (0700, files 0600): it holds the keys. Every call that may wait for the disk
-/// does so on tokio's threads for blocking work. A log that is quiet has no open file. The format is in
-/// `docs/log-format.md`.
+/// The directory is for its owner only (0700, files 0600): it holds the keys. Calls that may wait for the disk run
+/// on tokio's blocking threads. An idle log has no open file. The format is in `docs/log-format.md`.
 ///
 /// ```
 /// use relay_log::{DiskOptions, DiskStore, LogName, LogOptions, Logs};
@@ -69,7 +68,7 @@ struct Known {
     sweep_at: usize,
 }
 
-/// Does something that may wait for the disk on a thread for that. It is done even if nobody waits for it.
+/// Runs blocking work on a thread for it. The work is completed even if its future is dropped.
 pub(super) fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Work<Result<T, Error>> {
@@ -81,17 +80,17 @@ pub(super) fn blocking<T: Send + 'static>(
 }
 
 impl DiskStore {
-    /// Opens the store in a directory, or begins one in an empty or missing directory. Blocks for moments; each log is
-    /// looked at when it is opened.
+    /// Opens the store in a directory, or creates one in an empty or missing directory. Blocks briefly; each log is
+    /// checked when it is opened.
     ///
     /// # Errors
-    /// [`Error::Refused`] when another process has the store, when the directory is somebody else's, or of a newer
+    /// [`Error::Refused`] when another process has the store, when the directory is not a store, or of a newer
     /// format; [`Error::Io`] when it cannot be used.
     pub fn open(dir: impl AsRef<Path>, options: DiskOptions) -> Result<Self, Error> {
         Self::open_on(Arc::new(SystemDisk), dir.as_ref(), options)
     }
 
-    /// [`Self::open`] on a file system that is given.
+    /// [`Self::open`] on another file system.
     ///
     /// # Errors
     /// Those of [`Self::open`].
@@ -102,7 +101,7 @@ impl DiskStore {
             let medium = Arc::downgrade(&medium);
             let started = std::thread::Builder::new().name("relay-log-sync".into());
             let started = started.spawn(move || {
-                // One that was closed meanwhile has said why already.
+                // A log that was closed in between has reported why.
                 Medium::keep_syncing(&medium, interval, |log: &DiskLog| drop(log.sync_now()));
             });
             started.map_err(|source| Error::io("starting a thread failed", source))?;
@@ -118,7 +117,7 @@ impl DiskStore {
     }
 }
 
-/// Makes a directory a store, or finds that it is one; and locks it.
+/// Makes a directory a store, or checks that it is one; and locks it.
 fn prepare(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn fmt::Debug + Send + Sync>, Error> {
     disk.create_dir(dir).map_err(|source| failed("creating", dir, source))?;
     let (mark, lock) = (dir.join(MARK), dir.join(LOCK));
@@ -127,7 +126,7 @@ fn prepare(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn fmt::Debug + Send + Sy
     let foreign = |files: &[String]| {
         files.iter().find(|file| !matches!(file.as_str(), MARK | LOCK | "store.new" | "logs")).cloned()
     };
-    // Nothing is made in a directory of somebody else, not even the lock.
+    // In a foreign directory nothing is created, not even the lock.
     let files = listed()?;
     if !files.iter().any(|file| file == MARK)
         && let Some(file) = foreign(&files)
@@ -146,7 +145,7 @@ fn prepare(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn fmt::Debug + Send + Sy
                 return Err(refused(format!("there are logs, and the file {MARK} is missing")));
             }
             disk.create_dir(&logs).map_err(|source| failed("creating", &logs, source))?;
-            // Once the mark is there, everything else is.
+            // The marker file is written last.
             disk.sync_dir(dir).map_err(|source| failed("syncing", dir, source))?;
             framed::replace(disk, &mark, MARK_KIND, b"")?;
             if let Some(parent) = dir.parent() {
@@ -164,7 +163,7 @@ fn prepare(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn fmt::Debug + Send + Sy
     Ok(lock)
 }
 
-/// Finds that a directory is a store and that no process has it, changing nothing.
+/// Checks that a directory is a store without a running process, changing nothing.
 ///
 /// # Errors
 /// [`Error::Refused`] when it is none, or somebody has it; [`Error::Damaged`] when its mark cannot be read.
@@ -172,7 +171,7 @@ pub fn look(dir: &Path) -> Result<(), Error> {
     look_at(&SystemDisk, dir).map(drop)
 }
 
-/// Finds that a directory is a store, changing nothing, and keeps others out for as long as the lock is held.
+/// Checks that a directory is a store, changing nothing, and locks it.
 pub(super) fn look_at(
     disk: &dyn Disk,
     dir: &Path,
@@ -188,7 +187,7 @@ pub(super) fn look_at(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(refused("another process has the store"))
         }
-        // Nobody has what is not there.
+        // A missing store is not in use.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(failed("locking", dir, source)),
     }
@@ -249,7 +248,7 @@ impl Store for DiskStore {
 }
 
 impl Drop for DiskStore {
-    /// Not an orderly end: whoever still holds a log may go on writing it.
+    /// Not an orderly end: remaining handles of a log may still write.
     fn drop(&mut self) {
         self.shared.medium.wake();
     }
@@ -289,7 +288,7 @@ impl Shared {
             .inspect(|log| log.set_retention(retention))
     }
 
-    /// Begins a log: fills a folder that means nothing yet, and gives it its name once it is whole.
+    /// Creates a log: fills a temporary folder, and renames it when it is complete.
     fn begin(
         self: &Arc<Self>,
         name: &LogName,
@@ -331,7 +330,7 @@ impl Shared {
 
     /// Reads what is there. The caller has the name's stripe.
     fn load(self: &Arc<Self>, name: &LogName, dir: PathBuf) -> Result<Arc<DiskLog>, Error> {
-        // A folder without its manifest is not one that never was.
+        // A folder without a manifest is damaged, not missing.
         if matches!(self.medium.disk.list(&dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
             return Err(Error::NotFound { name: name.clone() });
         }
@@ -365,7 +364,7 @@ impl Shared {
             return Err(Error::NotFound { name: name.clone() });
         }
         let held = lock(&self.logs).held.get(name).and_then(Weak::upgrade);
-        // Nobody writes while the folder goes.
+        // Prevents writes while the folder is removed.
         let writing = held.as_ref().map(|log| log.writer());
         let going = folder::passing(&self.dir);
         self.medium.disk.rename(&dir, &going).map_err(|source| failed("renaming", &dir, source))?;

@@ -1,4 +1,4 @@
-//! A look at everything that a log is made of, changing nothing.
+//! Checking a log, changing nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::record::{SEGMENT_HEAD, Step, Walk};
 use super::{folder, write};
 use crate::{Checkpoint, Error, LogName};
 
-/// What a log on disk is made of, and what is wrong with it.
+/// The content of a log on disk, and its problems.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Verified {
@@ -28,27 +28,26 @@ pub struct Verified {
     pub files: u64,
     /// The checkpoint, if there is one that can be read.
     pub checkpoint: Option<Checkpoint>,
-    /// What is wrong; empty when all is well.
+    /// Problems; empty when there are none.
     pub problems: Vec<Problem>,
 }
 
-/// Something that is wrong with a log.
+/// A problem of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
     /// The file.
     pub file: PathBuf,
-    /// Where in it, in bytes.
+    /// The offset in it, in bytes.
     pub offset: u64,
-    /// Position of the last entry before that which is whole.
+    /// Position of the last complete entry before it.
     pub position: u64,
     /// What it is.
     pub problem: String,
 }
 
-/// Looks at every byte of a log, and says what is there and what is wrong. `progress` is told how many bytes were
-/// looked at, and of how many. Changes nothing; a torn end is a problem too, though opening the log would mend it.
-/// Blocks.
+/// Checks every byte of a log. `progress` gets the number of bytes checked, and of all bytes. Changes nothing; a
+/// torn end is a problem too, although opening the log would repair it. Blocks.
 ///
 /// # Errors
 /// When there is no such store or log, another process has it, or a file cannot be read.
@@ -162,7 +161,7 @@ fn torn(bytes: u64, ended: Ended) -> String {
     format!("torn: the last {bytes} bytes are no whole batch, as when {why}; opening the log cuts them")
 }
 
-/// The last position of a damaged segment up to which everything is whole.
+/// The last position before the damage of a segment.
 fn whole_until(disk: &dyn Disk, path: &Path, first: u64) -> u64 {
     let Ok(file) = disk.open(path, false) else { return first - 1 };
     let mut walk = Walk::new(&*file, SEGMENT_HEAD, first, file.len().unwrap_or(0), true);

@@ -1,4 +1,4 @@
-//! What the writer of a log does: groups, segments, checkpoints, rest.
+//! The writer of a log: groups, segments, checkpoints, closing.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::{Batch, Checkpoint, Entry, Error, Positions};
 
 pub(super) const CHECKPOINT: &str = "checkpoint";
 pub(super) const CHECKPOINT_KIND: &[u8; 8] = b"relaychk";
-/// A larger buffer is given back after its group.
+/// A larger buffer is freed after its group.
 const SCRATCH: usize = 1 << 20;
 
 impl DiskLog {
@@ -74,7 +74,7 @@ impl DiskLog {
             entries.extend(numbered.map(|(position, body)| Entry { position, time, body }));
         }
         if let Err(source) = write_full(&*active.file, &active.scratch, *len) {
-            // What was written in part must not stand there when the next group is.
+            // A partial write must be cut before the next group.
             if let Err(error) = active.file.set_len(*len) {
                 let why = failed("cutting what was written in part of", &path, error);
                 self.give_up(&mut writer.manifest, &why);
@@ -84,7 +84,7 @@ impl DiskLog {
         let end = *len + active.scratch.len() as u64;
         if self.medium.options.fsync == Fsync::Always {
             if let Err(source) = active.file.sync() {
-                // Whether it is on the disk is not known, and asking again would not tell.
+                // It is unknown whether the data is on the disk, and a second sync would not tell.
                 let _ = active.file.set_len(*len);
                 let why = failed("syncing", &path, source);
                 self.give_up(&mut writer.manifest, &why);
@@ -101,14 +101,14 @@ impl DiskLog {
         if self.medium.options.fsync != Fsync::Always {
             self.medium.sync_later(&self.this);
         }
-        // The entries are kept, whatever becomes of old ones.
+        // The new entries are stored, whatever happens to old ones.
         if let Err(error) = self.retain(writer, newest) {
             tracing::warn!(log = %self.name, error = %error, "old entries could not be dropped");
         }
         Ok(())
     }
 
-    /// Shows readers what was written.
+    /// Makes written entries visible to readers.
     fn announce(&self, writer: &Writer, entries: Vec<Entry>) {
         let mut dropped = Vec::new();
         let mut view = self.view();
@@ -133,7 +133,7 @@ impl DiskLog {
         self.head.advance(writer.head);
     }
 
-    /// Makes ready to write: opens the newest segment, and says in the manifest that it is being written.
+    /// Prepares writing: opens the newest segment, and marks it in the manifest as being written.
     pub(super) fn activate(&self, writer: &mut Writer) -> Result<(), Error> {
         if writer.active.is_some() {
             return Ok(());
@@ -205,7 +205,8 @@ impl DiskLog {
         Ok(())
     }
 
-    /// What became of the manifest: taken back when it was not saved; and when nobody knows, nothing more is written.
+    /// Handles a failed save of the manifest: reverts it, or closes the log when it is unknown whether it was
+    /// saved.
     pub(super) fn judge(
         &self,
         saved: Result<(), NotReplaced>,
@@ -222,7 +223,7 @@ impl DiskLog {
         })
     }
 
-    /// Closes the log: what is on the disk is not known any more. Readers may go on as long as the process lives.
+    /// Closes the log, because the content of the disk is unknown. Readers may continue while the process lives.
     fn give_up(&self, manifest: &mut Manifest, why: &Error) {
         tracing::error!(log = %self.name, error = why.with_cause(), "the log closes itself");
         manifest.state = State::Suspect;
@@ -240,7 +241,7 @@ impl DiskLog {
         self.dir.join(Segment::file_name(first))
     }
 
-    /// Makes everything that was written survive a power loss.
+    /// Syncs everything that was written.
     pub(super) fn sync(&self, writer: &mut Writer) -> Result<(), Error> {
         let path = self.segment_path(writer);
         let len = writer.len;
@@ -291,7 +292,7 @@ impl DiskLog {
         if !(from..=to).contains(&checkpoint.position) {
             return Err(Error::OutOfBounds { position: checkpoint.position, from, to });
         }
-        // What it reflects must not be lost while it is not.
+        // The entries that it reflects must be at least as safe.
         self.sync(&mut writer)?;
         let mut payload = Payload::default();
         payload.bytes(&writer.manifest.uid);
@@ -368,7 +369,7 @@ impl From<NotReplaced> for Error {
     }
 }
 
-/// For the store: rests a log if nobody is writing it at the moment.
+/// For the store: closes a log if it is not being written.
 pub(super) fn rest_if_idle(log: &Arc<DiskLog>) -> bool {
     let Ok(mut writer) = log.writer.try_lock() else { return false };
     match log.rest(&mut writer) {
