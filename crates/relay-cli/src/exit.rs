@@ -162,10 +162,39 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
+const NOBODY: &str = "does the server run, and is this its address?";
+const NOT_ONE: &str = "what answers there is no relay: check host, port and path of --url";
+const NO_HTTP: &str =
+    "what answers there speaks no HTTP, or hangs up: check http or https, host and port of --url";
+const IN_FRONT: &str = "that is the word of what stands in front of the relay: does the relay behind it run?";
+
+/// What to do about a connection that failed, by what is said of it.
+pub(crate) fn advice_on(text: &str) -> Option<&'static str> {
+    let says = |any: &[&str]| any.iter().any(|part| text.contains(part));
+    let is_gateways = |status: &str| {
+        says(&[&format!("with status {status}")])
+            || says(&[&format!("with {status}: ")]) && says(&["are no problem document"])
+    };
+    if says(&["text/html", "not text/event-stream", "line 1 of the list: ", "names no status"]) {
+        Some(NOT_ONE)
+    } else if says(&["invalid HTTP version parsed", "connection closed before message completed"]) {
+        Some(NO_HTTP)
+    } else if ["502", "503", "504"].into_iter().any(is_gateways) {
+        Some(IN_FRONT)
+    } else if says(&["cannot connect to"]) && !says(&["certificate"]) {
+        Some(NOBODY)
+    } else {
+        None
+    }
+}
+
+/// Whether what answered is no relay.
+pub(crate) fn is_no_relay(error: &anyhow::Error) -> bool {
+    advice(error) == Some(NOT_ONE)
+}
+
 /// What to do about it, where the error itself does not say so.
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
-    const NOBODY: &str = "does the server run, and is this its address?";
-    const NOT_ONE: &str = "what answers there is no relay: check host, port and path of --url";
     if let Some(relay_parsec::Error::SequenceConflict { .. }) = error.downcast_ref() {
         return Some("--sequence-file FILE keeps the number from one run to the next");
     }
@@ -176,11 +205,10 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
     };
     // Errors of retried connections are texts by now.
     let text = chain(error.as_ref()).to_string();
-    if text.contains("text/html") {
-        return Some(NOT_ONE);
+    if let Some(advice) = advice_on(&text) {
+        return Some(advice);
     }
-    let unreachable = text.contains("cannot connect to") && !text.contains("certificate");
-    if unreachable || error.downcast_ref::<NeverConnected>().is_some() {
+    if error.downcast_ref::<NeverConnected>().is_some() {
         return Some(NOBODY);
     }
     match error.downcast_ref::<Error>() {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::args::{ReplayArgs, StateArgs, StreamArgs, Until};
 use crate::cursor::Cursor;
-use crate::exit::{Exit, NeverConnected, signalled};
+use crate::exit::{Exit, NeverConnected, advice_on, signalled};
 use crate::output::{Output, Tone, note, to_value};
 use crate::query::until;
 use crate::rows::{self, Changes, group_cells, group_json, snapshot_cells, snapshot_json};
@@ -164,10 +164,16 @@ impl OutageWatch {
                 self.told = Some(outage.since);
                 let wait = outage.next_try.duration_since(SystemTime::now()).unwrap_or_default();
                 let since = clock(outage.since);
-                let next = format!("; next try in {:.1}s", wait.as_secs_f64());
-                out.heading(
-                    Tone::Bad.text("no connection").plain(format!(" since {since}: {}{next}", outage.why)),
-                )
+                let next = match self.handle.statistics().connections {
+                    0 => advice_on(&outage.why).map_or(String::new(), |advice| format!(" ({advice})")),
+                    _ => String::new(),
+                };
+                // What a narrow terminal cuts off is the end.
+                out.heading(Tone::Bad.text("no connection").plain(format!(
+                    " since {since}, next try in {:.1}s{next}: {}",
+                    wait.as_secs_f64(),
+                    outage.why
+                )))
             }
             (None, Some(since)) => {
                 self.told = None;

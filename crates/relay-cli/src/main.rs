@@ -22,12 +22,14 @@ mod store;
 mod tally;
 mod wait;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, PrintLines};
 use crate::exit::{Exit, Usage};
+use crate::output::Output;
 
 fn main() -> ExitCode {
     log::start();
@@ -78,6 +80,14 @@ async fn run(command: Command) -> Exit {
     work.await
 }
 
+/// Warnings, but for attempts that failed.
+const QUIET: &str = "warn,relay_pods::retry=error";
+
+/// Whether a table and the warnings go to terminals.
+fn is_seen(print: PrintLines) -> bool {
+    std::io::stderr().is_terminal() && std::io::stdout().is_terminal() && Output::new(print).is_table()
+}
+
 /// Warnings, among them every error that is retried, go to stderr. `RELAY_LOG` changes what is told, in the syntax of
 /// `tracing_subscriber::EnvFilter`.
 fn start_logging(command: &Command) -> Result<(), Usage> {
@@ -93,6 +103,9 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
         Command::Demo(_) => "warn,relay_pods=error",
         // Its subscriber that stalls is cut off at the end, as its introduction says.
         Command::Bus(args) if args.is_demo() => "warn,relay_transport=error",
+        // Its outages are lines of the table on the same terminal.
+        Command::State(args) if is_seen(args.print) => QUIET,
+        Command::Replay(args) if is_seen(args.print) => QUIET,
         _ => "warn",
     };
     let asked = std::env::var("RELAY_LOG").ok().filter(|asked| !asked.is_empty());

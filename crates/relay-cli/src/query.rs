@@ -5,10 +5,10 @@ use std::pin::pin;
 
 use anyhow::Context as _;
 use futures_util::TryStreamExt;
-use relay_pods::{EventType, EventsQuery, Order, PodKey};
+use relay_pods::{EventType, EventsQuery, Health, Order, PodKey};
 
 use crate::args::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
-use crate::exit::{Exit, Usage, signalled};
+use crate::exit::{Exit, Usage, is_no_relay, signalled};
 use crate::output::{Output, Progress, Tone, note, to_value};
 use crate::pod_name::{Namespace, pod_key};
 use crate::rows::{self, Changes, event_cells, event_json, pod_cells, pod_name};
@@ -52,11 +52,20 @@ pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
     let mut out = Output::new(args.print);
     let now = rows::now();
     out.list(rows::PODS, &pods, pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
+    let Some(last) = missing.pop() else { return Ok(Exit::Done) };
+    // A stranger has no pods either.
+    let strange = match client.health().await {
+        Ok((_, health)) => is_strange(&health),
+        Err(error) => is_no_relay(&error.into()),
+    };
     let told = |key: &PodKey| {
         let name = format!("{}/{}", key.namespace(), key.name());
-        format!("there is no pod {name} (what happened to it: relay events --pod {name})")
+        let next = match strange {
+            true => "what answers there is no relay: check host, port and path of --url".to_owned(),
+            false => format!("what happened to it: relay events --pod {name}"),
+        };
+        format!("there is no pod {name} ({next})")
     };
-    let Some(last) = missing.pop() else { return Ok(Exit::Done) };
     missing.iter().for_each(|key| note(&told(key)));
     Ok(Exit::NotFound(told(&last)))
 }
@@ -151,6 +160,9 @@ pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<Exit> {
         health = client.health() => health.context("no health document")?,
         exit = signalled() => return Ok(exit),
     };
+    if is_strange(&health) {
+        anyhow::bail!("no health document: the answer names no status");
+    }
     let text = || {
         let head = health.head.as_ref().and_then(|head| head.sequence).map_or("-".into(), |s| s.to_string());
         let status = health.status.as_deref().unwrap_or(if healthy { "ok" } else { "degraded" });
@@ -159,6 +171,11 @@ pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<Exit> {
     };
     Output::new(args.print).line(|| health.raw.clone(), text)?;
     if healthy { Ok(Exit::Done) } else { Ok(Exit::Failed(anyhow::anyhow!("the relay is not well"))) }
+}
+
+/// Whether a health document says nothing that a relay's says.
+fn is_strange(health: &Health) -> bool {
+    health.status.is_none() && health.head.is_none()
 }
 
 /// Waits until then; for ever without a time.

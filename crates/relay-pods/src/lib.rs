@@ -32,6 +32,9 @@
 //! # }
 //! ```
 
+/// Where attempts that failed are logged: whoever tells outages otherwise may leave them out by this target.
+const RETRY_TARGET: &str = "relay_pods::retry";
+
 mod builder;
 mod calls;
 mod error;

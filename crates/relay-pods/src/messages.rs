@@ -269,7 +269,7 @@ impl ResumingMessages {
         if closing {
             tracing::info!(url = self.url, ?delay, "{cause}; connecting again");
         } else {
-            tracing::warn!(url = self.url, ?delay, attempt = ended.attempt, "{cause}; connecting again");
+            tracing::warn!(target: crate::RETRY_TARGET, url = self.url, ?delay, attempt = ended.attempt, "{cause}; connecting again");
         }
         let url = self.url.clone();
         let refusal = self.shared.with(|shared| shared.refusal.take());

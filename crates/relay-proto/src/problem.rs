@@ -70,7 +70,7 @@ impl Problem {
             Ok(problem) => Self { status, ..problem },
             Err(_) if body.is_empty() => Self { status, ..Self::default() },
             Err(_) => {
-                let words = format!("with {} bytes that are no problem document", body.len());
+                let words = format!("{} bytes that are no problem document", body.len());
                 Self::in_words(status, &words, 200)
             }
         }
@@ -191,10 +191,10 @@ mod tests {
         let orders = Problem::from_body(400, br#"{"code":"a\u001b[2J","detail":"x\r\ny\u001b]0;z\u0007"}"#);
         assert_eq!(orders.to_string(), "400 a [2J: x  y ]0;z ");
         let html = Problem::from_body(502, b"<html>\r\nBad Gateway</html>");
-        assert_eq!(html.to_string(), "502: with 26 bytes that are no problem document");
+        assert_eq!(html.to_string(), "502: 26 bytes that are no problem document");
         assert_eq!(Problem::from_body(503, b"").to_string(), "503");
         let bytes = Problem::from_body(500, &[0xff; 5000]).detail.unwrap();
-        assert_eq!(bytes, "with 5000 bytes that are no problem document");
+        assert_eq!(bytes, "5000 bytes that are no problem document");
     }
 
     #[test]

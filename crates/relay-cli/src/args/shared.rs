@@ -63,7 +63,13 @@ pub(crate) struct Which {
     all_namespaces: bool,
     /// Only pods with these labels, such as app=web, tier!=db, 'run in (a,b)', KEY or !KEY; commas and repeats mean
     /// "and"
-    #[arg(long = "label", short = 'l', env = "RELAY_LABEL", value_name = "SELECTOR")]
+    #[arg(
+        long = "label",
+        short = 'l',
+        env = "RELAY_LABEL",
+        value_name = "SELECTOR",
+        allow_hyphen_values = true
+    )]
     labels: Vec<String>,
 }
 

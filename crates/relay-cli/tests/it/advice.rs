@@ -5,7 +5,7 @@ use std::time::Duration;
 use relay_testkit::{Conversation, Peer, Reply, Script};
 use serde_json::json;
 
-use super::process::{command_at, run_command};
+use super::process::{Running, Server, command_at, follow_at, relay, run_command};
 use super::terminal::Terminal;
 
 const COMMANDS: [&[&str]; 6] = [
@@ -45,7 +45,7 @@ fn a_dead_relay_is_a_line_that_asks_for_it() {
         &["durable", "head", "/x", "--retry-for", "100ms"],
         &["sse", &format!("{url}/events"), "--for", "300ms"],
     ] {
-        let mut command = super::process::relay(args);
+        let mut command = relay(args);
         command.env("RELAY_URL", &url).env("RELAY_DURABLE_URL", &url);
         let done = run_command(command);
         assert!(matches!(done.code, Some(1 | 5)), "{done:?}");
@@ -74,6 +74,78 @@ async fn what_is_no_relay_is_told_from_one() {
         let html = ["text/html", "not a h"].iter().any(|part| line.contains(part));
         assert!(html && line.contains("--url"), "{line}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn other_services_and_what_is_no_service_are_named_as_such() {
+    const STRANGER: &str = "is no relay: check host, port and path of --url";
+    const NO_HTTP: &str = "speaks no HTTP, or hangs up: check http or https";
+    let cases: [(&str, fn() -> Reply, &str); 4] = [
+        ("another JSON", || Reply::json(200, &json!({"a": 1})), STRANGER),
+        ("no HTTP", || Reply::raw().send("\u{0}\u{1}no HTTP\r\n\r\n").cut(), NO_HTTP),
+        ("nothing", || Reply::raw().cut(), NO_HTTP),
+        ("a gateway", || Reply::new(502, "text/plain", "Bad gateway"), "does the relay behind it run?"),
+    ];
+    for (what, reply, advice) in cases {
+        let paths = ["/pods", "/pods/a/b", "/events", "/health", "/events/stream", "/auth/session"];
+        let script = paths.into_iter().fold(Script::new(), |script, path| script.always(path, reply()));
+        let peer = Peer::start(script).await;
+        for args in COMMANDS.into_iter().chain([&["pod", "a/b"][..], &["session"]]) {
+            let (code, line) = last_line(&peer.url(), args);
+            assert_eq!(code, Some(1), "{what}: {line}");
+            assert!(line.contains(advice), "{what}: {args:?}: {line}");
+        }
+    }
+    // It has no pod of that name either, but that is not what is to be told.
+    let nothing = Peer::start(
+        Script::new().always("/pods/a/b", Reply::empty(404)).always("/health", Reply::empty(404)),
+    )
+    .await;
+    let (code, line) = last_line(&nothing.url(), &["pod", "a/b"]);
+    assert_eq!(code, Some(3));
+    assert!(line.contains("there is no pod a/b") && line.contains(STRANGER), "{line}");
+}
+
+/// Each says once that it waits, and goes on by itself when there is somebody.
+#[test]
+fn a_relay_that_comes_later_is_waited_for() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let url = format!("http://{address}");
+    let table = |args: &[&str]| {
+        let args = [args, &["-o", "table", "--reconnect-base", "200ms", "--reconnect-cap", "200ms"]].concat();
+        Terminal::start(command_at(&url, &args), 200)
+    };
+    let mut tables = [table(&["state", "--group-by", "app"]), table(&["state"]), table(&["replay"])];
+    for table in &mut tables {
+        let seen = table.until(|seen| seen.contains("no connection since"));
+        assert!(seen.contains("next try in") && seen.contains("(does the server run"), "{seen}");
+    }
+    let stream = follow_at(&url, &["stream"]);
+    let waits = follow_at(&url, &["wait", "--for", "count=3", "--timeout", "30s"]);
+    let sse = Running::start(relay(&["sse", &format!("{url}/events/stream"), "-o", "json"]));
+    for running in [&stream, &waits, &sse] {
+        let said = running.until_stderr(|said| said.contains('\n'));
+        assert!(said.contains("refused"), "{said}");
+    }
+    let server = Server::start_at(&address, &["--sim-rate", "0", "--sim-pods", "3"]);
+    for mut table in tables {
+        table.until(|seen| {
+            seen.split_once("connected again after ").is_some_and(|(_, rest)| rest.lines().count() > 2)
+        });
+        table.signal("INT");
+        let (code, seen) = table.wait();
+        assert_eq!(code, Some(130), "{seen}");
+        let count = |what: &str| seen.matches(what).count();
+        assert_eq!((count("no connection since"), count("connected again")), (1, 1), "{seen}");
+        // The table says it; nothing says it once more.
+        assert_eq!(count("WARN"), 0, "{seen}");
+    }
+    stream.until(|line| line["event"] == "pod");
+    sse.until(|line| line["event"] == "pod");
+    waits.wait().expect(0);
+    drop(server);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -132,4 +204,43 @@ async fn a_list_that_takes_long_shows_how_far_it_is() {
     dumb.env("TERM", "dumb");
     let (code, seen) = Terminal::start(dumb, 80).wait();
     assert_eq!((code, seen.as_str()), (Some(0), "prod/a\nprod/b\nprod/c\nprod/d\n"));
+}
+
+/// Pages of a history, of which the second comes late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_history_that_takes_long_shows_how_far_it_is() {
+    let event = |sequence: u64| {
+        json!({"type": "ADDED", "hash": format!("h{sequence}"), "sequence": sequence,
+            "timestamp": "2026-11-21T09:00:00Z", "pod": {"namespace": "prod", "name": "a"}})
+    };
+    let page = |sequence: u64, next: Option<&str>| json!({"events": [event(sequence)], "next_hash": next});
+    let late = |page: serde_json::Value| {
+        let body = page.to_string();
+        Reply::new(200, "application/json", "").chunked().delay(Duration::from_millis(1200)).send(body)
+    };
+    let script = || {
+        Script::new()
+            .on("/events", Reply::json(200, &page(1, Some("h1"))))
+            .on("/events", late(page(2, Some("h2"))))
+            .on("/events", late(page(3, None)))
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events.jsonl");
+    let into_file = |url: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "exec \"$@\" > \"$FILE\"", "sh"]).env("FILE", &file);
+        let relay = command_at(url, &["events"]);
+        command.arg(relay.get_program()).args(relay.get_args());
+        command
+    };
+    let peer = Peer::start(script()).await;
+    let (code, seen) = Terminal::start(into_file(&peer.url()), 80).wait();
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(seen.contains("2 events so far, ") && seen.contains("/s"), "{seen:?}");
+    assert!(seen.ends_with("\r\u{1b}[K"), "it is gone at the end: {seen:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 3);
+    // Nobody waits in front of a pipe.
+    let peer = Peer::start(script()).await;
+    let done = run_command(command_at(&peer.url(), &["events"])).expect(0);
+    assert_eq!((done.stderr.as_str(), done.json().len()), ("", 3));
 }

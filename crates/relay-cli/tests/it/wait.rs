@@ -354,7 +354,7 @@ async fn an_outage_and_its_end_are_lines_of_the_table() {
         lines.push(client.line().unwrap());
     }
     let outage = lines.iter().find(|line| line.starts_with("no connection since ")).expect("the outage");
-    assert!(outage.contains("; next try in "), "{outage}");
+    assert!(outage.contains(", next try in "), "{outage}");
     gate.open();
 }
 
