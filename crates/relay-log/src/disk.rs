@@ -1,5 +1,7 @@
 //! Logs on disk.
 
+mod buffers;
+mod checksum;
 mod files;
 mod folder;
 mod fork;

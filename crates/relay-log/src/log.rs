@@ -109,7 +109,13 @@ impl Log {
     /// # Errors
     /// When they cannot be read, or are damaged: there is never a hole in what is returned.
     pub async fn read(&self, after: u64, limit: Limit) -> Result<Page, Error> {
-        self.inner.stored.read(after, limit).done().await
+        self.begin_read(after, limit).done().await
+    }
+
+    /// [`Self::read`] that begins at once: what takes a while goes on while nobody waits for it, so that the next page
+    /// may come while this one is worked on.
+    pub fn begin_read(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {
+        self.inner.stored.read(after, limit)
     }
 
     /// What can be read right now.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::head::Head;
 use crate::{
@@ -120,6 +120,34 @@ struct Kept {
     bytes: u64,
     retention: Retention,
     checkpoint: Option<Checkpoint>,
+    pack: Pack,
+}
+
+/// Puts small bodies one behind the other. Who reads a log then goes through memory in its order, which is several times
+/// as fast as to look for each entry where its writer happened to have it.
+#[derive(Default)]
+struct Pack {
+    free: BytesMut,
+}
+
+impl Pack {
+    /// Bytes of a body that is copied, at most.
+    const SMALL: usize = 16 << 10;
+    /// Bytes that stand together, at most. As many may stay in memory when all but one of their entries are dropped.
+    const TOGETHER: usize = 64 << 10;
+
+    /// The body, where the log has it. `held` is how many bytes the log has: a short one gets little room ahead.
+    fn add(&mut self, body: Bytes, held: u64) -> Bytes {
+        if body.len() > Self::SMALL {
+            return body;
+        }
+        if self.free.capacity() < body.len() {
+            let room = usize::try_from(held).unwrap_or(usize::MAX).min(Self::TOGETHER);
+            self.free = BytesMut::with_capacity(room.max(body.len()));
+        }
+        self.free.extend_from_slice(&body);
+        self.free.split().freeze()
+    }
 }
 
 impl MemoryLog {
@@ -283,6 +311,7 @@ impl Kept {
         batch.check_follows(head)?;
         let time = batch.time();
         for (position, body) in (head + 1..).zip(batch.into_entries()) {
+            let body = self.pack.add(body, self.bytes);
             let entry = Entry { position, time, body };
             self.bytes += entry.size();
             self.entries.push_back(entry);

@@ -6,8 +6,9 @@ mod record;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use relay_log::{Batch, Entry, Limit, LogName, LogOptions, Logs, Recovery, Retention, Store};
+use relay_log::{Batch, Limit, LogName, LogOptions, Logs, Recovery, Retention, Store, Work};
 use relay_proto::pods::EventHash;
+use tokio::sync::Semaphore;
 
 use crate::cursor::LogIdentity;
 
@@ -31,6 +32,8 @@ pub(crate) struct Events {
     identity: LogIdentity,
     /// Sequence and hash of the newest event whose append has returned.
     last: Arc<Mutex<(u64, EventHash)>>,
+    /// A turn for each page that streams may have read before they need it. Those that get none read when they do.
+    pub(crate) ahead: Arc<Semaphore>,
 }
 
 /// The result of a read.
@@ -62,6 +65,9 @@ pub(crate) struct Bounds {
 }
 
 impl Events {
+    /// Pages that may be read ahead at the same time, so that their memory does not grow with the number of streams.
+    const READ_AHEAD: usize = 32;
+
     /// Opens the log in a store, or creates it.
     pub(crate) async fn open(
         store: Arc<dyn Store>,
@@ -77,7 +83,7 @@ impl Events {
         log.trim(log.epoch_base()).await?;
         let genesis = identity.base(log.epoch_base());
         let last = Arc::new(Mutex::new((log.epoch_base(), genesis)));
-        Ok(Self { store, log, identity, last })
+        Ok(Self { store, log, identity, last, ahead: Arc::new(Semaphore::new(Self::READ_AHEAD)) })
     }
 
     async fn records(&self, after: u64) -> Result<Vec<Record>, StoreError> {
@@ -136,16 +142,14 @@ impl Events {
         }
     }
 
-    /// [`Self::read`] without decoding; `None` when the first event is gone.
-    pub(crate) async fn read_entries(
+    /// Begins to read as [`Self::read`] does, without decoding, and at most so many bytes.
+    pub(crate) fn begin_read(
         &self,
         after: u64,
         max: usize,
-    ) -> Result<Option<Vec<Entry>>, StoreError> {
-        Ok(match self.log.read(after, Limit::entries(max)).await? {
-            relay_log::Page::Entries(entries) => Some(entries),
-            _ => None,
-        })
+        bytes: usize,
+    ) -> Work<Result<relay_log::Page, relay_log::Error>> {
+        self.log.begin_read(after, Limit::entries(max).bytes(bytes))
     }
 
     /// The extent of the log now.

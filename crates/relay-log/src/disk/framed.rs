@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::checksum::crc32c;
 use super::files::{Disk, read_full, write_full};
 use crate::Error;
 
@@ -55,7 +56,7 @@ pub(super) fn write_new(disk: &dyn Disk, path: &Path, kind: &[u8; 8], payload: &
     content.extend_from_slice(kind);
     content.extend_from_slice(&VERSION.to_le_bytes());
     content.extend_from_slice(&(payload.len() as u64).to_le_bytes());
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&content), payload);
+    let sum = crc32c([&content, payload, b""]);
     content.extend_from_slice(&sum.to_le_bytes());
     content.extend_from_slice(payload);
     let file = disk.create(path).map_err(|source| failed("creating", path, source))?;
@@ -83,7 +84,7 @@ pub(super) fn read(disk: &dyn Disk, path: &Path, kind: &[u8; 8]) -> Result<Vec<u
     if &head[..8] != kind {
         return Err(bad(0, "the file is of another kind"));
     }
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&head[..20]), payload);
+    let sum = crc32c([&head[..20], payload, b""]);
     if sum.to_le_bytes() != head[20..24] {
         return Err(bad(HEAD, "the checksum does not fit"));
     }

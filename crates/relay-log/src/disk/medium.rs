@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::buffers::Buffers;
 use super::files::{Disk, DiskFile};
 use super::manifest::State;
 use super::options::{DiskOptions, Fsync};
@@ -19,6 +20,7 @@ pub(super) struct Medium<L> {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) options: DiskOptions,
     pub(super) boot: String,
+    pub(super) buffers: Arc<Buffers>,
     /// Logs that are being written.
     active: Mutex<Vec<Arc<L>>>,
     writes: AtomicU64,
@@ -39,6 +41,7 @@ impl<L> Medium<L> {
             boot: disk.boot().unwrap_or_default(),
             disk,
             options,
+            buffers: Arc::default(),
             active: Mutex::default(),
             writes: AtomicU64::new(0),
             readable: Mutex::default(),

@@ -11,7 +11,7 @@ use super::files::{DiskFile, read_full};
 use super::framed::failed;
 use super::log::{DiskLog, View};
 use super::manifest::{Extent, Segment};
-use super::record::{self, Found, RECORD_HEAD, SEGMENT_HEAD, Step, Walk};
+use super::record::{self, Found, SEGMENT_HEAD, Step, Walk};
 use crate::{Error, Limit, Page};
 
 /// Bytes between two waypoints of a walk.
@@ -120,18 +120,18 @@ impl DiskLog {
             problem: problem.into(),
         };
         let left = extent.end - offset;
-        // As much as the entries that may be returned are likely to take.
-        let heads = (limit.entries.max(1) as u64).saturating_mul(RECORD_HEAD as u64);
+        // As much as the entries that may be returned are likely to take. Their heads count as bytes here, so that
+        // hardly anything is read twice: what does not fit is the next page's.
         let records = self.view().average(extent).saturating_mul(limit.entries.max(1) as u64);
-        let most = (limit.bytes as u64).saturating_add(heads).min(records.saturating_add(records / 4));
+        let most = (limit.bytes as u64).min(records.saturating_add(records / 4));
         let mut want = most.max(LEAST).min(left);
         loop {
-            let mut chunk = vec![0; usize::try_from(want).unwrap_or(usize::MAX)];
-            let read = read_full(&*file, &mut chunk, offset).map_err(reading)?;
+            let mut chunk = self.medium.buffers.take(usize::try_from(want).unwrap_or(usize::MAX));
+            let read = read_full(&*file, chunk.as_mut(), offset).map_err(reading)?;
             if (read as u64) < want {
                 return Err(damaged(offset + read as u64, "the file is shorter than it was"));
             }
-            let chunk = Bytes::from(chunk);
+            let chunk = Bytes::from_owner(chunk);
             if let Found::More(size) = record::look(&chunk, after + 1, false) {
                 if size as u64 > left {
                     return Err(damaged(offset, "the file ends within a record"));

@@ -1,11 +1,13 @@
 //! One subscriber: a position in the log, and what it must be told.
 
+mod pages;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use relay_log::Entry;
+use relay_log::{Entry, Page};
 use relay_proto::pods::{ClosingReason, Epoch, EventHash, Filter, GapReason, PROTOCOL, Position};
 use relay_proto::sse::Encoder;
 use relay_proto::time::Timestamp;
@@ -15,13 +17,13 @@ use tokio::time::Instant;
 
 use super::Relay;
 use crate::auth::Principal;
-use crate::store::{Bounds, Events, Page, Record, StoreError};
+use crate::store::{Bounds, Events, Record, StoreError};
+use pages::Pages;
 use relay_transport::server::{Cut, seconds};
 
-/// Bytes after which a piece of the stream is handed on.
-const PIECE: usize = 32 << 10;
-/// Events read from the store at a time: a read of a disk goes to another thread and back.
-const READ: u64 = 256;
+/// Bytes after which a piece of the stream is handed on: a page becomes one piece, so that of a stream whose client does
+/// not read only that is held.
+const PIECE: usize = pages::BYTES;
 /// Events looked at, none of which passed the filter, before others get a turn.
 const SCAN: usize = 2048;
 
@@ -44,8 +46,9 @@ pub(crate) struct Subscriber {
     hash: EventHash,
     /// `connected`, and the gap that may follow; and what was written before a wait for the store.
     opening: BytesMut,
-    /// Events read together with the bounds that the opening names, so that a trim cannot come in between.
-    first: Option<Vec<Record>>,
+    /// What is read of the log. The first page is read together with the bounds that the opening names, so that a trim
+    /// cannot come in between.
+    pages: Pages,
     phase: Phase,
     /// Pod and gap messages sent.
     sent: u64,
@@ -128,9 +131,9 @@ impl Start {
     /// Tries to read the events right after the bounds were taken before a trim came in between.
     const TRIES: usize = 16;
 
-    /// The start as it is right now: a cursor may have expired since it was looked up. The events are the first to be
-    /// sent; `None` when there are none, or they have to be read again.
-    async fn settle(self, events: &Events) -> Result<(Self, Bounds, Option<Vec<Record>>), StoreError> {
+    /// The start as it is right now: a cursor may have expired since it was looked up. The entries are the first to be
+    /// sent; none when there are none, or they have to be read again.
+    async fn settle(self, events: &Events) -> Result<(Self, Bounds, Vec<Entry>), StoreError> {
         let mut tries = Self::TRIES;
         loop {
             tries -= 1;
@@ -144,16 +147,15 @@ impl Start {
                 _ => self.clone(),
             };
             let (sequence, _) = start.position(&bounds);
-            let first = match bounds.head.saturating_sub(sequence).min(READ) {
-                0 => None,
-                max => match events.read(sequence, max as usize).await {
-                    Ok(Page::Records(records)) => Some(records),
-                    Ok(Page::Gone) if tries > 0 => continue,
-                    // An error shows again when the stream reads.
-                    Ok(_) | Err(_) => None,
-                },
-            };
-            return Ok((start, bounds, first));
+            if sequence >= bounds.head {
+                return Ok((start, bounds, Vec::new()));
+            }
+            match pages::begin(events, sequence, bounds.head).done().await {
+                Ok(Page::Entries(first)) => return Ok((start, bounds, first)),
+                Ok(Page::Gone) if tries > 0 => {}
+                // An error shows again when the stream reads.
+                Ok(_) | Err(_) => return Ok((start, bounds, Vec::new())),
+            }
         }
     }
 
@@ -235,12 +237,6 @@ enum Found {
     AtHead,
 }
 
-/// What was read: a page to look into, or, for a stream that sees everything, what the log has.
-enum Read {
-    Page(Page),
-    Entries(Option<Vec<Entry>>),
-}
-
 impl Subscriber {
     pub(crate) async fn new(relay: Arc<Relay>, order: Order) -> Result<Self, StoreError> {
         let Order { principal, client_id, filter, start, slot } = order;
@@ -257,7 +253,7 @@ impl Subscriber {
             rebalances_before: rebalances,
             ends_at: lifetime(relay.config.stream_lifetime).and_then(|lifetime| now.checked_add(lifetime)),
             opening: BytesMut::new(),
-            first,
+            pages: Pages::of(first),
             sent: 0,
             pods: 0,
             last_message: now,
@@ -355,94 +351,97 @@ impl Subscriber {
             if scanned >= SCAN {
                 return Ok(if out.is_empty() { Found::Nothing } else { Found::Messages(out.freeze()) });
             }
-            let max = match self.phase {
-                Phase::Replay { target, .. } => READ.min(target - self.sequence),
-                Phase::Live => READ,
-            };
-            let page = match self.first.take() {
-                Some(records) => Page::Records(records),
-                None => {
-                    // Kept where a dropped future does not lose it.
-                    self.opening = out;
-                    let events = &self.relay.log.events;
-                    let read = match self.narrowed {
-                        true => events.read(self.sequence, max as usize).await.map(Read::Page),
-                        false => events.read_entries(self.sequence, max as usize).await.map(Read::Entries),
-                    };
-                    out = std::mem::take(&mut self.opening);
-                    match read? {
-                        Read::Page(page) => page,
-                        Read::Entries(None) => Page::Gone,
-                        Read::Entries(Some(entries))
-                            if entries.len() > 1 && !self.control.borrow().paused =>
-                        {
-                            scanned += entries.len();
-                            self.write_frames(&entries, &mut out)?;
-                            continue;
-                        }
-                        Read::Entries(Some(entries)) => {
-                            Page::Records(entries.iter().map(Record::decode).collect::<Result<_, _>>()?)
-                        }
-                    }
-                }
-            };
-            let records = match page {
-                Page::Gone => {
-                    self.opening = out;
-                    let bounds = self.relay.log.events.bounds().await;
-                    out = std::mem::take(&mut self.opening);
-                    let bounds = bounds?;
+            if self.pages.left().is_empty() {
+                let until = match self.phase {
+                    Phase::Replay { target, .. } => target,
+                    Phase::Live => u64::MAX,
+                };
+                // Kept where a dropped future does not lose it.
+                self.opening = out;
+                let events = &self.relay.log.events;
+                let there = self.pages.turn(events, self.sequence, until).await;
+                let bounds = match there {
+                    Ok(false) => Some(events.bounds().await),
+                    _ => None,
+                };
+                out = std::mem::take(&mut self.opening);
+                there?;
+                if let Some(bounds) = bounds {
                     let fell_off_at = self.sequence;
-                    self.write_gap(&mut out, GapReason::SlowConsumer, None, Some(fell_off_at), &bounds);
+                    self.write_gap(&mut out, GapReason::SlowConsumer, None, Some(fell_off_at), &bounds?);
                     continue;
                 }
-                Page::Records(records) => records,
-            };
-            let [.., last] = &records[..] else {
-                return Ok(if out.is_empty() { Found::AtHead } else { Found::Messages(out.freeze()) });
-            };
-            if self.control.borrow().paused {
-                // Appended after the streams were told to hold back.
+            }
+            // None are left at the head. And some may have been appended after the streams were told to hold back.
+            if self.pages.left().is_empty() || self.control.borrow().paused {
                 return Ok(if out.is_empty() { Found::AtHead } else { Found::Messages(out.freeze()) });
             }
-            scanned += records.len();
-            (self.sequence, self.hash) = (last.sequence(), last.hash());
-            let sent_before = self.sent;
-            if !self.narrowed {
-                self.sent += records.len() as u64;
-                self.pods += records.len() as u64;
-                if let ([only], true, Phase::Live) = (&records[..], out.is_empty(), self.phase) {
-                    // The usual case of a live stream: the bytes that all subscribers share, not copied.
-                    self.count_messages(1);
-                    return Ok(Found::Messages(only.frame()));
-                }
-                records.iter().for_each(|record| out.extend_from_slice(&record.frame()));
-            } else {
-                for record in &records {
-                    if let Some(seen) = record.seen_through(&self.filter) {
-                        self.sent += 1;
-                        self.pods += 1;
-                        record.write_filtered(&mut out, seen, self.sent);
-                    }
-                }
+            if let (Phase::Live, false, true, [only]) =
+                (self.phase, self.narrowed, out.is_empty(), self.pages.left())
+            {
+                // The usual case of a live stream: the bytes that all subscribers share, not copied.
+                let only = Record::decode(only)?;
+                self.looked_at(1, 1, &only);
+                return Ok(Found::Messages(only.frame()));
             }
-            self.count_messages(self.sent - sent_before);
+            scanned += match self.narrowed {
+                true => self.write_filtered(&mut out)?,
+                false => self.write_frames(&mut out)?,
+            };
         }
     }
 
-    /// Writes events as the log has them, for a stream that sees all of them.
-    fn write_frames(&mut self, entries: &[Entry], out: &mut BytesMut) -> Result<(), StoreError> {
-        let Some(last) = entries.last() else { return Ok(()) };
+    /// Writes events as the log has them, for a stream that sees all of them, until a piece is full or the page is used
+    /// up. Returns how many that were.
+    fn write_frames(&mut self, out: &mut BytesMut) -> Result<usize, StoreError> {
+        let left = self.pages.left();
+        let room = PIECE.saturating_sub(out.len());
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let before = bytes;
+            bytes += entry.body.len();
+            before < room
+        };
+        let entries = &left[..left.iter().take_while(fits).count()];
+        let Some(last) = entries.last() else { return Ok(0) };
         let last = Record::decode(last)?;
-        out.reserve(entries.iter().map(|entry| entry.body.len()).sum());
-        for entry in entries {
-            out.extend_from_slice(Record::frame_of(entry)?);
+        // All places first: then memory is asked for many of them at a time.
+        let frames = entries.iter().map(Record::frame_of).collect::<Result<Vec<_>, _>>()?;
+        out.reserve(frames.iter().map(|frame| frame.len()).sum());
+        frames.iter().for_each(|frame| out.extend_from_slice(frame));
+        let count = entries.len();
+        self.looked_at(count, count as u64, &last);
+        Ok(count)
+    }
+
+    /// Writes what the filter sees, likewise.
+    fn write_filtered(&mut self, out: &mut BytesMut) -> Result<usize, StoreError> {
+        let (mut count, mut seen, mut last) = (0, 0, None);
+        for entry in self.pages.left() {
+            if out.len() >= PIECE {
+                break;
+            }
+            let record = Record::decode(entry)?;
+            if let Some(view) = record.seen_through(&self.filter) {
+                seen += 1;
+                record.write_filtered(out, view, self.sent + seen);
+            }
+            count += 1;
+            last = Some(record);
         }
+        if let Some(last) = last {
+            self.looked_at(count, seen, &last);
+        }
+        Ok(count)
+    }
+
+    /// Moves on behind an event, after so many of the page were looked at and so many of them sent.
+    fn looked_at(&mut self, events: usize, sent: u64, last: &Record) {
+        self.pages.looked_at(events);
         (self.sequence, self.hash) = (last.sequence(), last.hash());
-        self.sent += entries.len() as u64;
-        self.pods += entries.len() as u64;
-        self.count_messages(entries.len() as u64);
-        Ok(())
+        self.sent += sent;
+        self.pods += sent;
+        self.relay.metrics.stream_messages.fetch_add(sent, Ordering::Relaxed);
     }
 
     fn closing_reason(&self, told: Control) -> Option<ClosingReason> {
@@ -460,10 +459,6 @@ impl Subscriber {
 
     fn next_heartbeat(&self) -> Instant {
         self.last_message + self.relay.config.beat()
-    }
-
-    fn count_messages(&self, messages: u64) {
-        self.relay.metrics.stream_messages.fetch_add(messages, Ordering::Relaxed);
     }
 
     fn sent_if_narrowed(&self) -> Option<u64> {

@@ -1,0 +1,109 @@
+//! Memory that pages are read into, used again: to get and clear it anew costs as much as to check what is read.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Buffers that wait for the next page, at most.
+const KEPT: usize = 8;
+/// Bytes of a buffer that is worth keeping.
+const WORTH: std::ops::RangeInclusive<usize> = 64 << 10..=1 << 20;
+
+/// Gives buffers, and takes them back once nobody holds an entry in them any more. Holds at most 8 MiB.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    free: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Buffers {
+    /// So many bytes, with anything in them. An entry keeps at most twice as many in memory.
+    pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
+        let fits = |buffer: &Vec<u8>| (len..=2 * len).contains(&buffer.len());
+        let found = WORTH.contains(&len).then(|| {
+            let mut free = self.free();
+            let at = free.iter().position(fits)?;
+            Some(free.swap_remove(at))
+        });
+        let bytes = found.flatten().unwrap_or_else(|| vec![0; len]);
+        Buffer { bytes, len, home: self.clone() }
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes that go back to where they came from.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    len: usize,
+    home: Arc<Buffers>,
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if WORTH.contains(&self.bytes.len()) {
+            let mut free = self.home.free();
+            if free.len() >= KEPT {
+                // The sizes that are asked for may have changed.
+                free.remove(0);
+            }
+            free.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(buffers: &Buffers) -> Vec<usize> {
+        buffers.free().iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_once_nobody_holds_it() {
+        let buffers = Arc::new(Buffers::default());
+        let mut first = buffers.take(100 << 10);
+        first.as_mut()[0] = 7;
+        let shared = bytes::Bytes::from_owner(first);
+        let part = shared.slice(..1);
+        drop(shared);
+        assert_eq!((waiting(&buffers), &part[..]), (vec![], &[7][..]));
+        drop(part);
+        assert_eq!(waiting(&buffers), [100 << 10]);
+        let again = buffers.take(70 << 10);
+        assert_eq!((again.as_ref().len(), again.as_ref()[0], waiting(&buffers)), (70 << 10, 7, vec![]));
+        drop(again);
+        assert_eq!(waiting(&buffers), [100 << 10], "it keeps its length");
+    }
+
+    #[test]
+    fn small_and_huge_ones_and_too_many_are_not_kept() {
+        let buffers = Arc::new(Buffers::default());
+        for len in [0, 1, (64 << 10) - 1, (1 << 20) + 1] {
+            assert_eq!(buffers.take(len).as_ref().len(), len);
+        }
+        assert!(waiting(&buffers).is_empty());
+        drop((0..20).map(|_| buffers.take(64 << 10)).collect::<Vec<_>>());
+        assert_eq!(waiting(&buffers), [64 << 10; KEPT]);
+        // What is asked for by now takes the places of what is not.
+        drop((0..20).map(|_| buffers.take(1 << 20)).collect::<Vec<_>>());
+        assert_eq!(waiting(&buffers), [1 << 20; KEPT]);
+        // A few bytes never hold a large one.
+        drop(buffers.take(500 << 10));
+        assert_eq!(waiting(&buffers).len(), KEPT);
+        assert!(waiting(&buffers).contains(&(500 << 10)));
+    }
+}

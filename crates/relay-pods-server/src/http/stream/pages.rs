@@ -1,0 +1,185 @@
+//! What a stream reads from the log: a page at a time, and where a page takes a while, the next one meanwhile.
+
+use std::vec;
+
+use futures_util::future::BoxFuture;
+use relay_log::{Entry, Page, Work};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::store::{Events, StoreError};
+
+/// Entries of a page, at most.
+const ENTRIES: u64 = 1024;
+/// Bytes of a page, at most, unless one entry has more. A page of a disk is a way to another thread and back, and each
+/// piece of a stream some calls and wake-ups, so that it is not small; and it is checked, copied and sent while it is in
+/// the processor's caches, so that it is not large.
+pub(super) const BYTES: usize = 512 << 10;
+
+/// The pages of one stream.
+///
+/// ```text
+///   page    | looked at |  left  |
+///   ahead                        |  being read, or waiting to be the page  |
+/// ```
+/// At most one page is read ahead, and only where reading takes a while.
+#[derive(Default)]
+pub(super) struct Pages {
+    page: vec::IntoIter<Entry>,
+    ahead: Option<Ahead>,
+}
+
+/// A page on its way.
+struct Ahead {
+    after: u64,
+    reading: BoxFuture<'static, Result<Page, relay_log::Error>>,
+    /// Nothing for a page that is waited for.
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Pages {
+    /// Begins with a page that was read already.
+    pub(super) fn of(first: Vec<Entry>) -> Self {
+        Self { page: first.into_iter(), ahead: None }
+    }
+
+    /// The entries of the page that were not looked at yet, oldest first.
+    pub(super) fn left(&self) -> &[Entry] {
+        self.page.as_slice()
+    }
+
+    /// So many of them were.
+    pub(super) fn looked_at(&mut self, entries: usize) {
+        self.page.by_ref().take(entries).for_each(drop);
+    }
+
+    /// Reads the page after a position, once the former is used up, with no entry beyond `until`: empty there, and at the head.
+    /// False when the entry after the position is no longer kept. Dropping the future loses nothing.
+    pub(super) async fn turn(&mut self, events: &Events, after: u64, until: u64) -> Result<bool, StoreError> {
+        if after >= until {
+            return Ok(true);
+        }
+        let due = match self.ahead.take().filter(|ahead| ahead.after == after) {
+            Some(ahead) => ahead,
+            None => match begin(events, after, until) {
+                Work::Ready(page) => return Ok(self.show(page?)),
+                Work::Later(reading) => Ahead { after, reading, _turn: None },
+            },
+        };
+        // Kept where a dropped future does not lose it.
+        let page = (&mut self.ahead.insert(due).reading).await;
+        self.ahead = None;
+        let there = self.show(page?);
+        if let Some(last) = self.left().last().map(|last| last.position)
+            && last < until.min(events.head())
+            && let Ok(turn) = events.ahead.clone().try_acquire_owned()
+            && let Work::Later(reading) = begin(events, last, until)
+        {
+            self.ahead = Some(Ahead { after: last, reading, _turn: Some(turn) });
+        }
+        Ok(there)
+    }
+
+    fn show(&mut self, page: Page) -> bool {
+        let Page::Entries(entries) = page else { return false };
+        self.page = entries.into_iter();
+        true
+    }
+}
+
+/// Begins to read a page, as streams read them.
+pub(super) fn begin(events: &Events, after: u64, until: u64) -> Work<Result<Page, relay_log::Error>> {
+    let entries = until.saturating_sub(after).min(ENTRIES);
+    events.begin_read(after, usize::try_from(entries).unwrap_or(usize::MAX), BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt;
+    use relay_log::{Batch, DiskOptions, DiskStore, Fsync};
+
+    use super::*;
+    use crate::store::Retention;
+
+    const BODY: usize = 1000;
+
+    /// A log on a disk, of which nothing is in memory.
+    async fn events(dir: &tempfile::TempDir, entries: u64) -> Events {
+        let options = DiskOptions::default().fsync(Fsync::Never).segment_bytes(1 << 20).cache_bytes(0);
+        let store = Arc::new(DiskStore::open(dir.path(), options).unwrap());
+        let events = Events::open(store, Retention::default(), None).await.unwrap();
+        let bodies = (1..=entries).map(|at| [&at.to_le_bytes()[..], &[7; BODY - 8]].concat());
+        events.log().append(Batch::new(bodies)).await.unwrap();
+        events.taken(entries, events.identity().genesis());
+        events
+    }
+
+    /// Reads on until a page is empty, looking at each in two parts. True when it ended at the end.
+    async fn read(pages: &mut Pages, events: &Events, until: u64, seen: &mut Vec<u64>) -> bool {
+        loop {
+            let after = *seen.last().unwrap();
+            // What is dropped half-way is not lost.
+            let _ = pages.turn(events, after, until).now_or_never();
+            if pages.left().is_empty() && !pages.turn(events, after, until).await.unwrap() {
+                return false;
+            }
+            let bytes: usize = pages.left().iter().map(|entry| entry.body.len()).sum();
+            assert!(bytes <= BYTES && pages.left().len() as u64 <= ENTRIES);
+            if pages.left().is_empty() {
+                return true;
+            }
+            for part in [pages.left().len() / 3, usize::MAX] {
+                let part = part.min(pages.left().len());
+                for entry in &pages.left()[..part] {
+                    assert_eq!(entry.body[..8], entry.position.to_le_bytes());
+                    seen.push(entry.position);
+                }
+                pages.looked_at(part);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn every_entry_comes_once_read_ahead_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let events = events(&dir, 3000).await;
+        for until in [1, 2999, 3000, u64::MAX] {
+            let mut pages = Pages::default();
+            let mut seen = vec![0];
+            assert!(read(&mut pages, &events, until, &mut seen).await);
+            assert!(seen.iter().copied().eq(0..=until.min(3000)), "{until}: {seen:?}");
+            assert!(pages.ahead.is_none(), "nothing is asked for beyond {until}");
+        }
+        let every = events.ahead.available_permits();
+        let mut pages = Pages::default();
+        assert!(pages.turn(&events, 0, u64::MAX).await.unwrap());
+        assert!(pages.ahead.is_some());
+        assert_eq!(events.ahead.available_permits(), every - 1);
+        drop(pages);
+        assert_eq!(events.ahead.available_permits(), every);
+        // Others have all the turns.
+        let _turns = events.ahead.clone().acquire_many_owned(every as u32).await.unwrap();
+        let (mut pages, mut seen) = (Pages::default(), vec![0]);
+        assert!(read(&mut pages, &events, u64::MAX, &mut seen).await);
+        assert!(seen.iter().copied().eq(0..=3000) && pages.ahead.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_is_shown_though_it_is_trimmed_and_then_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let events = events(&dir, 3000).await;
+        let (mut pages, mut seen) = (Pages::default(), vec![0]);
+        assert!(pages.turn(&events, 0, u64::MAX).await.unwrap());
+        let first = pages.left().last().unwrap().position;
+        // It is on its way before the trim, and there by then or gone: never a part of it, nor another one.
+        events.log().trim(3000).await.unwrap();
+        pages.looked_at(usize::MAX);
+        seen.extend(1..=first);
+        assert!(!read(&mut pages, &events, u64::MAX, &mut seen).await);
+        assert!(seen.iter().copied().eq(0..=*seen.last().unwrap()));
+        // From the new base on it is the end, and no page of another position is taken for it.
+        assert!(pages.turn(&events, 3000, u64::MAX).await.unwrap());
+        assert!(pages.left().is_empty());
+    }
+}
