@@ -310,7 +310,7 @@ fn judged(stream: &Stream, (id, epoch, seq): &(String, u64, u64)) -> Option<Resu
 fn refused(error: Error) -> Refused {
     match error {
         Error::NotFound { .. } => no(404, "the stream was deleted"),
-        Error::BadName { rule, .. } => no(400, rule),
+        Error::BadName(bad) => no(400, bad.rule),
         Error::BadBatch { what, rule } => no(413, &format!("{what}: {rule}")),
         error => broken(error),
     }

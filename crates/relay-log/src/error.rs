@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::LogName;
+use crate::{BadName, LogName};
 
 /// An error of a log or store. Cheap to clone: all callers of a failed group get the same error.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -23,13 +23,8 @@ pub enum Error {
         name: LogName,
     },
     /// A name that no log can have.
-    #[error("a log cannot be named {given:?}: {rule}")]
-    BadName {
-        /// The name, cut after 64 characters.
-        given: String,
-        /// The rule it breaks.
-        rule: &'static str,
-    },
+    #[error(transparent)]
+    BadName(#[from] BadName),
     /// A batch that no log takes.
     #[error("{what} is refused: {rule}")]
     BadBatch {

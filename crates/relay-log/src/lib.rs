@@ -66,5 +66,5 @@ pub use intercept::Intercept;
 pub use log::{Log, Recovery};
 pub use logs::Logs;
 pub use memory::MemoryStore;
-pub use name::LogName;
+pub use name::{BadName, LogName};
 pub use store::{LogOptions, Store, StoredLog, Work};

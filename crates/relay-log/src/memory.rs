@@ -382,3 +382,26 @@ impl Kept {
         Ok(Self { held_base: from, base: from, entries, bytes, ..Self::default() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_bodies_stand_together_and_a_short_log_takes_little_room() {
+        let (mut pack, mut held, mut last) = (Pack::default(), 0, None::<Bytes>);
+        let mut behind = 0;
+        for at in 0..2000_usize {
+            let body = Bytes::from(vec![u8::try_from(at % 251).unwrap(); 1 + at % 300]);
+            let kept = pack.add(body.clone(), held);
+            assert_eq!(kept, body);
+            held += kept.len() as u64 + Entry::OVERHEAD;
+            assert!(pack.free.capacity() as u64 <= held.min(Pack::TOGETHER as u64), "{at}");
+            behind += usize::from(last.is_some_and(|last| last.as_ptr_range().end == kept.as_ptr()));
+            last = Some(kept);
+        }
+        assert!(behind > 1950, "{behind}");
+        let large = Bytes::from(vec![1; Pack::SMALL + 1]);
+        assert_eq!(pack.add(large.clone(), held).as_ptr(), large.as_ptr(), "not copied");
+    }
+}

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::Error;
-
 /// The name of a log within a store: 1 to 2048 bytes of text without control characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogName(Arc<str>);
@@ -16,8 +14,8 @@ impl LogName {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`Error::BadName`] when it is empty, too long, or has a control character.
-    pub fn new(name: &str) -> Result<Self, Error> {
+    /// [`BadName`] when it is empty, too long, or has a control character.
+    pub fn new(name: &str) -> Result<Self, BadName> {
         let rule = if name.is_empty() {
             "a name is not empty"
         } else if name.len() > Self::MAX_LEN {
@@ -27,7 +25,7 @@ impl LogName {
         } else {
             return Ok(Self(name.into()));
         };
-        Err(Error::BadName { given: name.chars().take(64).collect(), rule })
+        Err(BadName { given: name.chars().take(64).collect(), rule })
     }
 
     /// The text.
@@ -49,11 +47,22 @@ impl fmt::Debug for LogName {
 }
 
 impl TryFrom<&str> for LogName {
-    type Error = Error;
+    type Error = BadName;
 
-    fn try_from(name: &str) -> Result<Self, Error> {
+    fn try_from(name: &str) -> Result<Self, BadName> {
         Self::new(name)
     }
+}
+
+/// A name that no log can have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a log cannot be named {given:?}: {rule}")]
+#[non_exhaustive]
+pub struct BadName {
+    /// The name, cut after 64 characters.
+    pub given: String,
+    /// The rule it breaks.
+    pub rule: &'static str,
 }
 
 #[cfg(test)]

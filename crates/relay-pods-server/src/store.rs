@@ -22,7 +22,9 @@ pub const DEFAULT_RETENTION: Retention =
     Retention::UNBOUNDED.entries(100_000).bytes(256 << 20).age(Duration::from_secs(24 * 3600));
 
 /// The log's name in its store.
-pub(crate) const NAME: &str = "pods";
+pub(crate) fn log_name() -> LogName {
+    LogName::new("pods").expect("a plain word is a name")
+}
 
 /// The events of a log, oldest first. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -74,7 +76,7 @@ impl Events {
         retention: Retention,
         identity: Option<&LogIdentity>,
     ) -> Result<Self, StoreError> {
-        let name = LogName::new(NAME)?;
+        let name = log_name();
         let mut options = LogOptions::default().retention(retention);
         options.identity = identity.map(LogIdentity::kept);
         let log = Logs::shared(store.clone()).open_or_create(&name, options).await?;

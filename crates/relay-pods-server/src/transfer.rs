@@ -8,15 +8,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use relay_log::{
-    Batch, Checkpoint, DiskOptions, DiskStore, Entry, Fsync, Identity, Key, Limit, Log, LogName, LogOptions,
-    Logs, Page, Store, Verified,
+    Batch, Checkpoint, DiskOptions, DiskStore, Entry, Fsync, Identity, Key, Limit, Log, LogOptions, Logs,
+    Page, Store, Verified,
 };
 use relay_proto::pods::PodKey;
 use relay_proto::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::cursor::LogIdentity;
-use crate::store::{Draft, Encoder, Fold, NAME, Record, StoreError};
+use crate::store::{Draft, Encoder, Fold, Record, StoreError, log_name};
 
 /// The result of [`verify_store`].
 #[derive(Debug, Clone, Serialize)]
@@ -76,7 +76,7 @@ pub fn verify_store(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<St
         sequence,
         problem: problem.into(),
     };
-    let found = match relay_log::verify(dir, &LogName::new(NAME)?, progress) {
+    let found = match relay_log::verify(dir, &log_name(), progress) {
         Ok(found) => found,
         Err(relay_log::Error::Damaged { file, offset, last_good, problem: what, .. }) => {
             let problems = vec![problem(&file, offset, last_good, &what)];
@@ -182,7 +182,7 @@ pub async fn export_store(
     // A log that does not exist must not be created here.
     relay_log::look(dir)?;
     let logs = Logs::new(DiskStore::open(dir, DiskOptions::default())?);
-    let log = logs.open(&LogName::new(NAME)?).await?;
+    let log = logs.open(&log_name()).await?;
     let identity = log.identity();
     let mut recovery = log.recover().await?;
     let checkpoint = recovery.checkpoint().cloned();
@@ -353,7 +353,7 @@ impl<'a> Import<'a> {
             Arc::new(DiskStore::open(dir, DiskOptions::default().fsync(Fsync::Never))?);
         let logs = Logs::shared(store);
         let options = LogOptions::default().identity(identity.clone()).begins_after(after);
-        let log = logs.create(&LogName::new(NAME)?, options).await?;
+        let log = logs.create(&log_name(), options).await?;
         let identity = LogIdentity::of(&identity);
         let (last, waiting) = (None, Vec::new());
         Ok(Self { lines, logs, log, identity, same, after, base, head, last, waiting, at: after })

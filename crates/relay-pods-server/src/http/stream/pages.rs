@@ -52,8 +52,8 @@ impl Pages {
         self.page.by_ref().take(entries).for_each(drop);
     }
 
-    /// Reads the page after a position, once the former is used up, with no entry beyond `until`: empty there, and at the head.
-    /// False when the entry after the position is no longer kept. Dropping the future loses nothing.
+    /// Reads the page after a position, once the former is used up, with no entry beyond `until`: empty there, and at the
+    /// head. False when the entry after the position is no longer kept. Dropping the future loses nothing.
     pub(super) async fn turn(&mut self, events: &Events, after: u64, until: u64) -> Result<bool, StoreError> {
         if after >= until {
             return Ok(true);
@@ -97,10 +97,9 @@ mod tests {
     use std::sync::Arc;
 
     use futures_util::FutureExt;
-    use relay_log::{Batch, DiskOptions, DiskStore, Fsync};
+    use relay_log::{Batch, DiskOptions, DiskStore, Fsync, Retention};
 
     use super::*;
-    use crate::store::Retention;
 
     const BODY: usize = 1000;
 
