@@ -123,8 +123,8 @@ struct Kept {
     pack: Pack,
 }
 
-/// Puts small bodies one behind the other. Who reads a log then goes through memory in its order, which is several times
-/// as fast as to look for each entry where its writer happened to have it.
+/// Copies small bodies into shared blocks, in the order of the log. A reader then goes through memory in that order,
+/// which is faster than a cache miss for each entry.
 #[derive(Default)]
 struct Pack {
     free: BytesMut,
@@ -133,7 +133,7 @@ struct Pack {
 impl Pack {
     /// Bytes of a body that is copied, at most.
     const SMALL: usize = 16 << 10;
-    /// Bytes that stand together, at most. As many may stay in memory when all but one of their entries are dropped.
+    /// Bytes of a block. A block stays in memory until the last of its entries is dropped.
     const TOGETHER: usize = 64 << 10;
 
     /// The body, where the log has it. `held` is how many bytes the log has: a short one gets little room ahead.

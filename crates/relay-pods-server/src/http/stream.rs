@@ -21,8 +21,8 @@ use crate::store::{Bounds, Events, Record, StoreError};
 use pages::Pages;
 use relay_transport::server::{Cut, seconds};
 
-/// Bytes after which a piece of the stream is handed on: a page becomes one piece, so that of a stream whose client does
-/// not read only that is held.
+/// Bytes after which a piece of the stream is handed to the connection. As large as a page, so that a stream whose
+/// client does not read holds one piece and no rest of a page.
 const PIECE: usize = pages::BYTES;
 /// Events looked at, none of which passed the filter, before others get a turn.
 const SCAN: usize = 2048;

@@ -10,9 +10,9 @@ use crate::store::{Events, StoreError};
 
 /// Entries of a page, at most.
 const ENTRIES: u64 = 1024;
-/// Bytes of a page, at most, unless one entry has more. A page of a disk is a way to another thread and back, and each
-/// piece of a stream some calls and wake-ups, so that it is not small; and it is checked, copied and sent while it is in
-/// the processor's caches, so that it is not large.
+/// Bytes of a page, at most, unless one entry has more. Not small, because each page of a disk is a switch to another
+/// thread and back, and each piece of a stream costs system calls. Not large, because a page should still be in the
+/// processor's cache when it is sent.
 pub(super) const BYTES: usize = 512 << 10;
 
 /// The pages of one stream.
@@ -52,8 +52,8 @@ impl Pages {
         self.page.by_ref().take(entries).for_each(drop);
     }
 
-    /// Reads the page after a position, once the former is used up, with no entry beyond `until`: empty there, and at the
-    /// head. False when the entry after the position is no longer kept. Dropping the future loses nothing.
+    /// Reads the page after a position, once the former is used up. It has no entry beyond `until`, and is empty there
+    /// and at the head. False when the entry after the position is no longer kept. Dropping the future loses nothing.
     pub(super) async fn turn(&mut self, events: &Events, after: u64, until: u64) -> Result<bool, StoreError> {
         if after >= until {
             return Ok(true);
