@@ -1,4 +1,4 @@
-//! Answers: headers of the protocol, and those for browsers.
+//! Responses: headers of the protocol, and headers for browsers.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -6,7 +6,7 @@ use relay_transport::server::{Body, full};
 
 use crate::fold::Fold;
 
-/// An answer without headers of the protocol.
+/// A response without headers of the protocol.
 pub(crate) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut answer = full(status, "text/plain; charset=utf-8", body);
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
@@ -27,7 +27,7 @@ pub(crate) fn set(answer: &mut Response<Body>, name: &'static str, value: &str) 
     }
 }
 
-/// Tells where a stream ends.
+/// Sets the headers for the end of a stream.
 pub(crate) fn tail(answer: &mut Response<Body>, fold: &Fold) {
     set(answer, "stream-next-offset", &fold.tail.offset());
     if fold.closed {
@@ -35,7 +35,7 @@ pub(crate) fn tail(answer: &mut Response<Body>, fold: &Fold) {
     }
 }
 
-/// What lets pages of any origin use the server, and keeps browsers from guessing types.
+/// Headers that allow pages of any origin, and keep browsers from guessing types.
 pub(crate) fn for_browsers(answer: &mut Response<Body>) {
     for (name, value) in [
         ("access-control-allow-origin", "*"),
@@ -58,7 +58,7 @@ pub(crate) fn for_browsers(answer: &mut Response<Body>) {
     }
 }
 
-/// The body for some records.
+/// The body of several records.
 pub(crate) fn joined(json: bool, data: &[Bytes]) -> Bytes {
     if !json {
         return match data {

@@ -9,7 +9,7 @@ use relay_proto::setters;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// Directory that keeps the streams. Default: none, they are kept in memory.
+    /// Directory of the streams. Default: none, streams are in memory.
     pub dir: Option<PathBuf>,
     /// Largest body of a request, in bytes. Default 64 MiB.
     pub max_body: usize,
@@ -17,7 +17,7 @@ pub struct Config {
     pub poll_wait: Duration,
     /// Age at which a connection with events ends. Default 60 s.
     pub events_age: Duration,
-    /// Bytes of data in one answer, but for a single append that is larger. Default 8 MiB.
+    /// Size limit of data in one response, except for a larger single append. Default 8 MiB.
     pub answer_bytes: usize,
 }
 

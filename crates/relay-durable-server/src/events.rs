@@ -1,4 +1,4 @@
-//! Events: data as it comes, each with its control event.
+//! Live reads by Server-Sent Events: data, each with its control event.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::fold::Position;
 use crate::handler::Handler;
 use crate::streams::Stream;
 
-/// How long events may wait for their reader's connection.
+/// Time limit for a reader's connection to take events.
 const BREATH: Duration = Duration::from_secs(15);
 
-/// A reader's place.
+/// The position of a reader.
 struct Reading {
     handler: Arc<Handler>,
     stream: Arc<Stream>,
@@ -31,12 +31,12 @@ struct Reading {
     changes: watch::Receiver<u64>,
     until: Instant,
     base64: bool,
-    /// It was told that this is the end so far.
+    /// Whether it was told that it is up to date.
     told: bool,
     ended: bool,
 }
 
-/// The answer with events from a position on.
+/// The response with events from a position on.
 pub(crate) fn answer(
     handler: Arc<Handler>,
     stream: Arc<Stream>,
@@ -101,7 +101,7 @@ impl Reading {
                 changed = self.changes.changed() => changed.ok()?,
                 () = self.handler.stop.cancelled() => return None,
                 () = tokio::time::sleep_until(self.until) => return None,
-                // A reader that is gone is noticed when something is written to it.
+                // A closed connection is noticed by a write.
                 () = tokio::time::sleep(BREATH) => return Some(Ok(Bytes::from_static(b":\n\n"))),
             }
             if Instant::now() >= self.until {
@@ -142,7 +142,7 @@ impl Reading {
 
 fn line(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(b"data:");
-    // One blank behind the colon is taken away.
+    // One space after the colon is removed by readers.
     if text.first() == Some(&b' ') {
         out.push(b' ');
     }

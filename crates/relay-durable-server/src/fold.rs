@@ -1,4 +1,4 @@
-//! What a stream is, folded from its records; and what a producer may do.
+//! The state of a stream, folded from its records, and the rules for producers.
 
 use std::collections::HashMap;
 
@@ -18,16 +18,17 @@ pub(crate) struct About {
     /// When it was made, in milliseconds since 1970.
     #[serde(default)]
     pub(crate) created: i64,
-    /// It was made with data, or with a part of a record of its source: while that is missing, it was not made.
+    /// It was created with data, or with a part of a record of its source: without that record its creation is
+    /// incomplete.
     #[serde(default)]
     pub(crate) with_data: bool,
 }
 
-/// Where a stream comes from.
+/// The source of a fork.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Fork {
     pub(crate) from: String,
-    /// As it was asked for.
+    /// The requested offset.
     pub(crate) offset: Option<String>,
     pub(crate) sub_offset: Option<u64>,
     /// Entries of the log that are the source's.
@@ -44,8 +45,8 @@ impl About {
         self.fork.as_ref().map_or(0, |fork| fork.shared)
     }
 
-    /// After a new start, by how many milliseconds a time to live may be longer than it was: uses are written down no
-    /// more often than that. A tenth of it, between a second and a minute.
+    /// Interval at which uses of a stream are recorded, in milliseconds: after a restart, its time to live may be
+    /// longer by this much. A tenth of it, between a second and a minute.
     pub(crate) fn grain(&self) -> Option<i64> {
         let tenth = i64::try_from(self.ttl?).unwrap_or(i64::MAX).saturating_mul(100);
         Some(tenth.clamp(1000, 60_000))
@@ -60,12 +61,12 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    /// As it stands on the wire: sorts like the position.
+    /// The offset on the wire, which sorts like the position.
     pub(crate) fn offset(self) -> String {
         format!("{:016}_{:016}", self.entry, self.bytes)
     }
 
-    /// Reads what [`offset`](Self::offset) wrote.
+    /// Parses an [`offset`](Self::offset).
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (entry, bytes) = text.split_once('_')?;
         let number = |text: &str| {
@@ -81,7 +82,7 @@ impl Position {
 pub(crate) struct Fold {
     /// The newest record in it.
     pub(crate) at: u64,
-    /// When the stream was used last, as far as it is written down, in milliseconds since 1970.
+    /// The last recorded use of the stream, in milliseconds since 1970.
     pub(crate) used: i64,
     /// Behind the last record with data.
     pub(crate) tail: Position,
@@ -92,11 +93,11 @@ pub(crate) struct Fold {
     closed_by: Option<(String, u64, u64)>,
 }
 
-/// What a server answers to a producer.
+/// The verdict on a producer's append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Accept,
-    /// It is there already; the highest number that is.
+    /// It was appended before; the highest number so far.
     Duplicate {
         last: u64,
     },
@@ -117,17 +118,17 @@ impl Fold {
         Self { closed: about.born_closed, used: about.created, ..Self::default() }
     }
 
-    /// What a checkpoint holds.
+    /// Encodes a checkpoint.
     pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Undoes [`encode`](Self::encode); `None` for what it did not make.
+    /// Decodes a checkpoint; `None` when it is malformed.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// Takes the record at `entry`, of that time. Of records that a fork shares with its source only the data counts.
+    /// Applies the record at `entry`, of that time. Of records shared with a source only the data counts.
     pub(crate) fn apply(&mut self, entry: u64, time: i64, head: &Head, data: u64, shared: bool) {
         self.at = entry;
         if data > 0 {
@@ -165,7 +166,7 @@ impl Fold {
         }
     }
 
-    /// Whether this is what closed the stream.
+    /// Whether this append closed the stream.
     pub(crate) fn was_closed_by(&self, id: &str, epoch: u64, seq: u64) -> bool {
         self.closed_by.as_ref().is_some_and(|(by, at, number)| by == id && (*at, *number) == (epoch, seq))
     }

@@ -1,4 +1,4 @@
-//! What every request needs: the streams, the settings, and how a refusal is said.
+//! The handler of requests: streams, settings, refusals.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::fold::Position;
 use crate::streams::{Part, Stream, Streams};
 
-/// Answers the requests of a server.
+/// Handles the requests of a server.
 #[derive(Debug)]
 pub(crate) struct Handler {
     pub(crate) streams: Streams,
@@ -29,7 +29,7 @@ pub(crate) fn no(status: u16, why: &str) -> Refused {
     Box::new(refuse(status, why))
 }
 
-/// The store failed. Its reasons name files of this machine, which are for whoever runs it and not for clients.
+/// The store failed. Its errors name files of this machine, which are logged and not sent to clients.
 pub(crate) fn broken(error: relay_log::Error) -> Refused {
     tracing::error!(error = %chain(&error), "the store failed");
     no(503, "the store failed")
@@ -41,11 +41,11 @@ impl Handler {
     }
 
     pub(crate) async fn close(&self) {
-        // What was acknowledged is kept already.
+        // Acknowledged appends are stored already.
         let _ = self.streams.close().await;
     }
 
-    /// The stream that is asked for, unless it is not there or deleted.
+    /// The requested stream; refuses when it does not exist or was deleted.
     pub(crate) async fn stream(&self, head: &Parts) -> Result<Arc<Stream>, Refused> {
         let stream = self.streams.get(head.uri.path()).await.map_err(broken)?;
         let stream = stream.ok_or_else(|| no(404, "there is no such stream"))?;
@@ -55,7 +55,7 @@ impl Handler {
         Ok(stream)
     }
 
-    /// What there is from a position on. One behind the end is the end.
+    /// The data from a position on. A position after the end counts as the end.
     pub(crate) async fn part(&self, stream: &Stream, from: Position) -> Result<Part, Refused> {
         let tail = stream.state().tail;
         if from.entry >= tail.entry {

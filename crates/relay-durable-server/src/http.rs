@@ -52,7 +52,7 @@ impl Service for Handler {
     }
 }
 
-/// The control API's place under the root of the streams.
+/// The path of the control API below the root of the streams.
 fn is_reserved(path: &str) -> bool {
     path.trim_start_matches('/').split('/').next() == Some("__ds")
 }
@@ -194,7 +194,7 @@ impl Handler {
     }
 }
 
-/// The answer with a part of a stream, and whether the stream ends with it.
+/// The response with a part of a stream, and whether the stream ends with it.
 fn data(stream: &Stream, part: &Part) -> (Response<Body>, bool) {
     let body = joined(stream.about.is_json(), &part.data);
     let mut answer = full(StatusCode::OK, "text/plain", body);
@@ -211,11 +211,11 @@ fn data(stream: &Stream, part: &Part) -> (Response<Body>, bool) {
     (answer, at_tail && state.closed)
 }
 
-/// The cursor of an answer: the present interval, or one further than the reader's.
+/// The cursor of a response: the present interval, or one after the reader's.
 fn next_cursor(asked: Option<&str>) -> String {
     let present = (now() / 1000 - CURSOR_START) / CURSOR_SECONDS;
     match asked.and_then(|cursor| cursor.parse::<i64>().ok()) {
-        // Readers that share answers come apart again.
+        // This separates readers that share cached responses.
         Some(known) if known >= present => (known + 1 + jitter()).to_string(),
         _ => present.to_string(),
     }

@@ -1,10 +1,10 @@
-//! What an entry of a stream's log holds.
+//! The format of the entries of a stream's log.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-/// One append, or a close: its data and what it changes, in one entry, so that both are kept or neither is. One with
-/// nothing set says that the stream was used.
+/// One append, or a close: its data and its changes of state in one entry, so that both are stored or neither is.
+/// An entry with nothing set records a use of the stream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Head {
     /// Messages of a JSON stream.
@@ -19,7 +19,7 @@ pub(crate) struct Head {
     /// The stream ends with it.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) close: bool,
-    /// The stream is deleted, but for its forks.
+    /// The stream is deleted, but has forks.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) deleted: bool,
 }
@@ -38,7 +38,7 @@ pub(crate) fn encode(head: &Head, data: &[u8]) -> Bytes {
     entry.freeze()
 }
 
-/// Undoes [`encode`]; `None` for what it did not make.
+/// Decodes an entry; `None` when it is malformed.
 pub(crate) fn decode(entry: &Bytes) -> Option<(Head, Bytes)> {
     let length = u32::from_be_bytes(entry.get(..4)?.try_into().ok()?) as usize;
     let end = 4usize.checked_add(length)?;

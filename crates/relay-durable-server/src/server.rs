@@ -1,4 +1,4 @@
-//! A port and a store.
+//! The server: a port and a store.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,12 +13,12 @@ use crate::config::Config;
 use crate::handler::Handler;
 use crate::streams::Streams;
 
-/// Bytes of a file of a stream, more or less.
+/// Approximate size of a segment of a stream, in bytes.
 const SEGMENT: u64 = 4 << 20;
 /// Bytes of the newest records that are kept in memory for each stream that is being written; of these there are 256.
 const CACHE: u64 = 128 << 10;
 
-/// A server that listens; it answers once it runs.
+/// A listening server. It serves once [`run`](Self::run) is called.
 #[derive(Debug)]
 pub struct Server {
     http: HttpServer,
@@ -35,8 +35,8 @@ impl Server {
         match config.dir.clone() {
             None => Self::bind_on(address, config, MemoryStore::new()).await,
             Some(dir) => {
-                // Small segments, and no more than the newest one looked at, so that the first request of a stream is
-                // answered soon, however long the stream is.
+                // Small segments, of which only the newest is checked, so that the first request of a long stream
+                // is fast.
                 let options = DiskOptions::default().segment_bytes(SEGMENT).check_bytes(0).cache_bytes(CACHE);
                 let opening = tokio::task::spawn_blocking(move || DiskStore::open(dir, options));
                 Self::bind_on(address, config, opening.await?.map_err(io::Error::other)?).await
@@ -44,7 +44,7 @@ impl Server {
         }
     }
 
-    /// As [`bind`](Self::bind) over a store of the caller's; [`Config::dir`] counts for nothing.
+    /// As [`bind`](Self::bind) with the caller's store; [`Config::dir`] is ignored.
     ///
     /// # Errors
     /// When the port cannot be opened, or the store cannot be read.
@@ -60,7 +60,7 @@ impl Server {
         self.http.local_addr()
     }
 
-    /// Cancelling it ends the server: live readers get their end, what is being answered is answered.
+    /// Cancelling it ends the server: live readers get their end, and requests in progress are completed.
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }

@@ -20,9 +20,9 @@ pub(crate) struct Streams {
     /// Whether the logs outlive the process.
     kept: bool,
     map: Mutex<HashMap<String, Arc<Stream>>>,
-    /// Forks of each stream that are there.
+    /// Number of existing forks of each stream.
     forks: Mutex<HashMap<String, u64>>,
-    /// One after the other: creating, forking and deleting.
+    /// Serialises creating, forking and deleting.
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
@@ -33,15 +33,15 @@ pub(crate) struct Stream {
     pub(crate) about: About,
     log: Log,
     state: Mutex<Fold>,
-    /// When it was used last, in milliseconds since 1970.
+    /// Its last use, in milliseconds since 1970.
     used: Mutex<i64>,
     /// Whether the log outlives the process.
     kept: bool,
     /// Bytes of records since the last checkpoint.
     since: AtomicU64,
-    /// A use is about to be written down.
+    /// Whether a use is being recorded.
     noting: AtomicBool,
-    /// Writers come one after the other.
+    /// Serialises writers.
     pub(crate) writing: tokio::sync::Mutex<()>,
     /// Changes with every record, and when the stream is gone.
     changed: watch::Sender<u64>,
@@ -64,14 +64,14 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes of records that are read at most when a stream is asked for the first time, more or less.
+/// Approximate limit of the records read on the first request for a stream, in bytes.
 const CHECKPOINT_AFTER: u64 = 2 << 20;
-/// What a record counts for beside its data.
+/// Overhead of a record in this count, in bytes.
 const RECORD: u64 = 256;
 
 impl Stream {
     fn new(path: &str, about: About, log: Log, fold: Fold, kept: bool) -> Self {
-        // What is written down is older than the last use, but not by more than this.
+        // The recorded use is older than the last one, but by no more than this.
         let used = if kept { fold.used.saturating_add(about.grain().unwrap_or(0)).min(now()) } else { now() };
         Self {
             path: path.to_owned(),
@@ -87,7 +87,7 @@ impl Stream {
         }
     }
 
-    /// Folds what the log holds: its newest checkpoint, and the records after it.
+    /// Folds the log: its newest checkpoint, and the records after it.
     async fn fold(path: &str, about: About, log: Log, kept: bool) -> Result<Self, Error> {
         let mut recovery = log.recover().await?;
         let mut fold = match recovery.checkpoint() {
@@ -127,13 +127,13 @@ impl Stream {
         held(&self.state)
     }
 
-    /// Tells of every change from now on.
+    /// Notifies of every change from now on.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// It was read or written. Where there is a time to live, that is written down now and then, so that it goes on
-    /// after a new start.
+    /// Records a read or write. With a time to live it is stored from time to time, so that it counts after a
+    /// restart.
     pub(crate) fn touch(self: &Arc<Self>) {
         let now = now();
         *held(&self.used) = now;
@@ -143,9 +143,9 @@ impl Stream {
             let stream = self.clone();
             tokio::spawn(async move {
                 let writing = stream.writing.lock().await;
-                // What was appended meanwhile says it too.
+                // An append in between records it too.
                 if due(&stream) && !stream.state().deleted {
-                    // If it cannot be written now, the next use tries again.
+                    // If it cannot be stored now, the next use retries.
                     let _ = stream.append(Head::default(), Bytes::new()).await;
                 }
                 drop(writing);
@@ -164,17 +164,17 @@ impl Stream {
         by_ttl || at.is_some_and(|at| at <= now)
     }
 
-    /// Its time is over, and nobody has deleted it yet.
+    /// Whether it has expired, and was not deleted yet.
     fn is_over(&self) -> bool {
         self.expired() && !self.state().deleted
     }
 
-    /// Keeps a record; its effect can be seen once this is done. The caller holds [`writing`](Self::writing).
+    /// Stores a record; its effect is visible once this is done. The caller holds [`writing`](Self::writing).
     pub(crate) async fn append(&self, head: Head, data: Bytes) -> Result<(), Error> {
         self.append_all(&[(head, data)]).await
     }
 
-    /// Keeps records, all of them or none.
+    /// Stores records, all of them or none.
     async fn append_all(&self, records: &[(Head, Bytes)]) -> Result<(), Error> {
         let time = now();
         let entries = records.iter().map(|(head, data)| encode(head, data));
@@ -192,7 +192,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Makes a checkpoint when enough came since the last one, so that nobody has to read all of the log again.
+    /// Makes a checkpoint after enough records, so that a restart need not read the whole log.
     async fn grown(&self, bytes: u64) {
         let since = self.since.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if self.kept && since >= CHECKPOINT_AFTER {
@@ -201,12 +201,12 @@ impl Stream {
                 let state = self.state();
                 (state.at, state.encode().into())
             };
-            // Without it the next start reads more, and that is all.
+            // Without it, the next start only reads more.
             let _ = self.log.save_checkpoint(Checkpoint { position, body }).await;
         }
     }
 
-    /// The position behind the first record with data after a position.
+    /// The position after the first record with data after a position.
     pub(crate) async fn after(&self, from: Position) -> Result<Position, Error> {
         let mut at = from;
         loop {
@@ -223,7 +223,7 @@ impl Stream {
         }
     }
 
-    /// Whole records from a position on: at least one if there is one, else as many as fit.
+    /// Whole records from a position on: as many as fit, and at least one if there is one.
     pub(crate) async fn read(&self, from: Position, most: usize) -> Result<Part, Error> {
         let tail = self.state().tail;
         let mut part = Part { data: Vec::new(), next: from };
@@ -252,7 +252,7 @@ impl Stream {
 }
 
 impl Streams {
-    /// The streams of a store. What their logs hold is read when they are first asked for.
+    /// The streams of a store. Their logs are read on their first request.
     pub(crate) async fn open(logs: Logs) -> Result<Self, Error> {
         let mut forks = HashMap::new();
         for name in logs.names().await? {
@@ -270,8 +270,8 @@ impl Streams {
         })
     }
 
-    /// The stream of a path, unless it was never made, is deleted, or has ended to be. One that is deleted but for its
-    /// forks is there.
+    /// The stream of a path, unless it does not exist, is deleted, or has expired. A deleted stream with forks
+    /// still exists.
     pub(crate) async fn get(&self, path: &str) -> Result<Option<Arc<Stream>>, Error> {
         let stream = self.known(path).await?;
         if stream.as_ref().is_some_and(|stream| stream.is_over()) {
@@ -281,7 +281,7 @@ impl Streams {
         Ok(stream)
     }
 
-    /// As [`get`](Self::get), for who holds [`changing`](Self::changing).
+    /// As [`get`](Self::get), for callers that hold [`changing`](Self::changing).
     pub(crate) async fn get_unlocked(&self, path: &str) -> Result<Option<Arc<Stream>>, Error> {
         let stream = self.known(path).await?;
         if let Some(stream) = stream.as_ref().filter(|stream| stream.is_over()) {
@@ -294,7 +294,7 @@ impl Streams {
     async fn known(&self, path: &str) -> Result<Option<Arc<Stream>>, Error> {
         let known = {
             let mut map = held(&self.map);
-            // It may have been read from the store while it was being deleted there.
+            // It may have been loaded while it was being deleted.
             if map.get(path).is_some_and(|stream| stream.log.closed().is_some()) {
                 map.remove(path);
             }
@@ -306,12 +306,12 @@ impl Streams {
         }
     }
 
-    /// Shows a stream to everybody. Somebody may have been faster: theirs is the one.
+    /// Publishes a stream. If another request was faster, its stream is used.
     fn publish(&self, stream: Stream) -> Arc<Stream> {
         held(&self.map).entry(stream.path.clone()).or_insert_with(|| Arc::new(stream)).clone()
     }
 
-    /// The stream as its log has it; `None` for one that is being made, or was when the process ended.
+    /// Loads a stream from its log; `None` when its creation is not complete.
     async fn load(&self, path: &str) -> Result<Option<Stream>, Error> {
         let Ok(name) = LogName::new(path) else { return Ok(None) };
         let log = match self.logs.open(&name).await {
@@ -326,7 +326,7 @@ impl Streams {
         Stream::fold(path, about, log, self.kept).await.map(Some)
     }
 
-    /// Makes a stream with its first data. The caller holds [`changing`](Self::changing), and nobody knows the path.
+    /// Creates a stream with its first data. The caller holds [`changing`](Self::changing), and the path is new.
     pub(crate) async fn create(
         &self,
         path: &str,
@@ -336,8 +336,8 @@ impl Streams {
         self.make(path, about, first.into_iter().collect(), None).await
     }
 
-    /// Makes a stream that begins as another one: its first `shared` entries, then `rest` as its own first data. The
-    /// caller holds [`changing`](Self::changing), and nobody knows the path.
+    /// Forks a stream: its first `shared` entries, then `rest` as its own first data. The caller holds
+    /// [`changing`](Self::changing), and the path is new.
     pub(crate) async fn fork(
         &self,
         source: &Stream,
@@ -350,7 +350,7 @@ impl Streams {
         Ok(stream)
     }
 
-    /// Makes the log, and then what stands in it at first. The stream is there once that is, and not before.
+    /// Creates the log and then its first entries. The stream exists once both are done.
     async fn make(
         &self,
         path: &str,
@@ -369,7 +369,7 @@ impl Streams {
             }
         };
         let log = match begin().await {
-            // A kill came in between when it was made before.
+            // An earlier creation was interrupted by a kill.
             Err(Error::Exists { .. }) if self.load(path).await?.is_none() => {
                 self.logs.delete(&name).await?;
                 begin().await?
@@ -380,14 +380,14 @@ impl Streams {
         if !first.is_empty()
             && let Err(error) = stream.append_all(&first).await
         {
-            // What cannot be deleted either is no stream all the same.
+            // A log that cannot be deleted is not a stream either.
             let _ = self.logs.delete(&name).await;
             return Err(error);
         }
         Ok(self.publish(stream))
     }
 
-    /// Deletes a stream, but for its forks. The caller holds [`changing`](Self::changing).
+    /// Deletes a stream; its forks stay. The caller holds [`changing`](Self::changing).
     pub(crate) async fn remove(&self, stream: &Stream) -> Result<(), Error> {
         if held(&self.forks).get(&stream.path).is_some_and(|forks| *forks > 0) {
             let _writing = stream.writing.lock().await;
@@ -398,7 +398,7 @@ impl Streams {
         loop {
             let gone = held(&self.map).get(&stream_path).cloned();
             {
-                // Nobody writes meanwhile, and who waits to is told that it is gone.
+                // Prevents writes; waiting writers find that it is gone.
                 let _writing = match &gone {
                     Some(gone) => Some(gone.writing.lock().await),
                     None => None,
@@ -410,7 +410,7 @@ impl Streams {
                     gone.changed.send_modify(|version| *version += 1);
                 }
             }
-            // A source that waited for its last fork goes with it.
+            // A deleted source is removed with its last fork.
             let Some(source) = fork.map(|fork| fork.from) else { return Ok(()) };
             let left = {
                 let mut forks = held(&self.forks);
@@ -425,7 +425,7 @@ impl Streams {
         }
     }
 
-    /// Ends in order.
+    /// Closes in order.
     pub(crate) async fn close(&self) -> Result<(), Error> {
         self.logs.close().await
     }

@@ -1,4 +1,4 @@
-//! Requests that change something: PUT and POST.
+//! Requests that write: PUT and POST.
 
 use std::sync::Arc;
 
@@ -81,7 +81,7 @@ impl Handler {
         self.streams.changing.lock().await
     }
 
-    /// The stream that is there already.
+    /// The existing stream.
     async fn existing(&self, path: &str) -> Result<Option<Arc<Stream>>, Refused> {
         let existing = self.streams.get_unlocked(path).await.map_err(refused)?;
         if existing.as_ref().is_some_and(|stream| stream.state().deleted) {
@@ -113,7 +113,7 @@ impl Handler {
         Ok(answer)
     }
 
-    /// The source of a fork, if it is there, and what is asked of it.
+    /// The source of a fork, if it exists, and the requested position.
     async fn fork_source(
         &self,
         headers: &HeaderMap,
@@ -163,7 +163,7 @@ impl Handler {
         self.streams.fork(source, path, about, own).await.map_err(refused)
     }
 
-    /// How many entries lie before a position and so many messages or bytes more, and what is left of the next one.
+    /// The number of entries before a position plus a number of messages or bytes, and the rest of the next one.
     async fn divided(
         &self,
         source: &Stream,
@@ -261,7 +261,7 @@ fn numbers(answer: &mut Response<Body>, epoch: u64, seq: u64) {
     set(answer, "producer-seq", &seq.to_string());
 }
 
-/// The answer to a write on a stream that is closed.
+/// The response to a write on a closed stream.
 fn closed(
     stream: &Stream,
     producer: Option<&(String, u64, u64)>,
@@ -281,7 +281,7 @@ fn closed(
     Ok(answer)
 }
 
-/// The answer to a producer whose append is not taken.
+/// The response to a producer whose append is refused.
 fn judged(stream: &Stream, (id, epoch, seq): &(String, u64, u64)) -> Option<Result<Response<Body>, Refused>> {
     let state = stream.state();
     Some(match state.judge(id, *epoch, *seq) {
@@ -316,7 +316,7 @@ fn refused(error: Error) -> Refused {
     }
 }
 
-/// A header that may stand once.
+/// A header that may be given once.
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, Refused> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     value.to_str().map(Some).map_err(|_| no(400, &format!("{name} is not text")))
@@ -371,7 +371,7 @@ fn producer(headers: &HeaderMap) -> Result<Option<(String, u64, u64)>, Refused> 
     }
 }
 
-/// The messages of a body as they are kept: an array is flattened by one level.
+/// The messages of a body for storing: an array is flattened by one level.
 fn json(body: &Bytes, may_be_empty: bool) -> Result<(u64, Bytes), Refused> {
     let bad = |why: &str| no(400, &format!("the body is not JSON: {why}"));
     let text = std::str::from_utf8(body).map_err(|_| bad("it is not UTF-8"))?;

@@ -1,4 +1,4 @@
-//! Reading what a stream holds, as values, texts or bytes.
+//! Reading a stream as values, texts or bytes.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{DurableStream, Error, ErrorKind, ReadEvent, Reads};
 
-/// What reading gives: data with its checkpoint, and the end as an item of its own.
+/// An item of a read: data with its checkpoint, or the end.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Delivery<C> {
@@ -27,11 +27,11 @@ pub enum Delivery<C> {
 pub struct Batch<C> {
     /// The data; may be empty when it is news that the reader is up to date.
     pub items: C,
-    /// From where to go on behind it.
+    /// The checkpoint after it.
     pub checkpoint: Checkpoint,
-    /// The checkpoint's offset covers all of it; otherwise the checkpoint counts what is behind its offset.
+    /// Whether the checkpoint's offset covers all of it; otherwise the checkpoint counts the data after its offset.
     pub whole: bool,
-    /// Everything there was at the time was given out.
+    /// Everything that existed at the time was given out.
     pub up_to_date: bool,
     /// The stream ends here: an [`End::Closed`] follows.
     pub closed: bool,
@@ -49,8 +49,8 @@ impl<C> Delivery<C> {
 
 type Convert<C> = fn(&DurableStream, Content, &Checkpoint) -> Result<C, Error>;
 
-/// Like [`Reads`], of one kind of data: values of a type, texts of messages, or bytes. Ends after [`Delivery::End`] or
-/// one error; retries are not told.
+/// Like [`Reads`], for one kind of data: values of a type, texts of messages, or bytes. Ends after
+/// [`Delivery::End`] or one error; retries are not reported.
 pub struct Batches<C> {
     reads: Reads,
     convert: Convert<C>,
@@ -78,7 +78,7 @@ impl<C> Batches<C> {
         Self { reads, convert }
     }
 
-    /// Behind everything given out so far.
+    /// The checkpoint after everything given out so far.
     pub fn position(&self) -> &Checkpoint {
         self.reads.position()
     }

@@ -1,4 +1,4 @@
-//! The client: where streams are, and what goes with every request.
+//! The client: base URL, credentials, headers, time limits.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ type Headers = Arc<dyn Fn() -> BoxFuture<'static, Result<HeaderMap, Error>> + Se
 type Params = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(String, String)>, Error>> + Send + Sync>;
 pub(crate) type OnRetry = Arc<dyn Fn(&Retry) + Send + Sync>;
 
-/// Reaches streams. Cheap to clone; all clones share one pool of connections.
+/// A client of streams. Cheap to clone; all clones share one pool of connections.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) shared: Arc<Shared>,
@@ -87,44 +87,44 @@ impl fmt::Debug for Client {
 }
 
 impl ClientBuilder {
-    /// Sends requests with this, in the place of one of its own; the next three settings are not used then. Its
-    /// connections should be given up before the server does: idle for 4 s at most.
+    /// Sets the HTTP client; the next three settings are then ignored. It should close idle connections before the
+    /// server does: after 4 s at most.
     #[must_use]
     pub fn http(mut self, http: HttpClient) -> Self {
         self.http = Some(http);
         self
     }
 
-    /// How old a connection may get before nothing new is asked over it. Default 15 min.
+    /// The age at which a connection takes no new requests. Default 15 min.
     #[must_use]
     pub fn connection_age(mut self, most: Duration) -> Self {
         self.connection_age = most;
         self
     }
 
-    /// How long a connection is kept that nothing is asked over. Default 4 s: usual servers close it after 5 s.
+    /// How long an idle connection is kept. Default 4 s: usual servers close it after 5 s.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
     }
 
-    /// Most connections to one host at a time; each live read has one. Default: no limit.
+    /// Limit of connections per host; each live read has one. Default: no limit.
     #[must_use]
     pub fn connections_per_host(mut self, most: usize) -> Self {
         self.connections_per_host = Some(most);
         self
     }
 
-    /// Sends a bearer token with every request. It is asked for each time, and once more after a 401.
+    /// Sends a bearer token with every request. The source is called each time, and once more after a 401.
     #[must_use]
     pub fn token(mut self, token: TokenSource) -> Self {
         self.token = Some(token);
         self
     }
 
-    /// Sets who stands in front of the server, and what is said to it: the server's own token then travels in
-    /// `X-Relay-Token`. Default: nobody.
+    /// Sets a proxy in front of the server, and its credential: the server's own token is then sent in
+    /// `X-Relay-Token`. Default: none.
     #[must_use]
     pub fn outer(mut self, outer: Outer) -> Self {
         self.outer = outer;
@@ -171,7 +171,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Longest time to the head of an answer, and between two reads of a body. Default 30 s.
+    /// Time limit of a response head, and between two reads of a body. Default 30 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -192,7 +192,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Longest time for the attempts at one request. Default 30 s; `None` is for ever. Readers and producers have
+    /// Time limit of the attempts at one request. Default 30 s; `None` is for ever. Readers and producers have
     /// their own.
     #[must_use]
     pub fn retry_for(mut self, limit: Option<Duration>) -> Self {
@@ -200,7 +200,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Is told of every attempt that failed and will be followed by another, of single requests.
+    /// A function that is called for every failed attempt at a single request that will be retried.
     #[must_use]
     pub fn on_retry(mut self, told: impl Fn(&Retry) + Send + Sync + 'static) -> Self {
         self.on_retry = Some(Arc::new(told));
@@ -210,7 +210,7 @@ impl ClientBuilder {
     /// The client.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) naming what is wrong.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) with the invalid setting.
     pub fn build(self) -> Result<Client, Error> {
         if let Some(refused) = self.refused {
             return Err(Error::usage(refused));
@@ -262,7 +262,7 @@ impl fmt::Debug for ClientBuilder {
     }
 }
 
-/// Checks options of retries, and names the one that is wrong.
+/// Checks options of retries.
 pub(crate) fn check_retries(base: Duration, cap: Duration, limit: Option<Duration>) -> Result<(), Error> {
     let rule = if base.is_zero() {
         "retry_base: above 0"
@@ -276,7 +276,7 @@ pub(crate) fn check_retries(base: Duration, cap: Duration, limit: Option<Duratio
     Err(Error::usage(rule))
 }
 
-/// Whether the protocol, or HTTP below it, has a use for this header.
+/// Whether the protocol, or HTTP below it, uses this header.
 pub(crate) fn is_protocol_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.starts_with("stream-")

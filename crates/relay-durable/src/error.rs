@@ -1,4 +1,4 @@
-//! What went wrong, by kind.
+//! Errors and their kinds.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -22,7 +22,7 @@ pub struct Error {
 pub enum ErrorKind {
     /// 404.
     NotFound,
-    /// 410: deleted, or the offset is older than what is kept.
+    /// 410: deleted, or the offset is no longer retained.
     Gone,
     /// 401, or 403 that is not about an epoch.
     NotAuthorised,
@@ -34,7 +34,7 @@ pub enum ErrorKind {
     SequenceConflict,
     /// The stream has another content type.
     ContentType,
-    /// The producer's number is not the one that the server expects, and nothing can mend it.
+    /// The producer's number is not the one that the server expects, which cannot be corrected.
     Gap,
     /// A newer producer has the name; or a lease is over.
     Fenced,
@@ -46,19 +46,19 @@ pub enum ErrorKind {
     NoWork,
     /// 413.
     TooLarge,
-    /// Nobody knows whether the append was taken.
+    /// It is unknown whether the append was accepted.
     OutcomeUnknown,
-    /// Answers move nothing.
+    /// Responses make no progress.
     NoProgress,
-    /// An answer cannot be understood.
+    /// A response is malformed.
     Malformed,
     /// The time for retries is over.
     TimedOut,
-    /// The server said no in another way: see [`Error::status`].
+    /// The server refused in another way: see [`Error::status`].
     Refused,
-    /// The caller's mistake.
+    /// A mistake of the caller.
     Usage,
-    /// The state could not be stored, or a token not be had.
+    /// The state could not be stored, or a token was not available.
     Local,
 }
 
@@ -86,7 +86,7 @@ impl Error {
         Self::new(ErrorKind::TimedOut, url, format!("no success{limit}: {cause}"))
     }
 
-    /// What a final refusal means. `words` is the beginning of the body.
+    /// The error of a final refusal. `words` is the beginning of the body.
     pub(crate) fn refused(url: &str, refusal: Refusal, answer: &Answer, words: &str) -> Self {
         let status = answer.status();
         let tail = answer.next_offset().map_or_else(String::new, |offset| format!(" at offset {offset}"));
@@ -111,7 +111,7 @@ impl Error {
         self.kind
     }
 
-    /// The status of the answer, when there was one.
+    /// The status of the response, if there was one.
     pub fn status(&self) -> Option<u16> {
         self.status
     }

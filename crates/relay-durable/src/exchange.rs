@@ -1,4 +1,4 @@
-//! One request and its answer, with what goes along; and the attempts at it.
+//! One request and its response, with credentials and headers; and its retries.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
@@ -18,7 +18,7 @@ use crate::client::{Shared, is_protocol_header};
 use crate::error::one_line;
 use crate::{Error, ErrorKind};
 
-/// A request, as often as it may have to be sent.
+/// A request that may be sent several times.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) method: Method,
@@ -28,31 +28,31 @@ pub(crate) struct Call {
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// A token of this request alone, in the place of the client's.
+    /// A token of this request, instead of the client's.
     pub(crate) bearer: Option<Secret>,
-    /// Longest time to the answer's head.
+    /// Time limit of the response head.
     pub(crate) wait: Duration,
 }
 
-/// An answer whose body is still to be read.
+/// A response whose body is still to be read.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) answer: Answer,
     pub(crate) body: Incoming,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug)]
 pub(crate) enum Lost {
     /// No byte of the request left.
     Unsent(String),
-    /// The server may have it.
+    /// The server may have received it.
     Unknown(String),
-    /// No attempt will do better.
+    /// Another attempt would fail as well.
     Never(Error),
 }
 
-/// What may be sent again after an attempt whose outcome is unknown.
+/// When a request may be sent again after an unknown outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resend {
     Always,
@@ -191,8 +191,8 @@ impl Shared {
         Ok(request)
     }
 
-    /// Sends a request until there is an answer that is not "later". The second value says whether an attempt before it
-    /// may have been taken.
+    /// Sends a request until there is a response that does not ask to retry. The second value tells whether an
+    /// earlier attempt may have been accepted.
     pub(crate) async fn persist(&self, call: &Call, resend: Resend) -> Result<(Reply, bool), Error> {
         let mut backoff = Backoff::new(self.retry_base, self.retry_cap, seed());
         let started = Instant::now();
@@ -255,8 +255,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Sends a request until its answer has come whole. The last value says whether an attempt before it may have been
-    /// taken. Refusals are answers here.
+    /// Sends a request until its complete response has come. The last value tells whether an earlier attempt may
+    /// have been accepted. Refusals are responses here.
     pub(crate) async fn fetch(&self, call: &Call, most: usize) -> Result<(Answer, Bytes, bool), Error> {
         let mut backoff = Backoff::new(self.retry_base, self.retry_cap, seed());
         let (started, mut again) = (Instant::now(), false);
@@ -275,7 +275,7 @@ impl Shared {
         }
     }
 
-    /// Like [`persist`](Self::persist), for answers whose body says nothing; refusals are errors.
+    /// Like [`persist`](Self::persist), for responses without a relevant body; refusals are errors.
     pub(crate) async fn ask(
         &self,
         call: &Call,
@@ -311,7 +311,7 @@ impl Shared {
     }
 }
 
-/// A body, unless it is longer than `most`; or why it broke off.
+/// A body of at most `most` bytes; or why it could not be read.
 async fn whole(mut body: Incoming, most: usize, patience: Duration) -> Result<Option<Bytes>, String> {
     let mut bytes = BytesMut::new();
     loop {
@@ -331,7 +331,8 @@ async fn whole(mut body: Incoming, most: usize, patience: Duration) -> Result<Op
     }
 }
 
-/// The beginning of a body, for a person. A short body is read to its end, so that its connection can be used again.
+/// The beginning of a body, for an error message. A short body is read to its end, so that its connection can be
+/// used again.
 pub(crate) async fn words(mut body: Incoming, patience: Duration) -> String {
     if body.is_end_stream() {
         return String::new();
@@ -347,7 +348,7 @@ pub(crate) async fn words(mut body: Incoming, patience: Duration) -> String {
             }
         }
     };
-    // What came until then is said.
+    // The bytes so far are used.
     let _ = tokio::time::timeout(patience.min(Duration::from_secs(2)), read).await;
     one_line(&bytes[..bytes.len().min(WORDS)])
 }

@@ -28,13 +28,13 @@ pub use options::{Notice, ProducerOptions, StateStore};
 
 use options::{OnNotice, check};
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// The offset behind its batch. A server need not tell it of a duplicate.
+    /// The offset after its batch. A server need not send it for a duplicate.
     pub offset: Option<Offset>,
-    /// An earlier attempt had been taken.
+    /// Whether an earlier attempt had been accepted.
     pub duplicate: bool,
     /// The epoch it was written in.
     pub epoch: u64,
@@ -44,7 +44,7 @@ pub struct Outcome {
 
 type Answered = Result<Outcome, Arc<Error>>;
 
-/// Resolves once the message is on the server, or never will be by this producer. Dropping it changes nothing.
+/// Resolves once the message is on the server, or this producer has failed. Dropping it has no effect.
 #[derive(Debug)]
 pub struct Receipt(oneshot::Receiver<Answered>);
 
@@ -67,9 +67,8 @@ impl Future for Receipt {
 /// Writes each message once, in order: batches are sent again with the same number and bytes until they are
 /// acknowledged.
 ///
-/// One task sends; it ends when this is dropped, which leaves the outcome of what is not acknowledged unknown. After
-/// the first error that no retry can mend nothing more is sent, and every receipt, [`flush`](Self::flush) and append
-/// gives it.
+/// One task sends; it ends when this is dropped, and then the outcome of unacknowledged messages is unknown. After
+/// the first permanent error nothing more is sent, and every receipt, [`flush`](Self::flush) and append returns it.
 pub struct IdempotentProducer {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -77,9 +76,9 @@ pub struct IdempotentProducer {
 
 struct Shared {
     inner: Mutex<Inner>,
-    /// There is something to do for the task.
+    /// Wakes the task.
     work: Notify,
-    /// Something was acknowledged, closed, or has failed.
+    /// Wakes waiting callers.
     news: Notify,
     origin: Instant,
 }
@@ -108,7 +107,7 @@ impl Shared {
 }
 
 impl IdempotentProducer {
-    /// A producer for a stream, which must be there. Must be called within a tokio runtime.
+    /// A producer for an existing stream. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] naming the field that is wrong; those of a HEAD when the content type is not given.
@@ -157,7 +156,8 @@ impl IdempotentProducer {
         Ok(Self { task: tokio::spawn(task.run()), shared })
     }
 
-    /// Takes a message and returns at once. When there is no room, or the producer has ended, the receipt says so.
+    /// Appends a message and returns at once. When there is no room, or the producer has ended, the receipt has the
+    /// error.
     pub fn append(&self, message: impl AsRef<[u8]>) -> Receipt {
         self.try_append(message).unwrap_or_else(|error| {
             let (sender, receiver) = oneshot::channel();
@@ -166,7 +166,7 @@ impl IdempotentProducer {
         })
     }
 
-    /// Takes a message if there is room for it.
+    /// Appends a message if there is room for it.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] when there is none, or it is not JSON though the stream is; else why the producer has
@@ -186,7 +186,7 @@ impl IdempotentProducer {
         Ok(Receipt(receiver))
     }
 
-    /// Waits for room, then takes a message.
+    /// Waits for room, then appends a message.
     ///
     /// # Errors
     /// Why the producer has ended.
@@ -195,8 +195,8 @@ impl IdempotentProducer {
         self.try_append(message)
     }
 
-    /// Waits for room, then takes a message without a receipt. `mark` is the caller's position behind the message; it
-    /// comes back in [`Acknowledged::mark`](crate::Acknowledged::mark) and in the stored state, and must grow.
+    /// Waits for room, then appends a message without a receipt. `mark` is the caller's position after the message;
+    /// it comes back in [`Acknowledged::mark`](crate::Acknowledged::mark) and in the stored state, and must grow.
     ///
     /// # Errors
     /// Why the producer has ended.
@@ -220,7 +220,7 @@ impl IdempotentProducer {
         }
     }
 
-    /// Hands in a batch that was in flight in an earlier life: see [`ProducerOptions::resume`].
+    /// Hands in a batch that was in flight in an earlier process: see [`ProducerOptions::resume`].
     pub fn append_batch<'m>(&self, messages: impl Iterator<Item = (&'m [u8], u64)>) {
         let mut inner = self.shared.lock();
         let now = self.shared.now();
@@ -297,8 +297,8 @@ impl IdempotentProducer {
         }
     }
 
-    /// Waits until everything appended is on the server, then goes on one epoch higher with number 0, and gives that
-    /// epoch. Whoever still writes with the old one is refused from the next batch on.
+    /// Waits until everything appended is on the server, then goes on one epoch higher with number 0, and gives
+    /// that epoch. Other producers with the old epoch are refused from the next batch on.
     ///
     /// # Errors
     /// Those of [`flush`](Self::flush), and [`ErrorKind::Closed`] behind a close.
@@ -309,7 +309,7 @@ impl IdempotentProducer {
             if inner.machine.restart() {
                 return Ok(inner.machine.epoch());
             }
-            // Something may have been appended meanwhile.
+            // There may be new appends.
             if inner.machine.is_idle() {
                 return Err(Arc::new(Error::new(
                     ErrorKind::Closed,
@@ -328,7 +328,7 @@ impl IdempotentProducer {
         self.flush().await
     }
 
-    /// Ends the producer's task as it is, once its state is stored. What is not acknowledged then stays in flight: see
+    /// Ends the producer's task once its state is stored. Unacknowledged batches stay in flight: see
     /// [`ProducerOptions::resume`]. Nothing can be appended afterwards.
     ///
     /// # Errors
@@ -348,7 +348,7 @@ impl IdempotentProducer {
         }
     }
 
-    /// What another process would need to go on.
+    /// The state from which another process can continue.
     pub fn state(&self) -> ProducerState {
         self.shared.lock().machine.state()
     }
@@ -396,7 +396,7 @@ struct Task {
     said: String,
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 type Done = (u64, Result<(Answer, String), Lost>);
 
 impl Task {
@@ -406,7 +406,7 @@ impl Task {
         let saved = self.save(state).await.map_err(|error| self.unstored(error)).err();
         let (failure, receipts) = {
             let mut inner = self.shared.lock();
-            // What happened first is told.
+            // The first error is reported.
             let failure = failure.or(saved).map(Arc::new);
             inner.failure.clone_from(&failure);
             inner.ended = true;

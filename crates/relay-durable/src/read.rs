@@ -20,13 +20,13 @@ use crate::client::check_retries;
 use crate::exchange::{Call, Lost, Reply, seed, words};
 use crate::{DurableStream, Error, ErrorKind};
 
-/// What a stream yields.
+/// An item of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadEvent {
-    /// Data, with the checkpoint behind it.
+    /// Data, with the checkpoint after it.
     Piece(Piece),
-    /// An attempt failed; another follows by itself.
+    /// An attempt failed, and will be retried.
     Retry(Retry),
     /// The end: the last item.
     End(End),
@@ -34,8 +34,7 @@ pub enum ReadEvent {
 
 /// Reads a stream over as many requests as it takes: a `Stream` that ends after [`ReadEvent::End`] or one error.
 ///
-/// Nothing happens unless it is polled, and nothing is read ahead of what a piece holds. Dropping it closes the
-/// connection.
+/// Nothing happens unless it is polled, and it does not read ahead of a piece. Dropping it closes the connection.
 pub struct Reads {
     pub(crate) stream: DurableStream,
     machine: Reader,
@@ -45,7 +44,7 @@ pub struct Reads {
     retry_for: Option<Duration>,
     /// What is wrong with the configuration.
     refused: Option<Error>,
-    /// The end that is told once the words of a refusal are read.
+    /// The end, kept until the body of a refusal is read.
     stopping: Option<ReaderStop>,
     pub(crate) done: bool,
 }
@@ -54,7 +53,7 @@ enum Link {
     None,
     Opening(BoxFuture<'static, Result<Reply, Lost>>),
     Open(Incoming),
-    /// The refusal is known; its words are being read.
+    /// A refusal whose body is being read.
     Words(BoxFuture<'static, String>, Box<Answer>),
 }
 
@@ -86,18 +85,17 @@ impl Reads {
         }
     }
 
-    /// Behind everything given out so far.
+    /// The checkpoint after everything given out so far.
     pub fn position(&self) -> &Checkpoint {
         self.machine.position()
     }
 
-    /// Where reading began: as it was told, and for [`Offset::NOW`](crate::Offset::NOW) where that was, once the server
-    /// has said it.
+    /// The start of the read; for [`Offset::NOW`](crate::Offset::NOW) the offset from the server's first response.
     pub fn began(&self) -> &Checkpoint {
         self.machine.began()
     }
 
-    /// Whether the stream is one of JSON messages; `None` while nobody has said so.
+    /// Whether the stream is one of JSON messages; `None` while that is unknown.
     pub fn is_json(&self) -> Option<bool> {
         self.machine.is_json()
     }
@@ -126,7 +124,7 @@ impl Reads {
         timer.as_mut().poll(cx)
     }
 
-    /// What the link has; `Pending` when it has to be waited for.
+    /// Polls the request in progress.
     fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Option<Error>> {
         let now = self.now();
         match &mut self.link {
@@ -171,7 +169,7 @@ impl Reads {
         }
     }
 
-    /// The end, as an item or an error; `Pending` while the words of a refusal are read.
+    /// The end, as an item or an error; `Pending` while the body of a refusal is read.
     fn poll_stop(&mut self, stop: &ReaderStop, cx: &mut Context<'_>) -> Poll<Result<End, Error>> {
         let url = self.stream.url().to_owned();
         let error = match stop {

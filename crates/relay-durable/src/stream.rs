@@ -1,4 +1,4 @@
-//! A stream, and what can be asked of it once.
+//! Streams, and single requests.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,49 +20,49 @@ use crate::{Client, Error, ErrorKind};
 pub struct DurableStream {
     pub(crate) client: Client,
     pub(crate) url: Arc<str>,
-    /// Once it is known it does not change.
+    /// It does not change once it is known.
     content_type: Arc<Mutex<Option<String>>>,
 }
 
-/// When a stream ends to be.
+/// When a stream is deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expiry {
-    /// So long after its last use. Whole seconds.
+    /// This long after its last use. Whole seconds.
     Ttl(Duration),
     /// At that time, RFC 3339.
     At(String),
 }
 
-/// How to make a stream.
+/// Options of a new stream.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct CreateOptions {
-    /// Its type for good. Default `application/octet-stream`.
+    /// Its content type, which cannot be changed. Default `application/octet-stream`.
     pub content_type: Option<String>,
-    /// When it ends to be. Default: never.
+    /// When it is deleted. Default: never.
     pub expiry: Option<Expiry>,
     /// Closed from the beginning. Default false.
     pub closed: bool,
     /// Its first message: for a JSON stream one JSON value, which stays one message whatever it is. Default none.
     pub data: Bytes,
-    /// Send [`data`](Self::data) as it is: for a JSON stream, an array of messages in the place of one message.
+    /// Send [`data`](Self::data) unchanged: for a JSON stream, an array of messages instead of one message.
     pub raw: bool,
 }
 
-/// How to fork a stream.
+/// Options of a fork.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ForkOptions {
-    /// Where the fork leaves its source. Default: the source's end.
+    /// The offset of the fork in its source. Default: the source's end.
     pub at: Option<Offset>,
     /// Messages (JSON) or bytes behind [`at`](Self::at).
     pub sub_offset: Option<u64>,
-    /// When it ends to be. Default: as its source.
+    /// When it is deleted. Default: as its source.
     pub expiry: Option<Expiry>,
 }
 
-/// How to append.
+/// Options of an append.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct AppendOptions {
@@ -72,9 +72,9 @@ pub struct AppendOptions {
     pub seq: Option<String>,
     /// Close the stream with it.
     pub close: bool,
-    /// Send the bytes as they are: on a JSON stream, an array of messages in the place of one message.
+    /// Send the bytes unchanged: on a JSON stream, an array of messages instead of one message.
     pub raw: bool,
-    /// Send it again although an earlier attempt may have been taken. **It may then be there twice.**
+    /// Send it again although an earlier attempt may have been accepted. **It may then be stored twice.**
     pub resend: bool,
 }
 
@@ -114,7 +114,7 @@ macro_rules! news {
 
 news! { CreateOptions ForkOptions AppendOptions }
 
-/// A stream that was made, or was there.
+/// A stream that was created, or existed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Created {
@@ -128,7 +128,7 @@ pub struct Created {
     pub closed: bool,
 }
 
-/// An append that was taken, or a close.
+/// The outcome of an append or a close.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AppendOutcome {
@@ -140,7 +140,7 @@ pub struct AppendOutcome {
     pub closed: bool,
 }
 
-/// What is known of a stream.
+/// The metadata of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Head {
@@ -152,7 +152,7 @@ pub struct Head {
     pub offset: Option<Offset>,
     /// Whether it is closed.
     pub closed: bool,
-    /// Seconds for which it lives on without being used.
+    /// Seconds until it is deleted without use.
     pub ttl_seconds: Option<u64>,
     /// When it ends to be, as the server writes it.
     pub expires_at: Option<String>,
@@ -160,7 +160,7 @@ pub struct Head {
     pub etag: Option<String>,
 }
 
-/// What there is from an offset on, in one answer.
+/// The result of a single read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fetched {
@@ -170,7 +170,7 @@ pub enum Fetched {
     Snapshot(Snapshot),
 }
 
-/// One answer of a stream. A server may give less than there is.
+/// One response with data. A server may return less than there is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -180,7 +180,7 @@ pub struct Snapshot {
     pub offset: Offset,
     /// For the next [`DurableStream::get`] from the same offset.
     pub etag: Option<String>,
-    /// It is all there was.
+    /// It is everything that existed.
     pub up_to_date: bool,
     /// The stream ends here.
     pub closed: bool,
@@ -203,7 +203,7 @@ impl Client {
         let lower = stream.to_ascii_lowercase();
         let url = if lower.starts_with("http://") || lower.starts_with("https://") {
             let parsed = BaseUrl::parse(stream).map_err(|error| wrong(&error.to_string()))?;
-            // Nobody's trailing slash is taken away.
+            // A trailing slash is kept.
             if stream.ends_with('/') { format!("{parsed}/") } else { parsed.to_string() }
         } else if stream.contains("://") {
             return Err(wrong("it does not begin with http:// or https://"));
@@ -213,7 +213,7 @@ impl Client {
         Ok(DurableStream::new(self.clone(), url))
     }
 
-    /// Checks that a stream is there, and gives its handle.
+    /// Checks that a stream exists, and returns its handle.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] with the URL, and those of [`DurableStream::head`].
@@ -223,7 +223,7 @@ impl Client {
         Ok(stream)
     }
 
-    /// Makes a stream and gives its handle; one that is there with the same configuration is fine.
+    /// Creates a stream and returns its handle; succeeds if it exists with the same configuration.
     ///
     /// # Errors
     /// Those of [`DurableStream::create`].
@@ -239,7 +239,7 @@ impl DurableStream {
         Self { client, url: url.into(), content_type: Arc::default() }
     }
 
-    /// The same stream, of which the type is known already: nobody is asked for it.
+    /// The same stream with a known type, so that the server is not asked for it.
     #[must_use]
     pub fn with_content_type(self, kind: &str) -> Self {
         self.learn(Some(kind));
@@ -264,7 +264,7 @@ impl DurableStream {
         Error::new(kind, &self.url, what)
     }
 
-    /// Makes the stream (PUT). The same again is fine.
+    /// Creates the stream (PUT). Succeeds if it exists with the same configuration.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a first message that is not JSON though the stream is; [`ErrorKind::Exists`] when it
@@ -341,12 +341,12 @@ impl DurableStream {
         }
     }
 
-    /// The stream's type, if it was learned or said.
+    /// The stream's type, if it is known.
     pub(crate) fn known_type(&self) -> Option<String> {
         self.content_type.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The stream's type: what was learned before, else what the server says now.
+    /// The stream's type: the known one, else that from the server.
     ///
     /// # Errors
     /// Those of [`head`](Self::head).
@@ -355,13 +355,13 @@ impl DurableStream {
             return Ok(known);
         }
         let mut call = self.call(Method::HEAD);
-        // An append must not meet a connection that is about to be closed: nobody could tell whether it was taken.
+        // An append must not use a connection that is about to be closed: its outcome would be unknown.
         call.headers.insert(header::CONNECTION, http::HeaderValue::from_static("close"));
         let head = self.described(&call).await?;
         Ok(head.content_type.unwrap_or_else(|| "application/octet-stream".to_owned()))
     }
 
-    /// What is known of the stream (HEAD).
+    /// Requests the stream's metadata (HEAD).
     ///
     /// # Errors
     /// By kind.
@@ -451,8 +451,8 @@ impl DurableStream {
         Ok(AppendOutcome { status: answer.status(), offset: answer.next_offset().cloned(), closed: true })
     }
 
-    /// Deletes the stream, and gives the status. After an attempt whose answer was lost, a stream that is not there
-    /// is deleted.
+    /// Deletes the stream, and returns the status. After an attempt whose response was lost, a missing stream
+    /// counts as deleted.
     ///
     /// # Errors
     /// By kind.
@@ -464,7 +464,7 @@ impl DurableStream {
         }
     }
 
-    /// Asks once for what there is from an offset on, unless it is what an `ETag` stands for (`If-None-Match`).
+    /// Reads once from an offset on, unless the data has this `ETag` (`If-None-Match`).
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] for more than `most` bytes, [`ErrorKind::Malformed`] for an answer without an offset,
@@ -508,7 +508,7 @@ impl fmt::Debug for DurableStream {
     }
 }
 
-/// A URL as errors may show it: a user name and password are none of theirs.
+/// A URL for errors, without user name and password.
 fn without_user(url: &str) -> String {
     let Some(at) = url.find("://").map(|at| at + 3) else { return url.to_owned() };
     let end = url[at..].find('/').map_or(url.len(), |slash| at + slash);

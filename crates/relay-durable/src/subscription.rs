@@ -1,4 +1,4 @@
-//! Subscriptions that wake workers who then pull: which streams have something new, and who works on it.
+//! Subscriptions: workers are woken when streams have new data, and claim the work.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::{Client, Error, ErrorKind};
 
 /// A handle to a subscription. Cheap to clone; making one does no I/O.
 ///
-/// The server writes an event to the subscription's wake stream when one of its streams has something new. A worker
-/// that reads it [claims](Self::claim) the work, and holds a [`Lease`] until it is done.
+/// The server writes an event to the subscription's wake stream when one of its streams has new data. A worker that
+/// reads it [claims](Self::claim) the work, and holds a [`Lease`] until it is done.
 #[derive(Clone)]
 pub struct Subscription {
     client: Client,
     url: String,
 }
 
-/// What to subscribe to.
+/// Options of a subscription.
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct SubscriptionOptions {
@@ -37,7 +37,7 @@ pub struct SubscriptionOptions {
     pub streams: Vec<String>,
     /// The stream that workers read to be woken: one of JSON messages, which must be there.
     pub wake_stream: String,
-    /// How long a claim holds without a sign of life, in whole milliseconds: 1 s to 10 min. Default 30 s.
+    /// How long a claim lasts without a heartbeat, in whole milliseconds: 1 s to 10 min. Default 30 s.
     #[serde(rename = "lease_ttl_ms", serialize_with = "millis")]
     pub lease: Duration,
     /// For people.
@@ -89,7 +89,7 @@ impl SubscriptionOptions {
     }
 }
 
-/// What the server knows of a subscription.
+/// The server's description of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct SubscriptionInfo {
@@ -102,7 +102,7 @@ pub struct SubscriptionInfo {
     /// Streams by pattern.
     #[serde(default)]
     pub pattern: Option<String>,
-    /// The streams it has, and what is acknowledged of them.
+    /// Its streams, with their acknowledged offsets.
     #[serde(default)]
     pub streams: Vec<SubscribedStream>,
     /// The stream that wakes workers.
@@ -128,7 +128,7 @@ pub struct SubscribedStream {
     /// `explicit` or `glob`.
     #[serde(default)]
     pub link_type: Option<String>,
-    /// Behind what is acknowledged.
+    /// The acknowledged offset.
     pub acked_offset: Offset,
 }
 
@@ -138,27 +138,27 @@ pub struct SubscribedStream {
 pub struct PendingStream {
     /// Its path below the root.
     pub path: String,
-    /// Behind what is acknowledged: from where to read.
+    /// The acknowledged offset, from which to read.
     pub acked_offset: Offset,
-    /// Where it ended when it was claimed.
+    /// Its end at the time of the claim.
     pub tail_offset: Offset,
-    /// There is something between the two.
+    /// Whether there is data between the two.
     #[serde(default)]
     pub has_pending: bool,
 }
 
-/// A stream was worked on up to an offset.
+/// An acknowledgement of a stream up to an offset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Ack {
     /// The stream's path below the root.
     pub stream: String,
-    /// Behind what is done.
+    /// The offset up to which the work is done.
     pub offset: Offset,
 }
 
 impl Ack {
-    /// All before that offset is done.
+    /// All data before that offset is done.
     pub fn new(stream: impl Into<String>, offset: Offset) -> Self {
         Self { stream: stream.into(), offset }
     }
@@ -224,7 +224,8 @@ impl Subscription {
         &self.url
     }
 
-    /// Makes the subscription; the same again is fine. Gives what it is, and whether it is new.
+    /// Creates the subscription; succeeds if it exists with the same configuration. Returns its description, and
+    /// whether it is new.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a lease outside of 1 s to 10 min, [`ErrorKind::Exists`] when it is there with another
@@ -246,7 +247,7 @@ impl Subscription {
         self.read(&body)
     }
 
-    /// Deletes it. One that is not there is deleted.
+    /// Deletes it. A missing one counts as deleted.
     ///
     /// # Errors
     /// By kind.
@@ -257,7 +258,7 @@ impl Subscription {
         }
     }
 
-    /// Adds streams by name. What they hold now counts as acknowledged.
+    /// Adds streams by name. Their present data counts as acknowledged.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], and others by kind.
@@ -266,7 +267,7 @@ impl Subscription {
         self.ask(Method::POST, "/streams", Some(&body), None).await.map(|_| ())
     }
 
-    /// Takes a stream away that was added by name. A pattern may keep it in.
+    /// Removes a stream that was added by name. A pattern may still include it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when the subscription is not there, and others by kind.
@@ -276,10 +277,10 @@ impl Subscription {
         self.ask::<()>(Method::DELETE, &format!("/streams/{path}"), None, None).await.map(|_| ())
     }
 
-    /// Takes the work for a worker of that name, for as long as the lease is.
+    /// Claims the work for a worker of that name, for the duration of the lease.
     ///
-    /// When an answer is lost, the claim may hold although nobody knows its token: it is then refused as
-    /// [`ErrorKind::Claimed`] until its lease is over.
+    /// When a response is lost, the claim may be in force although its token is unknown: a new claim is then
+    /// refused as [`ErrorKind::Claimed`] until its lease is over.
     ///
     /// # Errors
     /// [`ErrorKind::Claimed`] when another worker has it, [`ErrorKind::NoWork`] when there is none, and others by kind.
@@ -400,17 +401,17 @@ impl Lease {
         &self.streams
     }
 
-    /// How long it holds from the last sign of life.
+    /// How long it lasts after the last heartbeat.
     pub fn time(&self) -> Duration {
         self.time
     }
 
-    /// Which claim it is: they are counted.
+    /// The number of the claim.
     pub fn generation(&self) -> u64 {
         self.wake.generation
     }
 
-    /// A sign of life: the lease begins anew.
+    /// Sends a heartbeat, which renews the lease.
     ///
     /// # Errors
     /// [`ErrorKind::Fenced`] when it was over, and others by kind.
@@ -418,7 +419,7 @@ impl Lease {
         self.progress(&[], false).await.map(|_| ())
     }
 
-    /// Says how far the work is, which is a sign of life too. Repeating it is fine.
+    /// Acknowledges work, which is also a heartbeat. It may be repeated.
     ///
     /// # Errors
     /// [`ErrorKind::Fenced`] when the lease was over, [`ErrorKind::Refused`] for an offset that is not between what is
@@ -427,16 +428,16 @@ impl Lease {
         self.progress(acks, false).await.map(|_| ())
     }
 
-    /// Says how far the work is and gives it back. Gives whether there is more of it already.
+    /// Acknowledges work and releases the claim. Returns whether there is more work already.
     ///
     /// # Errors
-    /// Those of [`ack`](Self::ack). [`ErrorKind::OutcomeUnknown`] when an answer was lost and the lease is over now: it
-    /// was given back, or it ran out, and what was not acknowledged comes again.
+    /// Those of [`ack`](Self::ack). [`ErrorKind::OutcomeUnknown`] when an answer was lost and the lease is over
+    /// now: it was released, or has expired, and unacknowledged work comes again.
     pub async fn done(self, acks: &[Ack]) -> Result<bool, Error> {
         self.progress(acks, true).await
     }
 
-    /// Gives the work back as it is; what is not acknowledged comes again.
+    /// Releases the claim; unacknowledged work comes again.
     ///
     /// # Errors
     /// By kind. A lease that is over is given back.
@@ -449,10 +450,10 @@ impl Lease {
         }
     }
 
-    /// Works, and gives signs of life meanwhile, three in the time of the lease.
+    /// Runs `work`, and sends three heartbeats per lease time.
     ///
     /// # Errors
-    /// When a sign of life fails, the work is dropped: somebody else may have it now.
+    /// When a heartbeat fails, the work is dropped, because another worker may have it now.
     pub async fn keep<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
         tokio::pin!(work);
         loop {

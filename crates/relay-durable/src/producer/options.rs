@@ -9,17 +9,17 @@ use relay_proto::durable::{Event, ProducerConfig, ProducerState};
 use crate::Error;
 use crate::client::check_retries;
 
-/// What a producer tells while it works: see [`ProducerOptions::on_notice`].
+/// A notice of a producer: see [`ProducerOptions::on_notice`].
 pub type Notice = Event;
 
 pub(super) type OnNotice = Box<dyn FnMut(&Notice) + Send>;
 
-/// Keeps what a producer must know to go on in another process.
+/// Stores the state from which a producer can continue in another process.
 pub trait StateStore: Send {
-    /// Stores the state: before anything is sent that it does not cover, and at the end.
+    /// Stores the state: before anything that it does not cover is sent, and at the end.
     ///
     /// # Errors
-    /// When it cannot be stored. The producer ends then, without sending what it was about to.
+    /// When it cannot be stored. The producer then ends without sending.
     fn save(&mut self, state: &ProducerState) -> Result<(), Box<dyn StdError + Send + Sync>>;
 }
 
@@ -36,7 +36,7 @@ pub struct ProducerOptions {
 }
 
 impl ProducerOptions {
-    /// A producer of that name. Nobody else may use the name with the same epoch.
+    /// A producer of that name. No other producer may use the name with the same epoch.
     pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),
@@ -49,7 +49,7 @@ impl ProducerOptions {
         }
     }
 
-    /// Epoch, claiming, batches, limits, retries. What it says of JSON is replaced by what the stream's type says.
+    /// Epoch, claiming, batches, limits, retries. Its setting for JSON is replaced by the stream's type.
     #[must_use]
     pub fn config(mut self, config: ProducerConfig) -> Self {
         self.config = config;
@@ -63,7 +63,7 @@ impl ProducerOptions {
         self
     }
 
-    /// Goes on where an earlier producer of this name was. Its batches in flight are to be handed in first, with
+    /// Continues an earlier producer of this name. Its batches in flight are to be handed in first, with
     /// [`IdempotentProducer::append_batch`](crate::IdempotentProducer::append_batch).
     #[must_use]
     pub fn resume(mut self, state: ProducerState) -> Self {
@@ -78,14 +78,14 @@ impl ProducerOptions {
         self
     }
 
-    /// Is told of every batch that is acknowledged and of every retry. It must not block for long.
+    /// A function that is called for every acknowledged batch and every retry. It must not block for long.
     #[must_use]
     pub fn on_notice(mut self, told: impl FnMut(&Notice) + Send + 'static) -> Self {
         self.on_notice = Some(Box::new(told));
         self
     }
 
-    /// Messages that came before those of this producer, for the number in an error.
+    /// Number of messages before those of this producer, for the message number in errors.
     #[must_use]
     pub fn messages_before(mut self, count: u64) -> Self {
         self.messages_before = count;
@@ -102,7 +102,7 @@ impl fmt::Debug for ProducerOptions {
     }
 }
 
-/// Checks options, and names the one that is wrong.
+/// Checks options.
 pub(super) fn check(id: &str, config: &ProducerConfig) -> Result<(), Error> {
     if id.is_empty() || HeaderValue::from_str(id).is_err() {
         return Err(Error::usage("producer id: 1 or more characters that a header can hold"));
