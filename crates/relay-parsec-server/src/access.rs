@@ -1,4 +1,4 @@
-//! Who may read and write which channels.
+//! Access control: rights to read and write channels.
 
 use std::sync::Arc;
 

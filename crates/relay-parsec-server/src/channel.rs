@@ -1,4 +1,4 @@
-//! A channel: its log, who has published, and who listens.
+//! A channel: its log, producers and subscribers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,17 +13,17 @@ use relay_state::sequences::ProducerMarks;
 use relay_transport::server::Refusal;
 use tokio::time::Instant;
 
-/// One life of a channel.
+/// A channel, from its creation until it is forgotten.
 pub(crate) struct Channel {
     pub(crate) name: String,
     pub(crate) log: Log,
     /// Position 0.
     genesis: Position,
-    /// One publish at a time: sequences are checked and taken in the order of the log.
+    /// Serialises publishes: sequences are checked and recorded in the order of the log.
     writer: tokio::sync::Mutex<Writer>,
     /// Boxed, because a node of the map has room for eleven, and most channels have one.
     listeners: Mutex<BTreeMap<u64, Box<PresenceEntry>>>,
-    /// When somebody published or left last.
+    /// The time of the last publish, or of the last end of a stream.
     touched: Mutex<Instant>,
     /// Bytes that the hub has counted for it.
     pub(crate) counted: AtomicU64,
@@ -33,19 +33,19 @@ pub(crate) struct Writer {
     marks: ProducerMarks,
     /// Producer (its hash), sequence and offset of what is retained, to find a retry's original.
     recent: VecDeque<(u64, i64, u64)>,
-    /// Whether taken sequences are kept for another process.
+    /// Whether used sequences are stored for another process.
     durable: bool,
     /// Publishes since they were.
     since_checkpoint: u32,
-    /// It was forgotten: whoever still holds it looks again.
+    /// It was forgotten: holders look it up again.
     pub(crate) gone: bool,
 }
 
-/// Publishes after which the taken sequences are written down again.
+/// Publishes after which used sequences are stored again.
 const CHECKPOINT_EVERY: u32 = 256;
 
 impl Channel {
-    /// A channel on its log, whose taken sequences are folded from what the log has kept.
+    /// A channel on its log; used sequences are read from the log.
     pub(crate) async fn open(
         name: &str,
         log: Log,
@@ -69,7 +69,7 @@ impl Channel {
                         writer.marks.observe(&producer, sequence);
                     }
                 }
-                // From now on everything is held until it is in a checkpoint.
+                // From now on all entries are kept until they are in a checkpoint.
                 None => {
                     log.save_checkpoint(Checkpoint { position: kept.position(), body: "[]".into() }).await?
                 }
@@ -105,7 +105,7 @@ impl Channel {
         self.writer.lock().await
     }
 
-    /// Takes an envelope that was checked; `text` is what is kept and sent.
+    /// Appends a checked envelope; `text` is stored and sent.
     ///
     /// # Errors
     /// 409 when its sequence was used; 503 when the log cannot take it.
@@ -150,7 +150,7 @@ impl Channel {
         Ok(Published::new(self.at(positions.last), false))
     }
 
-    /// Where the same text stands under the same sequence, if it is retained.
+    /// The position of the same text with the same sequence, if it is retained.
     async fn original(
         &self,
         writer: &Writer,
@@ -180,12 +180,12 @@ impl Channel {
         *self.touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// How long nobody has published or left.
+    /// Time since the last publish, or the last end of a stream.
     pub(crate) fn quiet(&self) -> Duration {
         self.touched.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// How many bytes more it keeps than when it was asked last; less, when negative.
+    /// Change of its retained bytes since the last call.
     pub(crate) fn growth(&self) -> i64 {
         let now = self.log.bounds().bytes;
         now.cast_signed() - self.counted.swap(now, Ordering::AcqRel).cast_signed()

@@ -22,11 +22,11 @@ pub struct ServerConfig {
     pub max_streams: usize,
     /// Producers per channel whose sequences are remembered, about 100 bytes each. Default 10,000.
     pub max_producers: usize,
-    /// Silence after which a stream is sent a heartbeat. Default 15 s.
+    /// Time without an event after which a heartbeat is sent. Default 15 s.
     pub heartbeat: Duration,
     /// Age at which a stream is closed, plus up to a tenth; zero for never. Default 1 h.
     pub stream_lifetime: Duration,
-    /// The tokens file: `TOKEN SUBJECT READ [WRITE]` per line. Default: none, everybody may do everything.
+    /// The tokens file: `TOKEN SUBJECT READ [WRITE]` per line. Default: none, every client may do everything.
     pub tokens_file: Option<PathBuf>,
     /// The patterns that are served, and that envelopes are checked against. Default: none.
     pub registry: Option<Registry>,

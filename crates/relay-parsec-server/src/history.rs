@@ -1,4 +1,4 @@
-//! What a channel has kept.
+//! Pages of a channel's history.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use relay_transport::server::Refusal;
 use crate::channel::Channel;
 use crate::channel::unavailable;
 
-/// Which part is asked for.
+/// The requested part.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Asked {
     pub(crate) limit: usize,

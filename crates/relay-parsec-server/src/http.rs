@@ -1,4 +1,4 @@
-//! The HTTP service: routes, parameters, answers.
+//! The HTTP service: routes, parameters, responses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ const MAX_BODY: usize = 1 << 20;
 /// Bytes of `conn_info`.
 const MAX_CONN_INFO: usize = 1 << 10;
 
-/// A server that has its port. It answers once it runs.
+/// A listening server. It serves once [`run`](Self::run) is called.
 pub struct ParsecServer {
     http: HttpServer,
     hub: Arc<Hub>,
@@ -95,7 +95,8 @@ impl ParsecServer {
         self.http.local_addr()
     }
 
-    /// Serves until `stop` is cancelled; then tells every stream `closing`, lets open answers end, and closes the logs.
+    /// Serves until `stop` is cancelled; then sends `closing` on every stream, lets responses in progress end, and
+    /// closes the logs.
     pub async fn run(self, stop: CancellationToken) {
         let mut upkeep = JoinSet::new();
         let hub = self.hub.clone();
@@ -171,7 +172,7 @@ impl Service for Hub {
             Err(Unread::Refused(refusal)) => server::problem(&refusal),
             Err(Unread::Gone(cut)) => return Err(cut),
         };
-        // The query may hold what is nobody's business and is never logged.
+        // The query may contain secrets and is never logged.
         tracing::debug!(method = %head.method, route = ?route, status = response.status().as_u16(), "answered");
         Ok(response)
     }
@@ -186,7 +187,7 @@ impl Hub {
     ) -> Result<Response<Body>, Unread> {
         let refused = Unread::Refused;
         check_head(head).map_err(refused)?;
-        // What is there, and how it is asked for, is nothing for who may not ask at all.
+        // A client without credentials must not learn which paths and methods exist.
         let principal = match route {
             Some(Route::Health) => Principal::anyone(ChannelRights::all()),
             _ => self.authenticate(head).map_err(refused)?,
@@ -396,7 +397,7 @@ fn channel_name(query: &Query) -> Result<ChannelName, Refusal> {
     })
 }
 
-/// `Last-Event-ID` beats `after`, which beats `start`.
+/// `Last-Event-ID` takes precedence over `after`, and `after` over `start`.
 fn start(head: &Parts, query: &Query) -> Result<Start, Refusal> {
     let (after, start) = (query.optional("after")?, query.optional("start")?);
     let start = match start {

@@ -15,15 +15,15 @@ use crate::access::TokenWatch;
 use crate::channel::{Channel, unavailable};
 use crate::config::ServerConfig;
 
-/// How long an empty channel waits for those who listened to it.
+/// How long an empty channel is kept for its former subscribers.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What all requests share.
+/// State shared by all requests.
 pub(crate) struct Hub {
     pub(crate) config: ServerConfig,
     logs: Logs,
     channels: Mutex<HashMap<String, Arc<Channel>>>,
-    /// One opening at a time, so that a channel has one life.
+    /// Serialises openings, so that a channel is opened once.
     opening: tokio::sync::Mutex<()>,
     pub(crate) registry: Option<Arc<Registry>>,
     pub(crate) validator: Validator,
@@ -111,7 +111,7 @@ impl Hub {
         Ok(channel)
     }
 
-    /// Counts what a channel keeps, and lets the oldest go when it is too much in all.
+    /// Counts the bytes of a channel, and drops the oldest envelopes over the limit of all channels.
     pub(crate) async fn account(&self, channel: &Channel) {
         self.count(channel);
         if self.retained_bytes() > self.config.retain_bytes {
@@ -128,7 +128,7 @@ impl Hub {
         u64::try_from(self.retained.load(Ordering::Acquire)).unwrap_or(0)
     }
 
-    /// The channel with the oldest envelope gives first; a little more than needed, so that it is not done at each
+    /// Drops from the channel with the oldest envelope; a little more than needed, so that it is not done at each
     /// publish.
     async fn shrink(&self) {
         let goal = self.config.retain_bytes - self.config.retain_bytes / 64;
@@ -153,7 +153,7 @@ impl Hub {
         }
     }
 
-    /// Drops what is too old, and forgets channels that nobody listens to and that keep nothing.
+    /// Drops old envelopes, and forgets empty channels without subscribers.
     pub(crate) async fn clean(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
@@ -169,8 +169,8 @@ impl Hub {
         }
     }
 
-    /// Nothing is kept, nobody listens, and who was cut off has had time to come back: to them a new life of the
-    /// channel would be a gap in which nothing is missing.
+    /// Whether it is empty, without subscribers, and former subscribers had time to reconnect: a new epoch would
+    /// give them a gap although nothing is missing.
     fn is_over(&self, channel: &Channel) -> bool {
         channel.log.bounds().entries() == 0
             && channel.listeners().is_empty()
@@ -197,7 +197,7 @@ impl Hub {
         }
     }
 
-    /// Notes a listener, unless the channel was forgotten meanwhile.
+    /// Registers a subscriber, unless the channel was forgotten in between.
     pub(crate) fn listen(
         &self,
         channel: &Arc<Channel>,

@@ -1,11 +1,11 @@
 //! A Parsec server: enveloped channels over HTTP.
 //!
-//! Each channel is a log; a subscriber is a position in it, and is sent what follows over Server-Sent Events.
-//! Positions are of all producers together, so that a drop resumes exactly; a producer's sequence is taken once. What
-//! cannot be given any more is said with a `gap`.
+//! Each channel is a log; a subscriber has a position in it, and gets the envelopes after it over Server-Sent
+//! Events. Positions count the envelopes of all producers, so that a resume is exact; each sequence of a producer
+//! is accepted once. Envelopes that are no longer retained are reported by a `gap`.
 //!
-//! What it deliberately does not do: look into payloads beyond their schemas, speak TLS (put a proxy in front), push to
-//! subscribers that do not read, or copy its logs to other machines.
+//! What it deliberately does not do: interpret payloads beyond their schemas, speak TLS (put a proxy in front),
+//! push to subscribers that do not read, or copy its logs to other machines.
 //!
 //! ```
 //! use relay_parsec_server::{ParsecServer, ServerConfig};

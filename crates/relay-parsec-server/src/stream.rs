@@ -1,4 +1,4 @@
-//! One subscriber: a position in a channel's log, and what it must be told.
+//! The stream of one subscriber, from its position in a channel's log.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Seat {
         Some(Self { hub: hub.clone(), channel: None, id })
     }
 
-    /// Listens to a channel, unless that was forgotten meanwhile.
+    /// Registers with a channel, unless it was forgotten in between.
     pub(crate) fn listen(&mut self, channel: &Arc<Channel>, entry: PresenceEntry) -> bool {
         let listening = self.hub.listen(channel, self.id, entry);
         self.channel = listening.then(|| channel.clone());
@@ -150,7 +150,7 @@ impl Subscriber {
             return None;
         }
         if !self.opening.is_empty() {
-            // As a whole: what is split off would keep its room for as long as the stream lives.
+            // As a whole: a split buffer would keep its memory for the life of the stream.
             return Some(Ok(std::mem::take(&mut self.opening).freeze()));
         }
         loop {
@@ -234,7 +234,7 @@ impl Subscriber {
         out.put_slice(b"\n\n");
     }
 
-    /// A credential whose rights changed, and which still reaches the channel, goes on.
+    /// Continues with a credential whose rights changed, if it may still read the channel.
     fn renew(&mut self) {
         if !self.principal.revoked.is_cancelled() {
             return;

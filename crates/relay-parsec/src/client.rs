@@ -1,4 +1,4 @@
-//! The client: publishing, and the door to everything else.
+//! The client: publishing and subscribing.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -56,15 +56,15 @@ pub struct ClientBuilder {
     cap: Duration,
 }
 
-/// An envelope that was taken.
+/// A published envelope.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Sent {
     /// The envelope.
     pub envelope: Envelope,
-    /// Where it stands, if the server says.
+    /// Its position, if the server sends it.
     pub position: Option<Position>,
-    /// The server had taken it before: an answer was lost.
+    /// Whether the server had accepted it before, so that a response was lost.
     pub duplicate: bool,
 }
 
@@ -88,7 +88,7 @@ impl Client {
         }
     }
 
-    /// Gets the transport ready. The other methods do so too, when it was not called.
+    /// Connects the transport. Other methods do this too, if necessary.
     ///
     /// # Errors
     /// What the transport says; [`Error::Closed`].
@@ -117,8 +117,8 @@ impl Client {
         &self.inner.producer
     }
 
-    /// Publishes an envelope: numbers it, checks it, keeps the number, hands it over, and tries again with the same
-    /// bytes for as long as the outcome is unknown. Those of one channel go one after another.
+    /// Publishes an envelope: numbers it, checks it, stores the number, sends it, and retries with the same bytes
+    /// while the outcome is unknown. Publishes of one channel are sequential.
     ///
     /// # Errors
     /// [`Error::Rejected`], [`Error::Envelope`] and a refusal at the first try spend no number; every other does.
@@ -162,7 +162,7 @@ impl Client {
             .with_payload(payload);
         let bytes = Bytes::from(envelope.encode()?);
         self.save().await?;
-        // Whatever happens to this call from now on, the number may have been seen.
+        // From now on the number may have been seen, whatever happens to this call.
         number.spent = true;
         match self.hand_over(channel, &bytes, number.sequence).await {
             Ok(receipt) => Ok(Sent { envelope, position: receipt.position, duplicate: receipt.duplicate }),
@@ -176,7 +176,7 @@ impl Client {
         }
     }
 
-    /// Tries until it is known what became of it. With an error: whether it was definitely refused at the first try.
+    /// Retries until the outcome is known. An error tells whether the first attempt was definitely refused.
     async fn hand_over(&self, channel: &str, bytes: &Bytes, sequence: i64) -> Result<Receipt, (Error, bool)> {
         let inner = &self.inner;
         let until = Instant::now() + inner.publish_timeout;
@@ -248,7 +248,7 @@ impl Client {
         }
     }
 
-    /// Opens a subscription. Give handlers to what is returned, or take it as a stream: nothing comes before that.
+    /// Opens a subscription. Nothing is received before it has handlers or is used as a stream.
     ///
     /// # Errors
     /// [`Error::Closed`], and what the transport says at once; what it meets later comes in the stream.
@@ -285,7 +285,7 @@ impl Client {
         self.inner.transport.history(channel, options).await
     }
 
-    /// Who listens to a channel.
+    /// The subscribers of a channel.
     ///
     /// # Errors
     /// What the transport says.
@@ -307,7 +307,7 @@ impl Client {
         turns.entry(channel.to_owned()).or_default().clone()
     }
 
-    /// Nobody waits for it: it is made again when it is needed.
+    /// Nobody waits for it; it is made again when needed.
     fn forget_turn(&self, channel: &str) {
         let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
         if turns.get(channel).is_some_and(|turn| Arc::strong_count(turn) == 1) {
@@ -316,7 +316,7 @@ impl Client {
     }
 }
 
-/// Which other names there are is for the server to say.
+/// Further rules for names are those of the server.
 fn check_channel(name: &str) -> Result<(), Error> {
     if name.is_empty() || name.bytes().any(|byte| byte.is_ascii_control()) {
         return Err(Error::Usage("a channel's name is not empty and has no control characters".into()));
@@ -368,7 +368,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets what checks payloads, both ways. Default: nothing.
+    /// Sets the validator of payloads, sent and received. Default: none.
     #[must_use]
     pub fn validator(mut self, validator: Validator) -> Self {
         self.validator = validator;
@@ -450,6 +450,6 @@ fn now_millis() -> i64 {
 }
 
 pub(crate) fn random_seed() -> u64 {
-    // A seed that is not random only makes delays alike.
+    // A seed that is not random only makes delays equal.
     getrandom::u64().unwrap_or(0x5eed)
 }

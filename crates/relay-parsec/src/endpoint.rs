@@ -1,4 +1,4 @@
-//! Where a server is, and what it is told of who asks.
+//! A server's address, and credentials for it.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Sends a JSON body, and tells what another try may do.
+    /// Sends a JSON body; errors tell whether a retry may help.
     pub(crate) async fn post(
         &self,
         what: &str,
@@ -137,7 +137,7 @@ impl Endpoint {
     }
 }
 
-/// Whether another try may do better.
+/// Whether a retry may help.
 pub(crate) fn passing(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..)
 }
@@ -184,21 +184,21 @@ impl EndpointBuilder {
         self.outer(Outer::Bearer(token))
     }
 
-    /// Sets who stands in front of the server, and what is said to it. Default: nobody.
+    /// Sets a proxy in front of the server, and its credential. Default: none.
     #[must_use]
     pub fn outer(mut self, outer: Outer) -> Self {
         self.outer = outer;
         self
     }
 
-    /// Sets what presence calls this client.
+    /// Sets the client's name in presence lists.
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = Some(client_id.into());
         self
     }
 
-    /// Sets what else presence says of it: any JSON, 1 KiB at most.
+    /// Sets the client's information in presence lists: any JSON, 1 KiB at most.
     #[must_use]
     pub fn conn_info(mut self, conn_info: impl Into<String>) -> Self {
         self.conn_info = Some(conn_info.into());

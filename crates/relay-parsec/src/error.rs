@@ -1,4 +1,4 @@
-//! What went wrong, by what can be done about it.
+//! Errors, by what can be done about them.
 
 use relay_proto::parsec::{EnvelopeError, Rejection};
 use relay_proto::problem::Problem;
@@ -12,7 +12,7 @@ pub enum Error {
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
-    /// Something was asked for that cannot be.
+    /// The call is invalid.
     #[error("{0}")]
     Usage(String),
     /// The envelope breaks a rule. Nothing was sent, and no sequence was spent.
@@ -73,10 +73,10 @@ pub enum Error {
         /// In words, with the server's code.
         reason: String,
     },
-    /// The server cannot be reached, or does not speak as it should.
+    /// The server cannot be reached, or violates the protocol.
     #[error(transparent)]
     Transport(#[from] relay_transport::Error),
-    /// The answer is not what was asked for.
+    /// The response is not of the expected form.
     #[error("{what}: {reason}")]
     Answer {
         /// What was asked for.
@@ -84,7 +84,7 @@ pub enum Error {
         /// What is wrong with the answer.
         reason: String,
     },
-    /// The sequences cannot be kept. Nothing was sent.
+    /// The sequences cannot be stored. Nothing was sent.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
 }
@@ -97,7 +97,7 @@ pub enum ErrorKind {
     Denied,
     /// There is no such thing.
     NotFound,
-    /// The server has nothing more to say, and said so.
+    /// The server has ended the stream for good.
     Finished,
     /// Anything else.
     Failed,

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{Error, Event, Feed};
 
-/// What a subscription waits for.
+/// The state of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SubscriptionState {
@@ -30,8 +30,8 @@ pub enum SubscriptionState {
 
 /// The items of a channel, in order, over as many connections as it takes.
 ///
-/// Nothing happens unless it is polled: a subscriber that does not read stalls its own transport, and nobody else. It
-/// yields at most one error, as its last item; when it was unsubscribed or the client was closed, it just ends.
+/// Nothing happens unless it is polled: a subscriber that does not read only stalls its own transport. It yields at
+/// most one error, as its last item; when it was unsubscribed or the client was closed, it just ends.
 pub struct Items {
     feed: Box<dyn Feed>,
     follow: Follow,
@@ -41,7 +41,7 @@ pub struct Items {
     told: SubscriptionState,
 }
 
-/// What a subscription's handles and its stream both see.
+/// State shared by a subscription's handles and its stream.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) channel: String,
@@ -57,7 +57,7 @@ impl Items {
         Self { feed, follow, shared, cancelled, ended: false, told: SubscriptionState::Connecting }
     }
 
-    /// The position after everything that was handed over: what to keep, to go on from there another time.
+    /// The position after all items that were handed out. Store it to continue later.
     pub fn position(&self) -> Option<&Position> {
         self.follow.position()
     }

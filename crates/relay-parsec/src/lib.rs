@@ -1,13 +1,12 @@
 //! Enveloped channels: publish and subscribe with sequences, gaps and schemas that hold.
 //!
-//! A [`Client`] publishes under one producer id, with a sequence per channel that is kept before anything is handed
-//! over, and subscribes to channels as a `Stream` of [`Item`]s or with handlers. How envelopes travel is a
-//! [`Transport`]'s business: [`MemoryTransport`] within a process, [`SseTransport`] to a Parsec server of ours over
-//! HTTP, and with the feature
-//! `websocket` a transport to servers that embed centrifuge.
+//! A [`Client`] publishes under one producer id, with a sequence per channel that is stored before an envelope is
+//! sent, and subscribes to channels as a `Stream` of [`Item`]s or with handlers. A [`Transport`] carries the
+//! envelopes: [`MemoryTransport`] within a process, [`SseTransport`] to a Parsec server of ours over HTTP, and with
+//! the feature `websocket` a transport to servers that embed centrifuge.
 //!
 //! What it deliberately does not do: merge channels, resolve schema references, keep what was received, or decide
-//! what a gap means. It says what is missing; what to do about it is the application's.
+//! what a gap means. It reports gaps; the application decides what to do about them.
 //!
 //! ```
 //! use futures_util::StreamExt;

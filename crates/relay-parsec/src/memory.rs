@@ -1,4 +1,4 @@
-//! Channels within a process.
+//! A transport within a process.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;

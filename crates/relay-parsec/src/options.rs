@@ -1,4 +1,4 @@
-//! What can be asked for.
+//! Options of publishes, subscriptions and histories.
 
 use relay_proto::parsec::{Causation, Payload, Position};
 
@@ -49,7 +49,7 @@ impl Outgoing {
     }
 }
 
-/// What a subscriber wants. By default every aspect, from now on.
+/// Options of a subscription. By default every aspect, from now on.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct SubscribeOptions {
@@ -94,7 +94,7 @@ impl SubscribeOptions {
     }
 }
 
-/// Which part of the history is asked for. By default the newest hundred.
+/// The requested part of a history. By default the newest hundred.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct HistoryOptions {

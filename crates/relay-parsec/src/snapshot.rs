@@ -1,4 +1,4 @@
-//! Sequences that outlive the process.
+//! Storing sequences.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,12 +8,12 @@ use std::path::Path;
 use relay_state::files::{FileError, LockedFile};
 use serde_json::Value;
 
-/// Keeps the last number of each channel. `save` must not return before the numbers would survive a kill.
+/// Stores the last number of each channel. `save` must not return before the numbers survive a kill.
 pub trait SequenceSnapshotter: Send + Sync + 'static {
     /// What was saved last; empty when nothing ever was.
     ///
     /// # Errors
-    /// When it cannot be read or trusted. Nothing may be published then: numbers would be used twice.
+    /// When it cannot be read or is invalid. Nothing may be published then: numbers would be used twice.
     fn load(&self) -> Result<BTreeMap<String, i64>, SnapshotError>;
 
     /// Replaces what was saved.
@@ -23,7 +23,7 @@ pub trait SequenceSnapshotter: Send + Sync + 'static {
     fn save(&self, snapshot: &BTreeMap<String, i64>) -> Result<(), SnapshotError>;
 }
 
-/// The numbers cannot be kept, or not be trusted.
+/// The numbers cannot be stored, or are invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! Over HTTP: envelopes by POST, streams by Server-Sent Events.
+//! The HTTP transport: envelopes by POST, streams by Server-Sent Events.
 
 use std::fmt;
 use std::pin::Pin;
@@ -88,7 +88,7 @@ impl Transport for SseTransport {
         async move {
             let what = format!("publish to {channel}");
             let body = self.endpoint.post(&what, "parsec/publish", &[("channel", channel)], envelope).await?;
-            // Something else than a receipt, such as a page of a proxy, says nothing of the envelope.
+            // Another response than a receipt, such as a page of a proxy, says nothing about the envelope.
             let published: Published = serde_json::from_slice(&body).map_err(|error| {
                 PublishFailure::Unavailable { error: unreadable(&what, "receipt", &error), retry_after: None }
             })?;
@@ -298,7 +298,7 @@ impl SseFeed {
     }
 }
 
-/// Credentials that cannot be had now may be later.
+/// Unavailable credentials may be available later.
 fn refused(error: &Error) -> Refused {
     let text = relay_proto::error::chain(error).to_string();
     match error {

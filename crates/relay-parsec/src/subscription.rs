@@ -17,8 +17,8 @@ use crate::{Client, Error, HistoryItem, HistoryOptions, Items, Outgoing, Presenc
 
 type Handler<T> = Box<dyn FnMut(T) -> BoxFuture<'static, ()> + Send>;
 
-/// A subscription that is open and has not begun: give it handlers and [`start`](Self::start) it, or take it as
-/// [`items`](Self::items). Nothing is lost meanwhile, as nothing is read.
+/// A subscription that has not started: give it handlers and [`start`](Self::start) it, or use it as
+/// [`items`](Self::items). Nothing is read before, so nothing is lost.
 pub struct Subscriber {
     client: Client,
     items: Items,
@@ -164,7 +164,7 @@ async fn run(mut items: Items, mut handlers: Handlers, subscription: Subscriptio
 }
 
 async fn call<T>(channel: &str, handler: &mut Handler<T>, value: T) {
-    // What a handler leaves half-done is its own: it is called again with the next value.
+    // A handler that panicked is called again with the next value.
     let called = AssertUnwindSafe(async { handler(value).await }).catch_unwind().await;
     if called.is_err() {
         tracing::error!(channel, "a handler panicked");
@@ -242,7 +242,7 @@ impl Subscription {
         self.client.presence(self.channel()).await
     }
 
-    /// Ends it: no handler is called any more once the current one is done. May be called within a handler.
+    /// Ends the subscription: no handler is called after the current one. May be called within a handler.
     pub fn unsubscribe(&self) {
         self.shared.cancel.cancel();
     }

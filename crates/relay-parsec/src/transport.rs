@@ -1,4 +1,4 @@
-//! What a client needs of whatever carries its envelopes.
+//! The trait of transports.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use relay_state::sequences::Frame;
 
 use crate::{Error, HistoryOptions};
 
-/// Carries envelopes, and looks into none. One of your own needs [`publish`](Self::publish) and
-/// [`subscribe`](Self::subscribe); what it cannot do is [`Error::NotImplemented`].
+/// Carries envelopes without decoding them. Your own transport needs [`publish`](Self::publish) and
+/// [`subscribe`](Self::subscribe); the other calls default to [`Error::NotImplemented`].
 pub trait Transport: Send + Sync + 'static {
-    /// What it is called in errors.
+    /// Its name in errors.
     fn name(&self) -> &'static str;
 
-    /// Gets ready. Called once before anything else; subscriptions connect on their own.
+    /// Prepares the transport. Called once before anything else; subscriptions connect on their own.
     fn connect(&self) -> BoxFuture<'_, Result<(), Error>> {
         std::future::ready(Ok(())).boxed()
     }
 
-    /// Lets go of everything; later calls fail.
+    /// Closes all connections; later calls fail.
     fn close(&self) -> BoxFuture<'_, ()> {
         std::future::ready(()).boxed()
     }
 
-    /// Hands an envelope over, once. Retries are the client's.
+    /// Sends an envelope once. The client makes retries.
     fn publish<'a>(
         &'a self,
         channel: &'a str,
@@ -59,7 +59,7 @@ pub trait Transport: Send + Sync + 'static {
     }
 }
 
-/// Where a feed begins.
+/// The start of a feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
@@ -73,19 +73,21 @@ pub enum Start {
 
 /// The frames of a channel, over as many connections as it takes.
 ///
-/// It ends with [`Event::Ended`], or just ends when it was closed. After [`Event::Waiting`] it is told where to go on.
+/// It ends with [`Event::Ended`], or just ends when it was closed. After [`Event::Waiting`],
+/// [`resume`](Self::resume) sets where it continues.
 pub trait Feed: Stream<Item = Event> + Send + Unpin {
-    /// The next connection goes on after this position; `None` begins anew. Called after each [`Event::Waiting`].
+    /// The next connection continues after this position; `None` starts again. Called after each
+    /// [`Event::Waiting`].
     fn resume(&mut self, after: Option<&Position>);
 
     /// Drops the connection, because something is missing; an [`Event::Waiting`] follows.
     fn restart(&mut self, reason: &str);
 
-    /// The connection was worth it: the next delay is a first delay again.
+    /// The connection made progress: the next delay is a first delay again.
     fn progress(&mut self) {}
 }
 
-/// What a feed says.
+/// An event of a feed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -104,7 +106,7 @@ pub enum Event {
     Ended(Error),
 }
 
-/// What became of an envelope that was taken.
+/// The receipt of an accepted envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Receipt {
@@ -121,13 +123,13 @@ impl Receipt {
     }
 }
 
-/// Why an envelope was not taken, or may not have been.
+/// Why an envelope was not accepted, or may not have been.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PublishFailure {
-    /// It was not taken, and never will be as it is.
+    /// It was refused for good.
     Refused(Error),
-    /// It may have been taken, or may be at another try.
+    /// It may have been accepted, or may be on a retry.
     Unavailable {
         /// What happened.
         error: Error,
@@ -175,7 +177,7 @@ impl Presence {
         Self { subscribers: entries.len() as u64, entries, named: true }
     }
 
-    /// A mere count.
+    /// A count without entries.
     pub fn count(subscribers: u64) -> Self {
         Self { subscribers, entries: Vec::new(), named: false }
     }

@@ -1,4 +1,4 @@
-//! Over a WebSocket, to servers that embed centrifuge; publishes by Twirp.
+//! The WebSocket transport, to servers that embed centrifuge; publishes by Twirp.
 
 mod hub;
 mod socket;
@@ -27,8 +27,8 @@ use crate::{Endpoint, Error, Event, Feed, Presence, PublishFailure, Receipt, Sta
 /// Carries envelopes to and from a server that embeds centrifuge, as Parsec's own does: subscriptions over one
 /// WebSocket, publishes and presence by Twirp in JSON. There is no history.
 ///
-/// One server subscription per channel, however many local ones. A subscriber that is more than a queue behind loses
-/// what comes then, and a [`Frame::Lag`](relay_state::sequences::Frame::Lag) counts it: nobody else waits for it.
+/// One server subscription per channel, however many local ones. A subscriber whose queue is full loses further
+/// envelopes, which a [`Frame::Lag`](relay_state::sequences::Frame::Lag) counts; it does not delay others.
 pub struct WebSocketTransport {
     endpoint: Endpoint,
     hub: Arc<Hub>,

@@ -1,11 +1,11 @@
 //! Durable Streams: append-only streams behind URLs, read from any offset and followed live.
 //!
-//! Wire format and rules of the protocol (draft 1.0), without I/O: [`Offset`]s and [`Checkpoint`]s, the [`Answer`]
-//! that a response head amounts to, [`Control`] events, the incremental [`ArraySplitter`], and two machines:
-//! [`Reader`] says what to ask next so that nothing is lost and nothing comes twice, [`Producer`] says which batch to
-//! send so that each message is written once. Time and seeds are arguments.
+//! Wire format and rules of the protocol (draft 1.0), without I/O: [`Offset`]s and [`Checkpoint`]s, response heads
+//! as an [`Answer`], [`Control`] events, the incremental [`ArraySplitter`], and two machines: [`Reader`] decides
+//! which request to make so that nothing is lost or repeated, [`Producer`] decides which batch to send so that each
+//! message is written once. Time and seeds are arguments.
 //!
-//! What is not here: sockets, credentials, redirects, and the decision which token to use after a 401.
+//! Not here: sockets, credentials, redirects, and the choice of a token after a 401.
 //!
 //! ```
 //! use relay_proto::durable::{Answer, Refusal};

@@ -2,11 +2,11 @@
 //!
 //! A publisher wraps each payload in an [`Envelope`]: channel, aspect, producer, and a sequence per channel and
 //! producer. Channels are named by a grammar ([`ChannelName`]); [`Pattern`]s match them and carry schemas
-//! ([`Registry`], [`Validator`]). What a server sends over Server-Sent Events is a [`StreamFrame`], and what a
-//! `centrifuge` server sends over a WebSocket is in [`centrifuge`], with the connection as a machine without a socket
-//! in [`session`].
+//! ([`Registry`], [`Validator`]). [`StreamFrame`]s are the events of a stream over Server-Sent Events. The messages
+//! of a `centrifuge` server over a WebSocket are in [`centrifuge`], with the connection as a state machine in
+//! [`session`].
 //!
-//! It keeps no sequences and finds no gaps: those are folds over what was decoded.
+//! It keeps no sequences and finds no gaps: these are folds in `relay-state`.
 //!
 //! ```
 //! use relay_proto::parsec::{Envelope, EnvelopeError, Payload, Producer};

@@ -1,4 +1,4 @@
-//! Between one session and its many local subscriptions.
+//! Distributes one session's items to many local subscriptions.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind, Event, Start};
 /// at most, but not every server is one.
 const MOST_BYTES: usize = 16 << 20;
 
-/// What the task of the connection and the subscriptions share.
+/// State shared by the connection's task and the subscriptions.
 pub(super) struct Hub {
     state: Mutex<State>,
     pub(super) news: Notify,
@@ -122,7 +122,7 @@ impl Hub {
         self.news.notify_one();
     }
 
-    /// Brings the session in line with what is subscribed to. False when it is time to end.
+    /// Opens and closes the session's channels by the local subscriptions. False at the end.
     pub(super) fn reconcile(&self, session: &mut Session, now: Duration) -> bool {
         let mut state = self.lock();
         if state.closed {
@@ -165,7 +165,7 @@ impl Hub {
         true
     }
 
-    /// Hands on what the session says.
+    /// Distributes an item of the session.
     pub(super) fn dispatch(&self, item: Item, now: Duration) {
         let mut state = self.lock();
         match item {
@@ -233,7 +233,7 @@ impl State {
 }
 
 impl Queue {
-    /// What was dropped comes before what is said next, or it would be said as a hole, too.
+    /// Reports dropped envelopes before the next event, which would otherwise show a hole.
     fn say_lag(&mut self) {
         if self.dropped > 0 {
             let (dropped, resumes_after) = (std::mem::take(&mut self.dropped), self.position.clone());

@@ -25,10 +25,10 @@ use crate::{Endpoint, Error};
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
-/// How long a frame may take to be sent.
+/// Time limit to send a frame.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Obeys the session until the hub is closed.
+/// Drives the session until the hub is closed.
 pub(super) async fn drive(endpoint: Endpoint, hub: Arc<Hub>) {
     let begun = Instant::now();
     let now = || begun.elapsed();

@@ -1,4 +1,4 @@
-//! What a response head says.
+//! Response heads.
 
 use alloc::string::{String, ToString};
 use core::time::Duration;
@@ -6,7 +6,7 @@ use core::time::Duration;
 use super::Offset;
 use crate::http::ResponseHead;
 
-/// The head of an answer, reduced to what the protocol gives a meaning.
+/// The parts of a response head that the protocol uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     status: u16,
@@ -33,7 +33,7 @@ pub struct Answer {
 pub enum Refusal {
     /// 404: there is no such stream.
     NotFound,
-    /// 410: the stream was deleted and has forks, or the offset is older than what is kept.
+    /// 410: the stream was deleted and has forks, or the offset is no longer retained.
     Gone,
     /// 401, or 403 without an epoch.
     Unauthorised,
@@ -127,12 +127,12 @@ impl Answer {
         self.status
     }
 
-    /// Where the next read begins: `Stream-Next-Offset`.
+    /// The start of the next read: `Stream-Next-Offset`.
     pub fn next_offset(&self) -> Option<&Offset> {
         self.next_offset.as_ref()
     }
 
-    /// Everything there was at the time is in this answer. More may come.
+    /// Whether the response has everything that existed at the time. More may come.
     pub fn up_to_date(&self) -> bool {
         self.up_to_date
     }
@@ -172,12 +172,12 @@ impl Answer {
         self.seq
     }
 
-    /// Seconds for which the stream lives on without being used.
+    /// Seconds until the stream is deleted without use.
     pub fn ttl(&self) -> Option<u64> {
         self.ttl
     }
 
-    /// When the stream ends to be, as the server writes it.
+    /// When the stream is deleted, as the server writes it.
     pub fn expires_at(&self) -> Option<&str> {
         self.expires_at.as_deref()
     }
@@ -197,8 +197,8 @@ impl Answer {
         (200..300).contains(&self.status)
     }
 
-    /// Whether this is a web page in the place of an answer, as a portal or a proxy sends one with status 200: HTML,
-    /// and nothing that a server of streams says.
+    /// Whether this is a web page, as sent by a portal or proxy with status 200: HTML, without headers of the
+    /// protocol.
     pub fn is_page(&self) -> bool {
         let html =
             self.content_type.as_deref().is_some_and(|kind| essence(kind).eq_ignore_ascii_case("text/html"));
@@ -206,7 +206,7 @@ impl Answer {
         self.is_success() && html && !said
     }
 
-    /// Whether an append with this answer was taken: 200, 201 or 204, and no page.
+    /// Whether an append with this response was accepted: 200, 201 or 204, and not a web page.
     pub fn is_taken(&self) -> bool {
         matches!(self.status, 200 | 201 | 204) && !self.is_page()
     }

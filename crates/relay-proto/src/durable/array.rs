@@ -1,4 +1,4 @@
-//! One JSON array, message by message, however it is cut.
+//! Splitting a JSON array into messages.
 
 use alloc::string::{String, ToString};
 
@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 pub struct ArraySplitter {
     limit: usize,
     chunk: Bytes,
-    /// What earlier chunks hold of the element that is being read.
+    /// The part of the current element from earlier chunks.
     partial: BytesMut,
     state: State,
     /// The element before the white space.
@@ -51,7 +51,7 @@ enum State {
     Done,
 }
 
-/// What came is not one JSON array, or one of its elements is too long.
+/// The input is not one JSON array, or one of its elements is too long.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArrayError {

@@ -1,4 +1,4 @@
-//! What was received and is not given out yet, and how much of it was given out before.
+//! Received data that was not given out yet, and how much of it to skip.
 
 use alloc::vec::Vec;
 use core::mem;
@@ -7,12 +7,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::Content;
 
-/// Messages or bytes that wait for their offset. Bounded: what does not fit comes out as a piece of its own.
+/// Messages or bytes that wait for their offset. Bounded: excess data is given out as a piece of its own.
 #[derive(Debug)]
 pub(super) struct Held {
     /// Bytes that a piece may have.
     most: usize,
-    /// Messages or bytes that were given out before and come again.
+    /// Messages or bytes that were given out before and are repeated.
     skip: u64,
     messages: Vec<Bytes>,
     bytes: BytesMut,
@@ -25,19 +25,19 @@ impl Held {
         Self { most: most.max(1), skip: 0, messages: Vec::new(), bytes: BytesMut::new(), size: 0 }
     }
 
-    /// Forgets what was not given out: it is asked for again, and `skip` of it was given out.
+    /// Drops data that was not given out: it is requested again, and the first `skip` units of it were given out.
     pub(super) fn restart(&mut self, skip: u64) {
         self.messages = Vec::new();
         self.bytes = BytesMut::new();
         (self.size, self.skip) = (0, skip);
     }
 
-    /// What is still to be skipped.
+    /// The units that are still to be skipped.
     pub(super) fn left_to_skip(&self) -> u64 {
         self.skip
     }
 
-    /// Takes a message; gives a piece when there was no room for it.
+    /// Adds a message; returns a piece when there was no room for it.
     pub(super) fn push_message(&mut self, message: Bytes) -> Option<Content> {
         if self.skip > 0 {
             self.skip -= 1;
@@ -50,7 +50,7 @@ impl Held {
         piece
     }
 
-    /// Takes bytes. Whoever does takes [`overflow`](Self::overflow) until there is none.
+    /// Adds bytes. Then call [`overflow`](Self::overflow) until it returns `None`.
     pub(super) fn push_bytes(&mut self, bytes: &[u8]) {
         let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
         self.skip -= skipped as u64;

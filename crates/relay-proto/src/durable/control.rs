@@ -1,4 +1,4 @@
-//! Control events, and data that is no text.
+//! Control events, and base64 data.
 
 use alloc::borrow::Cow;
 use alloc::string::{String, ToString};
@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use super::Offset;
 
-/// What a `control` event of an event stream says: where the data before it ends.
+/// A `control` event of an event stream, with the offset of the data before it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Control {
-    /// Where the next read begins.
+    /// The start of the next read.
     pub stream_next_offset: Offset,
     /// To be echoed with the next live read; may be missing when the stream is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_cursor: Option<String>,
-    /// Everything there is was sent.
+    /// Everything that exists was sent.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub up_to_date: bool,
     /// The stream ends here.

@@ -6,8 +6,8 @@ use core::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A position in a stream: opaque, case-sensitive, ordered bytewise. Only the server makes them; they go back exactly
-/// as they came.
+/// A position in a stream: opaque, case-sensitive, ordered bytewise. Only the server makes offsets; clients send
+/// them back unchanged.
 ///
 /// ```
 /// use relay_proto::durable::Offset;
@@ -24,7 +24,7 @@ enum Text {
     Shared(Arc<str>),
 }
 
-/// Longest offset taken, in bytes. The protocol promises fewer than 256 characters.
+/// Longest accepted offset, in bytes. The protocol guarantees fewer than 256 characters.
 const LONGEST: usize = 1024;
 
 /// This cannot be an offset: it is empty, longer than 1,024 bytes, or has control characters or spaces.
@@ -38,7 +38,7 @@ impl Offset {
     /// The end of the stream at the time of the request, `now`.
     pub const NOW: Self = Self(Text::Fixed("now"));
 
-    /// Takes what a server gave, or what somebody kept of it.
+    /// Checks an offset from a server or from a file.
     ///
     /// # Errors
     /// [`InvalidOffset`].
@@ -67,7 +67,7 @@ impl Offset {
         self.as_str() == "-1"
     }
 
-    /// Whether this is whatever the end is when the server is asked.
+    /// Whether this is the end at the time of the request.
     pub fn is_now(&self) -> bool {
         self.as_str() == "now"
     }
@@ -164,7 +164,7 @@ impl<'de> Deserialize<'de> for Offset {
     }
 }
 
-/// Where a reader stands, and all it needs to go on from there.
+/// The position of a reader, and all it needs to continue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// Everything before this was given out.
@@ -176,7 +176,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// A position of which nothing but the offset is known.
+    /// A position with nothing but an offset.
     pub fn at(offset: Offset) -> Self {
         Self { offset, cursor: None, skip: 0 }
     }

@@ -1,4 +1,4 @@
-//! Writing each message once: which batch to send, when, and what an answer to it means.
+//! The state machine of an idempotent producer.
 
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
@@ -36,13 +36,13 @@ pub struct Producer {
     epoch: u64,
     /// Number of the next batch that is sealed.
     next_seq: u64,
-    /// Caller's mark behind what is acknowledged.
+    /// The caller's mark after the acknowledged messages.
     acknowledged: u64,
     messages_done: u64,
     /// Not acknowledged, in order of their numbers.
     parcels: VecDeque<Parcel>,
     open: Option<(Parcel, Duration)>,
-    /// Bytes in all parcels, with what each message costs beside its bytes.
+    /// Bytes in all parcels, with the overhead of each message.
     load: usize,
     events: VecDeque<Event>,
     backoff: Backoff,
@@ -50,7 +50,7 @@ pub struct Producer {
     failing_since: Option<Duration>,
     last_cause: String,
     claimable: bool,
-    /// Something was acknowledged in this epoch and life.
+    /// Whether a batch was acknowledged in this epoch by this process.
     proven: bool,
     flushing: bool,
     close: Close,
@@ -66,11 +66,11 @@ enum Close {
     Done,
 }
 
-/// What a message costs beside its bytes.
+/// Overhead of a message, in bytes.
 const OVERHEAD: usize = 32;
 
 impl Producer {
-    /// A producer without a past. The same `seed` gives the same delays.
+    /// A new producer. The same `seed` gives the same delays.
     pub fn new(config: ProducerConfig, seed: u64) -> Self {
         let epoch = config.epoch;
         Self {
@@ -96,8 +96,8 @@ impl Producer {
         }
     }
 
-    /// A producer that goes on where [`state`](Self::state) says. Batches that were in flight are to be handed in
-    /// again with [`push_batch`](Self::push_batch), before anything else.
+    /// A producer that continues from a [`state`](Self::state). Hand in the batches that were in flight with
+    /// [`push_batch`](Self::push_batch), before anything else.
     pub fn resume(config: ProducerConfig, state: &ProducerState, seed: u64) -> Self {
         let mut producer = Self::new(config, seed);
         producer.epoch = state.epoch;
@@ -113,7 +113,7 @@ impl Producer {
         self.epoch
     }
 
-    /// What must be known to go on in another process: with the attempts that were polled so far.
+    /// The state from which another process can continue, including the attempts polled so far.
     pub fn state(&self) -> ProducerState {
         let in_flight: alloc::vec::Vec<_> = self
             .parcels
@@ -130,7 +130,7 @@ impl Producer {
         }
     }
 
-    /// Bytes held, with what each message costs beside its bytes.
+    /// Bytes held, with the overhead of each message.
     pub fn load(&self) -> usize {
         self.load
     }
@@ -163,13 +163,14 @@ impl Producer {
         }
     }
 
-    /// Whether a batch has no room for so many bytes more.
+    /// Whether a batch has no room for this many more bytes.
     fn is_full(&self, parcel: &Parcel, bytes: usize) -> bool {
         parcel.size(self.config.json) + bytes > self.config.max_batch_bytes
             || parcel.len() >= self.config.max_batch_items
     }
 
-    /// Takes a batch that was in flight in an earlier life, with its messages; it keeps its number and its bounds.
+    /// Takes a batch that was in flight in an earlier process, with its messages; it keeps its number and its
+    /// bounds.
     pub fn push_batch<'m>(&mut self, messages: impl Iterator<Item = (&'m [u8], u64)>, now: Duration) {
         let from = self.mark();
         let mut parcel = Parcel::new(self.config.json, from);
@@ -196,7 +197,7 @@ impl Producer {
         }
     }
 
-    /// Sends what there is without waiting for more. [`ProducerWant::Idle`] follows once all of it is acknowledged.
+    /// Sends all messages without waiting for more. [`ProducerWant::Idle`] follows once all of it is acknowledged.
     pub fn flush(&mut self) {
         self.flushing = true;
     }
@@ -222,7 +223,7 @@ impl Producer {
         }
     }
 
-    /// What is to be done next.
+    /// The next action.
     pub fn poll(&mut self, now: Duration) -> ProducerWant {
         if let Some(event) = self.events.pop_front() {
             return ProducerWant::Event(event);
@@ -295,7 +296,7 @@ impl Producer {
         }
     }
 
-    /// The answer to an attempt. One to an attempt that is no longer of interest is ignored.
+    /// The response to an attempt. A response to an outdated attempt is ignored.
     pub fn handle_answer(&mut self, ticket: u64, answer: &Answer, now: Duration) {
         if self.stop.is_some() {
             return;
@@ -376,7 +377,7 @@ impl Producer {
         }
     }
 
-    /// No answer came. `sent` is whether a byte of the request may have reached the server.
+    /// No response came. `sent` tells whether a byte of the request may have reached the server.
     pub fn handle_failure(&mut self, ticket: u64, cause: &str, sent: bool, now: Duration) {
         if self.stop.is_some() {
             return;
@@ -399,7 +400,7 @@ impl Producer {
         self.failed(cause, None, now);
     }
 
-    /// Halves a batch that is too large, once nothing behind it is on its way.
+    /// Halves a batch that is too large, once no later batch is in flight.
     fn halve(&mut self) {
         let Some(at) = self.parcels.iter().position(|parcel| parcel.halve) else { return };
         if self.parcels.iter().any(|parcel| matches!(parcel.stage, Stage::Out(_))) {
@@ -434,7 +435,7 @@ impl Producer {
         self.next_seq = seq;
     }
 
-    /// Takes the name over from the producer that had it.
+    /// Claims the name from another producer.
     fn claim(&mut self, epoch: u64) {
         self.claimable = false;
         self.epoch = epoch.saturating_add(1);
@@ -536,13 +537,13 @@ impl Producer {
         self.stop = Some(ProducerStop { refused, epoch: self.epoch, acknowledged: self.acknowledged });
     }
 
-    /// Where the stream ends, as an attempt to close it said.
+    /// Whether the stream was closed by an attempt of this producer.
     pub fn is_closed(&self) -> bool {
         self.close == Close::Done
     }
 }
 
-/// Why an answer is followed by another attempt.
+/// Why a response is followed by another attempt.
 fn cause_of(answer: &Answer) -> String {
     let page = if answer.is_page() { ", a web page" } else { "" };
     alloc::format!("status {}{page}", answer.status())

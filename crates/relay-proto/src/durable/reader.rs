@@ -1,4 +1,4 @@
-//! Reading a stream: what to ask next, what to give out, when to end.
+//! The state machine of a reader.
 
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -33,15 +33,15 @@ pub use config::{Ask, Content, End, Live, LiveMode, Piece, ReaderConfig, ReaderS
 ///                            offset; nothing moved five times; out of time
 /// ```
 ///
-/// **After every call, [`poll`](Self::poll) until it wants something from outside.** Data is given out with the
-/// offset that covers it; what was received and not given out is dropped at a cut and asked for again, what was given
-/// out is skipped.
+/// **After every call, call [`poll`](Self::poll) until it needs an input.** Data is given out with the offset that
+/// covers it. After a cut, received data that was not given out is dropped and requested again, and data that was
+/// given out is skipped.
 #[derive(Debug)]
 pub struct Reader {
     config: ReaderConfig,
     /// Everything given out, exactly.
     position: Checkpoint,
-    /// Where it began, once "now" is known.
+    /// The start, once "now" is known.
     began: Checkpoint,
     /// The server gave the position, so it cannot go back.
     anchored: bool,
@@ -52,9 +52,9 @@ pub struct Reader {
     out: VecDeque<ReaderWant>,
     backoff: Backoff,
     failing_since: Option<Duration>,
-    /// Answers in a row that moved nothing.
+    /// Responses in a row without progress.
     stuck: u32,
-    /// Connections of events in a row that ended soon and moved nothing.
+    /// Short event connections in a row without progress.
     short: u32,
     malformed_at: Option<Offset>,
     told_up_to_date: bool,
@@ -77,7 +77,7 @@ enum State {
     Done,
 }
 
-/// Where an answer leads.
+/// The position after a response.
 #[derive(Debug, Clone)]
 struct Next {
     offset: Offset,
@@ -86,17 +86,17 @@ struct Next {
     closed: bool,
 }
 
-/// An answer within this time was not waited for.
+/// A response within this time was not a long-poll.
 const QUICK: Duration = Duration::from_millis(100);
-/// Connections that end within this time and move nothing are of no use.
+/// Connections that end within this time without progress count as useless.
 const SHORT: Duration = Duration::from_secs(1);
-/// Answers that move nothing, until the reader ends.
+/// Responses without progress after which the reader ends.
 const STUCK: u32 = 5;
-/// Useless connections, until events are given up.
+/// Useless connections after which events are no longer used.
 const SHORT_ONES: u32 = 3;
 
 impl Reader {
-    /// A reader that goes on from `from`. The same `seed` gives the same delays.
+    /// A reader that starts at `from`. The same `seed` gives the same delays.
     pub fn new(config: ReaderConfig, from: Checkpoint, seed: u64) -> Self {
         let phase = match config.mode {
             LiveMode::Off | LiveMode::Auto => Phase::CatchUp,
@@ -135,17 +135,17 @@ impl Reader {
         self
     }
 
-    /// Where the reader stands: all before it was given out.
+    /// The position of the reader: everything before it was given out.
     pub fn position(&self) -> &Checkpoint {
         &self.position
     }
 
-    /// Where the reader began: as it was told, and for [`Offset::NOW`] where that was, once the server has said it.
+    /// The start of the reader; for [`Offset::NOW`] the offset from the server's first response.
     pub fn began(&self) -> &Checkpoint {
         &self.began
     }
 
-    /// Whether the stream is one of JSON messages; `None` while nobody has said so.
+    /// Whether the stream is one of JSON messages; `None` while that is unknown.
     pub fn is_json(&self) -> Option<bool> {
         self.json
     }
@@ -398,7 +398,7 @@ impl Reader {
         }
     }
 
-    /// A control event: what was held is covered by its offset.
+    /// A control event: its offset covers the held data.
     fn controlled(&mut self, control: Control, now: Duration) {
         let next = Next {
             offset: control.stream_next_offset,
@@ -594,7 +594,7 @@ impl Reader {
         self.failed(&format!("malformed: {what}"), None, now);
     }
 
-    /// Tries again later, unless the time is over.
+    /// Retries later, unless the time is over.
     fn failed(&mut self, cause: &str, floor: Option<Duration>, now: Duration) {
         let since = *self.failing_since.get_or_insert(now);
         let mut delay = self.backoff.next_delay();

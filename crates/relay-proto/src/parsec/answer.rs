@@ -1,4 +1,4 @@
-//! What a Parsec server answers to single requests.
+//! Responses of a Parsec server to single requests.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,13 +9,13 @@ use super::Position;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Published {
-    /// Where the envelope stands.
+    /// The position of the envelope.
     pub position: Position,
     /// The offset of the position.
     pub offset: u64,
     /// The epoch of the position.
     pub epoch: String,
-    /// The same envelope had been taken before: an answer was lost.
+    /// Whether the same envelope had been accepted before, so that a response was lost.
     #[serde(default)]
     pub duplicate: bool,
 }
@@ -69,7 +69,7 @@ impl HistoryEntry {
     }
 }
 
-/// Who listens to a channel.
+/// The subscribers of a channel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PresenceList {
@@ -89,13 +89,13 @@ impl PresenceList {
     }
 }
 
-/// One who listens.
+/// A subscriber.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PresenceEntry {
     /// The token's subject; `anonymous` without tokens.
     pub user_id: String,
-    /// What the subscriber calls itself.
+    /// The name that the subscriber gave.
     pub client_id: String,
     /// What else it says of itself: any JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,7 +129,7 @@ impl ChannelList {
     }
 }
 
-/// How a channel is doing.
+/// The status of a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::exhaustive_structs, reason = "servers make it")]
 pub struct ChannelInfo {
@@ -145,7 +145,7 @@ pub struct ChannelInfo {
     pub subscribers: u64,
 }
 
-/// How a server is doing.
+/// The status of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::exhaustive_structs, reason = "servers make it")]
 pub struct Health {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-/// What a client says.
+/// Commands of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Command {
@@ -50,7 +50,7 @@ pub struct Recover {
     pub offset: u64,
 }
 
-/// What a server says: a line of a frame.
+/// A message of a server: a line of a frame.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Message {
@@ -60,7 +60,7 @@ pub enum Message {
     Reply {
         /// Of which command.
         id: u32,
-        /// What became of it.
+        /// The result.
         result: Result<Reply, CommandError>,
     },
     /// A publication of a channel.

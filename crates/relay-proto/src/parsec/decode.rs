@@ -1,4 +1,4 @@
-//! From text to envelope, tolerantly.
+//! Decoding envelopes, tolerantly.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use super::payload::{Payload, explain};
 use super::{NotJson, instant};
 use crate::json::{Scan, Scanner, Text, Unusual};
 
-/// Why a text is no envelope. It names the member or the place, and holds nothing of the payload.
+/// Why a text is not an envelope. It names the member or the place, and contains nothing of the payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {

@@ -9,7 +9,7 @@ use super::{Payload, instant};
 /// The most bytes of an encoded envelope.
 pub const MAX_ENVELOPE_BYTES: usize = 65_536;
 
-/// One message of a channel, with who sent it, as its how-manieth, and about what.
+/// One message of a channel, with its producer, sequence, aspect and payload.
 ///
 /// A decoded one shares the memory of the text it was read from. `Debug` shows the payload's size, never its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,14 +24,14 @@ pub struct Envelope {
     rare: Option<Box<Rare>>,
 }
 
-/// What few envelopes have: elsewhere, as an envelope is moved many times on its way.
+/// Rarely used members: in a separate allocation, because envelopes are moved often.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Rare {
     schema_ref: ByteString,
     causation: Causation,
 }
 
-/// What those have that name no parent.
+/// The causation of envelopes without a parent.
 static ROOT: Causation = Causation { parent_channel: ByteString::from_static(""), parent_sequence: 0 };
 
 /// Who publishes.
@@ -41,7 +41,7 @@ pub struct Producer {
     pub(super) kind: ProducerKind,
 }
 
-/// What kind of thing a producer is.
+/// The kind of a producer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ProducerKind {
@@ -268,7 +268,7 @@ impl Envelope {
         &self.producer
     }
 
-    /// What it is about: the key by which subscribers choose.
+    /// The aspect, by which subscribers filter.
     pub fn aspect(&self) -> &str {
         &self.aspect
     }
@@ -278,12 +278,12 @@ impl Envelope {
         self.rare.as_ref().map_or("", |rare| &rare.schema_ref)
     }
 
-    /// What led to it.
+    /// The envelope that caused it.
     pub fn causation(&self) -> &Causation {
         self.rare.as_ref().map_or(&ROOT, |rare| &rare.causation)
     }
 
-    /// What it carries. A payload that is `null` is one; `None` is an envelope without.
+    /// The payload. `null` is a payload; `None` means that there is none.
     pub fn payload(&self) -> Option<&Payload> {
         self.payload.as_ref()
     }

@@ -1,4 +1,4 @@
-//! What a Parsec server says over Server-Sent Events.
+//! Frames of a Parsec server over Server-Sent Events.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub enum StreamFrame {
     },
 }
 
-/// Where a connection stands.
+/// The start of a connection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Connected {
@@ -98,7 +98,7 @@ impl Connected {
     }
 }
 
-/// What a subscriber does not get.
+/// A gap: envelopes that a subscriber does not get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StreamGap {
@@ -142,11 +142,11 @@ impl StreamGap {
 pub enum GapReason {
     /// The log no longer holds what follows the position.
     Trimmed,
-    /// The position is of another life of the log.
+    /// The position is of another epoch of the log.
     EpochChanged,
     /// The position is ahead of the log, or none of this server's.
     UnknownPosition,
-    /// The subscriber fell off the log that is retained.
+    /// The subscriber was too slow: its next envelope was dropped from the log.
     SlowConsumer,
     /// Something of a later version.
     #[serde(untagged)]

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What a pattern's variables stand for in a channel.
+/// The values of a pattern's variables.
 pub type Bindings = BTreeMap<String, String>;
 
 /// A pattern of channel names: segments that are split at both `.` and `:`.
@@ -78,8 +78,8 @@ impl Pattern {
         &self.text
     }
 
-    /// What its variables stand for in this channel, or `None` when it does not match. Of a name that comes twice the
-    /// last segment counts.
+    /// The values of its variables for this channel, or `None` when it does not match. Of a name that comes twice
+    /// the last segment counts.
     pub fn matches(&self, channel: &str) -> Option<Bindings> {
         let mut parts = channel.split(['.', ':']);
         let mut bindings = Bindings::new();
@@ -97,7 +97,7 @@ impl Pattern {
         parts.next().is_none().then_some(bindings)
     }
 
-    /// How much it says: 4 for a literal, 2 for a variable, 1 for `*`, 0 for `**`, summed.
+    /// Its specificity: 4 for a literal, 2 for a variable, 1 for `*`, 0 for `**`, summed.
     pub fn specificity(&self) -> u32 {
         let weight = |segment: &Segment| match segment {
             Segment::Literal(_) => 4,

@@ -1,4 +1,4 @@
-//! Where a subscriber stands in a channel.
+//! Positions in a channel.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A place in one life of a channel's log: everything up to it is known. Written `EPOCH.OFFSET`, split at the last dot.
+/// A position in one epoch of a channel's log: everything up to it is known. Written `EPOCH.OFFSET`, split at the
+/// last dot.
 ///
-/// The epoch is the server's name for this life of the log, and opaque; the offset counts envelopes of all producers,
-/// from
+/// The epoch is an opaque id of the log; the offset counts envelopes of all producers, from
 /// 1. `EPOCH.0` is before the first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Position {

@@ -1,10 +1,10 @@
-//! The kinds of problem that only a Parsec server has, beside those of [`ProblemCode`].
+//! Problem codes of a Parsec server, in addition to those of [`ProblemCode`].
 
 use crate::problem::ProblemCode;
 
 /// The body is not an envelope that can be published.
 pub const BAD_ENVELOPE: ProblemCode = ProblemCode::new("bad-envelope", 400, "The envelope is not valid");
-/// The credential does not reach this channel.
+/// The credential may not use this channel.
 pub const FORBIDDEN_CHANNEL: ProblemCode =
     ProblemCode::new("forbidden-channel", 403, "The channel is not allowed");
 /// The producer's sequence is not above the last one taken.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Bindings, InvalidPattern, Pattern, Schema};
 use crate::time::Timestamp;
 
-/// What is declared for the channels that match a pattern.
+/// The declaration of channels that match a pattern.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ChannelPattern {
@@ -22,12 +22,12 @@ pub struct ChannelPattern {
     /// The aspects, by name. A channel with a pattern takes no others in strict mode.
     #[serde(default)]
     pub aspects: BTreeMap<String, AspectSchema>,
-    /// Who is meant to do what: documentation only.
+    /// Roles, for documentation only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acl: Option<Access>,
 }
 
-/// What is declared for an aspect.
+/// The declaration of an aspect.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AspectSchema {
@@ -37,7 +37,7 @@ pub struct AspectSchema {
     /// Words for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// What payloads must be; none for anything.
+    /// The schema of payloads; none for any payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_schema: Option<Schema>,
     /// Whether every such channel is meant to have it: documentation only.
@@ -45,7 +45,7 @@ pub struct AspectSchema {
     pub required: bool,
 }
 
-/// Roles, in words; nothing is decided by them.
+/// Roles, for documentation only.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -56,7 +56,7 @@ pub struct Access {
     /// Who subscribes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub subscribe_roles: Vec<String>,
-    /// Whatever else there is to say.
+    /// Notes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub notes: String,
 }
@@ -99,7 +99,7 @@ pub enum ChangeKind {
     Deregistered,
 }
 
-/// Why a registry did not do what it was asked. Names the pattern.
+/// An error of a registry. Names the pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
@@ -193,7 +193,7 @@ impl Registry {
         Ok(Change { kind: ChangeKind::Updated, pattern: entry.pattern.clone(), schema: Some(entry), at })
     }
 
-    /// Takes a pattern away, with its history.
+    /// Removes a pattern, with its history.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`].
@@ -206,7 +206,7 @@ impl Registry {
         }
     }
 
-    /// The most specific pattern that matches a channel, and what its variables stand for.
+    /// The most specific pattern that matches a channel, and the values of its variables.
     ///
     /// # Errors
     /// [`RegistryError::NoMatch`].

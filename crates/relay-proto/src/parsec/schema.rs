@@ -1,4 +1,4 @@
-//! The schemas that payloads are checked against.
+//! Schemas of payloads.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -44,7 +44,7 @@ pub struct Schema {
     pub description: String,
 }
 
-/// Where and why a payload does not fit. It holds keys of the schema, but nothing that the payload says.
+/// Where and why a payload does not match. It contains keys of the schema, but nothing of the payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {reason}")]
 #[non_exhaustive]
@@ -118,7 +118,7 @@ impl Schema {
     }
 }
 
-/// Numbers are equal by what they are worth: 1 and 1.0 are one value.
+/// Numbers are compared by value: 1 equals 1.0.
 fn equal(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),

@@ -1,5 +1,5 @@
-//! A WebSocket connection to a `centrifuge` server, over as many connections as it takes, as a machine without a
-//! socket.
+//! A WebSocket connection to a `centrifuge` server, over as many connections as it takes, as a state machine
+//! without a socket.
 //!
 //! ```text
 //!                          +---------------------------- Wait <--------------------------+
@@ -10,8 +10,8 @@
 //!                                            +---- refused for good --+------------------+--> Stopped
 //! ```
 //!
-//! The driver polls, obeys and feeds back; time is an argument. Each channel has one subscription at the server,
-//! which is opened again with its position after every drop. What was lost is said by one [`Item::Gap`].
+//! Time is an argument. Each channel has one subscription at the server, which is opened again with its position
+//! after every drop. Lost publications are reported by one [`Item::Gap`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub use outcome::{Action, End, EndKind, From, Item, LossReason};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// What the server is told of the client. Default `relay`.
+    /// The client's name for the server. Default `relay`.
     pub name: String,
     /// Ceiling of the first delay before another connection or subscribe. Default 0.8 s.
     pub base: Duration,
@@ -118,7 +118,7 @@ impl Session {
         }
     }
 
-    /// Where a channel's subscription stands: after what was handed out last.
+    /// The position of a channel's subscription, after the last item.
     pub fn position(&self, channel: &str) -> Option<&Position> {
         match &self.channels.get(channel)?.from {
             From::After(position) => Some(position),
@@ -154,7 +154,7 @@ impl Session {
         self.channels.insert(channel.to_owned(), fresh);
     }
 
-    /// Wants no more of a channel. Without a channel there is no connection.
+    /// Unsubscribes from a channel. Without a channel there is no connection.
     pub fn unsubscribe(&mut self, channel: &str) {
         self.leave(channel);
         self.channels.remove(channel);
@@ -270,7 +270,7 @@ impl Session {
         }
     }
 
-    /// What to do next. Call it after every input and command, and whenever a time that it named has come.
+    /// What to do next. Call it after every input and command, and when the time that it returned has come.
     pub fn poll(&mut self, now: Duration) -> Action {
         if let Some(item) = self.items.pop_front() {
             return Action::Item(item);
@@ -593,7 +593,7 @@ fn words(what: &str, error: &CommandError) -> String {
     format!("{what} was answered with error {}: {}", error.code, one_line(&error.message))
 }
 
-/// Somebody else's words on one line, and not too many.
+/// Foreign text on one line, cut.
 fn one_line(text: &str) -> String {
     text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! Whether an envelope is what its channel's pattern declares.
+//! Checks of envelopes against their channel's pattern.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,7 +28,7 @@ pub struct Validator {
     mode: ValidatorMode,
 }
 
-/// What a validator says of an envelope.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Validation {

@@ -1,4 +1,4 @@
-//! What goes into a producer and what comes out of it.
+//! Inputs and outputs of a producer.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::durable::{Offset, Refusal};
 use crate::setters;
 
-/// How to produce.
+/// Settings of a producer.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ProducerConfig {
@@ -19,10 +19,11 @@ pub struct ProducerConfig {
     pub json: bool,
     /// The epoch to begin with. Default 0.
     pub epoch: u64,
-    /// At the start, before anything is acknowledged, goes one above the epoch of whoever used the name. Default false.
+    /// At the start, before anything is acknowledged, uses the epoch after that of the name's last user. Default
+    /// false.
     pub auto_claim: bool,
-    /// Takes it as written when a batch's first attempt is answered as a duplicate, once nothing can be claimed. For a
-    /// caller that repeats its own batches with the same name and epoch; the messages are not compared. Default false:
+    /// Accepts a duplicate as the response to a batch's first attempt, if the name cannot be claimed. For a caller
+    /// that repeats its own batches with the same name and epoch; the messages are not compared. Default false:
     /// somebody else used the name.
     pub accept_duplicates: bool,
     /// Largest body of a batch, in bytes, but for a single message that is larger. Default 1 MiB.
@@ -31,13 +32,13 @@ pub struct ProducerConfig {
     pub max_batch_items: usize,
     /// How long a batch waits for more messages. Default 5 ms.
     pub linger: Duration,
-    /// Batches on their way at once. Default 1.
+    /// Batches in flight at once. Default 1.
     pub in_flight: usize,
     /// Most bytes held, with 32 for each message; one message is always taken. Default 8 MiB.
     pub max_buffer: usize,
     /// Ceiling of the first delay before a retry. Default 100 ms.
     pub retry_base: Duration,
-    /// Ceiling of every delay, but for what the server asks. Default 10 s.
+    /// Ceiling of every delay, except a delay requested by the server. Default 10 s.
     pub retry_cap: Duration,
     /// Longest time without progress while attempts fail; `None`, the default, is for ever.
     pub retry_for: Option<Duration>,
@@ -77,7 +78,7 @@ setters! { ProducerConfig {
     retry_for: Option<Duration>,
 } }
 
-/// What a producer must know to go on in another process.
+/// The state from which a producer can continue in another process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProducerState {
     /// Its epoch.
@@ -86,11 +87,11 @@ pub struct ProducerState {
     pub next_seq: u64,
     /// The caller's mark behind what is acknowledged.
     pub acknowledged: u64,
-    /// What was sent and is not known to be acknowledged, in order.
+    /// Batches that were sent and not acknowledged, in order.
     pub in_flight: Vec<Bounds>,
 }
 
-/// Which messages a batch has.
+/// The messages of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// The batch's number.
@@ -104,7 +105,7 @@ pub struct Bounds {
 /// A request to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// Tells one attempt from another, for the answer.
+    /// Identifies the attempt.
     pub ticket: u64,
     /// `Producer-Epoch`.
     pub epoch: u64,
@@ -114,11 +115,11 @@ pub struct Attempt {
     pub body: Bytes,
     /// With `Stream-Closed: true`.
     pub close: bool,
-    /// Nothing of this number was sent before: the state must be stored first.
+    /// Whether this number is sent for the first time: then store the state before.
     pub first: bool,
 }
 
-/// What the producer wants.
+/// The next action of a producer's driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProducerWant {
@@ -175,13 +176,13 @@ pub struct Acknowledged {
     pub offset: Option<Offset>,
     /// An earlier attempt had been taken.
     pub duplicate: bool,
-    /// Attempts in this life.
+    /// Attempts by this process.
     pub attempts: u32,
     /// The caller's mark behind its last message.
     pub mark: u64,
 }
 
-/// Why and where a producer ended.
+/// The end of a producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProducerStop {
@@ -202,21 +203,22 @@ pub enum Refused {
         /// Its epoch.
         epoch: u64,
     },
-    /// The server expects another number, and nothing on its way can bring it there.
+    /// The server expects another number, and no batch in flight can change that.
     Gap {
         /// What it expects.
         expected: u64,
         /// What was sent.
         seq: u64,
     },
-    /// The first attempt at a batch was answered as a duplicate: somebody used the name and the epoch before.
+    /// The first attempt at a batch was answered as a duplicate: another producer used the name and the epoch
+    /// before.
     UsedBefore {
         /// The batch's number.
         seq: u64,
     },
     /// A single message is too large.
     TooLarge {
-        /// Which message of this life, counted from 1.
+        /// The message of this process, counted from 1.
         message: u64,
         /// Its size.
         bytes: u64,

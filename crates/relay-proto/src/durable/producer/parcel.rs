@@ -1,4 +1,4 @@
-//! A batch on its way.
+//! A batch in flight.
 
 use alloc::vec::Vec;
 
@@ -12,9 +12,9 @@ pub(super) struct Parcel {
     pub(super) seq: u64,
     pub(super) stage: Stage,
     pub(super) attempts: u32,
-    /// It was in flight in an earlier life.
+    /// It was in flight in an earlier process.
     pub(super) known: bool,
-    /// An attempt may have been taken, or may be taken yet.
+    /// An attempt may have been accepted, or may still be.
     pub(super) ambiguous: bool,
     /// All before it were acknowledged when it was sent last.
     pub(super) alone: bool,

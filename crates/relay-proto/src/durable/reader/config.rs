@@ -1,4 +1,4 @@
-//! What goes into a reader and what comes out of it.
+//! Inputs and outputs of a reader.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::durable::{Checkpoint, Offset, Refusal};
 use crate::setters;
 
-/// How to read.
+/// Settings of a reader.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ReaderConfig {
@@ -20,11 +20,11 @@ pub struct ReaderConfig {
     pub batch_bytes: usize,
     /// Longest JSON message and longest event, in bytes. Default 64 MiB.
     pub max_message: usize,
-    /// Longest time to an answer's head, and between two reads of a body. Default 30 s.
+    /// Time limit of a response head, and between two reads of a body. Default 30 s.
     pub timeout: Duration,
-    /// What a long-poll may take on top of it. Default 30 s.
+    /// Additional time for a long-poll. Default 30 s.
     pub poll_wait: Duration,
-    /// How much longer a stream of events may be silent. Default 60 s.
+    /// Additional time without bytes on a stream of events. Default 60 s.
     pub events_wait: Duration,
     /// Ceiling of the first delay before a retry. Default 100 ms.
     pub retry_base: Duration,
@@ -99,7 +99,7 @@ pub struct Ask {
     pub wait: Duration,
 }
 
-/// What the reader wants.
+/// The next action of a reader's driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReaderWant {
@@ -113,7 +113,7 @@ pub enum ReaderWant {
     Wait(Duration),
     /// This is for the caller.
     Piece(Piece),
-    /// An attempt failed, and another will follow: to be told, nothing to be done.
+    /// An attempt failed, and another will follow: for information only.
     Retry(Retry),
     /// Nothing more comes.
     Stop(ReaderStop),
@@ -128,17 +128,17 @@ pub struct Retry {
     pub delay: Duration,
 }
 
-/// Data, and where the reader stands behind it.
+/// Data, and the checkpoint after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// The data; may be empty in the last piece and when it is news that the reader is up to date.
     pub content: Content,
-    /// From where to go on behind this piece.
+    /// The checkpoint after this piece.
     pub checkpoint: Checkpoint,
     /// The checkpoint's offset covers all of it. Otherwise the piece is a part of an answer that is longer than
     /// [`ReaderConfig::batch_bytes`], and counted in [`Checkpoint::skip`].
     pub whole: bool,
-    /// Everything there was at the time was given out.
+    /// Everything that existed at the time was given out.
     pub up_to_date: bool,
     /// The stream ends here.
     pub closed: bool,
@@ -168,7 +168,7 @@ impl Content {
     }
 }
 
-/// How reading ended well.
+/// A regular end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// The stream is closed, and was read to its end.
@@ -192,7 +192,7 @@ pub enum ReaderStop {
         /// What was asked for.
         offset: Offset,
     },
-    /// What came cannot be understood, twice from one offset.
+    /// The response was malformed, twice from one offset.
     Malformed {
         /// What was asked for.
         offset: Offset,
@@ -216,6 +216,6 @@ pub enum ReaderStop {
         /// The last failure.
         cause: String,
     },
-    /// It was told before how.
+    /// It had ended before.
     Over,
 }

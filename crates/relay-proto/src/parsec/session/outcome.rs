@@ -1,4 +1,4 @@
-//! What goes into the machine and comes out of it.
+//! Inputs and outputs of the machine.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::parsec::{GapReason, Position};
 
-/// Where a subscription begins.
+/// The start of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum From {
@@ -19,7 +19,7 @@ pub enum From {
     After(Position),
 }
 
-/// What the machine wants its driver to do next.
+/// What the driver has to do next.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Action {
