@@ -1,4 +1,4 @@
-//! `cargo xtask conformance [SUITE]`: our readings of published rules, against cases that anyone can run.
+//! `cargo xtask conformance [SUITE]`: published rules, checked by cases that others can run too.
 
 use anyhow::Result;
 

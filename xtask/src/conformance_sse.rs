@@ -1,4 +1,4 @@
-//! `cargo xtask conformance sse`: streams and what a decoder must make of them, however they are cut.
+//! `cargo xtask conformance sse`: streams and the frames that a decoder must find, however they are cut.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: coverage-guided fuzzing of everything that reads bytes from others.
+//! `cargo xtask fuzz`: coverage-guided fuzzing of all parsers and machines with foreign input.
 //!
 //! The targets are ordinary programs around libFuzzer, built with coverage counters that the stable compiler has too.
 //! That takes a C++ compiler for libFuzzer itself, and neither a nightly toolchain nor cargo-fuzz.

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: what every change has to pass, and nothing that needs more than Rust.
+//! `cargo xtask test`: the checks that every change must pass. They need nothing but Rust.
 
 use anyhow::Result;
 use serde_json::Value;

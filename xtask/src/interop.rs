@@ -1,4 +1,4 @@
-//! `cargo xtask interop`: relay against systems that are not ours, running for real on this machine.
+//! `cargo xtask interop`: relay with real systems of others, running on this machine.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

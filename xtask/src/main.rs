@@ -1,7 +1,7 @@
 //! Task runner of the relay workspace: `cargo xtask COMMAND`.
 //!
-//! Everything a contributor or a machine has to run is one of the commands in [`COMMANDS`]; there is no other script
-//! with logic in it. The product crates know nothing of this one.
+//! Every task of a contributor or of CI is one of the commands in [`COMMANDS`]; there is no other script with logic
+//! in it. The product crates do not depend on this one.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: relays and clients under random faults, for as long as wanted.
+//! `cargo xtask soak`: relays and clients under random faults, for a given time.
 
 use anyhow::Result;
 

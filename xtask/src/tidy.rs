@@ -1,8 +1,8 @@
-//! `cargo xtask tidy`: the rules of the house that neither compiler nor clippy checks.
+//! `cargo xtask tidy`: rules of this repository that neither compiler nor clippy checks.
 //!
-//! [`layers`] looks at the manifests (which crate may depend on which), [`map`] at the page that draws them, [`pages`]
-//! at links and READMEs, [`sources`] at the files, [`errors`] at what errors say, [`imports`] at which file imports
-//! which. Each rule reports [`Finding`]s; the command prints them all and fails when there is one.
+//! [`layers`] checks dependencies between crates, [`map`] the map of the source, [`pages`] links and READMEs,
+//! [`sources`] files, [`errors`] texts of errors, [`imports`] imports between files. Each rule reports
+//! [`Finding`]s; the command prints them all and fails when there is one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Where things are, and how to run a program there.
+//! Paths of the workspace, and running programs in it.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

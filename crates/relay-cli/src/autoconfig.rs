@@ -1,4 +1,4 @@
-//! `relay autoconfig`: which environments a proxy serves, and with which keys.
+//! `relay autoconfig`: environments of a proxy, and their keys.
 
 mod demo;
 mod line;

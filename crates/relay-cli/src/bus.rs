@@ -1,4 +1,4 @@
-//! `relay bus`: channels, and who is subscribed to them.
+//! `relay bus`: channels and their subscriptions.
 
 mod crds;
 mod demo;

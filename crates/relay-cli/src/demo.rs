@@ -1,7 +1,7 @@
 //! `relay demo`: a relay with a simulated cluster, and the public client that follows it.
 //!
-//! For people it is a lesson: few lines, a heading for each phase, and at the end a verdict that is worked out from the
-//! numbers of the events that came. For programs it is what `relay replay` prints.
+//! For people it prints few lines, a heading for each phase, and at the end a verdict computed from the sequences
+//! of the received events. For programs it prints the output of `relay replay`.
 
 mod lesson;
 mod pace;

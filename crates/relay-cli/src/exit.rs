@@ -1,4 +1,4 @@
-//! How the program ends, and the signals that end it.
+//! Exit codes, and signals that end the program.
 
 use std::fmt;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! What is followed: raw streams, states, replays.
+//! Commands that follow a stream: `stream`, `state`, `replay`.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};

@@ -1,8 +1,8 @@
 //! The log: lines on stderr, best effort.
 //!
-//! Whoever reads stderr may be gone, slow or stuck, or its disk full, and nothing else may change for that. So lines
-//! are queued and a thread of their own writes them: nobody waits for it, an error ends nothing, and lines for which
-//! there is no room are counted, and the count is told once there is room again.
+//! The reader of stderr may be gone or slow, or its disk full, and this must not affect anything else. So lines are
+//! queued and written by a thread: no task waits for it, errors are ignored, and lines without room in the queue
+//! are counted; the count is logged once there is room again.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! `relay`: follow the pods of a Kubernetes cluster through a relay, or be the relay.
+//! `relay`: follow the pods of a Kubernetes cluster through a relay, or run one.
 
 mod args;
 mod autoconfig;

@@ -1,10 +1,8 @@
-//! What every command prints with: lines on standard output, as tables for people or as JSON, YAML or names for
-//! programs.
+//! Output of all commands: lines on standard output, as tables for people or as JSON, YAML or names for programs.
 //!
-//! A command that prints lists asks for [`Output::list`], one that follows something for [`Output::table`] and then
-//! [`Output::row`], and one that says a single thing for [`Output::line`]. All text for people is a [`Text`], which no
-//! control character survives; what colour it has is said by what it means ([`Tone`]). What may take more than a second
-//! has a [`Progress`].
+//! Commands that print lists use [`Output::list`], commands that follow a stream [`Output::table`] and then
+//! [`Output::row`], and commands with a single result [`Output::line`]. All text for people is a [`Text`], which
+//! has no control characters; its colours follow from meanings ([`Tone`]). Longer work has a [`Progress`].
 
 mod progress;
 mod screen;

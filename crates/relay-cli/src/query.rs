@@ -1,4 +1,4 @@
-//! What is asked once: lists, pods, history, sessions, health.
+//! Commands that make a single request: lists, pods, history, sessions, health.
 
 use std::io::IsTerminal as _;
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! `relay serve`: the server, with a source that the flags choose.
+//! `relay serve`: the server, with the source chosen by flags.
 
 use anyhow::Context as _;
 use relay_log::{DiskOptions, DiskStore, Fsync};

@@ -1,4 +1,4 @@
-//! `relay completions` and `relay man`: what a shell and a reader of manuals want.
+//! `relay completions` and `relay man`: completions for shells, and manual pages.
 
 use std::io::Write;
 use std::path::Path;

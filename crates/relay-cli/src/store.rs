@@ -1,4 +1,4 @@
-//! `relay store`: a relay's data directory, without the relay.
+//! `relay store`: checking, exporting and importing a data directory, without a server.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};

@@ -1,4 +1,4 @@
-//! What a set of pods amounts to.
+//! Counts of a set of pods.
 
 use std::collections::BTreeMap;
 

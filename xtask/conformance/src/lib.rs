@@ -1,15 +1,15 @@
-//! Plays scripted conversations between a relay and its client, and compares what came of them with what the
-//! conversation says: `fixtures/pods`, whose README describes the format.
+//! Plays scripted conversations between a relay and its client (`fixtures/pods`, whose README describes the
+//! format), and compares the results with the expectations in the files.
 //!
-//! Each conversation is played twice. [`play_pure`] gives the literal bytes to the sans-IO machines, line by line;
-//! [`play_http`] has a scripted peer say them over a loopback socket to the public client. Both must ask the same
-//! questions and show the same snapshots. [`Report`] plays a whole directory.
+//! Each conversation is played twice. [`play_pure`] feeds the literal bytes to the sans-IO machines, line by line;
+//! [`play_http`] has a scripted peer send them over a loopback socket to the public client. Both must make the same
+//! requests and yield the same snapshots. [`Report`] plays a whole directory.
 //!
 //! [`AutoconfigReport`] and [`AutoconfigMessage`] do the same for auto-configuration streams: `fixtures/autoconfig` and
 //! `fixtures/autoconfig-wire`.
 //!
-//! **What it does not do:** it computes no expectation. What is expected is written down in the files, from the
-//! protocol (`docs/protocol.md`), and another client may be held to the same files. It is no part of the product.
+//! **What it does not do:** it computes no expectations. They are in the files, written from the protocol
+//! (`docs/protocol.md`), so the files can test other clients too. It is not part of the product.
 //!
 //! ```
 //! use relay_conformance::{Conversation, play_http, play_pure};

@@ -1,4 +1,4 @@
-//! All conversations, both ways.
+//! Plays all conversations, against the machines and through HTTP.
 
 use std::fmt;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What was asked and what was shown, as lines of text: expected from the file, and observed in a run.
+//! Requests and snapshots as lines of text: expected from the file, and observed in a run.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! The commands.
+//! The commands of the public client suite.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Headers and parameters that are made anew for every request, and what was sent of them.
+//! Headers and parameters that are computed for every request, and a record of the sent ones.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

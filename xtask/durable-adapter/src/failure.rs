@@ -1,4 +1,4 @@
-//! Errors as the suite names them.
+//! The suite's names of errors.
 
 use relay_durable::{Error, ErrorKind};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Whatever happens to a connection, its machine waits for something.
+//! After any inputs, the connection machine has a next action.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| relay_fuzz::eventsource::life(input));

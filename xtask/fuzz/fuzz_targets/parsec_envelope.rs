@@ -1,4 +1,4 @@
-//! What is read as an envelope is written so that it reads the same.
+//! An envelope that was read and written again reads the same.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| relay_fuzz::parsec::envelope(input));

@@ -1,4 +1,4 @@
-//! Positions of a stream go on by one, or a gap says why not.
+//! Positions of a stream grow by one, or a gap gives the reason.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| relay_fuzz::parsec::stream(input));

@@ -1,4 +1,4 @@
-//! What must hold for the messages of an auto-configuration stream whatever the input.
+//! Properties of the messages of an auto-configuration stream, for any input.
 
 use relay_proto::autoconfig::{
     Message, Patch, Path, PutContent, write_delete, write_environment, write_filter, write_patch, write_put,

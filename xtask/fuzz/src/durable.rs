@@ -1,5 +1,4 @@
-//! What must hold for the machines of durable streams and their splitter of arrays: plain functions that panic when it
-//! does not.
+//! Properties of the machines of durable streams and of the array splitter: functions that panic on a violation.
 
 use std::collections::VecDeque;
 use std::time::Duration;

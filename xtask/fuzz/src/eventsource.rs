@@ -1,4 +1,4 @@
-//! What must hold for the connection machine whatever happens to it: plain functions that panic when it does not.
+//! Properties of the connection machine, for any input: functions that panic on a violation.
 
 use std::time::Duration;
 

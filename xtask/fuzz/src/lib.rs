@@ -1,4 +1,4 @@
-//! What must hold whatever the input, as plain functions: a fuzz target hands them bytes, and so do the tests.
+//! Properties that hold for any input, as functions of bytes, called by fuzz targets and tests.
 
 pub mod autoconfig;
 pub mod durable;

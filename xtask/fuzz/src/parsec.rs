@@ -1,4 +1,4 @@
-//! What must hold for Parsec's readers whatever comes: plain functions that panic when it does not.
+//! Properties of Parsec's readers, for any input: functions that panic on a violation.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What must hold for the SSE codec whatever the input: plain functions that panic when it does not.
+//! Properties of the SSE codec, for any input: functions that panic on a violation.
 //!
 //! The fuzz targets, the property tests of `relay-proto` and the smoke run over the checked-in corpora all call these.
 

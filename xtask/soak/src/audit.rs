@@ -1,4 +1,4 @@
-//! What a follower may be shown, and what it may acknowledge.
+//! Checks of a follower's snapshots and acknowledgements.
 
 use relay_pods::{EventHash, Gap, PodEvent};
 

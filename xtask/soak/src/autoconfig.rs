@@ -1,9 +1,9 @@
 //! An auto-configuration service and its client as two processes, under random changes of the file, cuts of the
 //! connection between them, and kills of either.
 //!
-//! Both are the real binary. The client keeps a cache, so that one that was killed begins with what it had. After each
-//! round the file stands still and everything runs: then client and service must agree on every environment and its
-//! version, and no version that was ever printed may have gone back, whatever was killed when.
+//! Both are the real binary. The client has a cache, so that after a kill it starts with its last state. After each
+//! round the file is stable and both processes run: then client and service must agree on every environment and its
+//! version, and no printed version may have gone back.
 
 use std::collections::BTreeMap;
 use std::fmt;

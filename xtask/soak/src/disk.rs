@@ -1,9 +1,9 @@
-//! Logs on a simulated disk: longer ones than a test can try at every moment, by a seed.
+//! Logs on a simulated disk, by a seed: longer than those whose every crash point a test can try.
 //!
-//! Each seed is one disk and one log that lives many lives. In each life entries are appended in batches, one caller or
-//! several; the log is trimmed, checkpointed, given another retention; the disk fails now and then; and the life ends
-//! in order, by a kill, or by a power loss at any operation, of which any part of what was not synced survives in any
-//! order. The next life opens what is left, and everything that was promised must be there.
+//! Each seed is one disk and one log, which is opened many times. Each time, one or several callers append batches;
+//! the log is trimmed, checkpointed, given another retention; the disk fails sometimes; and the run ends in order,
+//! by a kill, or by a power loss at any operation, after which any part of the unsynced data survives in any order.
+//! The next run opens the log, and every guarantee must hold.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! One consumer of a relay, which is slow, killed and started again, and checks what it is shown.
+//! One consumer of a relay, which is slow, killed and started again, and checks its snapshots.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

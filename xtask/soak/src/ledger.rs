@@ -1,4 +1,4 @@
-//! What the relays' logs really held: every event, seen where the store takes it.
+//! The ledger: every event of the relays' logs, recorded where the store takes it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

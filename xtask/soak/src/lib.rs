@@ -1,12 +1,12 @@
-//! Real relays, real clients, and everything between them that can go wrong, for as long as wanted.
+//! Real relays and real clients under random faults, for a given time.
 //!
 //! A [`Soak`] runs in rounds. In each a simulated cluster changes while links cut, reset, hang, delay, trickle and
-//! refuse connections, relays restart over the same log and over a new one, logs are trimmed, and followers are slow,
-//! killed and started again from what they had persisted. Then the faults end, and everything has to arrive: eight
-//! followers, one for each combination of replay or plain state, filtered or not, conflated or not, must have the
-//! pods of the ledger, which is told of each event where the store takes it. Meanwhile every event and every
-//! acknowledgement is checked: nothing comes twice, nothing is lost unless a gap says so, nothing is acknowledged
-//! before it was seen.
+//! refuse connections, relays restart with the same log and with a new one, logs are trimmed, and followers are
+//! slow, killed and started again from their saved positions. Then the faults end, and all followers must catch up:
+//! eight followers, one for each combination of replay or plain state, filtered or not, conflated or not, must have
+//! the pods of the ledger, which records each event where the store takes it. During the run every event and every
+//! acknowledgement is checked: no event comes twice, none is lost without a gap, none is acknowledged before it was
+//! seen.
 //!
 //! Beside that, [`disks`] lets logs live and die on simulated disks, by a seed: there a run is repeated exactly, but
 //! for syncs at an interval, which have a thread of their own.

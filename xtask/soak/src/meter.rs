@@ -1,4 +1,4 @@
-//! Memory, sockets and tasks, and whether they stay flat.
+//! Measures memory, sockets and tasks, and checks that they do not grow.
 
 use std::fmt;
 

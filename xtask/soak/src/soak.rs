@@ -1,4 +1,4 @@
-//! A run: relays, links with faults, followers, and what became of them.
+//! A run: relays, links with faults, followers, and their results.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,5 @@
-//! `interop autoconfig`: `relay autoconfig watch` against a service made with the library that the real one and its
-//! proxies are made with, and that library's client against `relay autoconfig serve`.
+//! `interop autoconfig`: `relay autoconfig watch` with a service built on the original library, and that library's
+//! client with `relay autoconfig serve`.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! A program that prints JSON lines into a file, where they can be read again from the first on.
+//! A program that prints JSON lines into a file, for reading them again.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! A child process that cannot outlive us, with its output in a log.
+//! A child process that ends with its parent, with its output in a log.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

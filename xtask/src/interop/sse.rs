@@ -1,7 +1,7 @@
-//! `interop sse`: the event stream client against a server that others wrote.
+//! `interop sse`: the event stream client with a server in Go.
 //!
-//! The steps are tests of relay-transport, where the client and everything to watch it with is, and of relay-cli for
-//! `relay sse`; here the server is built, and each test run with it. A test starts, kills and asks servers of its own.
+//! The steps are tests of relay-transport, and of relay-cli for `relay sse`. This builds the server and runs each
+//! test with it. Each test starts its own servers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

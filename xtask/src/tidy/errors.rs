@@ -1,5 +1,4 @@
-//! An error says its own part: its `Display` never repeats what its `source()` says, because whoever prints the whole
-//! (`relay_proto::error::chain`) prints both.
+//! The `Display` of an error never repeats its `source()`, because `relay_proto::error::chain` prints both.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! No two files of a crate import each other: a helper that both need stands in the wrong one of them.
+//! No two files of a crate import each other: such code belongs into a third file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

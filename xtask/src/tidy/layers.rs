@@ -1,4 +1,4 @@
-//! Arrows between crates point down only, and the two lowest crates stay pure.
+//! Crates depend only on crates below them, and the two lowest crates stay pure.
 
 use std::collections::BTreeMap;
 use std::path::Path;

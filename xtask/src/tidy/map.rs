@@ -1,4 +1,5 @@
-//! `docs/ARCHITECTURE.md` is true: its table of dependencies is that of the manifests, and the places it names exist.
+//! Checks `docs/ARCHITECTURE.md`: its table of dependencies equals the manifests, and the paths that it names
+//! exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,5 +1,4 @@
-//! The pages: every link leads somewhere, and the README of each library shows the example that its documentation
-//! compiles.
+//! Checks pages: links exist, and the README of each library has the example that its documentation compiles.
 
 use std::collections::BTreeSet;
 use std::path::Path;

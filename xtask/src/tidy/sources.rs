@@ -1,4 +1,4 @@
-//! Rules about files: names, sizes, documentation, and what must not be left behind in them.
+//! Rules about files: names, sizes, documentation, forbidden content.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
-//! The service that a contract-test harness for SSE clients drives: it follows streams on the harness's orders and
-//! tells it what came.
+//! The service for a contract-test harness of SSE clients: it follows streams on request and reports what it
+//! receives.
 //!
-//! `sse-contract-service --listen 127.0.0.1:8000` prints where it listens and serves until it is told to exit. It knows
-//! nothing of what the tests expect. Unpublished.
+//! `sse-contract-service --listen 127.0.0.1:8000` prints where it listens and serves until it is told to exit. It
+//! does not know the expectations of the tests. Unpublished.
 //!
 //! | request | effect |
 //! | --- | --- |

@@ -1,4 +1,4 @@
-//! The REST side.
+//! The REST interface.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

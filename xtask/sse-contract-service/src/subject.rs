@@ -1,4 +1,4 @@
-//! A stream that is followed for the harness.
+//! A stream followed for the harness.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

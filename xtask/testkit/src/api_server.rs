@@ -1,4 +1,4 @@
-//! An API server of a cluster, as much of it as a list-and-watch and a controller see, on a real socket.
+//! A Kubernetes API server on a real socket, with the parts that a list-and-watch and a controller use.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;

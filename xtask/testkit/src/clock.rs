@@ -1,4 +1,4 @@
-//! Time under a test's control, and the limit of real time that keeps a broken test from hanging.
+//! Time under a test's control, and a limit of real time, so that a broken test does not hang.
 
 use std::fmt;
 use std::future::Future;

@@ -1,20 +1,21 @@
-//! What tests of a relay or of its clients need on the other end of the wire.
+//! Peers for tests of relays and clients.
 //!
 //! * [`Peer`] plays a [`Script`]: exact bytes in exact chunks, delays, stalls until a [`Gate`] opens, ends by FIN,
-//!   RST or silence. It records every request. [`RelayScript`] and [`Conversation`] write such scripts in the pod
-//!   relay's words.
-//! * [`ApiServer`] is a cluster's API server with objects of any type, which misbehaves when it is told to.
-//! * [`CentrifugeServer`] has channels over WebSockets and by Twirp, and does on request what goes wrong with those.
+//!   RST or silence. It records every request. [`RelayScript`] and [`Conversation`] build such scripts of the pod
+//!   relay's messages.
+//! * [`ApiServer`] is a Kubernetes API server with objects of any type, which fails on demand.
+//! * [`CentrifugeServer`] has channels over WebSockets and by Twirp, and fails on demand.
 //! * [`FaultLink`] stands in front of a real server and cuts, stalls, splits and slows what it sends, the same way for
 //!   the same seed.
-//! * [`Oracle`] folds events into pods the slow and obvious way, and [`audit`] compares what a client saw with the log.
+//! * [`Oracle`] folds events into pods in a slow and obvious way, and [`audit`] compares a client's items with the
+//!   log.
 //! * [`Clock`] freezes tokio's time although sockets are in use, and moves it by hand.
 //!
 //! It is no HTTP server: requests are cut apart at their blank line and `Content-Length`, nothing is negotiated,
-//! nothing is checked. There is no TLS. Plain REST with matchers is better done with wiremock. Unlike the rest of the
-//! workspace it panics where a test is wrong: a request that never comes, a script that is not what the test meant.
+//! nothing is checked. There is no TLS. For plain REST with matchers, wiremock is better. Unlike the rest of the
+//! workspace it panics when a test is wrong: a request that never comes, a script with an error.
 //!
-//! Nothing here sleeps to wait for something: what is awaited is an event, within a limit of real time ([`within`]).
+//! Nothing here sleeps: tests wait for events, within a limit of real time ([`within`]).
 //!
 //! ```
 //! use relay_testkit::{Conversation, Peer, RelayScript};

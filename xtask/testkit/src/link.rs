@@ -1,4 +1,4 @@
-//! A proxy that does what networks do, the same way for the same seed.
+//! A proxy with network faults, reproducible by a seed.
 
 use std::fmt;
 use std::net::SocketAddr;

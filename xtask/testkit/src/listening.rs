@@ -1,4 +1,4 @@
-//! What every server here does alike: it takes connections, and lets a test wait for what came over them.
+//! Common parts of the servers: accepting connections, and letting tests wait for requests.
 
 use std::future::Future;
 

@@ -1,4 +1,4 @@
-//! What must be true in the end, found the slow and obvious way.
+//! Expected results, computed in a slow and obvious way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

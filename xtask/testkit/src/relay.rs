@@ -1,4 +1,4 @@
-//! Scripts in the pod relay's words.
+//! Scripts of a pod relay.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One scripted answer: what to write, when, and how it ends.
+//! One scripted response: its bytes, their timing, and its end.
 
 use std::collections::VecDeque;
 use std::time::Duration;

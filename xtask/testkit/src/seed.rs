@@ -1,4 +1,4 @@
-//! Randomness that a test can repeat.
+//! Reproducible random numbers for tests.
 
 /// A small generator (splitmix64): the same seed gives the same numbers on every machine. Not for secrets.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! What `-h` shows: one screen. Every flag, its variable, its default and the examples are in `--help`.
+//! The text of `-h`: one screen. `--help` has every flag, its variable, its default and the examples.
 
 use clap::{Arg, ArgAction, Command};
 

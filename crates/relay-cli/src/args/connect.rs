@@ -1,4 +1,4 @@
-//! How to reach a relay.
+//! Flags for the connection to a relay.
 
 use clap::Args as ClapArgs;
 use relay_pods::Client;

@@ -1,4 +1,4 @@
-//! What is followed.
+//! Flags of the commands that follow a stream.
 
 use std::path::PathBuf;
 use std::time::Duration;

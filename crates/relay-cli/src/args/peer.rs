@@ -1,4 +1,4 @@
-//! The server that a command talks to: where it is, what may stand in front of it, and who we are to both.
+//! Flags for a command's server: its address, a proxy in front of it, and credentials for both.
 
 use std::marker::PhantomData;
 use std::path::PathBuf;

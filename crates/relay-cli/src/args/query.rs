@@ -1,4 +1,4 @@
-//! What is asked once.
+//! Flags of the commands that make a single request.
 
 use clap::{Args as ClapArgs, ValueEnum};
 use relay_pods::EventHash;

@@ -1,4 +1,4 @@
-//! Being a relay, for real or for show.
+//! Flags of `relay serve` and `relay demo`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

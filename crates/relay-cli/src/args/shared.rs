@@ -1,4 +1,4 @@
-//! What several commands have in common: which pods, how to print, when to end, how to reconnect.
+//! Flags of several commands: filters, output, limits, reconnecting.
 
 use std::time::Duration;
 

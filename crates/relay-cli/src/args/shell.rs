@@ -1,4 +1,4 @@
-//! What a shell wants.
+//! Flags of `relay completions` and `relay man`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Any event stream.
+//! Flags of `relay sse`.
 
 use std::path::PathBuf;
 use std::time::Duration;

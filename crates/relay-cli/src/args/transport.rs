@@ -1,4 +1,4 @@
-//! How connections are made: certificates, time limits.
+//! Flags for connections: certificates, time limits.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How values are written: positions, phases, label keys, rates, durations, sizes.
+//! Parsers of values: positions, phases, label keys, rates, durations, sizes.
 
 use std::net::SocketAddr;
 use std::time::Duration;

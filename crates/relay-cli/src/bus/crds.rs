@@ -1,4 +1,4 @@
-//! `relay bus crds`: what a cluster has to be told of the four kinds.
+//! `relay bus crds`: manifests of the four kinds, and RBAC rules.
 
 use std::io::Write as _;
 

@@ -1,4 +1,4 @@
-//! What the demo tells people.
+//! The demo's output for people.
 
 use std::net::SocketAddr;
 

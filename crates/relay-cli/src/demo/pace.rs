@@ -1,4 +1,4 @@
-//! How many lines a reader gets: a burst is counted, not printed.
+//! The rate of lines: a burst is counted instead of printed.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The verdict: what the numbers of the events say about every cut and gap.
+//! The verdict: every cut and gap, checked by the sequences of the events.
 
 use relay_pods::{Phase, Snapshot};
 

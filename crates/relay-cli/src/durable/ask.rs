@@ -1,4 +1,4 @@
-//! Commands that ask once and print one line.
+//! Commands that make one request and print one line.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `relay durable demo`: everything on one machine, and what goes wrong on the way.
+//! `relay durable demo`: a server, a producer and a reader, with faults between them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

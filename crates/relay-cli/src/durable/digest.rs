@@ -1,4 +1,4 @@
-//! A digest of the input that is acknowledged, so that another input is not taken for it.
+//! A digest of the acknowledged input, to recognise another input.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

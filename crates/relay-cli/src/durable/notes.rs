@@ -1,4 +1,4 @@
-//! What is told on stderr while a command goes on.
+//! Notes on stderr while a command runs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

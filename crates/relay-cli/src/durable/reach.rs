@@ -1,4 +1,4 @@
-//! How to reach a stream.
+//! Flags for the connection to a stream.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How far something is that takes a while, for people who wait for it.
+//! Progress of long work, for people.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};

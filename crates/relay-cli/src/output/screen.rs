@@ -1,4 +1,4 @@
-//! What standard output and standard error are: terminals or not, how wide, in colour or not.
+//! Properties of standard output and standard error: terminal, width, colour.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Tables: columns as wide as what stands in them, and no wider than the terminal.
+//! Tables: columns as wide as their content, and cut to the width of the terminal.
 
 use super::text::{Text, Tone};
 

@@ -1,11 +1,11 @@
-//! Text for people: pieces with a meaning, measured in columns of a terminal, and never an order to it.
+//! Text for people: pieces with a meaning, measured in terminal columns, without control characters.
 
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use unicode_width::UnicodeWidthChar;
 
-/// What a piece of text means, which is what its colour says.
+/// The meaning of a piece of text, which determines its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     Plain,

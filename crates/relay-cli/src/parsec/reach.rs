@@ -1,4 +1,4 @@
-//! How to reach a server, and with which schemas.
+//! Flags for the connection to a server, and for schemas.
 
 use std::path::PathBuf;
 use std::time::Duration;

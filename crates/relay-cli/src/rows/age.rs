@@ -1,4 +1,4 @@
-//! Ages as `kubectl` writes them: two units at most, the finer the younger.
+//! Ages as `kubectl` writes them: at most two units, finer for younger ones.
 
 /// The age of something that happened so many milliseconds ago. A time that is yet to come is `0s` within two
 /// seconds, as clocks differ, and `<invalid>` beyond.

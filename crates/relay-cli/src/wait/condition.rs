@@ -1,4 +1,4 @@
-//! What `relay wait` waits for.
+//! The conditions of `relay wait`.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Bad peers: each is one line that says what to do next. And what takes long, shown to those who wait.
+//! Bad peers: each gives one line with advice. And the progress of long work.
 
 use std::time::Duration;
 

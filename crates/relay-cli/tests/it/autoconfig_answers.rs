@@ -1,4 +1,4 @@
-//! `relay autoconfig watch` against answers of every kind; delays, keys, the cache, signals, and what is never told.
+//! `relay autoconfig watch` with responses of every kind; delays, keys, the cache, signals, secrets.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! `relay autoconfig serve` and `demo`, from outside: what raw sockets are sent, files of every kind, kills.
+//! `relay autoconfig serve` and `demo` from outside: bytes on raw sockets, files of every kind, kills.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! `relay bus` with its objects in a file: what senders, subscribers and scripts see.
+//! `relay bus` with its objects in a file, as seen by senders, subscribers and scripts.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! `--cursor-file`: what it holds, what it refuses, and that nothing is lost with it.
+//! `--cursor-file`: its content, its refusals, and resuming without loss.
 
 use std::collections::BTreeSet;
 use std::path::Path;

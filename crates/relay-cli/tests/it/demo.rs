@@ -1,4 +1,4 @@
-//! What `relay demo` teaches people; its JSON is tested with the commands that follow.
+//! The output of `relay demo` for people; its JSON is tested with the commands that follow.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! A relay with its log on disk: ended in every way, started again, looked at, taken out and put in.
+//! A relay with its log on disk: every kind of end (`kill -9` included), restart, verify, export and import.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

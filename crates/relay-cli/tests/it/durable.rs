@@ -1,4 +1,4 @@
-//! `relay durable` against a server that misbehaves on order: words, exit codes, and what is asked of the server.
+//! `relay durable` with a server that fails on demand: messages, exit codes, and requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

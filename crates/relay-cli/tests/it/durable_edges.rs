@@ -1,4 +1,4 @@
-//! `relay durable` where answers are none, inputs end badly, disks are full and signals come.
+//! `relay durable` with invalid responses, broken inputs, full disks and signals.
 
 use std::io::Write as _;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The examples that `--help` shows, run as they stand there; and what else help and mistyped flags say.
+//! Runs the examples of `--help`; further texts of help and of mistyped flags.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! What must hold when processes are killed, connections are cut, and peers are rude.
+//! Killed processes, cut connections, and misbehaving peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};

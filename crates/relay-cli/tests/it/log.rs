@@ -1,4 +1,4 @@
-//! The log is best effort: who reads it may be gone, stuck, or have a full disk, and nothing but the log changes.
+//! The log is best effort: its reader may be gone, stuck, or have a full disk, and nothing else is affected.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};

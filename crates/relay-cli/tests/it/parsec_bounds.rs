@@ -1,4 +1,4 @@
-//! `relay parsec subscribe`, when nobody reads what it prints: how much it may hold, and what it says then.
+//! `relay parsec subscribe` without a reader of its output: memory limits, and its report afterwards.
 #![cfg(target_os = "linux")]
 
 use std::io::{BufRead, BufReader, Read};

@@ -1,4 +1,4 @@
-//! `relay parsec`, row by row: every command's lines, exit codes and words.
+//! `relay parsec` in tables of cases: every command's output, exit codes and messages.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! A scripted relay that misbehaves, and what the client commands make of it.
+//! The client commands with a scripted relay that misbehaves.
 
 use std::time::{Duration, Instant};
 

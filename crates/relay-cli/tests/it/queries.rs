@@ -1,4 +1,5 @@
-//! The commands that ask once: `pods`, `pod`, `events`, `session`, `health`; their JSON, exit codes and settings.
+//! The commands that make a single request: `pods`, `pod`, `events`, `session`, `health`; their JSON, exit codes
+//! and settings.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;

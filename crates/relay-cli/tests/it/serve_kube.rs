@@ -1,4 +1,4 @@
-//! `relay serve --source kube` in front of a fake API server: what operators see of how the cluster is followed.
+//! `relay serve --source kube` in front of a fake API server: how operators see the state of the source.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

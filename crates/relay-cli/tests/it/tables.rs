@@ -1,4 +1,4 @@
-//! What people see: tables in terminals of several widths, in pipes, in colour, and with names that are no names.
+//! Output for people: tables in terminals of several widths, in pipes, in colour, and with unusual names.
 
 use relay_testkit::{Peer, RelayScript, Reply};
 use serde_json::{Value, json};

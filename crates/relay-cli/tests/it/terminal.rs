@@ -1,4 +1,4 @@
-//! A pseudo-terminal of any width, and what the binary writes to it.
+//! A pseudo-terminal of any width, and the binary's output on it.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! `wait`, and `state --group-by`: what used to be a polling loop.
+//! `wait` and `state --group-by`, which replace polling loops.
 
 use relay_proto::pods::Pod;
 use relay_testkit::{Conversation, Gate, Peer, RelayScript, Reply, Script, pods_reply};

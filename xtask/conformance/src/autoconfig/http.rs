@@ -1,5 +1,5 @@
-//! A conversation through real HTTP: a scripted peer on a loopback port, and the public client. Each step waits for a
-//! gate, so that the service says nothing before the client has printed what comes before.
+//! A conversation through real HTTP: a scripted peer on a loopback port, and the public client. Each step waits for
+//! a gate, so that the service sends nothing before the client has printed all earlier lines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

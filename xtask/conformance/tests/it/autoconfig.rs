@@ -1,4 +1,4 @@
-//! The conversations and messages of auto-configuration streams hold, and what is not so is found out.
+//! The conversations and messages of auto-configuration streams pass, and wrong ones fail.
 
 use std::path::{Path, PathBuf};
 

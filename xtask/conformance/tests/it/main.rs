@@ -1,4 +1,4 @@
-//! The conversations of this repository hold, and one that does not is found out.
+//! The conversations of this repository pass, and wrong ones fail.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod autoconfig;

@@ -1,4 +1,4 @@
-//! The adapter of the public client suite, as a program that is spoken to.
+//! Runs the adapter of the public client suite as a process.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,6 @@
 //! The cases of `fixtures/durable/cases`, played through the adapter against a server with a hook for faults.
 //!
-//! Strict: a command fails unless the case wants the error, an error that a case wants must come, and a status that is
-//! wanted must be said.
+//! Strict: unexpected errors fail, and expected errors and statuses must come.
 
 use std::collections::HashMap;
 use std::path::Path;

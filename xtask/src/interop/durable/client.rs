@@ -1,4 +1,4 @@
-//! `relay durable` against the authors' server, through its faults and a way that is cut.
+//! `relay durable` against the authors' server, through its faults and a link that is cut.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};

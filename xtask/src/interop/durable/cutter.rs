@@ -1,4 +1,4 @@
-//! A way to a server that ends connections on order: after so many bytes of an answer, or in the place of one.
+//! A link to a server that cuts connections on demand: after a number of bytes of a response, or instead of one.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};

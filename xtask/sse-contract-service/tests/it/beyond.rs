@@ -1,4 +1,4 @@
-//! What the public cases do not cover, and the service's own interface.
+//! Cases beyond the public ones, and the service's own interface.
 
 use super::*;
 
