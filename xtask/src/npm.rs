@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
-/// What whoever uses them needs.
+/// Paths for users of the packages.
 const NEEDS: &str = "this needs Node.js 20 or later with npm on the PATH, and for the first run a way to the packages \
                      of npm";
 
@@ -21,8 +21,8 @@ pub(crate) fn check_programs() -> Result<()> {
     Ok(())
 }
 
-/// Copies these files of `source`, among them `package-lock.json`, to `folder`, and installs the packages there unless
-/// exactly these are installed already. No script of theirs is run meanwhile.
+/// Copies these files of `source`, among them `package-lock.json`, to `folder`, and installs the packages there
+/// unless exactly these are installed already. Their scripts are not run.
 pub(crate) fn install(source: &Path, folder: &Path, files: &[&str]) -> Result<()> {
     check_programs()?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;

@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         match event? {
             ReadEvent::Piece(piece) => {
                 println!("{:?}", piece.content);
-                // Worked on: a restart begins behind it. Whoever is killed here leaves the old file or the new one.
+                // Processed: a restart begins after it. A kill here leaves the old file or the new one.
                 let beside = format!("{file}.new");
                 std::fs::write(&beside, serde_json::to_vec(&piece.checkpoint)?)?;
                 std::fs::rename(&beside, &file)?;

@@ -55,7 +55,7 @@ async fn claimed(subscription: &Subscription) -> Result<Option<Lease>> {
     }
 }
 
-/// Reads what is new in each stream, with signs of life meanwhile, then says how far it is.
+/// Reads the new data of each stream, with heartbeats in between, then acknowledges it.
 async fn work(client: &Client, lease: Lease) -> Result<()> {
     let mut acks = Vec::new();
     for pending in lease.streams().iter().filter(|stream| stream.has_pending) {

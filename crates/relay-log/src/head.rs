@@ -48,7 +48,7 @@ impl Head {
             return Work::Ready(result);
         }
         let mut news = self.news.get_or_init(|| watch::Sender::new(self.seen())).subscribe();
-        // Whoever moved on before the news could be heard is heard now.
+        // The head may have moved before the receiver existed.
         self.tell();
         Work::Later(Box::pin(async move {
             loop {

@@ -161,7 +161,7 @@ impl Subscriber {
                 StreamFrame::write_closing(&mut out, &reason, retry());
                 return Some(Ok(out.freeze()));
             }
-            // Apart, so that one who waits does not hold the room for it.
+            // A future of its own, so that a waiting subscriber does not hold its memory.
             match Box::pin(self.look()).await {
                 Ok(Some(bytes)) => {
                     self.last_message = Instant::now();
@@ -179,7 +179,7 @@ impl Subscriber {
             self.timer.as_mut().reset(until);
             tokio::select! {
                 head = self.channel.log.wait(self.offset) => if head.is_err() {
-                    // The log ended under it; the subscriber comes back and is told what became of it.
+                    // The log ended; the subscriber reconnects and learns the reason.
                     self.ended = true;
                     return Some(Err(Cut));
                 },

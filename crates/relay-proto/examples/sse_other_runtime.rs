@@ -1,5 +1,6 @@
-//! Decodes inside a runtime that the crate has never heard of: here one of thirty lines, which polls a task when it is
-//! woken and parks its thread otherwise. Whoever feeds bytes and pulls frames is a driver; there is nothing to adapt.
+//! Decodes inside a runtime that the crate has never heard of: here one of thirty lines, which polls a task when it
+//! is woken and parks its thread otherwise. Any code that feeds bytes and pulls frames is a driver; there is
+//! nothing to adapt.
 //!
 //! ```sh
 //! cargo run -p relay-proto --example sse_other_runtime
@@ -52,7 +53,7 @@ struct Pipe(Arc<Mutex<Queue>>);
 #[derive(Default)]
 struct Queue {
     chunks: VecDeque<Option<Vec<u8>>>,
-    /// Who waits for the next one.
+    /// The waker of the task that waits for the next one.
     waker: Option<Waker>,
 }
 

@@ -51,7 +51,7 @@ impl<B: Body> Stream for Frames<B> {
             if let Some(frame) = this.decoder.next_frame() {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            // Nothing is read before what came is told: a slow consumer slows the sender.
+            // Nothing is read before the received events are processed: a slow consumer slows the sender.
             let Some(body) = &mut this.body else { return Poll::Ready(None) };
             match ready!(body.as_mut().poll_frame(context)) {
                 Some(Ok(frame)) => {

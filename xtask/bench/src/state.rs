@@ -73,7 +73,7 @@ fn compare(size: u64, options: &Options) -> Result<Vec<Figure>> {
     let mut seen: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
     for round in 1..=rounds {
         for (store, name) in stores::NAMES.iter().enumerate() {
-            // Who has 11 KB per pod needs a large machine for a million.
+            // With 11 KB per pod, a million pods need a large machine.
             if size >= 1_000_000 && *name == "kube-runtime" && measure::available_memory()? < 14 << 30 {
                 eprintln!("{name} is left out: {size} pods need 14 GB of memory that nobody uses");
                 continue;

@@ -259,7 +259,7 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
-/// The kind of a line is told by one key.
+/// One key determines the kind of a line.
 fn parse_line(line: &str) -> Result<Parsed, String> {
     const KINDS: [&str; 8] = ["list", "list_lines", "connect", "sse", "bytes", "time", "end", "expect"];
     let keys: BTreeMap<String, Box<RawValue>> = read(line)?;

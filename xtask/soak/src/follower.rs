@@ -37,7 +37,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What it is told to do.
+/// Its settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
     /// Takes its time over each snapshot.

@@ -44,7 +44,7 @@ impl Printing {
         }
     }
 
-    /// Takes in what it printed meanwhile.
+    /// Reads the lines printed so far.
     pub(super) fn catch_up(&mut self) -> Result<()> {
         while let Ok(line) = self.lines.try_recv() {
             self.seen.push(serde_json::from_str(&line)?);

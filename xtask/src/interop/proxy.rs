@@ -68,7 +68,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         Ok(())
     });
     run.step("a session through the service proxy: a POST with and without a slash at the base", || {
-        // The proxy's root has a slash; whoever leaves it out is sent there, and a POST would become something else.
+        // The proxy's root has a slash; a request without it is redirected, and a POST would become a GET.
         let root = cluster.head(PROXY)?;
         ensure!(root == (301, Some(format!("{PROXY}/"))), "{root:?}");
         for url in [url.clone(), format!("{url}/")] {

@@ -46,7 +46,7 @@ struct Subjects {
     alive: HashMap<u64, Subject>,
 }
 
-/// Serves until it is told to exit.
+/// Serves until a request to exit.
 pub(crate) async fn serve(listener: TcpListener) -> io::Result<()> {
     let http = HttpClient::builder().no_proxy().build().map_err(io::Error::other)?;
     let service = Arc::new(Service { http, subjects: Mutex::default(), exit: Notify::new() });

@@ -35,7 +35,7 @@ pub(crate) struct Order {
     command: String,
 }
 
-/// What the harness is told.
+/// A message for the harness.
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Message<'m> {
@@ -74,7 +74,7 @@ impl Subject {
     pub(crate) fn obey(&self, order: &Order) -> bool {
         match order.command.as_str() {
             "restart" => self.handle.restart("ordered"),
-            // Events of every type are told anyway.
+            // Events of every type are reported anyway.
             "listen" => {}
             _ => return false,
         }

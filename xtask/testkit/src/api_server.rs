@@ -135,8 +135,8 @@ impl ApiServer {
         .to_string()
     }
 
-    /// Creates an object or replaces it; watches are told. The version is the cluster's next one, a UID is made up
-    /// unless the object has one or is there already.
+    /// Creates an object or replaces it, and notifies watches. The version is the cluster's next one, a UID is made
+    /// up unless the object has one or is there already.
     ///
     /// # Panics
     /// When it has no name.
@@ -144,7 +144,7 @@ impl ApiServer {
         self.shared.change(|state| state.store.put(kind, object))
     }
 
-    /// Deletes an object; watches are told. Says whether it was there.
+    /// Deletes an object, and notifies watches. Returns whether it existed.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> bool {
         self.shared.change(|state| state.store.delete(&Place::new(kind, namespace, name)).is_ok())
     }
@@ -179,8 +179,8 @@ impl ApiServer {
         self.shared.change(|state| (state.next.remove(&ask), state.always.remove(&ask)));
     }
 
-    /// Everything up to now is forgotten, as after a compaction: a watch from an older version is told that it has
-    /// expired.
+    /// Forgets all earlier versions, as after a compaction: a watch from an older version gets the error that it
+    /// has expired.
     pub fn expire(&self) {
         self.shared.change(|state| state.store.expire());
     }

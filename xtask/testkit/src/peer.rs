@@ -315,7 +315,7 @@ async fn serve(mut socket: TcpStream, opening: Opening, shared: Arc<Shared>) {
     }
 }
 
-/// Reads on until the client ends the connection. What it sends meanwhile is kept, up to a bound, for the next request.
+/// Reads until the client ends the connection. Received bytes are kept, up to a bound, for the next request.
 pub(crate) async fn until_closed(reading: &mut tokio::net::tcp::ReadHalf<'_>, buffer: &mut BytesMut) {
     loop {
         if buffer.len() > Request::MAX_HEAD {

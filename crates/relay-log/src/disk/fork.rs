@@ -39,7 +39,7 @@ pub(super) fn copy(
         let mut records = Vec::new();
         while done < at && len < medium.options.segment_bytes {
             let few = Limit::entries(usize::try_from(at - done).unwrap_or(usize::MAX).min(4096));
-            // Trimmed meanwhile or not: what is held can be read.
+            // Even if trimmed in between, held entries can be read.
             let Page::Entries(entries) = source.read_now(done, few, true)? else {
                 return Err(Error::OutOfBounds { position: at, from: source.view().base, to });
             };

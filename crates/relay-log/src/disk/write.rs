@@ -311,7 +311,7 @@ impl DiskLog {
     }
 
     pub(super) fn checkpoint_now(&self) -> Result<Option<Checkpoint>, Error> {
-        // Under the lock, so that it is not replaced meanwhile.
+        // Under the lock, so that it is not replaced in between.
         let writer = self.writer();
         if writer.checkpoint.is_none() {
             return Ok(None);

@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options, server: &Running, figures: &mut Figures) ->
             let mut connection = Bare::connect(stream.url()).await?;
             let mut times = Vec::new();
             for n in 0..count {
-                // So that who reads waits again.
+                // So that the reader waits again.
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 let message = Bytes::from(format!("[{n}]"));
                 let began = Instant::now();

@@ -167,7 +167,7 @@ async fn body_of(body: Bytes) -> Result<SocketAddr> {
                     async move { Ok::<_, Infallible>(hyper::Response::new(body)) }
                 });
                 let io = hyper_util::rt::TokioIo::new(stream);
-                // Whoever has all of it hangs up.
+                // A client that has everything closes the connection.
                 let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
             });
         }

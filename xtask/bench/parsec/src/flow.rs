@@ -88,7 +88,7 @@ pub(crate) fn sse(options: &Options) -> Result<Vec<Figure>> {
     let publishing = envelopes as f64 / begun.elapsed().as_secs_f64();
     eprintln!("published {envelopes}, {publishing:.0}/s");
     let rounds = if options.quick { 5 } else { 7 };
-    // By the clock and by CPU time; the best of all rounds, as whoever else uses the machine only makes it slower.
+    // By the clock and by CPU time; the best of all rounds, because other load only makes it slower.
     let (mut bare, mut ours) = ([0.0_f64; 2], [0.0_f64; 2]);
     let mut growth: f64 = 0.0;
     for round in 0..2 * rounds {

@@ -40,7 +40,7 @@ pub const ALL: &[Contender] = &[
     Contender { name: "relay-pods-decoded", read: |url, tally| Box::pin(relay_pods_decoded(url, tally)) },
 ];
 
-/// What a client has seen so far, and who wants to know.
+/// The counts of a client so far, and their receiver.
 pub struct Tally {
     seen: Seen,
     goal: Seen,

@@ -9,7 +9,7 @@ use super::wire::Subscribers;
 /// What is promised for what was answered with 202.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Promise {
-    /// It reaches every subscription, or a line says that it did not; unless the bus was killed meanwhile.
+    /// It reaches every subscription, or a line says that it did not; unless the bus was killed in between.
     Told,
     /// It reaches every subscription at least once.
     Delivered,

@@ -121,7 +121,7 @@ async fn a_list_of_one_namespace_leaves_the_others_alone_and_the_log_is_live_onl
     run.pods(&["prod/a", "test/t"]).await;
     server.request(Ask::Watch, 1).await;
     run.status("it to be ready", SourceStatus::ready).await;
-    // Away, changed meanwhile, and both versions are too old.
+    // Interrupted, changed in between, and both versions are too old.
     server.forbid("test");
     server.always(Ask::Check, Reply::empty(500));
     server.end_watches();

@@ -123,7 +123,7 @@ pub struct Attempt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProducerWant {
-    /// Send this, and hand in the answer or the failure; meanwhile poll on.
+    /// Send this, and hand in the response or the failure; keep polling in between.
     Send(Attempt),
     /// Something happened.
     Event(Event),
