@@ -120,7 +120,12 @@ fn with_rules(command: clap::Command) -> clap::Command {
             _ => arg,
         }
     };
-    command.mut_args(allow).mut_subcommands(with_rules)
+    let command = command.mut_args(allow).mut_subcommands(with_rules);
+    // What is counted there are no lines: the data of an event may have several.
+    if command.get_name() == "sse" {
+        return command.mut_arg("max", |max| max.help("End after so many events"));
+    }
+    command
 }
 
 #[derive(Debug, Subcommand)]

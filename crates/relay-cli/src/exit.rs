@@ -55,6 +55,50 @@ impl fmt::Display for NeverConnected {
 
 impl std::error::Error for NeverConnected {}
 
+/// A server, of any kind, refused an event stream, or answered with something else: exit code 1, 3 or 4.
+#[derive(Debug)]
+pub(crate) struct NoStream {
+    pub(crate) url: String,
+    pub(crate) status: u16,
+    /// What the server said, or what its answer was instead.
+    pub(crate) detail: Option<String>,
+}
+
+impl NoStream {
+    fn code(&self) -> u8 {
+        match self.status {
+            401 | 403 => 4,
+            404 => 3,
+            _ => 1,
+        }
+    }
+
+    fn advice(&self) -> Option<&'static str> {
+        match self.status {
+            401 => Some("give a credential: -H 'Authorization: Bearer TOKEN'"),
+            403 => Some("the credential does not cover this address"),
+            200 | 404 => Some("is this the address of an event stream?"),
+            405 => Some("try another method, with -X"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for NoStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.url)?;
+        let reason =
+            http::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
+        match (&self.detail, self.status) {
+            (Some(detail), 200) => f.write_str(detail),
+            (Some(detail), status) => write!(f, "refused with {status}: {detail}"),
+            (None, status) => write!(f, "refused with {status} {}", reason.unwrap_or_default()),
+        }
+    }
+}
+
+impl std::error::Error for NoStream {}
+
 /// Nobody knows whether an append was taken: exit code 7.
 #[derive(Debug)]
 pub(crate) struct OutcomeUnknown(pub(crate) String);
@@ -110,6 +154,9 @@ impl Exit {
 fn code_of(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() {
         return 2;
+    }
+    if let Some(refused) = error.downcast_ref::<NoStream>() {
+        return refused.code();
     }
     if let Some(CursorError::OtherFilter { .. }) = error.downcast_ref() {
         return 2;
@@ -197,6 +244,9 @@ pub(crate) fn is_no_relay(error: &anyhow::Error) -> bool {
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
     if let Some(relay_parsec::Error::SequenceConflict { .. }) = error.downcast_ref() {
         return Some("--sequence-file FILE keeps the number from one run to the next");
+    }
+    if let Some(refused) = error.downcast_ref::<NoStream>() {
+        return refused.advice();
     }
     // A list that ends early is a relay's; what is no list at all is somebody else's.
     let is_strange = |error: &Error| match error {

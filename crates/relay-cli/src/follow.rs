@@ -1,19 +1,20 @@
 //! Commands that follow a stream: `stream`, `state`, `replay`.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use relay_pods::{Phase, Pod, Snapshot, SnapshotStream, StreamHandle, StreamOptions};
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::args::{ReplayArgs, StateArgs, StreamArgs, Until};
 use crate::cursor::Cursor;
-use crate::exit::{Exit, NeverConnected, advice_on, signalled};
+use crate::exit::{Exit, NeverConnected, signalled};
+use crate::outage::OutageWatch;
 use crate::output::{Output, Tone, note, to_value};
 use crate::query::until;
-use crate::rows::{self, Changes, group_cells, group_json, snapshot_cells, snapshot_json};
+use crate::rows::{self, Changes, group_cells, group_json, snapshot_json, snapshot_row};
 use crate::tally::Tally;
 
 /// How often a bookmark's acknowledgement is looked for.
@@ -25,6 +26,7 @@ pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
         args.reconnect.options(args.which.filter()?).since(args.since_hash).start_latest(args.latest);
     let mut messages = client.stream(options);
     let mut out = Output::new(args.print);
+    out.table(rows::MESSAGES);
     let mut ending = Ending::new(args.until);
     let mut connected = false;
     while !ending.reached(&out) {
@@ -44,11 +46,13 @@ pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
             _ => None,
         };
         let data: Value = serde_json::from_str(message.data()).unwrap_or(Value::Null);
-        out.line(
+        out.row(
+            String::new,
             || json!({"event": message.event(), "id": message.id(), "data": data, "error": error}),
-            || match &error {
-                Some(error) => format!("{:<18} {}   {error}", message.event(), message.id()),
-                None => format!("{:<18} {}   {data}", message.event(), message.id()),
+            || {
+                let data =
+                    error.as_ref().map_or_else(|| data.to_string().into(), |error| Tone::Bad.text(error));
+                vec![Tone::Strong.text(message.event()), message.id().into(), data]
             },
         )?;
     }
@@ -63,6 +67,7 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
     let mut first = true;
     let mut out = Output::new(args.print);
     let mut changes = Changes::default();
+    let mut groups = HashMap::new();
     out.table(if args.group_by.is_some() { rows::GROUPS } else { rows::STATE });
     let mut ending = Ending::new(args.until);
     while !ending.reached(&out) {
@@ -77,12 +82,15 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
         let Some(snapshot) = snapshot.transpose()? else { break };
         watch.tell(&mut out)?;
         let Some(label) = &args.group_by else {
-            let before = changes.before_snapshot(&snapshot);
+            let (before, wide) = (changes.before_snapshot(&snapshot), out.is_wide());
             out.row(
                 String::new,
                 || snapshot_json(&snapshot, args.pods, false),
-                || snapshot_cells(&snapshot, before.as_ref(), false),
+                || snapshot_row(&snapshot, before.as_ref(), false, wide),
             )?;
+            if std::mem::take(&mut first) && !ending.reached(&out) {
+                list_pods(&mut out, &snapshot)?;
+            }
             continue;
         };
         if std::mem::take(&mut first)
@@ -100,6 +108,11 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
                 None => snapshot.pods.iter().filter(|pod| pod.label(label).is_none()).collect(),
             };
             let tally: Tally = of_group.iter().copied().collect();
+            // People see nothing in a line that says again what the last one said.
+            let told = groups.insert(group.map(str::to_owned), tally.clone());
+            if out.is_table() && told.as_ref() == Some(&tally) {
+                continue;
+            }
             of_group.sort_by(|a, b| a.key().cmp(b.key()));
             let pods = || args.pods.then(|| of_group.iter().map(to_value).collect());
             out.row(
@@ -110,6 +123,24 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// Most pods of a first list that are shown to people one by one.
+const MOST_LISTED: usize = 50;
+
+/// Shows people which pods the first list has.
+fn list_pods(out: &mut Output, snapshot: &Snapshot) -> anyhow::Result<()> {
+    if !out.is_table() {
+        return Ok(());
+    }
+    let pods = snapshot.pods.sorted();
+    for pod in pods.iter().take(MOST_LISTED) {
+        out.more(rows::listed_cells(pod))?;
+    }
+    match pods.len().saturating_sub(MOST_LISTED) {
+        0 => Ok(()),
+        more => out.heading(Tone::Faint.text(format!("... and {more} more; relay pods lists all of them"))),
+    }
 }
 
 /// The groups that a snapshot touched: by value, and the pods without the label.
@@ -128,70 +159,6 @@ fn ever_connected(exit: Exit, handle: &StreamHandle) -> Exit {
     }
     let why = handle.outage().map_or("no answer yet".into(), |outage| outage.why);
     Exit::Failed(NeverConnected(why).into())
-}
-
-/// An outage that lasts for less is told by what follows it alone.
-const SHORT: Duration = Duration::from_millis(400);
-
-/// Looks at a stream for outages, to say when one goes on and when it is over.
-struct OutageWatch {
-    handle: StreamHandle,
-    /// Since when the outage has lasted that was told of.
-    told: Option<SystemTime>,
-}
-
-impl OutageWatch {
-    fn new(handle: StreamHandle) -> Self {
-        Self { handle, told: None }
-    }
-
-    /// Ready when there is something to tell.
-    async fn look(&self) {
-        loop {
-            sleep(BOOKMARKS).await;
-            match (self.handle.outage(), self.told) {
-                (Some(outage), None) if outage.since.elapsed().is_ok_and(|time| time >= SHORT) => return,
-                (None, Some(_)) => return,
-                _ => {}
-            }
-        }
-    }
-
-    /// A line for people, when an outage has begun or is over since the last one.
-    fn tell(&mut self, out: &mut Output) -> anyhow::Result<()> {
-        match (self.handle.outage(), self.told) {
-            (Some(outage), None) if outage.since.elapsed().is_ok_and(|time| time >= SHORT) => {
-                self.told = Some(outage.since);
-                let wait = outage.next_try.duration_since(SystemTime::now()).unwrap_or_default();
-                let since = clock(outage.since);
-                let next = match self.handle.statistics().connections {
-                    0 => advice_on(&outage.why).map_or(String::new(), |advice| format!(" ({advice})")),
-                    _ => String::new(),
-                };
-                // What a narrow terminal cuts off is the end.
-                out.heading(Tone::Bad.text("no connection").plain(format!(
-                    " since {since}, next try in {:.1}s{next}: {}",
-                    wait.as_secs_f64(),
-                    outage.why
-                )))
-            }
-            (None, Some(since)) => {
-                self.told = None;
-                let lasted = since.elapsed().unwrap_or_default();
-                out.heading(
-                    Tone::Good.text("connected again").plain(format!(" after {:.1}s", lasted.as_secs_f64())),
-                )
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The time of day in UTC.
-fn clock(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let seconds = since.as_secs() % 86_400;
-    format!("{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
@@ -284,17 +251,22 @@ async fn print_replay(
         };
         let Some(snapshot) = snapshot.transpose()? else { return Ok(Exit::Done) };
         watch.tell(&mut printing.out)?;
-        let before = printing.changes.before_snapshot(&snapshot);
+        let (before, wide) = (printing.changes.before_snapshot(&snapshot), printing.out.is_wide());
         printing.out.row(
             String::new,
             || snapshot_json(&snapshot, printing.pods, true),
-            || snapshot_cells(&snapshot, before.as_ref(), true),
+            || snapshot_row(&snapshot, before.as_ref(), true, wide),
         )?;
         handle.finish();
         if let Some(ack) = handle.acknowledgement() {
             cursor.acknowledge(ack)?;
         }
         if printing.exit_after.is_some_and(|phase| reaches(&snapshot, phase)) {
+            if snapshot.phase != Phase::Live && printing.exit_after == Some(Phase::Live) {
+                printing
+                    .out
+                    .heading("Live is reached: everything that comes now is a change as it happens")?;
+            }
             return Ok(Exit::Done);
         }
     }

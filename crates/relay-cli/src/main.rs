@@ -9,6 +9,7 @@ mod durable;
 mod exit;
 mod follow;
 mod log;
+mod outage;
 mod output;
 mod parsec;
 mod pod_name;
@@ -22,12 +23,13 @@ mod store;
 mod tally;
 mod wait;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
-use crate::args::{Args, Command, PrintLines};
+use crate::args::{Args, Command};
 use crate::exit::{Exit, Usage};
 use crate::output::Output;
 
@@ -80,14 +82,6 @@ async fn run(command: Command) -> Exit {
     work.await
 }
 
-/// Warnings, but for attempts that failed.
-const QUIET: &str = "warn,relay_pods::retry=error";
-
-/// Whether a table and the warnings go to terminals.
-fn is_seen(print: PrintLines) -> bool {
-    std::io::stderr().is_terminal() && std::io::stdout().is_terminal() && Output::new(print).is_table()
-}
-
 /// Warnings, among them every error that is retried, go to stderr. `RELAY_LOG` changes what is told, in the syntax of
 /// `tracing_subscriber::EnvFilter`.
 fn start_logging(command: &Command) -> Result<(), Usage> {
@@ -103,9 +97,6 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
         Command::Demo(_) => "warn,relay_pods=error",
         // Its subscriber that stalls is cut off at the end, as its introduction says.
         Command::Bus(args) if args.is_demo() => "warn,relay_transport=error",
-        // Its outages are lines of the table on the same terminal.
-        Command::State(args) if is_seen(args.print) => QUIET,
-        Command::Replay(args) if is_seen(args.print) => QUIET,
         _ => "warn",
     };
     let asked = std::env::var("RELAY_LOG").ok().filter(|asked| !asked.is_empty());
@@ -116,15 +107,27 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
     if is_word && asked.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
         return Err(Usage(format!("RELAY_LOG={asked:?}: {rule}")));
     }
+    // Some say what they wait for in their tables, some on stderr, and nobody says it twice.
+    let in_table = match command {
+        Command::State(args) => Some(Output::new(args.print).is_table()),
+        Command::Replay(args) => Some(Output::new(args.print).is_table()),
+        Command::Wait(_) => Some(false),
+        _ => None,
+    };
+    let directives = match in_table {
+        Some(_) => format!("{asked},{}", outage::NOT_IN_LOG),
+        None => asked.clone(),
+    };
     let filter = EnvFilter::builder()
-        .parse(&asked)
+        .parse(&directives)
         .map_err(|error| Usage(format!("RELAY_LOG={asked:?}: {error}; {rule}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(log::Lines)
         .log_internal_errors(false)
         .with_ansi(output::stderr_in_color())
         .with_target(false)
-        .init();
+        .with_filter(filter);
+    let voice = (in_table == Some(false)).then_some(outage::Voice.with_filter(outage::retries()));
+    tracing_subscriber::registry().with(lines).with(voice).init();
     Ok(())
 }

@@ -18,11 +18,32 @@ use crate::args::{Format, Print};
 
 pub(crate) use progress::Progress;
 pub(crate) use screen::{Color, note, stderr_in_color};
-pub(crate) use table::{Column, Table};
+pub(crate) use table::Column;
+use table::Table;
 pub(crate) use text::{Text, Tone, escaped};
 
 /// Bytes of a list that are written at once.
 const BLOCK: usize = 64 * 1024;
+
+/// A row of a table.
+#[derive(Debug)]
+pub(crate) enum Row {
+    /// A cell for each column, shown or not.
+    Cells(Vec<Text>),
+    /// Cells for the first columns, and a sentence in the place of all others.
+    Sentence {
+        /// The cells.
+        first: Vec<Text>,
+        /// The sentence.
+        text: Text,
+    },
+}
+
+impl From<Vec<Text>> for Row {
+    fn from(cells: Vec<Text>) -> Self {
+        Self::Cells(cells)
+    }
+}
 
 /// Standard output, a line at a time, flushed after each.
 #[derive(Debug)]
@@ -53,6 +74,11 @@ impl Output {
         Self { format, headings: true, timestamps: false, color, table: None, lines: 0 }
     }
 
+    /// Whether people read it, and want to know everything.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.format == Format::Wide
+    }
+
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
     }
@@ -81,6 +107,22 @@ impl Output {
         write(&out)
     }
 
+    /// As [`line`](Self::line), of what has to be read to its end: no terminal cuts it.
+    ///
+    /// # Errors
+    /// When nobody reads the output any more.
+    pub(crate) fn answer<T: Into<Text>>(
+        &mut self,
+        json: impl FnOnce() -> Value,
+        text: impl FnOnce() -> T,
+    ) -> anyhow::Result<()> {
+        if !self.is_table() {
+            return self.line(json, text);
+        }
+        self.lines += 1;
+        self.whole(&text().into())
+    }
+
     /// As [`line`](Self::line), of JSON that was written already: it may hold numbers and spellings that a `Value`
     /// would change.
     ///
@@ -98,7 +140,7 @@ impl Output {
         write(&(text::tame_json(json()) + "\n"))
     }
 
-    /// Prints a line for people only. It is cut where the terminal ends, and counts as no line.
+    /// Prints a sentence for people only, in as many lines as it takes. It counts as no line.
     ///
     /// # Errors
     /// When nobody reads the output any more.
@@ -106,8 +148,11 @@ impl Output {
         if !self.is_table() {
             return Ok(());
         }
-        let mut out = String::new();
-        self.text(&text.into(), &mut out);
+        let (mut out, text) = (String::new(), text.into());
+        for line in text.wrapped(screen::stdout_columns().unwrap_or(usize::MAX)) {
+            line.render(self.color, &mut out);
+            out.push('\n');
+        }
         write(&out)
     }
 
@@ -130,32 +175,54 @@ impl Output {
         self.table = Some(Table::new(columns, self.format == Format::Wide, self.timestamps));
     }
 
-    /// Prints a row of the table that was begun: a cell for each of its columns, shown or not.
+    /// Prints a row of the table that was begun: a cell for each of its columns, shown or not, or a sentence.
     ///
     /// # Errors
     /// When nobody reads the output any more.
-    pub(crate) fn row(
+    pub(crate) fn row<R: Into<Row>>(
         &mut self,
         name: impl FnOnce() -> String,
         json: impl FnOnce() -> Value,
-        cells: impl FnOnce() -> Vec<Text>,
+        cells: impl FnOnce() -> R,
     ) -> anyhow::Result<()> {
         let mut out = String::new();
         if self.is_table() {
-            let (room, headings) = (screen::stdout_columns(), self.headings && self.lines == 0);
-            let cells = cells();
-            if let Some(table) = &mut self.table {
-                table.measure(&cells);
-                if headings {
-                    table.headings(room, self.color, &mut out);
-                }
-                table.row(&cells, room, self.color, &mut out);
-            }
+            self.cells(&cells().into(), &mut out);
         } else {
             self.record(name, json, &mut out);
         }
         self.lines += 1;
         write(&out)
+    }
+
+    /// Prints a row for people only. It counts as no line.
+    ///
+    /// # Errors
+    /// When nobody reads the output any more.
+    pub(crate) fn more(&mut self, row: impl Into<Row>) -> anyhow::Result<()> {
+        if !self.is_table() {
+            return Ok(());
+        }
+        let mut out = String::new();
+        self.cells(&row.into(), &mut out);
+        write(&out)
+    }
+
+    fn cells(&mut self, row: &Row, out: &mut String) {
+        let (room, color) = (screen::stdout_columns(), self.color);
+        let Some(table) = &mut self.table else { return };
+        let known = match row {
+            Row::Cells(cells) => cells,
+            Row::Sentence { first, .. } => first,
+        };
+        let layout = table.standing(known, room);
+        if std::mem::take(&mut self.headings) {
+            table.headings(&layout, color, out);
+        }
+        match row {
+            Row::Cells(cells) => table.row(cells, &layout, color, out),
+            Row::Sentence { first, text } => table.sentence(first, text, &layout, color, out),
+        }
     }
 
     /// Prints a list that is known as a whole: headings, unless there is nothing below them, and a row per item.
@@ -174,12 +241,12 @@ impl Output {
         if self.is_table() && !items.is_empty() {
             let mut table = Table::new(columns, self.format == Format::Wide, self.timestamps);
             let rows: Vec<_> = items.iter().map(|item| table.measured(cells(item))).collect();
-            let room = screen::stdout_columns();
+            let layout = table.layout(screen::stdout_columns());
             if self.headings {
-                table.headings(room, self.color, &mut out);
+                table.headings(&layout, self.color, &mut out);
             }
             for row in rows {
-                table.row(&row, room, self.color, &mut out);
+                table.row(&row, &layout, self.color, &mut out);
                 write_block(&mut out)?;
             }
         } else if !self.is_table() {

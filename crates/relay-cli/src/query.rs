@@ -150,7 +150,7 @@ pub(crate) async fn session(args: SessionArgs) -> anyhow::Result<Exit> {
         session = client.create_session() => session?,
         exit = signalled() => return Ok(exit),
     };
-    Output::new(args.print).line(|| to_value(&session), || session.session_id.clone())?;
+    Output::new(args.print).answer(|| to_value(&session), || session.session_id.clone())?;
     Ok(Exit::Done)
 }
 
@@ -169,7 +169,7 @@ pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<Exit> {
         let tone = if healthy { Tone::Good } else { Tone::Bad };
         tone.text(status).plain(format!(", log at {head}, {} streams", health.subscribers.unwrap_or(0)))
     };
-    Output::new(args.print).line(|| health.raw.clone(), text)?;
+    Output::new(args.print).answer(|| health.raw.clone(), text)?;
     if healthy { Ok(Exit::Done) } else { Ok(Exit::Failed(anyhow::anyhow!("the relay is not well"))) }
 }
 

@@ -10,22 +10,22 @@ use relay_proto::pods::Printed;
 use relay_proto::time::Timestamp;
 use serde_json::{Value, json};
 
-use crate::output::{Column, Text, Tone, to_value};
+use crate::output::{Column, Row, Text, Tone, to_value};
 use crate::tally::Tally;
 
 pub(crate) use changes::Changes;
 
 /// The columns of `relay pods`.
 pub(crate) const PODS: &[Column] = &[
-    Column::name("NAMESPACE"),
+    Column::name("NAMESPACE").dispensable(2),
     Column::name("NAME"),
-    Column::new("READY"),
+    Column::new("READY").dispensable(1),
     Column::new("STATUS"),
-    Column::new("RESTARTS"),
-    Column::new("AGE").untimed(),
-    Column::new("CREATED").timed(),
-    Column::new("IP").wide(),
-    Column::name("NODE").wide(),
+    Column::new("RESTARTS").dispensable(3),
+    Column::new("AGE").untimed().dispensable(4),
+    Column::new("CREATED").timed().dispensable(4),
+    Column::new("IP").wide().dispensable(6),
+    Column::name("NODE").wide().dispensable(5),
 ];
 
 /// Now, as the relay's times are told: milliseconds since 1970.
@@ -87,34 +87,45 @@ fn status(pod: &Pod, printed: &Printed) -> Text {
     tone.text(&printed.status)
 }
 
-/// When the event of a snapshot was.
+/// When the event of a snapshot was, or when a list was read.
 pub(crate) fn time(snapshot: &Snapshot) -> Text {
     let time = snapshot.event.as_ref().and_then(|event| event.timestamp.as_ref());
-    time.map_or("", |time| time.as_str()).into()
+    time.map_or_else(time_now, |time| time.as_str().into())
 }
 
 /// The columns of an event, after those of what it came with.
 const EVENT: [Column; 6] = [
-    Column::new("TIME").timed().least(20),
-    Column::new("SEQUENCE").right(),
+    Column::new("TIME").timed().least(24).dispensable(2),
+    Column::new("SEQUENCE").right().dispensable(3),
     Column::new("EVENT").least(8),
-    Column::name("POD").least(40),
+    Column::name("POD").least(36),
     Column::sentence("WHAT CHANGED"),
-    Column::name("HASH").wide(),
+    Column::new("HASH").wide().dispensable(5),
 ];
 
 /// The columns of `relay events`.
 pub(crate) const EVENTS: &[Column] = &EVENT;
 
+/// The columns of `relay stream`.
+pub(crate) const MESSAGES: &[Column] =
+    &[Column::new("EVENT").least(16), Column::new("ID").least(36), Column::sentence("DATA")];
+
 /// The columns of `relay state`.
-pub(crate) const STATE: &[Column] =
-    &[EVENT[0], Column::new("PODS").right().least(5), EVENT[1], EVENT[2], EVENT[3], EVENT[4], EVENT[5]];
+pub(crate) const STATE: &[Column] = &[
+    EVENT[0],
+    Column::new("PODS").right().least(5).dispensable(4),
+    EVENT[1],
+    EVENT[2],
+    EVENT[3],
+    EVENT[4],
+    EVENT[5],
+];
 
 /// The columns of `relay replay`.
 pub(crate) const REPLAY: &[Column] = &[
     EVENT[0],
-    Column::new("PHASE").least(15),
-    Column::new("PODS").right().least(5),
+    Column::new("PHASE").least(15).dispensable(1),
+    Column::new("PODS").right().least(5).dispensable(4),
     EVENT[1],
     EVENT[2],
     EVENT[3],
@@ -168,27 +179,36 @@ pub(crate) fn snapshot_json(snapshot: &Snapshot, with_pods: bool, with_phase: bo
     Value::Object(line)
 }
 
-/// The cells of [`REPLAY`], or without the phase those of [`STATE`].
-pub(crate) fn snapshot_cells(snapshot: &Snapshot, before: Option<&Pod>, with_phase: bool) -> Vec<Text> {
-    let mut cells = match &snapshot.event {
-        Some(event) => event_cells(event, before),
-        None => {
-            let ack = snapshot.ack.as_ref().map_or("", |ack| ack.as_str());
-            vec![
-                Text::default(),
-                Text::default(),
-                Text::default(),
-                Text::default(),
-                list_read(snapshot),
-                ack.into(),
-            ]
+/// The row of [`REPLAY`], or without the phase of [`STATE`]. `wide`: with the position that may be kept.
+pub(crate) fn snapshot_row(snapshot: &Snapshot, before: Option<&Pod>, with_phase: bool, wide: bool) -> Row {
+    let count = snapshot.pods.len().to_string().into();
+    let phase = Some(Tone::Strong.text(snapshot.phase.as_str())).filter(|_| with_phase);
+    let Some(event) = &snapshot.event else {
+        let first = [time_now()].into_iter().chain(phase).chain([count]).collect();
+        let mut text = list_read(snapshot);
+        if let Some(ack) = snapshot.ack.as_ref().filter(|_| wide) {
+            text.push(Tone::Faint, &format!("position {}", ack.as_str()));
         }
+        return Row::Sentence { first, text };
     };
-    cells.insert(1, snapshot.pods.len().to_string().into());
-    if with_phase {
-        cells.insert(1, Tone::Strong.text(snapshot.phase.as_str()));
+    let mut cells = event_cells(event, before);
+    cells.insert(1, count);
+    if let Some(phase) = phase {
+        cells.insert(1, phase);
     }
-    cells
+    Row::Cells(cells)
+}
+
+/// The cells of [`STATE`] for a pod of the first list.
+pub(crate) fn listed_cells(pod: &Pod) -> Vec<Text> {
+    let word = Tone::Faint.text("LISTED");
+    let empty = Text::default;
+    vec![time_now(), empty(), empty(), word, pod_name(pod).into(), changes::state(pod), empty()]
+}
+
+/// The time of what has no time of its own: when it was printed, by the clock of this machine.
+fn time_now() -> Text {
+    Timestamp::from_unix_millis(now()).as_str().into()
 }
 
 /// What a snapshot says that is not about one event.
@@ -223,9 +243,9 @@ fn list_read(snapshot: &Snapshot) -> Text {
 /// The columns of `relay state --group-by`.
 pub(crate) const GROUPS: &[Column] = &[
     EVENT[0],
-    Column::name("GROUP").least(40),
-    Column::new("READY"),
-    Column::new("RESTARTS").right(),
+    Column::name("GROUP").least(36),
+    Column::new("READY").least(7),
+    Column::new("RESTARTS").right().dispensable(3),
     Column::sentence("PHASES"),
 ];
 

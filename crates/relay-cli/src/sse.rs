@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
-use relay_proto::eventsource::{Config, Item, Stop};
+use relay_proto::eventsource::{Cause, Config, Item, Stop};
 use relay_proto::problem::Problem;
 use relay_proto::sse::{Event, Frame};
 use relay_state::files::LockedFile;
@@ -18,12 +18,13 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use crate::args::SseArgs;
-use crate::exit::{Exit, NeverConnected, Usage};
+use crate::exit::{Exit, NeverConnected, NoStream, Usage};
 use crate::follow::Ending;
+use crate::outage::in_time;
 use crate::output::{Column, Output, Text, Tone, escaped, note};
 
 const COLUMNS: &[Column] =
-    &[Column::new("EVENT").least(12), Column::name("ID").least(8), Column::sentence("DATA")];
+    &[Column::new("EVENT").least(12), Column::new("ID").least(8).dispensable(1), Column::sentence("DATA")];
 
 pub(crate) async fn sse(args: SseArgs) -> anyhow::Result<Exit> {
     let request = request(&args)?;
@@ -77,22 +78,34 @@ async fn follow(
             }
         };
         match item {
-            None | Some(Err(Stop::NoContent | Stop::Closed)) => return Ok(Exit::Done),
+            None | Some(Err(Stop::Closed)) => return Ok(Exit::Done),
+            Some(Err(Stop::NoContent)) => {
+                note(&format!("{url}: the server has nothing more to send (204)"));
+                return Ok(Exit::Done);
+            }
             Some(Err(Stop::Status { status, body })) => {
-                let problem = Box::new(Problem::from_body(status, &body));
-                return Err(relay_pods::Error::Refused { url: url.into(), problem, retry_after: None }.into());
+                let problem = Problem::from_body(status, &body);
+                let detail = problem.code.is_some().then_some(problem.detail.or(problem.title)).flatten();
+                return Err(NoStream { url: url.into(), status, detail }.into());
             }
             Some(Err(stop)) => return Err(anyhow::Error::new(stop).context(url.to_owned())),
             Some(Ok(Item::Opened)) => {
                 connected = true;
                 if args.verbose {
                     note(&format!("{url}: connected"));
+                    // It comes before the first event, which does not go through the log.
+                    crate::log::flush();
                 }
             }
             Some(Ok(Item::Ended(ended))) => {
+                // The standard has it that what is no event stream will not become one.
+                if let Cause::ContentType(_) = ended.cause {
+                    let detail = Some(ended.cause.to_string());
+                    return Err(NoStream { url: url.into(), status: 200, detail }.into());
+                }
                 let delay = ended.retry_at.saturating_sub(stream.now());
                 why = ended.cause.to_string();
-                note(&format!("{url}: {why}; next try in {:.1}s", delay.as_secs_f64()));
+                note(&format!("{url}: {why}; next try {}", in_time(delay)));
             }
             Some(Ok(Item::Frame(Frame::Event(event)))) => {
                 stream.progress();

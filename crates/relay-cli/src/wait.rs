@@ -5,6 +5,7 @@ mod condition;
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
+use std::io::IsTerminal as _;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use relay_pods::{
 };
 use relay_proto::error::chain;
 use relay_proto::retry::{Backoff, Jitter};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::args::{DEFAULT_WAIT, WaitArgs, written};
 use crate::exit::{Exit, Usage, signalled};
@@ -26,6 +27,8 @@ use crate::tally::Tally;
 
 pub(crate) use condition::Condition;
 
+/// Time without a word for people who wait in front of a terminal.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Most pods that are told of one by one when the time is over.
 const MOST_TOLD: usize = 20;
 /// Longest time for a health document, and the time between two of a relay whose source is away.
@@ -72,7 +75,7 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
         let seen = view.last_words();
         return Ok(Exit::TimedOut(format!("timed out after {}: {seen}", written(args.timeout))));
     };
-    Output::new(args.print).line(
+    Output::new(args.print).answer(
         || {
             let mut line = tally.json();
             line.insert("condition".into(), view.wanted.text().into());
@@ -211,6 +214,8 @@ impl LiveView {
 
     /// Waits until the conditions hold, or for the first judgement. Gives it, and what was judged.
     async fn wait_for(&mut self, once: bool) -> anyhow::Result<(bool, Tally)> {
+        let on_terminal = std::io::stderr().is_terminal();
+        let (mut patient_until, mut said) = (Instant::now() + PATIENCE, String::new());
         loop {
             if let Some((holds, tally)) = self.live() {
                 if tally.pods == 0 && !holds && !once && !std::mem::replace(&mut self.told_of_none, true) {
@@ -227,6 +232,14 @@ impl LiveView {
             }
             let ask_again = self.source_is_away;
             tokio::select! {
+                () = sleep_until(patient_until), if on_terminal => {
+                    patient_until = Instant::now() + PATIENCE;
+                    let text = format!("waiting for {}: {}", self.wanted.text(), self.so_far());
+                    if text != said {
+                        note(&text);
+                        said = text;
+                    }
+                }
                 news = self.news() => news?,
                 () = sleep(HEALTH_AGAIN), if ask_again => {}
             }
@@ -338,6 +351,14 @@ impl LiveView {
     async fn source_is_away(&self) -> bool {
         let health = tokio::time::timeout(HEALTH_TIMEOUT, self.client.health()).await;
         matches!(health, Ok(Ok((_, health))) if health.raw["source"]["state"] == "stale")
+    }
+
+    /// How far it is, for those who watch it wait.
+    fn so_far(&self) -> String {
+        match &self.judged {
+            Some(tally) => self.wanted.progress(tally),
+            None => "no pods seen yet".into(),
+        }
     }
 
     /// What was seen last, and whether it can be trusted.

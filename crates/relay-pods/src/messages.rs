@@ -267,9 +267,10 @@ impl ResumingMessages {
             other => other.to_string(),
         };
         if closing {
-            tracing::info!(url = self.url, ?delay, "{cause}; connecting again");
+            tracing::info!(target: crate::RETRY_TARGET, url = self.url, delay = delay.as_secs_f64(), "{cause}; connecting again");
         } else {
-            tracing::warn!(target: crate::RETRY_TARGET, url = self.url, ?delay, attempt = ended.attempt, "{cause}; connecting again");
+            let attempt = ended.attempt;
+            tracing::warn!(target: crate::RETRY_TARGET, url = self.url, delay = delay.as_secs_f64(), attempt, "{cause}; connecting again");
         }
         let url = self.url.clone();
         let refusal = self.shared.with(|shared| shared.refusal.take());

@@ -268,7 +268,7 @@ impl Driver {
                 None => self.backoff.next_delay(),
             };
             self.handle.failed(&cause, delay);
-            tracing::warn!(target: crate::RETRY_TARGET, ?delay, "{cause}; asking for the list again");
+            tracing::warn!(target: crate::RETRY_TARGET, delay = delay.as_secs_f64(), "{cause}; asking for the list again");
             self.reading_ahead(tokio::time::sleep(delay)).await;
         }
     }

@@ -12,7 +12,7 @@ use super::verdict::{Seen, Verdict};
 use crate::exit::Exit;
 use crate::follow::Ending;
 use crate::output::{Output, Text, Tone};
-use crate::rows::{self, Changes, snapshot_cells};
+use crate::rows::{self, Changes, snapshot_row};
 
 /// Follows the relay, explains what comes, and says at the end, whatever the end is, what was lost.
 pub(super) async fn teach(
@@ -93,7 +93,7 @@ impl Lesson {
             self.out.row(
                 String::new,
                 || rows::snapshot_json(snapshot, false, false),
-                || snapshot_cells(snapshot, before.as_ref(), false),
+                || snapshot_row(snapshot, before.as_ref(), false, false),
             )?;
         }
         Ok(())

@@ -197,7 +197,7 @@ async fn print(print: PrintLines, work: impl Future<Output = anyhow::Result<Valu
             .collect();
         parts.join("  ")
     };
-    Output::new(print).line(|| line.clone(), text)?;
+    Output::new(print).answer(|| line.clone(), text)?;
     Ok(Exit::Done)
 }
 

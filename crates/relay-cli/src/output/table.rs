@@ -12,6 +12,8 @@ pub(crate) struct Column {
     /// their rows are known.
     least: usize,
     right: bool,
+    /// The columns with the greatest number are left out first where there is no room; 0: it stays.
+    dispensable: u8,
 }
 
 /// Which tables have a column.
@@ -34,7 +36,7 @@ enum Cut {
 impl Column {
     /// A column of short words or numbers, which are not cut.
     pub(crate) const fn new(heading: &'static str) -> Self {
-        Self { heading, cut: Cut::Never, shown: Shown::Always, least: 0, right: false }
+        Self { heading, cut: Cut::Never, shown: Shown::Always, least: 0, right: false, dispensable: 0 }
     }
 
     /// A column of names: what tells them apart is often their end, so they are cut in the middle.
@@ -67,6 +69,11 @@ impl Column {
         Self { least, ..self }
     }
 
+    /// Left out where there is no room for all columns, those with greater numbers first.
+    pub(crate) const fn dispensable(self, order: u8) -> Self {
+        Self { dispensable: order, ..self }
+    }
+
     /// Numbers stand at the right.
     pub(crate) const fn right(self) -> Self {
         Self { right: true, ..self }
@@ -75,8 +82,15 @@ impl Column {
 
 /// Spaces between two columns; one when it is narrow.
 const GAP: usize = 3;
-/// Columns that a name or a sentence keeps while there is another one to be cut.
+/// Columns that a name or a sentence keeps while there is another one to be cut, or to be left out.
 const ENOUGH: usize = 12;
+/// Columns of a sentence for which there should be room before wide spaces are used.
+const SENTENCE: usize = 36;
+/// Columns that a word or number may take of the ones behind it, in a table whose rows come one by one.
+const MOST: usize = 40;
+/// Columns that a sentence beside cells needs, and how far it is moved in when it goes below them.
+const BESIDE: usize = 24;
+const BELOW: usize = 2;
 
 /// The columns of a table and how wide their cells have been so far.
 #[derive(Debug)]
@@ -85,6 +99,17 @@ pub(crate) struct Table {
     /// Which of the cells that a row has are shown.
     shown: Vec<usize>,
     widths: Vec<usize>,
+    /// Where the columns stand, and for how much room, of a table whose rows come one by one.
+    standing: Option<(Option<usize>, Layout)>,
+}
+
+/// Where the columns of a table stand.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    room: Option<usize>,
+    /// None: left out.
+    widths: Vec<Option<usize>>,
+    gap: usize,
 }
 
 impl Table {
@@ -98,7 +123,7 @@ impl Table {
         let shown: Vec<_> = (0..columns.len()).filter(is_shown).collect();
         let columns: Vec<_> = shown.iter().map(|at| columns[*at]).collect();
         let widths = columns.iter().map(|column| column.least.max(column.heading.len())).collect();
-        Self { columns, shown, widths }
+        Self { columns, shown, widths, standing: None }
     }
 
     /// Takes note of how wide the cells of a row are, which has a cell for each column, shown or not.
@@ -114,81 +139,169 @@ impl Table {
         row
     }
 
+    /// Where the columns stand in so much room, all rows having been measured.
+    pub(crate) fn layout(&self, room: Option<usize>) -> Layout {
+        self.fit(&self.widths, room)
+    }
+
+    /// Where the columns stand in a table whose rows come one by one. They stay where they are as long as the room is
+    /// the same: only a number or a word that is longer than all before it moves those behind it.
+    pub(crate) fn standing(&mut self, row: &[Text], room: Option<usize>) -> Layout {
+        for (at, width) in self.widths.iter_mut().enumerate() {
+            let cell = row.get(self.shown[at]).map_or(0, Text::width).min(MOST);
+            if self.columns[at].cut == Cut::Never && cell > *width {
+                *width = cell;
+                self.standing = None;
+            }
+        }
+        match &self.standing {
+            Some((of, layout)) if *of == room => layout.clone(),
+            _ => {
+                let mut widths = self.widths.clone();
+                // A sentence takes what the others leave.
+                for (column, width) in self.columns.iter().zip(&mut widths) {
+                    *width = if column.cut == Cut::End { (*width).max(room.unwrap_or(0)) } else { *width };
+                }
+                let layout = self.fit(&widths, room);
+                self.standing = Some((room, layout.clone()));
+                layout
+            }
+        }
+    }
+
     /// The headings.
-    pub(crate) fn headings(&self, room: Option<usize>, color: bool, out: &mut String) {
+    pub(crate) fn headings(&self, layout: &Layout, color: bool, out: &mut String) {
         let cells: Vec<_> = self.columns.iter().map(|column| Tone::Strong.text(column.heading)).collect();
-        self.write(&cells.iter().collect::<Vec<_>>(), room, color, out);
+        self.write(&cells.iter().collect::<Vec<_>>(), layout, color, out);
     }
 
     /// A row: one line, as wide as the room at most.
-    pub(crate) fn row(&self, row: &[Text], room: Option<usize>, color: bool, out: &mut String) {
-        self.write(&self.shown.iter().map(|at| &row[*at]).collect::<Vec<_>>(), room, color, out);
+    pub(crate) fn row(&self, row: &[Text], layout: &Layout, color: bool, out: &mut String) {
+        self.write(&self.shown.iter().map(|at| &row[*at]).collect::<Vec<_>>(), layout, color, out);
     }
 
-    fn write(&self, cells: &[&Text], room: Option<usize>, color: bool, out: &mut String) {
-        let (widths, gap) = self.fit(room);
-        let last = cells.iter().rposition(|cell| !cell.is_empty()).unwrap_or(0);
-        let mut line = Text::default();
-        for (at, cell) in cells.iter().enumerate().take(last + 1) {
-            let (column, width) = (self.columns[at], widths[at]);
-            let whole = cell.width();
-            let cut;
-            let (cell, taken) = if whole > width {
-                cut = match column.cut {
-                    Cut::Middle => cell.cut_middle(width),
-                    Cut::Never | Cut::End => cell.cut_end(width),
-                };
-                let taken = cut.width();
-                (&cut, taken)
-            } else {
-                (*cell, whole)
-            };
-            if column.right {
-                line.push(Tone::Plain, &" ".repeat(width - taken));
-            }
-            line.extend(cell);
-            if at < last {
-                let pad = if column.right { 0 } else { width - taken };
-                line.push(Tone::Plain, &" ".repeat(pad + gap));
-            }
+    /// A row that is a sentence behind the first cells. It takes the place of all other columns, and more lines where
+    /// it needs them.
+    pub(crate) fn sentence(
+        &self,
+        first: &[Text],
+        sentence: &Text,
+        layout: &Layout,
+        color: bool,
+        out: &mut String,
+    ) {
+        let cells: Vec<_> = self.shown.iter().filter_map(|at| first.get(*at)).collect();
+        let taken: usize =
+            layout.widths[..cells.len()].iter().flatten().map(|width| width + layout.gap).sum();
+        let mut head = self.cells(&cells, layout);
+        let Some(room) = layout.room else {
+            head.push(Tone::Plain, &" ".repeat(taken.saturating_sub(head.width())));
+            head.extend(sentence);
+            head.render(color, out);
+            out.push('\n');
+            return;
+        };
+        let beside = taken == 0 || room >= taken + BESIDE;
+        let before = if beside { taken } else { BELOW.min(room.saturating_sub(1)) };
+        let mut lines = sentence.wrapped(room.saturating_sub(before)).into_iter();
+        if beside {
+            head.push(Tone::Plain, &" ".repeat(taken.saturating_sub(head.width())));
+            head.extend(&lines.next().unwrap_or_default());
         }
-        match room {
+        head.cut_end(room).render(color, out);
+        out.push('\n');
+        for line in lines.filter(|line| !line.is_empty()) {
+            Text::from(" ".repeat(before)).joined(&line).cut_end(room).render(color, out);
+            out.push('\n');
+        }
+    }
+
+    fn write(&self, cells: &[&Text], layout: &Layout, color: bool, out: &mut String) {
+        let line = self.cells(cells, layout);
+        match layout.room {
             Some(room) => line.cut_end(room).render(color, out),
             None => line.render(color, out),
         }
         out.push('\n');
     }
 
-    /// How wide each column is in so much room, and the space between them.
-    fn fit(&self, room: Option<usize>) -> (Vec<usize>, usize) {
-        let mut widths = self.widths.clone();
-        let Some(room) = room else { return (widths, GAP) };
-        let gaps = widths.len().saturating_sub(1);
-        let whole: usize = widths.iter().sum();
-        let gap = if whole + gaps * GAP <= room { GAP } else { 1 };
-        let mut over = (whole + gaps * gap).saturating_sub(room);
-        // The widest ones give first, down to what is enough; then to what their heading takes.
-        for floor in [|_: &Column| ENOUGH, |column: &Column| column.heading.len().min(ENOUGH)] {
-            while over > 0 {
-                let cuttable = |at: &usize| {
-                    let column = &self.columns[*at];
-                    column.cut != Cut::Never && widths[*at] > floor(column)
-                };
-                let Some(at) = (0..widths.len()).filter(cuttable).max_by_key(|at| widths[*at]) else { break };
-                // Down to the next widest, or in one step when it is the only one.
-                let next = (0..widths.len())
-                    .filter(|other| *other != at)
-                    .filter(cuttable)
-                    .map(|other| widths[other])
-                    .max()
-                    .unwrap_or(0)
-                    .max(floor(&self.columns[at]));
-                let step = over.min((widths[at] - next).max(1));
-                widths[at] -= step;
-                over -= step;
+    /// The cells in their columns, up to the last one that is not empty.
+    fn cells(&self, cells: &[&Text], layout: &Layout) -> Text {
+        let is_last = |at: &usize| layout.widths[*at].is_some() && !cells[*at].is_empty();
+        let last = (0..cells.len()).rev().find(is_last).unwrap_or(0);
+        let mut line = Text::default();
+        for (at, cell) in cells.iter().enumerate().take(last + 1) {
+            let (column, Some(width)) = (self.columns[at], layout.widths[at]) else { continue };
+            let whole = cell.width();
+            let cut = match column.cut {
+                _ if whole <= width || layout.room.is_none() => None,
+                Cut::Never => None,
+                Cut::Middle => Some(cell.cut_middle(width)),
+                Cut::End => Some(cell.cut_end(width)),
+            };
+            let taken = cut.as_ref().map_or(whole, Text::width);
+            let pad = width.saturating_sub(taken);
+            if column.right {
+                line.push(Tone::Plain, &" ".repeat(pad));
+            }
+            line.extend(cut.as_ref().unwrap_or(cell));
+            if at < last {
+                line.push(Tone::Plain, &" ".repeat(if column.right { layout.gap } else { pad + layout.gap }));
             }
         }
-        (widths, gap)
+        line
+    }
+
+    /// How wide each column is in so much room, and the space between them.
+    fn fit(&self, widths: &[usize], room: Option<usize>) -> Layout {
+        let all = || widths.iter().copied().map(Some).collect::<Vec<_>>();
+        let Some(room) = room else { return Layout { room, widths: all(), gap: GAP } };
+        let mut widths = all();
+        // The widest ones give first, down to what is enough. Then columns are left out that others can do without.
+        let gap = loop {
+            let (gap, over) = self.shrink(&mut widths.clone(), room, ENOUGH);
+            let dispensable = |at: &usize| self.columns[*at].dispensable > 0 && widths[*at].is_some();
+            let next = (0..widths.len()).filter(dispensable).max_by_key(|at| self.columns[*at].dispensable);
+            match next {
+                Some(at) if over > 0 => widths[at] = None,
+                _ => break gap,
+            }
+        };
+        if self.shrink(&mut widths, room, ENOUGH).1 > 0 {
+            let is_name =
+                |(column, width): &(&Column, &Option<usize>)| column.cut == Cut::Middle && width.is_some();
+            let names = self.columns.iter().zip(&widths).filter(is_name).count().max(1);
+            self.shrink(&mut widths, room, ENOUGH.min(room * 3 / 5 / names));
+        }
+        Layout { room: Some(room), widths, gap }
+    }
+
+    /// Makes names and sentences narrower, down to so many columns. Gives the space between columns, and how much is
+    /// still too much.
+    fn shrink(&self, widths: &mut [Option<usize>], room: usize, floor: usize) -> (usize, usize) {
+        let gaps = widths.iter().flatten().count().saturating_sub(1);
+        let sum = |most: usize| -> usize {
+            let of = |(column, width): (&Column, &Option<usize>)| {
+                width.map_or(0, |width| if column.cut == Cut::End { width.min(most) } else { width })
+            };
+            self.columns.iter().zip(&*widths).map(of).sum()
+        };
+        let gap = if sum(SENTENCE) + gaps * GAP <= room { GAP } else { 1 };
+        let mut over = (sum(usize::MAX) + gaps * gap).saturating_sub(room);
+        while over > 0 {
+            let cuttable = |at: &usize| {
+                self.columns[*at].cut != Cut::Never && widths[*at].is_some_and(|width| width > floor)
+            };
+            let width = |at: usize| widths[at].unwrap_or(0);
+            let Some(at) = (0..widths.len()).filter(cuttable).max_by_key(|at| width(*at)) else { break };
+            // Down to the next widest, or in one step when it is the only one.
+            let others = (0..widths.len()).filter(|other| *other != at).filter(cuttable);
+            let next = others.map(width).max().unwrap_or(0).max(floor);
+            let step = over.min((width(at) - next).max(1));
+            widths[at] = Some(width(at) - step);
+            over -= step;
+        }
+        (gap, over)
     }
 }
 
@@ -213,8 +326,9 @@ mod tests {
             rows.iter().map(|row| row.iter().map(|cell| (*cell).into()).collect()).collect();
         rows.iter().for_each(|row| table.measure(row));
         let mut out = String::new();
-        table.headings(room, false, &mut out);
-        rows.iter().for_each(|row| table.row(row, room, false, &mut out));
+        let layout = table.layout(room);
+        table.headings(&layout, false, &mut out);
+        rows.iter().for_each(|row| table.row(row, &layout, false, &mut out));
         out
     }
 

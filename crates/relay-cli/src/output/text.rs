@@ -134,14 +134,44 @@ impl Text {
         self.without(self.head(columns.saturating_sub(1)), self.text.len(), columns)
     }
 
+    /// Lines of at most so many columns, broken between words; a word that is longer than a line goes on in the next.
+    pub(crate) fn wrapped(&self, columns: usize) -> Vec<Self> {
+        let (mut lines, mut start) = (Vec::new(), 0);
+        loop {
+            let rest = &self.text[start..];
+            let fits = head_end(rest, columns.max(1));
+            if fits == rest.len() {
+                lines.push(self.part(start, self.text.len()));
+                return lines;
+            }
+            let space = if rest[fits..].starts_with(' ') { Some(fits) } else { rest[..fits].rfind(' ') };
+            // At least one character, so that it comes to an end.
+            let least = rest.chars().next().map_or(1, char::len_utf8);
+            let taken = space.filter(|space| *space > 0).unwrap_or(fits).max(least);
+            lines.push(self.part(start, start + taken));
+            start += taken + (rest[taken..].len() - rest[taken..].trim_start_matches(' ').len());
+            if start == self.text.len() {
+                return lines;
+            }
+        }
+    }
+
+    /// What stands between two places, in bytes.
+    fn part(&self, from: usize, to: usize) -> Self {
+        let (mut part, mut at) = (Self::default(), 0);
+        for (tone, piece) in self.pieces() {
+            let (start, end) = (at, at + piece.len());
+            at = end;
+            if start < to && end > from {
+                part.push(tone, &self.text[start.max(from)..end.min(to)]);
+            }
+        }
+        part
+    }
+
     /// Bytes of the longest beginning that fits.
     fn head(&self, columns: usize) -> usize {
-        let mut used = 0;
-        let fits = self.text.char_indices().find(|(_, c)| {
-            used += char_width(*c);
-            used > columns
-        });
-        fits.map_or(self.text.len(), |(at, _)| at)
+        head_end(&self.text, columns)
     }
 
     /// What is before `head` and from `tail` on, with an ellipsis between them.
@@ -177,6 +207,12 @@ impl Text {
     }
 }
 
+impl std::fmt::Display for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
         Tone::Plain.text(text)
@@ -196,6 +232,16 @@ pub(crate) fn width(text: &str) -> usize {
 
 fn char_width(c: char) -> usize {
     c.width().unwrap_or(0)
+}
+
+/// Bytes of the longest beginning that fits.
+fn head_end(text: &str, columns: usize) -> usize {
+    let mut used = 0;
+    let fits = text.char_indices().find(|(_, c)| {
+        used += char_width(*c);
+        used > columns
+    });
+    fits.map_or(text.len(), |(at, _)| at)
 }
 
 /// Where the longest end begins that fits; not between a character and what combines with it.
@@ -313,6 +359,24 @@ mod tests {
     }
 
     #[test]
+    fn sentences_are_wrapped_between_words() {
+        let text = Text::from("no connection: ").and(Tone::Bad, "refused by 127.0.0.1:40605, twice");
+        for (columns, lines) in [
+            (80, vec!["no connection: refused by 127.0.0.1:40605, twice"]),
+            (25, vec!["no connection: refused by", "127.0.0.1:40605, twice"]),
+            (14, vec!["no connection:", "refused by", "127.0.0.1:4060", "5, twice"]),
+        ] {
+            let wrapped = text.wrapped(columns);
+            assert_eq!(wrapped.iter().map(Text::as_str).collect::<Vec<_>>(), lines, "{columns}");
+        }
+        let mut color = String::new();
+        text.wrapped(25)[1].render(true, &mut color);
+        assert_eq!(color, "\x1b[31m127.0.0.1:40605, twice\x1b[0m");
+        assert_eq!(Text::default().wrapped(3), [Text::default()]);
+        assert_eq!(Text::from("日本").wrapped(1).len(), 2);
+    }
+
+    #[test]
     fn colour_is_beside_the_text() {
         let text = Text::from("a ").and(Tone::Good, "ready").plain(" b");
         let (mut plain, mut color) = (String::new(), String::new());
@@ -338,6 +402,16 @@ mod tests {
                 let (head, tail) = middle.as_str().split_once('…').unwrap();
                 prop_assert!(whole.as_str().starts_with(head));
                 prop_assert!(text.contains('…') || whole.as_str().ends_with(tail));
+            }
+        }
+
+        #[test]
+        fn a_wrapped_text_fits_and_loses_no_word(text in "[a-z ]{0,60}", columns in 1usize..30) {
+            let lines = Text::from(text.as_str()).wrapped(columns);
+            let all: String = lines.iter().map(Text::as_str).collect();
+            prop_assert_eq!(all.replace(' ', ""), text.replace(' ', ""));
+            for line in &lines {
+                prop_assert!(line.width() <= columns);
             }
         }
 

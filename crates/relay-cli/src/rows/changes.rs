@@ -72,7 +72,7 @@ pub(super) fn what(event: &PodEvent, before: Option<&Pod>) -> Text {
 }
 
 /// `Running 1/2, 3 restarts`.
-fn state(pod: &Pod) -> Text {
+pub(super) fn state(pod: &Pod) -> Text {
     let printed = pod.printed();
     let mut text = super::status(pod, &printed).plain(format!(" {}/{}", printed.ready, printed.containers));
     if printed.restarts > 0 {

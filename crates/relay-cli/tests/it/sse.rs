@@ -4,6 +4,7 @@ use relay_testkit::{Peer, RelayScript, Reply};
 use serde_json::json;
 
 use super::process::{Done, relay, run, run_command};
+use super::terminal::Terminal;
 
 const BODY: &str = "retry: 20\nid: 1\ndata: {\"a\": 1}\n\n: hello\nevent: price\nid: 2\ndata: two\ndata: lines\n\nid: 3\ndata: last\n\n";
 
@@ -41,6 +42,22 @@ async fn events_are_printed_in_each_form() {
         table.stderr
     );
     assert!(!table.stderr.contains("secret"), "{}", table.stderr);
+    // An event of two lines is one event.
+    let two = sse(&peer().await, &["--max", "2", "--data"]).expect(0);
+    assert_eq!(two.stdout, "{\"a\": 1}\ntwo\nlines\n");
+    let help = run(&["sse", "--help"]).expect(0).stdout;
+    assert!(help.contains("End after so many events"), "{help}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_connection_is_told_before_its_first_event() {
+    let peer = peer().await;
+    let url = format!("{}/events", peer.url());
+    let mut command = relay(&["sse", &url, "-v", "--max", "1", "--data"]);
+    command.env("TERM", "dumb");
+    let (code, text) = Terminal::start(command, 80).wait();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.find("connected") < text.find("{\"a\": 1}"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -51,7 +68,7 @@ async fn it_resumes_and_says_what_it_waits_for() {
     let peer = peer().await;
     let done = sse(&peer, &["--for", "1s", "-o", "json", "--cursor-file", file, "-H", "X-Me: you"]).expect(0);
     assert_eq!(done.json().len(), 3);
-    assert!(done.stderr.contains("next try in "), "{}", done.stderr);
+    assert!(done.stderr.contains("; next try "), "{}", done.stderr);
     let requests = peer.requests();
     assert_eq!(requests[0].header("last-event-id"), None);
     assert_eq!(requests[1].header("last-event-id"), Some("3"));
@@ -71,14 +88,28 @@ async fn requests_are_what_was_asked_for_and_refusals_have_their_codes() {
     let request = &seen.requests()[0];
     assert_eq!((request.method(), request.header("content-type")), ("POST", Some("application/json")));
     assert_eq!(&request.body()[..], b"{\"q\":1}");
-    for (status, code) in [(401, 4), (403, 4), (404, 3), (400, 1), (204, 0)] {
+    for (status, code, told) in [
+        (401, 4, "refused with 401 Unauthorized (give a credential: -H 'Authorization: Bearer TOKEN')"),
+        (403, 4, "refused with 403 Forbidden (the credential does not cover"),
+        (404, 3, "refused with 404 Not Found (is this the address of an event stream?)"),
+        (400, 1, "refused with 400 Bad Request\n"),
+        (204, 0, "/events: the server has nothing more to send (204)\n"),
+    ] {
         let peer = Peer::start(RelayScript::new("e").always("/events", Reply::empty(status))).await;
-        sse(&peer, &["--max", "1"]).expect(code);
+        let done = sse(&peer, &["--max", "1"]).expect(code);
+        assert!(done.stderr.contains(told), "{status}: {}", done.stderr);
+        assert!(!done.stderr.contains("--token") && !done.stderr.contains("--url"), "{}", done.stderr);
     }
+    // What is no event stream will not become one, so nobody waits for it.
     let page =
         Peer::start(RelayScript::new("e").always("/events", Reply::new(200, "text/html", "<p>"))).await;
-    let done = sse(&page, &["--for", "600ms"]).expect(1);
-    assert!(done.stderr.contains("text/html") && done.stderr.contains("never connected"), "{}", done.stderr);
+    let done = sse(&page, &[]).expect(1);
+    assert!(
+        done.stderr.contains("content type \"text/html\", not text/event-stream (is this"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(page.requests().len(), 1);
     for bad in
         [&["nonsense"][..], &["ftp://h/"], &["http://h/", "-H", "no colon"], &["http://h/", "-X", "A B"]]
     {

@@ -1,6 +1,6 @@
 //! Output for people: tables in terminals of several widths, in pipes, in colour, and with unusual names.
 
-use relay_testkit::{Peer, RelayScript, Reply};
+use relay_testkit::{Conversation, Peer, RelayScript, Reply};
 use serde_json::{Value, json};
 
 use super::process::{Server, command_at, run_command};
@@ -70,10 +70,10 @@ prod                           checkout-5f6b7c8d9-fghij                         
 a-namespace-with-a-long-name   a-job-whose-name-is-far-longer-than-anybody-would-like-it-to-be-28471920-xyz12   0/0     Pending            0          aaaaaa   <none>     <none>
 "),
         (20, "table", "\
-NAMESPACE NAME READ…
-prod      we…e 2/2 …
-prod      ch…j 0/1 …
-a-na…name a-…2 0/0 …
+NAME         STATUS
+web-7d…abcde Running
+checko…fghij CrashL…
+a-job-…xyz12 Pending
 "),
     ] {
         assert_eq!(pods_in(columns, &list, &["-o", format]).await, shown, "{columns} {format}");
@@ -189,7 +189,8 @@ fn a_table_that_goes_on_follows_the_terminal() {
     let mut command = server.command(&["state", "-o", "table"]);
     command.env("TERM", "dumb");
     let mut terminal = Terminal::start(command, 120);
-    terminal.until(|text| text.lines().count() > 8);
+    // The first list, and a few changes.
+    terminal.until(|text| text.lines().count() > 26);
     terminal.resize(60);
     let before = terminal.until(|_| true).len();
     // What is written after the next whole line was laid out for the new width.
@@ -198,4 +199,75 @@ fn a_table_that_goes_on_follows_the_terminal() {
     assert!(text[..before].lines().all(|line| line.chars().count() <= 120));
     assert!(text[..before].lines().any(|line| line.chars().count() > 60));
     assert!(after.iter().all(|line| line.chars().count() <= 60), "{text}");
+}
+
+/// Where each heading begins.
+fn columns(headings: &str) -> Vec<(usize, &str)> {
+    let names = ["TIME", "PHASE", "PODS", "SEQUENCE", "EVENT", "POD ", "WHAT CHANGED"];
+    names.iter().filter_map(|name| Some((headings.find(name)?, *name))).collect()
+}
+
+#[test]
+fn cells_stand_below_their_headings_from_the_first_line_on() {
+    let server = Server::start(&["--sim-pods", "9", "--sim-rate", "40"]);
+    for (width, args) in [
+        (80, &["state", "-o", "table"][..]),
+        (110, &["replay", "-o", "table"]),
+        (120, &["state", "--timestamps", "-o", "table"]),
+        (200, &["replay", "--timestamps", "-o", "wide"]),
+    ] {
+        let mut command = server.command(&[args, &["--max", "60"]].concat());
+        command.env("TERM", "dumb");
+        let (code, text) = Terminal::start(command, width).wait();
+        assert_eq!(code, Some(0), "{text}");
+        let headings = text.lines().next().unwrap();
+        let at = columns(headings);
+        let event = at.iter().find(|(_, name)| *name == "EVENT").unwrap().0;
+        let mut events = 0;
+        for line in text.lines().skip(1) {
+            let line: Vec<char> = line.chars().collect();
+            let word: String = line.iter().skip(event).take_while(|c| **c != ' ').collect();
+            let is_event = ["ADDED", "MODIFIED", "DELETED", "LISTED"].contains(&word.as_str());
+            if !is_event {
+                continue;
+            }
+            events += 1;
+            // Before each column that is not at the right stands a space, and no cell is cut in two by it.
+            for (start, name) in
+                at.iter().filter(|(start, name)| *start > 0 && !["PODS", "SEQUENCE"].contains(name))
+            {
+                assert_eq!(line[start - 1], ' ', "{width} {args:?} {name}: {text}");
+                assert_ne!(line[*start], ' ', "{width} {args:?} {name}: {text}");
+            }
+        }
+        assert!(events > 30, "{width} {args:?}: {events}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sentence_begins_early_and_is_given_whole() {
+    let talk = Conversation::new("e").connected(3).event(
+        "gap",
+        None,
+        &json!({"reason": "slow-consumer", "missed": 12, "epoch": "e", "hash": "h1", "sequence": 3,
+            "oldest_hash": "h1", "requested_hash": null}),
+    );
+    let script = RelayScript::new("e").always("/pods", Reply::json(200, &list()));
+    let script = [40, 80, 120].iter().fold(script, |script, _| script.stream(talk.clone().silence()));
+    let peer = Peer::start(script).await;
+    let whole = "gap (slow-consumer): 12 events were lost; the list was read again";
+    for (width, most) in [(40, 3), (80, 1), (120, 1)] {
+        let mut command = command_at(&peer.url(), &["state", "--max", "2", "-o", "table"]);
+        command.env("TERM", "dumb").env("RELAY_LOG", "off");
+        let (code, text) = Terminal::start(command, width).wait();
+        assert_eq!(code, Some(0), "{text}");
+        let from = text.lines().position(|line| line.contains("gap (")).unwrap_or_else(|| panic!("{text}"));
+        let lines: Vec<&str> = text.lines().skip(from).collect();
+        assert!(lines.len() <= most, "{width}: {text}");
+        assert!(lines[0].find("gap (").unwrap() < 12, "{text}");
+        let told =
+            lines.iter().flat_map(|line| line.split_whitespace()).skip(1).collect::<Vec<_>>().join(" ");
+        assert_eq!(told, whole, "{width}: {text}");
+        assert!(lines.iter().all(|line| line.len() <= usize::from(width)), "{text}");
+    }
 }

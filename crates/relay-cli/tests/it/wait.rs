@@ -353,9 +353,30 @@ async fn an_outage_and_its_end_are_lines_of_the_table() {
     while !lines.iter().any(|line: &String| line.starts_with("connected again after ")) {
         lines.push(client.line().unwrap());
     }
-    let outage = lines.iter().find(|line| line.starts_with("no connection since ")).expect("the outage");
-    assert!(outage.contains(", next try in "), "{outage}");
+    let told: Vec<&String> = lines.iter().filter(|line| line.contains("no connection")).collect();
+    assert!(told[0].starts_with("no connection since ") && told[0].contains("Z; next try in "), "{told:?}");
+    for again in &told[1..] {
+        assert!(again.starts_with("still no connection after ") && again.contains("; next try "), "{again}");
+    }
+    assert_eq!(client.stderr(), "", "one voice");
     gate.open();
+}
+
+#[test]
+fn an_outage_is_told_at_each_attempt_on_stderr_where_lines_are_json() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    for command in [&["state"][..], &["replay"], &["wait", "--for", "ready", "--timeout", "30s"]] {
+        let client =
+            follow_at(&url, &[command, &["--reconnect-base", "300ms", "--reconnect-cap", "300ms"]].concat());
+        let told = client.until_stderr(|text| text.matches("; next try ").count() >= 3);
+        let whole = &told[..=told.rfind('\n').unwrap()];
+        for line in whole.lines() {
+            assert!(line.starts_with("relay: ") && line.contains("; next try "), "one voice: {told}");
+        }
+        assert!(told.contains("Connection refused"), "{told}");
+    }
 }
 
 fn counts(line: &Value) -> (&str, u64, u64, &Value) {
