@@ -265,9 +265,8 @@ async fn a_sentence_begins_early_and_is_given_whole() {
         let lines: Vec<&str> = text.lines().skip(from).collect();
         assert!(lines.len() <= most, "{width}: {text}");
         assert!(lines[0].find("gap (").unwrap() < 12, "{text}");
-        let told =
-            lines.iter().flat_map(|line| line.split_whitespace()).skip(1).collect::<Vec<_>>().join(" ");
-        assert_eq!(told, whole, "{width}: {text}");
+        let words: Vec<&str> = lines.iter().flat_map(|line| line.split_whitespace()).collect();
+        assert!(words.join(" ").ends_with(whole), "{width}: {text}");
         assert!(lines.iter().all(|line| line.len() <= usize::from(width)), "{text}");
     }
 }
