@@ -31,6 +31,7 @@ mod error;
 mod items;
 mod memory;
 mod options;
+mod publisher;
 mod snapshot;
 mod sse;
 mod subscription;
@@ -38,12 +39,13 @@ mod transport;
 #[cfg(feature = "websocket")]
 mod websocket;
 
-pub use client::{Client, ClientBuilder, Sent};
+pub use client::{Client, ClientBuilder};
 pub use endpoint::{Endpoint, EndpointBuilder};
 pub use error::{Error, ErrorKind};
 pub use items::{Items, SubscriptionState};
 pub use memory::MemoryTransport;
 pub use options::{HistoryOptions, Outgoing, SubscribeOptions};
+pub use publisher::Sent;
 pub use snapshot::{FileIo, FileSnapshotter, SequenceSnapshotter, SnapshotError};
 pub use sse::{SseConfig, SseTransport};
 pub use subscription::{Handled, Subscriber, Subscription};

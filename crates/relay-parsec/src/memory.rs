@@ -89,7 +89,7 @@ impl MemoryTransport {
 impl Channels {
     fn open(&mut self, name: &str) -> &mut Channel {
         self.channels.entry(name.to_owned()).or_insert_with(|| Channel {
-            genesis: Position::new(format!("m{:016x}", crate::client::random_seed()), 0),
+            genesis: Position::new(format!("m{:016x}", crate::publisher::random_seed()), 0),
             head: 0,
             log: VecDeque::new(),
             bytes: 0,

@@ -13,14 +13,15 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::items::Shared;
-use crate::{Client, Error, HistoryItem, HistoryOptions, Items, Outgoing, Presence, Sent, SubscriptionState};
+use crate::publisher::Publisher;
+use crate::{Error, HistoryItem, HistoryOptions, Items, Outgoing, Presence, Sent, SubscriptionState};
 
 type Handler<T> = Box<dyn FnMut(T) -> BoxFuture<'static, ()> + Send>;
 
 /// A subscription that has not started: give it handlers and [`start`](Self::start) it, or use it as
 /// [`items`](Self::items). Nothing is read before, so nothing is lost.
 pub struct Subscriber {
-    client: Client,
+    publisher: Arc<Publisher>,
     items: Items,
     shared: Arc<Shared>,
     handlers: Handlers,
@@ -44,13 +45,13 @@ pub struct Handled {
 /// A handle to a subscription that runs. Cheap to clone; dropping it changes nothing.
 #[derive(Clone)]
 pub struct Subscription {
-    client: Client,
+    publisher: Arc<Publisher>,
     shared: Arc<Shared>,
 }
 
 impl Subscriber {
-    pub(crate) fn new(client: Client, items: Items, shared: Arc<Shared>) -> Self {
-        Self { client, items, shared, handlers: Handlers::default() }
+    pub(crate) fn new(publisher: Arc<Publisher>, items: Items, shared: Arc<Shared>) -> Self {
+        Self { publisher, items, shared, handlers: Handlers::default() }
     }
 
     /// The subscription as a stream, without handlers.
@@ -121,9 +122,9 @@ impl Subscriber {
     /// Begins to call the handlers, one after another on one task. A slow one delays its own subscription; one that
     /// panics is logged, and the others go on.
     pub fn start(self) -> Subscription {
-        let subscription = Subscription { client: self.client.clone(), shared: self.shared };
+        let subscription = Subscription { publisher: self.publisher.clone(), shared: self.shared };
         let run = run(self.items, self.handlers, subscription.clone());
-        self.client.task_tracker().spawn(run);
+        self.publisher.tasks.spawn(run);
         subscription
     }
 }
@@ -195,11 +196,11 @@ impl Handled {
     /// Publishes an envelope to the same channel, which names this one as what led to it.
     ///
     /// # Errors
-    /// Those of [`Client::publish`].
+    /// Those of [`Client::publish`](crate::Client::publish).
     pub async fn publish_derived(&self, outgoing: Outgoing) -> Result<Sent, Error> {
         let envelope = self.envelope();
         let parent = Causation::new(self.subscription.channel(), envelope.sequence());
-        self.subscription.client.publish(self.subscription.channel(), outgoing.causation(parent)).await
+        self.subscription.publisher.publish(self.subscription.channel(), outgoing.causation(parent)).await
     }
 }
 
@@ -218,12 +219,12 @@ impl Subscription {
     /// within a handler, the one being handled.
     ///
     /// # Errors
-    /// Those of [`Client::publish`].
+    /// Those of [`Client::publish`](crate::Client::publish).
     pub async fn publish_derived(&self, outgoing: Outgoing) -> Result<Sent, Error> {
         let last = self.shared.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let parent =
             last.map_or_else(Causation::default, |(channel, sequence)| Causation::new(channel, sequence));
-        self.client.publish(self.channel(), outgoing.causation(parent)).await
+        self.publisher.publish(self.channel(), outgoing.causation(parent)).await
     }
 
     /// A part of the channel's history, oldest first.
@@ -231,7 +232,7 @@ impl Subscription {
     /// # Errors
     /// What the transport says.
     pub async fn history(&self, options: &HistoryOptions) -> Result<Vec<HistoryItem>, Error> {
-        self.client.history(self.channel(), options).await
+        self.publisher.history(self.channel(), options).await
     }
 
     /// Who listens to the channel.
@@ -239,7 +240,7 @@ impl Subscription {
     /// # Errors
     /// What the transport says.
     pub async fn presence(&self) -> Result<Presence, Error> {
-        self.client.presence(self.channel()).await
+        self.publisher.presence(self.channel()).await
     }
 
     /// Ends the subscription: no handler is called after the current one. May be called within a handler.

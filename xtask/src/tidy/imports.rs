@@ -9,7 +9,6 @@ use super::{Finding, files};
 
 /// Pairs that are still to be parted. One that is parted goes from this list, and none is added.
 const LEFT: &[(&str, &str)] = &[
-    ("crates/relay-parsec/src/client.rs", "crates/relay-parsec/src/subscription.rs"),
     ("crates/relay-state/src/bus/monitor.rs", "crates/relay-state/src/bus/need.rs"),
 ];
 

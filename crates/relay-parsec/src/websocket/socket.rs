@@ -19,8 +19,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 use super::hub::Hub;
-use crate::client::random_seed;
 use crate::endpoint::retry_after;
+use crate::publisher::random_seed;
 use crate::{Endpoint, Error};
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
