@@ -27,6 +27,8 @@ pub(super) struct Hub {
 #[derive(Default)]
 struct State {
     channels: BTreeMap<String, Channel>,
+    /// Somebody has joined or left since the session was told: it need not look at all channels for each frame.
+    changed: bool,
     restart: Option<String>,
     closed: bool,
     /// The session is over for good.
@@ -93,6 +95,7 @@ impl Hub {
             queue: Mutex::new(queue),
         });
         state.channels.entry(channel.to_owned()).or_default().locals.push(local.clone());
+        state.changed = true;
         drop(state);
         self.news.notify_one();
         Ok(local)
@@ -103,6 +106,7 @@ impl Hub {
         if let Some(channel) = state.channels.get_mut(&local.channel) {
             channel.locals.retain(|other| !Arc::ptr_eq(other, local));
         }
+        state.changed = true;
         drop(state);
         self.news.notify_one();
     }
@@ -130,6 +134,9 @@ impl Hub {
         }
         if let Some(reason) = state.restart.take() {
             session.restart(reason, now);
+        }
+        if !std::mem::take(&mut state.changed) {
+            return true;
         }
         state.channels.retain(|name, channel| {
             if channel.locals.is_empty() {

@@ -1,5 +1,6 @@
 //! The task that moves frames between a WebSocket and the session.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use relay_proto::error::chain;
 use relay_proto::parsec::session::{Action, Session};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -34,6 +35,7 @@ pub(super) async fn drive(endpoint: Endpoint, hub: Arc<Hub>) {
     let now = || begun.elapsed();
     let mut session = Session::new(hub.config.clone(), random_seed());
     let mut socket: Option<Socket> = None;
+    let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
     while hub.reconcile(&mut session, now()) {
         match session.poll(now()) {
             Action::Idle => {
@@ -71,13 +73,13 @@ pub(super) async fn drive(endpoint: Endpoint, hub: Arc<Hub>) {
                     biased;
                     frame = open.next() => receive(&mut session, frame, now()),
                     () = hub.news.notified() => {}
-                    () = sleep_until(begun, until) => session.handle_timeout(now()),
+                    () = sleep_until(&mut timer, begun, until) => session.handle_timeout(now()),
                 }
             }
             Action::Wait(until) => {
                 socket = None;
                 tokio::select! {
-                    () = sleep_until(begun, Some(until)) => {}
+                    () = sleep_until(&mut timer, begun, Some(until)) => {}
                     () = hub.news.notified() => {}
                 }
             }
@@ -97,10 +99,18 @@ pub(super) async fn drive(endpoint: Endpoint, hub: Arc<Hub>) {
     }
 }
 
-async fn sleep_until(begun: Instant, until: Option<Duration>) {
-    match until.and_then(|until| begun.checked_add(until)) {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
+/// Deadlines move with every frame: a timer that is early is left alone, and set anew when it fires.
+async fn sleep_until(timer: &mut Pin<Box<Sleep>>, begun: Instant, until: Option<Duration>) {
+    let Some(at) = until.and_then(|until| begun.checked_add(until)) else {
+        return std::future::pending().await;
+    };
+    if timer.is_elapsed() || timer.deadline() > at {
+        timer.as_mut().reset(at);
+    }
+    timer.as_mut().await;
+    while timer.deadline() < at {
+        timer.as_mut().reset(at);
+        timer.as_mut().await;
     }
 }
 

@@ -108,64 +108,42 @@ impl Envelope {
     }
 }
 
-/// The members of an envelope, in the order in which they are written.
-const MEMBERS: [&str; 8] = [
-    "\"channel\":",
-    "\"sequence\":",
-    "\"producer\":",
-    "\"aspect\":",
-    "\"schema_ref\":",
-    "\"causation\":",
-    "\"payload\":",
-    "\"produced_at\":",
-];
-const PRODUCER: [&str; 2] = ["\"id\":", "\"kind\":"];
-const CAUSATION: [&str; 2] = ["\"parent_channel\":", "\"parent_sequence\":"];
-
-/// Reads an envelope as publishers write it: no member twice, none null, texts without escapes. Of everything else,
-/// right or wrong, [`read`] makes what it is.
-fn plain<'a>(text: &'a ByteString) -> Scan<Envelope> {
+/// Reads an envelope as publishers write it: members in their order, no blanks between them, texts without escapes.
+/// Of everything else, right or wrong, [`read`] makes what it is.
+fn plain(text: &ByteString) -> Scan<Envelope> {
     let mut scanner = Scanner::new(text)?;
-    let (mut channel, mut aspect, mut schema_ref, mut parent_channel) = ("", "", "", "");
-    let (mut id, mut kind, mut produced_at) = ("", "", "");
-    let (mut sequence, mut parent_sequence, mut payload) = (0, 0, None);
-    scanner.fields(
-        &MEMBERS,
-        |scanner, member| match member {
-            0 => words(scanner, &mut channel),
-            1 => whole(scanner, &mut sequence),
-            2 => {
-                let member = |scanner: &mut Scanner<'a>, member| match member {
-                    0 => words(scanner, &mut id),
-                    _ => words(scanner, &mut kind),
-                };
-                scanner.fields(&PRODUCER, member, |scanner, _| scanner.skip()).map(|_| ())
-            }
-            3 => words(scanner, &mut aspect),
-            4 => words(scanner, &mut schema_ref),
-            5 => {
-                let member = |scanner: &mut Scanner<'a>, member| match member {
-                    0 => words(scanner, &mut parent_channel),
-                    _ => whole(scanner, &mut parent_sequence),
-                };
-                scanner.fields(&CAUSATION, member, |scanner, _| scanner.skip()).map(|_| ())
-            }
-            6 => {
-                scanner.peek()?;
-                let start = scanner.at();
-                scanner.skip()?;
-                payload = Some(&text[start..scanner.at()]);
-                Ok(())
-            }
-            _ => words(scanner, &mut produced_at),
-        },
-        |scanner, _| scanner.skip(),
-    )?;
-    scanner.end()?;
-    let produced_at = match produced_at {
+    scanner.need(b"{\"channel\":")?;
+    let channel = words(&mut scanner)?;
+    scanner.need(b",\"sequence\":")?;
+    let sequence = whole(&mut scanner)?;
+    scanner.need(b",\"producer\":{\"id\":")?;
+    let id = words(&mut scanner)?;
+    let kind = if scanner.literal(b",\"kind\":") { words(&mut scanner)? } else { "" };
+    scanner.need(b"},\"aspect\":")?;
+    let aspect = words(&mut scanner)?;
+    let schema_ref = if scanner.literal(b",\"schema_ref\":") { words(&mut scanner)? } else { "" };
+    let (mut parent_channel, mut parent_sequence) = ("", 0);
+    if scanner.literal(b",\"causation\":{\"parent_channel\":") {
+        parent_channel = words(&mut scanner)?;
+        scanner.need(b",\"parent_sequence\":")?;
+        parent_sequence = whole(&mut scanner)?;
+        scanner.need(b"}")?;
+    }
+    let mut payload = None;
+    if scanner.literal(b",\"payload\":") {
+        scanner.peek()?;
+        let start = scanner.at();
+        scanner.skip()?;
+        payload = Some(&text[start..scanner.at()]);
+    }
+    scanner.need(b",\"produced_at\":")?;
+    let produced_at = match words(&mut scanner)? {
         "" => None,
         written => Some(instant::parse(written).ok_or(Unusual)?),
     };
+    scanner.need(b"}")?;
+    scanner.end()?;
+
     let share = |part: &str| if part.is_empty() { ByteString::new() } else { text.slice_ref(part) };
     let producer = Producer { id: share(id), kind: ProducerKind::from_name(kind) };
     let mut envelope = Envelope::new(share(channel), share(aspect), producer);
@@ -179,15 +157,13 @@ fn plain<'a>(text: &'a ByteString) -> Scan<Envelope> {
     Ok(envelope)
 }
 
-fn words<'a>(scanner: &mut Scanner<'a>, into: &mut &'a str) -> Scan<()> {
+fn words<'a>(scanner: &mut Scanner<'a>) -> Scan<&'a str> {
     let text = scanner.text();
-    *into = scanner.string()?.plain(text)?;
-    Ok(())
+    scanner.string()?.plain(text)
 }
 
-fn whole(scanner: &mut Scanner<'_>, into: &mut i64) -> Scan<()> {
-    *into = scanner.number()?.parse().map_err(|_| Unusual)?;
-    Ok(())
+fn whole(scanner: &mut Scanner<'_>) -> Scan<i64> {
+    scanner.number()?.parse().map_err(|_| Unusual)
 }
 
 /// Reads an envelope however it is written, and notes what is wrong with it.
