@@ -218,7 +218,8 @@ impl SseFeed {
         {
             self.near = Some(position.clone());
         }
-        Frame::Envelope { position, envelope: event.into_data_bytes() }
+        let (text, part) = event.into_data();
+        Frame::Text { position, text, part }
     }
 
     /// What another event means to the subscription; nothing when it is only the connection's.

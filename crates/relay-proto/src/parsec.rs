@@ -46,7 +46,9 @@ pub use answer::{
 };
 pub use channel::{ChannelName, InvalidChannel};
 pub use decode::DecodeError;
-pub use envelope::{Causation, Envelope, EnvelopeError, MAX_ENVELOPE_BYTES, Producer, ProducerKind};
+pub use envelope::{
+    Causation, Envelope, EnvelopeError, MAX_ENVELOPE_BYTES, Producer, ProducerKind, ProducerRef,
+};
 pub use frame::{ClosingReason, Connected, FrameError, GapReason, LegacyFrame, StreamFrame, StreamGap};
 pub use pattern::{Bindings, InvalidPattern, Pattern};
 pub use payload::{NotJson, Payload};

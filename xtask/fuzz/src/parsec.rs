@@ -8,9 +8,11 @@ use relay_proto::sse::{Decoder, Frame as SseFrame, Limits};
 use relay_state::sequences::{Follow, FollowOptions, Frame, GapCause, Item};
 
 /// An envelope that is read is JSON to serde too, is written again so that it reads the same, and what is refused has
-/// a reason.
+/// a reason. A blank before it, which publishers do not write, changes nothing.
 pub fn envelope(input: &[u8]) {
-    match Envelope::decode(input.to_vec()) {
+    let decoded = Envelope::decode(input.to_vec());
+    assert_eq!(decoded.as_ref().ok(), Envelope::decode([b" ", input].concat()).as_ref().ok());
+    match decoded {
         Ok(envelope) => {
             assert!(serde_json::from_slice::<serde::de::IgnoredAny>(input).is_ok());
             let text = envelope.to_json();
@@ -37,6 +39,11 @@ pub fn stream(input: &[u8]) {
             let SseFrame::Event(event) = frame else { continue };
             let Ok(frame) = StreamFrame::decode(&event, None) else { break };
             let frame = match frame {
+                StreamFrame::Envelope { position, envelope } if envelope.len() % 2 == 0 => {
+                    let (text, part) = event.into_data();
+                    assert_eq!(text.get(part.clone()).map(str::as_bytes), Some(&*envelope));
+                    Frame::Text { position, text, part }
+                }
                 StreamFrame::Connected(connected) => Frame::Connected { resumes_after: Some(connected.resumes_after) },
                 StreamFrame::Envelope { position, envelope } => Frame::Envelope { position, envelope },
                 StreamFrame::Heartbeat { position } => Frame::Heartbeat { position },

@@ -1,10 +1,11 @@
 //! Decoding envelopes, tolerantly.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use bytestring::ByteString;
 
-use super::envelope::{Causation, Envelope, EnvelopeError, Producer, ProducerKind};
+use super::envelope::{Causation, Envelope, EnvelopeError, Part, Producer, ProducerKind};
 use super::payload::{Payload, explain};
 use super::{NotJson, instant};
 use crate::json::{Scan, Scanner, Text, Unusual};
@@ -69,23 +70,26 @@ impl Envelope {
     /// When it is no JSON object, or a known member has another type.
     pub fn decode(bytes: impl Into<bytes::Bytes>) -> Result<Self, DecodeError> {
         let text = ByteString::try_from(bytes.into()).map_err(|_| DecodeError::NotUtf8(0))?;
-        Self::decode_text(&text)
+        let all = 0..text.len();
+        Self::decode_part(text, all)
     }
 
-    /// As [`decode`](Self::decode), of what is known to be text.
+    /// As [`decode`](Self::decode), of a part of what is known to be text, such as the data of an event.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode).
-    pub fn decode_text(text: &ByteString) -> Result<Self, DecodeError> {
-        if let Ok(envelope) = plain(text) {
-            return Ok(envelope);
+    /// As [`decode`](Self::decode); what is no part of the text is no JSON.
+    pub fn decode_part(text: ByteString, part: Range<usize>) -> Result<Self, DecodeError> {
+        let written = text.get(part.clone()).unwrap_or_default();
+        if let Ok(plain) = plain(written, part.start) {
+            return Ok(plain.of(text));
         }
+        let written = text.slice_ref(written);
         let mut wrong = None;
-        match read(text, &mut wrong) {
+        match read(&written, &mut wrong) {
             Ok(envelope) => wrong.map_or(Ok(envelope), Err),
-            Err(Unusual) => Err(match serde_json::from_str::<serde::de::IgnoredAny>(text) {
-                Ok(_) if !text.trim_start().starts_with('{') => DecodeError::NotAnObject,
-                _ => DecodeError::NotJson(explain(text)),
+            Err(Unusual) => Err(match serde_json::from_str::<serde::de::IgnoredAny>(&written) {
+                Ok(_) if !written.trim_start().starts_with('{') => DecodeError::NotAnObject,
+                _ => DecodeError::NotJson(explain(&written)),
             }),
         }
     }
@@ -95,9 +99,9 @@ impl Envelope {
     /// # Errors
     /// [`DecodeError::Missing`], the first that is missing.
     pub fn usable(&self) -> Result<(), DecodeError> {
-        let missing = if self.aspect.is_empty() {
+        let missing = if self.aspect().is_empty() {
             EnvelopeError::AspectRequired
-        } else if self.producer.id.is_empty() {
+        } else if self.producer().id().is_empty() {
             EnvelopeError::ProducerRequired
         } else if self.sequence <= 0 {
             EnvelopeError::SequenceNonPositive(self.sequence)
@@ -108,21 +112,64 @@ impl Envelope {
     }
 }
 
+/// Where the members of an envelope stand in its text.
+struct Plain {
+    channel: Part,
+    sequence: i64,
+    producer_id: Part,
+    producer_kind: ProducerKind,
+    aspect: Part,
+    schema_ref: Part,
+    parent_channel: Part,
+    parent_sequence: i64,
+    payload: Option<Part>,
+    produced_at: Option<i64>,
+}
+
+impl Plain {
+    /// The envelope, which takes the text over.
+    fn of(self, text: ByteString) -> Envelope {
+        let payload = self.payload.map(|payload| Payload(text.slice_ref(payload.of(&text))));
+        let mut envelope = Envelope::of_text(text).with_payload(payload);
+        (envelope.channel, envelope.aspect) = (self.channel, self.aspect);
+        (envelope.producer_id, envelope.producer_kind) = (self.producer_id, self.producer_kind);
+        (envelope.sequence, envelope.produced_at) = (self.sequence, self.produced_at);
+        let (schema_ref, parent) = (self.schema_ref, self.parent_channel);
+        if !schema_ref.is_empty() || !parent.is_empty() || self.parent_sequence != 0 {
+            let share = |part: Part| envelope.text.slice_ref(part.of(&envelope.text));
+            let (schema_ref, parent_channel) = (share(schema_ref), share(parent));
+            envelope
+                .set_rare(schema_ref, Causation { parent_channel, parent_sequence: self.parent_sequence });
+        }
+        envelope
+    }
+}
+
 /// Reads an envelope as publishers write it: members in their order, no blanks between them, texts without escapes.
-/// Of everything else, right or wrong, [`read`] makes what it is.
-fn plain(text: &ByteString) -> Scan<Envelope> {
-    let mut scanner = Scanner::new(text)?;
+/// Of everything else, right or wrong, [`read`] makes what it is. What is `written` begins at `start` of the text.
+fn plain(written: &str, start: usize) -> Scan<Plain> {
+    let mut scanner = Scanner::new(written)?;
+    let words = |scanner: &mut Scanner<'_>| -> Scan<Part> {
+        let text = scanner.string()?;
+        let length = text.plain(written)?.len();
+        Ok(Part::new(start + text.start as usize, length))
+    };
     scanner.need(b"{\"channel\":")?;
     let channel = words(&mut scanner)?;
     scanner.need(b",\"sequence\":")?;
     let sequence = whole(&mut scanner)?;
     scanner.need(b",\"producer\":{\"id\":")?;
-    let id = words(&mut scanner)?;
-    let kind = if scanner.literal(b",\"kind\":") { words(&mut scanner)? } else { "" };
+    let producer_id = words(&mut scanner)?;
+    let mut kind = "";
+    if scanner.literal(b",\"kind\":") {
+        kind = scanner.string()?.plain(written)?;
+    }
     scanner.need(b"},\"aspect\":")?;
     let aspect = words(&mut scanner)?;
-    let schema_ref = if scanner.literal(b",\"schema_ref\":") { words(&mut scanner)? } else { "" };
-    let (mut parent_channel, mut parent_sequence) = ("", 0);
+    let (mut schema_ref, mut parent_channel, mut parent_sequence) = (Part::default(), Part::default(), 0);
+    if scanner.literal(b",\"schema_ref\":") {
+        schema_ref = words(&mut scanner)?;
+    }
     if scanner.literal(b",\"causation\":{\"parent_channel\":") {
         parent_channel = words(&mut scanner)?;
         scanner.need(b",\"parent_sequence\":")?;
@@ -132,34 +179,30 @@ fn plain(text: &ByteString) -> Scan<Envelope> {
     let mut payload = None;
     if scanner.literal(b",\"payload\":") {
         scanner.peek()?;
-        let start = scanner.at();
+        let at = scanner.at();
         scanner.skip()?;
-        payload = Some(&text[start..scanner.at()]);
+        payload = Some(Part::new(start + at, scanner.at() - at));
     }
     scanner.need(b",\"produced_at\":")?;
-    let produced_at = match words(&mut scanner)? {
+    let produced_at = match scanner.string()?.plain(written)? {
         "" => None,
-        written => Some(instant::parse(written).ok_or(Unusual)?),
+        time => Some(instant::parse(time).ok_or(Unusual)?),
     };
     scanner.need(b"}")?;
     scanner.end()?;
-
-    let share = |part: &str| if part.is_empty() { ByteString::new() } else { text.slice_ref(part) };
-    let producer = Producer { id: share(id), kind: ProducerKind::from_name(kind) };
-    let mut envelope = Envelope::new(share(channel), share(aspect), producer);
-    envelope.sequence = sequence;
-    envelope.produced_at = produced_at;
-    envelope.payload = payload.map(|payload| Payload(text.slice_ref(payload)));
-    if !schema_ref.is_empty() || !parent_channel.is_empty() || parent_sequence != 0 {
-        let causation = Causation { parent_channel: share(parent_channel), parent_sequence };
-        envelope.set_rare(share(schema_ref), causation);
-    }
-    Ok(envelope)
-}
-
-fn words<'a>(scanner: &mut Scanner<'a>) -> Scan<&'a str> {
-    let text = scanner.text();
-    scanner.string()?.plain(text)
+    let producer_kind = ProducerKind::from_name(kind);
+    Ok(Plain {
+        channel,
+        sequence,
+        producer_id,
+        producer_kind,
+        aspect,
+        schema_ref,
+        parent_channel,
+        parent_sequence,
+        payload,
+        produced_at,
+    })
 }
 
 fn whole(scanner: &mut Scanner<'_>) -> Scan<i64> {
@@ -169,30 +212,31 @@ fn whole(scanner: &mut Scanner<'_>) -> Scan<i64> {
 /// Reads an envelope however it is written, and notes what is wrong with it.
 fn read(text: &ByteString, wrong: &mut Wrong) -> Scan<Envelope> {
     let mut scanner = Scanner::new(text)?;
-    let producer = Producer { id: ByteString::new(), kind: ProducerKind::Other("".into()) };
-    let mut envelope = Envelope::new(ByteString::new(), ByteString::new(), producer);
-    let (mut schema_ref, mut causation) = (ByteString::new(), Causation::default());
+    let mut producer = Producer { id: ByteString::new(), kind: ProducerKind::Other("".into()) };
+    let (mut channel, mut aspect, mut schema_ref) = (ByteString::new(), ByteString::new(), ByteString::new());
+    let (mut sequence, mut produced_at, mut payload) = (0, None, None);
+    let mut causation = Causation::default();
     scanner.object(|scanner, key| match &*name(text, key)? {
-        "channel" => member(scanner, text, "channel", &mut envelope.channel, wrong),
-        "aspect" => member(scanner, text, "aspect", &mut envelope.aspect, wrong),
+        "channel" => member(scanner, text, "channel", &mut channel, wrong),
+        "aspect" => member(scanner, text, "aspect", &mut aspect, wrong),
         "schema_ref" => member(scanner, text, "schema_ref", &mut schema_ref, wrong),
-        "sequence" => integer(scanner, "sequence", &mut envelope.sequence, wrong),
+        "sequence" => integer(scanner, "sequence", &mut sequence, wrong),
         "produced_at" => {
             let mut written = ByteString::new();
             member(scanner, text, "produced_at", &mut written, wrong)?;
-            envelope.produced_at = instant::parse(&written);
-            if envelope.produced_at.is_none() && !written.is_empty() {
+            produced_at = instant::parse(&written);
+            if produced_at.is_none() && !written.is_empty() {
                 let start: String = written.chars().take(40).collect();
                 wrong.get_or_insert(DecodeError::ProducedAt(start));
             }
             Ok(())
         }
         "producer" => object(scanner, "producer", wrong, |scanner, key, wrong| match &*name(text, key)? {
-            "id" => member(scanner, text, "producer.id", &mut envelope.producer.id, wrong),
+            "id" => member(scanner, text, "producer.id", &mut producer.id, wrong),
             "kind" => {
                 let mut kind = ByteString::new();
                 member(scanner, text, "producer.kind", &mut kind, wrong)?;
-                envelope.producer.kind = ProducerKind::from_name(&kind);
+                producer.kind = ProducerKind::from_name(&kind);
                 Ok(())
             }
             _ => scanner.skip(),
@@ -214,12 +258,14 @@ fn read(text: &ByteString, wrong: &mut Wrong) -> Scan<Envelope> {
             scanner.peek()?;
             let start = scanner.at();
             scanner.skip()?;
-            envelope.payload = Some(Payload(slice(text, start, scanner.at())));
+            payload = Some(Payload(slice(text, start, scanner.at())));
             Ok(())
         }
         _ => scanner.skip(),
     })?;
     scanner.end()?;
+    let mut envelope = Envelope::new(&channel, &aspect, producer).with_payload(payload);
+    (envelope.sequence, envelope.produced_at) = (sequence, produced_at);
     envelope.set_rare(schema_ref, causation);
     Ok(envelope)
 }

@@ -12,16 +12,44 @@ pub const MAX_ENVELOPE_BYTES: usize = 65_536;
 /// One message of a channel, with its producer, sequence, aspect and payload.
 ///
 /// A decoded one shares the memory of the text it was read from. `Debug` shows the payload's size, never its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Envelope {
-    pub(super) channel: ByteString,
+    /// What channel, aspect and producer id are parts of. Few words, as an envelope is moved many times on its way.
+    pub(super) text: ByteString,
+    pub(super) channel: Part,
+    pub(super) aspect: Part,
+    pub(super) producer_id: Part,
+    pub(super) producer_kind: ProducerKind,
     pub(super) sequence: i64,
     pub(super) produced_at: Option<i64>,
-    pub(super) producer: Producer,
-    pub(super) aspect: ByteString,
     pub(super) payload: Option<Payload>,
     /// `None` when both are empty.
     rare: Option<Box<Rare>>,
+}
+
+/// A part of a text.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Part {
+    start: u32,
+    end: u32,
+}
+
+impl Part {
+    /// What begins at `start` of a text and is so long. A text of more than 4 GiB has no such part.
+    pub(super) fn new(start: usize, length: usize) -> Self {
+        match (u32::try_from(start), u32::try_from(start + length)) {
+            (Ok(start), Ok(end)) => Self { start, end },
+            _ => Self::default(),
+        }
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
+    pub(super) fn of(self, text: &str) -> &str {
+        text.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
 }
 
 /// Rarely used members: in a separate allocation, because envelopes are moved often.
@@ -39,6 +67,13 @@ static ROOT: Causation = Causation { parent_channel: ByteString::from_static("")
 pub struct Producer {
     pub(super) id: ByteString,
     pub(super) kind: ProducerKind,
+}
+
+/// Who published an envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerRef<'a> {
+    id: &'a str,
+    kind: &'a ProducerKind,
 }
 
 /// The kind of a producer.
@@ -171,6 +206,18 @@ impl Producer {
     }
 }
 
+impl<'a> ProducerRef<'a> {
+    /// Its id.
+    pub fn id(self) -> &'a str {
+        self.id
+    }
+
+    /// Its kind.
+    pub fn kind(self) -> &'a ProducerKind {
+        self.kind
+    }
+}
+
 impl Causation {
     /// A parent in a channel.
     pub fn new(parent_channel: impl Into<ByteString>, parent_sequence: i64) -> Self {
@@ -185,13 +232,27 @@ impl Causation {
 
 impl Envelope {
     /// An envelope without sequence, time and payload.
-    pub fn new(channel: impl Into<ByteString>, aspect: impl Into<ByteString>, producer: Producer) -> Self {
+    pub fn new(channel: impl AsRef<str>, aspect: impl AsRef<str>, producer: Producer) -> Self {
+        let (channel, aspect, Producer { id, kind }) = (channel.as_ref(), aspect.as_ref(), producer);
+        let mut text = String::with_capacity(channel.len() + aspect.len() + id.len());
+        let mut add = |part: &str| {
+            text.push_str(part);
+            Part::new(text.len() - part.len(), part.len())
+        };
+        let (channel, aspect, producer_id) = (add(channel), add(aspect), add(&id));
+        Self { channel, aspect, producer_id, producer_kind: kind, ..Self::of_text(text.into()) }
+    }
+
+    /// One without anything, which has a text for its parts.
+    pub(super) fn of_text(text: ByteString) -> Self {
         Self {
-            channel: channel.into(),
+            text,
+            channel: Part::default(),
+            aspect: Part::default(),
+            producer_id: Part::default(),
+            producer_kind: ProducerKind::default(),
             sequence: 0,
             produced_at: None,
-            producer,
-            aspect: aspect.into(),
             payload: None,
             rare: None,
         }
@@ -241,7 +302,7 @@ impl Envelope {
 
     /// The channel it names.
     pub fn channel(&self) -> &str {
-        &self.channel
+        self.channel.of(&self.text)
     }
 
     /// Its number among those of its producer in its channel, from 1. 0 when there was none.
@@ -264,13 +325,13 @@ impl Envelope {
     }
 
     /// Who made it.
-    pub fn producer(&self) -> &Producer {
-        &self.producer
+    pub fn producer(&self) -> ProducerRef<'_> {
+        ProducerRef { id: self.producer_id.of(&self.text), kind: &self.producer_kind }
     }
 
     /// The aspect, by which subscribers filter.
     pub fn aspect(&self) -> &str {
-        &self.aspect
+        self.aspect.of(&self.text)
     }
 
     /// A reference to a schema; empty for none.
@@ -293,13 +354,13 @@ impl Envelope {
     /// # Errors
     /// The first that is broken.
     pub fn validate(&self) -> Result<(), EnvelopeError> {
-        if self.channel.is_empty() {
+        if self.channel().is_empty() {
             Err(EnvelopeError::ChannelRequired)
-        } else if self.aspect.is_empty() {
+        } else if self.aspect().is_empty() {
             Err(EnvelopeError::AspectRequired)
-        } else if self.producer.id.is_empty() {
+        } else if self.producer().id.is_empty() {
             Err(EnvelopeError::ProducerRequired)
-        } else if let ProducerKind::Other(kind) = &self.producer.kind {
+        } else if let ProducerKind::Other(kind) = &self.producer_kind {
             Err(EnvelopeError::ProducerKindUnknown(kind.clone()))
         } else if self.sequence <= 0 {
             Err(EnvelopeError::SequenceNonPositive(self.sequence))
@@ -329,17 +390,17 @@ impl Envelope {
         let payload = self.payload.as_ref().map_or("", Payload::as_str);
         let mut out = String::with_capacity(payload.len() + 200);
         out.push_str("{\"channel\":");
-        string(&mut out, &self.channel);
+        string(&mut out, self.channel());
         out.push_str(",\"sequence\":");
         number(&mut out, self.sequence);
         out.push_str(",\"producer\":{\"id\":");
-        string(&mut out, &self.producer.id);
-        if !self.producer.kind.as_str().is_empty() {
+        string(&mut out, self.producer().id);
+        if !self.producer_kind.as_str().is_empty() {
             out.push_str(",\"kind\":");
-            string(&mut out, self.producer.kind.as_str());
+            string(&mut out, self.producer_kind.as_str());
         }
         out.push_str("},\"aspect\":");
-        string(&mut out, &self.aspect);
+        string(&mut out, self.aspect());
         if !self.schema_ref().is_empty() {
             out.push_str(",\"schema_ref\":");
             string(&mut out, self.schema_ref());
@@ -380,6 +441,35 @@ impl Envelope {
         }
         out.push('}');
         out
+    }
+}
+
+impl PartialEq for Envelope {
+    fn eq(&self, other: &Self) -> bool {
+        self.channel() == other.channel()
+            && self.sequence == other.sequence
+            && self.produced_at == other.produced_at
+            && self.producer() == other.producer()
+            && self.aspect() == other.aspect()
+            && self.payload == other.payload
+            && self.rare == other.rare
+    }
+}
+
+impl Eq for Envelope {}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("channel", &self.channel())
+            .field("sequence", &self.sequence)
+            .field("produced_at", &self.produced_at)
+            .field("producer", &self.producer())
+            .field("aspect", &self.aspect())
+            .field("schema_ref", &self.schema_ref())
+            .field("causation", self.causation())
+            .field("payload", &self.payload)
+            .finish()
     }
 }
 

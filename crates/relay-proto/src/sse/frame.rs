@@ -3,9 +3,10 @@
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
+use core::ops::Range;
 use core::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::limits::Limit;
@@ -102,16 +103,15 @@ impl Event {
         }
     }
 
-    /// As [`data_bytes`](Self::data_bytes), without a reference count, for an event that is no longer needed.
-    pub fn into_data_bytes(self) -> Bytes {
+    /// The data of an event that is needed no longer, as a part of a text that changes hands.
+    pub fn into_data(self) -> (ByteString, Range<usize>) {
         match self.text {
-            Text::Shared(text) => {
-                let (mut bytes, data) = (text.into_bytes(), self.data.range());
-                bytes.truncate(data.end);
-                bytes.advance(data.start);
-                bytes
+            Text::Shared(text) => (text, self.data.range()),
+            Text::Small { .. } => {
+                let data = ByteString::from(self.data());
+                let all = 0..data.len();
+                (data, all)
             }
-            Text::Small { .. } => self.data_bytes(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! The order of checks from frames to items.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use relay_proto::parsec::{DecodeError, Envelope, GapReason, Position, Validation, Validator};
 
 use super::detector::{ProducerMarks, Sighting};
@@ -23,6 +25,15 @@ pub enum Frame {
         position: Option<Position>,
         /// Its bytes.
         envelope: Bytes,
+    },
+    /// The same, as a part of what is known to be text.
+    Text {
+        /// Where it stands; `None` when that is not said.
+        position: Option<Position>,
+        /// The text, such as that of an event.
+        text: ByteString,
+        /// The bytes of the envelope within it.
+        part: Range<usize>,
     },
     /// A published message that is too large to be read.
     Oversized {
@@ -189,7 +200,12 @@ impl Follow {
                 }
                 self.subscribed(self.last.clone());
                 // With a position the checks below show what is missing.
-                if self.last.is_some() && matches!(frame, Frame::Envelope { position: None, .. }) {
+                if self.last.is_some()
+                    && matches!(
+                        frame,
+                        Frame::Envelope { position: None, .. } | Frame::Text { position: None, .. }
+                    )
+                {
                     self.gap(GapCause::Hole, None, self.last.clone());
                 }
             }
@@ -228,7 +244,16 @@ impl Follow {
                 if !self.step(position.as_ref())? {
                     return Ok(false);
                 }
-                self.envelope(position, envelope);
+                let size = envelope.len();
+                self.envelope(position, size, Envelope::decode(envelope));
+                Ok(true)
+            }
+            Frame::Text { position, text, part } => {
+                if !self.step(position.as_ref())? {
+                    return Ok(false);
+                }
+                let size = part.len();
+                self.envelope(position, size, Envelope::decode_part(text, part));
                 Ok(true)
             }
             Frame::Oversized { position, size, limit } => {
@@ -335,16 +360,14 @@ impl Follow {
         self.items.push_back(Item::Gap(gap));
     }
 
-    /// From bytes to items: decode, check the sequence, validate, filter.
-    fn envelope(&mut self, position: Option<Position>, bytes: Bytes) {
-        let size = bytes.len() as u64;
-        let decoded = Envelope::decode(bytes);
+    /// From a decoded envelope to items: check the sequence, validate, filter.
+    fn envelope(&mut self, position: Option<Position>, size: usize, decoded: Result<Envelope, DecodeError>) {
         let error = match &decoded {
             Ok(envelope) => envelope.usable().err(),
             Err(error) => Some(error.clone()),
         };
         let (None, Ok(envelope)) = (&error, decoded) else {
-            self.items.extend(error.map(|error| Item::Undecodable { position, bytes: size, error }));
+            self.items.extend(error.map(|error| Item::Undecodable { position, bytes: size as u64, error }));
             return;
         };
         let (producer, sequence) = (envelope.producer().id(), envelope.sequence());
