@@ -206,7 +206,7 @@ fn plain(written: &str, start: usize) -> Scan<Plain> {
 }
 
 fn whole(scanner: &mut Scanner<'_>) -> Scan<i64> {
-    scanner.number()?.parse().map_err(|_| Unusual)
+    i64::try_from(scanner.count()?).map_err(|_| Unusual)
 }
 
 /// Reads an envelope however it is written, and notes what is wrong with it.
