@@ -61,7 +61,8 @@ pub(super) fn parse(text: &str) -> Option<i64> {
 /// Reads the form that publishers write, `2026-05-27T14:22:09.331Z`; `None` for what needs a closer look.
 #[inline]
 fn as_written(bytes: &[u8; 24]) -> Option<i64> {
-    let &[c, d, y, z, b'-', m, o, b'-', a, e, b'T', h, r, b':', i, n, b':', s, t, b'.', f, g, k, b'Z'] = bytes
+    let &[c, d, y, z, b'-', m, o, b'-', a, e, b'T', h, r, b':', i, n, b':', s, t, b'.', f, g, k, b'Z'] =
+        bytes
     else {
         return None;
     };

@@ -89,7 +89,13 @@ impl Position {
 /// A decimal number without sign and leading zeros.
 fn offset(digits: &str) -> Option<u64> {
     let canonical = digits == "0" || !digits.starts_with('0');
-    if canonical && digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
+    if !canonical || digits.is_empty() {
+        return None;
+    }
+    digits.bytes().try_fold(0_u64, |sum, digit| {
+        let digit = Some(digit.wrapping_sub(b'0')).filter(|digit| *digit <= 9)?;
+        sum.checked_mul(10)?.checked_add(u64::from(digit))
+    })
 }
 
 impl fmt::Display for Position {
