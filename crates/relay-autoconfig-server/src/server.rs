@@ -129,10 +129,16 @@ impl Builder {
             stop: CancellationToken::new(),
             open: 0.into(),
         });
-        let look =
-            Look { file: self.file, format, seen: bytes, complained: None, versions, shared: shared.clone() };
+        let check = FileCheck {
+            file: self.file,
+            format,
+            seen: bytes,
+            complained: None,
+            versions,
+            shared: shared.clone(),
+        };
         let handle = Handle { shared, address: http.local_addr() };
-        Ok(Server { http, look, poll: self.poll, handle })
+        Ok(Server { http, check, poll: self.poll, handle })
     }
 }
 
@@ -140,7 +146,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct Server {
     http: HttpServer,
-    look: Look,
+    check: FileCheck,
     poll: Duration,
     handle: Handle,
 }
@@ -174,10 +180,10 @@ impl Server {
     /// Serves until `shutdown` completes or [`Handle::shutdown`] is called; then ends all streams, within a second.
     /// Dropping the future cuts everything at once.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { http, look, poll, handle } = self;
+        let Self { http, check, poll, handle } = self;
         let Handle { shared, .. } = handle;
         let stop = shared.stop.clone();
-        let looking = tokio::spawn(look_on(look, poll, stop.clone()));
+        let looking = tokio::spawn(check_file(check, poll, stop.clone()));
         let told = async {
             tokio::select! {
                 () = shutdown => {}
@@ -234,7 +240,7 @@ impl std::fmt::Debug for Handle {
 const SERVED_ON: &str = "what was last good is served on";
 
 /// The task that checks the file.
-struct Look {
+struct FileCheck {
     file: PathBuf,
     format: Format,
     /// The content that was last accepted or reported as invalid.
@@ -245,14 +251,14 @@ struct Look {
     shared: Arc<Subscriptions>,
 }
 
-impl std::fmt::Debug for Look {
+impl std::fmt::Debug for FileCheck {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Look").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("FileCheck").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
 /// Ends between two checks, because a running check uses the state file.
-async fn look_on(mut look: Look, poll: Duration, stop: CancellationToken) {
+async fn check_file(mut check: FileCheck, poll: Duration, stop: CancellationToken) {
     let mut tick = tokio::time::interval(poll.max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut keys_complaint = None;
@@ -261,7 +267,7 @@ async fn look_on(mut look: Look, poll: Duration, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let refreshed = look.shared.access.refresh();
+        let refreshed = check.shared.access.refresh();
         let complaint = refreshed.err().map(|error| chain(&error).to_string());
         if let Some(complaint) = &complaint
             && keys_complaint.as_ref() != Some(complaint)
@@ -270,13 +276,13 @@ async fn look_on(mut look: Look, poll: Duration, stop: CancellationToken) {
         }
         keys_complaint = complaint;
         // Reading, parsing and syncing may take long.
-        look = match tokio::task::spawn_blocking(move || {
-            look.look();
-            look
+        check = match tokio::task::spawn_blocking(move || {
+            check.check();
+            check
         })
         .await
         {
-            Ok(look) => look,
+            Ok(check) => check,
             Err(error) => {
                 tracing::error!(%error, "looking at the file broke off; what was read last is served on");
                 return;
@@ -285,8 +291,8 @@ async fn look_on(mut look: Look, poll: Duration, stop: CancellationToken) {
     }
 }
 
-impl Look {
-    fn look(&mut self) {
+impl FileCheck {
+    fn check(&mut self) {
         let bytes = match file::read(&self.file) {
             Ok(bytes) if bytes == self.seen => {
                 // It may have been missing.

@@ -33,14 +33,14 @@ const LARGEST: u64 = 64 << 20;
 /// A file (mode 0600) that is replaced atomically and locked.
 #[derive(Debug)]
 pub struct FileCache {
-    file: Kept,
+    file: Backend,
 }
 
 #[derive(Debug)]
-enum Kept {
+enum Backend {
     Up(LockedFile),
     /// Nothing is stored.
-    AsItIs(PathBuf),
+    ReadOnly(PathBuf),
 }
 
 impl FileCache {
@@ -49,13 +49,13 @@ impl FileCache {
     /// # Errors
     /// When another process has it, or it cannot be replaced, for example on a full or read-only disk.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, FileError> {
-        Ok(Self { file: Kept::Up(LockedFile::open("cache file", path)?.private()) })
+        Ok(Self { file: Backend::Up(LockedFile::open("cache file", path)?.private()) })
     }
 
     /// Reads the file and never writes it: for a disk on which [`open`](Self::open) fails. An old configuration is
     /// better than none.
     pub fn read_only(path: impl Into<PathBuf>) -> Self {
-        Self { file: Kept::AsItIs(path.into()) }
+        Self { file: Backend::ReadOnly(path.into()) }
     }
 
     /// The other service, without its query, that the file belongs to, if it can be read and is not for the one at
@@ -70,8 +70,8 @@ impl FileCache {
 impl Cache for FileCache {
     fn load(&mut self) -> Result<Option<String>, Box<dyn Error + Send + Sync>> {
         let bytes = match &self.file {
-            Kept::Up(file) => file.read()?,
-            Kept::AsItIs(path) => match std::fs::File::open(path) {
+            Backend::Up(file) => file.read()?,
+            Backend::ReadOnly(path) => match std::fs::File::open(path) {
                 Ok(file) => {
                     let mut bytes = Vec::new();
                     file.take(LARGEST + 1).read_to_end(&mut bytes)?;
@@ -90,15 +90,15 @@ impl Cache for FileCache {
 
     fn store(&mut self, text: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         match &self.file {
-            Kept::Up(file) => Ok(file.replace(text.as_bytes())?),
-            Kept::AsItIs(_) => Ok(()),
+            Backend::Up(file) => Ok(file.replace(text.as_bytes())?),
+            Backend::ReadOnly(_) => Ok(()),
         }
     }
 
     fn name(&self) -> String {
         let path = match &self.file {
-            Kept::Up(file) => file.path(),
-            Kept::AsItIs(path) => path,
+            Backend::Up(file) => file.path(),
+            Backend::ReadOnly(path) => path,
         };
         format!("cache file {}", path.display())
     }

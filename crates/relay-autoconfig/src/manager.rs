@@ -45,8 +45,8 @@ impl StreamManager {
         let (tell_status, status) = watch::channel(events.status().clone());
         let (tell_end, end) = watch::channel(None);
         let closed = CancellationToken::new();
-        let telling = Telling { status: tell_status, end: tell_end };
-        let work = Box::pin(work(events, handler, telling, closed.clone()));
+        let sender = StatusSender { status: tell_status, end: tell_end };
+        let work = Box::pin(work(events, handler, sender, closed.clone()));
         Self { work: Mutex::new(Some(work)), tasks: TaskTracker::new(), closed, status, end }
     }
 
@@ -119,12 +119,12 @@ impl std::fmt::Debug for StreamManager {
 
 /// Publishes the status of the task. The last status is always `off`, also without a start and after a panic of the
 /// handler.
-struct Telling {
+struct StatusSender {
     status: watch::Sender<Status>,
     end: watch::Sender<Option<End>>,
 }
 
-impl Telling {
+impl StatusSender {
     fn over(&self, end: End) {
         self.status.send_modify(|status| {
             status.connected = false;
@@ -135,7 +135,7 @@ impl Telling {
     }
 }
 
-impl Drop for Telling {
+impl Drop for StatusSender {
     fn drop(&mut self) {
         if self.end.borrow().is_none() {
             self.over(End::Closed);
@@ -146,7 +146,7 @@ impl Drop for Telling {
 async fn work<H: MessageHandler>(
     mut events: Events,
     mut handler: H,
-    telling: Telling,
+    sender: StatusSender,
     closed: CancellationToken,
 ) {
     let follow = async {
@@ -154,11 +154,11 @@ async fn work<H: MessageHandler>(
             let told = if let Event::Status(status) = &event { Some(status.clone()) } else { None };
             call(&mut handler, event).await;
             if let Some(told) = told {
-                telling.status.send_replace(told);
+                sender.status.send_replace(told);
             }
         }
     };
     closed.run_until_cancelled(follow).await;
     events.close();
-    telling.over(events.end().cloned().unwrap_or(End::Closed));
+    sender.over(events.end().cloned().unwrap_or(End::Closed));
 }

@@ -64,7 +64,7 @@ fn inputs(kind: Kind, event: relay_kube::Event<Value>) -> Vec<Input> {
             vec![Input::Deleted { kind, name: object.meta.name, namespace: object.meta.namespace }]
         }
         Event::Live => vec![Input::State(kind, None)],
-        Event::Away(absence) => vec![Input::State(kind, Some(absence.reason))],
+        Event::Interrupted(interruption) => vec![Input::State(kind, Some(interruption.reason))],
         _ => Vec::new(),
     }
 }

@@ -1,6 +1,6 @@
 //! A relay behind a Kubernetes API server: a service, reached through the server's proxy.
 
-use relay_kube::{Access, Given};
+use relay_kube::{Access, CallerSettings};
 use relay_pods::Filter;
 use relay_transport::{HttpClientBuilder, Outer};
 
@@ -56,7 +56,7 @@ impl KubeService {
 /// Trusts, and shows, what the kubeconfig says; what was `given` on the command line takes its place.
 pub(crate) async fn apply(
     access: Access,
-    given: Given,
+    given: CallerSettings,
     any_certificate: bool,
     http: HttpClientBuilder,
 ) -> anyhow::Result<(HttpClientBuilder, Outer)> {

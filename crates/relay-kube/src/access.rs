@@ -156,7 +156,7 @@ impl Access {
     pub async fn apply(
         self,
         mut http: HttpClientBuilder,
-        given: Given,
+        given: CallerSettings,
     ) -> Result<(HttpClientBuilder, Option<Authorization>), Error> {
         if !self.impersonate.is_empty() {
             http = http.headers_to(self.server()?, self.impersonate.clone());
@@ -260,7 +260,7 @@ impl fmt::Debug for Access {
 
 /// Settings that the caller of [`Access::apply`] has made itself and that are not taken from the kubeconfig.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Given {
+pub struct CallerSettings {
     /// A file with authorities: those of the kubeconfig are trusted as well.
     pub ca_file: bool,
     /// A client certificate.

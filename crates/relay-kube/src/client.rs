@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::access::{Access, Authorization, Given};
+use crate::access::{Access, Authorization, CallerSettings};
 use crate::error::{Error, Status, WireStatus};
 use crate::resource::{ObjectMeta, Resource};
 
@@ -65,7 +65,7 @@ impl KubeClient {
             );
         }
         let builder = HttpClient::builder().request_timeout(ANSWER);
-        let (http, authorization) = access.apply(builder, Given::default()).await?;
+        let (http, authorization) = access.apply(builder, CallerSettings::default()).await?;
         let http = http.build().map_err(|error| Error::config_with("the API server's client", error))?;
         Ok(Self(Arc::new(Inner { http, server, authorization })))
     }

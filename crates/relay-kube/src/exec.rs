@@ -32,7 +32,7 @@ pub(crate) struct ExecPlugin {
 }
 
 /// Credentials from a plugin.
-struct Given {
+struct Credentials {
     token: Option<Secret>,
     identity: Option<(String, String)>,
     expires: Option<SystemTime>,
@@ -42,7 +42,7 @@ struct Given {
 pub(crate) struct ExecSession {
     plugin: ExecPlugin,
     /// Its last credentials, and when it gave them.
-    given: Mutex<(Given, Instant)>,
+    given: Mutex<(Credentials, Instant)>,
     /// The certificate, if the first run gave one.
     pub(crate) identity: Option<ClientIdentity>,
     pub(crate) has_token: bool,
@@ -119,12 +119,12 @@ impl ExecConfig {
 }
 
 impl ExecPlugin {
-    async fn run(&self) -> Result<Given, Error> {
+    async fn run(&self) -> Result<Credentials, Error> {
         let output = match tokio::time::timeout(PATIENCE, self.output()).await {
             Ok(output) => output,
             Err(_) => Err("it did not end in time".into()),
         };
-        output.and_then(|output| Ok(Given::read(&output, &self.api_version)?)).map_err(|error| {
+        output.and_then(|output| Ok(Credentials::read(&output, &self.api_version)?)).map_err(|error| {
             let hint = self.install_hint.as_ref().map_or(String::new(), |hint| format!(" ({})", hint.trim()));
             let what = format!("user {:?}: credential plugin {}{hint}", self.user, self.command.display());
             Error::config_with(what, error)
@@ -155,7 +155,7 @@ impl ExecPlugin {
     }
 }
 
-impl Given {
+impl Credentials {
     /// Errors quote nothing of the output.
     fn read(output: &[u8], api_version: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
@@ -256,7 +256,7 @@ impl ExecSession {
         }
     }
 
-    async fn renewed(&self) -> Result<Given, Error> {
+    async fn renewed(&self) -> Result<Credentials, Error> {
         let given = self.plugin.run().await?;
         if let (Some((certificate, key)), Some(identity)) = (&given.identity, &self.identity) {
             let replaced = identity.replace(certificate.as_bytes(), key.as_bytes());

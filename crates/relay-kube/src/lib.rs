@@ -27,7 +27,7 @@
 //!         Event::Applied(object) => println!("{} is new or changed", object.meta.name),
 //!         Event::Deleted(object) => println!("{} is gone", object.meta.name),
 //!         Event::Live => println!("up to date"),
-//!         Event::Away(absence) => println!("what is known may be old: {}", absence.reason),
+//!         Event::Interrupted(interruption) => println!("what is known may be old: {}", interruption.reason),
 //!         _ => {}
 //!     }
 //! }
@@ -42,9 +42,9 @@ mod kubeconfig;
 mod resource;
 mod watcher;
 
-pub use access::{Access, Authorization, Given};
+pub use access::{Access, Authorization, CallerSettings};
 pub use client::{KubeClient, ListQuery, Object, Page, WatchBody};
 pub use error::{Error, Status};
 pub use kubeconfig::Kubeconfig;
 pub use resource::{ObjectMeta, Resource};
-pub use watcher::{Absence, Event, Watcher};
+pub use watcher::{Event, Interruption, Watcher};

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use self::machine::{Blame, Machine, Step};
+use self::machine::{FailureCause, Machine, Step};
 use crate::client::{ANSWER, KubeClient, ListQuery, Object, WatchBody};
 use crate::error::{Error, Status, WireStatus};
 use crate::resource::{ObjectMeta, Resource};
@@ -57,13 +57,13 @@ pub enum Event<T> {
     /// The events so far are up to date, and changes will follow.
     Live,
     /// Changes are not received at the moment. The watcher retries for ever; [`Event::Live`] follows on success.
-    Away(Absence),
+    Interrupted(Interruption),
 }
 
 /// Why changes are not received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Absence {
+pub struct Interruption {
     /// The failure, on one line, without any part of a body.
     pub reason: String,
     /// The HTTP status code, when the API server refused.
@@ -386,7 +386,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
         self.machine.ended(self.now());
         if self.machine.is_stumbling() && !before {
             let reason = "watch: it ends as soon as it is opened, again and again".to_owned();
-            self.ready.push_back(Event::Away(Absence { reason, code: None }));
+            self.ready.push_back(Event::Interrupted(Interruption { reason, code: None }));
         }
     }
 
@@ -397,7 +397,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
         if self.machine.is_stumbling() && !before {
             let reason =
                 format!("watch: the version of a new list has expired at once, again and again: {status}");
-            self.ready.push_back(Event::Away(Absence { reason, code: Some(status.code) }));
+            self.ready.push_back(Event::Interrupted(Interruption { reason, code: Some(status.code) }));
         }
     }
 
@@ -406,8 +406,8 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
             Error::Refused { status, retry_after, .. } => (*retry_after, Some(status.code)),
             _ => (None, None),
         };
-        self.machine.failed(blame(error), retry_after, self.now());
-        self.ready.push_back(Event::Away(Absence { reason: chain(error).to_string(), code }));
+        self.machine.failed(cause(error), retry_after, self.now());
+        self.ready.push_back(Event::Interrupted(Interruption { reason: chain(error).to_string(), code }));
     }
 }
 
@@ -447,12 +447,12 @@ fn key(meta: &ObjectMeta) -> (String, String) {
     (meta.namespace.clone(), meta.name.clone())
 }
 
-fn blame(error: &Error) -> Blame {
+fn cause(error: &Error) -> FailureCause {
     match error {
-        Error::Refused { status, .. } if matches!(status.code, 401 | 403 | 429 | 503) => Blame::Other,
+        Error::Refused { status, .. } if matches!(status.code, 401 | 403 | 429 | 503) => FailureCause::Other,
         Error::Refused { .. } | Error::Answer { .. } | Error::Cut { .. } | Error::TooLarge { .. } => {
-            Blame::Version
+            FailureCause::Version
         }
-        _ => Blame::Other,
+        _ => FailureCause::Other,
     }
 }

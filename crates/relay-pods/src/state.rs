@@ -219,7 +219,7 @@ impl Driver {
         let before = self.messages.bytes_read();
         let incoming = self.messages.poll_next(cx);
         if self.messages.bytes_read() != before || matches!(incoming, Poll::Ready(Ok(Incoming::Opened))) {
-            self.handle.heard(self.messages.idle());
+            self.handle.record_read(self.messages.idle());
         }
         incoming
     }
@@ -228,7 +228,7 @@ impl Driver {
         if let Message::Undecodable(message) = &message {
             tracing::warn!(url = self.messages.url(), "{message}");
         }
-        self.handle.saw(&message);
+        self.handle.record_message(&message);
         if self.fold.handle_message(message).is_err() {
             // The fold has just asked for a message, so it cannot refuse one.
             tracing::error!("a message came out of turn");
@@ -245,7 +245,7 @@ impl Driver {
             let list = Box::pin(client.list(&filter, at_least, self.fold.cache().pods(), |_, _| {}));
             let (cause, delay) = match self.reading_ahead(list).await {
                 Ok(list) => {
-                    self.handle.saw_list(&list);
+                    self.handle.record_list(&list);
                     match self.fold.handle_seed(list) {
                         Ok(SeedVerdict::TooOld) => ("the list is older than the stream".to_owned(), None),
                         _ => {

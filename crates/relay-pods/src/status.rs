@@ -100,7 +100,7 @@ pub(crate) struct Status {
     /// The ack of the snapshot that the consumer is processing.
     in_hand: Option<EventHash>,
     freshness: Freshness,
-    heard: Option<Heard>,
+    last_read: Option<LastRead>,
     outage: Option<Outage>,
     log: LogPosition,
     pub(crate) statistics: Statistics,
@@ -108,7 +108,7 @@ pub(crate) struct Status {
 
 /// The time of the last read, and the idle limit.
 #[derive(Debug, Clone, Copy)]
-struct Heard {
+struct LastRead {
     at: Instant,
     since: SystemTime,
     limit: Duration,
@@ -187,19 +187,19 @@ impl StreamHandle {
     }
 
     /// The stream was read just now; `limit` is the idle limit.
-    pub(crate) fn heard(&self, limit: Duration) {
+    pub(crate) fn record_read(&self, limit: Duration) {
         let (at, since) = (Instant::now(), SystemTime::now());
-        self.with(|status| status.heard = Some(Heard { at, since, limit }));
+        self.with(|status| status.last_read = Some(LastRead { at, since, limit }));
     }
 
     /// A message, before it is applied.
-    pub(crate) fn saw(&self, message: &Message) {
-        self.with(|status| status.log.saw(message));
+    pub(crate) fn record_message(&self, message: &Message) {
+        self.with(|status| status.log.record_message(message));
     }
 
     /// A list, before it is applied.
-    pub(crate) fn saw_list(&self, list: &PodList) {
-        self.with(|status| status.log.saw_list(list));
+    pub(crate) fn record_list(&self, list: &PodList) {
+        self.with(|status| status.log.record_list(list));
     }
 }
 
@@ -227,8 +227,8 @@ impl Status {
     }
 
     pub(crate) fn freshness(&self) -> Freshness {
-        match (&self.freshness, self.heard) {
-            (Freshness::Live | Freshness::Replaying, Some(Heard { at, since, limit }))
+        match (&self.freshness, self.last_read) {
+            (Freshness::Live | Freshness::Replaying, Some(LastRead { at, since, limit }))
                 if at.elapsed() >= limit =>
             {
                 Freshness::Stale { since, why: format!("nothing was read for {limit:?}") }
@@ -252,7 +252,7 @@ impl LogPosition {
         Some(self.head?.saturating_sub(self.finished?))
     }
 
-    fn saw(&mut self, message: &Message) {
+    fn record_message(&mut self, message: &Message) {
         match message {
             Message::Connected(connected) => {
                 // Without an epoch it is unknown whether this is the log of the last connection.
@@ -271,7 +271,7 @@ impl LogPosition {
         }
     }
 
-    fn saw_list(&mut self, list: &PodList) {
+    fn record_list(&mut self, list: &PodList) {
         if self.head.is_none() {
             self.epoch.clone_from(&list.epoch);
         }

@@ -6,13 +6,13 @@ use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A point in time as the relay wrote it, RFC 3339. Kept as text, so that nothing is lost in passing it on.
+/// A point in time as the relay wrote it, RFC 3339. Repr as text, so that nothing is lost in passing it on.
 #[derive(Clone)]
-pub struct Timestamp(Kept);
+pub struct Timestamp(Repr);
 
 /// A time of usual length is kept in place: there is one in every message.
 #[derive(Clone)]
-enum Kept {
+enum Repr {
     Here(u8, [u8; Timestamp::USUAL]),
     Elsewhere(Box<str>),
 }
@@ -27,9 +27,9 @@ impl Timestamp {
         Self(match here.get_mut(..text.len()) {
             Some(start) => {
                 start.copy_from_slice(text.as_bytes());
-                Kept::Here(text.len() as u8, here)
+                Repr::Here(text.len() as u8, here)
             }
-            None => Kept::Elsewhere(text.into()),
+            None => Repr::Elsewhere(text.into()),
         })
     }
 
@@ -77,10 +77,10 @@ impl Timestamp {
     /// The text as on the wire.
     pub fn as_str(&self) -> &str {
         match &self.0 {
-            Kept::Here(len, bytes) => {
+            Repr::Here(len, bytes) => {
                 std::str::from_utf8(&bytes[..usize::from(*len)]).expect("a text, copied whole")
             }
-            Kept::Elsewhere(text) => text,
+            Repr::Elsewhere(text) => text,
         }
     }
 

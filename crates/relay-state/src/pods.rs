@@ -18,5 +18,5 @@ pub use continuity::{Continuity, ContinuityCounts, HoleCause, Ignored, Verdict};
 pub use cursor::FileCursorStore;
 pub use cursor::{CursorError, CursorStore, MemoryCursorStore};
 pub use replay::{
-    Conflation, OutOfTurn, Phase, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step,
+    Conflation, Phase, Replay, ReplayMode, ReplayOptions, SeedVerdict, Snapshot, Step, UnexpectedInput,
 };

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
-use relay_kube::{Given, Kubeconfig};
+use relay_kube::{CallerSettings, Kubeconfig};
 use relay_transport::{HttpClientBuilder, Outer, TokenSource};
 
 use super::transport::Transport;
@@ -149,7 +149,7 @@ impl<S: System> Peer<S> {
             Place::Service { service, context, kubeconfig } => {
                 let access = Kubeconfig::load(kubeconfig.as_deref())?.access(context.as_deref())?;
                 let url = service.url(&access.server()?.to_string());
-                let given = Given {
+                let given = CallerSettings {
                     ca_file: self.transport.ca_file.is_some(),
                     identity: self.transport.client_cert.is_some(),
                     credential: self.proxy_token.is_some(),

@@ -33,7 +33,7 @@ pub(super) enum Step {
 
 /// The cause of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Blame {
+pub(super) enum FailureCause {
     /// Perhaps the version: the same response could come each time.
     Version,
     /// The network, our credentials, or the server's load: another version would not help.
@@ -192,7 +192,7 @@ impl Machine {
     }
 
     /// A request failed, or an open watch did.
-    pub(super) fn failed(&mut self, blame: Blame, retry_after: Option<Duration>, now: Duration) {
+    pub(super) fn failed(&mut self, cause: FailureCause, retry_after: Option<Duration>, now: Duration) {
         match self.step {
             // The next list has pages again: they cost the server less.
             Step::List { .. } => self.begin_again(),
@@ -202,7 +202,7 @@ impl Machine {
                     self.lived(lived, now);
                 }
                 self.step = Step::Check;
-                if blame == Blame::Version {
+                if cause == FailureCause::Version {
                     self.count_here();
                 }
             }

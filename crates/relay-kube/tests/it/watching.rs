@@ -40,7 +40,7 @@ fn words(event: &Event<Pod>) -> String {
         Event::Deleted(object) => format!("deleted{}", names(vec![&object.meta])),
         Event::Unreadable { count, .. } => format!("{count} unreadable"),
         Event::Live => "live".to_owned(),
-        Event::Away(absence) => format!("away {}", absence.reason),
+        Event::Interrupted(interruption) => format!("away {}", interruption.reason),
         _ => "?".to_owned(),
     }
 }

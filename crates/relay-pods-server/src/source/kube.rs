@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::stream::{StreamExt, select_all};
-use relay_kube::{Absence, Access, Event, KubeClient, Kubeconfig, Object, ObjectMeta, Resource, Watcher};
+use relay_kube::{
+    Access, Event, Interruption, KubeClient, Kubeconfig, Object, ObjectMeta, Resource, Watcher,
+};
 use relay_proto::pods::{Filter, Pod, PodKey};
 use tokio::sync::OnceCell;
 
@@ -144,7 +146,7 @@ enum State {
     /// Not followed yet.
     Starting,
     Live,
-    Away(Absence),
+    Interrupted(Interruption),
 }
 
 impl Scope {
@@ -158,17 +160,22 @@ impl Scope {
     }
 
     /// Why it is not followed, with its name.
-    fn absence(&self) -> Option<String> {
+    fn interruption(&self) -> Option<String> {
         match &self.state {
-            State::Away(absence) if self.namespace.is_empty() => Some(absence.reason.clone()),
-            State::Away(absence) => Some(format!("namespace {}: {}", self.namespace, absence.reason)),
+            State::Interrupted(interruption) if self.namespace.is_empty() => {
+                Some(interruption.reason.clone())
+            }
+            State::Interrupted(interruption) => {
+                Some(format!("namespace {}: {}", self.namespace, interruption.reason))
+            }
             State::Starting | State::Live => None,
         }
     }
 
     /// Whether it has been forbidden from the start.
     fn is_forbidden(&self) -> bool {
-        !self.listed && matches!(&self.state, State::Away(absence) if absence.code == Some(403))
+        !self.listed
+            && matches!(&self.state, State::Interrupted(interruption) if interruption.code == Some(403))
     }
 }
 
@@ -218,8 +225,8 @@ impl Fold {
                 scope.state = State::Live;
                 self.report();
             }
-            Event::Away(absence) => {
-                scope.state = State::Away(absence);
+            Event::Interrupted(interruption) => {
+                scope.state = State::Interrupted(interruption);
                 self.begin().await?;
                 self.report();
             }
@@ -254,16 +261,16 @@ impl Fold {
         let (forbidden, others): (Vec<_>, Vec<_>) = self
             .scopes
             .iter()
-            .filter(|scope| scope.absence().is_some())
+            .filter(|scope| scope.interruption().is_some())
             .partition(|scope| scope.is_forbidden());
-        let first = |scopes: &[&Scope]| scopes.first().and_then(|scope| scope.absence());
+        let first = |scopes: &[&Scope]| scopes.first().and_then(|scope| scope.interruption());
         let alone = forbidden.len() == self.scopes.len();
         match (first(&others), first(&forbidden)) {
             (Some(why), _) => self.publisher.follow(Following::Away(&why)),
             (None, Some(why)) if alone => self.publisher.follow(Following::Away(&why)),
             _ if self.starting || self.scopes.iter().any(|scope| matches!(scope.state, State::Starting)) => {}
             (None, Some(_)) => {
-                let missing: Vec<_> = forbidden.iter().filter_map(|scope| scope.absence()).collect();
+                let missing: Vec<_> = forbidden.iter().filter_map(|scope| scope.interruption()).collect();
                 self.publisher.follow(Following::LiveWithout(&missing.join("; ")));
             }
             (None, None) => self.publisher.follow(Following::Live),

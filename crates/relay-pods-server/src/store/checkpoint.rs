@@ -13,12 +13,12 @@ pub(crate) struct Fold {
     pub(crate) hash: EventHash,
     /// When the newest event was taken, in milliseconds since 1970.
     pub(crate) last_event: Option<i64>,
-    pub(crate) pods: Vec<Kept>,
+    pub(crate) pods: Vec<StoredPod>,
 }
 
 /// One pod of a fold.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Kept {
+pub(crate) struct StoredPod {
     pub(crate) key: PodKey,
     pub(crate) uid: Option<Box<str>>,
     pub(crate) labels: Labels,
@@ -95,7 +95,7 @@ impl Fold {
                 None => None,
             };
             let (labels, json) = (Labels(take(&mut from)??), take(&mut from)??);
-            pods.push(Kept { key, uid, labels, json });
+            pods.push(StoredPod { key, uid, labels, json });
         }
         from.is_empty().then_some(Self { hash, last_event, pods })
     }

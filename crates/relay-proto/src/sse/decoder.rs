@@ -86,7 +86,7 @@ enum Sharing {
 }
 
 /// Why reading the lines of a chunk stopped.
-enum Out {
+enum LinesEnd {
     /// All of them are read.
     More,
     /// The last one ends in a chunk to come.
@@ -263,17 +263,17 @@ impl Decoder {
                 }
             } else {
                 match self.lines() {
-                    Out::More => {}
-                    Out::LineCut => self.leave_chunk(),
-                    Out::Over(limit) => self.block.go_over(limit, &mut self.joined),
-                    Out::BlockEnd(start) => {
+                    LinesEnd::More => {}
+                    LinesEnd::LineCut => self.leave_chunk(),
+                    LinesEnd::Over(limit) => self.block.go_over(limit, &mut self.joined),
+                    LinesEnd::BlockEnd(start) => {
                         if let Some(frame) = self.end_block(start) {
                             return Some(frame);
                         }
                     }
-                    Out::Event(event) => return Some(Frame::Event(event)),
-                    Out::Comment(comment) => return Some(Frame::Comment(comment)),
-                    Out::Retry(delay) => return Some(Frame::Retry(delay)),
+                    LinesEnd::Event(event) => return Some(Frame::Event(event)),
+                    LinesEnd::Comment(comment) => return Some(Frame::Comment(comment)),
+                    LinesEnd::Retry(delay) => return Some(Frame::Retry(delay)),
                 }
             }
         }
@@ -357,7 +357,7 @@ impl Decoder {
 
     /// Reads lines that lie in the chunk, up to one that yields a frame.
     #[inline(always)]
-    fn lines(&mut self) -> Out {
+    fn lines(&mut self) -> LinesEnd {
         let chunk = &self.chunk[..];
         // Kept in registers while the lines of a block are read; written back on every exit but the shortest one.
         let mut block = self.block;
@@ -371,9 +371,9 @@ impl Decoder {
                 // A line after a long one is likely to be long.
                 Some(_) => match if long { find_far_line_end(chunk, at) } else { find_line_end(chunk, at) } {
                     Some(end) => end,
-                    None => break Out::LineCut,
+                    None => break LinesEnd::LineCut,
                 },
-                None => break Out::More,
+                None => break LinesEnd::More,
             };
             at = next_line(chunk, end).unwrap_or_else(|| {
                 self.start = Start::AfterReturn;
@@ -385,7 +385,7 @@ impl Decoder {
                     continue;
                 }
                 if block.extent != Extent::InChunk || !block.data.is_some() {
-                    break Out::BlockEnd(start);
+                    break LinesEnd::BlockEnd(start);
                 }
                 // One view over all parts of the event, checked once.
                 let Block { data, kind, id, .. } = block;
@@ -396,7 +396,7 @@ impl Decoder {
                     }
                 }
                 let Ok(text) = ByteString::try_from(self.chunk.slice(low..high)) else {
-                    break Out::BlockEnd(start);
+                    break LinesEnd::BlockEnd(start);
                 };
                 if !self.block.is_empty() {
                     self.block = Block::default();
@@ -406,12 +406,12 @@ impl Decoder {
                 let has_id = id.is_some();
                 let (data, kind, id) = (data.after(low), kind.after(low), id.after(low));
                 let inherited = self.settle_id(has_id.then(|| &text[id.range()]));
-                return Out::Event(Event { text: Text::Shared(text), data, kind, id, inherited });
+                return LinesEnd::Event(Event { text: Text::Shared(text), data, kind, id, inherited });
             }
             let line = &chunk[start..end];
             long = line.len() > 16;
             if line.len() > self.limits.line {
-                break Out::Over(Limit::Line);
+                break LinesEnd::Over(Limit::Line);
             }
             let (field, value) = parse_line(line);
             let effect = block.effect(field, line, value, &self.joined, &self.limits);
@@ -428,15 +428,15 @@ impl Decoder {
                 Effect::Id => block.id = value,
                 Effect::Retry(delay) => {
                     block.extent = block.extent.with_line();
-                    break Out::Retry(delay);
+                    break LinesEnd::Retry(delay);
                 }
                 Effect::Comment => {
                     if block.is_empty() {
                         (self.block_before, self.block_pos) = (0, at);
                     }
-                    break Out::Comment(Comment(text(self.chunk.slice(value.range()))));
+                    break LinesEnd::Comment(Comment(text(self.chunk.slice(value.range()))));
                 }
-                Effect::Over(limit) => break Out::Over(limit),
+                Effect::Over(limit) => break LinesEnd::Over(limit),
             }
             block.extent = block.extent.with_line();
         };

@@ -265,7 +265,7 @@ pub enum SeedVerdict {
 /// An input that [`Replay::poll`] did not ask for. The fold is as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{input} came when {awaited} was due")]
-pub struct OutOfTurn {
+pub struct UnexpectedInput {
     input: &'static str,
     awaited: &'static str,
 }
@@ -375,9 +375,9 @@ impl Replay {
     ///
     /// # Errors
     /// When no list was asked for.
-    pub fn handle_seed(&mut self, list: PodList) -> Result<SeedVerdict, OutOfTurn> {
+    pub fn handle_seed(&mut self, list: PodList) -> Result<SeedVerdict, UnexpectedInput> {
         if self.has_output() || self.reads_messages() {
-            return Err(OutOfTurn { input: "a seed", awaited: "a message, or a call of poll" });
+            return Err(UnexpectedInput { input: "a seed", awaited: "a message, or a call of poll" });
         }
         let stream_epoch = self.continuity.epoch();
         let other_epoch = stream_epoch.zip(list.epoch.as_ref()).is_some_and(|(stream, seed)| stream != seed);
@@ -434,9 +434,9 @@ impl Replay {
     ///
     /// # Errors
     /// When no message was asked for.
-    pub fn handle_message(&mut self, message: Message) -> Result<(), OutOfTurn> {
+    pub fn handle_message(&mut self, message: Message) -> Result<(), UnexpectedInput> {
         if self.has_output() || !self.reads_messages() {
-            return Err(OutOfTurn { input: "a message", awaited: "a seed, or a call of poll" });
+            return Err(UnexpectedInput { input: "a message", awaited: "a seed, or a call of poll" });
         }
         self.fold(message);
         Ok(())

@@ -147,7 +147,7 @@ impl EventStream {
     #[inline]
     pub fn next_frame(&mut self) -> Option<Frame> {
         // A frame that is already decoded needs no clock, socket or watchers.
-        if self.shared.ordered.load(Ordering::Acquire) { None } else { self.machine.next_frame() }
+        if self.shared.has_command.load(Ordering::Acquire) { None } else { self.machine.next_frame() }
     }
 
     /// Drops the connection and ends the stream.
@@ -157,16 +157,17 @@ impl EventStream {
     }
 
     /// Carries out commands of handles. The task registers for wake-ups before it checks for commands.
-    fn obey_handles(&mut self) {
+    fn run_commands(&mut self) {
         // A load is cheaper than a swap.
-        if !self.shared.ordered.load(Ordering::Acquire) || !self.shared.ordered.swap(false, Ordering::AcqRel)
+        if !self.shared.has_command.load(Ordering::Acquire)
+            || !self.shared.has_command.swap(false, Ordering::AcqRel)
         {
             return;
         }
-        let order = self.shared.order.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match order {
-            Some(Order::Restart(reason)) => self.restart(reason),
-            Some(Order::Close) => self.close(),
+        let command = self.shared.command.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match command {
+            Some(Command::Restart(reason)) => self.restart(reason),
+            Some(Command::Close) => self.close(),
             None => {}
         }
     }
@@ -186,7 +187,7 @@ impl EventStream {
         // The clock is read once for everything that happens without waiting.
         let mut now = self.timer.now();
         loop {
-            self.obey_handles();
+            self.run_commands();
             let want = self.machine.poll(now);
             self.tell_watchers();
             let until = match want {
@@ -222,7 +223,7 @@ impl EventStream {
                 Poll::Pending => {
                     self.machine.release_memory();
                     self.shared.waker.register(cx.waker());
-                    if !self.shared.ordered.load(Ordering::Acquire) {
+                    if !self.shared.has_command.load(Ordering::Acquire) {
                         ready!(self.timer.poll_until(until, cx));
                     }
                     now = self.timer.now();
@@ -262,14 +263,14 @@ pub struct Handle(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    order: Mutex<Option<Order>>,
+    command: Mutex<Option<Command>>,
     /// Whether there is a command: a cheap check for the usual case that there is none.
-    ordered: AtomicBool,
+    has_command: AtomicBool,
     waker: AtomicWaker,
     state: StateWatch,
 }
 
-enum Order {
+enum Command {
     Restart(String),
     Close,
 }
@@ -285,16 +286,16 @@ impl Default for StateWatch {
 impl Handle {
     /// As [`EventStream::restart`].
     pub fn restart(&self, reason: impl Into<String>) {
-        self.order(|order| {
-            if !matches!(order, Some(Order::Close)) {
-                *order = Some(Order::Restart(reason.into()));
+        self.command(|command| {
+            if !matches!(command, Some(Command::Close)) {
+                *command = Some(Command::Restart(reason.into()));
             }
         });
     }
 
     /// As [`EventStream::close`].
     pub fn close(&self) {
-        self.order(|order| *order = Some(Order::Close));
+        self.command(|command| *command = Some(Command::Close));
     }
 
     /// The state of the connection, and every change of it.
@@ -302,9 +303,9 @@ impl Handle {
         self.0.state.0.subscribe()
     }
 
-    fn order(&self, give: impl FnOnce(&mut Option<Order>)) {
-        give(&mut self.0.order.lock().unwrap_or_else(PoisonError::into_inner));
-        self.0.ordered.store(true, Ordering::Release);
+    fn command(&self, give: impl FnOnce(&mut Option<Command>)) {
+        give(&mut self.0.command.lock().unwrap_or_else(PoisonError::into_inner));
+        self.0.has_command.store(true, Ordering::Release);
         self.0.waker.wake();
     }
 }

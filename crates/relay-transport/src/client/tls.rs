@@ -24,7 +24,7 @@ pub(crate) struct Tls(Arc<Shared>);
 struct Shared {
     settings: TlsSettings,
     system: OnceLock<RootCertStore>,
-    made: Mutex<Option<Made>>,
+    made: Mutex<Option<CachedConfig>>,
 }
 
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ impl Default for TlsSettings {
     }
 }
 
-struct Made {
+struct CachedConfig {
     files: Vec<Option<Stamp>>,
     held: Option<u64>,
     config: Arc<ClientConfig>,
@@ -74,7 +74,9 @@ impl Tls {
             return Ok(made.config.clone());
         }
         match (self.0.make(), &*made) {
-            (Ok(config), _) => Ok(made.insert(Made { files, held, config: Arc::new(config) }).config.clone()),
+            (Ok(config), _) => {
+                Ok(made.insert(CachedConfig { files, held, config: Arc::new(config) }).config.clone())
+            }
             (Err(error), Some(last)) => {
                 tracing::warn!(error = %chain(&error), "certificates kept");
                 Ok(last.config.clone())
@@ -149,9 +151,9 @@ impl Shared {
 /// A client certificate with its private key, held in memory. Clones share it: after [`replace`](Self::replace),
 /// new connections use the new certificate; open ones are not affected.
 #[derive(Clone)]
-pub struct ClientIdentity(Arc<Mutex<Held>>);
+pub struct ClientIdentity(Arc<Mutex<CertifiedKeyPair>>);
 
-struct Held {
+struct CertifiedKeyPair {
     version: u64,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -163,7 +165,7 @@ impl ClientIdentity {
     /// # Errors
     /// [`Error::Config`] when there is no certificate or no key.
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
-        Ok(Self(Arc::new(Mutex::new(Held::from_pem(certificate, key)?))))
+        Ok(Self(Arc::new(Mutex::new(CertifiedKeyPair::from_pem(certificate, key)?))))
     }
 
     /// Replaces the certificate and its key. When they cannot be used together, the former ones are kept.
@@ -171,12 +173,12 @@ impl ClientIdentity {
     /// # Errors
     /// [`Error::Config`] when there is no certificate or no key; the former ones are kept.
     pub fn replace(&self, certificate: &[u8], key: &[u8]) -> Result<(), Error> {
-        let new = Held::from_pem(certificate, key)?;
-        self.with(|held| *held = Held { version: held.version + 1, ..new });
+        let new = CertifiedKeyPair::from_pem(certificate, key)?;
+        self.with(|held| *held = CertifiedKeyPair { version: held.version + 1, ..new });
         Ok(())
     }
 
-    fn with<T>(&self, access: impl FnOnce(&mut Held) -> T) -> T {
+    fn with<T>(&self, access: impl FnOnce(&mut CertifiedKeyPair) -> T) -> T {
         access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -187,7 +189,7 @@ impl fmt::Debug for ClientIdentity {
     }
 }
 
-impl Held {
+impl CertifiedKeyPair {
     fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
         let key = PrivateKeyDer::from_pem_slice(without_mark(key)).map_err(|error| Error::Config {
             what: "no private key in what was given as one".to_owned(),

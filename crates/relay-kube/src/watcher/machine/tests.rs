@@ -86,12 +86,12 @@ fn every_state_and_every_input() {
         ("page is gone", |m, _, now| m.page_is_gone(None, now), ["whole list soon"; 7]),
         (
             "failed",
-            |m, _, now| m.failed(Blame::Version, None, now),
+            |m, _, now| m.failed(FailureCause::Version, None, now),
             ["list soon", "list soon", "check soon", "check soon", "check soon", "check soon", "check soon"],
         ),
         (
             "failed, and asks for time",
-            |m, later, now| m.failed(Blame::Other, later, now),
+            |m, later, now| m.failed(FailureCause::Other, later, now),
             [
                 "list later",
                 "list later",
@@ -118,7 +118,7 @@ fn a_failure_at_one_version_is_repeated_twice_and_progress_forgives() {
     for expected in ["check", "check", "list"] {
         machine.step = Step::Watch;
         machine.opened(now);
-        machine.failed(Blame::Version, None, now);
+        machine.failed(FailureCause::Version, None, now);
         assert_eq!(step(&machine), expected);
     }
     let (mut machine, now) = state("watch");
@@ -126,12 +126,12 @@ fn a_failure_at_one_version_is_repeated_twice_and_progress_forgives() {
         machine.step = Step::Watch;
         machine.opened(now);
         assert!(machine.brought(&version.to_string()));
-        machine.failed(Blame::Version, None, now);
+        machine.failed(FailureCause::Version, None, now);
         assert_eq!((step(&machine), machine.version()), ("check", version.to_string().as_str()));
     }
     // A network failure is no reason to give a version up.
     for _ in 0..30 {
-        machine.failed(Blame::Other, None, now);
+        machine.failed(FailureCause::Other, None, now);
         assert_eq!(step(&machine), "check");
     }
 }
@@ -196,7 +196,7 @@ fn three_short_lives_are_a_stumble_and_only_a_longer_one_ends_it() {
 fn a_life_longer_than_the_last_delay_makes_the_next_a_first_one() {
     let (mut machine, mut now) = state("check");
     for _ in 0..4 {
-        machine.failed(Blame::Other, None, now);
+        machine.failed(FailureCause::Other, None, now);
         now = machine.due();
     }
     let last = machine.delay;
@@ -204,16 +204,16 @@ fn a_life_longer_than_the_last_delay_makes_the_next_a_first_one() {
     machine.known();
     machine.opened(now);
     machine.ended(now + last - seconds(0.1));
-    machine.failed(Blame::Other, None, now);
+    machine.failed(FailureCause::Other, None, now);
     assert!(machine.due() - now > last, "not long enough");
     machine.known();
     machine.opened(now);
-    machine.failed(Blame::Other, None, now + machine.delay);
+    machine.failed(FailureCause::Other, None, now + machine.delay);
     assert!(machine.delay <= BASE, "{:?}", machine.delay);
     // A full list is expensive: after an expired version only a watch of half a minute resets the delays.
     for (lived, forgiven) in [(29.0, false), (31.0, true)] {
         for _ in 0..8 {
-            machine.failed(Blame::Other, None, now);
+            machine.failed(FailureCause::Other, None, now);
         }
         machine.listed("10");
         machine.opened(now);
@@ -275,7 +275,7 @@ proptest! {
                 Input::Fail(blamed, after) => {
                     let after = after.map(Duration::from_secs);
                     floor = after.unwrap_or_default().min(LONGEST_WAIT);
-                    machine.failed(if blamed { Blame::Version } else { Blame::Other }, after, now);
+                    machine.failed(if blamed { FailureCause::Version } else { FailureCause::Other }, after, now);
                     here += u32::from(blamed && !matches!(before, Step::List { .. }));
                 }
                 Input::Gone if matches!(before, Step::List { .. }) => machine.page_is_gone(None, now),
