@@ -25,6 +25,10 @@ opening, a writer that is killed, a byte that is flipped; then a relay's replay 
 memory and from disk, with hyper sending as many bytes. Takes --quick, --json and --only log|peers|kill|flip|serve.
 `bench autoconfig` measures auto-configuration streams next to their bars: a put and a patch, memory, the next deadline,
 changes to 200 subscribers, a close in every state. Takes --quick and --json.
+`bench bus` sends through the memory engine beside a bare hyper proxy, counts what a silent subscriber costs the others,
+follows 5,000 channels of an API server, weighs an idle channel, and, where nats-server is on the PATH, kills the JetStream
+engine and compares it with async-nats alone. It fails when one of its bars is missed. Takes --quick, --json and --only
+flow|silent|cluster|idle|stored.
 `bench parsec` sends a million envelopes through memory and through a server over SSE beside a bare stream, decodes beside
 serde_json, counts bytes per idle subscription, and times publish to handler over a WebSocket beside centrifuge-client,
 against a server in Go (1.26). It fails when one of its bars is missed.
@@ -37,7 +41,7 @@ The peers are fetched and built the first time; they are no part of the product.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if arguments.first().is_none_or(|name| name.starts_with('-')) {
         bail!(
-            "which benchmark? `cargo xtask bench sse|state|client|log|autoconfig|parsec|durable [--quick] [--only WORK] [--json FILE]`"
+            "which benchmark? `cargo xtask bench sse|state|client|log|autoconfig|bus|parsec|durable [--quick] [--only WORK] [--json FILE]`"
         );
     }
     let manifest = root().join("xtask/bench/Cargo.toml");
@@ -45,6 +49,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         // Built from C in part, and so a workspace of its own. One of its peers asks rustup for a toolchain by number.
         Some("log") => (root().join("xtask/bench/log/Cargo.toml"), "stable"),
         Some("autoconfig") => (root().join("xtask/bench/autoconfig/Cargo.toml"), ""),
+        Some("bus") => (root().join("xtask/bench/bus/Cargo.toml"), ""),
         // So that the other client's TLS and protobuf enter no other benchmark.
         Some("parsec") => (root().join("xtask/bench/parsec/Cargo.toml"), ""),
         Some("durable") => (root().join("xtask/bench/durable/Cargo.toml"), ""),

@@ -42,7 +42,8 @@ Suites (all of them when none is named):
          1.24), then `relay autoconfig watch` follows the one while it publishes, compresses, reconnects, is killed and
          started again, and the other follows `relay autoconfig serve`
   bus    starts the program nats-server (2.9 or later, Debian package nats-server), then sends messages by
-         `relay bus serve --engine jetstream` while subscribers fail, NATS goes away and the bus is killed twenty times
+         `relay bus serve --engine jetstream` while subscribers fail, NATS goes away and the bus is killed twenty times;
+         before that it builds a bus of 2018 from github.com/knative/eventing (Go 1.24) and puts it in chains with ours
 
   --relay PATH   use this relay binary instead of building one
   --only WORD    of `durable`: only the steps with that word in their name

@@ -10,12 +10,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use self::nats::Nats;
+use self::of_2018::{Chain, Kind};
 use self::subscriber::{Sender, Subscriber, send};
 use super::printing::Printing;
 use super::relay::SOON;
 use super::{Run, wait_for};
 
 mod nats;
+mod of_2018;
 mod subscriber;
 
 /// Kills of the bus under traffic, and messages a second then.
@@ -27,6 +29,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     // NATS first: it is the one thing that may be missing.
     let mut nats = Nats::start(run.directory())?;
     let relay = run.relay()?;
+    in_one_chain(run, &relay)?;
     let world = World::new(relay, run.directory(), &nats)?;
     let mut bus = Some(world.serve()?);
 
@@ -172,6 +175,27 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
             world.kills(bus, url)
         },
     );
+    Ok(())
+}
+
+/// Ours and one of 2018 in one chain of channels.
+fn in_one_chain(run: &mut Run, relay: &Path) -> Result<()> {
+    let of_2018 = of_2018::build()?;
+    let directory = run.directory().to_owned();
+    let chain = Chain { relay, of_2018: &of_2018, directory: &directory };
+    let (kinds, mut before) = ([Kind::Ours, Kind::Of2018], None);
+    run.step("a chain of two buses of 2018 does what its senders and subscribers expect", || {
+        before = Some(chain.run(Kind::Of2018, Kind::Of2018)?);
+        Ok(())
+    });
+    for (first, second) in kinds.into_iter().flat_map(|first| kinds.map(|second| (first, second))).take(3) {
+        run.step(&format!("a chain of {first:?} and {second:?} cannot be told from it"), || {
+            let before = before.as_ref().context("nothing to compare it with")?;
+            let now = chain.run(first, second)?;
+            ensure!(now == *before, "now {now:#?}\nand in 2018 {before:#?}");
+            Ok(())
+        });
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The programs in Go that suites bring along, each in a directory of `xtask/interop` with the versions it needs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +11,11 @@ use crate::workspace;
 ///
 /// `needs` is what to say when there is no Go.
 pub(super) fn build(directory: &str, name: &str, needs: &str) -> Result<PathBuf> {
+    build_in(&workspace::root().join("xtask/interop").join(directory), name, needs)
+}
+
+/// The same for a directory that was put together elsewhere.
+pub(super) fn build_in(directory: &Path, name: &str, needs: &str) -> Result<PathBuf> {
     if let Err(error) = workspace::output(Command::new("go").arg("version")) {
         bail!("{needs}: {error:#}");
     }
@@ -19,7 +24,7 @@ pub(super) fn build(directory: &str, name: &str, needs: &str) -> Result<PathBuf>
     let binary = target.join(name);
     println!("building {name} (Go)");
     let mut command = Command::new("go");
-    command.current_dir(workspace::root().join("xtask/interop").join(directory)).env("CGO_ENABLED", "0");
+    command.current_dir(directory).env("CGO_ENABLED", "0");
     workspace::check(command.args(["build", "-mod=readonly", "-ldflags=-s -w", "-o"]).arg(&binary).arg("."))?;
     Ok(binary)
 }

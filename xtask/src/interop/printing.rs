@@ -1,6 +1,7 @@
 //! A command of relay that prints a JSON object per line.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Instant;
 
@@ -20,7 +21,13 @@ pub(super) struct Printing {
 impl Printing {
     pub(super) fn start(binary: &Path, words: &[&str], log: &Path) -> Result<Self> {
         let mut command = command(binary);
-        let (process, stdout) = Process::start_piped(command.args(words).args(["-o", "json"]), log)?;
+        command.args(words).args(["-o", "json"]);
+        Self::start_command(command, log)
+    }
+
+    /// A command that was put together elsewhere.
+    pub(super) fn start_command(mut command: Command, log: &Path) -> Result<Self> {
+        let (process, stdout) = Process::start_piped(&mut command, log)?;
         Ok(Self { process, lines: lines(stdout), seen: Vec::new() })
     }
 

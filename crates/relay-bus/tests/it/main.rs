@@ -13,4 +13,5 @@ mod bad_subscribers;
 mod bus;
 mod cluster;
 mod example;
+mod of_2018;
 mod unsubscribed;

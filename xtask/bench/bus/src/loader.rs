@@ -1,0 +1,183 @@
+//! Senders and subscribers on raw sockets, as cheap as they can be: what is measured is between them.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+/// Finds the end of a head.
+fn head_end(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+}
+
+fn content_length(head: &[u8]) -> usize {
+    let text = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let value = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    value.unwrap_or(0)
+}
+
+/// A subscriber that takes everything, and knows how long each message was on its way.
+#[derive(Clone)]
+pub(crate) struct Sink {
+    pub(crate) address: SocketAddr,
+    begin: Instant,
+    pub(crate) count: Arc<AtomicU64>,
+    more: Arc<Notify>,
+    /// In nanoseconds; empty unless asked for.
+    pub(crate) delays: Arc<Mutex<Vec<u64>>>,
+    timed: bool,
+    answers: bool,
+    /// When the messages that came were sent: that tells them apart.
+    came: Option<Arc<Mutex<BTreeSet<u64>>>>,
+}
+
+impl Sink {
+    pub(crate) async fn start(begin: Instant, timed: bool, answers: bool) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let (address, count) = (listener.local_addr()?, Arc::default());
+        let (more, delays) = Default::default();
+        let came = Some(Arc::default()).filter(|_| timed);
+        let sink = Self { address, begin, count, more, delays, timed, answers, came };
+        let shared = sink.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let shared = shared.clone();
+                tokio::spawn(async move { shared.serve(stream).await });
+            }
+        });
+        Ok(sink)
+    }
+
+    /// Whether the message came that was sent then; only for one that is timed.
+    pub(crate) fn remembers(&self, time: u64) -> bool {
+        self.came.as_ref().is_some_and(|came| came.lock().expect("nobody panics with it").contains(&time))
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    async fn serve(&self, mut stream: TcpStream) -> Result<()> {
+        stream.set_nodelay(true)?;
+        let mut held = Vec::with_capacity(8 << 10);
+        loop {
+            let (end, length) = loop {
+                if let Some(end) = head_end(&held) {
+                    break (end, content_length(&held[..end]));
+                }
+                ensure!(stream.read_buf(&mut held).await? > 0);
+            };
+            while held.len() < end + length {
+                ensure!(stream.read_buf(&mut held).await? > 0);
+            }
+            if self.timed {
+                let sent =
+                    held[end..end + 20].iter().fold(0, |time, digit| time * 10 + u64::from(digit - b'0'));
+                let delay = (self.begin.elapsed().as_nanos() as u64).saturating_sub(sent);
+                self.delays.lock().expect("nobody panics with it").push(delay);
+                if let Some(came) = &self.came {
+                    came.lock().expect("nobody panics with it").insert(sent);
+                }
+            }
+            held.drain(..end + length);
+            self.count.fetch_add(1, Ordering::AcqRel);
+            self.more.notify_waiters();
+            if self.answers {
+                stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await?;
+            }
+        }
+    }
+
+    /// Waits until that many messages have come.
+    pub(crate) async fn wait_for(&self, count: u64) -> Result<()> {
+        let waiting = async {
+            loop {
+                let more = self.more.notified();
+                if self.count.load(Ordering::Acquire) >= count {
+                    return;
+                }
+                more.await;
+            }
+        };
+        let came = tokio::time::timeout(Duration::from_secs(120), waiting).await;
+        ensure!(came.is_ok(), "{} of {count} messages came", self.count.load(Ordering::Acquire));
+        Ok(())
+    }
+}
+
+/// A connection that sends messages of a size to a channel.
+pub(crate) struct Sender {
+    stream: TcpStream,
+    begin: Instant,
+    request: Vec<u8>,
+    /// Where the time of sending stands in it.
+    time: usize,
+    answer: Vec<u8>,
+}
+
+impl Sender {
+    pub(crate) async fn connect(to: SocketAddr, channel: &str, size: usize, begin: Instant) -> Result<Self> {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        let mut request =
+            format!("POST / HTTP/1.1\r\nhost: {channel}.ns\r\nce-id: 1\r\ncontent-length: {size}\r\n\r\n")
+                .into_bytes();
+        let time = request.len();
+        request.resize(time + size, b'x');
+        Ok(Self { stream, begin, request, time, answer: Vec::new() })
+    }
+
+    /// When the last one was sent.
+    pub(crate) fn last_time(&self) -> u64 {
+        let digits = &self.request[self.time..self.time + 20];
+        digits.iter().fold(0, |time, digit| time * 10 + u64::from(digit - b'0'))
+    }
+
+    /// Sends one, and reads its answer: the status.
+    pub(crate) async fn send(&mut self) -> Result<u16> {
+        let now = format!("{:020}", self.begin.elapsed().as_nanos());
+        self.request[self.time..self.time + 20].copy_from_slice(now.as_bytes());
+        self.stream.write_all(&self.request).await?;
+        let end = loop {
+            if let Some(end) = head_end(&self.answer) {
+                break end;
+            }
+            ensure!(self.stream.read_buf(&mut self.answer).await? > 0, "the connection ended");
+        };
+        let whole = end + content_length(&self.answer[..end]);
+        while self.answer.len() < whole {
+            ensure!(self.stream.read_buf(&mut self.answer).await? > 0, "the connection ended");
+        }
+        let status = String::from_utf8_lossy(&self.answer[9..12]).parse()?;
+        self.answer.drain(..whole);
+        Ok(status)
+    }
+}
+
+/// So many senders send so many messages together; every one of them must be taken.
+pub(crate) async fn send_all(to: SocketAddr, senders: usize, messages: u64, begin: Instant) -> Result<()> {
+    let left = Arc::new(AtomicU64::new(messages));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..senders {
+        let left = left.clone();
+        tasks.spawn(async move {
+            let mut sender = Sender::connect(to, "c0", 1024, begin).await?;
+            let take = |left: u64| left.checked_sub(1);
+            while left.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok() {
+                let status = sender.send().await?;
+                ensure!(status == 202, "a message was answered with {status}");
+            }
+            Ok(())
+        });
+    }
+    while let Some(sent) = tasks.join_next().await {
+        sent??;
+    }
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! The JetStream engine: kills under traffic, and its rate beside publishing, pulling and acknowledging alone.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self};
+use futures_util::StreamExt as _;
+
+use crate::loader::{Sender, Sink, send_all};
+use crate::process::{Part, objects};
+use crate::{Bar, Figure, Options, median};
+
+const SENDERS: usize = 64;
+const RATE: u64 = 500;
+const CONNECTIONS: u64 = 4;
+
+/// A NATS server that ends with this.
+struct Nats {
+    process: Child,
+    url: String,
+}
+
+impl Nats {
+    async fn start(directory: &Path) -> Result<Option<Self>> {
+        let port = free_port()?.port();
+        let mut command = Command::new("nats-server");
+        command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(directory);
+        let Ok(process) = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+            return Ok(None);
+        };
+        let nats = Self { process, url: format!("nats://127.0.0.1:{port}") };
+        let begin = Instant::now();
+        while async_nats::connect(&nats.url).await.is_err() {
+            ensure!(begin.elapsed() < Duration::from_secs(20), "NATS does not start");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(Some(nats))
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
+    let directory = tempfile::tempdir()?;
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let Some(nats) = Nats::start(&directory.path().join("nats")).await? else {
+            eprintln!("stored: not run, as nats-server is not on the PATH");
+            return Ok(Vec::new());
+        };
+        let mut figures = throughput(options, &nats, directory.path()).await?;
+        let kills = if options.quick { 5 } else { 20 };
+        let (sent, lost) = killed(kills, &nats, directory.path()).await?;
+        figures.push(Figure::new(
+            "stored",
+            format!("messages taken around {kills} kills, 500 a second"),
+            "",
+            sent as f64,
+        ));
+        figures.push(
+            Figure::new("stored", "of them lost to one of three subscribers", "", lost as f64)
+                .bar(Bar::AtMost(0.0)),
+        );
+        Ok(figures)
+    })
+}
+
+async fn throughput(options: &Options, nats: &Nats, directory: &Path) -> Result<Vec<Figure>> {
+    let (rounds, messages) = if options.quick { (3, 5_000) } else { (5, 20_000) };
+    let sink = Sink::start(Instant::now(), false, true).await?;
+    let file = objects(directory, 1, &[sink.url()])?;
+    let at = free_port()?.to_string();
+    let mut bus = Part::own(&["child-bus", &file.to_string_lossy(), "1024", "67108864", &at, &nats.url])?;
+    let address = bus.address()?;
+    let (mut ours, mut alone) = (Vec::new(), Vec::new());
+    for round in 0..=rounds {
+        let begin = Instant::now();
+        let before = sink.count.load(Ordering::Acquire);
+        send_all(address, SENDERS, messages, begin).await?;
+        sink.wait_for(before + messages).await?;
+        let one = messages as f64 / begin.elapsed().as_secs_f64();
+        let other = bare(nats, messages, round).await?;
+        if round > 0 {
+            ours.push(one);
+            alone.push(other);
+        }
+    }
+    let (ours, alone) = (median(ours), median(alone));
+    Ok(vec![
+        Figure::new("stored", "async-nats alone: publish, pull, acknowledge, 64 at a time", "msg/s", alone),
+        Figure::new("stored", "JetStream engine, received and delivered", "msg/s", ours),
+        Figure::new("stored", "of async-nats alone", "%", 100.0 * ours / alone).bar(Bar::AtLeast(50.0)),
+    ])
+}
+
+/// Messages a second without a bus.
+async fn bare(nats: &Nats, messages: u64, round: usize) -> Result<f64> {
+    let context = jetstream::new(async_nats::connect(&nats.url).await?);
+    let (name, subject) = (format!("bare{round}"), format!("bare.{round}"));
+    let config = Config {
+        name: name.clone(),
+        subjects: vec![subject.clone()],
+        retention: RetentionPolicy::Interest,
+        storage: StorageType::File,
+        ..Config::default()
+    };
+    let stream = context.create_stream(config).await?;
+    let config = pull::Config {
+        durable_name: Some("c".into()),
+        ack_policy: AckPolicy::Explicit,
+        ..pull::Config::default()
+    };
+    let consumer = stream.create_consumer(config).await?;
+    let begin = Instant::now();
+    let pulling = tokio::spawn(async move {
+        let mut came = consumer.messages().await?;
+        for _ in 0..messages {
+            let message = came.next().await.context("the consumer ended")??;
+            message.ack().await.map_err(|error| anyhow::anyhow!("{error}"))?;
+        }
+        Ok::<_, anyhow::Error>(())
+    });
+    let mut publishing = tokio::task::JoinSet::new();
+    for _ in 0..SENDERS as u64 {
+        let (context, subject) = (context.clone(), subject.clone());
+        publishing.spawn(async move {
+            for _ in 0..messages / SENDERS as u64 {
+                context.publish(subject.clone(), vec![b'x'; 1024].into()).await?.await?;
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+    }
+    while let Some(published) = publishing.join_next().await {
+        published??;
+    }
+    for _ in 0..messages % SENDERS as u64 {
+        context.publish(subject.clone(), vec![b'x'; 1024].into()).await?.await?;
+    }
+    pulling.await??;
+    let rate = messages as f64 / begin.elapsed().as_secs_f64();
+    context.delete_stream(&name).await?;
+    Ok(rate)
+}
+
+/// A bus that is killed so often: how many messages it took, and how many of them one of three subscribers lacks.
+async fn killed(kills: usize, nats: &Nats, directory: &Path) -> Result<(usize, usize)> {
+    let begin = Instant::now();
+    let mut sinks = Vec::new();
+    for _ in 0..3 {
+        sinks.push(Sink::start(begin, true, true).await?);
+    }
+    let to: Vec<String> = sinks.iter().map(Sink::url).collect();
+    let file = objects(directory, 1, &to)?.to_string_lossy().into_owned();
+    let at = free_port()?;
+    let start = || Part::own(&["child-bus", &file, "1024", "67108864", &at.to_string(), &nats.url]);
+    let taken = Arc::new(Mutex::new(BTreeSet::new()));
+    for kill in 0..=kills {
+        let mut bus = start()?;
+        bus.address()?;
+        let mut sending = tokio::task::JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let taken = taken.clone();
+            // Until the bus is killed, with a message on its way perhaps.
+            sending.spawn(async move {
+                let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 * CONNECTIONS / RATE));
+                let Ok(mut sender) = Sender::connect(at, "c0", 1024, begin).await else { return };
+                loop {
+                    tick.tick().await;
+                    match sender.send().await {
+                        Ok(202) => taken.lock().expect("nobody panics with it").insert(sender.last_time()),
+                        Ok(_) => continue,
+                        Err(_) => return,
+                    };
+                }
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(600 + 37 * (kill as u64 % 9))).await;
+        if kill == kills {
+            sending.shutdown().await;
+            return arrived(&taken.lock().expect("nobody panics with it").clone(), &sinks, bus).await;
+        }
+        drop(bus);
+        while sending.join_next().await.is_some() {}
+    }
+    unreachable!("the last round returns")
+}
+
+/// How many were taken, and how many of them one of the subscribers still lacks after a minute.
+async fn arrived(taken: &BTreeSet<u64>, sinks: &[Sink], _bus: Part) -> Result<(usize, usize)> {
+    let begin = Instant::now();
+    loop {
+        let lost = taken.iter().filter(|time| !sinks.iter().all(|sink| sink.remembers(**time))).count();
+        if lost == 0 || begin.elapsed() > Duration::from_secs(60) {
+            return Ok((taken.len(), lost));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
