@@ -95,7 +95,8 @@ pub(super) struct Delivery<'d, C> {
     pub(super) message: &'d Message,
     stage: Stage,
     tries: u32,
-    backoff: Backoff,
+    /// Made when a try fails, which most never do.
+    backoff: Option<Backoff>,
 }
 
 impl<'d, C: Channels> Delivery<'d, C> {
@@ -107,12 +108,7 @@ impl<'d, C: Channels> Delivery<'d, C> {
         message: &'d Message,
         tries: u32,
     ) -> Self {
-        let seed = getrandom::u64().unwrap_or_default();
-        let mut backoff = Backoff::new(out.options.retry_delay, LONGEST, seed).jitter(Jitter::Quarter);
-        for _ in 0..tries.min(32) {
-            let _ = backoff.next_delay();
-        }
-        Self { out, channels, target, message, stage: Stage::Call, tries, backoff }
+        Self { out, channels, target, message, stage: Stage::Call, tries, backoff: None }
     }
 
     /// Whether the subscriber has it.
@@ -160,7 +156,21 @@ impl<'d, C: Channels> Delivery<'d, C> {
         if last {
             return Step::GivenUp(Failure { to: shown, error });
         }
-        Step::Again(self.backoff.next_delay().max(error.retry_after().unwrap_or_default()))
+        Step::Again(self.next_delay().max(error.retry_after().unwrap_or_default()))
+    }
+
+    /// The delay after a try that failed.
+    fn next_delay(&mut self) -> Duration {
+        let (first, tries) = (self.out.options.retry_delay, self.tries);
+        let backoff = self.backoff.get_or_insert_with(|| {
+            let seed = getrandom::u64().unwrap_or_default();
+            let mut backoff = Backoff::new(first, LONGEST, seed).jitter(Jitter::Quarter);
+            for _ in 1..tries.min(33) {
+                let _ = backoff.next_delay();
+            }
+            backoff
+        });
+        backoff.next_delay()
     }
 
     fn answered(&mut self, spec: &SubscriptionSpec, answer: Answer) -> Step {
@@ -169,7 +179,7 @@ impl<'d, C: Channels> Delivery<'d, C> {
             Some(reply) if self.out.is_taken(&reply) => {
                 self.stage = Stage::Reply(reply);
                 self.tries = 0;
-                self.backoff.reset();
+                self.backoff = None;
                 Step::Next
             }
             Some(_) => {

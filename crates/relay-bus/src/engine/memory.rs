@@ -1,6 +1,6 @@
 //! A bus in memory: a queue for each subscription, without delivery guarantees.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use relay_proto::bus::{
     BusReference, BusSpec, ChannelReference, ChannelSpec, Message, ResolvedParameters, SubscriptionReference,
     SubscriptionSpec,
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::delivery::{Channels, Delivery, Step, Target};
 use super::drops::TELL;
@@ -34,24 +34,34 @@ struct Inner {
     out: Outbound,
     ready: AtomicBool,
     channels: RwLock<BTreeMap<ChannelReference, Arc<Routes>>>,
-    routes: Mutex<BTreeMap<SubscriptionReference, Working>>,
+    routes: Mutex<BTreeMap<SubscriptionReference, Arc<Route>>>,
     /// Messages queued or in progress.
     held: AtomicU64,
     idle: Notify,
 }
 
 type Routes = RwLock<Vec<Arc<Route>>>;
-/// A queue and its worker.
-type Working = (Arc<Route>, JoinHandle<()>);
 
 /// One subscription and its queue.
 struct Route {
     target: Target,
-    queue: mpsc::Sender<Queued>,
+    lanes: Mutex<Lanes>,
+    /// The tasks that deliver: as many as there are calls, and none while nothing happens.
+    tasks: TaskTracker,
     /// Messages queued or in progress, and their bytes.
     held: AtomicUsize,
     bytes: AtomicUsize,
     stop: CancellationToken,
+}
+
+/// Messages that wait for a slot, and slots that wait for a message: never both.
+struct Lanes {
+    waiting: VecDeque<Queued>,
+    /// Messages between two tries whose delay is over; they go first.
+    resuming: VecDeque<oneshot::Sender<()>>,
+    /// Slots that are free.
+    free: usize,
+    closed: bool,
 }
 
 /// A message with its place among those that are held.
@@ -122,9 +132,8 @@ impl Engine for MemoryEngine {
         self.0.flush_drops(true);
         let count = self.0.held.load(Ordering::Acquire);
         let routes = std::mem::take(&mut *lock(&self.0.routes));
-        for (route, worker) in routes.into_values() {
-            route.stop.cancel();
-            let _ = worker.await;
+        for route in routes.into_values() {
+            route.end().await;
         }
         if count > 0 {
             (self.0.out.tell)(&Event::Unsent { count });
@@ -170,13 +179,26 @@ impl Inner {
         // Released on drop, whatever the outcome of the message.
         let place = Place { inner: self.clone(), route: route.clone(), size };
         let fits = (bytes + size <= self.out.options.queue_bytes || bytes == 0) && held < self.room();
-        if !fits || route.queue.try_send(Queued { message: message.clone(), _place: place }).is_err() {
-            route.target.dropped(&self.out, DropReason::QueueFull);
+        if !fits {
+            drop(place);
+            return route.target.dropped(&self.out, DropReason::QueueFull);
         }
+        let queued = Queued { message: message.clone(), _place: place };
+        let mut lanes = lock(&route.lanes);
+        // Nothing is owed to a subscription that went.
+        if lanes.closed {
+            return;
+        }
+        if lanes.free == 0 {
+            return lanes.waiting.push_back(queued);
+        }
+        lanes.free -= 1;
+        drop(lanes);
+        start(self, route, queued);
     }
 
     fn flush_drops(&self, all: bool) {
-        let routes: Vec<_> = lock(&self.routes).values().map(|(route, _)| route.clone()).collect();
+        let routes: Vec<_> = lock(&self.routes).values().cloned().collect();
         routes.iter().for_each(|route| route.target.flush_drops(&self.out, all));
     }
 
@@ -196,52 +218,85 @@ impl Channels for Arc<Inner> {
     }
 }
 
-/// Takes messages from a queue for as long as there are slots.
-async fn work(inner: Arc<Inner>, route: Arc<Route>, mut queue: mpsc::Receiver<Queued>) {
-    let slots = Arc::new(Semaphore::new(inner.out.options.in_flight.max(1)));
-    let mut calls = JoinSet::new();
-    loop {
-        let next = async {
-            let slot = slots.clone().acquire_owned().await.ok()?;
-            Some((slot, queue.recv().await?))
-        };
-        let (slot, queued) = tokio::select! {
-            () = route.stop.cancelled() => break,
-            next = next => match next {
-                Some(next) => next,
-                None => break,
-            },
-        };
-        calls.spawn(deliver(inner.clone(), route.clone(), queued, slot, slots.clone()));
-        while calls.try_join_next().is_some() {}
+impl Route {
+    /// The next message for a slot that is done with one. Without one the slot is free, or another's.
+    fn next(&self) -> Option<Queued> {
+        let mut lanes = lock(&self.lanes);
+        while let Some(resuming) = lanes.resuming.pop_front() {
+            if resuming.send(()).is_ok() {
+                return None;
+            }
+        }
+        let next = lanes.waiting.pop_front();
+        lanes.free += usize::from(next.is_none());
+        next
     }
-    // Nothing is sent to a subscription that is gone.
-    calls.shutdown().await;
+
+    /// Waits for a slot.
+    async fn slot(&self) {
+        let (free, freed) = oneshot::channel();
+        {
+            let mut lanes = lock(&self.lanes);
+            if lanes.free > 0 {
+                lanes.free -= 1;
+                return;
+            }
+            lanes.resuming.push_back(free);
+        }
+        // It fails only where the route ends, and this with it.
+        let _ = freed.await;
+    }
+
+    /// Ends what is under way, and loses what waits. Nothing is sent after that.
+    async fn end(&self) {
+        self.stop.cancel();
+        let waiting = {
+            let mut lanes = lock(&self.lanes);
+            lanes.closed = true;
+            std::mem::take(&mut lanes.waiting)
+        };
+        drop(waiting);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Starts to deliver with a slot that is the message's.
+fn start(inner: &Arc<Inner>, route: &Arc<Route>, first: Queued) {
+    route.tasks.spawn(work(inner.clone(), route.clone(), first));
+}
+
+/// Delivers one message after the other, for as long as there are some.
+async fn work(inner: Arc<Inner>, route: Arc<Route>, first: Queued) {
+    let all = async {
+        let mut next = Some(first);
+        while let Some(queued) = next {
+            deliver(&inner, &route, queued).await;
+            next = route.next();
+        }
+    };
+    tokio::select! {
+        biased;
+        () = route.stop.cancelled() => {}
+        () = all => {}
+    }
 }
 
 /// Delivers a message, or gives it up. Between attempts its slot is free for others, unless the order must be kept.
-async fn deliver(
-    inner: Arc<Inner>,
-    route: Arc<Route>,
-    queued: Queued,
-    slot: OwnedSemaphorePermit,
-    slots: Arc<Semaphore>,
-) {
-    let mut slot = Some(slot);
-    let mut delivery = Delivery::new(&inner.out, &inner, &route.target, &queued.message, 0);
+async fn deliver(inner: &Arc<Inner>, route: &Arc<Route>, queued: Queued) {
+    let mut delivery = Delivery::new(&inner.out, inner, &route.target, &queued.message, 0);
     loop {
         match delivery.step().await {
             Step::Next => {}
             Step::Done => return,
-            Step::Again(delay) => {
-                if inner.out.options.in_flight > 1 {
-                    slot = None;
+            Step::Again(delay) if inner.out.options.in_flight > 1 => {
+                if let Some(other) = route.next() {
+                    start(inner, route, other);
                 }
                 tokio::time::sleep(delay).await;
-                if slot.is_none() {
-                    slot = slots.clone().acquire_owned().await.ok();
-                }
+                route.slot().await;
             }
+            Step::Again(delay) => tokio::time::sleep(delay).await,
             Step::GivenUp(failure) => {
                 delivery.bury(&failure, 1).await;
                 return;
@@ -283,26 +338,28 @@ impl MonitorHandler for MemoryEngine {
     ) -> Result<(), HandlerError> {
         let spec = Arc::new(spec.clone());
         let mut routes = lock(&self.0.routes);
-        if let Some((route, _)) =
-            routes.get(subscription).filter(|(route, _)| route.target.channel == *channel)
-        {
+        if let Some(route) = routes.get(subscription).filter(|route| route.target.channel == *channel) {
             *lock(&route.target.spec) = spec;
             return Ok(());
         }
         let Some(of_channel) = self.0.routes_of(channel) else {
             return Err(HandlerError::failed(format!("unknown channel {channel}")));
         };
-        let (queue, waiting) = mpsc::channel(self.0.room().min(Semaphore::MAX_PERMITS));
         let route = Arc::new(Route {
             target: Target::new(channel, subscription, spec),
-            queue,
+            lanes: Mutex::new(Lanes {
+                waiting: VecDeque::new(),
+                resuming: VecDeque::new(),
+                free: self.0.out.options.in_flight.max(1),
+                closed: false,
+            }),
+            tasks: TaskTracker::new(),
             held: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             stop: CancellationToken::new(),
         });
-        let worker = tokio::spawn(work(self.0.clone(), route.clone(), waiting));
         of_channel.write().unwrap_or_else(PoisonError::into_inner).push(route.clone());
-        routes.insert(subscription.clone(), (route, worker));
+        routes.insert(subscription.clone(), route);
         self.0.out.metrics.subscriptions.store(routes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -318,14 +375,13 @@ impl MonitorHandler for MemoryEngine {
             self.0.out.metrics.subscriptions.store(routes.len() as u64, Ordering::Relaxed);
             removed
         };
-        let Some((route, worker)) = removed else { return Ok(()) };
+        let Some(route) = removed else { return Ok(()) };
         if let Some(routes) = self.0.routes_of(&route.target.channel) {
             let mut routes = routes.write().unwrap_or_else(PoisonError::into_inner);
             routes.retain(|other| other.target.subscription != *subscription);
         }
         let count = route.held.load(Ordering::Acquire);
-        route.stop.cancel();
-        let _ = worker.await;
+        route.end().await;
         route.target.flush_drops(&self.0.out, true);
         if count > 0 {
             tracing::warn!(%subscription, count, "messages of a subscription that went are lost");

@@ -11,8 +11,7 @@ use relay_proto::bus::{
 
 use super::action::{Action, Call, Job, Key, Note, Now, Settings};
 use super::limits::{Bucket, backoff};
-use super::need::{Bus, Need, same_bus};
-use super::record::{Attempt, Done, Failed, Record, Spec};
+use super::record::{Attempt, Bus, Done, Failed, Need, Record, Spec, same_bus};
 
 /// Decides what to call: see the [module](super).
 ///

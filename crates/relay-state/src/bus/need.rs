@@ -12,31 +12,11 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use relay_proto::bus::{
-    BusReference, BusSpec, ChannelReference, ChannelSpec, MissingArguments, ResolvedParameters,
-    SubscriptionReference, SubscriptionSpec,
+    BusReference, ChannelReference, ChannelSpec, ResolvedParameters, SubscriptionReference, SubscriptionSpec,
 };
 
 use super::monitor::Monitor;
-use super::record::{Attempt, Record, Spec, Wanted};
-
-/// The next action for a channel or subscription.
-#[derive(Debug)]
-pub(super) enum Need<S> {
-    Nothing,
-    /// Wait for other calls; they queue this key again.
-    Wait,
-    /// It breaks a rule: no call.
-    Refuse(Refusal),
-    Call(Attempt<S>),
-    /// First add (true) or remove (false) the finalizer.
-    Finalizer(bool),
-}
-
-#[derive(Debug)]
-pub(super) enum Refusal {
-    Missing(MissingArguments),
-    Problem(String),
-}
+use super::record::{Attempt, Need, Record, Refusal, Spec, Wanted};
 
 impl Monitor {
     /// Whether the channel's object asks this bus to provision it.
@@ -199,36 +179,4 @@ impl Monitor {
 
 fn undo_of<S>(uid: ByteString, spec: Arc<S>) -> Attempt<S> {
     Attempt { undo: true, uid, spec, parameters: Arc::default() }
-}
-
-/// The bus: its last object, and the spec of the last call.
-#[derive(Debug, Default)]
-pub(super) struct Bus {
-    /// The last object seen: it stays in force when the bus is deleted.
-    pub(super) seen: Option<(ByteString, Arc<BusSpec>)>,
-    pub(super) listed: bool,
-    pub(super) done: Option<(ByteString, Arc<BusSpec>)>,
-    pub(super) running: Option<(ByteString, Arc<BusSpec>)>,
-    pub(super) failed: Option<((ByteString, Arc<BusSpec>), std::time::Duration)>,
-    pub(super) retry: Option<Box<relay_proto::retry::Backoff>>,
-    pub(super) attempts: u32,
-    pub(super) attempted: bool,
-    pub(super) queued: bool,
-}
-
-impl Bus {
-    pub(super) fn spec_in_force(&self) -> Arc<BusSpec> {
-        self.seen.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default()
-    }
-
-    /// The spec to call with.
-    pub(super) fn need(&self) -> Option<(ByteString, Arc<BusSpec>)> {
-        let seen = self.seen.as_ref()?;
-        let done = self.done.as_ref().is_some_and(|done| same_bus(done, seen));
-        (!done).then(|| seen.clone())
-    }
-}
-
-pub(super) fn same_bus(one: &(ByteString, Arc<BusSpec>), other: &(ByteString, Arc<BusSpec>)) -> bool {
-    one.0 == other.0 && one.1.text() == other.1.text()
 }

@@ -6,7 +6,7 @@ use relay_proto::bus::{ChannelReference, SubscriptionReference};
 
 use super::action::{Action, Key};
 use super::monitor::Monitor;
-use super::need::Need;
+use super::record::Need;
 
 impl Monitor {
     /// Removes the key from the set of keys to be called.

@@ -4,8 +4,7 @@ use relay_proto::bus::{Condition, Kind};
 
 use super::action::{Action, Key, Note};
 use super::monitor::{Monitor, Records};
-use super::need::Refusal;
-use super::record::{Attempt, Spec};
+use super::record::{Attempt, Refusal, Spec};
 
 /// Limit of events waiting to be sent.
 const NOTES: usize = 1024;

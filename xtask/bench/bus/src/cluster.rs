@@ -1,4 +1,5 @@
-//! Thousands of channels and subscriptions of an API server: from the lists to the last call, and a change among failures.
+//! Thousands of channels and subscriptions of an API server: from the lists to the last call, and a change among
+//! failures.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

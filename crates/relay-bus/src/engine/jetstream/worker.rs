@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connect::PATIENCE;
 use super::{Inner, Route, names};
@@ -27,6 +27,8 @@ pub(super) const ACK_WAIT: Duration = Duration::from_secs(5);
 const PROGRESS: Duration = Duration::from_millis(1500);
 /// Time limit of a request for messages.
 const OPEN: Duration = Duration::from_secs(10);
+/// How long more slots are waited for once there is one.
+const GATHER: Duration = Duration::from_millis(2);
 /// Delay after a refused request.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -71,6 +73,11 @@ async fn take(inner: &Arc<Inner>, route: &Arc<Route>, calls: &mut JoinSet<()>) -
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return End::Closed };
         let mut free = vec![slot];
+        // A request for each message costs as much as the message: under load some slots are waited for.
+        let some = slots.clone().acquire_many_owned((in_flight / 4) as u32);
+        if let Ok(Ok(mut some)) = timeout(GATHER, some).await {
+            free.extend(std::iter::from_fn(|| some.split(1)));
+        }
         while let Ok(slot) = slots.clone().try_acquire_owned() {
             free.push(slot);
         }
