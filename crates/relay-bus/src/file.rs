@@ -1,5 +1,6 @@
 //! Objects in a file: the same manifests that `kubectl apply` takes.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -21,15 +22,15 @@ const MAX_FILE: u64 = 256 << 20;
 pub(crate) struct FileSource {
     path: PathBuf,
     seen: Option<Stamp>,
-    /// Its last content, so that touching it changes nothing.
-    content: Vec<u8>,
+    /// A hash of its last content, so that touching it changes nothing.
+    content: Option<u64>,
 }
 
 type Stamp = (u64, Option<SystemTime>, u64);
 
 impl FileSource {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), seen: None, content: Vec::new() }
+        Self { path: path.to_owned(), seen: None, content: None }
     }
 
     /// The objects as they are now.
@@ -40,11 +41,13 @@ impl FileSource {
         if stamp.0 > MAX_FILE {
             return Err(named(format!("it is over {MAX_FILE} bytes")));
         }
-        self.content = read(&self.path).await.map_err(|error| named(error.to_string()))?;
-        if self.content.len() as u64 > MAX_FILE {
+        let content = read(&self.path).await.map_err(|error| named(error.to_string()))?;
+        self.content = Some(hash(&content));
+        if content.len() as u64 > MAX_FILE {
             return Err(named(format!("it is over {MAX_FILE} bytes")));
         }
-        let documents = documents(&self.content).map_err(&named)?;
+        let documents = documents(&content).map_err(&named)?;
+        drop(content);
         Manifest::from_documents(documents).map_err(|error| named(error.to_string()))
     }
 
@@ -61,7 +64,7 @@ impl FileSource {
             if now == self.seen {
                 continue;
             }
-            let before = std::mem::take(&mut self.content);
+            let before = self.content.take();
             let read = self.read().await;
             if now.is_none() {
                 self.seen = None;
@@ -72,6 +75,12 @@ impl FileSource {
             return read;
         }
     }
+}
+
+fn hash(content: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Length, time and number: one of them is another after a write or a rename.
