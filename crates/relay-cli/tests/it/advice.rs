@@ -82,7 +82,8 @@ async fn what_is_no_relay_is_told_from_one() {
 async fn other_services_and_what_is_no_service_are_named_as_such() {
     const STRANGER: &str = "is no relay: check host, port and path of --url";
     const NO_HTTP: &str = "speaks no HTTP, or hangs up: check http or https";
-    let cases: [(&str, fn() -> Reply, &str); 4] = [
+    type Case = (&'static str, fn() -> Reply, &'static str);
+    let cases: [Case; 4] = [
         ("another JSON", || Reply::json(200, &json!({"a": 1})), STRANGER),
         ("no HTTP", || Reply::raw().send("\u{0}\u{1}no HTTP\r\n\r\n").cut(), NO_HTTP),
         ("nothing", || Reply::raw().cut(), NO_HTTP),
