@@ -25,12 +25,12 @@ pub(crate) use connect::Connect;
 pub(crate) use follow::{DEFAULT_WAIT, ReplayArgs, StateArgs, StreamArgs, WaitArgs};
 pub(crate) use peer::{KubeFlags, Peer, System, TakesKubeFlags, in_environment};
 pub(crate) use query::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
-pub(crate) use serve::{DemoArgs, FsyncArg, ServeArgs, Show, SourceArg, StoreArg};
+pub(crate) use serve::{ClockArg, DemoArgs, FsyncArg, ServeArgs, Show, SourceArg, StoreArg};
 pub(crate) use shared::{Format, Print, PrintLines, Reconnect, Since, Until, Which};
 pub(crate) use shell::{CompletionsArgs, ManArgs};
 pub(crate) use sse::SseArgs;
 pub(crate) use transport::Transport;
-pub(crate) use value::{duration, positive_duration, size, written};
+pub(crate) use value::{duration, label_key, positive_duration, size, written};
 
 use crate::autoconfig::AutoconfigArgs;
 use crate::durable::DurableArgs;

@@ -11,7 +11,7 @@ use crate::args::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionAr
 use crate::exit::{Exit, Usage, is_no_relay, signalled};
 use crate::output::{Output, Progress, Tone, note, to_value};
 use crate::pod_name::{Namespace, pod_key};
-use crate::rows::{self, Changes, event_cells, event_json, pod_cells, pod_name};
+use crate::rows::{self, Changes, event_cells, event_json, group_cells, group_json, pod_cells, pod_name};
 
 pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<Exit> {
     let (client, filter) = (args.connect.client().await?, args.which.filter()?);
@@ -21,12 +21,31 @@ pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<Exit> {
         exit = signalled() => return Ok(exit),
     };
     bar.clear();
-    let list = list?;
+    let mut pods = list?.pods;
+    let all = pods.len();
+    if args.not_ready {
+        pods.retain(|pod| !pod.ready() && pod.phase() != Some("Succeeded"));
+    }
     let mut out = Output::new(args.print);
-    let now = rows::now();
-    out.list(rows::PODS, &list.pods, pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
-    if list.pods.is_empty() && !out.is_json() {
-        note(&args.which.nothing());
+    if let Some(by) = &args.group_by {
+        let name = by.name();
+        out.list(
+            rows::GROUPS,
+            &by.groups(&pods),
+            |(group, _)| group.clone().unwrap_or_default(),
+            |(group, tally)| group_json(name, group.as_deref(), tally, None),
+            |(group, tally)| group_cells(rows::time_now(), name, group.as_deref(), tally),
+        )?;
+    } else {
+        let now = rows::now();
+        out.list(rows::PODS, &pods, pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
+    }
+    if pods.is_empty() && !out.is_json() {
+        match all {
+            0 => note(&args.which.nothing()),
+            1 => note("the only pod is ready, or has succeeded"),
+            all => note(&format!("all {all} pods are ready, or have succeeded")),
+        }
     }
     Ok(Exit::Done)
 }

@@ -207,7 +207,7 @@ pub(crate) fn listed_cells(pod: &Pod) -> Vec<Text> {
 }
 
 /// The time of what has no time of its own: when it was printed, by the clock of this machine.
-fn time_now() -> Text {
+pub(crate) fn time_now() -> Text {
     Timestamp::from_unix_millis(now()).as_str().into()
 }
 

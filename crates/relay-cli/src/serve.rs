@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use relay_log::{DiskOptions, DiskStore, Fsync};
 use relay_pods_server::{Config, DEFAULT_RETENTION, KubeSource, Server, SimSource, Source, SourceError};
 
-use crate::args::{Format, FsyncArg, ServeArgs, SourceArg, StoreArg};
+use crate::args::{ClockArg, Format, FsyncArg, ServeArgs, SourceArg, StoreArg};
 use crate::exit::{Exit, signalled};
 use crate::output::Output;
 
@@ -92,7 +92,10 @@ fn store(args: &ServeArgs) -> anyhow::Result<Option<DiskStore>> {
 async fn source(args: &ServeArgs) -> Result<Box<dyn Source>, SourceError> {
     match args.source {
         SourceArg::Sim => {
-            Ok(Box::new(SimSource::default().seed(args.sim_seed).pods(args.sim_pods).rate(args.sim_rate)))
+            // Who asks for a seed wants everything from it.
+            let real = args.sim_clock.map_or(args.sim_seed.is_none(), |clock| clock == ClockArg::Real);
+            let cluster = SimSource::default().seed(args.sim_seed.unwrap_or(1)).real_time(real);
+            Ok(Box::new(cluster.pods(args.sim_pods).rate(args.sim_rate)))
         }
         SourceArg::Kube => {
             let source = KubeSource::new().namespaces(&args.watch_namespaces);

@@ -5,6 +5,62 @@ use std::collections::BTreeMap;
 use relay_pods::Pod;
 use serde_json::{Map, Value, json};
 
+use crate::args::label_key;
+
+/// What pods are counted by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum GroupBy {
+    Namespace,
+    Node,
+    /// The word that is printed under STATUS.
+    Status,
+    /// The value of the label with this key.
+    Label(String),
+}
+
+impl GroupBy {
+    /// Reads `namespace`, `node`, `status`, or the key of a label; `label:node` is the label of that name.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "namespace" => Ok(Self::Namespace),
+            "node" => Ok(Self::Node),
+            "status" => Ok(Self::Status),
+            key => label_key(key.strip_prefix("label:").unwrap_or(key))
+                .map(Self::Label)
+                .map_err(|rule| format!("namespace, node, status or the key of a label: {rule}")),
+        }
+    }
+
+    /// What it is called in lines.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::Node => "node",
+            Self::Status => "status",
+            Self::Label(key) => key,
+        }
+    }
+
+    fn group(&self, pod: &Pod) -> Option<String> {
+        match self {
+            Self::Namespace => Some(pod.namespace().into()),
+            Self::Node => pod.node_name().map(Into::into),
+            Self::Status => Some(pod.printed().status),
+            Self::Label(key) => pod.label(key).map(Into::into),
+        }
+    }
+
+    /// The groups in the order of their names, the pods that are in none last.
+    pub(crate) fn groups(&self, pods: &[Pod]) -> Vec<(Option<String>, Tally)> {
+        let mut groups: BTreeMap<(bool, Option<String>), Vec<&Pod>> = BTreeMap::new();
+        for pod in pods {
+            let group = self.group(pod);
+            groups.entry((group.is_none(), group)).or_default().push(pod);
+        }
+        groups.into_iter().map(|((_, group), pods)| (group, pods.into_iter().collect())).collect()
+    }
+}
+
 /// Counts of a set of pods.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {

@@ -6,11 +6,18 @@ use relay_pods::EventHash;
 use super::shared::EVENTS;
 use super::value::hash;
 use super::{Connect, Print, PrintLines, Since, Until, Which};
+use crate::tally::GroupBy;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PodsArgs {
     #[command(flatten)]
     pub(crate) which: Which,
+    /// Only pods that are not ready. Those that have succeeded are not among them, those being deleted are
+    #[arg(long, help_heading = "Which pods")]
+    pub(crate) not_ready: bool,
+    /// A line per group with its counts instead: namespace, node, status, or the key of a label
+    #[arg(long, value_name = "WHAT", value_parser = GroupBy::parse, help_heading = "Output")]
+    pub(crate) group_by: Option<GroupBy>,
     #[command(flatten)]
     pub(crate) print: Print,
     #[command(flatten)]

@@ -47,6 +47,15 @@ pub(crate) enum SourceArg {
     Kube,
 }
 
+/// Where the times of a simulated cluster come from
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ClockArg {
+    /// The clock of this machine: ages and --since mean what they say
+    Real,
+    /// The seed: the same seed gives the same times
+    Seed,
+}
+
 /// Where a relay's events are kept
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StoreArg {
@@ -75,15 +84,12 @@ pub(crate) struct ServeArgs {
     /// Where the pods come from
     #[arg(long, env = "RELAY_SOURCE", default_value = "sim", value_name = "SOURCE")]
     pub(crate) source: SourceArg,
-    /// Seed of the simulated cluster
-    #[arg(
-        long,
-        env = "RELAY_SIM_SEED",
-        default_value_t = 1,
-        value_name = "N",
-        help_heading = "Simulated cluster"
-    )]
-    pub(crate) sim_seed: u64,
+    /// Seed of the simulated cluster; default: 1, with the times of the clock instead of those of the seed
+    #[arg(long, env = "RELAY_SIM_SEED", value_name = "N", help_heading = "Simulated cluster")]
+    pub(crate) sim_seed: Option<u64>,
+    /// Where its times come from. Default: seed where --sim-seed is given, else real
+    #[arg(long, env = "RELAY_SIM_CLOCK", value_name = "CLOCK", help_heading = "Simulated cluster")]
+    pub(crate) sim_clock: Option<ClockArg>,
     /// Pods at the start
     #[arg(
         long,

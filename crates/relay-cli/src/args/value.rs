@@ -18,7 +18,7 @@ pub(super) fn phase(text: &str) -> Result<relay_pods::Phase, String> {
     })
 }
 
-pub(super) fn label_key(text: &str) -> Result<String, String> {
+pub(crate) fn label_key(text: &str) -> Result<String, String> {
     let selector = Selector::parse(text).map_err(|error| error.rule().to_owned())?;
     match selector.requirements().next() {
         // Nothing but a key is spelled like its key.

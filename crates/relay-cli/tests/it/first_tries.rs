@@ -1,6 +1,6 @@
 //! What people try first, by habit or by mistake: names, numbers and words as other tools take them.
 
-use relay_testkit::{Peer, Reply, Script};
+use relay_testkit::{Peer, RelayScript, Reply, Script};
 use serde_json::json;
 
 use super::process::{Server, command_at, key, relay, run, run_command};
@@ -116,4 +116,79 @@ async fn a_time_before_the_log_says_what_to_ask_for() {
         "{}",
         done.stderr
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn pods_that_are_not_ready_are_found_and_groups_counted() {
+    let pod = |namespace: &str, name: &str, phase: &str, ready: bool, more: serde_json::Value| {
+        let mut pod = json!({"namespace": namespace, "name": name, "phase": phase, "ready": ready,
+            "labels": {"app": name.split('-').next()}});
+        pod.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        pod
+    };
+    let list = json!({"hash": "h", "sequence": 1, "epoch": "e", "pods": [
+        pod("prod", "web-0", "Running", true, json!({"node_name": "node-1"})),
+        pod("prod", "web-1", "Running", false, json!({"node_name": "node-2"})),
+        pod("batch", "import-0", "Succeeded", false, json!({"node_name": "node-1"})),
+        pod("batch", "import-1", "Pending", false, json!({"labels": {}})),
+        pod("prod", "web-2", "Running", true, json!({"node_name": "node-1", "deleted_at": "2026-11-21T09:00:00Z"})),
+    ]});
+    let peer = Peer::start(RelayScript::new("e").always("/pods", Reply::json(200, &list))).await;
+    let pods = |args: &[&str]| run_command(command_at(&peer.url(), &[&["pods"], args].concat())).expect(0);
+    assert_eq!(pods(&["--not-ready", "-o", "name"]).stdout, "prod/web-1\nbatch/import-1\nprod/web-2\n");
+    let counts = |args: &[&str]| -> Vec<(String, u64, u64)> {
+        let lines = pods(args).json();
+        let number = |value: &serde_json::Value| value.as_u64().unwrap();
+        lines
+            .iter()
+            .map(|line| {
+                (line["group"].as_str().unwrap().into(), number(&line["pods"]), number(&line["ready"]))
+            })
+            .collect()
+    };
+    for (by, expected) in [
+        ("namespace", vec![("batch", 2, 0), ("prod", 3, 1)]),
+        ("node", vec![("node-1", 3, 1), ("node-2", 1, 0), ("(none)", 1, 0)]),
+        ("app", vec![("import", 1, 0), ("web", 3, 1), ("(none)", 1, 0)]),
+        ("label:app", vec![("import", 1, 0), ("web", 3, 1), ("(none)", 1, 0)]),
+    ] {
+        let expected: Vec<_> =
+            expected.into_iter().map(|(group, pods, ready)| (group.to_owned(), pods, ready)).collect();
+        assert_eq!(counts(&["--group-by", by]), expected, "{by}");
+    }
+    let table = pods(&["--group-by", "status", "-o", "table"]).stdout;
+    assert!(table.starts_with("GROUP") && table.contains("status=Terminating"), "{table}");
+    run(&["pods", "--group-by", "a=b"]).expect(2);
+
+    let ready = json!({"hash": "h", "sequence": 1, "epoch": "e", "pods": [list["pods"][0], list["pods"][2]]});
+    let peer = Peer::start(RelayScript::new("e").always("/pods", Reply::json(200, &ready))).await;
+    let done = run_command(command_at(&peer.url(), &["pods", "--not-ready", "-o", "table"])).expect(0);
+    assert_eq!(
+        (done.stdout.as_str(), done.stderr.as_str()),
+        ("", "relay: all 2 pods are ready, or have succeeded\n")
+    );
+}
+
+/// Without a seed, times are those of the clock: ages make sense, and a time copied from an event finds it again.
+#[test]
+fn times_of_a_simulated_cluster_are_of_today_unless_a_seed_is_asked_for() {
+    let time = |server: &Server| {
+        let events = server.run(&["events", "--max", "4"]).expect(0).json();
+        events[3]["timestamp"].as_str().unwrap().to_owned()
+    };
+    let args = ["serve", "--listen", "127.0.0.1:0", "--sim-pods", "4", "--sim-rate", "50"];
+    let real = Server::start(&["--sim-pods", "4", "--sim-rate", "50", "--sim-clock", "real"]);
+    let seeded = Server::start(&["--sim-pods", "4", "--sim-rate", "50", "--sim-seed", "3"]);
+    assert!(time(&seeded).starts_with("2026-01-05"));
+    let copied = time(&real);
+    assert!(!copied.starts_with("2026-01-05"), "{copied}");
+    real.follow(&["state"]).until(|line| line["event"]["sequence"].as_u64() > Some(20));
+    let since = real.run(&["events", "--since-time", &copied, "--max", "5"]).expect(0).json();
+    assert_eq!(since.len(), 5);
+    // The default is the real clock.
+    let running = super::process::Running::start(relay(&args));
+    let line = running.line().unwrap();
+    let url = line.split_whitespace().find(|word| word.starts_with("http")).unwrap().trim_end_matches(',');
+    let pods = run_command(command_at(url, &["pods"])).expect(0).json();
+    assert!(pods.iter().all(|pod| !pod["created_at"].as_str().unwrap().starts_with("2025-12")), "{pods:?}");
 }

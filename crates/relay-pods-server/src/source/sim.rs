@@ -1,6 +1,6 @@
 //! A simulated cluster: deployments, nodes and pods that change by a seed.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
 use relay_proto::error::chain;
@@ -39,11 +39,12 @@ pub struct SimSource {
     pods: usize,
     rate: f64,
     events: u64,
+    real_time: bool,
 }
 
 impl Default for SimSource {
     fn default() -> Self {
-        Self { seed: 1, pods: 60, rate: 5.0, events: u64::MAX }
+        Self { seed: 1, pods: 60, rate: 5.0, events: u64::MAX, real_time: false }
     }
 }
 
@@ -77,14 +78,29 @@ impl SimSource {
         self
     }
 
+    /// Sets whether times are those of the machine's clock, so that ages are what people expect. Default false: they
+    /// come from the seed, as everything else. The order of events and all that is not a time is the same.
+    #[must_use]
+    pub fn real_time(mut self, real_time: bool) -> Self {
+        self.real_time = real_time;
+        self
+    }
+
+    /// Milliseconds since 1970, if times are those of the machine's clock.
+    fn clock(&self) -> Option<i64> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.real_time.then(|| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
     /// Starts the cluster from the pods of the log, and publishes it.
     async fn start(&self, publisher: &Publisher) -> Result<Cluster, StoreError> {
         let (held, head) = (publisher.current(), publisher.head());
-        let cluster = if held.is_empty() {
-            Cluster::new(self.seed, self.pods, head)
+        let mut cluster = if held.is_empty() {
+            Cluster::new(self.seed, self.pods, head, self.clock())
         } else {
             Cluster::adopt(self.seed, self.pods, held, head)
         };
+        cluster.tell_time(self.clock());
         let pods: Vec<Pod> = cluster.pods().cloned().collect();
         let count = pods.len();
         let Relisted { added, modified, deleted } =
@@ -120,6 +136,7 @@ impl SimSource {
                 if owed < 1.0 || left == 0 {
                     break;
                 }
+                cluster.tell_time(self.clock());
                 let Some(change) = cluster.step() else {
                     owed = 0.0;
                     break;

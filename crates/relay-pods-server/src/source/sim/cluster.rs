@@ -94,8 +94,11 @@ const VERSION_MAX: u64 = 1 << 48;
 
 impl Cluster {
     /// A new cluster: exactly `target` running pods, numbered on from `head`, the sequence of a log's newest event.
-    pub(super) fn new(seed: u64, target: usize, head: u64) -> Self {
-        let mut cluster = Self::empty(Plan::new(seed, target), head.min(VERSION_MAX));
+    /// `clock`: as of [`tell_time`](Self::tell_time).
+    pub(super) fn new(seed: u64, target: usize, head: u64, clock: Option<i64>) -> Self {
+        let mut plan = Plan::new(seed, target);
+        plan.clock = clock;
+        let mut cluster = Self::empty(plan, head.min(VERSION_MAX));
         let mut names: BTreeMap<PodKey, (usize, String)> = BTreeMap::new();
         for at in 0..cluster.plan.deployments.len() {
             let template = cluster.plan.template(at, 0);
@@ -144,6 +147,12 @@ impl Cluster {
     /// The pods, in the order of their keys.
     pub(super) fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
         self.pods.values().map(|held| &held.pod)
+    }
+
+    /// Says what time it is, in milliseconds since 1970; `None`: times come from the numbers of the events. Nothing
+    /// but times depends on it.
+    pub(super) fn tell_time(&mut self, clock: Option<i64>) {
+        self.plan.clock = clock;
     }
 
     /// The time of the newest event.

@@ -15,6 +15,8 @@ pub(super) struct Plan {
     pub(super) deployments: Vec<Deployment>,
     by_id: BTreeMap<String, usize>,
     pub(super) nodes: Vec<Node>,
+    /// The time in milliseconds since 1970, if it comes from outside.
+    pub(super) clock: Option<i64>,
 }
 
 /// A deployment: one template at a time, and a number of replicas.
@@ -95,8 +97,14 @@ impl Plan {
     pub(super) fn new(seed: u64, target: usize) -> Self {
         // Small, so that most applications have several deployments, and finding the pods of one is cheap.
         let count = if target == 0 { 0 } else { (target / 3).clamp(1, 2000) };
-        let mut plan =
-            Self { seed, target, deployments: Vec::new(), by_id: BTreeMap::new(), nodes: Vec::new() };
+        let mut plan = Self {
+            seed,
+            target,
+            deployments: Vec::new(),
+            by_id: BTreeMap::new(),
+            nodes: Vec::new(),
+            clock: None,
+        };
         for number in 0..count {
             let (app, tier, home) = APPS[number % APPS.len()];
             let round = number / APPS.len();
@@ -139,8 +147,11 @@ impl Plan {
         (self.deployments[at].namespace == namespace).then_some(at)
     }
 
-    /// When a revision happens. Later revisions happen later.
+    /// When a revision happens. Later revisions happen later; by a clock of its own, unless it was told the time.
     pub(super) fn time(&self, revision: u64) -> Timestamp {
+        if let Some(now) = self.clock {
+            return Timestamp::from_unix_millis(now);
+        }
         let moment =
             revision.saturating_mul(PACE).saturating_add(self.below(Draw::Moment, revision, 0, PACE));
         Timestamp::from_unix_millis(START.saturating_add_unsigned(moment))
@@ -149,7 +160,7 @@ impl Plan {
     /// The creation time of a pod that existed from the start: within a month before.
     pub(super) fn birth(&self, revision: u64) -> (Timestamp, Timestamp) {
         let age = 3_600_000 + self.below(Draw::Birth, revision, 0, 30 * 86_400_000);
-        let created = START.saturating_sub_unsigned(age);
+        let created = self.clock.unwrap_or(START).saturating_sub_unsigned(age);
         let wait = 1_000 + self.below(Draw::Birth, revision, 1, 4_000);
         (
             Timestamp::from_unix_millis(created),

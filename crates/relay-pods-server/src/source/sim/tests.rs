@@ -81,7 +81,7 @@ fn check_run(start: Fold, changes: &[Change], last_version: u64) -> Fold {
 }
 
 fn check_adoption(seed: u64, target: usize, before: usize) {
-    let mut cluster = Cluster::new(seed, target, 0);
+    let mut cluster = Cluster::new(seed, target, 0, None);
     steps(&mut cluster, before);
     let reread = |pod| Pod::from_json(&serde_json::to_string(pod).unwrap()).unwrap();
     let mut pods: Vec<Pod> = cluster.pods().map(reread).collect();
@@ -104,7 +104,7 @@ proptest! {
     /// Events say all there is to know, the number of pods stays near the target, and every event obeys the rules.
     #[test]
     fn any_cluster_keeps_the_rules(seed: u64, target in 1_usize..150, head in 0_u64..1000) {
-        let mut cluster = Cluster::new(seed, target, head);
+        let mut cluster = Cluster::new(seed, target, head, None);
         let start = fold_of(&cluster);
         prop_assert_eq!(start.len(), target);
         let newest = start.values().map(version).max().unwrap();
@@ -131,7 +131,7 @@ proptest! {
     /// Whatever a log holds, the cluster takes it over, keeps the rules, and ends up near its own number of pods.
     #[test]
     fn any_pods_can_be_adopted(seed: u64, target in 0_usize..40, other in 0_usize..80, cut in 0_usize..40) {
-        let mut stranger = Cluster::new(seed ^ 1, other, 0);
+        let mut stranger = Cluster::new(seed ^ 1, other, 0, None);
         for _ in 0..cut {
             stranger.step();
         }
@@ -159,7 +159,7 @@ proptest! {
 #[test]
 fn the_same_seed_is_the_same_cluster() {
     let run = |seed, target| {
-        let mut cluster = Cluster::new(seed, target, 0);
+        let mut cluster = Cluster::new(seed, target, 0, None);
         (fold_of(&cluster), steps(&mut cluster, 3000))
     };
     assert!(run(7, 60) == run(7, 60));
@@ -176,7 +176,7 @@ fn the_same_seed_is_the_same_cluster() {
 
 #[test]
 fn everything_that_is_promised_happens() {
-    let mut cluster = Cluster::new(7, 60, 0);
+    let mut cluster = Cluster::new(7, 60, 0, None);
     let mut fold = fold_of(&cluster);
     let start = fold.clone();
     let mut usual: BTreeMap<&str, usize> = BTreeMap::new();
@@ -249,7 +249,7 @@ fn everything_that_is_promised_happens() {
 
 #[test]
 fn pods_look_like_pods() {
-    let cluster = Cluster::new(7, 60, 0);
+    let cluster = Cluster::new(7, 60, 0, None);
     let namespaces: BTreeSet<&str> = cluster.pods().map(Pod::namespace).collect();
     assert_eq!(namespaces, BTreeSet::from(["batch", "default", "prod", "staging"]));
     assert!(cluster.pods().any(|pod| pod.label("run") == Some("d-17")));
@@ -278,7 +278,7 @@ fn pods_look_like_pods() {
 fn the_smallest_clusters_change_labels_too() {
     for seed in 0..200 {
         for target in [1, 2, 3] {
-            let mut cluster = Cluster::new(seed, target, seed % 50);
+            let mut cluster = Cluster::new(seed, target, seed % 50, None);
             let start = fold_of(&cluster);
             let newest = start.values().map(version).max().unwrap();
             let changes = steps(&mut cluster, 400);
@@ -289,10 +289,10 @@ fn the_smallest_clusters_change_labels_too() {
 
 #[test]
 fn no_pods_are_no_events() {
-    let mut none = Cluster::new(1, 0, 9);
+    let mut none = Cluster::new(1, 0, 9, None);
     assert_eq!(none.pods().len(), 0);
     assert_eq!((none.step(), none.step()), (None, None));
-    let mut one = Cluster::new(1, 1, 0);
+    let mut one = Cluster::new(1, 1, 0, None);
     assert_eq!(one.pods().len(), 1);
     steps(&mut one, 2000);
 }
@@ -354,7 +354,7 @@ async fn the_rate_is_kept_and_a_restart_goes_on() {
     assert_eq!(log.head(), head + 87, "quiet after so many events");
 
     // The same events as one run would have made.
-    let mut cluster = Cluster::new(7, 40, 0);
+    let mut cluster = Cluster::new(7, 40, 0, None);
     let expected = steps(&mut cluster, usize::try_from(log.head()).unwrap() - 40);
     let records = records(&log);
     for (record, change) in records[40..].iter().zip(&expected) {
@@ -362,4 +362,23 @@ async fn the_rate_is_kept_and_a_restart_goes_on() {
         assert_eq!(pod, change.pod);
     }
     assert_eq!(records.len() - 40, expected.len());
+}
+
+#[test]
+fn only_times_come_from_the_clock() {
+    let now = 1_795_000_000_000;
+    let mut virtual_time = Cluster::new(7, 40, 0, None);
+    let mut real_time = Cluster::new(7, 40, 0, Some(now));
+    let timeless = |pod: &Pod| pod.to_builder().created_at(None).started_at(None).deleted_at(None).build();
+    for (one, other) in virtual_time.pods().zip(real_time.pods()) {
+        assert_eq!(timeless(one), timeless(other));
+        let created = other.created_at().and_then(|time| time.unix_millis()).unwrap();
+        assert!((now - 31 * 86_400_000..now).contains(&created), "within a month before");
+    }
+    for step in 1..500 {
+        real_time.tell_time(Some(now + step));
+        let (one, other) = (virtual_time.step().unwrap(), real_time.step().unwrap());
+        assert_eq!((one.kind, timeless(&one.pod)), (other.kind, timeless(&other.pod)));
+        assert_eq!(other.at, Timestamp::from_unix_millis(now + step));
+    }
 }
