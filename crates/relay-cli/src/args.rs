@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn every_flag_stands_under_the_right_heading() {
         let headings: &[(&str, &[&str])] = &[
-            ("Which pods", &["namespaces", "all_namespaces", "labels"]),
+            ("Which pods", &["namespaces", "all_namespaces", "labels", "not_ready"]),
             ("When to end", &["max", "time", "exit_after_phase"]),
             ("Reconnecting", &["reconnect_base", "reconnect_cap", "idle_timeout"]),
             (
