@@ -14,4 +14,5 @@ mod bus;
 mod cluster;
 mod example;
 mod of_2018;
+mod slots;
 mod unsubscribed;
