@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+mod table;
+
 use anyhow::{Result, bail};
 
 use crate::workspace::{cargo, check, root, target_directory};
@@ -23,6 +25,8 @@ memory. The largest size needs 12 GB of memory.
 `bench log` compares the log with fjall, redb and SQLite as logs: appends by size of a batch and by policy, replay,
 opening, a writer that is killed, a byte that is flipped; then a relay's replay of a million events to one client, from
 memory and from disk, with hyper sending as many bytes. Takes --quick, --json and --only log|peers|kill|flip|serve.
+`bench table` lists 100,000 pods of a simulated cluster as a table and as JSON, each into a file, in turns; it fails when
+the table takes over 1.2 times as long. Takes --quick.
 `bench autoconfig` measures auto-configuration streams next to their bars: a put and a patch, memory, the next deadline,
 changes to 200 subscribers, a close in every state. Takes --quick and --json.
 `bench bus` sends through the memory engine beside a bare hyper proxy, counts what a silent subscriber costs the others,
@@ -41,8 +45,11 @@ The peers are fetched and built the first time; they are no part of the product.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if arguments.first().is_none_or(|name| name.starts_with('-')) {
         bail!(
-            "which benchmark? `cargo xtask bench sse|state|client|log|autoconfig|bus|parsec|durable [--quick] [--only WORK] [--json FILE]`"
+            "which benchmark? `cargo xtask bench sse|state|client|log|table|autoconfig|bus|parsec|durable [--quick] [--only WORK] [--json FILE]`"
         );
+    }
+    if arguments.first().is_some_and(|name| name == "table") {
+        return table::run(arguments.iter().any(|argument| argument == "--quick"));
     }
     let manifest = root().join("xtask/bench/Cargo.toml");
     let (manifest, toolchain) = match arguments.first().map(String::as_str) {

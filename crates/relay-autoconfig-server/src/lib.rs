@@ -32,3 +32,6 @@ pub use access::{AccessError, Keys};
 pub use file::FileError;
 pub use server::{Builder, Handle, Server, StartError};
 pub use versions::VersionsError;
+
+pub use relay_proto::autoconfig::AutoConfigKey;
+pub use relay_state::files::FileError as StateFileError;

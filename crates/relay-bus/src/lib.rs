@@ -14,9 +14,10 @@
 //! A bus of one's own is a receiver with a function:
 //!
 //! ```
-//! use relay_bus::{ChannelReference, Message, MessageReceiver, Receive, ReceiveError, ReceiverOptions};
-//! use relay_transport::server::{HttpServer, Settings};
-//! use tokio_util::sync::CancellationToken;
+//! use relay_bus::{
+//!     CancellationToken, ChannelReference, HttpServer, Message, MessageReceiver, Receive, ReceiveError,
+//!     ReceiverOptions, Settings,
+//! };
 //!
 //! struct Counted(std::sync::atomic::AtomicU64);
 //!
@@ -66,4 +67,5 @@ pub use relay_proto::bus::{
     ResolvedParameters, SubscriptionReference, SubscriptionSpec,
 };
 pub use relay_state::bus::{Call, Handlers, Job};
+pub use relay_transport::server::{HttpServer, Settings};
 pub use tokio_util::sync::CancellationToken;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use relay_bus::{BusReference, ChannelReference, HeaderRules};
 
+use super::transport::Transport;
 use super::value::{duration, positive_duration, size};
 use super::{Format, Print, Show, Until};
 
@@ -194,6 +195,8 @@ pub(crate) struct BusSendArgs {
     pub(crate) cluster_domain: String,
     #[command(flatten)]
     pub(crate) print: Print,
+    #[command(flatten)]
+    pub(crate) transport: Transport,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,6 +1,7 @@
 //! Events as lines for people.
 
 use relay_autoconfig::{AcceptedKey, Environment, Event, Origin, RefusedIn, Status};
+use relay_proto::time::Timestamp;
 
 /// Begins with the event's name and the id.
 pub(super) fn text(event: &Event) -> String {
@@ -27,9 +28,10 @@ pub(super) fn text(event: &Event) -> String {
         Event::KeyExpired(expired) => {
             let name = expired.name.as_deref().map_or(String::new(), |name| format!(" ({name})"));
             format!(
-                "{} key {}{name} is not accepted any more",
+                "{} key {}{name} is not accepted any more, its time was {}",
                 expired.key.kind().as_str(),
-                expired.key.masked()
+                expired.key.masked(),
+                time(expired.expires_ms)
             )
         }
         Event::FilterAdded(filter) | Event::FilterUpdated(filter) => {
@@ -42,7 +44,8 @@ pub(super) fn text(event: &Event) -> String {
         Event::ReceivedAll(all) => {
             let mut text = format!("{} environments, {} filters", all.environments, all.filters);
             if !all.refused.is_empty() {
-                text += &format!(", {} refused", all.refused.len());
+                let ids: Vec<_> = all.refused.iter().map(|id| id.as_str()).collect();
+                text += &format!(", {} refused: {}", ids.len(), ids.join(", "));
             }
             text + if all.origin == Origin::Cache { ", from the cache" } else { "" }
         }
@@ -70,7 +73,8 @@ fn status_text(status: &Status) -> String {
         text += &format!(", next attempt in {retry:.1?}");
     }
     if let Some(error) = &status.error {
-        text += &format!("   last error: {}", error.message);
+        let status = error.status.map_or(String::new(), |status| format!(" {status}"));
+        text += &format!("   last error ({}{status}): {}", error.kind.as_str(), error.message);
     }
     text
 }
@@ -79,20 +83,39 @@ fn environment_text(environment: &Environment) -> String {
     let sdk: Vec<_> = environment.sdk_keys.iter().map(|key| key_text(key, key.key.masked())).collect();
     let mobile: Vec<_> = environment.mobile_keys.iter().map(|key| key_text(key, key.key.masked())).collect();
     let mut text = format!(
-        "v{}   {} {}   sdk {}",
+        "v{}   {} {} ({}/{})   sdk {}",
         environment.version,
         environment.proj_name,
         environment.env_name,
+        environment.proj_key,
+        environment.env_key,
         sdk.join(" ")
     );
     if !mobile.is_empty() {
         text += &format!("   mobile {}", mobile.join(" "));
     }
+    if environment.default_ttl_minutes != 0 {
+        text += &format!("   TTL {} min", environment.default_ttl_minutes);
+    }
+    if environment.secure_mode {
+        text += "   secure mode";
+    }
+    if environment.dropped_keys > 0 {
+        text += &format!("   {} keys with views are left out", environment.dropped_keys);
+    }
     text
 }
 
 fn key_text<K>(key: &AcceptedKey<K>, masked: String) -> String {
-    if key.expires_ms.is_some() { format!("{masked} (expires)") } else { masked }
+    let name = key.name.as_ref().map_or(String::new(), |name| format!("{name}="));
+    let until = key.expires_ms.map_or(String::new(), |end| format!(" (until {})", time(end)));
+    format!("{name}{masked}{until}")
+}
+
+/// A point in time; far away, the number of its milliseconds.
+fn time(unix_ms: u64) -> String {
+    i64::try_from(unix_ms)
+        .map_or_else(|_| unix_ms.to_string(), |ms| Timestamp::from_unix_millis(ms).as_str().to_owned())
 }
 
 fn gone_text(version: Option<i64>, by: &str) -> String {

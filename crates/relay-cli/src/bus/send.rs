@@ -75,7 +75,7 @@ async fn send(args: BusSendArgs) -> anyhow::Result<Exit> {
         headers.remove(CONTENT_TYPE);
     }
     let mut sender = Sender {
-        http: HttpClient::builder().build()?,
+        http: args.transport.http().build()?,
         url,
         channel: args.channel,
         headers,

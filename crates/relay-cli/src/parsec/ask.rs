@@ -69,7 +69,8 @@ pub(super) async fn history(args: HistoryArgs) -> anyhow::Result<Exit> {
                 || {
                     let (producer, payload) = (envelope.producer().id(), envelope.payload());
                     let payload = payload.map_or("-", Payload::as_str);
-                    format!("{producer} #{} {} {payload}", envelope.sequence(), envelope.aspect())
+                    let place = shown(place.as_ref());
+                    format!("{place} {producer} #{} {} {payload}", envelope.sequence(), envelope.aspect())
                 },
             )?,
             Err(error) => output.line(
@@ -79,12 +80,16 @@ pub(super) async fn history(args: HistoryArgs) -> anyhow::Result<Exit> {
                         "error": error.to_string(),
                     })
                 },
-                || format!("unreadable, {} bytes: {error}", item.bytes),
+                || format!("{} unreadable, {} bytes: {error}", shown(place.as_ref()), item.bytes),
             )?,
         }
     }
     client.close().await;
     Ok(Exit::Done)
+}
+
+fn shown(place: Option<&String>) -> &str {
+    place.map_or("-", String::as_str)
 }
 
 pub(super) async fn presence(args: PresenceArgs) -> anyhow::Result<Exit> {

@@ -152,8 +152,12 @@ fn print(output: &mut Output, index: usize, channel: &str, item: &Item) -> anyho
             || {
                 let envelope = &delivered.envelope;
                 let payload = envelope.payload().map_or("-", Payload::as_str);
+                let warning = delivered.warning.as_ref().map_or(String::new(), |warning| {
+                    format!(" (warning: {})", warning.reason())
+                });
                 format!(
-                    "{channel} {} #{} {} {payload}",
+                    "{channel} {} {} #{} {} {payload}{warning}",
+                    place.as_deref().unwrap_or("-"),
                     envelope.producer().id(),
                     envelope.sequence(),
                     envelope.aspect()
@@ -206,14 +210,18 @@ fn item_text(channel: &str, item: &Item) -> String {
                 (Some(producer), Some(from), Some(to)) => format!(" of {producer}, #{from} to #{to}"),
                 _ => String::new(),
             };
-            format!("{channel}: GAP: {count} missing{whose} ({})", gap.cause)
+            format!("{channel}: GAP: {count} missing{whose} ({}) before {}", gap.cause, place(&gap.position))
         }
-        Item::Duplicate { producer, sequence, high_water, .. } => {
-            format!("{channel}: duplicate #{sequence} of {producer}, which was at #{high_water}")
+        Item::Duplicate { producer, sequence, high_water, position } => {
+            let place = place(position);
+            format!("{channel}: duplicate #{sequence} of {producer} at {place}, which was at #{high_water}")
         }
-        Item::Undecodable { bytes, error, .. } => format!("{channel}: unreadable, {bytes} bytes: {error}"),
-        Item::Rejected { producer, sequence, rejection, .. } => {
-            format!("{channel}: rejected #{sequence} of {producer}: {}", rejection.reason())
+        Item::Undecodable { position, bytes, error } => {
+            format!("{channel}: unreadable at {}, {bytes} bytes: {error}", place(position))
+        }
+        Item::Rejected { position, producer, sequence, aspect, rejection } => {
+            let (place, code, reason) = (place(position), rejection.code(), rejection.reason());
+            format!("{channel}: rejected #{sequence} of {producer} ({aspect}) at {place}: {reason} ({code})")
         }
         Item::Lag { dropped, .. } => format!("{channel}: too slow, {dropped} dropped"),
         _ => format!("{channel}: something that this version does not know"),

@@ -101,6 +101,11 @@ fn sending_ends_as_its_last_failure_says() {
     assert_eq!(unknown[0]["status"], 404);
     assert!(unknown[0]["error"].as_str().unwrap().contains("unknown channel"), "{unknown:?}");
     let nobody = send("http://127.0.0.1:1", "default/c", &[]).expect(1).json();
+    // The flags of the transport are those of the other commands.
+    let missing = send(&url, "default/c", &["--ca-file", "/nowhere/ca.pem"]).expect(1);
+    assert!((missing.stderr + &missing.stdout).contains("/nowhere/ca.pem"));
+    send(&url, "default/c", &["--client-cert", "/nowhere/cert.pem"]).expect(2);
+    send(&url, "default/c", &["--connect-timeout", "5s"]).expect(0);
     assert_eq!(nobody[0]["status"], Value::Null);
     let large = Objects::new(&"x".repeat(2 << 20));
     let path = large.path().display().to_string();

@@ -40,6 +40,7 @@ mod parsec_rows;
 mod peers;
 mod queries;
 mod rows;
+mod rows_of_groups;
 mod secrets;
 mod serve_kube;
 mod since;

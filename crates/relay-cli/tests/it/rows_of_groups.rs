@@ -1,0 +1,205 @@
+//! The tables of the command groups next to their JSON: each line says all that its object says. What a group leaves
+//! out of its table on purpose is named with the reason.
+
+use relay_proto::time::Timestamp;
+use relay_testkit::{Peer, Reply, Script};
+use serde_json::{Value, json};
+
+use super::autoconfig_watch::{KEY, OLD, PATH, SDK, env, event, now_ms, patch, put, with};
+use super::parsec_rows::{CHANNEL, Server as Parsec, at, publish};
+use super::process::{Running, relay, run, run_command};
+
+/// All values of an object but its lists' and objects' own: the name of the field, and the value.
+fn leaves<'a>(name: &'a str, value: &'a Value, found: &mut Vec<(&'a str, &'a Value)>) {
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| leaves(name, value, found)),
+        Value::Array(items) => items.iter().for_each(|item| leaves(name, item, found)),
+        leaf => found.push((name, leaf)),
+    }
+}
+
+/// Each value stands in the row, as it is or as `shown` says it; `None`: it need not.
+#[track_caller]
+fn says_all(object: &Value, row: &str, shown: impl Fn(&str, &Value) -> Option<String>) {
+    let mut found = Vec::new();
+    leaves("", object, &mut found);
+    for (name, value) in found {
+        if let Some(text) = shown(name, value) {
+            assert!(row.contains(&text), "{name}: {text:?} is not in: {row}\n{object}");
+        }
+    }
+}
+
+/// Text as it is, numbers in digits, what is true by its name; nothing for what is false or not there.
+fn plain(name: &str, value: &Value) -> Option<String> {
+    match value {
+        Value::Null | Value::Bool(false) => None,
+        Value::Bool(true) => Some(name.replace('_', " ")),
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn autoconfig_lines() {
+    let far = 1_796_083_200_000_u64;
+    let full = with(
+        env("a", 1),
+        json!({"envKey": "prod", "envName": "Production", "projKey": "pay", "projName": "Payments", "defaultTtl": 7,
+            "secureMode": true, "mobKey": "s3cret-mobile-mob1",
+            "sdkKeys": [{"key": "main", "value": SDK}, {"key": "old", "value": OLD, "expiry": far},
+                {"key": "view", "value": "s3cret-view-1234", "hasViews": true}]}),
+    );
+    let grace = || json!({"sdkKey": {"value": SDK, "expiring": {"value": OLD, "timestamp": now_ms() + 600}}});
+    let filter = |version: i64| json!({"projKey": "pay", "key": "small", "version": version});
+    let text = || {
+        put(
+            json!({"a": full.clone(), "b": with(env("b", 3), grace())}),
+            json!({"f": filter(1), "g": filter(1)}),
+        ) + &patch(
+            "a",
+            &with(env("a", 2), json!({"envName": "Other", "sdkKey": {"value": "s3cret-new-key-wxyz"}})),
+        ) + &event("patch", &json!({"path": "/filters/f", "data": filter(2)}).to_string())
+            + &event("delete", r#"{"path":"/filters/f","version":3}"#)
+            + &put(json!({"b": env("b", 3), "c": {"envID": "c", "version": 8}}), json!({}))
+            + &put(json!({}), json!({}))
+    };
+    let script = || {
+        let stream = Reply::sse().send(text()).delay(std::time::Duration::from_millis(900)).cut();
+        Script::new().on(PATH, stream).always(PATH, Reply::empty(404))
+    };
+    let watch = async |format: &str| {
+        let peer = Peer::start(script()).await;
+        let url = peer.url();
+        let args = ["autoconfig", "watch", "--url", &url, "--key", KEY, "-o", format, "--hold-empty", "1h"];
+        run_command(relay(&[&args[..], &["--reconnect-base", "1ms", "--max", "19"]].concat())).expect(0)
+    };
+    let (objects, table) = (watch("json").await.json(), watch("table").await.stdout);
+    let rows: Vec<&str> = table.lines().collect();
+    assert_eq!(objects.len(), rows.len(), "{table}");
+    let mut kinds = std::collections::BTreeSet::new();
+    for (object, row) in objects.iter().zip(&rows) {
+        kinds.insert(object["event"].as_str().unwrap());
+        says_all(object, row, |name, value| match (name, value) {
+            ("expires_ms", Value::Number(ms)) => {
+                let time = Timestamp::from_unix_millis(ms.as_i64().unwrap());
+                // Of the key that ends soon each program is told another moment.
+                let same = if ms.as_u64() == Some(far) { time.as_str() } else { &time.as_str()[..8] };
+                Some(same.to_owned())
+            }
+            // The primary key is the first.
+            ("primary", _) => None,
+            ("default_ttl_minutes" | "dropped_keys", Value::Number(n)) if n.as_u64() == Some(0) => None,
+            // Random, and rounded.
+            ("retry_ms", Value::Number(_)) => Some("next attempt in ".to_owned()),
+            // Said where it is something else.
+            ("source", Value::String(source)) if source == "stream" => None,
+            ("by", Value::String(by)) if by == "delete" => None,
+            _ => plain(name, value),
+        });
+    }
+    let all = [
+        "add",
+        "delete",
+        "filter_add",
+        "filter_delete",
+        "filter_update",
+        "held",
+        "key_expired",
+        "received_all",
+        "refused",
+        "status",
+        "update",
+    ];
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), all, "{table}");
+    assert!(!table.contains("s3cret"), "{table}");
+}
+
+#[test]
+fn parsec_lines() {
+    let server = Parsec::start(&[]);
+    for (producer, lines) in [("p1", "{\"n\":1}\n{\"n\":2}\n"), ("p2", "{\"n\":3}\n")] {
+        publish(&server, producer, lines, &["--aspect", "said"]).expect(0);
+    }
+    let table = |verb: &str, arguments: &[&str]| {
+        let mut command = at(&server.url, verb, arguments);
+        let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        let place = args.iter().position(|arg| arg == "-o").unwrap();
+        let mut other = relay(&[]);
+        other.args(&args[..=place]).arg("table").args(&args[place + 2..]);
+        std::mem::swap(&mut command, &mut other);
+        run_command(command).expect(0).stdout
+    };
+    for (verb, arguments) in
+        [("subscribe", &[CHANNEL, "--from-start", "--max", "3"][..]), ("history", &[CHANNEL])]
+    {
+        let objects = run_command(at(&server.url, verb, arguments)).expect(0).json();
+        let table = table(verb, arguments);
+        assert_eq!(objects.len(), table.lines().count(), "{table}");
+        for (object, row) in objects.iter().zip(table.lines()) {
+            let envelope = &object["envelope"];
+            if envelope.is_object() {
+                for (name, text) in [
+                    ("producer", envelope["producer"]["id"].as_str().unwrap().to_owned()),
+                    ("sequence", format!("#{}", envelope["sequence"])),
+                    ("aspect", envelope["aspect"].as_str().unwrap().to_owned()),
+                    ("payload", envelope["payload"].to_string()),
+                ] {
+                    assert!(row.contains(&text), "{name}: {text} is not in: {row}");
+                }
+            }
+            // What else an envelope holds is for programs; the number of a subscription is its channel's.
+            let mut rest = object.clone();
+            rest["envelope"] = Value::Null;
+            rest["subscription"] = Value::Null;
+            // All that a history has is envelopes.
+            let history = verb == "history";
+            says_all(&rest, row, |name, value| match name {
+                "event" if value == "envelope" => None,
+                "channel" if history => None,
+                _ => plain(name, value),
+            });
+        }
+    }
+}
+
+#[test]
+fn durable_and_bus_lines() {
+    let serve = Running::start(relay(&["durable", "serve", "--listen", "127.0.0.1:0"]));
+    let said = serve.until_stderr(|said| said.contains("listening on ") && said.ends_with('\n'));
+    let url = said.lines().find_map(|line| line.rsplit_once("listening on ")).unwrap().1;
+    let stream = format!("{url}/a/stream");
+    let on = |number: usize, words: &[&str], format: &str| {
+        let stream = format!("{stream}-{number}");
+        let mut all = vec!["durable", words[0], &stream];
+        all.extend(&words[1..]);
+        all.extend(["-o", format]);
+        run(&all).expect(0).stdout
+    };
+    for words in [
+        &["create", "--content-type", "text/plain", "--ttl", "1h"][..],
+        &["append", "--content-type", "text/plain", "--data", "hello"],
+        &["head"],
+        &["close"],
+        &["delete"],
+    ] {
+        // One stream each, with the same life.
+        let object: Value = serde_json::from_str(&on(1, words, "json")).unwrap();
+        let row = on(2, words, "table").replace("/a/stream-2", "/a/stream-1");
+        says_all(&object, &row, |name, value| match (name, value) {
+            // It counts down, or is a time of the day.
+            ("ttl_seconds" | "expires_at", _) => Some(name.replace('_', " ")),
+            _ => plain(name, value),
+        });
+    }
+    let nobody = ["bus", "send", "--url", "http://127.0.0.1:1", "--channel", "default/c", "--data", "x"];
+    let object: Value =
+        serde_json::from_str(&run(&[&nobody[..], &["-o", "json"]].concat()).expect(1).stdout).unwrap();
+    let row = run(&[&nobody[..], &["-o", "table"]].concat()).expect(1).stdout;
+    assert_eq!(object["bytes"], 1);
+    says_all(&object, &row, |name, value| match name {
+        // Of what was not sent, how much it was does not matter.
+        "bytes" => None,
+        _ => plain(name, value),
+    });
+}

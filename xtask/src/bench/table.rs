@@ -1,0 +1,89 @@
+//! `cargo xtask bench table`: people wait no longer for a table than programs for the JSON.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::workspace::{cargo, check, root};
+
+const PODS: usize = 100_000;
+/// Most that a table may take, next to the JSON.
+const BAR: f64 = 1.2;
+
+pub(super) fn run(quick: bool) -> Result<()> {
+    check(cargo().current_dir(root()).args([
+        "build",
+        "--quiet",
+        "--release",
+        "--locked",
+        "-p",
+        "relay-cli",
+    ]))?;
+    let relay = root().join("target/release/relay");
+    let pods = PODS.to_string();
+    let serve = Command::new(&relay)
+        .args(["serve", "--listen", "127.0.0.1:0", "--sim-rate", "0", "--sim-pods", &pods])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("relay serve does not start")?;
+    let mut serve = Killed(serve);
+    let mut first = String::new();
+    BufReader::new(serve.0.stdout.take().context("it has no stdout")?).read_line(&mut first)?;
+    let url = first.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("out");
+    let begin = Instant::now();
+    // It listens before it has all pods.
+    while list(&relay, &url, "json", &file).map(|_| lines(&file)).ok() != Some(PODS) {
+        ensure!(begin.elapsed() < Duration::from_secs(120), "the relay never lists {PODS} pods");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let rounds = if quick { 3 } else { 9 };
+    let (mut tables, mut json) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        tables.push(list(&relay, &url, "table", &file)?);
+        ensure!(lines(&file) == PODS + 1, "the table has not all pods");
+        json.push(list(&relay, &url, "json", &file)?);
+    }
+    let (table, json) = (median(tables), median(json));
+    let ratio = table.as_secs_f64() / json.as_secs_f64();
+    println!(
+        "{PODS} pods, {rounds} rounds, medians: table {table:.2?}, JSON {json:.2?}, ratio {ratio:.2} (bar {BAR})"
+    );
+    ensure!(ratio <= BAR, "the table takes {ratio:.2} times as long as the JSON");
+    Ok(())
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn list(relay: &Path, url: &str, format: &str, file: &Path) -> Result<Duration> {
+    let begin = Instant::now();
+    let listing = Command::new(relay)
+        .args(["pods", "--url", url, "-o", format])
+        .stdout(File::create(file)?)
+        .stderr(Stdio::null())
+        .status()?;
+    ensure!(listing.success(), "relay pods -o {format}: {listing}");
+    Ok(begin.elapsed())
+}
+
+fn lines(file: &Path) -> usize {
+    std::fs::read(file).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
