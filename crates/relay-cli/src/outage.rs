@@ -1,4 +1,4 @@
-//! What people are told while a stream has no connection: in one voice, at each attempt.
+//! Reports of an outage for people: one line at each attempt.
 
 use std::time::{Duration, SystemTime};
 

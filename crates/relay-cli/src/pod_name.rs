@@ -1,4 +1,4 @@
-//! How one pod is named on a command line.
+//! Names of pods on a command line.
 
 use relay_pods::PodKey;
 

@@ -1,4 +1,4 @@
-//! How pods, events, snapshots and groups are printed: columns and cells for people, objects for programs.
+//! Printing pods, events, snapshots and groups: columns and cells for people, objects for programs.
 
 mod age;
 mod changes;

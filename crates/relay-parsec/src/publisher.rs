@@ -1,4 +1,4 @@
-//! What a client and the handlers of its subscriptions share: numbering and handing over.
+//! Publishing, for a client and the handlers of its subscriptions: numbering and sending.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

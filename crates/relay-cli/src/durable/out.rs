@@ -1,4 +1,4 @@
-//! Where a reader's data goes: stdout or a file, as it is or as JSON lines.
+//! The output of a reader: stdout or a file, unchanged or as JSON lines.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};

@@ -1,4 +1,4 @@
-//! What an event changed: the difference between a pod before it and after.
+//! Changes of an event: the difference between a pod before it and after.
 
 use std::collections::{BTreeMap, HashMap};
 

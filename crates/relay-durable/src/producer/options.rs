@@ -1,4 +1,4 @@
-//! How to produce.
+//! Options of a producer.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -23,7 +23,7 @@ pub trait StateStore: Send {
     fn save(&mut self, state: &ProducerState) -> Result<(), Box<dyn StdError + Send + Sync>>;
 }
 
-/// How to produce.
+/// Options of a producer.
 #[non_exhaustive]
 pub struct ProducerOptions {
     pub(super) id: String,

@@ -1,4 +1,4 @@
-//! The session against a slow and obvious model: the same lives, the same words. With one rule taken away, some life
+//! The session against a slow and obvious model: the same inputs give the same events. Without one rule, some run
 //! must show it.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! What a stream reads from the log: a page at a time, and where a page takes a while, the next one meanwhile.
+//! Reading pages of the log for a stream; with a slow store the next page is read ahead.
 
 use std::vec;
 

@@ -1,4 +1,4 @@
-//! What every input does in every state, as a table.
+//! Every input in every state, as a table.
 
 use super::*;
 

@@ -243,7 +243,7 @@ impl World {
         }
     }
 
-    /// Counts for the lives that this thread looks at; one that is told again is not counted.
+    /// Counts of the runs on this thread; a repeated run is not counted.
     fn count(&self, what: &str) {
         if self.trace.is_none() {
             COUNTS.with_borrow_mut(|counts| match counts.get_mut(what) {

@@ -1,4 +1,4 @@
-//! What must hold whenever the caller sees something, acknowledges, and at rest.
+//! Checks of the model at each snapshot, at each acknowledgement, and at rest.
 
 use super::*;
 

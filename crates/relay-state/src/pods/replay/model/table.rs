@@ -1,4 +1,4 @@
-//! What goes wrong without each rule.
+//! The failure that each rule prevents.
 
 use super::exhaustive::{Plan, live, plans, search};
 use super::*;
