@@ -228,7 +228,7 @@ pub(crate) fn advice_on(text: &str) -> Option<&'static str> {
         Some(NO_HTTP)
     } else if ["502", "503", "504"].into_iter().any(is_gateways) {
         Some(IN_FRONT)
-    } else if says(&["cannot connect to"]) && !says(&["certificate"]) {
+    } else if says(&["cannot connect to"]) && !says(&["certificate", "speak TLS"]) {
         Some(NOBODY)
     } else {
         None

@@ -244,3 +244,22 @@ async fn a_history_that_takes_long_shows_how_far_it_is() {
     let done = run_command(command_at(&peer.url(), &["events"])).expect(0);
     assert_eq!((done.stderr.as_str(), done.json().len()), ("", 3));
 }
+
+#[test]
+fn https_to_a_server_without_tls_is_named() {
+    let server = Server::quiet(1);
+    let url = server.url().replace("http://", "https://");
+    for args in [
+        &["pods", "--url", &url][..],
+        &["parsec", "history", "public:a.b", "--url", &url],
+        &["sse", &format!("{url}/events"), "--for", "1s"],
+    ] {
+        let done = run_command(relay(args)).expect(1);
+        assert!(
+            done.stderr.contains("speak TLS") && done.stderr.contains("http:// meant"),
+            "{}",
+            done.stderr
+        );
+        assert!(!done.stderr.contains("InvalidContentType"), "{}", done.stderr);
+    }
+}

@@ -107,7 +107,8 @@ impl Connector {
         if !self.h2 {
             Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
         }
-        let stream = tokio_rustls::TlsConnector::from(config).connect(name, io).await?;
+        let connecting = tokio_rustls::TlsConnector::from(config).connect(name, io);
+        let stream = connecting.await.map_err(handshake_failed)?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(self.conn(Box::new(stream), h2))
     }
@@ -119,6 +120,20 @@ impl Connector {
             Transport::Owned(TokioIo::new(io))
         };
         Conn { io, h2, proxied: false, place: None }
+    }
+}
+
+/// Says plainly when what answers a TLS handshake is not TLS: the usual cause is `https` written for `http`.
+fn handshake_failed(error: io::Error) -> BoxError {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "the server does not speak TLS; is http:// meant instead of https://?".into()
+        }
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the server hung up during the TLS handshake; does it speak TLS, or is http:// meant?".into()
+        }
+        _ => error.into(),
     }
 }
 
