@@ -107,8 +107,7 @@ impl Shared {
                 ));
             }
             let request = self.request(call, &url, &query, token.as_ref()).await?;
-            let http = self.http.clone().with_request_timeout(call.wait);
-            let response = http.send(request).await.map_err(|error| match error {
+            let response = self.http.send_within(request, call.wait).await.map_err(|error| match error {
                 relay_transport::Error::Connect { .. } => Lost::Unsent(error.line()),
                 relay_transport::Error::Url { .. } => Lost::Never(Error::usage(error.line())),
                 _ => Lost::Unknown(error.line()),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::Method;
@@ -182,7 +183,7 @@ impl IdempotentProducer {
         let mark = inner.mark + 1;
         let (sender, receiver) = oneshot::channel();
         inner.receipts.push_back((mark, sender));
-        self.push(inner, message, mark);
+        self.push(inner, mark, |machine, now| machine.push(message, mark, now));
         Ok(Receipt(receiver))
     }
 
@@ -201,6 +202,24 @@ impl IdempotentProducer {
     /// # Errors
     /// Why the producer has ended.
     pub async fn append_marked(&self, message: &[u8], mark: u64) -> Result<(), Arc<Error>> {
+        self.taken(message.len(), mark, |machine, now| machine.push(message, mark, now)).await
+    }
+
+    /// Like [`append_marked`](Self::append_marked), for a message in memory of its own: a large one is not copied.
+    ///
+    /// # Errors
+    /// Why the producer has ended.
+    pub async fn append_owned(&self, message: Bytes, mark: u64) -> Result<(), Arc<Error>> {
+        let bytes = message.len();
+        self.taken(bytes, mark, |machine, now| machine.push_owned(message, mark, now)).await
+    }
+
+    async fn taken(
+        &self,
+        bytes: usize,
+        mark: u64,
+        push: impl FnOnce(&mut Producer, Duration),
+    ) -> Result<(), Arc<Error>> {
         loop {
             let news = self.shared.news.notified();
             {
@@ -211,8 +230,8 @@ impl IdempotentProducer {
                 if inner.ended {
                     return Err(Arc::new(Error::usage("the producer has ended")));
                 }
-                if inner.machine.has_room(message.len()) {
-                    self.push(inner, message, mark);
+                if inner.machine.has_room(bytes) {
+                    self.push(inner, mark, push);
                     return Ok(());
                 }
             }
@@ -229,9 +248,9 @@ impl IdempotentProducer {
         self.shared.work.notify_one();
     }
 
-    fn push(&self, mut inner: MutexGuard<'_, Inner>, message: &[u8], mark: u64) {
+    fn push(&self, mut inner: MutexGuard<'_, Inner>, mark: u64, push: impl FnOnce(&mut Producer, Duration)) {
         inner.mark = mark;
-        inner.machine.push(message, mark, self.shared.now());
+        push(&mut inner.machine, self.shared.now());
         drop(inner);
         self.shared.work.notify_one();
     }

@@ -338,7 +338,7 @@ impl Feeding<'_> {
     /// Gives the messages that were read to the producer, as it has room for them.
     async fn hand_over(&mut self) -> anyhow::Result<()> {
         while let Some(Message { bytes, end }) = self.messages.front() {
-            self.producer.append_marked(bytes, *end).await?;
+            self.producer.append_owned(bytes.clone(), *end).await?;
             self.messages.pop_front();
         }
         Ok(())

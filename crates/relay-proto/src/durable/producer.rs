@@ -4,6 +4,8 @@ use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use core::time::Duration;
 
+use bytes::Bytes;
+
 use super::{Answer, Refusal};
 use crate::retry::Backoff;
 
@@ -163,6 +165,20 @@ impl Producer {
         }
     }
 
+    /// Like [`push`](Self::push), for a message in memory of its own. One that fills more than half a batch is a batch
+    /// of its own, and is not copied unless the stream takes JSON.
+    pub fn push_owned(&mut self, message: Bytes, mark: u64, now: Duration) {
+        if self.config.json || message.len() <= self.config.max_batch_bytes / 2 {
+            return self.push(&message, mark, now);
+        }
+        self.seal();
+        self.load += message.len() + OVERHEAD;
+        let mut parcel = Parcel::whole(message, mark, self.mark());
+        parcel.seq = self.next_seq;
+        self.next_seq += 1;
+        self.parcels.push_back(parcel);
+    }
+
     /// Whether a batch has no room for this many more bytes.
     fn is_full(&self, parcel: &Parcel, bytes: usize) -> bool {
         parcel.size(self.config.json) + bytes > self.config.max_batch_bytes
@@ -267,7 +283,7 @@ impl Producer {
                     ticket: self.ticket,
                     epoch: self.epoch,
                     seq: self.next_seq,
-                    body: bytes::Bytes::new(),
+                    body: Bytes::new(),
                     close: true,
                     first: attempts == 0,
                 });

@@ -122,10 +122,21 @@ impl HttpClient {
     /// # Errors
     /// [`Error::Url`] without an absolute URL, [`Error::Connect`], [`Error::Timeout`] and [`Error::Exchange`].
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
-        let url = shown(request.uri());
-        tokio::time::timeout(self.request_timeout, self.exchange(request))
-            .await
-            .unwrap_or(Err(Error::Timeout { url, after: self.request_timeout }))
+        self.send_within(request, self.request_timeout).await
+    }
+
+    /// Like [`send`](Self::send), with a time limit of its own.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send).
+    pub async fn send_within(
+        &self,
+        request: Request<Full<Bytes>>,
+        limit: Duration,
+    ) -> Result<Response<Incoming>, Error> {
+        let uri = request.uri().clone();
+        let answered = tokio::time::timeout(limit, self.exchange(request)).await;
+        answered.unwrap_or_else(|_| Err(Error::Timeout { url: shown(&uri), after: limit }))
     }
 
     /// Like [`send`](Self::send), but follows redirects (301, 302, 303, 307, 308) of GET and HEAD requests, at most
@@ -187,7 +198,7 @@ impl HttpClient {
         if request.uri().host().is_none_or(str::is_empty) || request.uri().scheme().is_none() {
             return Err(Error::Url { reason: "it is not absolute" });
         }
-        let url = shown(request.uri());
+        let uri = request.uri().clone();
         // Without this header any coding would be acceptable (RFC 9110, 12.5.3), and none is decoded here.
         let identity = HeaderValue::from_static("identity");
         request.headers_mut().entry(header::ACCEPT_ENCODING).or_insert(identity);
@@ -207,7 +218,7 @@ impl HttpClient {
             if let Some(used) = used {
                 Aging::watch(used);
             }
-            return answered.map_err(|error| failed(url, error));
+            return answered.map_err(|error| failed(&uri, error));
         };
         let again = request.clone();
         let connection = capture_connection(&mut request);
@@ -223,14 +234,15 @@ impl HttpClient {
         }
         match answered {
             Err(error) if used && closed_meanwhile(&error) => {
-                fresh.request(again).await.map_err(|error| failed(url, error))
+                fresh.request(again).await.map_err(|error| failed(&uri, error))
             }
-            answered => answered.map_err(|error| failed(url, error)),
+            answered => answered.map_err(|error| failed(&uri, error)),
         }
     }
 }
 
-fn failed(url: String, error: hyper_util::client::legacy::Error) -> Error {
+fn failed(uri: &http::Uri, error: hyper_util::client::legacy::Error) -> Error {
+    let url = shown(uri);
     if error.is_connect() {
         Error::Connect { url, source: error.into() }
     } else {

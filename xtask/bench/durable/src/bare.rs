@@ -26,12 +26,27 @@ impl Bare {
 
     /// Posts a body, and reads the answer to its end.
     pub(crate) async fn post(&mut self, url: &str, kind: &str, body: Bytes) -> Result<()> {
+        self.post_numbered(url, kind, body, None).await
+    }
+
+    /// As the first producer of the stream, with the number of its batch.
+    pub(crate) async fn post_numbered(
+        &mut self,
+        url: &str,
+        kind: &str,
+        body: Bytes,
+        number: Option<u64>,
+    ) -> Result<()> {
         let uri: Uri = url.parse()?;
         let target = uri.path_and_query().context("no path")?.as_str();
-        let request = Request::post(target)
-            .header("host", &self.authority)
-            .header("content-type", kind)
-            .body(Full::new(body))?;
+        let mut request = Request::post(target).header("host", &self.authority).header("content-type", kind);
+        if let Some(number) = number {
+            request = request
+                .header("producer-id", "bare")
+                .header("producer-epoch", 0)
+                .header("producer-seq", number);
+        }
+        let request = request.body(Full::new(body))?;
         self.sender.ready().await?;
         let answer = self.sender.send_request(request).await?;
         let status = answer.status();

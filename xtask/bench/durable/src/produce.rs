@@ -14,12 +14,15 @@ const KIND: &str = "text/plain";
 
 /// Messages per second of a producer with everything as it is by default.
 async fn produced(server: &Running, stream: &DurableStream, size: usize, count: usize) -> Result<f64> {
-    let message = vec![b'x'; size];
+    let message = Bytes::from(vec![b'x'; size]);
     let options = ProducerOptions::new("bench").content_type(KIND);
     let producer = IdempotentProducer::start(stream, options).await?;
     let began = Instant::now();
     for at in 0..count {
-        producer.append_marked(&message, at as u64 + 1).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+        producer
+            .append_owned(message.clone(), at as u64 + 1)
+            .await
+            .map_err(|error| anyhow::anyhow!("{error}"))?;
     }
     producer.flush().await.map_err(|error| anyhow::anyhow!("{error}"))?;
     let rate = count as f64 / began.elapsed().as_secs_f64();
@@ -27,17 +30,25 @@ async fn produced(server: &Running, stream: &DurableStream, size: usize, count: 
     Ok(rate)
 }
 
-/// Messages per second when as many as fit into 1 MiB, or one, go out with each bare request.
-async fn posted(server: &Running, stream: &DurableStream, size: usize, count: usize) -> Result<f64> {
+/// Messages per second when as many as fit into 1 MiB, or one, go out with each bare request; with the headers of a
+/// producer or without.
+async fn posted(
+    server: &Running,
+    stream: &DurableStream,
+    size: usize,
+    count: usize,
+    numbered: bool,
+) -> Result<f64> {
     let most = ((1 << 20) / size).max(1);
     let body = Bytes::from(vec![b'x'; size * most]);
     let mut connection = Bare::connect(stream.url()).await?;
     let began = Instant::now();
-    let mut left = count;
+    let (mut left, mut number) = (count, 0);
     while left > 0 {
         let now = left.min(most);
-        connection.post(stream.url(), KIND, body.slice(..size * now)).await?;
-        left -= now;
+        let body = body.slice(..size * now);
+        connection.post_numbered(stream.url(), KIND, body, numbered.then_some(number)).await?;
+        (left, number) = (left - now, number + 1);
     }
     let rate = count as f64 / began.elapsed().as_secs_f64();
     read::expect_bytes(server, stream, size * count).await?;
@@ -47,13 +58,14 @@ async fn posted(server: &Running, stream: &DurableStream, size: usize, count: us
 struct Rates {
     ours: Vec<f64>,
     bare: Vec<f64>,
+    numbered: Vec<f64>,
     theirs: Vec<f64>,
 }
 
 fn rates(server: &Running, rounds: usize, size: usize, count: usize) -> Result<Rates> {
     // Two threads: one for the program that appends, one for the producer's task.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let mut rates = Rates { ours: Vec::new(), bare: Vec::new(), theirs: Vec::new() };
+    let mut rates = Rates { ours: Vec::new(), bare: Vec::new(), numbered: Vec::new(), theirs: Vec::new() };
     for _ in 0..rounds {
         runtime.block_on(async {
             let client = server.client()?;
@@ -61,7 +73,9 @@ fn rates(server: &Running, rounds: usize, size: usize, count: usize) -> Result<R
             let stream = client.create(&server.fresh("ours"), fresh()).await?;
             rates.ours.push(produced(server, &stream, size, count).await?);
             let stream = client.create(&server.fresh("bare"), fresh()).await?;
-            rates.bare.push(posted(server, &stream, size, count).await?);
+            rates.bare.push(posted(server, &stream, size, count, false).await?);
+            let stream = client.create(&server.fresh("numbered"), fresh()).await?;
+            rates.numbered.push(posted(server, &stream, size, count, true).await?);
             let path = server.fresh("theirs");
             let work = if size > 1000 { "large" } else { "small" };
             if let Some(seconds) = peer::run(work, &server.url, &path, count)? {
@@ -96,6 +110,7 @@ pub(crate) fn large(options: &Options, server: &Running, figures: &mut Figures) 
     let found = rates(server, options.pick(5, 9), 1 << 20, options.pick(50, 100))?;
     figures.add("relay-durable", "msg/s", median(&found.ours));
     figures.add("hyper, bare POSTs", "msg/s", median(&found.bare));
+    figures.add("hyper, bare POSTs with a producer's headers", "msg/s", median(&found.numbered));
     let ratios: Vec<f64> = found.ours.iter().zip(&found.bare).map(|(ours, bare)| ours / bare).collect();
     figures.held("relay-durable / bare POSTs", "", median(&ratios), Some(Bar::AtLeast(0.9)));
     if !found.theirs.is_empty() {

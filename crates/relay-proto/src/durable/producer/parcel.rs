@@ -63,6 +63,13 @@ impl Parcel {
         }
     }
 
+    /// A sealed one of one message that is its body.
+    pub(super) fn whole(message: Bytes, mark: u64, from: u64) -> Self {
+        let length = message.len();
+        let ends = alloc::vec![(u32::try_from(length).unwrap_or(u32::MAX), mark)];
+        Self { body: message, ends, payload: length as u64, ..Self::new(false, from) }
+    }
+
     pub(super) fn push(&mut self, message: &[u8], mark: u64, json: bool) {
         if json && !self.ends.is_empty() {
             self.building.extend_from_slice(b",");

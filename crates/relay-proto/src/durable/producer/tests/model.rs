@@ -54,16 +54,23 @@ proptest! {
         items in 1usize..5,
         largest in 1usize..6,
         used_before in any::<bool>(),
+        largest_batch in 1usize..5,
+        owned in any::<bool>(),
         faults in proptest::collection::vec(0u8..12, 1..80),
     ) {
-        let config = ProducerConfig::default().in_flight(in_flight).max_batch_items(items).auto_claim(used_before);
+        let config = ProducerConfig::default().in_flight(in_flight).max_batch_items(items).auto_claim(used_before)
+            // From 2 on more than half of one byte fits, and it is put together with others.
+            .max_batch_bytes(largest_batch);
         let mut producer = Producer::new(config, 1);
         let mut server = Server { largest, ..Server::default() };
         if used_before {
             (server.epoch, server.last) = (0, Some(2));
         }
         for n in 0..messages {
-            producer.push(&[n as u8], n as u64 + 1, ZERO);
+            match owned && n % 2 == 0 {
+                true => producer.push_owned(Bytes::copy_from_slice(&[n as u8]), n as u64 + 1, ZERO),
+                false => producer.push(&[n as u8], n as u64 + 1, ZERO),
+            }
         }
         producer.flush();
         let mut now = ZERO;
