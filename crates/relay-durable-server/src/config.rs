@@ -17,7 +17,7 @@ pub struct Config {
     pub poll_wait: Duration,
     /// Age at which a connection with events ends. Default 60 s.
     pub events_age: Duration,
-    /// Size limit of data in one response, except for a larger single append. Default 8 MiB.
+    /// Size limit of data in one response, except for a larger single append. Default 4 MiB.
     pub answer_bytes: usize,
 }
 
@@ -28,7 +28,7 @@ impl Default for Config {
             max_body: 64 << 20,
             poll_wait: Duration::from_secs(30),
             events_age: Duration::from_secs(60),
-            answer_bytes: 8 << 20,
+            answer_bytes: 4 << 20,
         }
     }
 }
