@@ -93,7 +93,7 @@ impl Snapshot {
 }
 
 impl Replay {
-    /// Whether the next step is [`Step::Message`].
+    /// Whether the next step is `Step::Message`.
     pub fn wants_message(&self) -> bool {
         !self.has_output() && self.reads_messages()
     }
