@@ -308,9 +308,10 @@ pub(crate) fn resident_kib(pid: u32) -> u64 {
     status_kib(pid, "VmRSS:")
 }
 
-/// Memory of a process that was resident at most so far, in KiB.
+/// Memory of a process that was resident at most so far, in KiB, without the pages of its program file: a program of a
+/// debug build is many times as large as the one that is shipped.
 pub(crate) fn peak_kib(pid: u32) -> u64 {
-    status_kib(pid, "VmHWM:")
+    status_kib(pid, "VmHWM:") - status_kib(pid, "RssFile:")
 }
 
 fn status_kib(pid: u32, field: &str) -> u64 {
