@@ -32,7 +32,7 @@ const HEAD_GRACE: Duration = Duration::from_millis(250);
 
 /// Limits of an [`HttpServer`]: `Settings::default()` and setters named like the fields.
 ///
-/// Fixed limits: 64 KiB and 1,024 fields for a request head, 10 s to receive it, 75 s for an idle connection, 5 min
+/// Fixed limits: 64 KiB and 4,096 fields for a request head, 10 s to receive it, 75 s for an idle connection, 5 min
 /// to write a response that is not a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

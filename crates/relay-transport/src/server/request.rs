@@ -20,9 +20,9 @@ use super::connection::Activity;
 pub(super) const MAX_HEAD: usize = 64 << 10;
 /// Limit of the fields of a request head. More than this within 64 KiB would be nearly empty fields; memory for all
 /// is allocated while a head is read.
-pub(super) const MAX_FIELDS: usize = 1024;
+pub(super) const MAX_FIELDS: usize = 4096;
 /// The message for a head over the limit.
-pub(super) const HEAD_RULE: &str = "a request head is at most 65536 bytes and 1024 fields";
+pub(super) const HEAD_RULE: &str = "a request head is at most 65536 bytes and 4096 fields";
 /// Time limit of a request body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
