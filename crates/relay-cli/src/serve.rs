@@ -77,15 +77,16 @@ fn store(args: &ServeArgs) -> anyhow::Result<Option<DiskStore>> {
             return Ok(None);
         }
     };
-    tracing::info!("events are kept in {}", dir.display());
     let fsync = match args.fsync {
         FsyncArg::Always => Fsync::Always,
         FsyncArg::Interval => Fsync::Interval(args.fsync_interval),
         FsyncArg::Never => Fsync::Never,
     };
     let options = DiskOptions::default().fsync(fsync).cache_bytes(CACHE);
-    let store = DiskStore::open(dir, options);
-    store.map(Some).with_context(|| format!("cannot use the data directory {}", dir.display()))
+    let store = DiskStore::open(dir, options)
+        .with_context(|| format!("cannot use the data directory {}", dir.display()))?;
+    tracing::info!("events are kept in {}", dir.display());
+    Ok(Some(store))
 }
 
 /// The source, fit to begin: nobody is to be told of a server that ends at once.

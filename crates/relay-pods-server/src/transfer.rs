@@ -24,11 +24,11 @@ use crate::store::{Draft, Encoder, Fold, Record, StoreError, log_name};
 pub struct StoreReport {
     /// The log's epoch; `None` when it cannot be read.
     pub epoch: Option<String>,
-    /// Sequence of the oldest event that is there, 0 when there is none.
+    /// Sequence of the oldest event that can be read, 0 when there is none.
     pub oldest: u64,
     /// Sequence of the newest.
     pub head: u64,
-    /// How many there are.
+    /// How many can be read.
     pub events: u64,
     /// Bytes of the log's files.
     pub bytes: u64,
@@ -78,6 +78,10 @@ pub fn verify_store(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<St
     };
     let found = match relay_log::verify(dir, &log_name(), progress) {
         Ok(found) => found,
+        // A file of a newer format. What concerns the directory itself is no property of its files.
+        Err(relay_log::Error::Refused { path, problem: what }) if path != dir => {
+            return Ok(StoreReport::of(Verified::default(), None, vec![problem(&path, 0, 0, &what)]));
+        }
         Err(relay_log::Error::Damaged { file, offset, last_good, problem: what, .. }) => {
             let problems = vec![problem(&file, offset, last_good, &what)];
             return Ok(StoreReport::of(Verified::default(), None, problems));

@@ -54,6 +54,8 @@ fn a_restart_over_a_trimmed_log_adds_nothing() {
     assert_eq!((&report["head"], &report["snapshot"]["pods"]), (&500.into(), &500.into()), "{report}");
     assert_eq!((&report["problems"], &report["snapshot"]["sequence"]), (&serde_json::json!([]), &500.into()));
     assert_eq!(Some(&report["epoch"]), epoch.as_ref());
+    // The same events as the server said, though the segment has older ones.
+    assert_eq!((&report["oldest"], &report["events"]), (&401.into(), &100.into()), "{report}");
 }
 
 #[test]
@@ -112,6 +114,28 @@ fn what_cannot_be_used_is_refused_by_name() {
         problem["offset"].as_u64().unwrap() <= middle as u64 && problem["sequence"].is_u64(),
         "{problem}"
     );
+    // The file that says what the directory is.
+    let mark = dir.path().join("store");
+    let mut newer = std::fs::read(&mark).unwrap();
+    newer[8] = 2;
+    let sum = newer[..20].iter().fold(!0_u32, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0x82f6_3b78 & (sum & 1).wrapping_neg()))
+    });
+    newer[20..24].copy_from_slice(&(!sum).to_le_bytes());
+    for (content, what) in [(Some(newer), "format 2"), (Some(vec![0; 24]), "another kind"), (None, "missing")]
+    {
+        match content {
+            Some(content) => std::fs::write(&mark, content).unwrap(),
+            None => std::fs::remove_file(&mark).unwrap(),
+        }
+        let refused = run(&serve).expect(1);
+        assert!(refused.stderr.contains(what) && refused.stderr.contains(data), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("events are kept in"), "{}", refused.stderr);
+        let report = run(&["store", "verify", "--data-dir", data]).expect(1).json();
+        let problem = &report[0]["problems"][0];
+        assert_eq!((&problem["file"], &report[0]["epoch"]), (&mark.to_str().unwrap().into(), &Value::Null));
+        assert!(problem["problem"].as_str().unwrap().contains(what), "{problem}");
+    }
     let missing = dir.path().join("missing");
     run(&["store", "verify", "--data-dir", missing.to_str().unwrap()]).expect(1);
 }

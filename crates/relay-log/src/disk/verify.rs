@@ -16,11 +16,12 @@ use crate::{Checkpoint, Error, LogName};
 pub struct Verified {
     /// Its epoch.
     pub epoch: String,
-    /// Position of the oldest entry that is there; 0 when there is none.
+    /// Position of the oldest entry that can be read; 0 when there is none. A trim after which the log's writer was
+    /// killed may not be known.
     pub oldest: u64,
     /// Position of the newest.
     pub head: u64,
-    /// How many entries there are.
+    /// How many entries can be read.
     pub entries: u64,
     /// Bytes of all its files.
     pub bytes: u64,
@@ -127,6 +128,11 @@ pub fn verify(dir: &Path, name: &LogName, progress: &mut dyn FnMut(u64, u64)) ->
         progress(looked_at, found.bytes);
     }
     found.head = positions.unwrap_or(manifest.origin);
+    if found.oldest > 0 && found.oldest <= manifest.base {
+        // A segment is dropped whole, so that it may begin with entries that were trimmed.
+        found.entries = found.entries.saturating_sub(manifest.base + 1 - found.oldest);
+        found.oldest = if found.entries == 0 { 0 } else { manifest.base + 1 };
+    }
     if manifest.checkpoint {
         match write::load_checkpoint(&disk, &dir, &manifest) {
             Ok(kept) if kept.position < manifest.held_base() || kept.position > found.head => {

@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use relay_log::Checkpoint;
+use relay_proto::error::chain;
 use tokio::sync::{Notify, oneshot};
 
 use super::{Log, View};
@@ -207,7 +208,7 @@ impl Log {
                 self.set_not_taken(result.as_ref().err());
                 match result {
                     Err(error) if ahead && error.may_pass() => {
-                        tracing::warn!(%error, "the store does not take events; it is tried again");
+                        tracing::warn!(error = %chain(&error), "the store does not take events; it is tried again");
                         tokio::time::sleep(jittered(pause)).await;
                         pause = (pause * 2).min(LONGEST_PAUSE);
                     }
@@ -216,6 +217,9 @@ impl Log {
             };
             match &result {
                 Ok(()) => {
+                    if pause > FIRST_PAUSE {
+                        tracing::info!("the store takes events again");
+                    }
                     self.show(view);
                     self.count(&records);
                 }
