@@ -158,6 +158,8 @@ pub(super) fn entries(
         let head = match look(&chunk[at..], position, true) {
             Found::Record(head) => head,
             Found::More(_) => break,
+            // What is good before it is the page; the next read fails, and names the last good position.
+            Found::Bad(_) if !entries.is_empty() => break,
             Found::Bad(problem) => return Err((at, problem)),
         };
         if head.len > room && !entries.is_empty() {

@@ -130,3 +130,30 @@ async fn quiet_logs_cost_no_descriptor() {
     logs.close().await.unwrap();
     assert_eq!(open_files(), 0);
 }
+
+#[tokio::test]
+async fn a_read_over_damage_ends_before_it_and_the_next_one_names_the_last_good_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = DiskOptions::default().cache_bytes(0);
+    let logs = Logs::new(DiskStore::open(dir.path(), options).unwrap());
+    let log = logs.create(&LogName::new("a").unwrap(), LogOptions::default()).await.unwrap();
+    log.append((0..100_u8).map(|at| vec![at; 50]).collect::<Vec<_>>()).await.unwrap();
+    // While the log is open, so that no opening finds it.
+    let segment = dir.path().join("logs/a/00000000000000000001.segment");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let body = bytes.windows(50).position(|bytes| bytes == [40; 50]).unwrap();
+    bytes[body + 7] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+
+    let Page::Entries(entries) = log.read(10, Limit::default()).await.unwrap() else { panic!("trimmed") };
+    assert!(entries.iter().map(|entry| entry.position).eq(11..=40));
+    assert!(entries.iter().all(|entry| entry.body[..] == [entry.position as u8 - 1; 50]));
+    for _ in 0..2 {
+        let error = log.read(40, Limit::default()).await.unwrap_err().to_string();
+        assert!(error.contains("the last good position is 40") && error.contains("checksum"), "{error}");
+        assert!(error.contains(segment.to_str().unwrap()), "{error}");
+    }
+    // What stands behind it is whole.
+    let Page::Entries(entries) = log.read(41, Limit::default()).await.unwrap() else { panic!("trimmed") };
+    assert!(entries.iter().map(|entry| entry.position).eq(42..=100));
+}
