@@ -19,7 +19,8 @@ async fn answers_of_every_kind() {
         let running = Running::start(watch(&peer.url(), &[]));
         let lines = expect(&running, &["initializing", &format!("initializing response={status}")]);
         let long = (400..500).contains(&status) && ![400, 408, 425, 429].contains(&status);
-        let delays = if long { 50_000..=100_000 } else { 5000..=10_000 };
+        // What is left of the delay when it is reported, which a busy machine does late.
+        let delays = if long { 45_000..=100_000 } else { 4000..=10_000 };
         let delay = lines[1]["retry_ms"].as_u64().unwrap();
         assert!(delays.contains(&delay), "{status}: {delay}");
         assert_eq!(end(running).stdout, "");
@@ -36,7 +37,7 @@ async fn answers_of_every_kind() {
         let retries = peer([Reply::empty(status)]).await;
         let running = Running::start(watch(&retries.url(), &["--unauthorized", "retry"]));
         let lines = expect(&running, &["initializing", &format!("initializing response={status}")]);
-        assert!((50_000..=100_000).contains(&lines[1]["retry_ms"].as_u64().unwrap()));
+        assert!((45_000..=100_000).contains(&lines[1]["retry_ms"].as_u64().unwrap()));
         end(running);
     }
     // Also after it has worked.
@@ -96,7 +97,7 @@ async fn answers_that_are_no_stream_and_streams_that_fail() {
             Running::start(watch(&peer.url(), &["--idle-timeout", "700ms", "--max-event", "64KiB"]));
         let all: Vec<&str> = ["initializing"].into_iter().chain(words.iter().copied()).collect();
         let lines = expect(&running, &all);
-        assert!(lines[lines.len() - 1]["retry_ms"].as_u64().unwrap() >= 5000, "{what}");
+        assert!(lines[lines.len() - 1]["retry_ms"].as_u64().unwrap() >= 4000, "{what}");
         end(running);
     }
     for reply in [
