@@ -6,14 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use relay_bench_report::{Bar, Figure, Options};
 use relay_bus::{
     BusReference, Call, CancellationToken, Component, HandlerError, Job, Monitor, MonitorHandler, Report,
 };
 use relay_testkit::ApiServer;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-
-use crate::{Bar, Figure, Options};
 
 const OBJECTS: usize = 5000;
 const FAILING: usize = 1000;

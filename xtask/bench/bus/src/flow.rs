@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::Result;
+use relay_bench_report::{Bar, Figure, Options, median};
 
 use crate::loader::{Sink, send_all};
 use crate::process::{Part, objects};
-use crate::{Bar, Figure, Options, median};
 
 const SENDERS: usize = 64;
 
@@ -44,7 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
                 bare.push(other);
             }
         }
-        let (ours, bare) = (median(ours), median(bare));
+        let (ours, bare) = (median(&ours), median(&bare));
         Ok(vec![
             Figure::new("flow", "hyper as a bare proxy, 64 senders", "msg/s", bare),
             Figure::new("flow", "memory engine, received and delivered", "msg/s", ours),

@@ -1,9 +1,9 @@
 //! What a channel with one subscription takes while nothing happens.
 
 use anyhow::Result;
+use relay_bench_report::{Bar, Figure, Options};
 
 use crate::process::{Part, objects};
-use crate::{Bar, Figure, Options};
 
 pub(crate) fn run(_: &Options) -> Result<Vec<Figure>> {
     let directory = tempfile::tempdir()?;

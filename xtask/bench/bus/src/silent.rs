@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use relay_bench_report::{Bar, Figure, Options, median};
 
 use crate::loader::{Sender, Sink};
 use crate::process::{Part, objects};
-use crate::{Bar, Figure, Options, median};
 
 const SUBSCRIBERS: usize = 100;
 /// Messages a second: as many deliveries as a hundred times that.
@@ -68,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
                 beside.push(other);
             }
         }
-        let (alone, beside) = (median(alone), median(beside));
+        let (alone, beside) = (median(&alone), median(&beside));
         let grown = memory_of_a_stall(&bus, with_at, &sinks).await?;
         Ok(vec![
             Figure::new("silent", "p99 from sending to delivery, 99 subscribers", "ms", alone),

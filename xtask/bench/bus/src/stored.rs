@@ -13,10 +13,10 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self};
 use futures_util::StreamExt as _;
+use relay_bench_report::{Bar, Figure, Options, median};
 
 use crate::loader::{Sender, Sink, send_all};
 use crate::process::{Part, objects};
-use crate::{Bar, Figure, Options, median};
 
 const SENDERS: usize = 64;
 const RATE: u64 = 500;
@@ -102,7 +102,7 @@ async fn throughput(options: &Options, nats: &Nats, directory: &Path) -> Result<
             alone.push(other);
         }
     }
-    let (ours, alone) = (median(ours), median(alone));
+    let (ours, alone) = (median(&ours), median(&alone));
     Ok(vec![
         Figure::new("stored", "async-nats alone: publish, pull, acknowledge, 64 at a time", "msg/s", alone),
         Figure::new("stored", "JetStream engine, received and delivered", "msg/s", ours),

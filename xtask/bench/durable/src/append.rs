@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bytes::Bytes;
+use relay_bench_report::{Bar, Options, median, quantile};
 use relay_durable::{AppendOptions, CreateOptions};
 
 use crate::bare::Bare;
 use crate::server::Running;
-use crate::{Bar, Figures, Options, median, peer, quantile, read};
+use crate::{Figures, peer, read};
 
 const KIND: &str = "text/plain";
 

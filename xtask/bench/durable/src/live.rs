@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use relay_bench_report::{Options, median, quantile};
 use relay_durable::{Checkpoint, CreateOptions, LiveMode, Offset, ReaderConfig};
 
 use crate::bare::Bare;
 use crate::server::Running;
-use crate::{Figures, Options, median, peer, quantile};
+use crate::{Figures, peer};
 
 const KIND: &str = "application/json";
 

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
+use relay_bench_report::{Bar, Options, median};
 use relay_durable::{CreateOptions, DurableStream, IdempotentProducer, ProducerOptions};
 
 use crate::bare::Bare;
 use crate::server::Running;
-use crate::{Bar, Figures, Options, median, peer, read};
+use crate::{Figures, peer, read};
 
 const KIND: &str = "text/plain";
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use relay_bench_report::{Bar, Options, median};
 use relay_durable::{
     AppendOptions, Checkpoint, CreateOptions, Delivery, DurableStream, LiveMode, Offset, ReaderConfig,
 };
@@ -12,7 +13,7 @@ use serde::Deserialize;
 
 use crate::bare::Bare;
 use crate::server::Running;
-use crate::{Bar, Figures, Options, median, peer};
+use crate::{Figures, peer};
 
 fn start() -> (ReaderConfig, Checkpoint) {
     (ReaderConfig::default().mode(LiveMode::Off), Checkpoint::at(Offset::START))

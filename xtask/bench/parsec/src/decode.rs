@@ -5,14 +5,13 @@ use std::hint::black_box;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use cpu_time::ThreadTime;
+use relay_bench_report::{Bar, Figure, Options, median};
 use relay_proto::parsec::Envelope;
 use relay_state::sequences::{GapDetector, Sighting};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::corpus::{CHANNEL, Corpus};
-use crate::flow::median;
-use crate::{Bar, Figure, Options};
 
 /// As serde's derive has it, every member owned, the payload kept as its text.
 #[derive(Deserialize)]
@@ -48,7 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
         own.push(nanoseconds(ours)?);
         theirs.push(nanoseconds(serde)?);
     }
-    let (own, theirs) = (median(own), median(theirs));
+    let (own, theirs) = (median(&own), median(&theirs));
     Ok(vec![
         Figure::new("decode", "decoded and observed", "ns", own),
         Figure::new("decode", "serde_json into a struct", "ns", theirs),

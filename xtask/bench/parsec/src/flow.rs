@@ -9,12 +9,12 @@ use bytes::Bytes;
 use cpu_time::ProcessTime;
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Empty};
+use relay_bench_report::{Bar, Figure, Options};
 use relay_parsec::{Client, Endpoint, MemoryTransport, SseConfig, SseTransport, SubscribeOptions, Transport};
 use relay_proto::sse::{Decoder, Frame, Limits};
 
 use crate::corpus::{CHANNEL, Check, Corpus, PRODUCERS};
 use crate::process::{Part, memory as memory_of};
-use crate::{Bar, Figure, Options};
 
 /// How far a subscriber may be behind before its publisher waits: no lag is wanted here.
 const WINDOW: u64 = 512;
@@ -115,11 +115,6 @@ pub(crate) fn sse(options: &Options) -> Result<Vec<Figure>> {
         Figure::new("sse", "growth of the subscriber behind the first fifth", "MiB", growth)
             .bar(Bar::AtMost(8.0)),
     ])
-}
-
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 async fn publish(url: &str, envelopes: u64) -> Result<u64> {

@@ -1,11 +1,11 @@
 //! What a subscription costs a server while nothing happens.
 
 use anyhow::{Context as _, Result};
+use relay_bench_report::{Bar, Figure, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::process::Part;
-use crate::{Bar, Figure, Options};
 
 /// Ten thousand channels with a subscriber each; open files may allow only fewer.
 pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
+use relay_bench_report::{Bar, Figure, Options, median, quantile};
 use relay_parsec::{
     Client, Endpoint, Item, SubscribeOptions, Transport, WebSocketConfig, WebSocketTransport,
 };
 use tokio::sync::mpsc;
 
-use crate::flow::median;
 use crate::process::Part;
-use crate::{Bar, Figure, Options};
 
 const CHANNEL: &str = "public:bench.latency";
 /// Longest time for an envelope to come.
@@ -42,8 +41,9 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
             subscriber.client.close().await;
         }
         // The median of the rounds: what else the machine does in one of them is nobody's latency.
-        let of_rounds =
-            |rounds: &[[f64; 2]]| [0, 1].map(|at| median(rounds.iter().map(|round| round[at]).collect()));
+        let of_rounds = |rounds: &[[f64; 2]]| {
+            [0, 1].map(|at| median(&rounds.iter().map(|round| round[at]).collect::<Vec<_>>()))
+        };
         let (ours, theirs) = (of_rounds(&ours), of_rounds(&theirs));
         let mut figures = Vec::new();
         for (at, name) in ["p50", "p99"].into_iter().enumerate() {
@@ -98,12 +98,7 @@ async fn measure(
             took.push((at - begun).as_secs_f64() * 1e6);
         }
     }
-    Ok(quantiles(took))
-}
-
-fn quantiles(mut values: Vec<f64>) -> [f64; 2] {
-    values.sort_by(f64::total_cmp);
-    [values[values.len() / 2], values[values.len() * 99 / 100]]
+    Ok([median(&took), quantile(&took, 0.99)])
 }
 
 struct Ours {
