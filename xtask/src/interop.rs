@@ -19,7 +19,7 @@ mod kube_bus;
 mod link;
 mod parsec;
 mod printing;
-mod process;
+pub(crate) mod process;
 mod proxy;
 mod relay;
 mod sse;

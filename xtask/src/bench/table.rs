@@ -1,14 +1,14 @@
 //! `cargo xtask bench table`: people wait no longer for a table than programs for the JSON.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use crate::workspace::{cargo, check, root};
+use crate::interop::process::{Process, first_line};
+use crate::workspace::{cargo, check, root, target_directory};
 
 const PODS: usize = 100_000;
 /// Most that a table may take, next to the JSON.
@@ -23,19 +23,13 @@ pub(super) fn run(quick: bool) -> Result<()> {
         "-p",
         "relay-cli",
     ]))?;
-    let relay = root().join("target/release/relay");
-    let pods = PODS.to_string();
-    let serve = Command::new(&relay)
-        .args(["serve", "--listen", "127.0.0.1:0", "--sim-rate", "0", "--sim-pods", &pods])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("relay serve does not start")?;
-    let mut serve = Killed(serve);
-    let mut first = String::new();
-    BufReader::new(serve.0.stdout.take().context("it has no stdout")?).read_line(&mut first)?;
-    let url = first.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+    let relay = target_directory()?.join("release/relay");
     let folder = tempfile::tempdir()?;
+    let pods = PODS.to_string();
+    let mut serve = Command::new(&relay);
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--sim-rate", "0", "--sim-pods", &pods]);
+    let (_serve, output) = Process::start_piped(&mut serve, &folder.path().join("serve.log"))?;
+    let url = first_line(output)?.rsplit(' ').next().unwrap_or_default().to_owned();
     let file = folder.path().join("out");
     let begin = Instant::now();
     // It listens before it has all pods.
@@ -57,15 +51,6 @@ pub(super) fn run(quick: bool) -> Result<()> {
     );
     ensure!(ratio <= BAR, "the table takes {ratio:.2} times as long as the JSON");
     Ok(())
-}
-
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn list(relay: &Path, url: &str, format: &str, file: &Path) -> Result<Duration> {

@@ -12,7 +12,7 @@ use super::wait_for;
 use crate::workspace;
 
 /// A running program; killed when dropped.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
 }
@@ -25,7 +25,7 @@ impl Process {
     }
 
     /// Starts the program with its standard output in our hands and the errors in the log.
-    pub(super) fn start_piped(command: &mut Command, log: &Path) -> Result<(Self, ChildStdout)> {
+    pub(crate) fn start_piped(command: &mut Command, log: &Path) -> Result<(Self, ChildStdout)> {
         let mut process = Self::spawn(command.stdout(Stdio::piped()), log)?;
         let stdout = process.child.stdout.take().context("the pipe was asked for above")?;
         Ok((process, stdout))
@@ -89,7 +89,7 @@ impl Drop for Process {
 }
 
 /// The first line that a program prints, such as its address.
-pub(super) fn first_line(output: impl Read) -> Result<String> {
+pub(crate) fn first_line(output: impl Read) -> Result<String> {
     let mut line = String::new();
     BufReader::new(output).read_line(&mut line)?;
     ensure!(!line.is_empty(), "no first line");
