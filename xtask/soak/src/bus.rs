@@ -5,7 +5,7 @@
 //! does any more: the bus must agree with the objects, and everything that a ledger says is owed must have arrived.
 //! Nobody may ever get a message of another channel, nor any after its subscription went.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -125,7 +125,7 @@ struct Soak {
     /// Subscriptions that are there.
     wanted: BTreeMap<String, String>,
     /// Channels that are there.
-    channels: BTreeMap<String, ()>,
+    channels: BTreeSet<String>,
     ledger: Arc<Mutex<Ledger>>,
     messages: u64,
     report: BusReport,
@@ -171,7 +171,7 @@ impl Soak {
             lives: 0,
             read: 0,
             wanted: BTreeMap::new(),
-            channels: BTreeMap::new(),
+            channels: BTreeSet::new(),
             ledger: Arc::default(),
             messages: 0,
             report: BusReport::default(),
@@ -307,7 +307,7 @@ impl Soak {
         let others = json!([{"type": "Others", "status": "True"}]);
         if self.rng.one_in(4) {
             let channel = format!("c{}", self.rng.below(MOST.0));
-            if self.channels.remove(&channel).is_some() {
+            if self.channels.remove(&channel) {
                 self.cluster.delete(CHANNELS, "ns", &channel);
                 // What its storage held is gone with it.
                 for subscription in self.wanted.keys().filter(|name| channel_of(name) == channel) {
@@ -316,7 +316,7 @@ impl Soak {
             } else {
                 let object = json!({"metadata": named(&channel), "spec": {"bus": "b"}, "status": {"conditions": others}});
                 self.cluster.put(CHANNELS, object);
-                self.channels.insert(channel, ());
+                self.channels.insert(channel);
             }
             return;
         }
@@ -355,12 +355,8 @@ impl Soak {
     /// Waits until the bus serves exactly what the objects say: each subscription gets a message, and there are no more
     /// subscriptions than these.
     async fn agree(&mut self) -> Result<()> {
-        let there: BTreeMap<_, _> = self
-            .wanted
-            .clone()
-            .into_iter()
-            .filter(|(_, channel)| self.channels.contains_key(channel))
-            .collect();
+        let there: BTreeMap<_, _> =
+            self.wanted.clone().into_iter().filter(|(_, channel)| self.channels.contains(channel)).collect();
         let deadline = Instant::now() + SOON;
         loop {
             match self.agrees(&there).await {
@@ -379,7 +375,7 @@ impl Soak {
         // From here on the removed ones must get nothing.
         let before: BTreeMap<String, u64> = self.removed(&there);
         for _ in 0..3 {
-            for channel in self.channels.clone().into_keys() {
+            for channel in self.channels.clone() {
                 let message = self.probe(&channel).await?;
                 self.eventually("a message that was sent in peace", |soak| {
                     for subscription in there.iter().filter(|(_, of)| **of == channel).map(|(name, _)| name) {
@@ -401,7 +397,7 @@ impl Soak {
     /// Subscriptions whose channel is there, too.
     fn there(&self) -> BTreeMap<String, String> {
         let wanted = self.wanted.clone().into_iter();
-        wanted.filter(|(_, channel)| self.channels.contains_key(channel)).collect()
+        wanted.filter(|(_, channel)| self.channels.contains(channel)).collect()
     }
 
     /// How many requests came for each subscription that is not there.
@@ -428,12 +424,12 @@ impl Soak {
             let says = metric(self.admin, name).await;
             ensure!(says == Some(count as u64), "{name}is {says:?} and should be {count}");
         }
-        for channel in self.channels.clone().into_keys() {
+        for channel in self.channels.clone() {
             self.probe(&channel).await?;
         }
         for number in 0..MOST.0 {
             let channel = format!("c{number}");
-            if !self.channels.contains_key(&channel) {
+            if !self.channels.contains(&channel) {
                 let status = send(self.address, &channel, "nobody's").await;
                 ensure!(status == Some(404), "{channel} is gone and answers {status:?}");
             }
@@ -458,8 +454,8 @@ impl Soak {
     /// Every object says that it is served, and what others wrote into it is still there.
     async fn conditions(&mut self) -> Result<()> {
         self.eventually("the conditions", |soak| {
-            let channels = soak.channels.keys().map(|name| (CHANNELS, name, "Provisioned"));
-            let there = soak.wanted.iter().filter(|(_, channel)| soak.channels.contains_key(*channel));
+            let channels = soak.channels.iter().map(|name| (CHANNELS, name, "Provisioned"));
+            let there = soak.wanted.iter().filter(|(_, channel)| soak.channels.contains(*channel));
             let subscriptions = there.map(|(name, _)| (SUBSCRIPTIONS, name, "Dispatching"));
             for (kind, name, ours) in channels.chain(subscriptions) {
                 let object = soak.cluster.get(kind, "ns", name).context("it is there")?;
