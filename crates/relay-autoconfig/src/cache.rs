@@ -1,11 +1,10 @@
 //! Caches of the last good configuration, for a start while the service is unavailable.
 
 use std::error::Error;
-use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 
 use relay_state::environments::decode_saved;
-use relay_state::files::{FileError, LockedFile};
+use relay_state::files::{self, FileError, LockedFile};
 
 use crate::service::{service, shown};
 
@@ -27,8 +26,8 @@ pub trait Cache: Send {
     fn name(&self) -> String;
 }
 
-/// Size limit of a read-only cache file: 64 MiB.
-const LARGEST: u64 = 64 << 20;
+/// What the file is, in errors.
+const KIND: &str = "cache file";
 
 /// A file (mode 0600) that is replaced atomically and locked.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ pub struct FileCache {
 
 #[derive(Debug)]
 enum Backend {
-    Up(LockedFile),
+    Locked(LockedFile),
     /// Nothing is stored.
     ReadOnly(PathBuf),
 }
@@ -49,7 +48,7 @@ impl FileCache {
     /// # Errors
     /// When another process has it, or it cannot be replaced, for example on a full or read-only disk.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, FileError> {
-        Ok(Self { file: Backend::Up(LockedFile::open("cache file", path)?.private()) })
+        Ok(Self { file: Backend::Locked(LockedFile::open(KIND, path)?.private()) })
     }
 
     /// Reads the file and never writes it: for a disk on which [`open`](Self::open) fails. An old configuration is
@@ -70,19 +69,8 @@ impl FileCache {
 impl Cache for FileCache {
     fn load(&mut self) -> Result<Option<String>, Box<dyn Error + Send + Sync>> {
         let bytes = match &self.file {
-            Backend::Up(file) => file.read()?,
-            Backend::ReadOnly(path) => match std::fs::File::open(path) {
-                Ok(file) => {
-                    let mut bytes = Vec::new();
-                    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
-                    if bytes.len() as u64 > LARGEST {
-                        return Err("it is over 64 MiB".into());
-                    }
-                    Some(bytes)
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => None,
-                Err(error) => return Err(error.into()),
-            },
+            Backend::Locked(file) => file.read()?,
+            Backend::ReadOnly(path) => files::read(KIND, path)?,
         };
         let text = bytes.map(|bytes| String::from_utf8(bytes).map_err(|_| "it is not text"));
         Ok(text.transpose()?)
@@ -90,16 +78,16 @@ impl Cache for FileCache {
 
     fn store(&mut self, text: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         match &self.file {
-            Backend::Up(file) => Ok(file.replace(text.as_bytes())?),
+            Backend::Locked(file) => Ok(file.replace(text.as_bytes())?),
             Backend::ReadOnly(_) => Ok(()),
         }
     }
 
     fn name(&self) -> String {
         let path = match &self.file {
-            Backend::Up(file) => file.path(),
+            Backend::Locked(file) => file.path(),
             Backend::ReadOnly(path) => path,
         };
-        format!("cache file {}", path.display())
+        format!("{KIND} {}", path.display())
     }
 }

@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 
 use relay_proto::mark::without_mark;
 
-/// Size limit of [`LockedFile::read`]: 64 MiB.
+/// Size limit of [`LockedFile::read`] and [`read`]: 64 MiB.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// Limit of symbolic links to a file that does not exist yet.
@@ -105,25 +105,11 @@ impl LockedFile {
     /// # Errors
     /// When it cannot be read, or is over 64 MiB.
     pub fn read(&self) -> Result<Option<Vec<u8>>, FileError> {
-        let bytes = self.bytes()?;
-        Ok(bytes.map(|bytes| match without_mark(&bytes) {
-            rest if rest.len() == bytes.len() => bytes,
-            rest => rest.to_vec(),
-        }))
+        Ok(self.bytes()?.map(text_of))
     }
 
     fn bytes(&self) -> Result<Option<Vec<u8>>, FileError> {
-        let file = match File::open(&self.target) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.io("read", error)),
-        };
-        let mut bytes = Vec::new();
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| self.io("read", error))?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(self.corrupt("it is over 64 MiB"));
-        }
-        Ok(Some(bytes))
+        bytes_of(self.kind, &self.path, &self.target)
     }
 
     /// Replaces the content. When this returns, it survives a kill of the process and a loss of power.
@@ -220,6 +206,38 @@ impl LockedFile {
 
     fn io(&self, action: &'static str, source: io::Error) -> FileError {
         FileError::Io { kind: self.kind, path: self.path.clone(), action, source }
+    }
+}
+
+/// Reads a file as [`LockedFile::read`] does, without a lock: for a file that is never written.
+///
+/// # Errors
+/// When it cannot be read, or is over 64 MiB.
+pub fn read(kind: &'static str, path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    Ok(bytes_of(kind, path, path)?.map(text_of))
+}
+
+/// The bytes of `target`, which errors call `path`.
+fn bytes_of(kind: &'static str, path: &Path, target: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    let unreadable = |source| FileError::Io { kind, path: path.to_owned(), action: "read", source };
+    let file = match File::open(target) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(FileError::Corrupt { kind, path: path.to_owned(), reason: "it is over 64 MiB".into() });
+    }
+    Ok(Some(bytes))
+}
+
+/// Without a byte order mark.
+fn text_of(bytes: Vec<u8>) -> Vec<u8> {
+    match without_mark(&bytes) {
+        rest if rest.len() == bytes.len() => bytes,
+        rest => rest.to_vec(),
     }
 }
 
