@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use http::{HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
 use relay_proto::eventsource::{Cause, Config, Item, Stop};
+use relay_proto::http::without_userinfo;
 use relay_proto::problem::Problem;
 use relay_proto::sse::{Event, Frame};
 use relay_state::files::LockedFile;
@@ -195,14 +196,7 @@ fn request(args: &SseArgs) -> Result<Request<Full<Bytes>>, Usage> {
 
 /// The address without what may be a secret.
 fn shown(url: &str) -> String {
-    let plain = url.split(['?', '#']).next().unwrap_or_default();
-    match plain.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-            format!("{scheme}://{}{path}", authority.rsplit('@').next().unwrap_or_default())
-        }
-        None => plain.to_owned(),
-    }
+    without_userinfo(url.split(['?', '#']).next().unwrap_or_default())
 }
 
 /// The last event id on its way into a file: at most every 100 ms, and at the end.

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, header};
 use relay_proto::durable::{Answer, Offset, Refusal, is_json};
 use relay_proto::http::same_origin;
+use relay_proto::http::without_userinfo;
 use relay_proto::setters;
 use relay_transport::BaseUrl;
 
@@ -192,7 +193,7 @@ impl Client {
     /// # Errors
     /// [`ErrorKind::Usage`] when it has a query or a fragment, or is no URL.
     pub fn stream(&self, stream: &str) -> Result<DurableStream, Error> {
-        let shown = without_user(stream);
+        let shown = without_userinfo(stream);
         let wrong = |why: &str| Error::usage(format!("stream {shown:?}: {why}"));
         if stream.contains(['?', '#']) {
             return Err(wrong("a stream has no query and no fragment"));
@@ -505,16 +506,6 @@ impl DurableStream {
 impl fmt::Debug for DurableStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("DurableStream").field(&self.url).finish()
-    }
-}
-
-/// A URL for errors, without user name and password.
-fn without_user(url: &str) -> String {
-    let Some(at) = url.find("://").map(|at| at + 3) else { return url.to_owned() };
-    let end = url[at..].find('/').map_or(url.len(), |slash| at + slash);
-    match url[at..end].rfind('@') {
-        Some(user) => format!("{}{}", &url[..at], &url[at + user + 1..]),
-        None => url.to_owned(),
     }
 }
 

@@ -18,4 +18,4 @@ mod url;
 
 pub use head::{ResponseHead, media_type};
 pub use redirect::Redirect;
-pub use url::{resolve, same_origin};
+pub use url::{resolve, same_origin, without_userinfo};

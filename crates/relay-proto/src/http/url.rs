@@ -49,6 +49,20 @@ pub fn resolve(base: &str, reference: &str) -> Option<String> {
     Some(url)
 }
 
+/// A URL for messages: without user name and password, which are credentials. A text without a scheme is kept.
+///
+/// ```
+/// use relay_proto::http::without_userinfo;
+/// assert_eq!(without_userinfo("https://me:pw@host:8443/a@b"), "https://host:8443/a@b");
+/// assert_eq!(without_userinfo("/a@b"), "/a@b");
+/// ```
+pub fn without_userinfo(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    [scheme, "://", host, path].concat()
+}
+
 /// Whether two absolute URLs have the same scheme, host and port, so that a secret of one may be shown to the other.
 ///
 /// A URL of another scheme has the same origin as no URL.
