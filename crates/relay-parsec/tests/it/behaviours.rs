@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use relay_parsec::{
-    Client, Event, HistoryOptions, Item, MemoryTransport, Outgoing, SequenceSnapshotter, SnapshotError,
-    SubscribeOptions, SubscriptionState, Transport,
+    Client, HistoryOptions, Item, MemoryTransport, Outgoing, SequenceSnapshotter, SnapshotError,
+    SubscribeOptions, SubscriptionState,
 };
 use relay_proto::parsec::{Payload, Producer, Registry, Validator, ValidatorMode};
+
+use crate::minimal::Minimal;
 
 const CHANNEL: &str = "public:a.b.c";
 
@@ -220,43 +222,7 @@ async fn a_handler_that_panics_or_unsubscribes_leaves_the_others_working() {
 /// A transport with nothing but what it must have says so, by name.
 #[tokio::test]
 async fn what_a_transport_lacks_is_named() {
-    struct Minimal;
-    impl Transport for Minimal {
-        fn name(&self) -> &'static str {
-            "minimal"
-        }
-        fn publish<'a>(
-            &'a self,
-            _: &'a str,
-            _: bytes::Bytes,
-        ) -> futures_util::future::BoxFuture<'a, Result<relay_parsec::Receipt, relay_parsec::PublishFailure>>
-        {
-            Box::pin(async { Ok(relay_parsec::Receipt::default()) })
-        }
-        fn subscribe<'a>(
-            &'a self,
-            _: &'a str,
-            _: relay_parsec::Start,
-        ) -> futures_util::future::BoxFuture<'a, Result<Box<dyn relay_parsec::Feed>, relay_parsec::Error>>
-        {
-            Box::pin(async { Ok(Box::new(Nothing) as Box<dyn relay_parsec::Feed>) })
-        }
-    }
-    struct Nothing;
-    impl futures_util::Stream for Nothing {
-        type Item = Event;
-        fn poll_next(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Event>> {
-            std::task::Poll::Ready(None)
-        }
-    }
-    impl relay_parsec::Feed for Nothing {
-        fn resume(&mut self, _: Option<&relay_proto::parsec::Position>) {}
-        fn restart(&mut self, _: &str) {}
-    }
-    let client = Client::builder(Minimal).producer(Producer::service("s")).build().unwrap();
+    let client = Client::builder(Minimal::default()).producer(Producer::service("s")).build().unwrap();
     let error = client.history(CHANNEL, &HistoryOptions::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "not implemented: history over minimal");
     let error = client.presence(CHANNEL).await.unwrap_err();

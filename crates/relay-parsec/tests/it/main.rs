@@ -3,6 +3,7 @@
 
 mod behaviours;
 mod memory;
+mod minimal;
 mod publishing;
 #[cfg(feature = "websocket")]
 mod seen;

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
 use relay_parsec::{
-    Client, Error, Event, Feed, HistoryOptions, Item, MemoryTransport, Outgoing, PublishFailure, Receipt,
-    SequenceSnapshotter, SnapshotError, Start, SubscribeOptions, SubscriptionState, Transport,
+    Client, Error, HistoryOptions, Item, MemoryTransport, Outgoing, SequenceSnapshotter, SnapshotError,
+    SubscribeOptions, SubscriptionState, Transport,
 };
 use relay_proto::parsec::{Payload, Position, Producer};
 use relay_state::sequences::{Follow, FollowOptions, Frame};
 use tokio::sync::mpsc;
+
+use crate::minimal::Minimal;
 
 const CHANNEL: &str = "public:a.b";
 
@@ -69,46 +69,9 @@ async fn a_second_subscription_on_a_channel_takes_nothing_from_the_first_and_clo
     }
 }
 
-/// Counts how often it is subscribed to, with streams that are over as they begin.
-#[derive(Clone, Default)]
-struct Closed(Arc<AtomicUsize>);
-
-struct Over;
-
-impl futures_util::Stream for Over {
-    type Item = Event;
-
-    fn poll_next(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Event>> {
-        std::task::Poll::Ready(None)
-    }
-}
-
-impl Feed for Over {
-    fn resume(&mut self, _: Option<&Position>) {}
-    fn restart(&mut self, _: &str) {}
-}
-
-impl Transport for Closed {
-    fn name(&self) -> &'static str {
-        "closed"
-    }
-
-    fn publish<'a>(&'a self, _: &'a str, _: Bytes) -> BoxFuture<'a, Result<Receipt, PublishFailure>> {
-        Box::pin(std::future::ready(Ok(Receipt::default())))
-    }
-
-    fn subscribe<'a>(&'a self, _: &'a str, _: Start) -> BoxFuture<'a, Result<Box<dyn Feed>, Error>> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Box::pin(std::future::ready(Ok(Box::new(Over) as Box<dyn Feed>)))
-    }
-}
-
 #[tokio::test]
 async fn a_stream_that_is_over_ends_the_subscription_in_sight_and_makes_no_loop() {
-    let transport = Closed::default();
+    let transport = Minimal::default();
     let client = client(transport.clone());
     let subscriber = client.subscribe(CHANNEL, SubscribeOptions::default()).await.unwrap();
     let subscription = subscriber.on_envelope(|_| async {}).start();
@@ -207,7 +170,7 @@ async fn numbers_that_cannot_be_kept_stop_the_publisher() {
 
 #[tokio::test]
 async fn a_channel_with_a_line_end_is_refused_before_it_spends_a_number() {
-    let client = client(Closed::default());
+    let client = client(Minimal::default());
     for name in ["", "public:a.b\r\nx: y", "public:a\0.b"] {
         let error = client.publish(name, Outgoing::new("data")).await.unwrap_err();
         assert!(matches!(error, Error::Usage(_)), "{error}");
