@@ -12,7 +12,7 @@
 //! * [`Clock`] freezes tokio's time although sockets are in use, and moves it by hand.
 //!
 //! It is no HTTP server: requests are cut apart at their blank line and `Content-Length`, nothing is negotiated,
-//! nothing is checked. There is no TLS. For plain REST with matchers, wiremock is better. Unlike the rest of the
+//! nothing is checked. `Authority` (feature `tls`) puts TLS in front of a peer. For plain REST with matchers, wiremock is better. Unlike the rest of the
 //! workspace it panics when a test is wrong: a request that never comes, a script with an error.
 //!
 //! Nothing here sleeps: tests wait for events, within a limit of real time ([`within`]).
@@ -39,6 +39,8 @@
 //! ```
 
 mod api_server;
+#[cfg(feature = "tls")]
+mod authority;
 mod centrifuge;
 mod clock;
 mod gate;
@@ -51,6 +53,8 @@ mod reply;
 mod seed;
 
 pub use api_server::{ApiServer, Ask};
+#[cfg(feature = "tls")]
+pub use authority::Authority;
 pub use centrifuge::CentrifugeServer;
 pub use clock::{Clock, within};
 pub use gate::Gate;

@@ -2,9 +2,8 @@
 
 use std::process::Command;
 
-use relay_testkit::{Peer, Reply, Script};
+use relay_testkit::{Authority, Peer, Reply, Script};
 
-use super::authority::{Authority, Clients};
 use super::process::{Running, relay, run};
 
 /// A bus whose only subscriber is there; it trusts this authority, and no other.
@@ -39,7 +38,7 @@ async fn a_certificate_that_does_not_match_is_an_error_that_names_destination_an
         (&ours, "localhost", ""),
     ] {
         let directory = tempfile::tempdir().unwrap();
-        let front = signer.front(name, Clients::Any, peer.addr()).await;
+        let front = signer.front(name, None, peer.addr()).await;
         let to = front.replace("https://", "https://user:hidden@") + "/p";
         let (bus, url) = serve(directory.path(), &to, &ours);
         run(&["bus", "send", "--url", &url, "--channel", "default/c", "--data", "x"]).expect(0);

@@ -4,10 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use relay_testkit::{Conversation, Gate, Peer, RelayScript, Reply, Script, pods_reply};
+use relay_testkit::{Authority, Conversation, Gate, Peer, RelayScript, Reply, Script, pods_reply};
 use serde_json::{Value, json};
 
-use super::authority::{Authority, Clients};
 use super::process::{Done, Running, relay, run_command};
 
 const SERVICE: &str = "relay-system/relay:8080";
@@ -476,7 +475,7 @@ async fn a_proxy_of_the_kubeconfig_is_used() {
 async fn a_plugin_is_run_again_for_its_certificate() {
     let talk = Conversation::new("e1").connected(3).catchup_complete().silence();
     let (peer, home) = (Peer::start(behind().stream(talk)).await, Home::new());
-    let (certificate, key) = Authority::new().sign("me");
+    let (certificate, key) = Authority::new().sign("me", Authority::FUTURE);
     let credential = json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {
         "clientCertificateData": certificate, "clientKeyData": key, "expirationTimestamp": "2001-01-01T00:00:00Z"}});
     home.put(".kube/credential.json", credential.to_string());
@@ -496,8 +495,8 @@ fn base64(text: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn certificates_are_those_of_the_kubeconfig() {
     let (peer, authority, home) = (api_server().await, Authority::new(), Home::new());
-    let server = authority.front("api.cluster.test", Clients::Signed, peer.addr()).await;
-    let (certificate, key) = authority.sign("me");
+    let server = authority.front("api.cluster.test", Some(&authority), peer.addr()).await;
+    let (certificate, key) = authority.sign("me", Authority::FUTURE);
     home.put(".kube/ca.pem", &authority.pem);
     home.put(".kube/me.pem", &certificate);
     home.put(".kube/me.key", &key);

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod advice;
-mod authority;
 mod process;
 mod small_disk;
 mod terminal;

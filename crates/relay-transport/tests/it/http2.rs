@@ -47,7 +47,7 @@ async fn say(events: &Events, text: &'static str) {
 
 #[tokio::test]
 async fn agreed_on_in_the_handshake_and_shared() {
-    let mut config = crate::tls::Authority::new().server("localhost", 2200, None);
+    let mut config = relay_testkit::Authority::new().server("localhost", 2200, None);
     config.alpn_protocols = vec![b"h2".to_vec()];
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}/events", listener.local_addr().unwrap().port());

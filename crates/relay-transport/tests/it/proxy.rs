@@ -75,7 +75,7 @@ async fn ask(http: &HttpClient, url: &str) -> Result<String, String> {
 #[tokio::test]
 async fn encrypted_connections_go_through_a_tunnel() {
     let server =
-        crate::tls::Server::start(crate::tls::Authority::new().server("relay.test", 2200, None)).await;
+        crate::tls::Server::start(relay_testkit::Authority::new().server("relay.test", 2200, None)).await;
     let proxy = Proxy::start(TUNNEL).await;
     let url = format!("https://relay.test:{}/events", server.port);
     let mut stream = EventStream::get(through(&proxy, ""), quick(), &url).unwrap();
