@@ -65,14 +65,6 @@ pub(crate) struct NoStream {
 }
 
 impl NoStream {
-    fn code(&self) -> u8 {
-        match self.status {
-            401 | 403 => 4,
-            404 => 3,
-            _ => 1,
-        }
-    }
-
     fn advice(&self) -> Option<&'static str> {
         match self.status {
             401 => Some("give a credential: -H 'Authorization: Bearer TOKEN'"),
@@ -151,12 +143,21 @@ impl Exit {
     }
 }
 
+/// For an HTTP status that ended the command.
+fn code_of_status(status: u16) -> u8 {
+    match status {
+        401 | 403 => 4,
+        404 => 3,
+        _ => 1,
+    }
+}
+
 fn code_of(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() {
         return 2;
     }
     if let Some(refused) = error.downcast_ref::<NoStream>() {
-        return refused.code();
+        return code_of_status(refused.status);
     }
     if let Some(CursorError::OtherFilter { .. }) = error.downcast_ref() {
         return 2;
@@ -200,17 +201,13 @@ fn code_of(error: &anyhow::Error) -> u8 {
         Some(Error::Usage { .. }) => 2,
         // The relay said that there is nothing more to come: that is an end, and it was named.
         Some(Error::Finished { .. }) => 0,
-        Some(error) => match error.status() {
-            Some(401 | 403) => 4,
-            Some(404) => 3,
-            _ => 1,
-        },
+        Some(error) => error.status().map_or(1, code_of_status),
         None => 1,
     }
 }
 
 const NOBODY: &str = "does the server run, and is this its address?";
-const NOT_ONE: &str = "what answers there is no relay: check host, port and path of --url";
+pub(crate) const NOT_ONE: &str = "what answers there is no relay: check host, port and path of --url";
 const NO_HTTP: &str =
     "what answers there speaks no HTTP, or hangs up: check http or https, host and port of --url";
 const IN_FRONT: &str = "that is the word of what stands in front of the relay: does the relay behind it run?";

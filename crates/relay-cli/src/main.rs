@@ -115,7 +115,7 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
         _ => None,
     };
     let directives = match in_table {
-        Some(_) => format!("{asked},{}", outage::NOT_IN_LOG),
+        Some(_) => format!("{asked},{}=off", relay_pods::RETRY_TARGET),
         None => asked.clone(),
     };
     let filter = EnvFilter::builder()

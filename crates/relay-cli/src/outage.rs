@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use relay_pods::{Outage, StreamHandle};
+use relay_pods::{Outage, RETRY_TARGET, StreamHandle};
 use tokio::time::sleep;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -80,12 +80,6 @@ impl OutageWatch {
         out.heading(text)
     }
 }
-
-/// The target of what the client logs about attempts that are made again.
-const RETRY_TARGET: &str = "relay_pods::retry";
-
-/// What takes these attempts out of the log, so that nobody is told twice.
-pub(crate) const NOT_IN_LOG: &str = "relay_pods::retry=off";
 
 /// Tells people on standard error what is waited for, at each attempt, where there is no table to tell it in.
 pub(crate) struct Voice;

@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use relay_pods::{EventType, EventsQuery, Health, Order, PodKey};
 
 use crate::args::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
-use crate::exit::{Exit, Usage, is_no_relay, signalled};
+use crate::exit::{Exit, NOT_ONE, Usage, is_no_relay, signalled};
 use crate::output::{Output, Progress, Tone, note, to_value};
 use crate::pod_name::{Namespace, pod_key};
 use crate::rows::{self, Changes, event_cells, event_json, group_cells, group_json, pod_cells, pod_name};
@@ -78,12 +78,11 @@ pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
         Err(error) => is_no_relay(&error.into()),
     };
     let told = |key: &PodKey| {
-        let name = format!("{}/{}", key.namespace(), key.name());
         let next = match strange {
-            true => "what answers there is no relay: check host, port and path of --url".to_owned(),
-            false => format!("what happened to it: relay events --pod {name}"),
+            true => NOT_ONE.to_owned(),
+            false => format!("what happened to it: relay events --pod {key}"),
         };
-        format!("there is no pod {name} ({next})")
+        format!("there is no pod {key} ({next})")
     };
     missing.iter().for_each(|key| note(&told(key)));
     Ok(Exit::NotFound(told(&last)))

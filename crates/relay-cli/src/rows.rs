@@ -54,7 +54,7 @@ pub(crate) fn pod_cells(pod: &Pod, now: i64) -> Vec<Text> {
 
 /// What `-o name` prints, and what commands take that are about one pod.
 pub(crate) fn pod_name(pod: &Pod) -> String {
-    format!("{}/{}", pod.namespace(), pod.name())
+    pod.key().to_string()
 }
 
 /// `1/2`.

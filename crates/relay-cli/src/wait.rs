@@ -101,11 +101,6 @@ fn names(args: &WaitArgs) -> Result<Vec<PodKey>, Usage> {
     args.pods.iter().map(|name| pod_key(name, namespace)).collect()
 }
 
-/// `NAMESPACE/NAME`.
-fn name_of(key: &PodKey) -> String {
-    format!("{}/{}", key.namespace(), key.name())
-}
-
 /// What is waited for, and of which pods: of those that were named, else of all that match.
 struct Wanted {
     conditions: Vec<Condition>,
@@ -258,8 +253,13 @@ impl LiveView {
         if !self.wanted.conditions.iter().any(|condition| matches!(condition, Condition::Deleted(_))) {
             return None;
         }
-        let never: Vec<_> =
-            self.wanted.names.iter().filter(|name| !self.seen.contains(*name)).map(name_of).collect();
+        let never: Vec<_> = self
+            .wanted
+            .names
+            .iter()
+            .filter(|name| !self.seen.contains(*name))
+            .map(ToString::to_string)
+            .collect();
         match never.as_slice() {
             [] if self.wanted.names.is_empty() && self.seen.is_empty() => {
                 Some("no pod matched from the start".into())
