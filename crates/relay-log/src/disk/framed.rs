@@ -56,7 +56,7 @@ pub(super) fn write_new(disk: &dyn Disk, path: &Path, kind: &[u8; 8], payload: &
     content.extend_from_slice(kind);
     content.extend_from_slice(&VERSION.to_le_bytes());
     content.extend_from_slice(&(payload.len() as u64).to_le_bytes());
-    let sum = crc32c([&content, payload, b""]);
+    let sum = crc32c(&[&content, payload]);
     content.extend_from_slice(&sum.to_le_bytes());
     content.extend_from_slice(payload);
     let file = disk.create(path).map_err(|source| failed("creating", path, source))?;
@@ -84,7 +84,7 @@ pub(super) fn read(disk: &dyn Disk, path: &Path, kind: &[u8; 8]) -> Result<Vec<u
     if &head[..8] != kind {
         return Err(bad(0, "the file is of another kind"));
     }
-    let sum = crc32c([&head[..20], payload, b""]);
+    let sum = crc32c(&[&head[..20], payload]);
     if sum.to_le_bytes() != head[20..24] {
         return Err(bad(HEAD, "the checksum does not fit"));
     }

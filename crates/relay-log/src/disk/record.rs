@@ -35,7 +35,7 @@ pub(super) fn segment_head(uid: &[u8; 16], first: u64, epoch: &str) -> [u8; SEGM
     head[28..36].copy_from_slice(&first.to_le_bytes());
     head[36] = u8::try_from(epoch.len()).expect("an epoch has at most 64 characters");
     head[37..37 + epoch.len()].copy_from_slice(epoch.as_bytes());
-    let sum = crc32c([&head[..124], b"", b""]);
+    let sum = crc32c(&[&head[..124]]);
     head[124..].copy_from_slice(&sum.to_le_bytes());
     head
 }
@@ -46,7 +46,7 @@ pub(super) fn head_problem(found: &[u8], expected: &[u8; SEGMENT_HEAD as usize])
         "the file ends within its header"
     } else if found[..8] != KIND[..] {
         "the file is not a segment"
-    } else if crc32c([&found[..124], b"", b""]).to_le_bytes() != found[124..] {
+    } else if crc32c(&[&found[..124]]).to_le_bytes() != found[124..] {
         "the checksum of the header does not fit"
     } else if found[8..12] != expected[8..12] {
         let version = found[8..12].try_into().map_or(0, u32::from_le_bytes);
@@ -80,7 +80,7 @@ pub(super) fn encode(batch: &Batch, first: u64, time: i64, synced: u64, out: &mu
 }
 
 fn checksum(head: &[u8], body: &[u8]) -> u32 {
-    crc32c([&head[..4], &head[8..RECORD_HEAD], body])
+    crc32c(&[&head[..4], &head[8..RECORD_HEAD], body])
 }
 
 /// The head of a record.

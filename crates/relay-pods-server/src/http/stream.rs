@@ -356,7 +356,7 @@ impl Subscriber {
                     Phase::Replay { target, .. } => target,
                     Phase::Live => u64::MAX,
                 };
-                // StoredPod where a dropped future does not lose it.
+                // Stored where a dropped future does not lose it.
                 self.opening = out;
                 let events = &self.relay.log.events;
                 let there = self.pages.turn(events, self.sequence, until).await;

@@ -65,7 +65,7 @@ impl Pages {
                 Work::Later(reading) => Ahead { after, reading, _turn: None },
             },
         };
-        // StoredPod where a dropped future does not lose it.
+        // Stored where a dropped future does not lose it.
         let page = (&mut self.ahead.insert(due).reading).await;
         self.ahead = None;
         let there = self.show(page?);
