@@ -9,11 +9,12 @@
 //!   the same seed.
 //! * [`Oracle`] folds events into pods in a slow and obvious way, and [`audit`] compares a client's items with the
 //!   log.
+//! * `Authority` (feature `tls`) signs certificates, and puts TLS in front of a peer.
 //! * [`Clock`] freezes tokio's time although sockets are in use, and moves it by hand.
 //!
 //! It is no HTTP server: requests are cut apart at their blank line and `Content-Length`, nothing is negotiated,
-//! nothing is checked. `Authority` (feature `tls`) puts TLS in front of a peer. For plain REST with matchers, wiremock is better. Unlike the rest of the
-//! workspace it panics when a test is wrong: a request that never comes, a script with an error.
+//! nothing is checked. For plain REST with matchers, wiremock is better. Unlike the rest of the workspace it panics
+//! when a test is wrong: a request that never comes, a script with an error.
 //!
 //! Nothing here sleeps: tests wait for events, within a limit of real time ([`within`]).
 //!
