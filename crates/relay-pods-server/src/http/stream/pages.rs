@@ -181,4 +181,21 @@ mod tests {
         assert!(pages.turn(&events, 3000, u64::MAX).await.unwrap());
         assert!(pages.left().is_empty());
     }
+
+    #[tokio::test]
+    async fn a_page_read_ahead_is_used_for_its_position_and_for_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let events = events(&dir, 3000).await;
+        let mut read = Vec::new();
+        for _ in 0..2 {
+            let page = begin(&events, 1000, u64::MAX).done().await.unwrap();
+            let reading = std::future::ready(Ok(page)).boxed();
+            read.push(Pages { ahead: Some(Ahead { after: 1000, reading, _turn: None }), ..Pages::default() });
+        }
+        // What was read is all that is left of it.
+        events.log().trim(3000).await.unwrap();
+        assert!(read[0].turn(&events, 1000, u64::MAX).await.unwrap());
+        assert_eq!(read[0].left()[0].position, 1001);
+        assert!(!read[1].turn(&events, 1001, u64::MAX).await.unwrap(), "that page begins elsewhere");
+    }
 }
