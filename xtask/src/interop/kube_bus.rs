@@ -74,6 +74,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         cluster.save()?;
         cluster.run()?;
         create(cluster, "undone")?;
+        // The API server was killed twice within seconds, so the next attempt may be 30 s away.
         let start = following.seen.len();
         following.until("the call", start, |line| line["channel"] == "bus/undone")?;
         let start = following.seen.len();

@@ -14,8 +14,8 @@ use serde_json::Value;
 use super::process::Process;
 use crate::workspace::{self, cargo, check, output};
 
-/// How long anything may take to show on the other side.
-pub(super) const SOON: Duration = Duration::from_secs(60);
+/// How long anything may take to show on the other side: four times the longest delay between two attempts.
+pub(super) const SOON: Duration = Duration::from_secs(120);
 
 /// Builds the command line and returns where it is.
 pub(super) fn build() -> Result<PathBuf> {

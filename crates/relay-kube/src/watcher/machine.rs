@@ -61,6 +61,8 @@ pub(super) struct Machine {
     backoff: Backoff,
     /// The last delay since the last success.
     delay: Duration,
+    /// Whether that delay came directly before this step.
+    waited: bool,
     /// Everything up to this version of the cluster was handed over.
     version: Option<String>,
     /// Failures in a row at this version.
@@ -82,6 +84,7 @@ impl Machine {
             due: Duration::ZERO,
             backoff: Backoff::new(BASE, CAP, seed).jitter(Jitter::Half),
             delay: Duration::ZERO,
+            waited: false,
             version: None,
             here: 0,
             stumbles: 0,
@@ -120,6 +123,7 @@ impl Machine {
     pub(super) fn listed(&mut self, version: &str) {
         self.version = Some(version.to_owned());
         self.here = 0;
+        self.waited = false;
         self.step = Step::Watch;
     }
 
@@ -127,6 +131,7 @@ impl Machine {
     pub(super) fn opened(&mut self, now: Duration) {
         self.opened = now;
         self.brought = false;
+        self.waited = false;
     }
 
     /// The watch had an event of this version (empty: unknown), which was handed over. Returns whether the watch
@@ -182,7 +187,12 @@ impl Machine {
             }
         }
         self.begin_again();
-        self.wait(None, now);
+        if std::mem::take(&mut self.waited) {
+            // A check after a delay: the list needs no second one.
+            self.due = now;
+        } else {
+            self.wait(None, now);
+        }
     }
 
     /// The token for the next page of a list has expired: the next list is read without pages.
@@ -227,6 +237,7 @@ impl Machine {
     /// Resets the delays after a watch that lasted longer than the delay before it.
     fn lived(&mut self, lived: Duration, now: Duration) {
         self.due = now;
+        self.waited = false;
         self.stumbles = 0;
         if lived >= self.delay {
             self.backoff.reset();
@@ -237,6 +248,7 @@ impl Machine {
     fn wait(&mut self, retry_after: Option<Duration>, now: Duration) {
         let floor = retry_after.map_or(Duration::ZERO, |floor| self.backoff.spread(floor.min(LONGEST_WAIT)));
         self.delay = self.backoff.next_delay();
+        self.waited = true;
         self.due = now + self.delay.max(floor);
     }
 }
