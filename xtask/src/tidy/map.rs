@@ -83,12 +83,18 @@ fn compare(page: &str, real: &Table<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The places that a row of the map begins with: `crates/..`, `xtask/..`, `fixtures..`, in backticks.
-fn named_paths(line: &str) -> impl Iterator<Item = &str> {
+/// The places that a row of the map begins with, in backticks: `crates/..`, `xtask/..`, `fixtures..`, `docs/..`. A name
+/// after such a path stands in the same folder.
+fn named_paths(line: &str) -> impl Iterator<Item = String> {
     let first = line.strip_prefix("| ").and_then(|rest| rest.split(" |").next()).unwrap_or_default();
-    let names = first.split('`').skip(1).step_by(2);
-    names
-        .filter(|name| ["crates/", "xtask/", "fixtures", "docs/"].iter().any(|start| name.starts_with(start)))
+    let mut folder = None;
+    first.split('`').skip(1).step_by(2).filter_map(move |name| {
+        if ["crates/", "xtask/", "fixtures", "docs/"].iter().any(|start| name.starts_with(start)) {
+            folder = Path::new(name).parent().and_then(Path::to_str).map(str::to_owned);
+            return Some(name.to_owned());
+        }
+        folder.as_ref().map(|folder| format!("{folder}/{name}"))
+    })
 }
 
 #[cfg(test)]
@@ -123,9 +129,10 @@ mod tests {
 
     #[test]
     fn places_are_named_in_the_first_column() {
-        let names: Vec<&str> =
+        let names: Vec<String> =
             named_paths("| `crates/a/src/x.rs`, `y.rs` | as `crates/none` does |").collect();
-        assert_eq!(names, ["crates/a/src/x.rs"]);
+        assert_eq!(names, ["crates/a/src/x.rs", "crates/a/src/y.rs"]);
+        assert_eq!(named_paths("| `y.rs` | elsewhere |").count(), 0);
     }
 
     #[test]
