@@ -39,7 +39,16 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         cargo().args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny=warnings"),
     )?;
     step("tests");
-    check(cargo().args(["test", "--locked", "--workspace", "--no-fail-fast"]))
+    // Most of the long tests wait for processes and timers: twice as many threads as processors keep these busy.
+    let threads = std::thread::available_parallelism().map_or(2, |processors| processors.get() * 2);
+    check(cargo().args([
+        "test",
+        "--locked",
+        "--workspace",
+        "--no-fail-fast",
+        "--",
+        &format!("--test-threads={threads}"),
+    ]))
 }
 
 /// The crates under `crates/` that have features, by `cargo metadata`.
