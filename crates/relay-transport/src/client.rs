@@ -11,6 +11,7 @@ mod limits;
 mod proxies;
 mod stream;
 mod tls;
+mod tls_io;
 
 pub use base_url::BaseUrl;
 pub use credentials::{Outer, Secret, TokenSource};

@@ -23,6 +23,7 @@ use crate::client::handover::{Io, Loan};
 use crate::client::limits::{Limits, Place};
 use crate::client::proxies::Proxies;
 use crate::client::tls::Tls;
+use crate::client::tls_io::TlsIo;
 
 /// Makes connections for the pool: directly or through a proxy, plain or encrypted, with a time limit.
 #[derive(Clone)]
@@ -110,7 +111,7 @@ impl Connector {
         let connecting = tokio_rustls::TlsConnector::from(config).connect(name, io);
         let stream = connecting.await.map_err(handshake_failed)?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(self.conn(Box::new(stream), h2))
+        Ok(self.conn(Box::new(TlsIo(stream)), h2))
     }
 
     fn conn(&self, io: Box<dyn Io>, h2: bool) -> Conn {

@@ -1,6 +1,7 @@
 //! Errors of requests, by who can correct them.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::time::Duration;
 
 use relay_proto::error::chain;
@@ -85,6 +86,26 @@ impl Error {
     /// The error and its sources on one line: see [`chain`].
     pub fn line(&self) -> String {
         chain(self).to_string()
+    }
+}
+
+/// An error of the connection pool without the pool's own words (`client error (Connect)`): they name its inner step, and
+/// the source says what happened.
+#[derive(Debug)]
+pub(crate) struct Pooled(pub(crate) hyper_util::client::legacy::Error);
+
+impl fmt::Display for Pooled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.source() {
+            Some(source) => fmt::Display::fmt(source, f),
+            None => fmt::Display::fmt(&self.0, f),
+        }
+    }
+}
+
+impl StdError for Pooled {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()?.source()
     }
 }
 

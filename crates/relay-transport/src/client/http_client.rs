@@ -23,7 +23,7 @@ use crate::Error;
 use crate::client::base_url::BaseUrl;
 use crate::client::connect::{Connector, Used};
 use crate::client::dial::Dialer;
-use crate::client::error::{BoxError, shown};
+use crate::client::error::{BoxError, Pooled, shown};
 use crate::client::limits::{Aging, Limits};
 use crate::client::proxies::Proxies;
 use crate::client::tls::{ClientIdentity, Identity, Tls, TlsSettings, certificates_in};
@@ -244,9 +244,9 @@ impl HttpClient {
 fn failed(uri: &http::Uri, error: hyper_util::client::legacy::Error) -> Error {
     let url = shown(uri);
     if error.is_connect() {
-        Error::Connect { url, source: error.into() }
+        Error::Connect { url, source: Pooled(error).into() }
     } else {
-        Error::Exchange { url, source: error.into() }
+        Error::Exchange { url, source: Pooled(error).into() }
     }
 }
 

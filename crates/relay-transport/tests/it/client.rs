@@ -132,9 +132,12 @@ async fn errors_say_who_and_why_but_no_secret() {
     let http = http();
     let refused = http.send(get(&format!("{gone}/p?ticket=hunter2"))).await.unwrap_err();
     assert!(matches!(refused, Error::Connect { .. }) && refused.is_retryable(), "{refused:?}");
-    assert!(refused.line().starts_with(&format!("cannot connect to {gone}/p: ")), "{}", refused.line());
+    let address = gone.trim_start_matches("http://");
+    let why = format!("cannot connect to {gone}/p: {address}: Connection refused (os error 111)");
+    assert_eq!(refused.line(), why, "nothing but what happened, and to whom");
     let broken = http.send(get(&format!("{}/?ticket=hunter2", garbage.url()))).await.unwrap_err();
     assert!(matches!(broken, Error::Exchange { .. }) && broken.is_retryable(), "{broken:?}");
+    assert!(broken.line().ends_with(" failed: invalid HTTP version parsed"), "{}", broken.line());
     let relative = http.send(get("/p?ticket=hunter2")).await.unwrap_err();
     assert!(matches!(relative, Error::Url { .. }) && !relative.is_retryable(), "{relative:?}");
     for error in [refused, broken, relative] {

@@ -284,3 +284,39 @@ async fn handshakes_that_fail() {
     let line = clock.run(Duration::from_secs(1), told(&mut stream)).await;
     assert!(line.contains("no connection within 10s"), "{line}");
 }
+
+/// A server that is killed sends no end of TLS. Errors name that, not the manual of a library.
+#[tokio::test]
+async fn a_connection_that_ends_without_an_end_of_tls_is_named() {
+    const PLAINLY: &str = "the connection was closed without a TLS end";
+    let (files, authority) = (Files::new(), Authority::new());
+    let ca = files.put("ca.pem", &authority.pem);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let acceptor = TlsAcceptor::from(Arc::new(authority.server("localhost", FUTURE, None)));
+    tokio::spawn(async move {
+        for head in ["", "content-length: 9\r\n\r\nhalf", "content-type: text/event-stream\r\n\r\n"] {
+            let mut tls = acceptor.accept(listener.accept().await?.0).await?;
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(tls.read_u8().await?);
+            }
+            tls.write_all(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes()).await?;
+            tls.flush().await?;
+            // The socket is closed, and nothing is said.
+        }
+        std::io::Result::Ok(())
+    });
+    let http = client(|builder| builder.ca_file(&ca));
+    let get = || Request::get(&url).body(Full::default()).unwrap();
+    let mut lines = vec![http.send(get()).await.unwrap_err().line()];
+    use http_body_util::BodyExt;
+    let cut = http.send(get()).await.unwrap().into_body().collect().await.unwrap_err();
+    lines.push(relay_proto::error::chain(&cut).to_string());
+    let mut stream = EventStream::get(http, quick(), &url).unwrap();
+    assert_eq!(told(&mut stream).await, "opened");
+    lines.push(told(&mut stream).await);
+    for line in lines {
+        assert!(line.contains(PLAINLY) && !line.contains("docs.rs"), "{line}");
+    }
+}
