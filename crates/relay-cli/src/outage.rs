@@ -91,25 +91,26 @@ pub(crate) fn retries() -> Targets {
 
 impl<S: Subscriber> Layer<S> for Voice {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut said = Said::default();
-        event.record(&mut said);
-        let what =
-            said.what.trim_end_matches("; connecting again").trim_end_matches("; asking for the list again");
-        note(&format!("{what}; next try {}", in_time(Duration::from_secs_f64(said.delay.max(0.0)))));
+        let mut failed = Failed::default();
+        event.record(&mut failed);
+        let delay = Duration::try_from_secs_f64(failed.delay).unwrap_or_default();
+        note(&format!("{}; next try {}", failed.cause, in_time(delay)));
     }
 }
 
-/// The fields of such an event.
+/// The fields of such an event: see [`RETRY_TARGET`].
 #[derive(Default)]
-struct Said {
-    what: String,
+struct Failed {
+    cause: String,
     delay: f64,
 }
 
-impl Visit for Said {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "message" {
-            self.what = format!("{value:?}");
+impl Visit for Failed {
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "cause" {
+            value.clone_into(&mut self.cause);
         }
     }
 

@@ -32,8 +32,8 @@
 //! # }
 //! ```
 
-/// The target of log events about attempts that failed and are made again, with their `delay` in seconds. A program
-/// that reports outages in another way can leave them out of its log by this target.
+/// The target of log events about attempts that failed and are made again: fields `cause`, a line of text, and `delay`
+/// in seconds. A program that reports outages in another way can leave them out of its log by this target.
 pub const RETRY_TARGET: &str = "relay_pods::retry";
 
 mod builder;

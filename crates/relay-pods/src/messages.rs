@@ -55,6 +55,8 @@ pub(crate) struct ResumingMessages {
     /// The base before a `retry` line whose block may turn out to be `closing`.
     base_before_retry: Option<(Duration, Duration)>,
     closing: bool,
+    /// Whether another connection follows the one that ended.
+    resumes: bool,
 }
 
 /// State shared with the attempts: inputs of the next one, and results of the last.
@@ -105,7 +107,14 @@ impl ResumingMessages {
             base: options.reconnect_base,
             base_before_retry: None,
             closing: false,
+            resumes: true,
         }
+    }
+
+    /// One connection only: its end is not followed by another attempt, and the log does not say so.
+    fn once(mut self) -> Self {
+        self.resumes = false;
+        self
     }
 
     /// Sets the resume position of the next attempt.
@@ -266,11 +275,21 @@ impl ResumingMessages {
             Cause::Restarted(reason) => reason.clone(),
             other => other.to_string(),
         };
-        if closing {
-            tracing::info!(target: crate::RETRY_TARGET, url = self.url, delay = delay.as_secs_f64(), "{cause}; connecting again");
-        } else {
-            let attempt = ended.attempt;
-            tracing::warn!(target: crate::RETRY_TARGET, url = self.url, delay = delay.as_secs_f64(), attempt, "{cause}; connecting again");
+        let (url, why, seconds) = (self.url.as_str(), cause.as_str(), delay.as_secs_f64());
+        match (self.resumes, closing) {
+            (true, true) => {
+                tracing::info!(target: crate::RETRY_TARGET, url, delay = seconds, cause = why, "connecting again");
+            }
+            (true, false) => {
+                let attempt = ended.attempt;
+                tracing::warn!(target: crate::RETRY_TARGET, url, delay = seconds, attempt, cause = why, "connecting again");
+            }
+            (false, true) => tracing::info!(url, cause = why, "the stream ends with its connection"),
+            (false, false) if ended.opened => {
+                tracing::warn!(url, cause = why, "the stream ends with its connection");
+            }
+            // The caller has it as an error.
+            (false, false) => {}
         }
         let url = self.url.clone();
         let refusal = self.shared.with(|shared| shared.refusal.take());
@@ -432,7 +451,7 @@ pub struct MessageStream {
 
 impl MessageStream {
     pub(crate) fn new(client: &Client, options: StreamOptions) -> Self {
-        let messages = ResumingMessages::new(client, &options);
+        let messages = ResumingMessages::new(client, &options).once();
         messages.resume_from(options.since.as_ref());
         Self { messages, done: false }
     }

@@ -268,7 +268,8 @@ impl Driver {
                 None => self.backoff.next_delay(),
             };
             self.handle.failed(&cause, delay);
-            tracing::warn!(target: crate::RETRY_TARGET, delay = delay.as_secs_f64(), "{cause}; asking for the list again");
+            let (seconds, cause) = (delay.as_secs_f64(), cause.as_str());
+            tracing::warn!(target: crate::RETRY_TARGET, delay = seconds, cause, "asking for the list again");
             self.reading_ahead(tokio::time::sleep(delay)).await;
         }
     }
