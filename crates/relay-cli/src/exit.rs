@@ -208,6 +208,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
 
 const NOBODY: &str = "does the server run, and is this its address?";
 pub(crate) const NOT_ONE: &str = "what answers there is no relay: check host, port and path of --url";
+const NO_STREAMS: &str = "what answers there is no server of durable streams: check host, port and path of --url, or of the stream";
 const NO_HTTP: &str =
     "what answers there speaks no HTTP, or hangs up: check http or https, host and port of --url";
 const IN_FRONT: &str = "that is the word of what stands in front of the relay: does the relay behind it run?";
@@ -219,7 +220,13 @@ pub(crate) fn advice_on(text: &str) -> Option<&'static str> {
         says(&[&format!("with status {status}")])
             || says(&[&format!("with {status}: ")]) && says(&["are no problem document"])
     };
-    if says(&["text/html", "not text/event-stream", "line 1 of the list: ", "names no status"]) {
+    if says(&[
+        "an HTML page",
+        "text/html",
+        "not text/event-stream",
+        "line 1 of the list: ",
+        "names no status",
+    ]) {
         Some(NOT_ONE)
     } else if says(&["invalid HTTP version parsed", "connection closed before message completed"]) {
         Some(NO_HTTP)
@@ -252,8 +259,10 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
     };
     // Errors of retried connections are texts by now.
     let text = chain(error.as_ref()).to_string();
-    if let Some(advice) = advice_on(&text) {
-        return Some(advice);
+    match advice_on(&text) {
+        Some(NOT_ONE) if durable_error(error).is_some() => return Some(NO_STREAMS),
+        Some(advice) => return Some(advice),
+        None => {}
     }
     if error.downcast_ref::<NeverConnected>().is_some() {
         return Some(NOBODY);

@@ -91,6 +91,9 @@ impl Error {
         let status = answer.status();
         let tail = answer.next_offset().map_or_else(String::new, |offset| format!(" at offset {offset}"));
         let (kind, what) = match refusal {
+            Refusal::NotFound if answer.is_foreign_html() => {
+                (ErrorKind::NotFound, "not found: answered with an HTML page".to_owned())
+            }
             Refusal::NotFound => (ErrorKind::NotFound, "not found".to_owned()),
             Refusal::Gone => (ErrorKind::Gone, "gone".to_owned()),
             Refusal::Unauthorised => (ErrorKind::NotAuthorised, format!("not authorised ({status})")),

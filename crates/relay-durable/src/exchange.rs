@@ -297,7 +297,7 @@ impl Shared {
                         Resend::Always => (ErrorKind::Malformed, "malformed answer"),
                         Resend::Untaken => (ErrorKind::OutcomeUnknown, "outcome unknown"),
                     };
-                    let what = format!("{words}: a web page with status {status}");
+                    let what = format!("{words}: an HTML page with status {status}");
                     Err((Error::new(kind, &call.url, what).with_status(status), None, maybe_taken))
                 }
                 false => {

@@ -489,6 +489,9 @@ impl DurableStream {
         if let Some(coding) = answer.content_encoding() {
             return Err(malformed(&format!("the body is coded ({coding})")));
         }
+        if answer.is_page() {
+            return Err(malformed(&format!("an HTML page with status {}", answer.status())));
+        }
         let Some(offset) = answer.next_offset().filter(|_| answer.is_success()) else {
             return Err(malformed(&format!("{} without Stream-Next-Offset", answer.status())));
         };

@@ -346,7 +346,7 @@ impl Subscription {
             (409, _) => {
                 (ErrorKind::Refused, format!("conflict (409): {}", one_line(reason.message.as_bytes())))
             }
-            (200..=299, _) => (ErrorKind::Malformed, "malformed answer: a web page".to_owned()),
+            (200..=299, _) => (ErrorKind::Malformed, "malformed answer: an HTML page".to_owned()),
             (status, _) => {
                 return match answer.refusal() {
                     Some(refusal) => Error::refused(&self.url, refusal, answer, &one_line(body)),

@@ -114,7 +114,7 @@ impl Client {
             let content_type = media_type(content_types).and_then(|v| str::from_utf8(v).ok()).unwrap_or("");
             let essence = content_type.split(';').next().unwrap_or("").trim();
             if essence.eq_ignore_ascii_case("text/html") {
-                let what = AnswerError::Unexpected(format!("content type {essence}, not a list"));
+                let what = AnswerError::Unexpected("an HTML page, not a list".into());
                 return Err(Error::Answer { url: url.clone(), source: what });
             }
             let mut decoder = ListDecoder::new(
@@ -149,7 +149,7 @@ impl Client {
             other => other?,
         };
         let pod = Pod::from_json(&String::from_utf8_lossy(&body));
-        pod.map(Some).map_err(|error| Error::Answer { url, source: AnswerError::Pod(error) })
+        pod.map(Some).map_err(|error| unusable(url, &body, AnswerError::Pod(error)))
     }
 
     /// One page of the history. Needs a relay with storage.
@@ -201,7 +201,7 @@ impl Client {
         let request = self.inner.requests.session();
         let url = display_url(&request);
         let body = self.fetch(request, true).await?;
-        Session::from_json(&body).map_err(|error| Error::Answer { url, source: AnswerError::Session(error) })
+        Session::from_json(&body).map_err(|error| unusable(url, &body, AnswerError::Session(error)))
     }
 
     /// Whether the relay reports that it is healthy. Any error counts as no.
@@ -226,7 +226,7 @@ impl Client {
             let health = Health::from_body(&body);
             if !health.raw.is_object() {
                 let what = AnswerError::Unexpected("not a health document".into());
-                return Err(Error::Answer { url: url.clone(), source: what });
+                return Err(unusable(url.clone(), &body, what));
             }
             Ok((
                 status == StatusCode::OK && health.status.as_deref().is_none_or(|status| status == "ok"),
@@ -307,7 +307,7 @@ impl Client {
         let request = self.inner.requests.events(path, query);
         let url = display_url(&request);
         let body = self.fetch(request, true).await?;
-        EventPage::from_json(&body).map_err(|error| Error::Answer { url, source: AnswerError::Page(error) })
+        EventPage::from_json(&body).map_err(|error| unusable(url, &body, AnswerError::Page(error)))
     }
 
     /// Sends a request and reads the whole response, within the request timeout.
@@ -408,6 +408,18 @@ impl Client {
             Err(_) => Err(Error::TooLate { url: url.into(), limit }),
         }
     }
+}
+
+/// An answer that cannot be used, and why. Of a web page, its syntax is not what is wrong with it.
+fn unusable(url: String, body: &[u8], why: AnswerError) -> Error {
+    let text = body.trim_ascii_start();
+    let begins_with = |tag: &[u8]| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));
+    let source = if begins_with(b"<html") || begins_with(b"<!doctype html") {
+        AnswerError::Unexpected("an HTML page".into())
+    } else {
+        why
+    };
+    Error::Answer { url, source }
 }
 
 async fn read(source: &TokenSource, refused: bool) -> Result<Secret, Error> {

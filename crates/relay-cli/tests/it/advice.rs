@@ -73,9 +73,69 @@ async fn what_is_no_relay_is_told_from_one() {
         );
         let (code, line) = last_line(&html.url(), args);
         assert_eq!(code, Some(1), "{line}");
-        let html = ["text/html", "not a h"].iter().any(|part| line.contains(part));
+        let html = ["text/html", "an HTML page"].iter().any(|part| line.contains(part));
         assert!(html && line.contains("--url"), "{line}");
     }
+    let (_, line) = last_line(&html.url(), &["session"]);
+    assert!(line.contains("an HTML page") && line.contains("--url"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_page_is_told_from_a_durable_stream() {
+    let peer = |status| async move {
+        let page = || Reply::new(status, "text/html; charset=utf-8", "<html><body>Sign in</body></html>");
+        Peer::start(["/x", "/y"].into_iter().fold(Script::new(), |script, path| script.always(path, page())))
+            .await
+    };
+    let (page, missing) = (peer(200).await, peer(404).await);
+    let commands: [(&[&str], i32); 13] = [
+        (&["head", "/x"], 1),
+        (&["read", "/x"], 1),
+        (&["tail", "/x"], 1),
+        (&["tail", "/x", "--live", "sse"], 1),
+        (&["tail", "/x", "--live", "sse", "--offset", "now"], 1),
+        (&["tail", "/x", "--live", "long-poll", "--offset", "start"], 1),
+        (&["create", "/x"], 1),
+        (&["append", "/x", "--data", "a"], 1),
+        (&["append", "/x", "--data", "a", "--content-type", "text/plain"], 7),
+        (&["close", "/x"], 1),
+        (&["delete", "/x"], 1),
+        (&["fork", "/x", "/y"], 1),
+        (&["produce", "/x", "--retry-for", "300ms"], 1),
+    ];
+    for (args, code) in commands {
+        for (peer, code) in [(&page, code), (&missing, 3)] {
+            let mut command = relay(&[&["durable"], args].concat());
+            command.env("RELAY_DURABLE_URL", peer.url()).stdin(std::process::Stdio::null());
+            let done = run_command(command);
+            let line = done.stderr.lines().last().unwrap_or_default();
+            assert_eq!(done.code, Some(code), "{args:?}: {done:?}");
+            assert!(
+                line.contains("an HTML page") && !line.contains("Stream-Next-Offset"),
+                "{args:?}: {line}"
+            );
+            let next =
+                "(what answers there is no server of durable streams: check host, port and path of --url";
+            assert!(line.contains(next), "{args:?}: {line}");
+        }
+    }
+}
+
+/// It follows one connection, and says why that ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_stream_that_ends_is_not_said_to_go_on() {
+    let peer =
+        Peer::start(Script::new().on("/events/stream", Conversation::new("e1").connected(0).cut().into()))
+            .await;
+    let done = run_command(command_at(&peer.url(), &["stream"])).expect(0);
+    let lines: Vec<&str> = done.stderr.lines().collect();
+    assert_eq!(lines.len(), 1, "{}", done.stderr);
+    assert!(
+        lines[0].contains("the stream ends with its connection") && !lines[0].contains("again"),
+        "{}",
+        lines[0]
+    );
+    assert_eq!(peer.requests().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

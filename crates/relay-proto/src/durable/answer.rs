@@ -200,10 +200,16 @@ impl Answer {
     /// Whether this is a web page, as sent by a portal or proxy with status 200: HTML, without headers of the
     /// protocol.
     pub fn is_page(&self) -> bool {
+        self.is_success() && self.is_foreign_html()
+    }
+
+    /// Whether this is HTML without headers of the protocol, whatever its status: no server of durable streams sends
+    /// that.
+    pub fn is_foreign_html(&self) -> bool {
         let html =
             self.content_type.as_deref().is_some_and(|kind| essence(kind).eq_ignore_ascii_case("text/html"));
         let said = self.next_offset.is_some() || self.epoch.is_some() || self.up_to_date || self.closed;
-        self.is_success() && html && !said
+        html && !said
     }
 
     /// Whether an append with this response was accepted: 200, 201 or 204, and not a web page.

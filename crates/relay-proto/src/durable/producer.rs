@@ -561,7 +561,7 @@ impl Producer {
 
 /// Why a response is followed by another attempt.
 fn cause_of(answer: &Answer) -> String {
-    let page = if answer.is_page() { ", a web page" } else { "" };
+    let page = if answer.is_page() { ", an HTML page" } else { "" };
     alloc::format!("status {}{page}", answer.status())
 }
 

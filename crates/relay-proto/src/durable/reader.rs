@@ -209,6 +209,11 @@ impl Reader {
         if let Some(refusal) = answer.refusal() {
             return self.refused(refusal, answer, now);
         }
+        // Whoever may choose reads on without events, and sees there whether it is a page as well.
+        let may_do_without = self.phase == Phase::Live(Live::Sse) && self.config.mode == LiveMode::Auto;
+        if answer.is_page() && !may_do_without {
+            return self.malformed(format!("an HTML page with status {}", answer.status()), now);
+        }
         if self.phase == Phase::Head {
             return self.described(answer);
         }
