@@ -4,6 +4,8 @@ mod brief;
 mod bus;
 mod connect;
 mod examples;
+#[cfg(test)]
+mod flags_page;
 mod follow;
 mod peer;
 mod query;
