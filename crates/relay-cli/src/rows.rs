@@ -108,7 +108,7 @@ pub(crate) const EVENTS: &[Column] = &EVENT;
 
 /// The columns of `relay stream`.
 pub(crate) const MESSAGES: &[Column] =
-    &[Column::new("EVENT").least(16), Column::new("ID").least(36), Column::sentence("DATA")];
+    &[Column::new("EVENT").least(16), Column::new("ID").least(36).dispensable(1), Column::sentence("DATA")];
 
 /// The columns of `relay state`.
 pub(crate) const STATE: &[Column] = &[

@@ -47,7 +47,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
     // Whoever has read the line may end the server.
     let signalled = signalled();
     let line = format!("relay listening on http://{}", server.local_addr());
-    let told = Output::in_format(Format::Table).line(|| serde_json::Value::Null, || line.clone());
+    let told = Output::in_format(Format::Table).answer(|| serde_json::Value::Null, || line.clone());
     if let Err(error) = told {
         // Whoever wanted to know is gone; the relay's clients are not.
         tracing::warn!(%error, "{line}, which cannot be told on stdout");

@@ -52,7 +52,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
         error => anyhow::Error::new(error),
     })?;
     let line = format!("relay autoconfig listening on http://{}", server.local_addr());
-    Output::in_format(Format::Table).line(|| serde_json::Value::Null, || line)?;
+    Output::in_format(Format::Table).answer(|| serde_json::Value::Null, || line)?;
     let (ended, signal) = tokio::sync::oneshot::channel();
     let shutdown = async {
         let _ = ended.send(signalled.await);

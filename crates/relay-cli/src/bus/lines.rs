@@ -33,7 +33,7 @@ impl Lines {
         let address = format!("http://{address}");
         let text = format!("relay bus {what} on {address}");
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        out.line(|| json!({"event": "listening", "address": address}), || text)?;
+        out.answer(|| json!({"event": "listening", "address": address}), || text)?;
         // It is no message.
         out.lines = 0;
         Ok(())

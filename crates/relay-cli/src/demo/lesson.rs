@@ -111,7 +111,7 @@ impl Lesson {
             Phase::Backfill => "the events that the relay has kept, replayed".into(),
             Phase::CatchupComplete => format!("the replay is over, up to {last}"),
             Phase::Live => "events as they happen".into(),
-            Phase::ReconnectReseed => format!("the connection broke after {last}, without a word"),
+            Phase::ReconnectReseed => format!("the connection broke after {last}; the relay did not say why"),
             Phase::GapReseed => format!("the relay says that it lost events after {last}"),
         };
         let (title, tone, more) = match phase {
@@ -157,7 +157,8 @@ impl Lesson {
         self.tell_skipped()?;
         let tone = if self.verdict.is_good() { Tone::Good } else { Tone::Bad };
         self.out.heading("")?;
-        self.out.heading(Tone::Strong.text("Verdict").plain(", by the numbers of the events that came:"))?;
+        let terms = ", by the events' numbers (lost: never came; twice: came again):";
+        self.out.heading(Tone::Strong.text("Verdict").plain(terms))?;
         let verdict: Text = tone.text(self.verdict.text());
         self.out.whole(&verdict)
     }

@@ -76,7 +76,7 @@ pub(super) async fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
     let lost = seen.iter().filter(|count| **count == 0).count() as u64;
     let duplicated: u64 = seen.iter().map(|count| count.saturating_sub(1)).sum::<u64>() + strange;
     let mut out = story.0.lock().unwrap_or_else(PoisonError::into_inner);
-    out.line(
+    out.answer(
         || json!({"produced": produced, "read": read.len(), "lost": lost, "duplicated": duplicated}),
         || format!("produced {produced}, read {}, lost {lost}, duplicated {duplicated}", read.len()),
     )?;

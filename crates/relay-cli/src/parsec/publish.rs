@@ -193,7 +193,8 @@ async fn publish_one(
         Err(error) => return Ok(Err(error.into())),
     };
     let position = position.map(|position| position.to_string());
-    output.line(
+    // The position is there to be copied.
+    output.answer(
         || {
             json!({
                 "event": "published",

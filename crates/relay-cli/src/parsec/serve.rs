@@ -80,7 +80,7 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         );
     }
     let line = format!("relay listening on http://{}", server.local_addr());
-    Output::in_format(Format::Table).line(|| serde_json::Value::Null, || line)?;
+    Output::in_format(Format::Table).answer(|| serde_json::Value::Null, || line)?;
     let stop = CancellationToken::new();
     let serving = server.run(stop.clone());
     let ended = async {

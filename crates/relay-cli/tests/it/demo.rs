@@ -49,10 +49,13 @@ fn demo_explains_a_cut_and_a_gap_slowly_and_ends_with_a_verdict() {
 
     // Each number is one that the lesson told of when it happened.
     let told = &lines[at(&lines, "ReconnectReseed: ")];
-    let cut = told.split_whitespace().find_map(|word| word.strip_prefix('#')).unwrap().trim_end_matches(',');
+    let cut =
+        told.split_whitespace().find_map(|word| word.strip_prefix('#')).unwrap().trim_end_matches([',', ';']);
     let gap = lines.iter().find(|line| line.contains("gap (slow-consumer): ")).unwrap();
     let lost = gap.split("gap (slow-consumer): ").nth(1).unwrap().split(' ').next().unwrap();
-    assert!(lines[lines.len() - 2].starts_with("Verdict"), "{}", lines[lines.len() - 2]);
+    let verdict = &lines[lines.len() - 2];
+    assert!(verdict.starts_with("Verdict, by the events' numbers (lost: never came; twice: "), "{verdict}");
+    assert!(told.ends_with("; the relay did not say why"), "{told}");
     assert_eq!(
         lines[lines.len() - 1],
         format!("cut after #{cut}: resumed, 0 lost, 0 twice; gap: {lost} lost, announced, list read again")

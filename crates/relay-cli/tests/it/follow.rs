@@ -179,6 +179,21 @@ fn replay_ends_after_the_phase_asked_for() {
     }
 }
 
+/// No event says so, and people would not know why it ends.
+#[test]
+fn a_table_says_that_live_is_reached() {
+    let server = Server::quiet(3);
+    let args = ["replay", "--exit-after-phase", "Live", "-o", "table"];
+    let table = server.run(&args).expect(0).stdout;
+    let last = table.lines().last().unwrap();
+    assert!(last.starts_with("Live is reached: "), "{table}");
+    // An event that is live says it by itself.
+    let busy = Server::start(&["--sim-rate", "50", "--sim-pods", "3"]);
+    let lines = busy.run(&["replay", "--exit-after-phase", "Live"]).expect(0).json();
+    assert_eq!(phases(&lines).last(), Some(&"CurrentSeed"));
+    assert_eq!(phases(&lines).len(), 4, "not a line more than what leads to it");
+}
+
 #[test]
 fn filtered_replay_is_narrowed_and_exact() {
     let server = Server::start(&["--sim-rate", "400", "--sim-pods", "30"]);

@@ -192,6 +192,34 @@ fn durable_and_bus_lines() {
             _ => plain(name, value),
         });
     }
+    // A fork says where it begins, and the head of each what it is.
+    on(3, &["create", "--content-type", "application/json", "--data", "[1,2]"], "json");
+    let source = format!("{stream}-3");
+    let fork = |target: &str, format: &str| {
+        let target = format!("{url}/a/{target}");
+        run(&["durable", "fork", &source, &target, "--ttl", "1h", "-o", format]).expect(0).stdout
+    };
+    let object: Value = serde_json::from_str(&fork("fork-1", "json")).unwrap();
+    let row = fork("fork-2", "table").replace("/a/fork-2", "/a/fork-1");
+    assert_eq!((&object["created"], &object["forked_from"]), (&json!(true), &json!(source)));
+    says_all(&object, &row, plain);
+    for (target, fields) in [
+        ("fork-1", ["application/json", "ttl seconds: 3"]),
+        ("stream-3", ["application/json", "ttl seconds: -"]),
+    ] {
+        let target = format!("{url}/a/{target}");
+        let object: Value =
+            serde_json::from_str(&run(&["durable", "head", &target]).expect(0).stdout).unwrap();
+        let row = run(&["durable", "head", &target, "-o", "table"]).expect(0).stdout;
+        says_all(&object, &row, |name, value| (name != "ttl_seconds").then(|| plain(name, value)).flatten());
+        for field in fields {
+            assert!(row.contains(field), "{field}: {row}");
+        }
+        // Every field has its name, also where there is nothing to say.
+        for name in object.as_object().unwrap().keys() {
+            assert!(row.contains(&format!("{}: ", name.replace('_', " "))), "{name}: {row}");
+        }
+    }
     let nobody = ["bus", "send", "--url", "http://127.0.0.1:1", "--channel", "default/c", "--data", "x"];
     let object: Value =
         serde_json::from_str(&run(&[&nobody[..], &["-o", "json"]].concat()).expect(1).stdout).unwrap();

@@ -3,7 +3,7 @@
 use relay_testkit::{Conversation, Peer, RelayScript, Reply};
 use serde_json::{Value, json};
 
-use super::process::{Server, command_at, run_command};
+use super::process::{Server, command_at, relay, run_command};
 use super::terminal::Terminal;
 
 const LONG: &str = "a-job-whose-name-is-far-longer-than-anybody-would-like-it-to-be-28471920-xyz12";
@@ -268,5 +268,38 @@ async fn a_sentence_begins_early_and_is_given_whole() {
         let words: Vec<&str> = lines.iter().flat_map(|line| line.split_whitespace()).collect();
         assert!(words.join(" ").ends_with(whole), "{width}: {text}");
         assert!(lines.iter().all(|line| line.len() <= usize::from(width)), "{text}");
+    }
+}
+
+/// A ticket, an address, a position: whoever copies what was cut copies nothing.
+#[test]
+fn what_is_to_be_copied_is_whole_on_the_narrowest_terminal() {
+    let server = Server::quiet(3);
+    let on_terminal = |args: &[&str]| {
+        let mut command = server.command(args);
+        command.env("TERM", "dumb");
+        let (code, text) = Terminal::start(command, 20).wait();
+        assert_eq!(code, Some(0), "{text}");
+        text
+    };
+    let ticket = on_terminal(&["session", "-o", "table"]);
+    let like = server.run(&["session"]).expect(0).json()[0]["session_id"].as_str().unwrap().len();
+    assert_eq!(ticket.trim_end().len(), like, "{ticket}");
+    // Ids of messages are whole, or not there at all.
+    let args = ["stream", "--max", "4", "-o", "table"];
+    assert!(!on_terminal(&args).contains(" ID"), "{}", on_terminal(&args));
+    let objects = server.run(&["stream", "--max", "4", "-o", "json"]).expect(0).json();
+    let wide = server.run(&args).expect(0).stdout;
+    for id in objects.iter().map(|object| object["id"].as_str().unwrap()) {
+        assert!(wide.contains(id), "{id} is not in: {wide}");
+    }
+    for args in [&["serve", "--sim-pods", "1"][..], &["parsec", "serve"], &["bus", "receive"]] {
+        let mut command = relay(&[args, &["--listen", "127.0.0.1:0"]].concat());
+        command.env("TERM", "dumb").env("RELAY_LOG", "off");
+        let mut terminal = Terminal::start(command, 20);
+        let seen = terminal.until(|seen| seen.contains("http://") && seen.ends_with('\n'));
+        let address = seen.split("http://").nth(1).unwrap().trim_end();
+        assert!(address.parse::<std::net::SocketAddr>().is_ok(), "{args:?}: {seen}");
+        terminal.signal("TERM");
     }
 }

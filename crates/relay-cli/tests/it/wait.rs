@@ -5,6 +5,7 @@ use relay_testkit::{Conversation, Gate, Peer, RelayScript, Reply, Script, pods_r
 use serde_json::{Value, json};
 
 use super::process::{Done, Running, Server, command_at, fields, follow_at, run_command};
+use super::terminal::Terminal;
 
 const STREAM: &str = "/events/stream";
 const PODS: &str = "/pods";
@@ -424,6 +425,47 @@ async fn groups_are_printed_when_they_are_touched() {
         assert_eq!(fields(&line), ["group", "label", "phases", "pods", "ready", "restarts"]);
         assert_eq!(line["label"], "run");
     }
+}
+
+/// What a table does not say again, JSON does: every line of a group is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_group_in_which_nothing_is_new_is_a_line_of_json_only() {
+    let seed = [up("a"), starting("b")];
+    let talk = || {
+        let touched = seed[1].to_builder().annotations([("seen", "again")]).build();
+        let talk = caught_up().pod("MODIFIED", &touched).pod("MODIFIED", &touched);
+        talk.pod("MODIFIED", &up("b")).silence()
+    };
+    let peer = Peer::start(listing(&seed).stream(talk()).stream(talk())).await;
+    let args = ["state", "--group-by", "run", "-o", "json", "--max", "4"];
+    let lines = run_command(command_at(&peer.url(), &args)).expect(0).json();
+    assert_eq!(lines.iter().map(|line| counts(line).2).collect::<Vec<_>>(), [1, 1, 1, 2]);
+    let args = ["state", "--group-by", "run", "-o", "table", "--max", "2"];
+    let table = run_command(command_at(&peer.url(), &args)).expect(0).stdout;
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("run=d-1")).collect();
+    assert_eq!(rows.len(), 2, "{table}");
+    assert!(rows[0].contains(" 1/2 ") && rows[1].contains(" 2/2 "), "{table}");
+}
+
+/// People in front of a terminal are told from time to time how far it is, and nothing twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_waits_at_a_terminal_is_told_how_far_it_is() {
+    let script = || listing(&[up("a"), starting("b")]).stream(caught_up().silence());
+    let peer = Peer::start(script()).await;
+    let args = ["wait", "-l", "app=web", "--for", "ready=2", "--timeout", "8s"];
+    let started = std::time::Instant::now();
+    let mut terminal = Terminal::start(command_at(&peer.url(), &args), 120);
+    terminal.until(|seen| seen.contains("relay: waiting for ready=2: ") && seen.ends_with('\n'));
+    assert!(started.elapsed() >= std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+    let (code, seen) = terminal.wait();
+    assert_eq!(code, Some(5), "{seen}");
+    assert_eq!(seen.matches("relay: waiting for ready=2: 1 of 2 pods ready").count(), 1, "{seen}");
+    // A pipe is told at the end only.
+    let peer = Peer::start(script()).await;
+    let args = ["wait", "-l", "app=web", "--for", "ready=2", "--timeout", "4s"];
+    let done = run_command(command_at(&peer.url(), &args));
+    assert!(timed_out(&done).contains("ready"), "{done:?}");
+    assert!(!done.stderr.contains("waiting for"), "{done:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
