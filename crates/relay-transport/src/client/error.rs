@@ -89,23 +89,27 @@ impl Error {
     }
 }
 
-/// An error of the connection pool without the pool's own words (`client error (Connect)`): they name its inner step, and
-/// the source says what happened.
+/// An error of the connection pool without the pool's own words (`client error (Connect)`): they name its inner step,
+/// and what they wrap says what happened.
 #[derive(Debug)]
 pub(crate) struct Pooled(pub(crate) hyper_util::client::legacy::Error);
 
+impl Pooled {
+    /// What happened, as this error and those below it say it.
+    fn happened(&self) -> &(dyn StdError + 'static) {
+        self.0.source().unwrap_or(&self.0)
+    }
+}
+
 impl fmt::Display for Pooled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.source() {
-            Some(source) => fmt::Display::fmt(source, f),
-            None => fmt::Display::fmt(&self.0, f),
-        }
+        fmt::Display::fmt(self.happened(), f)
     }
 }
 
 impl StdError for Pooled {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source()?.source()
+        self.happened().source()
     }
 }
 
