@@ -7,76 +7,76 @@ rules! {
     NewerOnly,
     /// a delete that is not newer changes nothing
     NewerDeletes,
-    /// a delete of what was not seen keeps its version
+    /// a delete of an id that was never seen keeps the version of the delete
     UnseenIsKept,
-    /// what is deleted keeps its version
+    /// a deleted item keeps its version
     DeletedIsKept,
-    /// what a put does not have is gone
+    /// an item that a put does not name is deleted
     PutForgets,
-    /// so are versions of what was deleted
+    /// a put also forgets the versions of deleted items that it does not name
     PutForgetsDeleted,
-    /// what a put has in an older version is not gone
+    /// an item that a put names with an older version is not deleted
     StaleIsNamed,
-    /// what a put refuses is not taken
+    /// an environment of a put that is refused is not applied
     PutJudges,
-    /// what a patch refuses is not taken
+    /// an environment of a patch that is refused is not applied
     PatchJudges,
-    /// what a put refuses is not gone
+    /// an environment that a put names, and that is refused, is not deleted
     RefusedIsNamed,
     /// a put of which everything is refused changes nothing
     AllRefused,
-    /// a put that is refused in part is an error
+    /// a put with some refused environments is an error
     PartlyIsError,
-    /// every put is complete
+    /// every put that is applied completes the configuration
     PutCompletes,
-    /// ends of keys come before a message
+    /// keys expire before a message is applied
     EndsFirst,
     /// a key is accepted at its last millisecond
     StrictlyAfter,
-    /// ends of mobile keys come too
+    /// mobile keys expire, too
     MobileEnds,
-    /// an update takes back the ends of before
+    /// an update cancels the earlier expiries of its keys
     UpdateCancels,
-    /// so does a delete
+    /// a delete cancels the expiries of its keys
     DeleteCancels,
-    /// so does a put that does not have it
+    /// a put that does not name an environment cancels the expiries of its keys
     PutCancels,
-    /// the one expiring key is not taken after its time
+    /// the one expiring key is not accepted after its expiry
     PastIsOver,
-    /// nor is an entry of a list
+    /// an entry of a list is not accepted after its expiry
     PastEntryIsOver,
-    /// a primary key that expires too has no end
+    /// a primary key that is also the expiring key does not expire
     PrimaryStays,
-    /// nor has one in a list
+    /// a primary key in a list does not expire
     ListedPrimaryStays,
-    /// of a value that is listed twice the last entry counts
+    /// if a list has a value twice, its last entry is used
     LastEntry,
     /// keys for a part of the environment are not accepted
     ViewsAreDropped,
-    /// but the primary one is
+    /// the primary key is accepted even if it is for a part of the environment
     PrimaryViewStays,
-    /// a list alone is the truth
+    /// if there is a list, only its keys are accepted
     ListAlone,
     /// a newer version of a filter takes effect
     FilterUpdates,
     /// a put without environments is held back
     HoldsEmpty,
-    /// unless there is nothing to lose
+    /// a put without environments is applied if there is nothing to lose
     HoldsSomething,
-    /// another put takes the place of a held one
+    /// another put replaces the one that is held back
     PutReplacesHeld,
-    /// the end of the connection takes it back
+    /// the end of the connection drops a put that is held back
     EndDropsHeld,
-    /// it spares what was patched meanwhile
+    /// a put that was held back does not delete what was patched since
     HeldSparesPatched,
     /// an event that was understood makes the state valid
     EventIsLife,
-    /// a failure after that interrupts
+    /// a failure makes a valid state interrupted
     FailureInterrupts,
-    /// `reconnect` is no failure
+    /// `reconnect` is not a failure
     ReconnectIsNone,
-    /// the first complete configuration is told
+    /// the first complete configuration is reported
     CompleteIsTold,
-    /// an error is told each time
+    /// an error is reported each time
     ErrorsAreTold,
 }
