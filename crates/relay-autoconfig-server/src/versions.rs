@@ -260,7 +260,7 @@ mod tests {
             ["+a@100", "+b@100", "+a@100"]
         );
         assert_eq!(told(&mut versions, configuration(&[("a", "k", 0), ("b", "k", 0)], &["a"]), 200), [""; 0]);
-        // The clock goes back; a floor is a floor; what is gone has a version too.
+        // The clock is set back; `version` is the lowest version that an entry gets; deleted entries get a version too.
         assert_eq!(
             told(&mut versions, configuration(&[("a", "l", 0), ("b", "k", 7)], &["a"]), 5),
             ["+a@101"]
@@ -296,7 +296,7 @@ mod tests {
             );
             assert_eq!(std::fs::read(&path).unwrap(), kept);
         }
-        // What has not changed is served on, and the last version but one has one after it.
+        // Unchanged entries are still served, and the last version but one leaves one version for a change.
         let last = configuration(&[("a", "k", 0), ("b", "l", 0)], &[]);
         assert_eq!(told(&mut versions, last, 200), [format!("+b@{}", i64::MAX)]);
     }

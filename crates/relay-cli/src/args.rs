@@ -209,7 +209,7 @@ impl Command {
 mod tests {
     use super::*;
 
-    /// Of every command, with its path.
+    /// Calls `look` for every command, with its path.
     fn all(command: &clap::Command, path: &str, look: &mut impl FnMut(&str, &clap::Command)) {
         look(path, command);
         for sub in command.get_subcommands() {
@@ -237,7 +237,7 @@ mod tests {
         assert!(seen > 40, "{seen}");
     }
 
-    /// A heading is for what its name says, in every command.
+    /// The flags under a heading are those that its name describes, in every command.
     #[test]
     fn every_flag_stands_under_the_right_heading() {
         let headings: &[(&str, &[&str])] = &[

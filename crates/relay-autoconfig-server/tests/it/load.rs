@@ -57,7 +57,7 @@ async fn each_change_is_encoded_once_for_everybody_and_who_never_reads_changes_n
     drop((deaf, subscribers));
 }
 
-/// Rounds of changes that nobody takes leave the last of each id, and no more than that.
+/// If a subscriber does not read, only the last change of each id is kept for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_lags_is_told_the_last_of_each_id() {
     const ENVIRONMENTS: usize = 400;
@@ -75,7 +75,7 @@ async fn who_lags_is_told_the_last_of_each_id() {
             assert_eq!(patch["data"]["envName"], name(round));
         }
     }
-    // Some of it is in the buffers of the connection, the rest was left out.
+    // Some of the changes are in the buffers of the connection; of the rest, only the last of each id is sent.
     let (mut events, mut complete) = (0, 0);
     assert_eq!(late.event().await.0, "put");
     while complete < ENVIRONMENTS {
@@ -106,7 +106,7 @@ async fn who_takes_nothing_for_so_long_is_cut_and_nobody_else_notices() {
         }
     })
     .await;
-    // It is owed 16 MiB, of which it gets what was in the buffers, and then the end.
+    // The server owes it 16 MiB. It gets what was in the buffers, and then the end.
     let mut rest = Vec::new();
     let _ = within("the end", deaf.0.read_to_end(&mut rest)).await;
     assert!(rest.len() < LARGE, "{} bytes", rest.len());

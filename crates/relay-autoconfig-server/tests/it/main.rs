@@ -44,7 +44,7 @@ impl Subscriber {
         Self(BufReader::new(socket))
     }
 
-    /// Asks for the stream, and is sent it.
+    /// Requests the stream; the answer must be 200.
     async fn open(server: &Handle, query: &str) -> Self {
         let mut subscriber = Self::new(server, &format!("GET /relay_auto_config{query} HTTP/1.1")).await;
         let head = subscriber.head().await;
@@ -63,7 +63,7 @@ impl Subscriber {
         head
     }
 
-    /// The next event: its name and data. Chunk sizes are lines of their own and are passed over.
+    /// The next event: its name and data. Lines with chunk sizes are skipped.
     async fn event(&mut self) -> (String, Value) {
         let mut name = String::new();
         loop {
@@ -95,7 +95,7 @@ impl Subscriber {
         line
     }
 
-    /// Event, path and version.
+    /// Event and path, and the version.
     async fn told(&mut self) -> (String, i64) {
         let (name, data) = self.event().await;
         let version = data["version"].as_i64().or(data["data"]["version"].as_i64()).unwrap_or_default();
@@ -124,7 +124,7 @@ async fn changes_of_the_file_become_events_and_versions_outlive_the_process() {
     let (_, old) = two.event().await;
     assert!(old["data"].get("filters").is_none());
 
-    // What breaks a rule deletes nobody; what is a rename or a link away is seen.
+    // A file that breaks a rule deletes nothing. A renamed file, or one behind a link, is noticed.
     for bad in ["", "environments:\n", "environments: {a: {sdkKey: ", "environments: {}\nenvironmnets: {}"] {
         write(&file, bad);
     }
@@ -154,7 +154,7 @@ async fn changes_of_the_file_become_events_and_versions_outlive_the_process() {
     two.ends().await;
     within("the server's end", run).await.unwrap();
 
-    // The file changes while nothing runs.
+    // The file changes while no server runs.
     write(&file, "environments: {a: {envName: N, sdkKey: {value: key-c}}, b: {sdkKey: key-b}}\n");
     let (server, _run) = start(builder(&file)).await;
     let (_, put) = Subscriber::open(&server, "").await.event().await;

@@ -10,14 +10,14 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{PATH, handler, put};
 
-/// A loopback address that lets nobody in and turns nobody away, for as long as the value lives.
+/// A loopback address that neither accepts nor refuses connections, for as long as the value lives.
 async fn full_queue() -> (SocketAddr, (tokio::net::TcpListener, Vec<TcpStream>)) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let listener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
     let mut waiting = Vec::new();
-    // The queue takes one or two more than it was told.
+    // The kernel queues one or two connections more than the limit.
     while let Ok(Ok(stream)) =
         tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
     {
@@ -33,7 +33,7 @@ fn manager(url: &str, handler: crate::Slow) -> StreamManager {
     builder.build(handler).unwrap()
 }
 
-/// Closes a manager in a state that `reached` waits for, and says how long that took.
+/// Closes a manager once `reached` is done, and returns how long the close took.
 async fn close(url: &str, reached: impl AsyncFnOnce(&mut tokio::sync::mpsc::Receiver<String>)) -> Duration {
     let (handler, mut calls) = handler();
     let manager = Arc::new(manager(url, handler));
@@ -50,7 +50,7 @@ async fn close(url: &str, reached: impl AsyncFnOnce(&mut tokio::sync::mpsc::Rece
     took
 }
 
-/// Of a thousand closes nearly all take far less than 100 ms; a busy machine may delay some.
+/// Nearly all of a thousand closes take far less than 100 ms; a busy machine may delay some.
 #[tokio::test]
 async fn n92_n93_a_thousand_closes_are_quick_and_nothing_is_sent_after_them() {
     const ROUNDS: usize = 167;
@@ -86,7 +86,7 @@ async fn n92_n93_a_thousand_closes_are_quick_and_nothing_is_sent_after_them() {
                 _ => format!("http://{connecting}"),
             };
             for round in 0..ROUNDS {
-                // Somewhere between before the first step and in the middle of the attempt.
+                // The close comes at different moments, from before the first step to the middle of the attempt.
                 took.push(
                     close(&url, async |_| {
                         for _ in 0..round % 20 {
@@ -105,7 +105,7 @@ async fn n92_n93_a_thousand_closes_are_quick_and_nothing_is_sent_after_them() {
     }
 }
 
-/// Plays in a network and with a resolver of its own: see the next test.
+/// Runs in a separate network with its own resolver: see the next test.
 #[test]
 #[ignore = "run by another test, in a process of its own"]
 fn in_a_process_whose_resolver_hangs() {
@@ -124,7 +124,7 @@ fn in_a_process_whose_resolver_hangs() {
             println!("closed in {} us", took.as_micros());
         }
     });
-    // The system's resolver cannot be told to stop.
+    // A call of the system's resolver cannot be cancelled.
     runtime.shutdown_background();
 }
 
@@ -182,7 +182,7 @@ async fn who_drops_it_closes_it_and_closing_before_the_start_is_the_end() {
     assert_eq!(peer.requests().len(), 1);
 }
 
-/// A call that takes its time stops the reading, and with it the service.
+/// While a handler is busy, the client does not read, so the service has to wait.
 #[tokio::test]
 async fn a_slow_handler_stalls_the_socket() {
     const EACH: usize = 2000;
@@ -197,7 +197,7 @@ async fn a_slow_handler_stalls_the_socket() {
     let stalled = manager(&peer.url(), slow);
     within("the start", stalled.start()).await.unwrap();
     assert_eq!(calls.recv().await.as_deref(), Some("add e"));
-    // 40 MB fit into no buffer: the service is still at it while the handler is.
+    // No buffer holds 40 MB, so the service is still sending while the handler is busy.
     let played = tokio::time::timeout(Duration::from_millis(500), peer.played(0)).await;
     assert!(played.is_err(), "the service has said everything although nobody reads");
     let told = async {
@@ -227,7 +227,7 @@ async fn a_handler_that_panics_is_the_end_and_not_a_silence() {
     let peer = Peer::start(Script::new().always(PATH, Reply::sse().send(put("e", 1)).silence())).await;
     let manager = StreamManager::builder(peer.url()).key("any").build(Panics).unwrap();
     let mut watch = manager.watch();
-    // It may have panicked before the start looks.
+    // The handler may have panicked before `start` looks.
     let _ = within("the start", manager.start()).await;
     within("the end", watch.wait_for(|status| status.state == State::Off)).await.unwrap();
     assert_eq!(manager.end(), Some(End::Closed));

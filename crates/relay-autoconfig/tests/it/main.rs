@@ -27,7 +27,7 @@ fn quick(url: impl Into<String>) -> Builder {
     StreamManager::builder(url).key(KEY).reconnect(base, cap).long_reconnect(base, cap)
 }
 
-/// Events as words, up to so many or to the end.
+/// Events as short texts: as many as asked for, or up to the end.
 async fn told(events: &mut Events, most: usize) -> Vec<String> {
     let mut told = Vec::new();
     while told.len() < most {
@@ -160,7 +160,7 @@ async fn the_key_stays_with_its_origin() {
     let mut events = quick(peer.url()).events().unwrap();
     assert_eq!(told(&mut events, 3).await, ["initializing", "initializing+", "add e"]);
     assert_eq!(other.request(0).await.header("authorization"), None);
-    // The next attempt begins at the URL again.
+    // The next attempt starts from the original URL again.
     told(&mut events, 100).await;
     assert_eq!(peer.requests().len(), 2);
 }
@@ -211,7 +211,7 @@ async fn n85_the_last_good_configuration_is_there_at_once() {
         FileCache::open(&file).unwrap().other_service("http://other/").as_deref(),
         Some(peer.url().as_str())
     );
-    // What is no cache is left as it is.
+    // A file that is not a cache is not changed.
     std::fs::write(&file, "precious").unwrap();
     let peer = Peer::start(Script::new().on(PATH, Reply::sse().send(put("e", 1)).silence())).await;
     let mut events = quick(peer.url()).cache(FileCache::open(&file).unwrap()).events().unwrap();
@@ -219,7 +219,7 @@ async fn n85_the_last_good_configuration_is_there_at_once() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
 }
 
-/// Tells the words of its calls, and waits in each until it may go on.
+/// A handler that sends each call as a short text, and waits in each call until it may continue.
 struct Slow(mpsc::Sender<String>);
 
 impl MessageHandler for Slow {

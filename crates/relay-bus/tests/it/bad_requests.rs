@@ -1,4 +1,4 @@
-//! What senders may do wrong: each is told by its code, and nobody else notices.
+//! Errors that senders can make: each gets an answer with its own code, and other senders do not notice.
 
 use relay_bus::{EngineOptions, ReceiverOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,7 +11,7 @@ async fn small() -> Bus {
     Bus::start(&object("Channel", "c", ""), EngineOptions::default(), options).await
 }
 
-/// Sends this and closes the sending side; the whole answer.
+/// Sends the bytes and closes the sending side. Returns the whole answer.
 async fn half_closed(bus: &Bus, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(bus.address).await.unwrap();
     stream.write_all(request).await.unwrap();
@@ -69,7 +69,8 @@ async fn rule_2_a_body_that_ends_early_is_400_and_never_a_message() {
         let answer = half_closed(&bus, &request).await;
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("bad-body"), "{answer}");
     }
-    // Whoever stops sending after a whole request is answered, in one piece or in several.
+    // A sender that closes its side after a whole request gets an answer, whether the body came in one piece or in
+    // several.
     for body in
         ["content-length: 2\r\n\r\nok", "transfer-encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n"]
     {

@@ -1,4 +1,5 @@
-//! What subscribers may do wrong: an error that names destination and rule, and a slot that is free again.
+//! Errors that subscribers can make: each gives an error that names the destination and the rule, and its slot is free
+//! again.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::harness::{ACCEPTED, Bus, next, object, subscriber};
 
-/// The error of a dispatch to a subscriber that answers so.
+/// The error of a dispatch to a subscriber with this answer.
 async fn error_of(answer: &'static str, credentials: &str) -> String {
     let (to, _requests) = subscriber(answer).await;
     let options = DispatcherOptions::default().timeout(Duration::from_millis(700)).max_payload(1000);
@@ -127,7 +128,7 @@ async fn a_connection_of_each_answer_and_one_that_stalls_cost_no_slot() {
         assert_eq!(bus.post("c.ns", "", &number.to_string()).await.0, 202);
         assert!(next(&mut requests).await.ends_with(&number.to_string()), "in order");
     }
-    // The one slot of a subscriber that never answers is free again after the time limit of a call.
+    // The only slot, taken by a subscriber that never answers, is free again after the time limit of a call.
     for number in 0..2 {
         assert_eq!(bus.post("d.ns", "", &number.to_string()).await.0, 202);
         assert!(next(&mut unheard).await.ends_with(&number.to_string()));

@@ -9,7 +9,7 @@ use relay_testkit::ApiServer;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-/// Provisions, after failing so often.
+/// A handler that fails this many times before it provisions.
 struct Provisioner(Mutex<u32>);
 
 impl MonitorHandler for Provisioner {

@@ -11,7 +11,7 @@ async fn the_example_counts_what_its_channels_get() {
     let server = HttpServer::bind("127.0.0.1:0", Settings::default()).await.unwrap();
     let (address, stop) = (server.local_addr(), CancellationToken::new());
     let running = tokio::spawn(crate::bus_own::count(Some(file), server, stop.clone()));
-    // It has no `ready`: a channel is unknown until it is provisioned.
+    // The example has no `ready` signal: a channel is unknown until it is provisioned.
     while address.post("c.ns", "", "12345").await.0 == 404 {
         tokio::task::yield_now().await;
     }

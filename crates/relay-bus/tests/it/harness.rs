@@ -30,7 +30,7 @@ impl Bus {
         Self::start_within(objects, options, receiver, Duration::from_secs(20)).await
     }
 
-    /// A bus whose calls have this time limit.
+    /// Starts a bus whose calls have this time limit.
     pub(crate) async fn start_within(
         objects: &str,
         options: EngineOptions,
@@ -85,7 +85,7 @@ impl Bus {
         tokio::time::timeout(PATIENCE, found).await.expect("an event")
     }
 
-    /// Sends raw bytes; the status and the whole answer.
+    /// Sends raw bytes. Returns the status and the whole answer.
     pub(crate) async fn ask(&self, request: &str) -> (u16, String) {
         self.address.ask(request).await
     }
@@ -95,9 +95,9 @@ impl Bus {
     }
 }
 
-/// Asking a server over a raw socket.
+/// Sends requests to a server over a raw socket.
 pub(crate) trait Asking {
-    /// Sends raw bytes; the status and the whole answer.
+    /// Sends raw bytes. Returns the status and the whole answer.
     async fn ask(&self, request: &str) -> (u16, String);
 
     async fn post(&self, host: &str, headers: &str, body: &str) -> (u16, String) {
@@ -159,7 +159,7 @@ fn follow(file: &Path, engine: MemoryEngine, stop: CancellationToken) -> mpsc::U
     reports
 }
 
-/// A subscriber that answers each connection so, and hands over what it was sent.
+/// A subscriber that gives this answer on each connection, and hands over the requests that it gets.
 pub(crate) async fn subscriber(answer: &'static str) -> (String, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

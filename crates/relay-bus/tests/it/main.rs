@@ -3,7 +3,7 @@
 
 mod harness;
 
-/// The example, so that what it does is tried and not only compiled.
+/// The example is included here, so that it is run and not only compiled.
 #[path = "../../examples/bus_own.rs"]
 #[allow(dead_code, reason = "its main reads arguments and waits for Ctrl-C")]
 mod bus_own;

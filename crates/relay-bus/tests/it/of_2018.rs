@@ -1,5 +1,5 @@
-//! What the tests of the package of 2018 and of its heirs ask of a dispatcher and a receiver. `docs/buses.md` says
-//! where the rest of them is asked.
+//! Behaviours of a dispatcher and a receiver that the tests of the 2018 package and of its successors check.
+//! `docs/buses.md` names the tests of the other behaviours.
 
 use std::sync::Mutex;
 
@@ -17,7 +17,7 @@ const FAILED: &str = "HTTP/1.1 500 No\r\ncontent-length: 3\r\n\r\nwhy";
 const ANSWERED: &str = "HTTP/1.1 200 OK\r\ndo-not-passthrough: no\r\nX-Request-Id: altered\r\nknative-2: new\r\n\
                         content-length: 6\r\n\r\nanswer";
 
-/// What is in a message: the last ones must not pass.
+/// Headers of a message. The last ones must not be forwarded.
 const HEADERS: [(&str, &str); 6] = [
     ("x-request-id", "asked"),
     ("knative-1", "one"),
@@ -32,7 +32,7 @@ fn lines(request: &str) -> (Vec<String>, String) {
     (head.lines().map(str::to_lowercase).collect(), body.to_owned())
 }
 
-/// The original, as whoever gets it sees it.
+/// Checks that a request is the original message, as its destination gets it.
 fn is_original(request: &str, host: &str) {
     let (head, body) = lines(request);
     for line in [
@@ -55,8 +55,8 @@ fn nothing(requests: &mut UnboundedReceiver<String>) {
 async fn a_message_goes_to_its_destination_and_the_answer_to_reply() {
     let dispatcher = MessageDispatcher::new(DispatcherOptions::default()).unwrap();
     let message = Message::new(Headers::from_iter(HEADERS), "payload");
-    // Destination and reply answer so (or are not there); is it a success, who is called, and does the reply hold the
-    // original.
+    // The answers of destination and reply (`None`: there is no such address), whether the dispatch succeeds, and
+    // whether the reply is called: `Some(true)` with the original message, `Some(false)` with the answer.
     for (destination, reply, succeeds, replies) in [
         (Some(ACCEPTED), None, true, None),
         (Some(NOT_FOUND), None, false, None),
@@ -98,7 +98,7 @@ async fn a_message_goes_to_its_destination_and_the_answer_to_reply() {
     }
 }
 
-/// Keeps what it is handed, and fails for one channel.
+/// A receiver that keeps its messages, and fails for one channel.
 #[derive(Default)]
 struct Kept(Mutex<Vec<(ChannelReference, Message)>>);
 

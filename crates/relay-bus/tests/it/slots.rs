@@ -1,4 +1,4 @@
-//! Slots of the memory engine: who waits between two attempts holds none, and none is lost.
+//! Slots of the memory engine: a message that waits between two attempts holds no slot, and no slot is lost.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;

@@ -1,4 +1,4 @@
-//! What a subscriber is sent, and not sent, around the end of its subscription.
+//! What a subscriber gets, and does not get, around the end of its subscription.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use tokio::sync::mpsc;
 
 use crate::harness::{ACCEPTED, PATIENCE};
 
-/// What a subscriber sees of one connection after another.
+/// What a subscriber sees on its connections.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
     Bytes,
     Closed,
 }
 
-/// A subscriber that answers requests, or never does, and tells of every byte and every end.
+/// A subscriber that answers requests, or never answers, and reports every read and every end of a connection.
 async fn watched(answers: bool) -> (String, mpsc::UnboundedReceiver<Seen>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -69,7 +69,8 @@ fn channel() -> ChannelReference {
 
 #[tokio::test]
 async fn nothing_is_sent_after_unsubscribe_ended_and_what_was_under_way_is_cut() {
-    // One under way and unanswered and two that wait; all three under way; answered, with idle connections.
+    // The three cases: one call in progress without an answer and two messages that wait; three calls in progress; all
+    // calls answered, with idle connections.
     for (answers, options) in [
         (false, EngineOptions::default().in_flight(1)),
         (false, EngineOptions::default().in_flight(64)),
@@ -88,8 +89,8 @@ async fn nothing_is_sent_after_unsubscribe_ended_and_what_was_under_way_is_cut()
         }
         assert_eq!(next(&mut of_gone).await, Seen::Bytes);
         engine.unsubscribe(&SubscriptionReference::new("gone", "ns"), &channel()).await.unwrap();
-        // From here on: whatever the subscriber reads was on its way before, so its connections are at their ends,
-        // or idle, and no new one comes.
+        // From here on, the subscriber reads only what was sent before. Its connections end or are idle, and no new
+        // connection is made.
         if !answers {
             while next(&mut of_gone).await != Seen::Closed {}
         }
@@ -114,7 +115,7 @@ async fn no_other_try_is_made_for_a_subscription_that_went() {
     let engine = engine(EngineOptions::default().max_deliver(0).retry_delay(Duration::from_millis(20)));
     let spec = relay_bus::ChannelSpec::default();
     engine.provision(&channel(), &spec, &ResolvedParameters::default()).await.unwrap();
-    // Each connection is closed unanswered, which is a failed try.
+    // Each connection is closed without an answer, which is a failed attempt.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     subscribe(&engine, "s", &format!("http://{address}")).await.unwrap();
@@ -124,7 +125,7 @@ async fn no_other_try_is_made_for_a_subscription_that_went() {
     }
     engine.unsubscribe(&SubscriptionReference::new("s", "ns"), &channel()).await.unwrap();
     while tokio::time::timeout(Duration::ZERO, listener.accept()).await.is_ok() {}
-    // Ten times the delay: a try that was still to come would be here.
+    // This is ten times the delay: a further attempt would come within it.
     let late = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
     assert!(late.is_err(), "a try after unsubscribe ended");
 }

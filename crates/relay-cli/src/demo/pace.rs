@@ -46,7 +46,7 @@ mod tests {
             ("a burst", vec![0; 24], vec![0, 0, 0, 0]),
             ("four a second", vec![0, 250, 500, 750, 1000, 1250], vec![0, 250, 500, 750, 1000, 1250]),
             ("eight a second", vec![0, 125, 250, 375, 500, 875, 999, 1000], vec![0, 125, 250, 375, 1000]),
-            // A window that slides: two halves of a burst around a full second are one burst.
+            // The window slides: two halves of a burst around a full second count as one burst.
             (
                 "around a second",
                 vec![800, 850, 900, 950, 1000, 1050, 1799, 1800],

@@ -107,7 +107,7 @@ mod tests {
         ] {
             assert_eq!(line("pods", done, all, Duration::from_secs(4), columns), expected);
         }
-        // The largest numbers overflow nothing.
+        // The largest numbers do not overflow.
         line("pods", u64::MAX, Some(u64::MAX), Duration::ZERO, 80);
         let wide = line("pods", 1, Some(2), Duration::ZERO, 200);
         assert!(wide.contains(&"#".repeat(20)) && wide.contains(&".".repeat(20)), "{wide}");

@@ -374,7 +374,7 @@ mod tests {
             for line in fitted.lines() {
                 prop_assert!(width(line) <= room);
             }
-            // Where there is room for everything, nothing is lost.
+            // If there is room for everything, nothing is cut.
             let whole = table(&rows, wide, None);
             let widest = whole.lines().map(width).max().unwrap();
             prop_assert_eq!(table(&rows, wide, Some(widest + 40)), &*whole);

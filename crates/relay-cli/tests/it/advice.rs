@@ -1,4 +1,4 @@
-//! Bad peers: each gives one line with advice. And the progress of long work.
+//! Bad peers: each gives one line with advice. Also the progress of long operations.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ const COMMANDS: [&[&str]; 6] = [
     &["replay", "--for", "300ms"],
 ];
 
-/// The last line that a command says to a peer, with its exit code.
+/// The last line that a command prints for this peer, and its exit code.
 fn last_line(url: &str, args: &[&str]) -> (Option<i32>, String) {
     let done = run_command(command_at(url, args));
-    // What is tried again says so, and is not the end.
+    // The line of an error that is retried says so; it is not the last one.
     let is_last = |line: &&str| line.starts_with("relay: ") && !line.contains("; next try ");
     let own: Vec<&str> = done.stderr.lines().filter(is_last).collect();
     assert_eq!(own.len(), 1, "{args:?}: one line: {}", done.stderr);
@@ -30,7 +30,7 @@ fn last_line(url: &str, args: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn a_dead_relay_is_a_line_that_asks_for_it() {
-    // Nobody listens where somebody just did.
+    // The listener is dropped, so the address refuses connections.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -159,7 +159,7 @@ async fn other_services_and_what_is_no_service_are_named_as_such() {
             assert!(line.contains(advice), "{what}: {args:?}: {line}");
         }
     }
-    // It has no pod of that name either, but that is not what is to be told.
+    // The peer has no pod of that name either, but the message must be about the missing relay.
     let nothing = Peer::start(
         Script::new().always("/pods/a/b", Reply::empty(404)).always("/health", Reply::empty(404)),
     )
@@ -169,7 +169,7 @@ async fn other_services_and_what_is_no_service_are_named_as_such() {
     assert!(line.contains("there is no pod a/b") && line.contains(STRANGER), "{line}");
 }
 
-/// Each says once that it waits, and goes on by itself when there is somebody.
+/// Each command says once that it waits, and continues by itself when the relay is there.
 #[test]
 fn a_relay_that_comes_later_is_waited_for() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -200,7 +200,7 @@ fn a_relay_that_comes_later_is_waited_for() {
         assert_eq!(code, Some(130), "{seen}");
         let count = |what: &str| seen.matches(what).count();
         assert_eq!((count("no connection since"), count("connected again")), (1, 1), "{seen}");
-        // The table says it; nothing says it once more.
+        // The table says it, so no log line repeats it.
         assert_eq!(count("WARN"), 0, "{seen}");
     }
     sse.until(|line| line["event"] == "pod");
@@ -255,9 +255,9 @@ async fn a_list_that_takes_long_shows_how_far_it_is() {
     let (code, seen) = Terminal::start(command_at(&peer.url(), &args), 80).wait();
     assert_eq!(code, Some(0), "{seen}");
     assert!(seen.contains(" 50 %") && seen.contains("/s, ") && seen.contains(" s left"), "{seen:?}");
-    // It is gone before the names come.
+    // The progress line is removed before the names are printed.
     assert!(seen.ends_with("\r\u{1b}[Kprod/a\nprod/b\nprod/c\nprod/d\n"), "{seen:?}");
-    // Nobody waits in front of a pipe, and a dumb terminal cannot write over a line.
+    // There is no progress line in a pipe, where nobody watches, or on a dumb terminal, which cannot overwrite a line.
     let done = run_command(command_at(&peer.url(), &args)).expect(0);
     assert_eq!(done.stderr, "");
     let mut dumb = command_at(&peer.url(), &args);
@@ -266,7 +266,7 @@ async fn a_list_that_takes_long_shows_how_far_it_is() {
     assert_eq!((code, seen.as_str()), (Some(0), "prod/a\nprod/b\nprod/c\nprod/d\n"));
 }
 
-/// Pages of a history, of which the second comes late.
+/// Pages of a history; the second one is late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_history_that_takes_long_shows_how_far_it_is() {
     let event = |sequence: u64| {
@@ -299,7 +299,7 @@ async fn a_history_that_takes_long_shows_how_far_it_is() {
     assert!(seen.contains("2 events so far, ") && seen.contains("/s"), "{seen:?}");
     assert!(seen.ends_with("\r\u{1b}[K"), "it is gone at the end: {seen:?}");
     assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 3);
-    // Nobody waits in front of a pipe.
+    // There is no progress line in a pipe.
     let peer = Peer::start(script()).await;
     let done = run_command(command_at(&peer.url(), &["events"])).expect(0);
     assert_eq!((done.stderr.as_str(), done.json().len()), ("", 3));

@@ -19,7 +19,7 @@ async fn answers_of_every_kind() {
         let running = Running::start(watch(&peer.url(), &[]));
         let lines = expect(&running, &["initializing", &format!("initializing response={status}")]);
         let long = (400..500).contains(&status) && ![400, 408, 425, 429].contains(&status);
-        // What is left of the delay when it is reported, which a busy machine does late.
+        // The report has the rest of the delay, which is shorter when a busy machine reports late.
         let delays = if long { 45_000..=100_000 } else { 4000..=10_000 };
         let delay = lines[1]["retry_ms"].as_u64().unwrap();
         assert!(delays.contains(&delay), "{status}: {delay}");
@@ -40,7 +40,7 @@ async fn answers_of_every_kind() {
         assert!((45_000..=100_000).contains(&lines[1]["retry_ms"].as_u64().unwrap()));
         end(running);
     }
-    // Also after it has worked.
+    // The same holds after the stream has worked.
     let later = peer([Reply::sse().send(put(json!({}), json!({}))).cut(), Reply::empty(401)]).await;
     let done = run_command(watch(&later.url(), &["--reconnect-base", "1ms"])).expect(4);
     let words: Vec<String> = done.json().iter().map(word).collect();
@@ -54,7 +54,7 @@ async fn answers_that_are_no_stream_and_streams_that_fail() {
     let raw = |head: &str| Reply::raw().send(head.to_owned());
     let endless = "x".repeat(200_000);
     let bomb = {
-        // 256 MiB of blanks in a gzip of stored blocks would be large; a run of one byte is small in any packer.
+        // A long run of one byte becomes small with any compression.
         let text = format!("event: put\ndata: {}", " ".repeat(8 << 20));
         gzip(text.as_bytes())
     };
@@ -139,7 +139,7 @@ fn gzip(data: &[u8]) -> Vec<u8> {
             put(reversed(0x190 + u64::from(byte) - 144, 9), 9, &mut out);
         }
         at += 1;
-        // A run of 258 more of the same: length code 285, distance 1.
+        // A run of 258 more equal bytes: length code 285, distance 1.
         while data.len() - at >= 258 && data[at..at + 258].iter().all(|other| *other == byte) {
             put(reversed(0xc0 + 285 - 280, 8), 8, &mut out);
             put(0, 5, &mut out);
@@ -201,7 +201,7 @@ async fn delays_follow_the_service_within_bounds() {
         assert!(delays.contains(&delay), "{status} {wish}: {delay}");
         end(running);
     }
-    // `retry:` is the base of the short profile, at most its cap, and nothing to the long one.
+    // `retry:` sets the base of the short profile, up to its cap, and does not change the long profile.
     for (hint, short) in [("retry: 1\n\n", 0..=1000), ("retry: 3600000\n\n", 10_000..=30_000)] {
         let short_first = peer([Reply::sse().send(hint).cut(), Reply::empty(404)]).await;
         let running = Running::start(watch(&short_first.url(), &[]));
@@ -236,7 +236,7 @@ async fn keys_come_from_one_place_and_a_changed_file_is_tried_at_once() {
     );
     running.signal("TERM");
     assert!(!running.wait().stderr.contains("s3cret"));
-    // The same key again is the end.
+    // If the key is still the same, the stream ends for good.
     let refuses = Peer::start(Script::new().always(PATH, Reply::empty(403))).await;
     run_command(watch(&refuses.url(), &["--key-file", file.to_str().unwrap()])).expect(4);
     assert_eq!(refuses.requests().len(), 1);
@@ -267,7 +267,7 @@ async fn keys_come_from_one_place_and_a_changed_file_is_tried_at_once() {
         assert!(!done.stderr.is_empty() && !done.stderr.contains("s3cret"), "{}", done.stderr);
     }
     assert_eq!(refuses.requests().len(), 1);
-    // From the environment, and the URL as well.
+    // The key comes from the environment, and so does the URL.
     let mut command = relay(&["autoconfig", "watch", "--for", "10s"]);
     command.env("RELAY_AUTOCONFIG_URL", &url).env("RELAY_AUTOCONFIG_KEY_FILE", &file);
     run_command(command).expect(4);
@@ -313,7 +313,7 @@ async fn an_empty_put_is_held_back_if_told_so() {
         &["held 2 3600000", "update a v2", "delete b vnull", "all 1+0 stream"],
     )
     .await;
-    // What is patched meanwhile is meant to be there.
+    // An environment that was patched meanwhile is kept.
     let patched = both + &patch("b", &env("b", 2)) + &patch("c", &env("c", 1));
     run(
         patched,
@@ -322,7 +322,7 @@ async fn an_empty_put_is_held_back_if_told_so() {
         &["held 2 700", "update b v2", "add c v1", "delete a vnull", "all 2+0 stream"],
     )
     .await;
-    // With nothing known there is nothing to hold.
+    // If nothing is known yet, there is nothing to hold back.
     plays(empty, &["all 0+0 stream", "valid+!"]).await;
 }
 
@@ -362,7 +362,7 @@ async fn the_cache_keeps_the_last_good_configuration() {
         &running,
         &["initializing", "initializing+", "add a v3", "add b v1", "filter_add f v1", "all 2+1 stream"],
     );
-    // It was written before the lines were.
+    // The cache is written before the lines are printed.
     let written = std::fs::read_to_string(&file).unwrap();
     assert!(written.contains(SDK) && written.contains(OLD) && !written.contains(KEY));
     #[cfg(unix)]
@@ -370,7 +370,7 @@ async fn the_cache_keeps_the_last_good_configuration() {
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
-    // One process at a time.
+    // Only one process may use the file at a time.
     let second = run_command(watch(&url, &["--cache-file", cache])).expect(1);
     assert!(second.stderr.contains(cache) && second.stderr.contains("in use"), "{}", second.stderr);
     end(running);
@@ -390,7 +390,7 @@ async fn the_cache_keeps_the_last_good_configuration() {
     end(running);
     assert!(!std::fs::read_to_string(&file).unwrap().contains(OLD), "its time is over");
 
-    // A refused one keeps its last good entry; what is new is written before it is told.
+    // A refused environment keeps its last good entry. New content is written before it is reported.
     let running = start();
     let words = [
         "initializing",
@@ -414,7 +414,7 @@ async fn the_cache_keeps_the_last_good_configuration() {
     assert!(kept.contains("\"a\"") && !kept.contains("\"b\""));
     end(running);
 
-    // Another service's: both are named, and nothing is asked.
+    // A cache of another service: the error names both URLs, and no request is made.
     let other = run(&[
         "autoconfig",
         "watch",
@@ -428,7 +428,7 @@ async fn the_cache_keeps_the_last_good_configuration() {
     .expect(2);
     assert!(other.stderr.contains(&url) && other.stderr.contains("http://127.0.0.1:1/"), "{}", other.stderr);
     assert!(!other.stderr.contains("s3cret"));
-    // What is no cache is left as it is.
+    // A file that is not a cache is not changed.
     for bad in ["", "{}", "precious", &kept[..kept.len() / 2]] {
         std::fs::write(&file, bad).unwrap();
         let running = start();
@@ -510,7 +510,7 @@ async fn no_secret_is_told_at_the_most_talkative() {
     let mut command = watch(&format!("{}/?t=s3cret", peer.url()), &["--reconnect-base", "1ms"]);
     command.env("RELAY_LOG", "trace");
     let done = run_command(command).expect(4);
-    // The name of an event of an unknown kind is no place for a key, and is told.
+    // The name of an event of an unknown kind may be printed, because it is not a place for a key.
     let said = done.stderr.replace("s3cret-event", "") + &done.stdout;
     let leaks: Vec<&str> = said.lines().filter(|line| line.contains("s3cret")).collect();
     assert!(leaks.is_empty(), "{leaks:#?}");

@@ -1,4 +1,4 @@
-//! Auto-configuration where the machine takes nothing more: disks that are full or read-only, a resolver that hangs.
+//! Auto-configuration on a machine that is in trouble: disks that are full or read-only, a resolver that hangs.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -40,7 +40,7 @@ fn a_version_that_a_full_or_read_only_disk_does_not_take_is_not_told() {
     assert!(!service.running.stderr().contains("s3cret"));
     service.running.signal("TERM");
     service.running.wait().expect(0);
-    // Nor does it start there, and what it has is left as it is.
+    // The server does not start on such a disk either, and its file is not changed.
     let kept = std::fs::read(&state).unwrap();
     for why in [FULL, READ_ONLY] {
         if why == FULL {
@@ -83,7 +83,7 @@ async fn a_cache_on_a_full_or_read_only_disk_is_read_and_not_lost() {
     let kept = std::fs::read_to_string(&file).unwrap();
     disk.fill();
     full.open();
-    // It is told all the same.
+    // The change is reported nevertheless.
     expect(&running, &["update a v2"]);
     let said = running.until_stderr(|text| text.contains(FULL));
     assert!(said.contains(cache) && said.contains("not up to date") && !said.contains("s3cret"), "{said}");
@@ -109,7 +109,7 @@ async fn a_cache_on_a_full_or_read_only_disk_is_read_and_not_lost() {
     }
 }
 
-/// The resolver of this one process is a port that takes questions and answers none.
+/// The resolver of this process is a port that accepts queries and answers none.
 #[test]
 fn a_signal_ends_it_while_the_resolver_hangs() {
     let folder = tempfile::tempdir().unwrap();

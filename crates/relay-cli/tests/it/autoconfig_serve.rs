@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::process::{Done, Running, relay, run, run_command};
 
-/// What the manual shows, all of it.
+/// The whole file that the manual shows.
 const FULL: &str = "environments:
   e1:
     envKey: prod
@@ -66,7 +66,7 @@ impl Service {
         subscriber
     }
 
-    /// Everything, as a subscriber is sent it.
+    /// The whole configuration, as a subscriber gets it.
     pub(super) fn put(&self) -> Value {
         let (name, data) = self.subscribe("?rpacProtocolVersion=2").event();
         assert_eq!(name, "put");
@@ -80,7 +80,7 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    /// The next event. Sizes of chunks are lines of their own and are passed over.
+    /// The next event. Lines with chunk sizes are skipped.
     pub(super) fn event(&mut self) -> (String, Value) {
         let mut name = String::new();
         loop {
@@ -131,13 +131,13 @@ fn what_the_manual_shows_is_served_with_all_fields() {
         assert_eq!(old, json!({"path": "/", "data": {"environments": environments}}), "{query}");
     }
     assert!(service.subscribe("?rpacProtocolVersion=7").event().1["data"].get("filters").is_some());
-    // Silence is broken by comments.
+    // While there are no events, comments are sent.
     let mut line = String::new();
     while !line.starts_with(':') {
         line.clear();
         assert_ne!(new.reader.read_line(&mut line).unwrap(), 0);
     }
-    // The same in JSON, and with names left out.
+    // The same content in JSON, with names left out.
     let other = folder.path().join("f.json");
     std::fs::write(&other, r#"{"environments":{"e":{"sdkKey":"k","sdkKeys":[{"key":"n","value":"k","expiry":5,"hasViews":true}]}}}"#).unwrap();
     let put = Service::start(&other, &[]).put();
@@ -155,7 +155,7 @@ fn changes_become_events_and_what_is_wrong_changes_nothing() {
     let mut subscriber = service.subscribe("?rpacProtocolVersion=2");
     let (_, put) = subscriber.event();
     let first = version(&put, "e1");
-    // The same meaning in other words is no change.
+    // The same content in another notation is not a change.
     let same =
         FULL.replace("2026-12-01T00:00:00Z", "1796083200000").replace("secureMode: false", "version: 1");
     replace(&file, &same);
@@ -177,7 +177,7 @@ fn changes_become_events_and_what_is_wrong_changes_nothing() {
     std::fs::create_dir(&file).unwrap();
     std::fs::remove_dir(&file).unwrap();
     assert_eq!(version(&service.put(), "e1"), second, "new subscribers get what was last good");
-    // A link that is swapped, to a file of the same size and time.
+    // A link that is replaced by one to a file of the same size and time.
     let (one, two) = (folder.path().join("one"), folder.path().join("two"));
     std::fs::write(&one, "environments: {a: {sdkKey: key-1}}").unwrap();
     std::fs::write(&two, "environments: {a: {sdkKey: key-2}}").unwrap();
@@ -223,7 +223,7 @@ fn versions_outlive_kills_and_never_go_back() {
         assert_eq!(done.code, None);
         replace(&file, &text(&format!("a-s3cret-{round}-dead"), "b-s3cret"));
     }
-    // What is gone keeps its version, also while nothing runs.
+    // A deleted environment keeps its version, also while no server runs.
     replace(&file, "environments: {a: {sdkKey: k}}");
     Service::start(&file, &[]).running.signal("KILL");
     replace(&file, &text("k", "b-s3cret"));
@@ -234,7 +234,7 @@ fn versions_outlive_kills_and_never_go_back() {
     assert!(!kept.contains("s3cret"), "{kept}");
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o600);
-    // A floor.
+    // `version` in the file is a minimum.
     replace(
         &file,
         "environments: {a: {sdkKey: k, version: 9000000000000000000}, b: {sdkKey: b, version: 5}}",
@@ -242,7 +242,7 @@ fn versions_outlive_kills_and_never_go_back() {
     let put = Service::start(&file, &[]).put();
     assert_eq!(version(&put, "a"), 9_000_000_000_000_000_000);
     assert!(version(&put, "b") > 5);
-    // After the highest floor there is no version left, so nothing that has changed would be taken.
+    // After the highest version no other one is left, so subscribers would ignore every change.
     replace(&file, "environments: {a: {sdkKey: k, version: 9223372036854775807}}");
     let service = Service::start(&file, &[]);
     assert_eq!(version(&service.put(), "a"), i64::MAX);
@@ -280,7 +280,7 @@ fn who_is_answered_and_what() {
         let answer = service.ask(head).head;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
     }
-    // The client knows them apart, and the file may change.
+    // The server distinguishes the keys, and the file with the keys may change.
     let url = format!("http://{}", service.address);
     let watch =
         |key: &str| run(&["autoconfig", "watch", "--url", &url, "--key", key, "-o", "json", "--max", "4"]);
@@ -436,7 +436,7 @@ fn states_and_addresses_that_cannot_be_had() {
     serve(&file, &["--poll", "0s"]).expect(2);
 }
 
-/// A place that takes no bytes, as a full disk: a directory that is gone.
+/// A directory that is gone accepts no bytes, like a full disk.
 #[test]
 fn a_version_that_cannot_be_kept_is_not_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -491,7 +491,7 @@ fn two_terminals_and_a_client_that_is_killed() {
     let lines = second.until(|line| line["event"] == "update");
     assert_eq!(lines[1]["env"]["env_name"], "Two", "it begins with what it had");
     assert_eq!(lines[lines.len() - 1]["env"]["env_name"], "Three");
-    // The service is killed and comes back: nothing is told twice.
+    // The service is killed and comes back: nothing is reported twice.
     service.running.signal("KILL");
     second.until(|line| line["state"] == "interrupted");
     let service = Service::start_at(&service.address, &file, &[]);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::process::{Done, Running, relay};
 
 pub(super) const PATH: &str = "/relay_auto_config";
-/// Never to be seen in any output.
+/// This key must never appear in any output.
 pub(super) const KEY: &str = "auto-config-s3cret-key";
 pub(super) const SDK: &str = "sdk-s3cret-0123-89ab";
 pub(super) const OLD: &str = "sdk-s3cret-0000-old1";
@@ -28,7 +28,7 @@ pub(super) fn env(id: &str, version: i64) -> Value {
         "sdkKey": {"value": SDK}, "defaultTtl": 5, "secureMode": false, "version": version})
 }
 
-/// The environment with other fields.
+/// The environment with some fields replaced.
 pub(super) fn with(mut env: Value, fields: Value) -> Value {
     for (name, value) in fields.as_object().unwrap() {
         env[name] = value.clone();
@@ -45,7 +45,7 @@ pub(super) fn patch(id: &str, data: &Value) -> String {
     event("patch", &json!({"path": format!("/environments/{id}"), "data": data}).to_string())
 }
 
-/// A watch with long delays, so that what it does after a failure is one line.
+/// A watch with long delays, so that it prints one line after a failure.
 pub(super) fn watch(url: &str, args: &[&str]) -> std::process::Command {
     let mut all = vec!["autoconfig", "watch", "--url", url, "-o", "json"];
     for (flag, value) in [
@@ -69,7 +69,7 @@ pub(super) async fn peer(replies: impl IntoIterator<Item = Reply>) -> Peer {
     Peer::start(replies.into_iter().fold(Script::new(), |script, reply| script.on(PATH, reply))).await
 }
 
-/// What matters of a line.
+/// A line as a short text.
 pub(super) fn word(line: &Value) -> String {
     let text = |name: &str| match &line[name] {
         Value::String(text) => text.clone(),
@@ -99,7 +99,7 @@ pub(super) fn word(line: &Value) -> String {
     }
 }
 
-/// Reads as many lines as there are words, which they must be. Nothing may come before.
+/// Reads lines and checks that they are exactly these, in this order.
 #[track_caller]
 pub(super) fn expect(running: &Running, words: &[&str]) -> Vec<Value> {
     let mut lines = Vec::new();
@@ -112,7 +112,7 @@ pub(super) fn expect(running: &Running, words: &[&str]) -> Vec<Value> {
     lines
 }
 
-/// Ends it by a signal, and checks what it has said: no more lines, and no secret.
+/// Ends the command by a signal, and checks that its log has no secret.
 #[track_caller]
 pub(super) fn end(running: Running) -> Done {
     running.signal("TERM");
@@ -121,8 +121,8 @@ pub(super) fn end(running: Running) -> Done {
     done
 }
 
-/// Plays this to a watch, which must print these lines and then nothing more: where the connection goes on, a last
-/// event marks the end, and nothing may come before its line.
+/// Sends these bytes to a watch, which must print these lines and nothing more. If the connection continues, a last
+/// event marks the end, and no other line may come before its line.
 pub(super) async fn plays(bytes: impl Into<Vec<u8>>, words: &[&str]) {
     let mut bytes: Vec<u8> = bytes.into();
     let mut all: Vec<&str> =
@@ -230,10 +230,10 @@ async fn rule_1_text_is_read_leniently() {
     ] {
         plays(event("patch", &data), &added).await;
     }
-    // Ids are exact, and in them nothing is decoded.
+    // Ids are compared exactly, and nothing in them is decoded.
     let exact = put(json!({"A": env("a", 1), "a%2Fb": env("a%2Fb", 2)}), json!({}));
     plays(exact, &["add a%2Fb v2", "refused A v1 id-mismatch put", "all 1+0 stream", "valid+! data"]).await;
-    // Lone surrogates and bytes that are no UTF-8.
+    // Lone surrogates, and bytes that are not UTF-8.
     let lone = format!(
         r#"{{"path":"/environments/a","data":{{"envID":"a","version":1,"envName":"\ud800x\udc00",{key}}}}}"#
     );
@@ -327,7 +327,7 @@ async fn rule_2_a_wrong_type_anywhere_restarts_and_changes_nothing() {
     ] {
         bad.push((event, data.to_owned()));
     }
-    // One connection each, all to one program: each is an error of its own.
+    // Each bad event gets its own connection to the same program, and is reported as its own error.
     let mut script = Script::new();
     for (name, data) in &bad {
         script = script.on(PATH, Reply::sse().send(good.clone() + &event(name, data)).silence());
@@ -410,7 +410,7 @@ async fn rule_3_refusals_and_their_order() {
     for (id, data, reason, restarts) in cases {
         let version = data["version"].as_i64().unwrap_or(0);
         let refused = format!("refused {id} v{version} {reason} patch");
-        // Mended, the same version is taken.
+        // The corrected environment is accepted with the same version.
         let mended = patch("a", &env("a", 7));
         match restarts {
             false => plays(patch(id, &data) + &mended, &[&refused, "valid+", "add a v7"]).await,
@@ -419,7 +419,7 @@ async fn rule_3_refusals_and_their_order() {
     }
     let good = put(json!({"a": env("a", 1), "b": env("b", 1)}), json!({}));
     let start = ["add a v1", "add b v1", "all 2+0 stream", "valid+!"];
-    // In part: the rest is applied, the connection is kept, what is known stays.
+    // If some environments are refused, the others are applied, the connection is kept, and known ones stay.
     let partly = put(
         json!({"a": with(env("a", 2), json!({"sdkKey": {}})), "c": env("c", 1)}),
         json!({"f": {"version": 1}}),
@@ -438,7 +438,7 @@ async fn rule_3_refusals_and_their_order() {
     ]
     .concat();
     plays(good.clone() + &partly + &patch("a", &env("a", 2)), &words).await;
-    // Every one: nothing at all.
+    // If all of them are refused, nothing is applied.
     let all = put(json!({"a": env("x", 2), "c": {"envID": "c"}}), json!({"f": {"version": 1}}));
     let words =
         [&start[..], &["refused a v2 id-mismatch put", "refused c v0 no-sdk-key put", "interrupted! data"]]
@@ -456,11 +456,12 @@ async fn rules_4_and_5_keys_end_once_at_their_time_also_while_the_stream_is_down
             {"key": "main", "value": SDK, "expiry": 1, "hasViews": true}, {"key": "view", "value": "s3cret-view-1234", "hasViews": true}],
             "mobileKeys": [{"key": "m", "value": MOBILE}, {"key": "n", "value": "s3cret-mobile-mob2", "expiry": soon}]}),
     );
-    // `b` loses its old key by a newer version, `c` moves it far away, `d` is deleted, `e` makes it primary.
+    // A newer version removes the old key of `b`, moves its expiry in `c` far away, and makes it primary in `e`; `d` is
+    // deleted.
     let grace = |id: &str| {
         with(env(id, 1), json!({"sdkKey": {"value": SDK, "expiring": {"value": OLD, "timestamp": soon}}}))
     };
-    // Its key is the last to end: whatever else ends has ended before it.
+    // The key of `z` expires last, so all others have expired before it.
     let later = json!({"sdkKey": {"value": SDK, "expiring": {"value": OLD, "timestamp": soon + 300}}});
     let last = with(env("z", 1), later);
     let mut text = put(
@@ -530,7 +531,7 @@ async fn rule_7_every_event_is_proof_of_life_and_reconnect_is_followed() {
         let text = put(json!({}), json!({})) + &event("reconnect", data);
         plays(text, &["all 0+0 stream", "valid+!", "valid!"]).await;
     }
-    // It waits as after a failure, and takes up where it was.
+    // The client waits as after a failure, and then continues with what it had.
     let peer = peer([
         Reply::sse().send(put(json!({"a": env("a", 1)}), json!({})) + &event("reconnect", " ")).silence(),
         Reply::sse().send(put(json!({"a": env("a", 1)}), json!({}))).silence(),

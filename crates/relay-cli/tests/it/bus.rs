@@ -101,7 +101,7 @@ fn sending_ends_as_its_last_failure_says() {
     assert_eq!(unknown[0]["status"], 404);
     assert!(unknown[0]["error"].as_str().unwrap().contains("unknown channel"), "{unknown:?}");
     let nobody = send("http://127.0.0.1:1", "default/c", &[]).expect(1).json();
-    // The flags of the transport are those of the other commands.
+    // The command takes the same flags of the transport as other commands.
     let missing = send(&url, "default/c", &["--ca-file", "/nowhere/ca.pem"]).expect(1);
     assert!((missing.stderr + &missing.stdout).contains("/nowhere/ca.pem"));
     send(&url, "default/c", &["--client-cert", "/nowhere/cert.pem"]).expect(2);

@@ -89,7 +89,7 @@ async fn with_exec_the_call_is_the_command_and_its_outcome_is_written() {
     let directory = tempfile::tempdir().unwrap();
     let told = directory.path().join("told");
     let failed = directory.path().join("failed");
-    // The first subscribe fails, with words; the calls themselves are kept.
+    // The first subscribe fails with a message. The script writes all calls to a file.
     let script = format!(
         "line=$(cat); echo \"$line\" >> {told}; case $line in *'\"subscribe\"'*) test -e {failed} || \
          {{ touch {failed}; echo 'not yet' >&2; echo more >&2; exit 7; }};; esac",
@@ -172,7 +172,7 @@ async fn rule_17_a_finalizer_is_put_before_the_call_and_taken_after_the_last() {
     assert_eq!(finalizers(CHANNELS, "c"), Some(json!(["others/one", OURS])));
     assert_eq!(finalizers(SUBSCRIPTIONS, "s"), Some(json!([OURS])));
     drop(running);
-    // Deleted while nobody ran.
+    // The objects are deleted while no bus runs.
     for (kind, name) in [(CHANNELS, "c"), (SUBSCRIPTIONS, "s")] {
         let mut object = cluster.get(kind, "ns", name).unwrap();
         object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();

@@ -6,7 +6,7 @@ use relay_testkit::{Authority, Peer, Reply, Script};
 
 use super::process::{Running, relay, run};
 
-/// A bus whose only subscriber is there; it trusts this authority, and no other.
+/// A bus with one subscriber. The bus trusts this authority, and no other.
 fn serve(directory: &std::path::Path, subscriber: &str, trusted: &Authority) -> (Running, String) {
     let objects = directory.join("objects.yaml");
     std::fs::write(

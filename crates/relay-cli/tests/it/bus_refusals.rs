@@ -1,5 +1,5 @@
-//! What an API server may refuse or get wrong, through the whole `relay bus`: told once per state on stderr, tried
-//! again within the limits, and no call made again for it.
+//! Errors that an API server can make, seen through the whole `relay bus`: each is reported on stderr once per state,
+//! is retried within the limits, and causes no repeated call.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn status(code: u16, reason: &str) -> Reply {
     Reply::json(code, &json!({"kind": "Status", "code": code, "reason": reason, "message": reason}))
 }
 
-/// Lines of stderr that tell of this.
+/// The number of lines on stderr that contain this text.
 fn told(running: &Running, what: &str) -> usize {
     running.stderr().lines().filter(|line| line.contains(what)).count()
 }
@@ -46,8 +46,7 @@ fn provisioned(cluster: &ApiServer, name: &str) -> Option<()> {
     conditions.iter().any(|one| one["type"] == "Provisioned" && one["status"] == "True").then_some(())
 }
 
-/// Reads what is printed until a channel that is put now is provisioned: whatever else would have been called for was
-/// called before.
+/// Reads lines until a channel that is added now is provisioned. All other pending calls come before that.
 fn calls_until_now(cluster: &ApiServer, running: &Running) -> Vec<String> {
     cluster.put(CHANNELS, named("last", json!({"bus": "b"})));
     let lines = running.until(|line| line["channel"] == "ns/last");
@@ -72,7 +71,7 @@ async fn lists_that_are_refused_are_told_once_per_kind_and_asked_for_again() {
             let cluster = cluster(1).await;
             cluster.always(Ask::List, reply.clone());
             let running = monitor(&cluster, &[]);
-            // Three kinds, each asked for at least twice.
+            // There are three kinds of lists, and each is requested at least twice.
             cluster.request(Ask::List, 6).await;
             assert_eq!(told(&running, "objects are not followed"), 3, "{reply:?}: {}", running.stderr());
             cluster.restore(Ask::List);
@@ -155,7 +154,8 @@ async fn a_status_write_that_fails_for_long_is_told_once_per_state_and_calls_not
     cluster.always(Ask::PatchStatus, status(403, "Forbidden"));
     let running = monitor(&cluster, &["--exec", "true"]);
     running.until(|line| line["event"] == "subscribe");
-    // Each object's tries double their delay: five of each are 150 ms, and a second is thirty times less than a loop.
+    // The attempts for each object have doubling delays: five attempts of each object take 150 ms. In a loop without
+    // delays there would be far more of them in a second.
     cluster.request(Ask::PatchStatus, 9).await;
     assert_eq!(told(&running, "cannot be written"), 1, "{}", running.stderr());
     cluster.always(Ask::PatchStatus, Reply::new(200, "application/json", "{\"half\":"));

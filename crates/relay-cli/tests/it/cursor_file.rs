@@ -41,12 +41,12 @@ fn the_file_holds_the_last_acknowledgement() {
     assert_eq!(sequences(&lines), [4, 5, 6, 7, 8]);
     assert_eq!(stored(&path)["hash"], log[7]["hash"]);
 
-    // Nothing new: nothing is replayed, the position stands.
+    // There are no new events: nothing is replayed, and the position stays the same.
     let lines =
         server.run(&["replay", "--cursor-file", &path, "--exit-after-phase", "Live"]).expect(0).json();
     assert!(sequences(&lines).is_empty());
     assert_eq!(stored(&path)["hash"], log[7]["hash"]);
-    // Replacing it leaves nothing beside it, but for a lock.
+    // Replacing the file leaves no other file beside it, except a lock.
     let mut beside: Vec<_> =
         std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     beside.retain(|name| !name.to_string_lossy().ends_with(".lock"));
@@ -152,7 +152,7 @@ fn a_foreign_position_in_the_file_is_a_gap() {
     assert_eq!(stored(&path)["version"], json!(1));
 }
 
-/// Nothing of the log passes the filter: heartbeats move the position all the same.
+/// No event of the log passes the filter, but heartbeats still move the position.
 #[test]
 fn bookmarks_move_the_file_of_a_quiet_filter() {
     let server = Server::start(&["--sim-rate", "100", "--sim-pods", "5", "--heartbeat", "50ms"]);
@@ -179,7 +179,7 @@ fn bookmarks_move_the_file_of_a_quiet_filter() {
     assert!(moved.is_sorted() && moved[1].is_some() && moved[1] < moved[2], "{moved:?}");
 }
 
-/// The client is killed again and again, at moments it cannot foresee. What it printed over its lives covers the log.
+/// The client is killed again and again at random moments. The lines of all its runs together must cover the log.
 #[test]
 fn kill_minus_nine_loses_nothing() {
     let server = Server::start(&["--sim-rate", "1000", "--sim-pods", "30"]);
@@ -192,7 +192,7 @@ fn kill_minus_nine_loses_nothing() {
         let lines =
             client.until(|line| line["event"]["sequence"].as_u64().is_some_and(|sequence| sequence >= goal));
         client.signal("KILL");
-        // What it had written before it died was printed too.
+        // Lines that it wrote before it was killed count as well.
         let rest = client.wait();
         let mut complete: Vec<&str> = rest.stdout.lines().collect();
         if complete.last().is_some_and(|line| serde_json::from_str::<Value>(line).is_err()) {

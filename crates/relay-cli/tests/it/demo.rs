@@ -11,7 +11,7 @@ fn event_number(line: &str) -> Option<u64> {
     words.next().is_some_and(|kind| ["ADDED", "MODIFIED", "DELETED"].contains(&kind)).then_some(number)
 }
 
-/// Where a line is that begins so.
+/// The index of the first line that starts like this.
 #[track_caller]
 fn at(lines: &[String], start: &str) -> usize {
     let found = lines.iter().position(|line| line.starts_with(start));
@@ -47,7 +47,7 @@ fn demo_explains_a_cut_and_a_gap_slowly_and_ends_with_a_verdict() {
         assert!(lines[title + 1].starts_with(phase), "{}", lines[title + 1]);
     }
 
-    // Each number is one that the lesson told of when it happened.
+    // The numbers are those that were printed when the cut and the gap happened.
     let told = &lines[at(&lines, "ReconnectReseed: ")];
     let cut =
         told.split_whitespace().find_map(|word| word.strip_prefix('#')).unwrap().trim_end_matches([',', ';']);

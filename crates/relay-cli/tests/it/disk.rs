@@ -54,7 +54,7 @@ fn a_restart_over_a_trimmed_log_adds_nothing() {
     assert_eq!((&report["head"], &report["snapshot"]["pods"]), (&500.into(), &500.into()), "{report}");
     assert_eq!((&report["problems"], &report["snapshot"]["sequence"]), (&serde_json::json!([]), &500.into()));
     assert_eq!(Some(&report["epoch"]), epoch.as_ref());
-    // The same events as the server said, though the segment has older ones.
+    // `verify` finds the same events as the server, although the segment also has older ones.
     assert_eq!((&report["oldest"], &report["events"]), (&401.into(), &100.into()), "{report}");
 }
 
@@ -79,7 +79,7 @@ fn a_data_directory_is_used_without_further_flags_and_the_log_says_where_events_
     let (kind, log) = kept(&[]);
     assert!(kind == "memory" && log.contains("events are kept in memory only"), "{kind} {log}");
     assert!(log.contains("without --tokens-file everybody on this machine can read"), "{log}");
-    // A reader of the export that has seen enough ends it, as with every other command.
+    // If the reader of an export closes the pipe, the export ends with 0, like every other command.
     let mut exporting = super::process::relay(&["store", "export", "--data-dir", data]);
     let mut exporting = exporting.stdout(std::process::Stdio::piped()).spawn().unwrap();
     drop(exporting.stdout.take());
@@ -97,7 +97,7 @@ fn what_cannot_be_used_is_refused_by_name() {
     assert!(second.stderr.contains(data) && second.stderr.contains("another process"), "{}", second.stderr);
     server.signal("TERM");
     server.wait().expect(0);
-    // One byte of an event is not what it was.
+    // One byte of an event is changed.
     let segment = dir.path().join("logs/pods/00000000000000000001.segment");
     let mut bytes = std::fs::read(&segment).unwrap();
     let middle = bytes.len() / 2;
@@ -114,7 +114,7 @@ fn what_cannot_be_used_is_refused_by_name() {
         problem["offset"].as_u64().unwrap() <= middle as u64 && problem["sequence"].is_u64(),
         "{problem}"
     );
-    // The file that says what the directory is.
+    // The file `store` says what the directory is.
     let mark = dir.path().join("store");
     let mut newer = std::fs::read(&mark).unwrap();
     newer[8] = 2;
@@ -160,7 +160,7 @@ fn an_export_is_imported_as_the_same_log_with_the_key_and_as_another_without() {
     run(&["store", "import", "--data-dir", &other, "--from", &path("without")]).expect(0);
     let full = run(&["store", "import", "--data-dir", &other, "--from", &path("with")]).expect(1);
     assert!(full.stderr.contains("not empty"), "{}", full.stderr);
-    // A cut export is no log, and leaves none behind: its sequences would be used again.
+    // A truncated export is not a log and must leave no log behind, because its sequences would be used again.
     std::fs::write(path("cut"), &with[..with.len() / 2]).unwrap();
     run(&["store", "import", "--data-dir", &path("fourth"), "--from", &path("cut")]).expect(1);
     assert_eq!(std::fs::read_dir(path("fourth")).unwrap().count(), 0);
@@ -187,7 +187,7 @@ fn an_export_is_imported_as_the_same_log_with_the_key_and_as_another_without() {
     }
 }
 
-/// A pipe with a name: whoever opens it waits for the other side.
+/// A named pipe: opening it waits for the other side.
 fn pipe(dir: &Path, name: &str) -> String {
     let path = dir.join(name).to_str().unwrap().to_owned();
     let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
@@ -217,7 +217,7 @@ fn what_takes_longer_than_a_second_shows_on_a_terminal_how_far_it_is() {
     let (code, seen) = exporting.wait();
     assert_eq!((code, seen.ends_with("\r\x1b[K")), (Some(0), true), "{seen:?}");
 
-    // Half of it is there to import, and the rest comes late.
+    // Half of the export is there at once, and the rest comes late.
     let from = pipe(root.path(), "from");
     let mut importing = in_terminal(&["store", "import", "--data-dir", &second, "--from", &from]);
     let mut writer = std::fs::File::create(&from).unwrap();
@@ -230,7 +230,7 @@ fn what_takes_longer_than_a_second_shows_on_a_terminal_how_far_it_is() {
     assert_eq!(code, Some(0), "{seen:?}");
     assert!(seen.contains("\r\x1b[K{\"done\":true,\"events\":3000}"), "{seen:?}");
 
-    // A file of which every byte is looked at cannot be made to wait, but who looks can.
+    // `verify` reads a file, which cannot be made slow, so its process is stopped for a while.
     let shown = (0..200).any(|wait| {
         let verifying = in_terminal(&["store", "verify", "--data-dir", &second]);
         sleep(Duration::from_micros(500 * wait));
@@ -242,7 +242,7 @@ fn what_takes_longer_than_a_second_shows_on_a_terminal_how_far_it_is() {
         shows(&seen)
     });
     assert!(shown, "in none of many tries");
-    // Where there is no terminal, nothing is shown.
+    // Without a terminal there is no progress line.
     let out = pipe(root.path(), "again");
     let exporting =
         Running::start(super::process::relay(&["store", "export", "--data-dir", &first, "--out", &out]));
@@ -262,7 +262,7 @@ struct Seen {
     connections: u64,
 }
 
-/// Follows until the process ends; whatever is not as promised is put into `wrong`.
+/// Follows the stream until the process ends. The first broken promise is written to `wrong`.
 fn follow(addr: SocketAddr, seen: &Arc<Mutex<Seen>>, wrong: &Arc<Mutex<Option<String>>>) {
     loop {
         if let Err(problem) = follow_once(addr, seen) {
@@ -276,7 +276,7 @@ fn follow(addr: SocketAddr, seen: &Arc<Mutex<Seen>>, wrong: &Arc<Mutex<Option<St
 fn follow_once(addr: SocketAddr, seen: &Arc<Mutex<Seen>>) -> Result<(), String> {
     let Ok(mut stream) = TcpStream::connect(addr) else { return Ok(()) };
     let since = seen.lock().unwrap().hash.clone();
-    // Without chunks, so that lines are lines.
+    // HTTP/1.0 gives a body without chunks, so that its lines can be read.
     let request = format!("GET /events/stream?since_hash={since} HTTP/1.0\r\nhost: relay\r\n\r\n");
     if stream.write_all(request.as_bytes()).is_err() {
         return Ok(());
@@ -327,8 +327,8 @@ fn take(seen: &mut Seen, event: &str, message: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Ten clients, and a server that is killed again and again. `RELAY_KILLS` says how often, 8 times by default; with it
-/// there must have been a thousand events a second and more, which a machine with other work to do may not manage.
+/// Ten clients, and a server that is killed again and again. `RELAY_KILLS` sets the number of kills (default 8). If it
+/// is set, there must also have been at least a thousand events a second, which a busy machine may not reach.
 #[test]
 fn a_server_that_is_killed_under_load_breaks_no_chain() {
     let asked: Option<u64> = std::env::var("RELAY_KILLS").ok().and_then(|text| text.parse().ok());
@@ -348,7 +348,7 @@ fn a_server_that_is_killed_under_load_breaks_no_chain() {
     let (mut up, mut last) = (Duration::ZERO, 0);
     for kill in 0..kills {
         let began = Instant::now();
-        // Not in step with anything.
+        // The pause varies, so that the kills have no rhythm.
         sleep(Duration::from_millis(300 + turn.fetch_add(7919, Ordering::Relaxed) % 1000));
         last = get(addr, "/health").json()["head"]["sequence"].as_u64().unwrap_or(last);
         server.signal("KILL");

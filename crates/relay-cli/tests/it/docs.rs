@@ -1,4 +1,4 @@
-//! The commands of `docs/tutorial.md`, run one after the other as they stand there.
+//! Runs the commands of `docs/tutorial.md` one after the other.
 
 use super::process::{Server, relay, run_command};
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::process::{relay, run, run_command};
 
-/// What was asked.
+/// A request.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) method: String,
@@ -30,7 +30,7 @@ impl Asked {
     }
 }
 
-/// What is answered: bytes, and whether the connection ends behind them.
+/// An answer: its bytes, and whether the connection ends after them.
 pub(crate) struct Said(Vec<u8>, bool);
 
 pub(crate) fn say(status: u16, headers: &[(&str, &str)], body: &str) -> Said {
@@ -50,7 +50,7 @@ fn cut() -> Said {
 }
 
 impl Said {
-    /// Ends in the middle of the body.
+    /// The answer ends in the middle of the body.
     fn half(mut self) -> Self {
         self.0.truncate(self.0.len() - self.0.len() / 3);
         Self(self.0, true)
@@ -108,7 +108,7 @@ fn serve(connection: &TcpStream, asked: &Mutex<Vec<Asked>>, answer: &Mutex<Answe
         let mut body = vec![0; request.header("content-length").map_or(0, |length| length.parse().unwrap())];
         reader.read_exact(&mut body).ok()?;
         let request = Asked { body, ..request };
-        // One after the other: what is answered stands in the order of what was asked.
+        // The lock is held while the answer is made, so that requests are recorded in the order of their answers.
         let Said(bytes, end) = {
             let mut answer = answer.lock().unwrap();
             let mut asked = asked.lock().unwrap();
@@ -133,7 +133,7 @@ pub(crate) fn next(offset: &str) -> (&str, &str) {
     ("Stream-Next-Offset", offset)
 }
 
-/// A command on the stream of a server, without patience for retries.
+/// The arguments of a command on the stream of a server, with a short limit for retries.
 pub(crate) fn durable<'a>(command: &'a str, server: &'a Server, more: &[&'a str]) -> Vec<&'a str> {
     let mut args = vec!["durable", command, &server.url];
     args.extend_from_slice(more);
@@ -180,12 +180,12 @@ fn every_refusal_has_its_words_and_its_code() {
 
 #[test]
 fn an_append_is_sent_again_only_when_it_was_not_taken() {
-    // The answer is lost: nobody knows.
+    // The answer is lost, so the outcome is unknown.
     let server = Server::start(|_, _| cut());
     let done = run(&durable("append", &server, TEXT)).expect(7);
     assert!(done.stderr.contains("outcome unknown"), "{}", done.stderr);
     assert_eq!(server.count("POST"), 1);
-    // It was not taken, or the caller takes the risk.
+    // The server did not accept the append, or the caller accepts the risk.
     let server = Server::start(|at, _| if at == 0 { say(429, &[], "") } else { say(204, &[next("9")], "") });
     let done = run(&durable("append", &server, TEXT)).expect(0);
     assert_eq!(done.json(), [json!({"stream": server.url, "status": 204, "offset": "9", "closed": false})]);
@@ -193,7 +193,8 @@ fn an_append_is_sent_again_only_when_it_was_not_taken() {
     let flags: Vec<&str> = TEXT.iter().copied().chain(["--retry-unsafe"]).collect();
     run(&durable("append", &server, &flags)).expect(0);
     assert_eq!(server.count("POST"), 2);
-    // What may be repeated is repeated, and its traces are its own.
+    // Requests that may be repeated are repeated. A 404 to a repeated delete is success, because the first one deleted
+    // the stream.
     let server = Server::start(|at, _| if at == 0 { cut() } else { say(404, &[], "") });
     assert_eq!(run(&durable("delete", &server, &[])).expect(0).json()[0]["deleted"], true);
 }
@@ -303,7 +304,7 @@ fn a_checkpoint_goes_on_where_it_was_and_is_never_trusted_blindly() {
     });
     let flags = ["--checkpoint", file, "--out", out];
     run(&durable("read", &server, &flags)).expect(0);
-    // As if it had been killed after it wrote, and before the checkpoint.
+    // The output is as after a kill between writing it and saving the checkpoint.
     std::fs::OpenOptions::new().append(true).open(out).unwrap().write_all(b"half a li").unwrap();
     run(&durable("read", &server, &flags)).expect(0);
     assert_eq!(std::fs::read_to_string(out).unwrap(), "1\n2\n3\n4\n");
@@ -327,7 +328,7 @@ fn a_checkpoint_goes_on_where_it_was_and_is_never_trusted_blindly() {
     assert_eq!((&done.json()[0]["items"], &done.json()[0]["offset"]), (&json!([1, 2]), &Value::Null));
 }
 
-/// What a server knows of one producer.
+/// The state of one producer at the server.
 #[derive(Default)]
 struct Producing {
     epoch: u64,
@@ -448,7 +449,8 @@ fn a_state_file_makes_a_restart_exact_and_knows_its_input() {
     let kept = kept.to_str().unwrap();
     let state = Arc::new(Mutex::new(Producing::default()));
     let shared = state.clone();
-    // After every few batches the server is away, and what was sent last is known to nobody, until the next run.
+    // After every few batches the server is unavailable, and the outcome of the last batch is unknown until the next
+    // run.
     let (mut posts, mut away) = (0, false);
     let server = Server::start(move |_, asked| {
         if asked.method == "HEAD" {

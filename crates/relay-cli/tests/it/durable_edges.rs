@@ -14,12 +14,12 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 const HTML: (&str, &str) = ("Content-Type", "text/html; charset=utf-8");
 const TEXT: &[&str] = &["--data", "12345", "--content-type", "text/plain"];
 
-/// A page where an answer was asked for: what a portal, or a proxy with an opinion, sends.
+/// An HTML page with status 200, as a captive portal or a proxy may send it.
 fn page(_: usize, _: &Asked) -> Said {
     say(200, &[HTML], "<html>Welcome to the hotel</html>")
 }
 
-/// A command with a shell's help for its input.
+/// A command whose input comes from a shell command.
 fn shell(args: &[&str], input: &str) -> Command {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", input, env!("CARGO_BIN_EXE_relay")]).args(args);
@@ -38,7 +38,7 @@ fn a_page_is_no_answer() {
     }
     let done = run(&durable("read", &server, &[])).expect(1);
     assert!(done.stderr.contains("malformed answer at offset -1"), "{}", done.stderr);
-    // A producer may send again, so it waits for the server to come back.
+    // A producer may repeat its requests, so it waits until the server is back.
     let server =
         Server::start(|at, asked| if at == 0 { page(at, asked) } else { say(204, &[next("1")], "") });
     let flags = ["--content-type", "text/plain", "-o", "json"];
@@ -98,7 +98,7 @@ fn a_password_in_a_url_is_refused_and_not_printed() {
     assert!(!done.stderr.contains("s3cr3t"), "{}", done.stderr);
 }
 
-/// A server of one JSON stream that takes what has the next number.
+/// A server of one JSON stream that accepts only the batch with the next number.
 fn taking(asked: &Asked, next_seq: &mut u64, epoch: u64) -> Said {
     if asked.method == "HEAD" {
         return say(200, &[JSON, next("0")], "");
@@ -123,7 +123,7 @@ fn the_same_flags_go_on_after_a_claim() {
     let done = run_command(shell(&args, "printf '1\\n2\\n' | $0 \"$@\"")).expect(0);
     assert!(done.stderr.is_empty(), "{}", done.stderr);
     assert_eq!(server.asked().last().unwrap().body, b"[2]");
-    // An epoch that no claim explains contradicts it still, and nothing is lost without a last line.
+    // An epoch that no claim explains is still a conflict, and the command ends with a summary line.
     let flags = ["--state", state.to_str().unwrap(), "--epoch", "3", "-o", "json"];
     let done = run_command(shell(&durable("produce", &server, &flags), "echo 1 | $0 \"$@\"")).expect(2);
     assert!(done.stderr.contains("--epoch 3") && done.json()[0]["done"] == false, "{}", done.stderr);
@@ -146,7 +146,7 @@ fn another_input_is_known_before_anything_is_asked() {
     assert_eq!(server.asked().len(), before);
 }
 
-/// A producer whose input stays open behind what is given.
+/// A producer whose input stays open after this text.
 fn producing(server: &Server, flags: &[&str], input: &str) -> (Child, ChildStdin) {
     let mut command = relay(&durable("produce", server, flags));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -174,14 +174,14 @@ fn a_signal_ends_a_producer_whose_server_is_away() {
             "HEAD" => say(200, &[JSON, next("0")], ""),
             _ => say(503, &[], ""),
         });
-        // The second line is no JSON: what came before is to be delivered first, which does not work.
+        // The second line is not JSON. The producer first has to deliver the line before it, which fails.
         let (mut child, _stdin) = producing(&server, &["-o", "json"], "1\nnope\n");
         eventually(|| server.count("POST") > 0);
         let began = Instant::now();
         kill(&child, "INT");
         eventually(|| {
             let ended = child.try_wait().unwrap().is_some();
-            // The first may not have been heard yet when the second comes, so there is a third.
+            // The first signal may not have been handled yet when the second one comes, so more are sent.
             if twice && !ended {
                 kill(&child, "INT");
             }
@@ -197,7 +197,7 @@ fn a_signal_ends_a_producer_whose_server_is_away() {
 fn what_was_read_before_a_signal_is_delivered() {
     let mut seq = 0;
     let server = Server::start(move |_, asked| taking(asked, &mut seq, 0));
-    // The last line is not whole, and no message.
+    // The last line is incomplete, and therefore not a message.
     let flags = ["-o", "json", "--linger", "60s", "--max-batch-items", "2"];
     let (child, _stdin) = producing(&server, &flags, "1\n2\n3\n4");
     eventually(|| server.count("POST") == 1);
@@ -211,7 +211,7 @@ fn what_was_read_before_a_signal_is_delivered() {
     );
 }
 
-/// Waits until something is so.
+/// Waits until the condition holds.
 fn eventually(mut so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !so() {
@@ -231,7 +231,7 @@ fn a_full_disk_is_told_and_the_file_can_be_cut_back() {
     let flags = ["--out", "/dev/full", "--checkpoint", file.to_str().unwrap()];
     let done = run(&durable("read", &server, &flags)).expect(1);
     assert!(done.stderr.contains("No space left"), "{}", done.stderr);
-    // The checkpoint is not ahead of what was written, and says to which length the file is to be cut back.
+    // The checkpoint does not go beyond what was written, and has the length to which the file must be cut back.
     let kept: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     assert_eq!((&kept["offset"], &kept["out_bytes"], &kept["skip"]), (&json!("-1"), &json!(0), &json!(0)));
     let mut command = relay(&durable("read", &server, &[]));
@@ -253,7 +253,7 @@ fn a_tail_from_now_stores_where_now_was() {
         ["--checkpoint", file.to_str().unwrap(), "--out", out.to_str().unwrap(), "--live", "long-poll"];
     run(&durable("tail", &server, &flags)).expect(0);
     assert_eq!(std::fs::read_to_string(&out).unwrap(), "1\n");
-    // As if it had been killed before the first data was covered: what "now" was is kept.
+    // The result is as after a kill before the first data was written: the position of "now" is saved.
     let full = ["--checkpoint", file.to_str().unwrap(), "--out", "/dev/full", "--live", "long-poll"];
     if Path::new("/dev/full").exists() {
         std::fs::remove_file(&file).unwrap();

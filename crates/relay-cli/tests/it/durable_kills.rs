@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::process::{DEADLINE, Running, relay, run};
 
-/// Kills of each in the short test, and in the long one.
+/// The number of kills of each kind in the short test, and in the long one.
 const FEW: u32 = 3;
 const MANY: u32 = 100;
-/// Messages of a round: enough that a round outlives several kills.
+/// The number of messages of a round. It is large enough that a round takes longer than several kills.
 const MESSAGES: u32 = 30_000;
 
-/// `relay durable serve` with a directory; killed and started again at the same address.
+/// A `relay durable serve` with a directory, which is killed and started again at the same address.
 struct Server {
     running: Option<Running>,
     address: SocketAddr,
@@ -42,7 +42,7 @@ impl Server {
     }
 
     fn kill(&mut self) {
-        // Dropping it kills it, and waits until it is gone: then its port is free.
+        // Dropping the process kills it and waits for its end. Then its port is free.
         drop(self.running.take());
         let (running, _) = Self::listen(self.address, &self.dir);
         self.running = Some(running);
@@ -63,7 +63,8 @@ fn spawn(args: &[&str]) -> Child {
     command.spawn().unwrap()
 }
 
-/// Runs a command to its end, killing it after longer and longer times until then; how often it was killed.
+/// Runs a command until it succeeds, and kills it after longer and longer times until then. Returns the number of
+/// kills.
 fn kill_until_done(args: &[&str], mut patience: Duration) -> u32 {
     let mut kills = 0;
     loop {
@@ -142,7 +143,7 @@ fn a_few_kills_of_each_lose_and_double_nothing() {
     killed(FEW);
 }
 
-/// `cargo test -p relay-cli --test it -- --ignored many_kills --nocapture`; takes minutes.
+/// Run it with `cargo test -p relay-cli --test it -- --ignored many_kills --nocapture`; it takes minutes.
 #[test]
 #[ignore = "takes minutes"]
 fn many_kills_of_each_lose_and_double_nothing() {

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use super::durable::{Asked, CLOSED, Said, Server, durable, next, say};
 use super::process::{DEADLINE, Running, peak_kib, relay};
 
-/// Resident at most, in KiB.
+/// The highest resident memory, in KiB.
 const MOST: u64 = 64 << 10;
-/// Bytes of a catch-up.
+/// The number of bytes of a catch-up.
 const LONG: usize = 64 << 20;
 
-/// A server of one answer of that type and body, and then an end that it holds back until it is told. The receiver
-/// hears when the end is asked for.
+/// A server that gives one answer of this type with this body, and then waits before it answers that the stream has
+/// ended. The receiver gets a message when that end is requested; the sender lets the server answer.
 fn serving(kind: &'static str, body: String) -> (Server, Receiver<()>, std::sync::mpsc::Sender<()>) {
     let (asked, end_asked) = channel();
     let (go, going) = channel();
@@ -46,7 +46,7 @@ fn one_answer_of_64_mib_is_read_with_less_than_that_in_memory() {
         let length = body.len();
         let (server, end_asked, go) = serving(kind, body);
         let read = Running::start(relay(&durable("read", &server, &["--out", out.to_str().unwrap()])));
-        // All of it is written when the next thing is asked for.
+        // When the command makes its next request, it has written everything.
         end_asked.recv_timeout(DEADLINE * 2).unwrap();
         let peak = peak_kib(read.pid());
         go.send(()).unwrap();
@@ -85,7 +85,7 @@ fn a_producer_whose_server_is_away_takes_no_more_than_its_buffer() {
                 feeding.fetch_add(lines.len() as u64, Ordering::Relaxed);
             }
         });
-        // It is full when nothing goes in while it asks many times in vain.
+        // The buffer is full if no more input is accepted while many requests fail.
         let began = Instant::now();
         let (mut before, mut asked) = (u64::MAX, 0);
         while server.count("POST") < asked + 20 {
@@ -97,7 +97,7 @@ fn a_producer_whose_server_is_away_takes_no_more_than_its_buffer() {
             std::thread::sleep(Duration::from_millis(5));
         }
         let peak = peak_kib(child.id());
-        // The server is back: all that went in comes out.
+        // The server is back: everything that was accepted is delivered.
         enough.store(true, Ordering::Relaxed);
         away.store(false, Ordering::Relaxed);
         feeder.join().unwrap();

@@ -26,7 +26,7 @@ impl Server {
     }
 }
 
-/// `RELAY_KILLS` says how often, 6 times by default.
+/// `RELAY_KILLS` sets the number of kills (default 6).
 #[test]
 fn a_server_that_is_killed_while_it_is_written_has_every_message_once() {
     let kills: u64 = std::env::var("RELAY_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
@@ -41,7 +41,7 @@ fn a_server_that_is_killed_while_it_is_written_has_every_message_once() {
         run(&["durable", "create", &format!("{stream}-{in_flight}"), "--content-type", "text/plain"])
             .expect(0);
     }
-    // Lines come as long as it takes.
+    // The producers get lines for as long as the test runs.
     let producers: Vec<_> = ["1", "5"]
         .into_iter()
         .map(|in_flight| {
@@ -79,7 +79,7 @@ fn a_server_that_is_killed_while_it_is_written_has_every_message_once() {
         })
         .collect();
     for kill in 0..kills {
-        // Not in step with anything.
+        // The pause varies, so that the kills have no rhythm.
         sleep(Duration::from_millis(60 + kill * 7919 % 240));
         server.running.signal("KILL");
         server.running.wait();
@@ -92,7 +92,7 @@ fn a_server_that_is_killed_while_it_is_written_has_every_message_once() {
         let last = end.json().pop().unwrap();
         assert_eq!((&last["done"], &last["messages"]), (&true.into(), &written.lines().count().into()));
         let read = run(&["durable", "read", &target, "--batch-bytes", "64MiB"]).expect(0);
-        // Compared without printing all of it.
+        // `assert!` and not `assert_eq!`, so that a failure does not print all of it.
         assert!(read.stdout == written, "{target}: {} of {} bytes", read.stdout.len(), written.len());
         println!("{target}: {} lines over {kills} kills", written.lines().count());
     }

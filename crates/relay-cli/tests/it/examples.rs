@@ -1,11 +1,11 @@
-//! Runs the examples of `--help`; further texts of help and of mistyped flags.
+//! Runs the examples of `--help`, and checks more texts of help and of mistyped flags.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::process::{Running, Server, relay, run, run_command};
 
-/// Commands that go on until they are told to end.
+/// Commands that run until they are stopped.
 const ENDLESS: [&str; 9] = [
     "serve",
     "state",
@@ -18,7 +18,7 @@ const ENDLESS: [&str; 9] = [
     "stream",
 ];
 
-/// Every command that has none below it, by its path.
+/// Collects the paths of all commands without subcommands.
 fn commands(path: &[String], found: &mut Vec<Vec<String>>) {
     let mut args: Vec<&str> = path.iter().map(String::as_str).collect();
     args.push("--help");
@@ -45,7 +45,7 @@ fn examples(path: &[String]) -> Vec<String> {
     let help = run(&args).expect(0).stdout;
     let lines = help.lines().skip_while(|line| *line != "Examples:").skip(1);
     let text: Vec<&str> = lines.take_while(|line| line.starts_with("  ")).map(str::trim_end).collect();
-    // A line that ends in a backslash or in a pipe goes on in the next one.
+    // A line that ends with a backslash or a pipe continues on the next line.
     let mut whole: Vec<String> = Vec::new();
     let mut goes_on = false;
     for line in text.into_iter().filter(|line| !line.starts_with("  # ")) {
@@ -58,7 +58,7 @@ fn examples(path: &[String]) -> Vec<String> {
     whole
 }
 
-/// A shell in which `relay` is this binary and every server of the examples is found.
+/// A shell in which `relay` is this binary, and in which the variables name the servers of the examples.
 fn shell(line: &str, folder: &Path, servers: &[(&str, String)]) -> Command {
     let binary = Path::new(env!("CARGO_BIN_EXE_relay")).parent().unwrap();
     let mut command = Command::new("/bin/sh");
@@ -68,7 +68,8 @@ fn shell(line: &str, folder: &Path, servers: &[(&str, String)]) -> Command {
     command
 }
 
-/// The first line: of a server of durable streams, whose standard output is nobody's, on stderr.
+/// The first line of the output. A server of durable streams prints it on stderr, because it prints nothing on standard
+/// output.
 fn first_words(running: &Running, on_stderr: bool) -> String {
     if on_stderr {
         return running.until_stderr(|text| text.contains('\n')).lines().next().unwrap().to_owned();
@@ -76,7 +77,7 @@ fn first_words(running: &Running, on_stderr: bool) -> String {
     running.line().unwrap_or_else(|| panic!("it prints nothing: {}", running.stderr()))
 }
 
-/// A server whose first line says where it listens.
+/// Starts a server whose first line has its URL.
 fn start(args: &[&str]) -> (Running, String) {
     let server = Running::start(relay(args));
     let first = first_words(&server, args[..2] == ["durable", "serve"]);
@@ -85,7 +86,7 @@ fn start(args: &[&str]) -> (Running, String) {
     (server, url)
 }
 
-/// One that is there now.
+/// The name of a pod that exists now.
 fn a_ready_pod(pods: &Server) -> String {
     let listed = pods.run(&["pods"]).expect(0).json();
     let pod = listed.iter().find(|pod| pod["ready"] == true).expect("some are ready");
@@ -159,7 +160,7 @@ fn every_example_of_the_help_does_what_it_says() {
                 ("POD", if line.contains("$POD") { a_ready_pod(&pods) } else { String::new() }),
                 (if through_kube { "NO_URL" } else { "RELAY_URL" }, relay_url.clone()),
             ];
-            // What the examples call an hour is a second here.
+            // Long times of the examples become a second.
             let mut run_line = line.clone();
             for time in ["--for 20s", "--for 10m", "--for 1m", "--for 1h", "--for 5s", "--for 10s"] {
                 run_line = run_line.replace(time, "--for 1s");
@@ -183,14 +184,14 @@ fn every_example_of_the_help_does_what_it_says() {
                 let done = run_command(shell(&run_line, folder, &servers));
                 assert_eq!(done.code, Some(expected), "`{line}`: {}{:.500}", done.stderr, done.stdout);
             }
-            // What its server wrote is read by the examples that follow.
+            // The folder is kept, because later examples read what this one wrote.
             count += 1;
         }
     }
     assert!(count > 60, "{count}");
 }
 
-/// The commands of `docs/tasks.md`, as they stand there.
+/// Runs the commands of `docs/tasks.md`.
 #[test]
 fn every_task_of_the_page_is_done_by_its_command() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/tasks.md");
@@ -222,7 +223,8 @@ fn every_task_of_the_page_is_done_by_its_command() {
             ("POD", if line.contains("$POD") { a_ready_pod(&pods) } else { String::new() }),
         ];
         let done = run_command(shell(&line, folder.path(), &servers));
-        // Of a pipe, the last command decides; nothing may have restarted yet.
+        // The last command of a pipe decides the exit code. `grep` may find nothing, because no pod may have restarted
+        // yet.
         let expected: &[i32] = match () {
             () if through_kube => &[1],
             () if line.contains("grep") => &[0, 1],
@@ -263,7 +265,7 @@ fn short_help_points_to_the_long_one() {
         let long = [&args[..args.len() - 1], &["--help"]].concat();
         assert!(run(&long).expect(0).stdout.lines().count() > short.lines().count(), "{args:?}");
     }
-    // It is not taken for a flag where it is a value or comes behind the end of the flags.
+    // `-h` is not a flag if it is the value of another flag or comes after `--`.
     let done = run(&["events", "--since-hash", "-h", "--url", "http://127.0.0.1:1"]).expect(1);
     assert!(done.stdout.is_empty(), "{done:?}");
 }

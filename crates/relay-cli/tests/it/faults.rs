@@ -75,7 +75,7 @@ fn plain_state_reseeds_from_a_new_relay() {
     let listen = server.addr.to_string();
     let client = server.follow(&["state", "--reconnect-cap", "50ms"]);
     assert_eq!(client.json()["pods"], 10);
-    // The stream is open before the relay dies: it counts as a subscriber.
+    // The stream is open before the relay is killed: it counts as a subscriber.
     super::wire::eventually("a stream", || {
         (get(server.addr, "/health").ok()["subscribers"] == 1).then_some(())
     });
@@ -89,7 +89,8 @@ fn plain_state_reseeds_from_a_new_relay() {
     drop(server);
 }
 
-/// 10,000 events with a cut every 100: every sequence is seen once and in order, no gap, and the pods come out right.
+/// 10,000 events with a cut after every 100: every sequence is seen once and in order, there is no gap, and the pods
+/// are right at the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn ten_thousand_events_through_a_link_that_cuts() {
     const EVENTS: u64 = 10_000;
@@ -116,7 +117,7 @@ async fn ten_thousand_events_through_a_link_that_cuts() {
             assert!(changed, "a change of what the client does not hold, or holds already: {line}");
         }
         assert_eq!(line["pods"], held.len(), "{line}");
-        // An event that changed the pods was ahead of the last seed: the pods are those of its position.
+        // An event that changed the pods comes after the last seed, so the pods are those of its position.
         if line["phase"] == "Live" && line["changed"].as_array().is_some_and(|changed| !changed.is_empty()) {
             last_fold = Some((line["event"]["sequence"].as_u64().unwrap(), held.clone()));
         }
@@ -132,7 +133,7 @@ async fn ten_thousand_events_through_a_link_that_cuts() {
     }
 }
 
-/// The pods themselves, at every event that changes them, on a link that cuts, stalls and splits.
+/// Compares the pods themselves at every event that changes them, over a link that cuts, stalls and splits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn pods_are_exact_on_a_bad_link() {
     let server = Server::start(&["--sim-pods", "15", "--sim-rate", "150"]);
@@ -158,7 +159,7 @@ async fn pods_are_exact_on_a_bad_link() {
         assert_eq!(pods, Value::Array(expected), "at {sequence}");
     }
 
-    // And the list itself agrees with the log at the list's position.
+    // The list also agrees with the log at the list's position.
     let list = get(server.addr, "/pods").ok();
     let sequence = list["sequence"].as_u64().unwrap();
     until_head(server.addr, sequence);
@@ -166,7 +167,7 @@ async fn pods_are_exact_on_a_bad_link() {
     assert_eq!(listed, pods_at(&history(server.addr), sequence));
 }
 
-/// Nobody reads what the client prints: it stays small, and is told what it missed.
+/// Nobody reads the client's output: its memory stays small, and it reports what it missed.
 #[test]
 fn a_consumer_that_stalls() {
     const EVENTS: u64 = 20_000;
@@ -182,7 +183,7 @@ fn a_consumer_that_stalls() {
     let resident = resident_kib(child.id());
     assert!(resident < 100 * 1024, "{resident} KiB");
 
-    // What it had in hand comes first, whole; then the gap.
+    // The lines that the client already had come first, complete; then the gap.
     let (mut last, mut seen) = (None, 0);
     let gap = loop {
         let line = next();
@@ -227,7 +228,7 @@ fn a_thousand_connections_that_say_nothing() {
     drop(silent);
 }
 
-/// Whether this process may open the files that a test needs. Otherwise the test has run in a process that may.
+/// Whether this process may open as many files as a test needs. If not, runs the test in a process that may.
 fn enough_files(test: &str) -> bool {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
@@ -253,7 +254,7 @@ fn streams_race_for_one_session() {
         let session = request(server.addr, "POST", "/auth/session", &[], "");
         assert_eq!(session.status, 201);
         let query = format!("?session_id={}", session.json()["session_id"].as_str().unwrap());
-        // All of them wait for their last byte, so that they come as close together as they can.
+        // All requests wait for their last byte, so that they arrive as close together as possible.
         let barrier = Arc::new(Barrier::new(RACERS));
         let racers = [(); RACERS].map(|()| {
             let (almost, barrier) = (Stream::almost(server.addr, &query, &[]), barrier.clone());
@@ -299,7 +300,7 @@ fn the_same_seed_gives_the_same_cluster() {
     let kinds: BTreeSet<_> = logs[0].iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, BTreeSet::from(["ADDED", "DELETED", "MODIFIED"]));
     assert!(logs[0].iter().all(|event| !event["pod"]["labels"].as_object().unwrap().is_empty()));
-    // Labels of running pods change too, at least one event in 50.
+    // At least one event in 50 changes a label of a running pod.
     let mut labels = BTreeMap::new();
     let relabelled = logs[0].iter().filter(|event| {
         let now = event["pod"]["labels"].clone();
@@ -315,11 +316,11 @@ fn the_same_seed_gives_the_same_cluster() {
     assert_ne!(names(&other), names(&servers[0]), "another seed, another cluster");
 }
 
-/// A link that passes nothing any more without ending: the client notices by the heartbeats that do not come.
+/// A link that passes nothing more and does not end: the client notices that there are no heartbeats.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_link_that_hangs_is_left() {
     let server = Server::start(&["--sim-rate", "0", "--sim-pods", "5", "--heartbeat", "300ms"]);
-    // connected, 5 pods, catchup_complete, one heartbeat; then silence.
+    // `connected`, 5 pods, `catchup_complete`, one heartbeat; then silence.
     let link = FaultLink::start(server.addr, 1, Faults::none().hang_every(8)).await;
     let client = follow_at(&link.url(), &["replay"]);
     let lines = client.until_phase("ReconnectReseed");

@@ -1,4 +1,4 @@
-//! What people try first, by habit or by mistake: names, numbers and words as other tools take them.
+//! What people try first, by habit or by mistake: names, numbers and words as in other tools.
 
 use relay_testkit::{Peer, RelayScript, Reply, Script};
 use serde_json::json;
@@ -25,12 +25,12 @@ fn several_pods_are_shown_at_once_in_every_spelling() {
         let done = server.run(&[spelled, &["-o", "name"]].concat()).expect(0);
         assert_eq!(done.stdout.trim_end(), names[0], "{spelled:?}");
     }
-    // A variable is a default, and names with a namespace go before it.
+    // The variable is only a default, and names with a namespace take precedence over it.
     let mut command = server.command(&["pod", names[0], names[1], "-o", "name"]);
     command.env("RELAY_NAMESPACE", "elsewhere");
     assert_eq!(run_command(command).expect(0).stdout.lines().count(), 2);
 
-    // Those that are there are shown, and each of the others is named.
+    // The pods that exist are printed, and each missing one is named.
     let done = server.run(&["pod", names[0], "prod/gone-1", "prod/gone-2", "-o", "name"]).expect(3);
     assert_eq!(done.stdout.trim_end(), names[0]);
     for gone in ["prod/gone-1", "prod/gone-2"] {
@@ -91,7 +91,7 @@ fn values_that_cannot_be_say_their_rule() {
         );
         assert!(!done.stderr.contains("unexpected argument"), "{args:?}: {}", done.stderr);
     }
-    // In the same way, from the environment.
+    // The same with the value from the environment.
     let mut command = relay(&["state"]);
     command.env("RELAY_FOR", "-1s");
     assert!(run_command(command).expect(2).stderr.contains("not negative"));
@@ -169,7 +169,8 @@ async fn pods_that_are_not_ready_are_found_and_groups_counted() {
     );
 }
 
-/// Without a seed, times are those of the clock: ages make sense, and a time copied from an event finds it again.
+/// Without a seed, times come from the real clock: ages make sense, and `--since-time` with the time of an event finds
+/// it.
 #[test]
 fn times_of_a_simulated_cluster_are_of_today_unless_a_seed_is_asked_for() {
     let time = |server: &Server| {

@@ -13,7 +13,7 @@ use super::wire::{get, history, until_head};
 const REPLAY: [&str; 7] = ["ack", "cause", "changed", "event", "gap", "phase", "pods"];
 const STATE: [&str; 5] = ["cause", "changed", "event", "gap", "pods"];
 
-/// Without the fields that `--pods` adds.
+/// The names of the fields, without those that `--pods` adds.
 fn without_pods(line: &Value) -> Vec<&str> {
     fields(line).into_iter().filter(|name| *name != "pod_set").collect()
 }
@@ -130,7 +130,7 @@ fn replay_goes_through_the_phases() {
         assert_eq!(fields(line), REPLAY);
         assert_eq!((&line["gap"], &line["cause"]), (&Value::Null, &Value::Null));
     }
-    // Live is entered after the second seed, although no event comes.
+    // The phase `Live` begins after the second seed, although there is no event.
     assert_eq!(phases(&lines)[..4], ["CurrentSeed", "Backfill", "CatchupComplete", "CurrentSeed"]);
     let seed = &lines[0];
     assert_eq!((&seed["ack"], &seed["event"], &seed["pods"]), (&Value::Null, &Value::Null, &json!(9)));
@@ -158,7 +158,8 @@ fn replay_with_pods_shows_them_sorted() {
         assert_eq!(line["pod_set"], Value::Array(listed.clone()));
     }
 
-    // Replayed into the pods, the view is history: it ends where the log ends, and a seed sets it right.
+    // With `--apply-backfill` the pods show history: at the end of the replay they are those of the log's end, and the
+    // next seed corrects them.
     let lines =
         server.run(&["replay", "--pods", "--apply-backfill", "--exit-after-phase", "Live"]).expect(0).json();
     let last = lines.iter().rfind(|line| line["phase"] == "Backfill").unwrap();

@@ -1,5 +1,5 @@
-//! `relay sse` against event streams that a server written in Go sends; `cargo xtask interop sse` builds it and runs
-//! these.
+//! `relay sse` with event streams from a server that is written in Go. `cargo xtask interop sse` builds the server and
+//! runs these tests.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +15,7 @@ struct Server {
 }
 
 impl Server {
-    /// Its log has so many events.
+    /// Starts a server whose log has this many events.
     fn listen(addr: &str, events: usize) -> Self {
         let binary = std::env::var_os("SSE_SERVER").expect("run by `cargo xtask interop sse`");
         let mut command = Command::new(binary);
@@ -34,7 +34,7 @@ impl Drop for Server {
     }
 }
 
-/// Event `n`: its name and data. The server knows the same rule.
+/// Name and data of event `n`. The server uses the same rule.
 fn event(n: usize) -> (&'static str, String) {
     let data = match n % 5 {
         0 => format!("first of {n}\n\nthird: after an empty one\n"),
@@ -71,7 +71,7 @@ fn relay_sse_prints_what_was_sent_and_resumes_after_a_kill() {
     (21..=25).for_each(|n| check(&running.json(), n));
     running.signal("TERM");
     running.wait().expect(143);
-    // The file knows where it stopped, and other flags choose what is shown.
+    // The cursor file has the position, and other flags choose what is printed.
     drop(_server);
     let _server = Server::listen(&addr, 35);
     let done = follow(&["--max", "3", "--event", "put"]).wait().expect(0);

@@ -1,4 +1,4 @@
-//! A relay behind an API server, found by a kubeconfig: the scripted peer is both of them.
+//! A relay behind an API server that a kubeconfig names. The scripted peer plays both.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::process::{Done, Running, relay, run_command};
 const SERVICE: &str = "relay-system/relay:8080";
 const PROXY: &str = "/api/v1/namespaces/relay-system/services/http:relay:8080/proxy";
 const STREAM: &str = "/events/stream";
-/// All secrets of these tests begin like this, and nothing that is printed may hold one.
+/// All secrets of these tests contain this text, and no output may contain it.
 const SECRET: &str = "s3cr3t";
 
 /// A home directory with kubeconfigs in it.
@@ -36,7 +36,7 @@ impl Home {
         path
     }
 
-    /// The usual place.
+    /// Writes the kubeconfig in its usual place.
     fn config(&self, cluster: Value, user: Value) {
         self.put(".kube/config", config(cluster, user));
     }
@@ -52,7 +52,7 @@ impl Home {
     }
 }
 
-/// JSON is YAML.
+/// A kubeconfig as JSON, which is also YAML.
 fn config(cluster: Value, user: Value) -> String {
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "here", "preferences": {},
@@ -63,7 +63,7 @@ fn config(cluster: Value, user: Value) -> String {
     .to_string()
 }
 
-/// Runs it to its end; whatever that is, no secret is told.
+/// Runs a command to its end, and checks that its output has no secret.
 #[track_caller]
 fn run(command: Command) -> Done {
     let done = run_command(command);
@@ -83,7 +83,7 @@ async fn api_server() -> Peer {
     Peer::start(behind()).await
 }
 
-/// What the only request for a list said.
+/// The credentials of the first request for a list.
 async fn asked(peer: &Peer) -> (Option<String>, Option<String>) {
     let request = peer.request_to(&format!("{PROXY}/pods"), 0).await;
     (request.header("authorization").map(Into::into), request.header("x-relay-token").map(Into::into))
@@ -120,7 +120,7 @@ async fn lists_and_streams_go_through_the_service_proxy() {
     assert_eq!(requests[2].query("session_id").as_deref(), Some("s-1"));
 }
 
-/// Every group of commands has the same flags, before its name and after it, and the same two credentials.
+/// Every command group takes the same flags, before its name and after it, and sends the same two credentials.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn other_systems_go_through_the_service_proxy_too() {
     let head = Reply::empty(200)
@@ -151,7 +151,7 @@ async fn other_systems_go_through_the_service_proxy_too() {
         assert_eq!(request.header("authorization"), Some("Bearer s3cr3t-outer"), "{request:?}");
         assert_eq!(request.header("x-relay-token"), Some("s3cr3t-inner"), "{request:?}");
     }
-    // What the API server is told is for its service alone.
+    // The credentials are only for the URL of the service.
     let elsewhere = format!("{}/app", peer.url());
     let done = run(home.command(&[&["durable", "head", &elsewhere][..], &there].concat())).expect(2);
     assert!(done.stderr.contains("--kube-service") && done.stderr.contains(&elsewhere), "{}", done.stderr);
@@ -186,14 +186,14 @@ async fn flags_and_files_are_found_where_they_may_be() {
     for command in commands {
         assert_eq!(run(command).expect(0).json().len(), 1);
     }
-    // A URL that is given beats a service that is only in the environment, whose kubeconfig is not looked for.
+    // `--url` takes precedence over a service from the environment, and its kubeconfig is then not read.
     let plain = Peer::start(RelayScript::new("e1").always("/pods", pods_reply("e1", 3, []))).await;
     let mut command = home.command(&["pods", "--url", &plain.url()]);
     command.env("RELAY_KUBE_SERVICE", SERVICE).env("KUBECONFIG", "/no/such/file");
     assert_eq!(run(command).expect(0).stdout, "");
 }
 
-/// Of several files the first that has an entry counts, and paths are relative to the file they stand in.
+/// If several files have an entry, the first one is used. Paths are relative to the file that has them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn files_are_merged_and_paths_are_theirs() {
     let peer = api_server().await;
@@ -221,18 +221,18 @@ async fn each_credential_is_said_in_its_way() {
     for (user, more, said) in [
         (json!({"token": "s3cr3t-a"}), &[][..], Some("Bearer s3cr3t-a")),
         (json!({"tokenFile": file}), &[], Some("Bearer s3cr3t-file")),
-        // The file may have changed since.
+        // The token file takes precedence, because it may be newer than the token.
         (json!({"token": "s3cr3t-a", "tokenFile": file}), &[], Some("Bearer s3cr3t-file")),
         (json!({"username": "u", "password": "s3cr3t"}), &[], Some("Basic dTpzM2NyM3Q=")),
         (json!({}), &[], None),
         (Value::Null, &[], None),
-        // What is given beats what is found.
+        // A flag takes precedence over the kubeconfig.
         (json!({"token": "s3cr3t-a"}), &["--proxy-token", "s3cr3t-given"], Some("Bearer s3cr3t-given")),
     ] {
         let peer = api_server().await;
         home.config(json!({"server": peer.url()}), user.clone());
         home.pods(&[&["--token", "s3cr3t-inner"], more].concat()).expect(0);
-        // The relay's own token stays out of what belongs to the API server, whatever is said there.
+        // The relay's own token is always sent in its own header, whatever the API server gets.
         assert_eq!(asked(&peer).await, (said.map(Into::into), Some("s3cr3t-inner".into())), "{user}");
     }
 }
@@ -268,7 +268,7 @@ async fn a_plugin_is_run_for_its_token_and_again_when_it_has_expired() {
     for (version, expires, runs) in [
         ("v1", r#""2999-01-01T00:00:00Z""#, 1),
         ("v1beta1", "null", 1),
-        // Each of the two lists and the stream asks.
+        // Each of the two lists and the stream runs the plugin again.
         ("v1", r#""2001-01-01T00:00:00Z""#, 4),
     ] {
         let talk = Conversation::new("e1").connected(3).catchup_complete().silence();
@@ -369,7 +369,7 @@ fn wrong_usage_names_the_flags() {
     let mut command = home.command(&["pods", "--kube-service", SERVICE]);
     command.env("KUBECONFIG", home.0.path().join("no-current"));
     assert!(run(command).expect(2).stderr.contains("no current context"));
-    // Set for a server, and of no concern to a client.
+    // This variable is for servers and has no effect on a client.
     let mut command = home.command(&["pods", "--url", "http://127.0.0.1:1"]);
     command.env("RELAY_KUBECONFIG", "/no/such/file");
     assert!(run(command).expect(1).stderr.contains("cannot connect"));
@@ -437,7 +437,7 @@ fn files_that_cannot_be_used_are_named_and_not_quoted() {
     assert!(done.expect(1).stderr.contains("kubeconfig /no/such/file cannot be read"));
 }
 
-/// The API server's own words come through.
+/// The error text of the API server is shown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_service_that_is_not_there_is_told_by_the_api_server() {
     let home = Home::new();
@@ -470,7 +470,7 @@ async fn a_proxy_of_the_kubeconfig_is_used() {
     assert_eq!(proxy.requests().len(), 1);
 }
 
-/// Nobody asks for a certificate before each request, as for a token.
+/// A certificate cannot be requested again before each request, as a token can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_plugin_is_run_again_for_its_certificate() {
     let talk = Conversation::new("e1").connected(3).catchup_complete().silence();
@@ -511,7 +511,7 @@ async fn certificates_are_those_of_the_kubeconfig() {
         home.config(cluster.clone(), user.clone());
         assert_eq!(home.pods(&[]).expect(0).json().len(), 1, "{user}");
     }
-    // A plugin may give the certificate, in the place of a token.
+    // A plugin may return a certificate instead of a token.
     let credential = json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
         "status": {"clientCertificateData": certificate, "clientKeyData": key}});
     home.put(".kube/credential.json", credential.to_string());
@@ -519,9 +519,9 @@ async fn certificates_are_those_of_the_kubeconfig() {
     home.config(good.clone(), exec("./plugin", "v1"));
     assert_eq!(home.pods(&[]).expect(0).json().len(), 1);
 
-    // Not by its name, not by its authority, and not without a certificate of ours. With TLS 1.3 that last refusal
-    // comes after the handshake: when it overtakes the request, hyper says no more than that the connection was not
-    // ready.
+    // The connection fails if the name is wrong, the authority is wrong, or there is no client certificate. With TLS
+    // 1.3, the refusal of a missing certificate comes after the handshake. If it arrives before the request is sent,
+    // hyper only says that the connection was not ready.
     for (cluster, user, said) in [
         (json!({"server": server, "certificate-authority-data": ca}), &held, &["not valid for name"][..]),
         (json!({"server": server, "tls-server-name": name}), &held, &["UnknownIssuer", "unknown issuer"]),
@@ -536,7 +536,7 @@ async fn certificates_are_those_of_the_kubeconfig() {
         assert!(said.iter().any(|part| done.stderr.contains(part)), "{said:?}: {done:?}");
     }
 
-    // Whoever wants no verification has to say so to us.
+    // The kubeconfig alone cannot switch off verification: the flag is needed, too.
     home.config(json!({"server": server, "insecure-skip-tls-verify": true}), held);
     let done = home.pods(&[]).expect(2);
     for part in ["cluster \"c\"", "insecure-skip-tls-verify", "--insecure-accept-any-certificate"] {

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use super::process::relay;
 use super::wire::get;
 
-/// A server that was killed when the test ends.
+/// A server that is killed when the test ends.
 struct Server(Child, SocketAddr);
 
 impl Drop for Server {
@@ -29,7 +29,7 @@ fn serve(stderr: Stdio, log: &str) -> Server {
     Server(child, addr)
 }
 
-/// New streams and plain requests are answered, and the server goes on.
+/// The server answers new streams and plain requests, and continues to run.
 fn expect_well(mut server: Server, what: &str) {
     for _ in 0..3 {
         let mut command = relay(&["stream", "--max", "3", "-o", "json", "--url"]);
@@ -55,7 +55,7 @@ fn a_server_whose_log_cannot_be_written_goes_on() {
     expect_well(server, "nobody reads the log");
 }
 
-/// A pipe takes 64 KiB; then whoever writes to it waits for its reader.
+/// A pipe holds 64 KiB; after that, a writer waits for the reader.
 #[test]
 fn a_server_whose_log_is_not_read_goes_on() {
     let (reader, mut writer) = std::io::pipe().unwrap();

@@ -1,4 +1,4 @@
-//! `relay parsec`, from outside: three terminals, kills, and what is said of what cannot be published.
+//! `relay parsec` from outside: three terminals, kills, and errors for lines that cannot be published.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -23,7 +23,7 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -50,7 +50,7 @@ fn publish(url: &str, lines: &[u8], arguments: &[&str]) -> Output {
     let mut command = relay(&["publish", CHANNEL, "--url", url, "-o", "json", "--producer", "me"]);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // It may end before it has read all.
+    // The command may end before it has read everything.
     let _ = child.stdin.take().unwrap().write_all(lines);
     child.wait_with_output().unwrap()
 }
@@ -90,7 +90,7 @@ fn three_terminals() {
     wait(&lines, "envelope", 1);
     let text = std::fs::read_to_string(&lines).unwrap();
     assert!(text.contains(r#""payload":{"text":"hi","n":9007199254740993,"f":1.50,"h":"<&>"}"#), "{text}");
-    // Another process with this producer's id, and without its counts, is told.
+    // Another process with this producer's id and without its sequences gets an error.
     let again = publish(&url, b"1\n", &["--aspect", "said"]);
     assert_eq!(again.status.code(), Some(1));
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
@@ -134,7 +134,7 @@ fn a_line_that_cannot_be_published_is_named_and_spends_no_number() {
     }
 }
 
-/// However often a publisher is killed, no number is used twice, and each kill skips one at most.
+/// A publisher is killed many times: no number is used twice, and each kill skips at most one.
 #[test]
 fn a_publisher_under_kills() {
     let directory = tempfile::tempdir().unwrap();
@@ -149,7 +149,7 @@ fn a_publisher_under_kills() {
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut publisher = Running(command.spawn().unwrap());
         let _ = publisher.0.stdin.take().unwrap().write_all("1\n".repeat(300).as_bytes());
-        // Moments that differ: between before the first envelope and in the middle of them.
+        // The moment of the kill varies from before the first envelope to the middle of them.
         std::thread::sleep(Duration::from_millis(15 + round * 37 % 180));
     }
     let last = publish(&url, b"1\n", &["--aspect", "n", "--sequence-file", file.to_str().unwrap()]);
@@ -170,7 +170,7 @@ fn a_publisher_under_kills() {
     assert!(skipped <= KILLS, "{skipped} numbers were skipped");
 }
 
-/// A server that keeps its channels in a directory loses nothing and takes nothing twice over kills.
+/// A server that keeps its channels in a directory is killed many times: it loses no envelope and accepts none twice.
 #[test]
 fn a_server_with_a_directory_under_kills() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `relay parsec subscribe` without a reader of its output: memory limits, and its report afterwards.
+//! `relay parsec subscribe` when nobody reads its output: limits of its memory, and its report afterwards.
 #![cfg(target_os = "linux")]
 
 use std::io::{BufRead, BufReader, Read};
@@ -17,7 +17,7 @@ fn peak(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// 120 MB that nobody reads cost the process 100 MiB at most, and are accounted for.
+/// 120 MB that nobody reads take at most 100 MiB of memory in the process, and every envelope is counted.
 const FLOOD: i64 = 2000;
 
 fn flood(sequence: i64) -> String {
@@ -44,7 +44,7 @@ async fn a_reader_that_stops_costs_a_bounded_number_of_bytes_over_a_websocket() 
     assert!(begun.elapsed() < Duration::from_secs(120), "the server is not delayed");
     let most = peak(child.id());
     assert!(most < 100 << 20, "{most} bytes");
-    // It reads again: what is missing was counted.
+    // The output is read again: dropped envelopes were counted.
     let counted = tokio::task::spawn_blocking(move || {
         let (mut seen, mut lag) = (0, 0);
         for line in stdout.lines() {
@@ -61,7 +61,7 @@ async fn a_reader_that_stops_costs_a_bounded_number_of_bytes_over_a_websocket() 
         panic!("{seen} came and {lag} were said to be dropped");
     });
     let counted = tokio::time::timeout(2 * DEADLINE, counted).await;
-    // Also ends the reader, which would hold up the end of the test.
+    // This also ends the reading task, which would otherwise delay the end of the test.
     child.kill().unwrap();
     child.wait().unwrap();
     let counted = counted.expect("all are accounted for in time").unwrap();
@@ -98,7 +98,7 @@ fn a_reader_that_stops_stalls_its_socket_over_sse_and_is_told() {
                 next += line["missing"].as_i64().unwrap();
                 gaps += 1;
             }
-            // The producer's own numbers show the same.
+            // The producer's numbers also show the gap.
             ("gap", Some("sequence")) => {}
             _ => panic!("{line}"),
         }

@@ -17,7 +17,7 @@ fn parsec(arguments: &[&str]) -> Command {
     command
 }
 
-/// A command at a server, in JSON, with short delays.
+/// A command for a server, with JSON output and short delays.
 pub(super) fn at(url: &str, verb: &str, arguments: &[&str]) -> Command {
     let mut command =
         parsec(&[verb, "--url", url, "-o", "json", "--reconnect-base", "20ms", "--reconnect-cap", "100ms"]);
@@ -51,13 +51,13 @@ impl Drop for Server {
     }
 }
 
-/// Runs a command with this on its stdin.
+/// Runs a command with this input.
 fn fed(mut command: Command, input: &[u8]) -> Done {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // It may end before it has read all.
+    // The command may end before it has read everything.
     let writing = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().unwrap();
     writing.join().unwrap();
@@ -71,7 +71,7 @@ pub(super) fn publish(server: &Server, producer: &str, input: &str, arguments: &
     fed(command, input.as_bytes())
 }
 
-/// What is asserted of a line: its members, as far as they are given.
+/// Checks that a line has these fields. Others are not compared.
 #[track_caller]
 fn is(line: &Value, expected: Value) {
     for (name, value) in expected.as_object().unwrap() {
@@ -102,7 +102,7 @@ fn published_lines_and_envelopes_of_lines() {
         let time = line["produced_at"].as_str().unwrap();
         assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
     }
-    // The flags' values, and those of a line over them.
+    // The values of the flags, and values of a line, which take precedence.
     let lines = concat!(
         "{\"payload\":{\"big\":9007199254740993}}\n",
         "{\"aspect\":\"own\",\"payload\":null,\"schema_ref\":\"r/2\",\"causation\":{\"parent_channel\":\"public:x.y\",\"parent_sequence\":4},\"later\":1}\n",
@@ -165,7 +165,7 @@ fn what_is_wrong_with_a_line_is_named_without_its_content() {
         assert!(done.stderr.contains("line 2") && done.stderr.contains(words), "{line}: {}", done.stderr);
         assert!(!done.stderr.contains("s3cret") && done.stdout.is_empty(), "{line}: {}", done.stderr);
     }
-    // Nothing after it was read: the channel does not exist.
+    // No line after it was read: the channel does not exist.
     run_command(at(&server.url, "history", &[CHANNEL])).expect(3);
 }
 
@@ -198,17 +198,17 @@ fn keep_going_says_what_failed_and_goes_on() {
     );
     assert!(done.json()[3]["error"].as_str().unwrap().contains("65536"));
     assert!(!done.stdout.contains("s3cret") && !done.stderr.contains("s3cret"));
-    // The client's own validator says the same, and nothing is sent.
+    // The client's own validator reports the same error, and nothing is sent.
     let own = ["--aspect", "sung", "--schemas", &file, "--validate", "strict", "--keep-going"];
     let done = publish(&server, "own", "1\n", &own).expect(1);
     is(&done.json()[0], json!({"event": "failed", "line": 1, "code": "unsupported-aspect"}));
-    // A conflict is the server's code.
+    // A conflict has the code that the server sent.
     publish(&server, "me", "{\"text\":\"c\"}\n", &["--aspect", "said"]).expect(1);
     let done = publish(&server, "me", "{\"text\":\"c\"}\n", &["--aspect", "said", "--keep-going"]).expect(1);
     is(&done.json()[0], json!({"event": "failed", "line": 1, "code": "sequence-conflict"}));
 }
 
-/// 401, 403 and 404 end it even so.
+/// 401, 403 and 404 end the command even with `--keep-going`.
 #[tokio::test]
 async fn a_refusal_is_final_and_has_its_exit_code() {
     for (status, code) in [(401, 4), (403, 4), (404, 3), (400, 1), (413, 1)] {
@@ -367,7 +367,7 @@ fn where_a_subscription_begins_and_ends() {
     assert_eq!(numbers(&["--after", second, "--max", "1"]), [3]);
     assert_eq!(numbers(&["--from-start", "--aspect", "other", "--for", "1s"]), Vec::<i64>::new());
     assert_eq!(numbers(&["--for", "500ms"]), Vec::<i64>::new());
-    // Without ever having been connected it has failed.
+    // A command that never had a connection has failed.
     let lost = run_command(at("http://127.0.0.1:1", "subscribe", &[CHANNEL, "--for", "300ms"])).expect(1);
     assert!(lost.stderr.contains("no connection"), "{}", lost.stderr);
     // A signal to a client.
@@ -413,7 +413,7 @@ fn history_and_presence_lines() {
     run_command(at(&server.url, "subscribe", &[CHANNEL, "--conn-info", "{"])).expect(2);
 }
 
-/// What a foreign server keeps may be no envelope.
+/// The history of another server may contain something that is not an envelope.
 #[tokio::test]
 async fn an_unreadable_part_of_a_history_is_a_line() {
     let page = r#"{"channel":"c","epoch":"e","head":3,"oldest":1,"envelopes":[{"position":"e.1","envelope":{"aspect":"a","producer":{"id":"p"},"sequence":1}},{"position":"e.2","envelope":["s3cret"]},{"position":"e.3","envelope":{"aspect":"a","producer":{"id":"p"},"sequence":0}}]}"#;
@@ -539,7 +539,7 @@ fn the_sequence_file_is_one_process_s_and_outlives_it() {
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
-    // A line that cannot be published spends none.
+    // A line that cannot be published uses no number.
     publish(&server, "me", "nope\n", &["--aspect", "n", "--sequence-file", &file]).expect(1);
     let mut first =
         at(&server.url, "publish", &[CHANNEL, "--producer", "me", "--aspect", "n", "--sequence-file", &file]);
@@ -554,7 +554,7 @@ fn the_sequence_file_is_one_process_s_and_outlives_it() {
     assert!(first.wait().unwrap().success());
 }
 
-/// Whoever does not listen is closed to, told, and ends with 0.
+/// A server that is told to stop tells its subscribers, and ends with 0.
 #[test]
 fn a_server_that_is_told_to_end_says_so() {
     let mut server = Server::start(&["--heartbeat", "1s"]);
@@ -566,7 +566,7 @@ fn a_server_that_is_told_to_end_says_so() {
     listening.until_stderr(|text| text.contains("shutdown"));
 }
 
-/// Tokens, payloads and query strings are in no log and on no stderr, however much is told and whatever comes.
+/// No log and no stderr contains tokens, payloads or query strings, at the most detailed log level and with any answer.
 #[tokio::test]
 async fn nothing_secret_is_told() {
     let answers = [
@@ -609,7 +609,7 @@ async fn nothing_secret_is_told() {
         let leak = told.find("s3cret").map(|at| &told[at.saturating_sub(200)..(at + 60).min(told.len())]);
         assert_eq!(leak, None);
     }
-    // Nor by a server.
+    // The server prints none either.
     let mut command = parsec(&["serve", "--listen", "127.0.0.1:0"]);
     command.env("RELAY_LOG", "trace");
     let server = Running::start(command);

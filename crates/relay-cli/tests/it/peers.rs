@@ -160,7 +160,7 @@ async fn retry_after_is_waited_for() {
         let start = Instant::now();
         peer.request_to(STREAM, 1).await;
         let waited = start.elapsed();
-        // The first request was seen a moment after it came.
+        // The test sees the first request a moment after it was sent, so the measured time is shorter.
         assert!(waited >= Duration::from_millis(900), "{status}: {waited:?}");
         assert!(waited < Duration::from_secs(10), "{status}: {waited:?}");
         client.until_phase("CatchupComplete");
@@ -212,7 +212,7 @@ async fn a_list_cut_short_is_never_a_short_list() {
         ("empty", Reply::new(200, "application/json", "")),
     ];
     for (what, reply) in bad {
-        // A follower asks again.
+        // A command that follows asks again.
         let good = pods_reply("e1", 3, [&web(1), &web(2)]);
         let script = RelayScript::new("e1").on(PODS, reply.clone()).always(PODS, good).stream(caught_up(3));
         let peer = Peer::start(script).await;
@@ -222,7 +222,7 @@ async fn a_list_cut_short_is_never_a_short_list() {
         assert!(!client.stderr().is_empty(), "{what} is reported");
         drop(client);
 
-        // A command that asks once has nothing to show.
+        // A command that makes a single request has nothing to print.
         let peer = Peer::start(RelayScript::new("e1").always(PODS, reply)).await;
         let done = run(&peer, &["pods"]);
         assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""), "{what}: {}", done.stderr);
@@ -266,7 +266,7 @@ async fn a_message_that_cannot_be_read_is_one_gap() {
         assert_eq!((&live["phase"], &live["ack"]), (&json!("Live"), &json!("e1.5")), "the stream goes on");
         assert_eq!(streams(&peer), 1, "{reason}");
 
-        // The raw stream shows it as an error with what is known, and goes on too.
+        // The raw stream reports it as an error with the known details, and continues, too.
         let conversation = peer.requests()[0].clone();
         assert_eq!(conversation.path(), PODS);
     }
@@ -515,7 +515,7 @@ async fn health_tells_by_its_code() {
     }
 }
 
-/// Tokens and tickets stay out of everything that is printed, also where errors name URLs.
+/// Tokens and tickets are in no output, also where errors contain URLs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn secrets_are_not_printed() {
     let (token, ticket) = ("very-secret-token", "very-secret-ticket");

@@ -1,4 +1,4 @@
-//! The `relay` binary as child processes, with deadlines on everything that is waited for.
+//! The `relay` binary as child processes, with a deadline on every wait.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::wire::{eventually, get};
 
-/// What a test waits at most for one thing to happen. Far above what it takes, so that a busy machine fails no test.
+/// The longest time that a test waits for one thing. It is far above the usual time, so that no test fails on a busy
+/// machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A command line of the binary, in an environment that holds nothing of the developer's.
+/// A command line of the binary, in an environment without variables of the developer.
 pub(crate) fn relay(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
     command.args(args).env_clear().env("HOME", std::env::temp_dir());
@@ -24,7 +25,7 @@ pub(crate) fn relay(args: &[&str]) -> Command {
 /// A command that has ended.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// `None`: ended by a signal.
+    /// `None` if a signal ended it.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -67,7 +68,7 @@ struct Errors {
     changed: Condvar,
 }
 
-/// A command that runs. Dropping it kills it.
+/// A running command. Dropping it kills it.
 pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
@@ -135,7 +136,7 @@ impl Running {
         }
     }
 
-    /// Reads lines until one fits, which is the last one returned.
+    /// Reads lines up to the first one that matches. Returns all of them.
     #[track_caller]
     pub(crate) fn until(&self, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
         let start = Instant::now();
@@ -163,12 +164,12 @@ impl Running {
         self.until(|line| line["phase"] == phase)
     }
 
-    /// What stderr has said so far.
+    /// The text on stderr so far.
     pub(crate) fn stderr(&self) -> String {
         self.errors.text.lock().unwrap().0.clone()
     }
 
-    /// Waits until stderr has said something.
+    /// Waits until the text on stderr matches.
     #[track_caller]
     pub(crate) fn until_stderr(&self, fits: impl Fn(&str) -> bool) -> String {
         let mut text = self.errors.text.lock().unwrap();
@@ -186,7 +187,7 @@ impl Running {
         assert!(Command::new("/bin/sh").args(["-c", &kill]).status().unwrap().success());
     }
 
-    /// Waits for the end; stdout is what was not read yet.
+    /// Waits for the end. The result has the lines of stdout that were not read yet.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Done {
         let start = Instant::now();
@@ -203,7 +204,7 @@ impl Running {
                 }
             }
         }
-        // stdout is closed, so the process ends now; what is awaited is the kernel.
+        // stdout is closed, so the process is ending; only the kernel has work left.
         self.until_stderr_end();
         let code = self.child.wait().unwrap().code();
         Done { code, stdout, stderr: self.stderr() }
@@ -234,13 +235,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// On a free port, with a simulated cluster of seed 7.
+    /// Starts a server on a free port, with a simulated cluster of seed 7.
     #[track_caller]
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_at("127.0.0.1:0", args)
     }
 
-    /// Nothing happens after its start.
+    /// Starts a server whose pods do not change.
     #[track_caller]
     pub(crate) fn quiet(pods: u32) -> Self {
         Self::start(&["--sim-rate", "0", "--sim-pods", &pods.to_string()])
@@ -260,7 +261,7 @@ impl Server {
             .and_then(|addr| addr.parse().ok())
             .unwrap_or_else(|| panic!("first line: {first}"));
         let server = Self { running, addr };
-        // It listens before its source has synced.
+        // The server listens before its source has synced.
         eventually("readiness", || (get(addr, "/readyz").status == 200).then_some(()));
         server
     }
@@ -303,13 +304,13 @@ impl Server {
     }
 }
 
-/// Memory of a process that is resident now, in KiB.
+/// The resident memory of a process, in KiB.
 pub(crate) fn resident_kib(pid: u32) -> u64 {
     status_kib(pid, "VmRSS:")
 }
 
-/// Memory of a process that was resident at most so far, in KiB, without the pages of its program file: a program of a
-/// debug build is many times as large as the one that is shipped.
+/// The highest resident memory of a process so far, in KiB, without the pages of its program file: the program of a
+/// debug build is many times as large as that of a release build.
 pub(crate) fn peak_kib(pid: u32) -> u64 {
     status_kib(pid, "VmHWM:") - status_kib(pid, "RssFile:")
 }
@@ -320,7 +321,7 @@ fn status_kib(pid: u32, field: &str) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// A client command against this base URL, with JSON output and short delays where it reconnects.
+/// A client command for this base URL, with JSON output, and with short delays if it reconnects.
 pub(crate) fn command_at(url: &str, args: &[&str]) -> Command {
     let mut all = args.to_vec();
     all.extend(["--url", url]);
@@ -348,7 +349,7 @@ pub(crate) fn fields(value: &Value) -> Vec<&str> {
     names
 }
 
-/// The fields of an event object: what is always there, and what the wire may add.
+/// Checks the fields of an event object: the required ones, and those that are optional on the wire.
 #[track_caller]
 pub(crate) fn check_event(event: &Value) {
     let mut names = fields(event);

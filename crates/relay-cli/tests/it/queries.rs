@@ -60,7 +60,7 @@ fn pods_and_pod_print_the_flat_shape() {
     }
     assert!(listed.iter().any(|pod| pod["namespace"] == "prod"));
 
-    // The same without -o: no terminal, so JSON.
+    // Without `-o` the output is also JSON, because it is not a terminal.
     let plain = run(&["pods", "--url", &server.url()]).expect(0);
     assert_eq!(sorted(&plain.json()), sorted(&listed));
 
@@ -214,7 +214,7 @@ fn nobody_listens() {
 
 #[test]
 fn wrong_usage_is_refused_with_2() {
-    // Nobody listens there either: what is wrong is seen before a connection is tried.
+    // No server listens there either: the error is found before any connection is tried.
     let url = nobody();
     for args in [
         vec!["no-such-command"],
@@ -264,7 +264,7 @@ fn a_server_that_cannot_begin_does_not_say_that_it_listens() {
     for args in [
         ["--kubeconfig", "/no/such/kubeconfig"],
         ["--watch-namespace", "Not_A_Namespace"],
-        // No kubeconfig in its home directory, and no service account.
+        // The home directory has no kubeconfig, and there is no service account.
         ["--sim-seed", "1"],
     ] {
         let mut command = relay(&["serve", "--source", "kube", "--listen", "127.0.0.1:0", args[0], args[1]]);
@@ -293,7 +293,7 @@ fn help_and_version_are_no_errors() {
 #[test]
 fn a_cursor_that_is_gone_from_the_history_is_an_error() {
     let server = Server::quiet(5);
-    // A hash is what the relay says it is, and may look like a flag.
+    // A hash may be any text that a relay sends, also one that looks like a flag.
     for hash in ["no.such.hash", "-no.such.hash", "--limit"] {
         let done = server.run(&["events", "--since-hash", hash]).expect(1);
         assert_eq!(done.stdout, "");
@@ -330,7 +330,7 @@ fn settings_come_from_the_environment_and_flags_beat_them() {
     command.env("RELAY_URL", server.url()).env("RELAY_LABEL", "!");
     assert_eq!(run_command(command).code, Some(2));
 
-    // An empty one is none, whatever it would set.
+    // An empty variable counts as absent, whatever it sets.
     let mut command = relay(&["pods", "--url", &server.url()]);
     let names = ["RELAY_URL", "RELAY_TOKEN", "RELAY_TOKEN_FILE", "RELAY_CLIENT_ID", "RELAY_PROXY_TOKEN"];
     let more = ["RELAY_CA_FILE", "RELAY_CLIENT_CERT", "RELAY_CLIENT_KEY", "RELAY_CONNECT_TIMEOUT"];
@@ -345,7 +345,7 @@ fn settings_come_from_the_environment_and_flags_beat_them() {
     command.env("RELAY_URL", server.url()).env("RELAY_TIMEOUT", "");
     run_command(command).expect(0);
 
-    // The server's too.
+    // The same holds for variables of the server.
     let mut command = relay(&["serve"]);
     command.env("RELAY_LISTEN", "127.0.0.1:0").env("RELAY_SIM_PODS", "3").env("RELAY_SIM_RATE", "0");
     command.env("RELAY_TOKENS_FILE", "").env("RELAY_HEARTBEAT", "").env("RELAY_KUBECONFIG", "");

@@ -1,5 +1,5 @@
-//! Each line of a table next to its JSON: nothing that the JSON says is lost or contradicted. And fields that nobody
-//! should put on a terminal.
+//! Compares each line of a table with its JSON: no information is lost or contradicted. Also fields with text that must
+//! not reach a terminal.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::process::{Server, command_at, key, run_command};
 use super::terminal::Terminal;
 
-/// What a row has to say about an event, given the pod before it.
+/// Checks the row of an event, given the pod before the event.
 fn check(event: &Value, before: Option<&Value>, row: &str) {
     let pod = &event["pod"];
     let (namespace, name) = key(pod);
@@ -33,7 +33,7 @@ fn check(event: &Value, before: Option<&Value>, row: &str) {
         containers.map(|container| container["restart_count"].as_u64().unwrap_or(0)).sum()
     };
     let Some(before) = before.filter(|_| matches!(word, "MODIFIED" | "LEFT")) else {
-        // How it is: phase or a reason, and how many containers are ready.
+        // The row has the state of the pod: its phase or a reason, and how many containers are ready.
         if word != "DELETED" && restarts(pod) > 0 {
             assert!(row.contains("restart"), "{row}\n{event}");
         }
@@ -103,7 +103,7 @@ fn every_row_of_the_history_says_what_its_json_says() {
         let table = [&args[..], &["-o", "wide", "--timestamps"]].concat();
         let table = server.run(&table).expect(0).stdout;
         let rows: Vec<&str> = table.lines().skip(1).collect();
-        // The filtered log may have grown between the two.
+        // The filtered log may have grown between the two commands.
         let count = rows.len().min(json.len());
         let mut pods: HashMap<(String, String), Value> = HashMap::new();
         for (event, row) in json.iter().zip(&rows).take(count) {
@@ -120,7 +120,7 @@ fn every_row_of_the_history_says_what_its_json_says() {
 /// Text that would clear the screen, change its colours or its direction, or break the line.
 const EVIL: &str = "x\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\n\r\u{7}\u{0}y";
 
-/// Names as long as they may be, of wide letters and of ones that stand on others, with evil in every field.
+/// Pods with names of the greatest length, with wide letters and combining ones, and with this text in every field.
 fn hostile() -> Vec<Value> {
     let names = [
         "n".repeat(253),
@@ -203,7 +203,7 @@ async fn nothing_in_any_field_gives_orders_to_a_terminal() {
                 command.env("NO_COLOR", "1").env("TERM", "dumb").env("RELAY_LOG", "error");
                 let (_, text) = Terminal::start(command, columns).wait();
                 assert!(harmless(&text), "{all:?} in {columns} columns: {text:?}");
-                // An answer of one line is whole, and the terminal breaks it.
+                // An answer of one line is not cut; the terminal wraps it.
                 if matches!(args[0], "health" | "session") {
                     continue;
                 }

@@ -1,5 +1,5 @@
-//! The tables of the command groups next to their JSON: each line says all that its object says. What a group leaves
-//! out of its table on purpose is named with the reason.
+//! Compares the tables of the command groups with their JSON: each line contains everything that its object says. Where
+//! a group leaves something out of its table on purpose, the reason is given.
 
 use relay_proto::time::Timestamp;
 use relay_testkit::{Peer, Reply, Script};
@@ -9,7 +9,7 @@ use super::autoconfig_watch::{KEY, OLD, PATH, SDK, env, event, now_ms, patch, pu
 use super::parsec_rows::{CHANNEL, Server as Parsec, at, publish};
 use super::process::{Running, relay, run, run_command};
 
-/// All values of an object but its lists' and objects' own: the name of the field, and the value.
+/// Collects the name and value of each field of an object, without fields that are lists or objects.
 fn leaves<'a>(name: &'a str, value: &'a Value, found: &mut Vec<(&'a str, &'a Value)>) {
     match value {
         Value::Object(fields) => fields.iter().for_each(|(name, value)| leaves(name, value, found)),
@@ -18,7 +18,7 @@ fn leaves<'a>(name: &'a str, value: &'a Value, found: &mut Vec<(&'a str, &'a Val
     }
 }
 
-/// Each value stands in the row, as it is or as `shown` says it; `None`: it need not.
+/// Each value must be in the row, in the form that `shown` gives it; `None` if it need not be there.
 #[track_caller]
 fn says_all(object: &Value, row: &str, shown: impl Fn(&str, &Value) -> Option<String>) {
     let mut found = Vec::new();
@@ -30,7 +30,7 @@ fn says_all(object: &Value, row: &str, shown: impl Fn(&str, &Value) -> Option<St
     }
 }
 
-/// Text as it is, numbers in digits, what is true by its name; nothing for what is false or not there.
+/// Texts as they are, numbers as digits, a true value by its field name; nothing for a false or missing value.
 fn plain(name: &str, value: &Value) -> Option<String> {
     match value {
         Value::Null | Value::Bool(false) => None,
@@ -83,16 +83,16 @@ async fn autoconfig_lines() {
         says_all(object, row, |name, value| match (name, value) {
             ("expires_ms", Value::Number(ms)) => {
                 let time = Timestamp::from_unix_millis(ms.as_i64().unwrap());
-                // Of the key that ends soon each program is told another moment.
+                // The key that expires soon has a different time in each run.
                 let same = if ms.as_u64() == Some(far) { time.as_str() } else { &time.as_str()[..8] };
                 Some(same.to_owned())
             }
-            // The primary key is the first.
+            // The primary key comes first.
             ("primary", _) => None,
             ("default_ttl_minutes" | "dropped_keys", Value::Number(n)) if n.as_u64() == Some(0) => None,
-            // Random, and rounded.
+            // The delay is random and rounded.
             ("retry_ms", Value::Number(_)) => Some("next attempt in ".to_owned()),
-            // Said where it is something else.
+            // It is shown only if it is something else.
             ("source", Value::String(source)) if source == "stream" => None,
             ("by", Value::String(by)) if by == "delete" => None,
             _ => plain(name, value),
@@ -148,11 +148,12 @@ fn parsec_lines() {
                     assert!(row.contains(&text), "{name}: {text} is not in: {row}");
                 }
             }
-            // What else an envelope holds is for programs; the number of a subscription is its channel's.
+            // The other fields of an envelope are for programs. The number of a subscription is represented by its
+            // channel.
             let mut rest = object.clone();
             rest["envelope"] = Value::Null;
             rest["subscription"] = Value::Null;
-            // All that a history has is envelopes.
+            // A history contains only envelopes.
             let history = verb == "history";
             says_all(&rest, row, |name, value| match name {
                 "event" if value == "envelope" => None,
@@ -183,11 +184,11 @@ fn durable_and_bus_lines() {
         &["close"],
         &["delete"],
     ] {
-        // One stream each, with the same life.
+        // Each output has its own stream, with the same history.
         let object: Value = serde_json::from_str(&on(1, words, "json")).unwrap();
         let row = on(2, words, "table").replace("/a/stream-2", "/a/stream-1");
         says_all(&object, &row, |name, value| match (name, value) {
-            // It counts down, or is a time of the day.
+            // The value counts down, or is a time of day.
             ("ttl_seconds" | "expires_at", _) => Some(name.replace('_', " ")),
             _ => plain(name, value),
         });
@@ -226,7 +227,7 @@ fn durable_and_bus_lines() {
     let row = run(&[&nobody[..], &["-o", "table"]].concat()).expect(1).stdout;
     assert_eq!(object["bytes"], 1);
     says_all(&object, &row, |name, value| match name {
-        // Of what was not sent, how much it was does not matter.
+        // The size of data that was not sent is not shown.
         "bytes" => None,
         _ => plain(name, value),
     });

@@ -1,12 +1,12 @@
-//! Nothing secret is told: every way in which an answer can be wrong, with marked secrets in bodies, headers and
-//! addresses, and everything that the program says at its most talkative.
+//! No secret is printed: every way in which an answer can be wrong, with marked secrets in bodies, headers and
+//! addresses, and all output of the program at its most detailed log level.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use super::process::{relay, run_command};
 
-/// Part of every secret below.
+/// This text is part of every secret below.
 const MARK: &str = "s3cret";
 
 /// Answers every request with these bytes, and closes.
@@ -35,8 +35,8 @@ fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// The ways in which an answer can be wrong. What is a problem document's `detail` is meant to be told, so it is not
-/// among them.
+/// The ways in which an answer can be wrong. The `detail` of a problem document is not among them, because it is meant
+/// to be shown.
 fn answers() -> Vec<(&'static str, Vec<u8>)> {
     let json = "Content-Type: application/json\r\n";
     let stream = "Content-Type: text/event-stream\r\n";
@@ -99,7 +99,7 @@ fn no_error_quotes_what_came_or_what_was_sent() {
             let mut program = relay(command);
             program.args(["--token-file", token_file]).env("RELAY_LOG", "trace");
             let done = run_command(program);
-            // What is asked for is printed: a session, a health document, a pod.
+            // A successful answer is printed: a session, a health document, a pod.
             let asked_for = matches!(command[0], "session" | "health") && done.code == Some(0);
             let said = if asked_for { done.stderr } else { done.stderr + &done.stdout };
             leaks.extend(

@@ -11,7 +11,7 @@ use super::process::{Done, Running, relay, run_command};
 use super::wire::{eventually, get};
 
 const PODS: &str = "v1/pods";
-/// All secrets of these tests have it.
+/// All secrets of these tests contain this text.
 const SECRET: &str = "s3cr3t";
 
 fn pod(namespace: &str, name: &str) -> Value {
@@ -81,7 +81,7 @@ impl Serving {
         pods.iter().map(|pod| pod["name"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
-    /// Ends it, and looks through all that it has printed.
+    /// Ends the relay, and checks all its output for secrets.
     #[track_caller]
     fn end(self) -> Done {
         self.running.signal("TERM");
@@ -151,7 +151,7 @@ async fn versions_that_expire_again_and_again_make_the_source_stale() {
     let relay = Serving::start(home.command(&[]));
     relay.until_reason("again and again");
     assert_eq!(get(relay.addr, "/readyz").status, 503);
-    // Lists go on, and do not make it ready.
+    // Further lists are read, and do not make the relay ready.
     let lists = server.count(Ask::List);
     server.request(Ask::List, lists).await;
     server.request(Ask::Watch, lists).await;
@@ -185,7 +185,7 @@ async fn a_plugin_whose_token_was_revoked_is_asked_again() {
     server.require_token(Some("s3cr3t-two"));
     server.put(PODS, pod("prod", "b"));
     server.end_watches();
-    // Once more with the old token, and at once with the new one: nobody notices.
+    // One request is made with the old token, and then at once one with the new token; the source stays live.
     server.request(Ask::Check, 1).await;
     server.request(Ask::Watch, 1).await;
     assert_eq!(relay.source()["state"], "live");
@@ -193,7 +193,7 @@ async fn a_plugin_whose_token_was_revoked_is_asked_again() {
     assert!(!told.contains("WARN"), "{told}");
 }
 
-/// The peer is a proxy, and the API server behind it.
+/// The peer is both a proxy and the API server behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn proxies_of_the_environment_and_of_the_kubeconfig_are_used_and_spared() {
     let list = json!({"metadata": {"resourceVersion": "1"}, "items": [pod("prod", "a")]});
@@ -229,7 +229,7 @@ async fn proxies_of_the_environment_and_of_the_kubeconfig_are_used_and_spared() 
         }
         relay.end();
     }
-    // That of the kubeconfig is for this server, whatever the environment says.
+    // The proxy of the kubeconfig is used for this server, whatever the environment says.
     let proxy = Peer::start(at(through)).await;
     let home = Home::new(&kubeconfig(json!({"server": through, "proxy-url": proxy.url()})));
     let mut command = home.command(&[]);
@@ -237,7 +237,7 @@ async fn proxies_of_the_environment_and_of_the_kubeconfig_are_used_and_spared() 
     let relay = Serving::start(command);
     relay.until_ready();
     relay.end();
-    // One that is none is named where it would be used, and not quoted.
+    // A value that is not a proxy is named by the request that would use it, and is not quoted.
     let home = Home::new(&kubeconfig(json!({"server": "https://api.test"})));
     let mut command = home.command(&[]);
     command.env("HTTPS_PROXY", "http://u:s3cr3t@a proxy");
@@ -268,7 +268,7 @@ async fn nothing_secret_is_printed_at_the_most_talkative_level() {
     assert!(told.contains("TRACE") && told.contains("cannot be read"), "it is talkative");
 }
 
-/// What cannot work is known before anybody is told of a server.
+/// An invalid configuration is reported before the server says that it listens.
 #[test]
 fn a_kubeconfig_that_cannot_be_used_ends_it_before_it_listens() {
     let home = Home::new("[s3cr3t");
@@ -285,7 +285,7 @@ fn a_kubeconfig_that_cannot_be_used_ends_it_before_it_listens() {
     assert!(done.stderr.contains("there is no kubeconfig, and this is no pod"), "{done:?}");
 }
 
-/// As for the clients: a list of files, of which some may be missing.
+/// As for clients, `KUBECONFIG` is a list of files, some of which may be missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn several_files_are_merged() {
     let server = ApiServer::start().await;

@@ -1,4 +1,4 @@
-//! A disk that is really full, or read-only: a file system of a few KiB in memory.
+//! A real disk that is full or read-only: a file system of a few KiB in memory.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::process::Command;
 pub(crate) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// `None`, and a line that says so, where nothing may be mounted.
+    /// `None`, with a line that says so, if this process may not mount.
     #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub(crate) fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
@@ -34,7 +34,7 @@ impl SmallDisk {
         std::fs::remove_file(self.path("filler")).unwrap();
     }
 
-    /// No file may be open for writing on it.
+    /// No file on it may be open for writing.
     pub(crate) fn writable(&self, writable: bool) {
         remount(self.0.path(), if writable { "remount,rw" } else { "remount,ro" });
     }

@@ -1,4 +1,4 @@
-//! `relay sse`, `completions` and `man`; what `RELAY_LOG` takes.
+//! `relay sse`, `completions` and `man`; the values of `RELAY_LOG`.
 
 use relay_testkit::{Peer, RelayScript, Reply};
 use serde_json::json;
@@ -42,7 +42,7 @@ async fn events_are_printed_in_each_form() {
         table.stderr
     );
     assert!(!table.stderr.contains("secret"), "{}", table.stderr);
-    // An event of two lines is one event.
+    // An event with two lines of data is one event.
     let two = sse(&peer().await, &["--max", "2", "--data"]).expect(0);
     assert_eq!(two.stdout, "{\"a\": 1}\ntwo\nlines\n");
     let help = run(&["sse", "--help"]).expect(0).stdout;
@@ -76,7 +76,7 @@ async fn it_resumes_and_says_what_it_waits_for() {
     let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     assert_eq!(kept["last_event_id"], "3");
     let again = super::sse::peer().await;
-    // Another address: refused, both are named.
+    // A cursor file of another address is refused, and both addresses are named.
     let other = sse(&again, &["--max", "1", "--cursor-file", file]).expect(2);
     assert!(other.stderr.contains(&peer.url()) && other.stderr.contains(&again.url()), "{}", other.stderr);
 }
@@ -100,7 +100,7 @@ async fn requests_are_what_was_asked_for_and_refusals_have_their_codes() {
         assert!(done.stderr.contains(told), "{status}: {}", done.stderr);
         assert!(!done.stderr.contains("--token") && !done.stderr.contains("--url"), "{}", done.stderr);
     }
-    // What is no event stream will not become one, so nobody waits for it.
+    // A page that is not an event stream stays one, so the command does not retry.
     let page =
         Peer::start(RelayScript::new("e").always("/events", Reply::new(200, "text/html", "<p>"))).await;
     let done = sse(&page, &[]).expect(1);

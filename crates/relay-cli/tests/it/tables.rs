@@ -27,7 +27,7 @@ async fn peer(list: &Value) -> Peer {
     Peer::start(RelayScript::new("e").always("/pods", Reply::json(200, list))).await
 }
 
-/// What a terminal of so many columns shows, with ages left out: they grow.
+/// The output on a terminal with this many columns, without ages, because they grow.
 async fn pods_in(columns: u16, list: &Value, more: &[&str]) -> String {
     let peer = peer(list).await;
     let mut args = vec!["pods"];
@@ -88,7 +88,7 @@ async fn a_pipe_gets_everything_and_no_colour() {
     assert!(table.contains(LONG) && table.contains("10.1.2.4") && table.contains("node-4"), "{table}");
     assert!(!table.contains('\x1b'), "{table}");
     assert!(table.lines().all(|line| line == line.trim_end()), "{table}");
-    // A row is split at white space by awk and the like: no cell is empty, none has a space in it.
+    // Tools such as awk split a row at white space: no cell is empty, and none contains a space.
     for line in table.lines() {
         assert_eq!(line.split_whitespace().count(), 8, "{line}");
     }
@@ -159,7 +159,7 @@ async fn no_field_gives_orders_to_the_terminal() {
         let lines = text.lines().count();
         assert!(format == "yaml" || lines <= 2, "{format}: {text}");
     }
-    // Nor does what a relay answers in an error.
+    // The error text of a relay contains none either.
     let problem = json!({"type": "urn:relay:problem:not-ready", "title": evil, "detail": evil, "status": 400, "code": "bad-parameter"});
     let peer = Peer::start(RelayScript::new("e").always("/pods", Reply::json(400, &problem))).await;
     let (code, text) = Terminal::start(command_at(&peer.url(), &["pods"]), 80).wait();
@@ -189,11 +189,11 @@ fn a_table_that_goes_on_follows_the_terminal() {
     let mut command = server.command(&["state", "-o", "table"]);
     command.env("TERM", "dumb");
     let mut terminal = Terminal::start(command, 120);
-    // The first list, and a few changes.
+    // Waits for the first list and a few changes.
     terminal.until(|text| text.lines().count() > 26);
     terminal.resize(60);
     let before = terminal.until(|_| true).len();
-    // What is written after the next whole line was laid out for the new width.
+    // The lines after the next whole line are formatted for the new width.
     let text = terminal.until(|text| text[before..].lines().count() > 12).to_owned();
     let after: Vec<_> = text[before..].lines().skip(2).collect();
     assert!(text[..before].lines().all(|line| line.chars().count() <= 120));
@@ -201,7 +201,7 @@ fn a_table_that_goes_on_follows_the_terminal() {
     assert!(after.iter().all(|line| line.chars().count() <= 60), "{text}");
 }
 
-/// Where each heading begins.
+/// The column where each heading begins.
 fn columns(headings: &str) -> Vec<(usize, &str)> {
     let names = ["TIME", "PHASE", "PODS", "SEQUENCE", "EVENT", "POD ", "WHAT CHANGED"];
     names.iter().filter_map(|name| Some((headings.find(name)?, *name))).collect()
@@ -232,7 +232,7 @@ fn cells_stand_below_their_headings_from_the_first_line_on() {
                 continue;
             }
             events += 1;
-            // Before each column that is not at the right stands a space, and no cell is cut in two by it.
+            // There is a space before each left-aligned column, and no cell overlaps the next column.
             for (start, name) in
                 at.iter().filter(|(start, name)| *start > 0 && !["PODS", "SEQUENCE"].contains(name))
             {

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-/// A terminal with a command in it. Dropping it kills the command.
+/// A terminal in which a command runs. Dropping it kills the command.
 pub(crate) struct Terminal {
     ours: File,
     child: Child,
@@ -16,7 +16,7 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Starts the command with standard output and standard error on a terminal of so many columns.
+    /// Starts the command with standard output and standard error on a terminal with this many columns.
     #[track_caller]
     pub(crate) fn start(mut command: Command, columns: u16) -> Self {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
@@ -34,7 +34,7 @@ impl Terminal {
         resize(&self.ours, columns);
     }
 
-    /// Reads until what was written so far fits, and gives it.
+    /// Reads until the text so far matches, and returns it.
     #[track_caller]
     pub(crate) fn until(&mut self, fits: impl Fn(&str) -> bool) -> &str {
         while !fits(&self.seen) {
@@ -50,13 +50,13 @@ impl Terminal {
         assert!(sent.expect("there is a kill").success());
     }
 
-    /// Waits for the end, and gives the exit code and everything that was written.
+    /// Waits for the end. Returns the exit code and everything that was written.
     pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         while self.read() {}
         (self.child.wait().expect("it ends").code(), std::mem::take(&mut self.seen))
     }
 
-    /// False at the end: the other side is closed.
+    /// Reads more; false at the end, when the other side is closed.
     fn read(&mut self) -> bool {
         let mut buffer = [0; 4096];
         let read = self.ours.read(&mut buffer).unwrap_or(0);

@@ -41,7 +41,7 @@ fn waiting(peer: &Peer, condition: &str) -> Running {
     follow_at(&peer.url(), &["wait", "--for", condition, "--timeout", "5m"])
 }
 
-/// What a condition that is not met says.
+/// The message of a condition that was not met.
 #[track_caller]
 fn timed_out(done: &Done) -> &str {
     assert_eq!((done.code, done.stdout.as_str()), (Some(5), ""), "{done:?}");
@@ -98,7 +98,7 @@ async fn a_timeout_says_what_was_seen_last() {
         ("count=2", "0.6s", &three, "600ms: 3 pods match, not 2"),
         ("phase=Running", "600ms", &three, "600ms: 1 of 3 pods Running (Pending 2, Running 1)"),
         ("phase=Running", "600ms", &[], "600ms: no pod matches, so none is Running"),
-        // Looking once.
+        // With a time limit of 0, the first live state decides.
         ("ready=3", "0", &three, "0s: 1 of 3 pods ready, 3 match"),
     ] {
         let peer = Peer::start(listing(pods).stream(caught_up().silence())).await;
@@ -109,7 +109,7 @@ async fn a_timeout_says_what_was_seen_last() {
     wait(&peer, "ready=1", &["--timeout", "0"]).expect(0);
 }
 
-/// The list alone would do for each of these.
+/// In each of these cases, the list alone would meet the condition.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn only_what_is_seen_live_counts() {
     let away = json!({"source": "stale", "stale_since": "2026-01-01T00:00:00Z", "catching_up": true});
@@ -156,7 +156,7 @@ async fn a_source_that_comes_back_is_waited_for() {
     assert_eq!(asked, 2);
 }
 
-/// What a stream replays after a drop is the past: three pods, two, three again.
+/// What a stream replays after a drop is in the past: three pods, two, three again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_is_replayed_after_a_drop_does_not_count() {
     let (all, gate) = ([up("a"), up("b"), up("c")], Gate::new());
@@ -205,7 +205,7 @@ async fn a_relay_behind_an_ingress_that_does_not_know_it_yet_is_waited_for() {
     let told = done.stderr.matches("it is not the relay that answers").count();
     assert_eq!(told, 2, "{}", done.stderr);
 
-    // What a relay itself does not know is not there, however long one waits.
+    // A 404 from the relay itself is final, however long the time limit is.
     let own = || Reply::json(404, &json!({"code": "not-found", "status": 404}));
     for (pods, health) in [(own(), nobody()), (nobody(), own())] {
         let script = RelayScript::new("e1").always(PODS, pods).always("/health", health);
@@ -258,7 +258,7 @@ fn wrong_conditions_are_refused_with_2() {
     }
 }
 
-/// Against our own server: the filter narrows what counts.
+/// With the server of this project: the filter limits which pods count.
 #[test]
 fn wait_looks_at_the_pods_asked_for() {
     let server = Server::quiet(40);
@@ -406,14 +406,14 @@ async fn groups_are_printed_when_they_are_touched() {
     let client = follow_at(&peer.url(), &["state", "--group-by", "run"]);
     let running = |n: u32| json!({"Running": n});
     for expected in [
-        // The seed: every group, and the pods that are in none.
+        // The seed: a line for every group, and one for the pods that are in no group.
         ("d-1", 2, 1, &json!({"Pending": 1, "Running": 1})),
         ("d-2", 1, 1, &running(1)),
         ("d-3", 1, 1, &running(1)),
         ("(none)", 1, 1, &running(1)),
-        // One event, one group.
+        // One event changes one group.
         ("d-1", 2, 2, &running(2)),
-        // A pod that moves touches two; one of them is empty now.
+        // A pod that moves changes two groups; one of them is then empty.
         ("d-1", 3, 3, &running(3)),
         ("d-2", 0, 0, &json!({})),
         ("d-0", 1, 0, &json!({"Pending": 1})),
@@ -489,7 +489,7 @@ async fn groups_survive_a_gap_and_are_counted_by_max() {
     assert_eq!(run_command(command_at(&peer.url(), &args)).expect(0).json().len(), 1, "also inside a list");
 }
 
-/// Against our own server: folding the lines gives what the list says.
+/// With the server of this project: adding up the lines gives the content of the list.
 #[test]
 fn groups_add_up_to_the_list() {
     let server = Server::start(&["--sim-rate", "200", "--sim-pods", "30"]);

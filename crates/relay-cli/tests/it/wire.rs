@@ -1,4 +1,5 @@
-//! A raw HTTP client: exact bytes out, every byte of the answer looked at, nothing shared with the client under test.
+//! A raw HTTP client: it sends exact bytes, checks every byte of the answer, and shares no code with the client under
+//! test.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -30,7 +31,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    /// A good answer's JSON.
+    /// The JSON of a successful answer.
     #[track_caller]
     pub(crate) fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.text());
@@ -72,7 +73,7 @@ pub(crate) fn request(
     connection.answer(method == "HEAD")
 }
 
-/// A request that closes its connection after the answer.
+/// The text of a request that closes its connection after the answer.
 pub(crate) fn head(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> String {
     let mut text = format!("{method} {target} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n");
     for (name, value) in headers {
@@ -97,7 +98,7 @@ pub(crate) fn encode(value: &str) -> String {
         .collect()
 }
 
-/// One connection, with what was read and not used yet.
+/// One connection, with the bytes that were read and not used yet.
 pub(crate) struct Connection {
     socket: TcpStream,
     buffer: Vec<u8>,
@@ -118,7 +119,7 @@ impl Connection {
         self.socket.write_all(bytes).expect("the server reads");
     }
 
-    /// Sends what the server may refuse to read to the end.
+    /// Sends bytes that the server may not read to the end.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) {
         let _ = self.socket.write_all(bytes);
     }
@@ -187,7 +188,7 @@ impl Connection {
         }
     }
 
-    /// The next chunk of a chunked body; `None` behind the last one, or where the connection ended instead.
+    /// The next chunk of a chunked body; `None` after the last one, or if the connection ended instead.
     #[track_caller]
     fn chunk(&mut self) -> Option<Vec<u8>> {
         while !self.buffer.windows(2).any(|two| two == b"\r\n") {
@@ -257,13 +258,13 @@ impl Stream {
             .unwrap_or_else(|answer| panic!("{}: {}", answer.status, answer.text()))
     }
 
-    /// `Err`: any answer that is no event stream.
+    /// Opens a stream. `Err` has any answer that is not an event stream.
     #[track_caller]
     pub(crate) fn open_with(addr: SocketAddr, query: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
         Self::almost(addr, query, headers).go()
     }
 
-    /// Sends the request but for its last byte.
+    /// Sends the request without its last byte.
     #[track_caller]
     pub(crate) fn almost(addr: SocketAddr, query: &str, headers: &[(&str, &str)]) -> Almost {
         let mut connection = Connection::open(addr);
@@ -313,13 +314,13 @@ impl Stream {
         }
     }
 
-    /// The next message, which must come.
+    /// The next message; fails the test if there is none.
     #[track_caller]
     pub(crate) fn message(&mut self) -> Message {
         self.next().expect("the stream goes on")
     }
 
-    /// Everything up to a message with this name.
+    /// All messages up to the first one with this name.
     #[track_caller]
     pub(crate) fn until(&mut self, event: &str) -> Vec<Message> {
         let start = Instant::now();
@@ -335,7 +336,7 @@ impl Stream {
         }
     }
 
-    /// How the client half-closes.
+    /// Ends the client's half of the connection.
     pub(crate) fn finish(&self) {
         self.connection.finish();
     }
@@ -346,7 +347,7 @@ impl Stream {
     }
 }
 
-/// A stream request that waits for its last byte.
+/// A stream request that is complete except for its last byte.
 pub(crate) struct Almost(Connection);
 
 impl Almost {
@@ -377,7 +378,7 @@ fn parse(block: &str) -> Option<Message> {
     Some(Message { event, id, retry, data })
 }
 
-/// Repeats a question until the answer fits.
+/// Repeats a request until the answer matches.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -390,7 +391,7 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
     }
 }
 
-/// The whole history of a relay, page by page, as long as it was at the first question.
+/// The whole history of a relay, page by page, up to its end at the first request.
 #[track_caller]
 pub(crate) fn history(addr: SocketAddr) -> Vec<Value> {
     let head = get(addr, "/health").ok()["head"]["sequence"].as_u64().unwrap();

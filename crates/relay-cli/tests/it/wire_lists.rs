@@ -193,13 +193,13 @@ fn requests_have_limits() {
     connection.answer(false).problem(413, "body-too-large");
     connection.until_end();
 
-    // A body that only announces its size is not waited for.
+    // The server does not wait for a body that is too large and was only announced.
     let mut connection = Connection::open(server.addr);
     connection.send(b"POST /auth/session HTTP/1.1\r\nhost: relay\r\ncontent-length: 10000000\r\n\r\n");
     let answer = connection.answer(false);
     assert_eq!(answer.status, 413, "{}", cut(answer.text()));
 
-    // What is no HTTP does not stop anything.
+    // Bytes that are not HTTP do not stop the server.
     let mut connection = Connection::open(server.addr);
     connection.try_send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no http\r\n\r\n");
     connection.until_end();

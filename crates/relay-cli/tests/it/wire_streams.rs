@@ -108,7 +108,7 @@ fn a_filtered_stream_counts_and_follows_the_watch_rule() {
     let server = Server::start(&["--sim-rate", "500", "--sim-pods", "40", "--heartbeat", "100ms"]);
     until_head(server.addr, 600);
     let log = history(server.addr);
-    // A label value that running pods take on and lose.
+    // Finds a label value that running pods get and lose.
     let mut labels = std::collections::BTreeMap::new();
     let (name, value) = log
         .iter()
@@ -127,7 +127,7 @@ fn a_filtered_stream_counts_and_follows_the_watch_rule() {
     let value = value.as_str().unwrap();
     let fits = |labels: &Value| labels[&name] == value;
 
-    // What the rule makes of the log.
+    // The events that the watch rule makes of the log.
     let mut inside = std::collections::BTreeSet::new();
     let (mut expected, mut entered) = (Vec::new(), Vec::new());
     for event in &log {
@@ -176,13 +176,13 @@ fn a_filtered_stream_counts_and_follows_the_watch_rule() {
     }
     for (seen, expected) in seen.iter().zip(&expected) {
         assert_eq!((seen.0, seen.1.as_str()), (expected.0, expected.1));
-        // A pod that is deleted while it leaves may be told either way.
+        // A pod that is deleted while it leaves the filter may be reported in either way.
         if log[seen.0 as usize - 1]["type"] != "DELETED" {
             assert_eq!(seen.2, expected.2, "left_filter at {}", seen.0);
         }
     }
 
-    // The history of the same filter tells the same.
+    // The history with the same filter has the same events.
     let page =
         get(server.addr, &format!("/events?limit=1000&label={}", encode(&format!("{name}={value}")))).ok();
     let paged: Vec<_> = page["events"]
@@ -219,7 +219,7 @@ fn heartbeats_are_bookmarks() {
 
 #[test]
 fn a_cursor_that_is_gone_is_a_gap_and_never_an_error() {
-    // Slow enough that nobody falls off the log while it is read.
+    // The rate is low enough that no reader falls off the log.
     let server = Server::start(&["--sim-rate", "50", "--sim-pods", "10", "--retain-events", "100"]);
     let page = get(server.addr, "/events?limit=1").ok();
     let first = page["next_hash"].as_str().unwrap().to_owned();
@@ -255,7 +255,7 @@ fn a_cursor_that_is_gone_is_a_gap_and_never_an_error() {
         stream.until("catchup_complete");
     }
 
-    // On a narrowed stream the gap counts as sent, and how much is missing is not told.
+    // On a filtered stream, the gap counts as sent, and the number of missing events is not given.
     let mut stream = Stream::open(server.addr, &format!("?namespace=prod&since_hash={}", encode(&first)));
     connected(&mut stream);
     let gap = stream.message();
@@ -293,7 +293,7 @@ fn a_stream_has_a_lifetime() {
     assert!(stream.next().is_none());
 }
 
-/// Streams that are closed all the time lose nothing.
+/// Streams that are closed again and again lose nothing.
 #[test]
 fn a_follower_outlives_its_streams() {
     let server = Server::start(&["--sim-rate", "100", "--sim-pods", "5", "--stream-lifetime", "150ms"]);

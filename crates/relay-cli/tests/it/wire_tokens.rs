@@ -32,7 +32,7 @@ impl Tokens {
         self.dir.path().join("tokens")
     }
 
-    /// Replaces the file at once, readable for its owner only.
+    /// Replaces the file atomically, readable for its owner only.
     fn write(&self, text: &str) {
         replace(&self.path(), text, 0o600);
     }
@@ -137,7 +137,7 @@ fn a_limited_token_sees_its_namespaces() {
     assert_eq!(messages.len() - 1, listed.len());
     assert!(messages.iter().filter(|m| m.event == "pod").all(|m| m.data["pod"]["namespace"] == "prod"));
 
-    // The same through the command line, with its code.
+    // The same on the command line, with its exit code.
     let forbidden =
         run_command(command_at(&server.url(), &["pods", "--token", PROD, "-n", namespace])).expect(4);
     assert!(
@@ -157,23 +157,23 @@ fn sessions_are_tickets() {
     let ticket = session(addr, "/auth/session?client_id=me", ALL);
     refusal(addr, &format!("?session_id={ticket}&client_id=you")).problem(401, "session-unknown");
     refusal(addr, &format!("?session_id={ticket}&label=!")).problem(400, "bad-parameter");
-    // Neither used it up.
+    // Neither request used up the ticket.
     let mut stream = Stream::open(addr, &format!("?session_id={ticket}"));
     assert_eq!(stream.message().data["client_id"], "me", "left out, it is the session's");
     refusal(addr, &format!("?session_id={ticket}")).problem(401, "session-used");
     refusal(addr, "?session_id=no-such-session").problem(401, "session-unknown");
-    // The session decides when both are given.
+    // If both are given, the session decides.
     let both =
         Stream::open_with(addr, "?session_id=no-such-session", &[("x-relay-token", ALL)]).err().unwrap();
     both.problem(401, "session-unknown");
 
-    // Its namespaces are the token's; what it may not see does not use it up.
+    // The ticket has the namespaces of the token, and a refused request does not use it up.
     let ticket = session(addr, "/auth/session", PROD);
     refusal(addr, &format!("?session_id={ticket}&namespace=staging")).problem(403, "forbidden-namespace");
     let mut stream = Stream::open(addr, &format!("?session_id={ticket}"));
     assert_eq!(stream.message().data["namespaces"], json!(["prod"]));
 
-    // Credentials in the body, or wrong, or none.
+    // Credentials in the body, wrong credentials, and none.
     let post = |headers: &[(&str, &str)], body: &str| request(addr, "POST", "/auth/session", headers, body);
     let kind = [("content-type", "application/json")];
     let in_body = json!({"token": ALL, "client_id": "me"}).to_string();
@@ -191,7 +191,7 @@ fn sessions_expire() {
     let tokens = Tokens::new();
     let server = tokens.serve(&["--session-ttl", "200ms"]);
     let ticket = session(server.addr, "/auth/session", PROD);
-    // Asking for what its token may not see does not use it up before it expires.
+    // Requests for a forbidden namespace do not use up the ticket; it expires by time.
     eventually("the session to expire", || {
         let refused = refusal(server.addr, &format!("?session_id={ticket}&namespace=staging"));
         (refused.status != 403).then_some(())
@@ -232,7 +232,7 @@ fn a_tokens_file_that_others_may_read_is_refused() {
     }
 }
 
-/// The server's file and the client's are both read again: a token is replaced while a replay runs.
+/// The server's file and the client's file are both read again: a token is replaced while a replay runs.
 #[test]
 fn a_token_is_replaced_in_flight() {
     let tokens = Tokens::new();
@@ -309,7 +309,7 @@ impl Prefixed {
     fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        // Ends with the process; it holds nothing but its port.
+        // The thread ends with the process; it holds nothing except its port.
         std::thread::spawn(move || {
             for socket in listener.incoming().flatten() {
                 std::thread::spawn(move || Self::pass(socket, upstream));

@@ -1,4 +1,4 @@
-//! What a directory keeps: over new starts, with a full disk, and at which price.
+//! What a directory keeps: over restarts, with a full disk, and how many open files it needs.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,8 +51,8 @@ async fn a_new_start_finds_data_producers_sequences_forks_and_ends() {
     server.end().await;
 }
 
-/// The longest that is lived without a use may be longer after a new start, by up to a second here, but does not begin
-/// anew.
+/// After a restart, a stream may live longer than its time to live, here by up to a second, but the time does not start
+/// again.
 #[tokio::test]
 async fn a_time_to_live_goes_on_over_a_new_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -62,12 +62,12 @@ async fn a_time_to_live_goes_on_over_a_new_start() {
     server.put("/read", &[TEXT, ("stream-ttl", "4")]).await.expect(201);
     let made = Instant::now();
     server.end().await;
-    // Away for longer than it may live.
+    // The server is down for longer than the time to live.
     tokio::time::sleep(Duration::from_millis(3100).saturating_sub(made.elapsed())).await;
     let server = Running::dir(dir.path()).await;
     server.get("/short").await.expect(404);
     server.get("/long").await.expect(200);
-    // A read counts, and is written down.
+    // A read resets the time, and this is written down.
     server.get("/read").await.expect(200);
     let used = Instant::now();
     let noted = async {
@@ -79,7 +79,7 @@ async fn a_time_to_live_goes_on_over_a_new_start() {
     server.end().await;
     tokio::time::sleep(Duration::from_millis(2500).saturating_sub(used.elapsed())).await;
     let server = Running::dir(dir.path()).await;
-    // 5.6 s after it was made, but not 4 s after it was read.
+    // This is 5.6 s after the stream was created, but less than 4 s after it was read.
     let late = used.elapsed() > Duration::from_millis(3900);
     let head = server.ask("HEAD /read", &[], b"").await;
     assert!(head.status == 200 || late, "{head:?}");
@@ -88,7 +88,7 @@ async fn a_time_to_live_goes_on_over_a_new_start() {
     server.end().await;
 }
 
-/// Bytes of records of a stream, read from its files.
+/// The number of bytes in records of a stream, read from its files.
 fn head_of(dir: &Path, stream: &str) -> u64 {
     segments(dir, stream).iter().map(|file| file.metadata().unwrap().len().saturating_sub(128)).sum()
 }
@@ -114,7 +114,7 @@ async fn the_first_request_of_a_long_stream_does_not_read_all_of_it() {
     }
     let tail = server.ask("HEAD /s", &[], b"").await.offset();
     server.end().await;
-    // Whoever reads the beginning finds that it is damaged.
+    // A read of the beginning finds the damage.
     let files = segments(dir.path(), "s");
     assert!(files.len() > 2, "{files:?}");
     let mut bytes = std::fs::read(&files[0]).unwrap();
@@ -136,7 +136,8 @@ async fn on(disk: &SimDisk) -> Running {
     Running::of(Server::bind_on("127.0.0.1:0", config(), store).await.unwrap())
 }
 
-/// Wherever the process ends, a stream is there with its first data or not at all; and what was answered is there.
+/// Wherever the process is killed, a stream exists with its first data or not at all, and everything that was
+/// acknowledged is there.
 #[tokio::test]
 async fn a_kill_at_every_moment_leaves_whole_streams_and_all_that_was_answered() {
     let part =
@@ -184,7 +185,7 @@ async fn a_kill_at_every_moment_leaves_whole_streams_and_all_that_was_answered()
             }
             other => assert!(matches!(other, 404 | 410), "{what}: {other}"),
         }
-        // Whatever came of it, asking again brings it about.
+        // Whatever happened, repeating the request leads to the result.
         assert!(matches!(server.ask("PUT /first", &[TEXT], b"data").await.status, 200 | 201), "{what}");
         assert_eq!(server.get("/first").await.text(), "data", "{what}");
         server.end().await;
@@ -206,7 +207,7 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_everything_else_goes_on() {
     disk.set_full(true);
     for _ in 0..2 {
         let refused = server.ask("POST /s", &producer("1"), b" after").await.expect(503);
-        // Files of this machine are not for clients.
+        // The error must not tell clients about files of this machine.
         assert_eq!(refused.text(), "the store failed\n");
         server.ask("PUT /new", &[TEXT], b"data").await.expect(503);
     }
@@ -215,19 +216,19 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_everything_else_goes_on() {
     server.get("/new").await.expect(404);
     server.get(&format!("/s?live=long-poll&offset={}", read.offset())).await.expect(204);
     disk.set_full(false);
-    // With room again, without a new start, and as if it had not been tried.
+    // Once there is room again, the requests succeed without a restart, as if they had not failed before.
     server.ask("POST /s", &producer("1"), b" after").await.expect(200);
     server.ask("PUT /new", &[TEXT], b"data").await.expect(201);
     assert_eq!((server.get("/s").await.text(), server.get("/new").await.text()), ("before after", "data"));
     server.end().await;
 }
 
-/// `RELAY_STREAMS` says how many, 600 by default.
+/// `RELAY_STREAMS` sets the number of streams (default 600).
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn quiet_streams_cost_no_descriptors() {
     let streams = std::env::var("RELAY_STREAMS").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
-    // In memory if there is such a place: that many files are made there in no time.
+    // Uses a file system in memory if there is one, because so many files are created quickly there.
     let memory = Path::new("/dev/shm");
     let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let below = |path: &Path| path.starts_with(dir.path());
@@ -239,7 +240,7 @@ async fn quiet_streams_cost_no_descriptors() {
     for stream in 0..streams {
         server.ask(&format!("PUT /s{stream}"), &[TEXT], b"data").await.expect(201);
     }
-    // The lock, those that were written last, and those that were read last.
+    // The lock, the files of the last writes, and those of the last reads.
     assert!(open_files() <= 1 + 256 + 64, "{}", open_files());
     server.end().await;
     assert_eq!(open_files(), 0);

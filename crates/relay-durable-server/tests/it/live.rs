@@ -23,7 +23,7 @@ async fn a8_each_data_event_has_its_control_event() {
     let second = server.post("/s", "application/json", "{\"a\": 3}").await.offset();
     assert_eq!(events.data().await, "[{\"a\": 3}]");
     assert_eq!(events.control().await["streamNextOffset"], second);
-    // The end is told once, and then there is nothing.
+    // The end is reported once, and nothing comes after it.
     server.ask("POST /s", &[("stream-closed", "true")], b"").await.expect(204);
     let control = events.control().await;
     assert_eq!((&control["streamClosed"], &control["streamNextOffset"]), (&true.into(), &second.into()));
@@ -75,7 +75,7 @@ async fn a9_a_long_poll_waits_at_the_tail_only() {
     assert_eq!((have.text(), have.offset()), ("one", first.clone()));
     let cursor = have.header("stream-cursor").to_owned();
     assert!(cursor.parse::<u64>().is_ok(), "{cursor}");
-    // Nothing comes: told with the tail, and with a cursor that moves on from one that is as new.
+    // Without new data the answer has the tail, and a cursor that is higher than the one of the request.
     let began = Instant::now();
     let target = format!("/s?cursor={cursor}&live=long-poll&offset={first}");
     let nothing = server.get(&target).await.expect(204);
@@ -83,7 +83,7 @@ async fn a9_a_long_poll_waits_at_the_tail_only() {
     assert_eq!((nothing.offset(), nothing.header("stream-up-to-date")), (first.clone(), "true"));
     let later: u64 = nothing.header("stream-cursor").parse().unwrap();
     assert!(later > cursor.parse().unwrap() && later <= cursor.parse::<u64>().unwrap() + 181, "{later}");
-    // A cursor that is older or no number gives the present one.
+    // A cursor that is older, or not a number, gives the present one.
     let present = server.get(&format!("/s?cursor=5&live=long-poll&offset={first}")).await;
     assert!(present.header("stream-cursor").parse::<u64>().unwrap() > 5);
     server.get(&format!("/s?cursor=x&live=long-poll&offset={first}")).await.expect(204);
@@ -100,7 +100,7 @@ async fn a9_who_waits_is_woken_by_data_by_the_end_and_by_deletion() {
         let tail = server.post(path, "text/plain", "old").await.offset();
         let waiting = server.get_later(&format!("{path}?live=long-poll&offset={tail}"));
         let waking = async {
-            // Time for the other to wait; whoever comes too late finds what woke it all the same.
+            // Gives the long-poll time to wait. If it comes later, it finds the change at once.
             tokio::time::sleep(Duration::from_millis(50)).await;
             match wakes {
                 "POST" => server.post(path, "text/plain", "new").await,
@@ -156,7 +156,7 @@ async fn a_server_that_ends_lets_live_readers_end() {
     let began = Instant::now();
     server.end().await;
     assert_eq!(events.event().await, None);
-    // It was asked, and so it is answered; or it came too late for that.
+    // If the request reached the server, it gets an answer; it may also have come too late.
     if let Ok(answer) = waiting.await {
         assert_eq!(answer.status, 204);
     }

@@ -1,4 +1,4 @@
-//! The server on loopback: rule by rule with requests as bytes, over new starts, and with the client of this workspace.
+//! The server on loopback: each rule with requests as bytes, restarts, and the client of this workspace.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod kept;

@@ -1,4 +1,4 @@
-//! The protocol, rule by rule as `docs/durable.md` numbers them: what one request is answered.
+//! The protocol, with the rules numbered as in `docs/durable.md`: the answers to single requests.
 
 use crate::raw::{Answer, Running};
 
@@ -21,7 +21,7 @@ async fn a1_a_stream_is_closed_once_and_for_good_and_stays_readable() {
     assert_eq!((again.offset(), again.header("stream-closed")), (closed.offset(), "true"));
     server.post("/s", "text/plain", "late").await.expect(409);
     assert_eq!(server.get("/s").await.expect(200).text(), "kept");
-    // The place of control interfaces is nobody's stream.
+    // The path that is reserved for control interfaces is never a stream.
     for method in ["PUT", "GET", "POST", "DELETE", "HEAD"] {
         server.ask(&format!("{method} /__ds/jwks.json"), &[TEXT], b"").await.expect(404);
     }
@@ -56,10 +56,10 @@ async fn a2_each_method_has_its_statuses() {
     server.ask("DELETE /s", &[], b"").await.expect(204);
     server.ask("DELETE /s", &[], b"").await.expect(404);
     server.get("/s").await.expect(404);
-    // What is made again is another stream.
+    // A stream that is created again is a new one.
     server.put("/s", &[JSON]).await.expect(201);
     assert_eq!(server.get("/s").await.expect(200).text(), "[]");
-    // A first body, and a stream that is closed from the beginning.
+    // A stream with a first body, which is closed from the beginning.
     server.ask("PUT /born", &[TEXT, ("stream-closed", "true")], b"all of it").await.expect(201);
     let all = server.get("/born").await.expect(200);
     assert_eq!((all.text(), all.header("stream-closed")), ("all of it", "true"));
@@ -87,16 +87,16 @@ async fn a3_request_headers_are_read_strictly_where_it_matters() {
     let both = [TEXT, ("stream-ttl", "60"), ("stream-expires-at", "2099-01-01T00:00:00Z")];
     server.put("/t", &both).await.expect(400);
     server.put("/none", &[("stream-forked-from", "/gone")]).await.expect(404);
-    // Types are compared without parameters and case; the type on a mere close counts for nothing.
+    // Content types are compared without parameters and case. A request that only closes the stream may have any type.
     server.put("/s", &[("content-type", "application/json; charset=utf-8")]).await.expect(201);
     server.post("/s", "Application/JSON", "1").await.expect(204);
     let headers = [("stream-closed", "true"), ("content-type", "image/png")];
-    // Only `true` closes.
+    // Only the value `true` closes.
     server.ask("POST /s", &[("stream-closed", "yes"), JSON], b"2").await.expect(204);
     assert_eq!(server.ask("HEAD /s", &[], b"").await.header("stream-closed"), "");
     server.ask("POST /s", &headers, b"").await.expect(204);
     assert_eq!(server.ask("HEAD /s", &[], b"").await.header("stream-closed"), "true");
-    // Without a type it is bytes.
+    // Without a type, the stream has bytes.
     server.put("/bytes", &[]).await.expect(201);
     assert_eq!(server.ask("HEAD /bytes", &[], b"").await.header("content-type"), "application/octet-stream");
     // A body in chunks.
@@ -119,10 +119,10 @@ async fn a3_a_writers_sequence_must_grow_bytewise() {
     for (seq, status) in [("5", 204), ("10", 409), ("5", 409), ("50", 204), ("a", 204), ("B", 409)] {
         assert_eq!(append(seq).await, status, "{seq}");
     }
-    // Without one there is nothing to compare, and nothing is forgotten.
+    // Without a sequence nothing is compared, and the last one is still known.
     server.post("/s", "text/plain", "x").await.expect(204);
     assert_eq!(append("a").await, 409);
-    // A stream that is made again has seen none.
+    // A stream that is created again has no last sequence.
     server.ask("DELETE /s", &[], b"").await.expect(204);
     server.put("/s", &[TEXT]).await.expect(201);
     assert_eq!(append("1").await, 204);
@@ -141,7 +141,7 @@ async fn a4_answers_say_where_the_stream_is_and_how_they_may_be_kept() {
     let head = server.ask("HEAD /s", &[], b"").await.expect(200);
     assert_eq!((head.offset(), head.header("stream-ttl")), (first.offset(), "600"));
     assert_eq!(head.header("cache-control"), "no-store");
-    // What was not changed is not sent again: by either part that may change.
+    // Unchanged content is not sent again. New data changes the tag, and so does the end of the stream.
     let tag = read.header("etag").to_owned();
     let again = server.ask("GET /s", &[("if-none-match", &tag)], b"").await.expect(304);
     assert_eq!((again.body.len(), again.header("etag"), again.offset()), (0, &*tag, first.offset()));
@@ -197,7 +197,7 @@ async fn a5_offsets_sort_and_are_answered_where_they_are_not_at_an_end() {
     for (n, offset) in offsets.iter().enumerate().take(12) {
         assert!(server.get(&format!("/s?offset={offset}")).await.text().starts_with(&format!("<{n}>")));
     }
-    // At the tail, and behind it, there is nothing, and the tail is told.
+    // At the tail and after it there is no data, and the answer has the tail.
     for offset in [offsets[12].as_str(), "9000000000000000_9000000000000000"] {
         let end = server.get(&format!("/s?offset={offset}")).await.expect(200);
         assert_eq!(
@@ -230,7 +230,7 @@ async fn a6_producers_write_each_number_once() {
     produce(&server, "/s", ("p", "2", "1"), "x").await.expect(400);
     produce(&server, "/s", ("p", "2", "0"), "b").await.expect(200);
     assert_eq!(produce(&server, "/s", ("p", "1", "0"), "x").await.expect(403).header("producer-epoch"), "2");
-    // Others are others.
+    // Another producer has its own state.
     produce(&server, "/s", ("q", "0", "0"), "c").await.expect(200);
     for (id, epoch, seq) in
         [("", "0", "0"), ("p", "x", "0"), ("p", "0", "-1"), ("p", "9007199254740992", "0")]
@@ -239,7 +239,7 @@ async fn a6_producers_write_each_number_once() {
     }
     server.ask("POST /s", &[("producer-id", "p"), TEXT], b"x").await.expect(400);
     assert_eq!(server.get("/s").await.text(), "abc");
-    // The tuple that closed it may come again; nothing else may.
+    // The request that closed the stream may be repeated; no other may follow.
     let closing = async |seq: &str, body: &str| {
         let tuple = [("producer-id", "q"), ("producer-epoch", "0"), ("producer-seq", seq)];
         let headers = [&tuple[..], &[("stream-closed", "true"), TEXT]].concat();
@@ -329,7 +329,7 @@ async fn a11_forks_share_what_was_and_nothing_that_comes() {
     server.ask("POST /source", &[("stream-closed", "true")], b"").await.expect(204);
     fork("/open", &[]).await.expect(201);
     server.post("/open", "application/json", "6").await.expect(204);
-    // A source that is deleted stays for its forks, out of reach, until the last of them goes.
+    // A deleted source stays for its forks, but cannot be reached, until the last fork is deleted.
     server.ask("DELETE /source", &[], b"").await.expect(204);
     for method in ["GET", "HEAD", "DELETE"] {
         server.ask(&format!("{method} /source"), &[], b"").await.expect(410);

@@ -11,14 +11,14 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A server that runs.
+/// A running server.
 pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-/// Long-polls that are soon over, so that tests of their ends are quick.
+/// Short long-polls, so that tests of their ends are fast.
 pub(crate) fn config() -> Config {
     Config::default().poll_wait(Duration::from_millis(150))
 }
@@ -42,12 +42,12 @@ impl Running {
         self.task.await.unwrap();
     }
 
-    /// One request on a connection of its own: its first line without the version, header lines, and a body.
+    /// Sends one request on its own connection: the first line without the version, header lines, and a body.
     pub(crate) async fn ask(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         ask(self.addr, line, headers, body).await
     }
 
-    /// A GET that needs the server no more.
+    /// A GET that does not borrow the server.
     pub(crate) fn get_later(&self, target: &str) -> impl Future<Output = Answer> + use<> {
         let (addr, line) = (self.addr, format!("GET {target}"));
         async move { ask(addr, &line, &[], b"").await }
@@ -65,7 +65,7 @@ impl Running {
         self.ask(&format!("POST {path}"), &[("content-type", kind)], body.as_bytes()).await
     }
 
-    /// The head of an answer, and what follows it.
+    /// Reads the head of an answer, and leaves the rest to be read.
     pub(crate) async fn open(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Open {
         open(self.addr, line, headers, body).await
     }
@@ -107,7 +107,7 @@ async fn open(addr: SocketAddr, line: &str, headers: &[(&str, &str)], body: &[u8
     Open { status, headers, lines }
 }
 
-/// An answer of which the head was read.
+/// An answer whose head was read.
 pub(crate) struct Open {
     pub(crate) status: u16,
     pub(crate) headers: BTreeMap<String, String>,
@@ -115,7 +115,7 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    /// The next event: its name and its data, lines joined by LF. Sizes of chunks are skipped; `None` at the end.
+    /// The next event: its name and its data, with lines joined by LF. Chunk sizes are skipped; `None` at the end.
     pub(crate) async fn event(&mut self) -> Option<(String, String)> {
         let (mut name, mut data) = (String::new(), Vec::new());
         loop {
@@ -137,14 +137,14 @@ impl Open {
         }
     }
 
-    /// The next event, which is a control event.
+    /// The next event, which must be a control event.
     pub(crate) async fn control(&mut self) -> serde_json::Value {
         let (name, data) = self.event().await.expect("another event");
         assert_eq!(name, "control", "{data}");
         serde_json::from_str(&data).unwrap()
     }
 
-    /// The next event, which has data.
+    /// The next event, which must have data.
     pub(crate) async fn data(&mut self) -> String {
         let (name, data) = self.event().await.expect("another event");
         assert_eq!(name, "data", "{data}");
@@ -170,7 +170,7 @@ impl Answer {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    /// Where the stream goes on.
+    /// The offset of the next read.
     pub(crate) fn offset(&self) -> String {
         self.header("stream-next-offset").to_owned()
     }

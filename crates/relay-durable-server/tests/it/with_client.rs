@@ -143,7 +143,7 @@ async fn a_directory_keeps_streams_producers_and_closure_over_a_restart() {
 
     let server = Running::start(Some(dir.path())).await;
     let stream = server.client.connect("/kept").await.unwrap();
-    // The name and epoch are known: who does not know the state is told.
+    // The server knows the name and the epoch, so a producer without the state gets an error.
     let stranger = IdempotentProducer::start(&stream, options()).await.unwrap();
     let _receipt = stranger.append("1");
     assert_eq!(stranger.flush().await.unwrap_err().kind(), ErrorKind::UsedBefore);

@@ -1,4 +1,4 @@
-//! What is asked once: refusals, lost answers, headers.
+//! Single requests: refusals, lost answers, headers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -65,10 +65,10 @@ async fn an_append_is_sent_again_only_when_it_was_not_taken() {
         assert_eq!(done.as_ref().err().map(relay_durable::Error::kind), kind, "{name}: {done:?}");
         assert_eq!(peer.requests().len(), sent, "{name}");
     }
-    // Whoever asks for it takes the risk.
+    // The caller has asked for retries and accepts the risk.
     let peer = Peer::start(Script::new().on("/s", lost()).on("/s", taken())).await;
     assert_eq!(stream(&peer).append("x", plain().resend(true)).await.unwrap().status, 204);
-    // What can be repeated is repeated, and its traces are its own.
+    // A request that may be repeated is repeated, and a 404 then means that the first one succeeded.
     let peer = Peer::start(Script::new().on("/s", lost()).on("/s", Reply::empty(404))).await;
     assert_eq!(stream(&peer).delete().await.unwrap(), 404);
     let peer = Peer::start(Script::new().on("/s", Reply::empty(404))).await;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::stream;
 
-/// What came of a request, in the words of the fixtures.
+/// The result of a request, in the words of the fixtures.
 async fn ask(stream: DurableStream, to: &str) -> Result<Map<String, Value>, Error> {
     let plain = || AppendOptions::new().content_type("text/plain".to_owned());
     let shared = |error: std::sync::Arc<Error>| std::sync::Arc::try_unwrap(error);
@@ -49,7 +49,7 @@ async fn ask(stream: DurableStream, to: &str) -> Result<Map<String, Value>, Erro
             match receipt.await {
                 Ok(outcome) => json!({"offset": outcome.offset, "duplicate": outcome.duplicate}),
                 Err(error) => {
-                    // The producer keeps the error too.
+                    // The producer keeps the error, too.
                     drop(producer);
                     tokio::task::yield_now().await;
                     return Err(shared(error).unwrap_or_else(|_| panic!("the producer has ended")));

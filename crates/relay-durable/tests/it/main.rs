@@ -12,7 +12,7 @@ use std::time::Duration;
 use relay_durable::{Client, ClientBuilder, DurableStream};
 use relay_testkit::{Peer, Reply};
 
-/// Retries quickly, and not for long.
+/// A client that retries quickly, and not for long.
 fn builder(peer: &Peer) -> ClientBuilder {
     Client::builder(peer.url())
         .retry_base(Duration::from_millis(1))

@@ -1,4 +1,4 @@
-//! The producer, against a server that keeps the rules and fails on order.
+//! The producer, with a server that follows the rules and fails on command.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -25,11 +25,11 @@ struct Kept {
 #[derive(Clone)]
 enum Fault {
     None,
-    /// Answered with this, and not taken.
+    /// Answers with this, and does not accept the batch.
     Say(Reply),
-    /// Taken, and the answer is lost.
+    /// Accepts the batch, and loses the answer.
     Lose,
-    /// Taken, and answered once the gate is open.
+    /// Accepts the batch, and answers once the gate is open.
     Hold(Gate),
 }
 
@@ -42,7 +42,7 @@ impl Kept {
         let answer = self.rules(request);
         match fault {
             Some(Fault::Lose) => Reply::raw().cut(),
-            // Only what is accepted is held: nothing of the answer goes out before.
+            // Only an accepted batch is held; no part of the answer is sent before the gate opens.
             Some(Fault::Hold(gate)) => {
                 let head = format!(
                     "HTTP/1.1 200 OK\r\nstream-next-offset: o{}\r\ncontent-length: 0\r\n\r\n",
@@ -102,7 +102,7 @@ async fn start(peer: &Peer, config: ProducerConfig) -> IdempotentProducer {
     IdempotentProducer::start(&stream(peer), options).await.unwrap()
 }
 
-/// Twelve messages through one fault: every receipt comes, and all is there, once, in order.
+/// Twelve messages through one fault: every receipt comes, and all messages are there once, in order.
 #[tokio::test]
 async fn every_fault_is_survived_exactly() {
     let busy = |status| Fault::Say(Reply::empty(status));
@@ -167,7 +167,7 @@ async fn what_no_retry_mends_ends_it_for_every_receipt() {
     }
 }
 
-/// Deleted and made again: the server expects the first number.
+/// The stream was deleted and created again: the server expects the first number.
 #[tokio::test]
 async fn a_server_that_has_lost_its_state() {
     let (peer, kept) = server(Kept::default()).await;
@@ -222,7 +222,7 @@ async fn the_buffer_is_bounded_and_makes_callers_wait() {
     assert_eq!(kept.lock().unwrap().log, "x".repeat(60) + &"z".repeat(60));
 }
 
-/// A state that is kept in memory; fails when it is told to.
+/// A state store in memory, which fails on command.
 #[derive(Clone, Default)]
 struct Memory(Arc<Mutex<(Option<ProducerState>, bool)>>);
 
@@ -249,7 +249,7 @@ async fn what_was_on_its_way_goes_on_in_another_life() {
     producer.append_marked(b"a", 10).await.unwrap();
     producer.append_marked(b"b", 20).await.unwrap();
     gate.reached().await;
-    // It is on the server and not acknowledged: the process dies.
+    // The batch is on the server and not acknowledged when the process dies.
     drop(producer);
     let state = memory.0.lock().unwrap().0.clone().unwrap();
     assert_eq!((state.acknowledged, state.in_flight.len()), (0, 1), "stored before it was sent");
@@ -258,7 +258,7 @@ async fn what_was_on_its_way_goes_on_in_another_life() {
     again.append_marked(b"b", 20).await.unwrap();
     again.flush().await.unwrap();
     assert_eq!(kept.lock().unwrap().log, "ab");
-    // Nothing is sent that could not be stored.
+    // Nothing is sent if its state could not be stored.
     let sent = peer.requests().len();
     memory.0.lock().unwrap().1 = true;
     let error = again.append("c").await.unwrap_err();

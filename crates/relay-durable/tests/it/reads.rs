@@ -1,4 +1,4 @@
-//! Reading, and everything that a server can do wrong meanwhile.
+//! Reading, and every error that a server can make during it.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ fn data(lines: &str) -> String {
     format!("event: data\n{lines}\n")
 }
 
-/// All data, messages followed by a comma, and how it ended.
+/// All data, with a comma after each message, and how the read ended.
 async fn read_all(
     stream: &DurableStream,
     config: ReaderConfig,
@@ -75,9 +75,9 @@ struct Case {
     mode: LiveMode,
     replies: Vec<Reply>,
     reads: &'static str,
-    /// The kind of the error, and what it says beside the URL.
+    /// The kind of the error, and its text without the URL.
     fails: Option<(ErrorKind, &'static str)>,
-    /// Queries, in order; HEAD has none.
+    /// The queries in order; HEAD has none.
     asks: &'static [&'static str],
 }
 
@@ -413,7 +413,8 @@ async fn live_reads_fall_back_and_wait() {
         ),
     ])
     .await;
-    // What is longer than a piece comes in several, whatever the control covers; a cut does not bring it twice.
+    // Data that is longer than a piece comes in several pieces, whatever the control event covers. After a cut it does
+    // not come twice.
     let head = says(200, "9", "", JSON, "");
     let half: String = (0..50).map(|n| data(&format!("[{n}]"))).collect();
     let whole = half.clone() + &data("[50]") + &closing("9");
@@ -515,11 +516,11 @@ async fn one_answer_unless_nothing_has_changed() {
     let etag = first.etag.as_deref();
     assert_eq!(stream.get(&Offset::START, etag, 3).await.unwrap(), Fetched::NotModified);
     assert_eq!(stream.get(&Offset::START, None, 2).await.unwrap_err().kind(), ErrorKind::TooLarge);
-    // 304 to who did not ask for it is no answer.
+    // A 304 to a request without a condition is not a valid answer.
     let peer = Peer::start(Script::new().on("/s", Reply::empty(304))).await;
     let error = crate::stream(&peer).get(&Offset::START, None, 3).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Malformed);
-    // One that breaks off is asked for again.
+    // An answer that breaks off is requested again.
     let half = with(Reply::new(200, TEXT, "a").declare_length(3).cut(), "3", "");
     let peer = Peer::start(Script::new().on("/s", half).on("/s", says(200, "3", "", TEXT, "abc"))).await;
     let Fetched::Snapshot(whole) = crate::stream(&peer).get(&Offset::START, None, 3).await.unwrap() else {

@@ -138,7 +138,7 @@ async fn signs_of_life_keep_a_lease_while_work_goes_on() {
     let peer = Peer::start(script().always(&ack, fine)).await;
     let lease = subscription(&peer).claim("w1").await.unwrap();
     let work = async {
-        // Three in the time of a lease.
+        // There are three extensions within the time of a lease.
         peer.request_to(&ack, 2).await;
         7
     };

@@ -34,7 +34,7 @@ impl Home {
     }
 }
 
-/// Reads a file and sets up a client by it; sends nothing.
+/// Reads a file and makes a client from it; sends nothing.
 async fn set_up(file: &Path) -> Result<KubeClient, Error> {
     KubeClient::connect(Kubeconfig::load(Some(file))?.access(None)?).await
 }
@@ -76,7 +76,7 @@ async fn encodings_marks_and_documents_are_read() {
     }
 }
 
-/// What an API server is told in `Authorization` by a user of this kind.
+/// The value of `Authorization` that an API server gets for a user of this kind.
 async fn said(user: &Value) -> Option<String> {
     let server = ApiServer::start().await;
     let client = client_as(&server, user).await;
@@ -106,7 +106,7 @@ async fn tokens_are_said_without_the_line_ends_they_were_written_with() {
     assert_eq!(said(&json!({})).await, None);
 }
 
-/// As `kubectl` does it: the file goes first, for as long as it can be read.
+/// As in `kubectl`, the file takes precedence for as long as it can be read.
 #[tokio::test]
 async fn a_token_stands_in_for_a_token_file_that_cannot_be_read() {
     let home = Home::new();
@@ -134,7 +134,7 @@ fn exec(command: &Path) -> Value {
     json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "interactiveMode": "Never"}})
 }
 
-/// A plugin names no expiry, or one that is far away, and its token is revoked.
+/// A plugin names no expiry, or one that is far in the future, and its token is revoked.
 #[tokio::test]
 async fn a_plugin_whose_token_is_refused_is_asked_again_once() {
     for expiry in ["null", "\"2999-01-01T00:00:00Z\""] {
@@ -159,7 +159,7 @@ printf '{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential"
         server.require_token(Some("two"));
         list().await.unwrap();
         assert_eq!((runs(), server.count(Ask::List)), (2, 4));
-        // What it gives now is refused, too: that is an answer, not a reason to run it for ever.
+        // The new token is refused, too: this is the final answer, and the plugin is not run again.
         server.require_token(Some("three"));
         let error = list().await.unwrap_err();
         assert_eq!((error.status().unwrap().code, runs(), server.count(Ask::List)), (401, 3, 6));
@@ -263,7 +263,7 @@ async fn what_cannot_be_had_is_said_by_the_name_of_its_entry_and_not_quoted() {
     }
 }
 
-/// Values that a field may have, whatever it is for.
+/// Values that a field may have, whatever its purpose is.
 fn anything() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
@@ -330,7 +330,7 @@ proptest! {
         let home = Home::new();
         let file = home.put("config", bytes);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        // An error is fine, and so is success.
+        // Both an error and success are accepted.
         let _ = runtime.block_on(set_up(&file));
     }
 

@@ -21,7 +21,7 @@ fn pod(name: &str) -> Value {
     json!({"metadata": {"namespace": "prod", "name": name}, "spec": {"nodeName": "n1"}})
 }
 
-/// A client that got here by a kubeconfig with this user.
+/// A client for this server, made from a kubeconfig with this user.
 async fn client_as(server: &ApiServer, user: &Value) -> KubeClient {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("config");

@@ -1,4 +1,4 @@
-//! Single requests: objects, creates, patches and what refuses them.
+//! Single requests: objects, creates, patches, and refusals.
 
 use relay_kube::{KubeClient, ListQuery, Resource};
 use relay_proto::error::chain;
@@ -75,7 +75,7 @@ async fn selectors_go_along() {
     }
 }
 
-/// Something on the way that is no API server.
+/// Something between client and API server answers.
 #[tokio::test]
 async fn answers_of_others_are_described() {
     let server = ApiServer::start().await;

@@ -1,4 +1,4 @@
-//! No secret is told, whatever goes wrong, to whoever listens most closely.
+//! No secret is logged, whatever fails, at the most detailed log level.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::{client_as, pods};
 
-/// All secrets of this test have it.
+/// All secrets of this test contain this text.
 const SECRET: &str = "s3cr3t";
 
 #[derive(Clone, Default)]
@@ -99,7 +99,7 @@ async fn no_error_and_no_log_holds_a_secret() {
     let mut watcher: Watcher<Pod> = Watcher::new(client, pods()).namespace("prod");
     let mut told = String::new();
     let events = async {
-        // Until everything that was prepared has been met.
+        // Until all prepared answers were used.
         while server.count(Ask::Watch) < 8 {
             told += &format!("{:?} {watcher:?}\n", watcher.next().await);
         }

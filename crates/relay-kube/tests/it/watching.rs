@@ -1,4 +1,4 @@
-//! List and watch: what it makes of an API server that does as it should, and of one that does not.
+//! List and watch, with an API server that works, and with one that does not.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{PODS, client, pod, pods};
 
-/// What is read of a pod: an object whose node is no text is no pod.
+/// The fields that are read of a pod. An object whose node is not a text cannot be read.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 struct Pod {
     spec: Spec,
@@ -25,7 +25,7 @@ async fn watcher(server: &ApiServer) -> Watcher<Pod> {
     Watcher::new(client(server).await, pods())
 }
 
-/// An event in short words.
+/// An event as a short text.
 fn words(event: &Event<Pod>) -> String {
     let names = |metas: Vec<&ObjectMeta>| -> String {
         metas.iter().map(|meta| format!(" {}@{}", meta.name, meta.resource_version)).collect()
@@ -49,7 +49,7 @@ async fn next(watcher: &mut Watcher<Pod>) -> String {
     words(&within("the next event", watcher.next()).await)
 }
 
-/// The next events, but for `live`, which comes again after each start of a watch.
+/// The next events, without `live`, which is repeated after each start of a watch.
 async fn some(watcher: &mut Watcher<Pod>, count: usize) -> Vec<String> {
     let mut seen = Vec::new();
     while seen.len() < count {
@@ -61,7 +61,7 @@ async fn some(watcher: &mut Watcher<Pod>, count: usize) -> Vec<String> {
     seen
 }
 
-/// The same on frozen time, which runs where nothing happens without.
+/// The same on frozen time, which advances when nothing else happens.
 async fn some_on(clock: &Clock, watcher: &mut Watcher<Pod>, count: usize) -> Vec<String> {
     clock.run(Duration::from_millis(100), some(watcher, count)).await
 }
@@ -156,7 +156,7 @@ async fn an_expired_version_is_listed_again_and_never_called_up_to_date() {
     }
 }
 
-/// Every watch is told 410 at once: rotating API servers, or a watch cache that is behind.
+/// Every watch is answered with 410 at once, as by API servers behind a load balancer, or by a watch cache that lags.
 #[tokio::test]
 async fn lists_are_spaced_while_versions_expire_at_once_and_the_source_is_said_to_be_away() {
     let clock = Clock::freeze();
@@ -171,13 +171,13 @@ async fn lists_are_spaced_while_versions_expire_at_once_and_the_source_is_said_t
         }
     };
     clock.run(Duration::from_millis(100), minute).await;
-    // 0.4 s at least, then twice that, up to 15 s: so many in a minute at most.
+    // The delays are at least 0.4 s, then double, up to 15 s; this limits the number of lists in a minute.
     let lists = server.count(Ask::List);
     assert!((3..=10).contains(&lists), "{lists} full lists in a minute");
     let away = seen.iter().position(|event| event.starts_with("away watch: ")).expect("it is said");
     assert!(!seen[away..].contains(&"live".to_owned()), "a list alone is not live: {seen:?}");
     assert!(seen[away].contains("410 Expired"), "{seen:?}");
-    // And back, once a watch is taken.
+    // The source is live again once a watch is accepted.
     server.restore(Ask::Watch);
     let live = async { while words(&watcher.next().await) != "live" {} };
     clock.run(Duration::from_millis(100), live).await;
@@ -211,7 +211,8 @@ async fn versions_that_went_back_are_listed_again() {
     assert_eq!(some_on(&clock, &mut watcher, 1).await, ["listed a@2 b@3 c@4"]);
     server.go_back(2);
     server.put(PODS, pod("z"));
-    // The watch is silent for ever; the check after it finds out. An older version of the same pod counts now.
+    // The watch stays silent; the check after it finds the older versions. Now an older version of the same pod is
+    // used.
     assert_eq!(some_on(&clock, &mut watcher, 1).await, ["listed a@2 b@2 c@2 z@3"]);
     assert_eq!(server.count(Ask::Check), 1);
     server.put(PODS, pod("y"));
@@ -242,7 +243,7 @@ async fn a_failure_is_named_and_tried_again() {
     );
 }
 
-/// An API server says how long it wants to be left alone: in a header, in a `Status`, in an event.
+/// An API server asks clients to wait: in a header, in a `Status`, in an event.
 #[tokio::test]
 async fn no_request_comes_before_the_time_the_api_server_asked_for() {
     let told = |code: u16| {
@@ -291,7 +292,7 @@ async fn no_request_comes_before_the_time_the_api_server_asked_for() {
             _ = &mut following => {}
         }
         following.abort();
-        // A quarter more at most, so that clients that were told the same come apart.
+        // The wait is at most a quarter longer, so that clients with the same wait do not come back together.
         assert!(clock.elapsed() - told < Duration::from_secs(30), "{name}: {:?}", clock.elapsed() - told);
     }
 }
@@ -321,7 +322,7 @@ async fn a_state_that_repeats_at_one_version_leads_to_a_list() {
         let server = ApiServer::start().await;
         server.put(PODS, pod("a"));
         if ask == Ask::Check {
-            // What leads to the check counts, too.
+            // The end of the watch before the check counts as a failure, too.
             server.reply(Ask::Watch, watch(&[]));
         }
         server.always(ask, reply);
@@ -365,7 +366,7 @@ async fn a_list_whose_next_page_is_gone_is_read_without_pages() {
     assert_eq!(lists, [(Ask::List, Some("500".into())), (Ask::Page, Some("500".into())), (Ask::List, None)]);
 }
 
-/// A token that leads to itself would be followed for ever.
+/// A token that leads to the same page again would be followed for ever.
 #[tokio::test]
 async fn pages_that_never_end_are_given_up() {
     let clock = Clock::freeze();
@@ -404,7 +405,7 @@ async fn what_cannot_be_read_deletes_keeps_and_is_counted() {
     let one = "1 unreadable";
     assert_eq!(seen, ["listed a@3 b@4 c@5", one, "deleted a@11", one, one, one, "applied c@15"]);
 
-    // In a list it keeps what is known of it; what was mended meanwhile is there again.
+    // For an unreadable object in a list, the last known state is kept; a corrected object is there again.
     server.reply(Ask::List, list("20", json!([versioned("b", "16"), odd("c", "15"), {"metadata": {}}])));
     let mut watcher = self::watcher(&server).await;
     assert_eq!(some(&mut watcher, 2).await, ["2 unreadable", "listed b@16 kept c@15"]);
@@ -427,7 +428,7 @@ async fn an_older_version_never_replaces_a_newer_one_of_the_same_uid() {
     let mut watcher = watcher(&server).await;
     let seen = some_on(&clock, &mut watcher, 4).await;
     assert_eq!(seen, ["listed a@8 b@8", "applied a@9", "applied b@7", "applied c@11"]);
-    // Also in a list of a cluster that went on: it was read from somewhere that is behind.
+    // The same holds in a list after an expired version: a server that lags sent the list.
     server.reply(Ask::Check, Reply::json(410, &status(410, "Expired", "no")));
     server.reply(Ask::List, list("12", json!([versioned("a", "8"), versioned("c", "11")])));
     assert_eq!(some_on(&clock, &mut watcher, 1).await, ["listed c@11 kept a@8"]);
@@ -439,7 +440,7 @@ async fn an_older_version_never_replaces_a_newer_one_of_the_same_uid() {
 async fn lists_as_servers_write_them() {
     let clock = Clock::freeze();
     let server = ApiServer::start().await;
-    // Null is empty; no items at all is no list, and neither is one without a version, or half of one.
+    // `null` means empty. A list without items, one without a version, and half a list are errors.
     let half = Reply::new(
         200,
         "application/json",

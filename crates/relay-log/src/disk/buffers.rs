@@ -98,10 +98,10 @@ mod tests {
         assert!(waiting(&buffers).is_empty());
         drop((0..20).map(|_| buffers.take(64 << 10)).collect::<Vec<_>>());
         assert_eq!(waiting(&buffers), [64 << 10; KEPT]);
-        // What is asked for by now takes the places of what is not.
+        // Buffers of the sizes in use now replace those of sizes that are no longer used.
         drop((0..20).map(|_| buffers.take(1 << 20)).collect::<Vec<_>>());
         assert_eq!(waiting(&buffers), [1 << 20; KEPT]);
-        // A few bytes never hold a large one.
+        // A request does not take a buffer that is much larger than it needs.
         drop(buffers.take(500 << 10));
         assert_eq!(waiting(&buffers).len(), KEPT);
         assert!(waiting(&buffers).contains(&(500 << 10)));

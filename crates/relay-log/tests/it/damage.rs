@@ -1,4 +1,4 @@
-//! Files that are not what was written: each is refused by name, or a torn end is said to be one; and `verify` agrees.
+//! Damaged files: each is refused by name, or its torn end is reported, and `verify` agrees.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,12 +22,12 @@ fn options() -> DiskOptions {
 }
 
 async fn open(dir: &Path) -> Result<Log, Error> {
-    // The log goes on living without its front.
+    // The log stays usable although its `Logs` is dropped here.
     Logs::new(DiskStore::open(dir, options())?).open(&name()).await
 }
 
-/// A log of 60 entries in several segments, with a checkpoint, of which the oldest segment is gone; ended in order, or
-/// killed.
+/// Makes a log of 60 entries in several segments, with a checkpoint and without the oldest segment. It ended in order,
+/// or was killed.
 async fn make(dir: &Path, in_order: bool) {
     let logs = Logs::new(DiskStore::open(dir, options()).unwrap());
     let log = logs.create(&name(), LogOptions::default()).await.unwrap();
@@ -55,7 +55,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What opening and reading a damaged log comes to.
+/// The result of opening and reading a damaged log.
 #[derive(Debug)]
 enum Outcome {
     Refused(Error),
@@ -94,7 +94,7 @@ fn look(dir: &Path) -> Result<Verified, Error> {
     verify(dir, &name(), &mut |_, _| ())
 }
 
-/// Damages a copy, and holds what opening it comes to against what `verify` says.
+/// Damages a copy, and compares the result of opening it with what `verify` says.
 async fn judge(whole: &Path, what: &str, in_order: bool, damage: impl FnOnce(&Path)) {
     let copy = tempfile::tempdir().unwrap();
     for file in files(whole) {
@@ -117,7 +117,7 @@ async fn judge(whole: &Path, what: &str, in_order: bool, damage: impl FnOnce(&Pa
             let expected: Vec<u64> = (41..).take(positions.len()).collect();
             assert_eq!(positions, expected, "{what}: a whole prefix");
             let torn = matches!(&verified, Ok(v) if v.problems.iter().any(|p| p.problem.starts_with("torn")));
-            // A file that ends behind a whole batch is what one that was killed there left behind.
+            // A file that ends after a whole batch looks like that of a killed writer, so it is not reported as torn.
             assert_eq!(
                 torn,
                 before != files(copy.path()).iter().map(|f| fs::read(f).unwrap()).collect::<Vec<_>>()

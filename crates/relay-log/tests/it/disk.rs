@@ -77,7 +77,7 @@ async fn real(options: DiskOptions) {
     suite::run(&Real { dir, options, stores: 1.into() }).await;
 }
 
-/// Segments of a few entries, nothing in memory, one log at a time: everything happens all the time.
+/// Small segments, no cache, one open log at a time: all code paths are used often.
 fn small() -> DiskOptions {
     DiskOptions::default().segment_bytes(1024).cache_bytes(0).active_logs(1)
 }
@@ -100,7 +100,7 @@ async fn a_simulated_disk_passes_the_suite() {
     }
 }
 
-/// Logs that are open and quiet have no file open, however many there are; those that were written last have one.
+/// Open logs that are quiet have no open file, however many there are; the logs that were written last have one.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn quiet_logs_cost_no_descriptor() {
@@ -125,7 +125,7 @@ async fn quiet_logs_cost_no_descriptor() {
         let Page::Entries(entries) = log.read(0, Limit::default()).await.unwrap() else { panic!("gone") };
         assert_eq!(entries[0].body, format!("entry of {number}"));
     }
-    // Readers keep the files that were used last.
+    // Readers keep the files that they used last.
     assert!(open_files() <= 1 + 4 + 64, "{} files are open", open_files());
     logs.close().await.unwrap();
     assert_eq!(open_files(), 0);
@@ -138,7 +138,7 @@ async fn a_read_over_damage_ends_before_it_and_the_next_one_names_the_last_good_
     let logs = Logs::new(DiskStore::open(dir.path(), options).unwrap());
     let log = logs.create(&LogName::new("a").unwrap(), LogOptions::default()).await.unwrap();
     log.append((0..100_u8).map(|at| vec![at; 50]).collect::<Vec<_>>()).await.unwrap();
-    // While the log is open, so that no opening finds it.
+    // The file is damaged while the log is open, so that the check at opening does not find it.
     let segment = dir.path().join("logs/a/00000000000000000001.segment");
     let mut bytes = std::fs::read(&segment).unwrap();
     let body = bytes.windows(50).position(|bytes| bytes == [40; 50]).unwrap();
@@ -153,7 +153,7 @@ async fn a_read_over_damage_ends_before_it_and_the_next_one_names_the_last_good_
         assert!(error.contains("the last good position is 40") && error.contains("checksum"), "{error}");
         assert!(error.contains(segment.to_str().unwrap()), "{error}");
     }
-    // What stands behind it is whole.
+    // Entries after the damage can be read.
     let Page::Entries(entries) = log.read(41, Limit::default()).await.unwrap() else { panic!("trimmed") };
     assert!(entries.iter().map(|entry| entry.position).eq(42..=100));
 }

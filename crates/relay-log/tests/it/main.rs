@@ -1,4 +1,4 @@
-//! The stores of this crate, put to the test that every store passes.
+//! Runs the tests that every store must pass on the stores of this crate.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 

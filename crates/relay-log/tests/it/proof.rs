@@ -1,8 +1,7 @@
-//! What is promised, after every end at every moment.
+//! Checks the guarantees after an end at every moment.
 //!
-//! One script of appends, a trim and a checkpoint runs over a simulated disk which is stopped at each of its
-//! operations. Then the log is opened on everything that may be left: of what was not synced, every part in every
-//! order.
+//! One script of appends, a trim and a checkpoint runs on a simulated disk which is stopped at each of its operations.
+//! Then the log is opened on everything that may be left: every part of the unsynced data, in every order.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +14,7 @@ use relay_log::{
     Batch, Checkpoint, DiskOptions, DiskStore, Error, Fsync, Limit, Log, LogName, LogOptions, Logs, Retention,
 };
 
-/// What a run was told, and what it asked for.
+/// What a run was told, and what it requested.
 #[derive(Default)]
 struct Story {
     /// Whether the log was created.
@@ -41,11 +40,11 @@ fn options(fsync: Fsync) -> DiskOptions {
 }
 
 fn body(position: u64, round: u64) -> Bytes {
-    // Of different lengths, so that ends fall everywhere.
+    // The lengths differ, so that ends fall at many places.
     Bytes::from(format!("entry {position} of round {round} {}", "x".repeat((position * 7 % 60) as usize)))
 }
 
-/// A checkpoint's body names the entries that it stands for.
+/// The body of a checkpoint names the position that it stands for.
 fn state(position: u64) -> Bytes {
     Bytes::from(format!("state at {position}"))
 }
@@ -75,7 +74,8 @@ async fn checkpoint(log: &Log, position: u64, story: &mut Story) {
     }
 }
 
-/// 30 entries over three segments and more, with a trim and a checkpoint, to an orderly end. Goes on after errors.
+/// Writes 30 entries over three segments and more, with a trim and a checkpoint, to an orderly end. Continues after
+/// errors.
 async fn script(disk: &SimDisk, fsync: Fsync, story: &mut Story) -> Result<(), Error> {
     let store = DiskStore::open_on(Arc::new(disk.clone()), Path::new("d"), options(fsync))?;
     let logs = Logs::new(store);
@@ -125,7 +125,8 @@ async fn readable_is_announced(log: &Log, story: &Story) -> bool {
         && log.bounds().head == story.announced.last_key_value().map_or(0, |(last, _)| *last)
 }
 
-/// Opens what is left, and holds it against what was promised. `power`: it was lost, not only the process killed.
+/// Opens what is left, and compares it with the guarantees. `power`: the power was lost; otherwise only the process was
+/// killed.
 async fn examine(disk: SimDisk, fsync: Fsync, story: &Story, power: bool, what: &str) {
     let store = match DiskStore::open_on(Arc::new(disk.clone()), Path::new("d"), options(fsync)) {
         Ok(store) => store,
@@ -169,7 +170,7 @@ async fn examine(disk: SimDisk, fsync: Fsync, story: &Story, power: bool, what: 
     if fsync == Fsync::Always || !power {
         assert!(!story.created || same_epoch, "{what}: nothing can be lost, and the epoch is new");
     }
-    // Life goes on, and the next opening finds it.
+    // The log accepts new entries, and the next opening finds them.
     let mut next = Story { epoch: log.identity().epoch().into(), ..Story::default() };
     let epoch = next.epoch.clone();
     assert!(append(&log, 2, 1, &mut next).await, "{what}: a log that was opened takes entries");
@@ -195,8 +196,8 @@ impl Seeded {
     }
 }
 
-/// Every way in which what was not synced may have got to the disk, as far as there are few; else all that is likely to
-/// matter, and some at random.
+/// Tries every way in which unsynced data may have reached the disk if there are few; otherwise the most important
+/// ones, and some at random.
 async fn every_loss(disk: &SimDisk, fsync: Fsync, story: &Story, what: &str) {
     let pending = disk.pending();
     let check = async |which: &str, survives: &dyn Fn(usize) -> u8| {
@@ -264,7 +265,7 @@ async fn a_power_loss_at_every_moment_is_survived_or_told_when_always_synced() {
     prove(Fsync::Always, true).await;
 }
 
-/// A writer that was killed leaves what it wrote unsynced, and the next one must not take it for synced.
+/// A writer that was killed leaves unsynced data, and the next writer must not take it for synced.
 #[tokio::test]
 async fn a_power_loss_after_a_kill_finds_the_log_that_went_on_between_them() {
     for fsync in [Fsync::Always, Fsync::Never] {
@@ -272,7 +273,7 @@ async fn a_power_loss_after_a_kill_finds_the_log_that_went_on_between_them() {
             let (disk, mut story) = (SimDisk::default(), Story::default());
             let store = DiskStore::open_on(Arc::new(disk.clone()), Path::new("d"), options(fsync)).unwrap();
             let log = Logs::new(store).open_or_create(&name(), LogOptions::default()).await.unwrap();
-            // A full segment, so that the next append begins another one at once.
+            // Appends a full segment, so that the next append begins another one at once.
             assert!(append(&log, 30, 1, &mut story).await);
             drop(log);
 
@@ -333,8 +334,7 @@ async fn whatever_fails_at_every_moment_is_told_and_nothing_that_failed_is_annou
     }
 }
 
-/// After a fault the log may have had to take a new epoch, even without a power loss; in the same one, nothing that was
-/// refused turns up.
+/// After a fault the log may have a new epoch, even without a power loss. In the same epoch, no refused entry appears.
 async fn after_a_fault(disk: SimDisk, fsync: Fsync, story: &Story, what: &str) {
     let store = match DiskStore::open_on(Arc::new(disk), Path::new("d"), options(fsync)) {
         Ok(store) => store,

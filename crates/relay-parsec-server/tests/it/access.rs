@@ -112,7 +112,7 @@ async fn credentials_are_asked_for_and_the_own_header_wins() {
     assert_eq!(list["entries"][0]["user_id"], "ann");
 }
 
-/// A token that goes away or loses a channel closes its streams there, and no others.
+/// A token that is removed or loses a channel closes its streams there, and no others.
 #[tokio::test]
 async fn what_is_revoked_ends_there_and_only_there() {
     let tokens = Tokens::new("goes ann *\nloses bob public:a.b,public:a.c\nstays eve *\n");
@@ -143,7 +143,7 @@ async fn what_is_revoked_ends_there_and_only_there() {
         assert_eq!(say(channel, 1).await.status(), 200);
         assert_eq!(stream.event("envelope").await.1["sequence"], 1);
     }
-    // The stream that was kept follows the token as it is now.
+    // The stream that stayed open follows the new version of the token.
     tokens.write("loses bob public:x.y\nstays eve *\n");
     assert_eq!(kept.event("closing").await.1["reason"], "revoked");
 }

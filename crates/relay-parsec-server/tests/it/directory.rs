@@ -12,7 +12,7 @@ async fn rig(directory: &std::path::Path) -> Rig {
 async fn history_epochs_and_taken_numbers_outlive_the_server() {
     let directory = tempfile::tempdir().unwrap();
     let first = rig(directory.path()).await;
-    // More than one checkpoint, and more than is retained.
+    // Writes more than one checkpoint, and more envelopes than are retained.
     let mut last = String::new();
     for sequence in 1..=600 {
         last = first.say("p", sequence).await;

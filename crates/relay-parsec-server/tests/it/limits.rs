@@ -1,4 +1,4 @@
-//! How much there may be of anything, and what gives first.
+//! Limits of streams, channels, retained envelopes and producers, and what is removed first.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn streams_and_channels_are_counted() {
     let refused = rig.publish_to("public:e.f", &envelope_of("public:e.f", "p", 1, "1")).await;
     refused.is_problem(429, "too-many-channels", &["2"]);
     assert!(refused.header("retry-after").is_some());
-    // A place that is left is free again.
+    // The place of a closed stream can be used again.
     drop(first);
     rig.until("/health", |health| health["subscribers"] == 1).await;
     let mut again = rig.stream(CHANNEL).await;
@@ -33,7 +33,7 @@ async fn a_channel_keeps_its_newest() {
     let page = rig.get(&format!("/parsec/history?channel={CHANNEL}")).await.json();
     assert_eq!((&page["head"], &page["oldest"]), (&5.into(), &3.into()));
     assert_eq!(page["envelopes"].as_array().unwrap().len(), 3);
-    // A number stays taken when its envelope is gone: then there is nothing to compare a retry with.
+    // A number stays used after its envelope was dropped, and then a retry cannot be compared with it.
     rig.publish(&envelope("p", 1)).await.is_problem(409, "sequence-conflict", &["5"]);
     assert_eq!(rig.publish(&envelope("p", 5)).await.json()["duplicate"], true);
 }
@@ -49,7 +49,7 @@ async fn the_channel_with_the_oldest_envelope_gives_first() {
     for sequence in 1..=5 {
         say("public:old.one", sequence).await;
     }
-    // So that the clock of the log has moved on.
+    // Waits until the clock of the log has advanced.
     tokio::time::sleep(Duration::from_millis(5)).await;
     for sequence in 1..=8 {
         say("public:new.one", sequence).await;
@@ -62,7 +62,7 @@ async fn the_channel_with_the_oldest_envelope_gives_first() {
     assert!(rig.get("/health").await.json()["retained_bytes"].as_u64().unwrap() <= 100_000);
 }
 
-/// An empty channel without listeners is forgotten, and begins a new life when it comes back.
+/// An empty channel without subscribers is removed, and gets a new epoch when it is used again.
 #[tokio::test]
 async fn age_empties_a_channel_and_an_empty_one_is_forgotten() {
     let rig = Rig::with(ServerConfig::default().retain_age(Duration::from_millis(500))).await;
@@ -76,7 +76,7 @@ async fn age_empties_a_channel_and_an_empty_one_is_forgotten() {
     drop(stream);
     rig.until("/parsec/channels", |list| list["channels"] == serde_json::json!([])).await;
     rig.get(&format!("/parsec/presence?channel={CHANNEL}")).await.is_problem(404, "not-found", &[CHANNEL]);
-    // Its numbers are forgotten with it.
+    // The numbers of its producers are removed with it.
     let again = rig.say("p", 1).await;
     assert_ne!(first.rsplit_once('.').unwrap().0, again.rsplit_once('.').unwrap().0);
     let mut stream = rig.stream(&format!("{CHANNEL}&after={first}")).await;
@@ -84,7 +84,7 @@ async fn age_empties_a_channel_and_an_empty_one_is_forgotten() {
     assert_eq!(stream.event("gap").await.1["reason"], "epoch-changed");
 }
 
-/// Whoever listened to a quiet channel and was cut off for a moment finds it as it was.
+/// A subscriber of a quiet channel that was disconnected for a moment finds the same channel.
 #[tokio::test]
 async fn a_quiet_channel_waits_for_its_listeners() {
     let rig = Rig::start().await;
@@ -92,7 +92,7 @@ async fn a_quiet_channel_waits_for_its_listeners() {
     let place = stream.event("connected").await.1["resumes_after"].as_str().unwrap().to_owned();
     drop(stream);
     rig.until("/health", |health| health["subscribers"] == 0).await;
-    // Longer than the server takes to look for what is over.
+    // This is longer than the interval at which the server removes channels.
     tokio::time::sleep(Duration::from_millis(2200)).await;
     let mut stream = rig.stream(&format!("{CHANNEL}&after={place}")).await;
     assert_eq!(stream.event("connected").await.1["resumes_after"], place);
@@ -107,7 +107,7 @@ async fn the_producer_that_published_longest_ago_is_forgotten_first() {
     rig.say("second", 9).await;
     rig.say("first", 10).await;
     rig.say("third", 1).await;
-    // `second` published longest ago: its next number is a first.
+    // `second` published longest ago and was forgotten, so its next number counts as the first.
     rig.say("second", 1).await;
     rig.publish(&envelope("third", 1).replace("\"x\"", "2")).await.is_problem(
         409,
