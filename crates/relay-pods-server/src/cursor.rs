@@ -160,7 +160,7 @@ mod tests {
         assert!(first.as_str().starts_with("epoch-nu.1."), "{first}");
         let next = LogIdentity::of(&log.kept().next_epoch());
         assert_eq!(next.recognise(first.as_str()), None, "the key is the same, the epoch is not");
-        // The same epoch name with another key is another log.
+        // A log with the same epoch name and another key is another log.
         let other = LogIdentity::new("epoch-number-one", [8; 32]);
         assert_eq!(other.recognise(first.as_str()), None);
         for at in 0..first.as_str().len() {

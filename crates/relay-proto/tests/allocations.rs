@@ -1,12 +1,12 @@
-//! Counts what the SSE decoder and the pod messages allocate. A program of its own, since it has an allocator of its
-//! own.
+//! Counts the allocations of the SSE decoder and of the pod messages. This is a separate program, because it has its
+//! own allocator.
 
 use allocation_counter::measure;
 use bytes::Bytes;
 use relay_proto::sse::{Decoder, Frame};
 
-/// Decodes `stream` again and again in chunks of `size`, dropping each event after a look at it, and returns the
-/// allocations of the later rounds with the number of their events. The chunks are there before.
+/// Decodes `stream` again and again in chunks of `size`, drops each event after a look at it, and returns the number of
+/// allocations of the later rounds and the number of their events. The chunks are allocated before.
 #[track_caller]
 fn steady(stream: &str, size: usize) -> (u64, u64) {
     let stream = Bytes::from(stream.to_owned());
@@ -21,14 +21,14 @@ fn steady(stream: &str, size: usize) -> (u64, u64) {
                 if let Frame::Event(event) = frame {
                     assert!(!event.data().is_empty() && !event.kind().is_empty());
                     assert!(event.last_event_id().len() < 10);
-                    // Small data from small chunks is in the event itself: there is nothing to share.
+                    // Small data from small chunks is stored in the event itself, so there is nothing to share.
                     assert!(size < 64 || event.data_bytes() == event.data());
                     events += 1;
                 }
             }
         }
     };
-    // Until every buffer has found its size.
+    // Runs until every buffer has reached its size.
     for _ in 0..10 {
         round();
     }
@@ -64,7 +64,7 @@ fn a_steady_stream_allocates_nothing() {
     }
 }
 
-/// Events that are kept share their memory with neighbours: what is allocated depends on bytes, not on events.
+/// Events that are kept share memory with their neighbours: the allocations depend on bytes, not on events.
 #[test]
 fn events_that_are_kept_share_allocations() {
     let stream = "data: 1\ndata: 2\n\n".repeat(10_000);
@@ -80,7 +80,7 @@ fn events_that_are_kept_share_allocations() {
     assert!(allocations.count_total < 1000, "{allocations:?}");
 }
 
-/// An event far larger than its neighbours leaves nothing behind.
+/// After an event that is far larger than its neighbours, no large buffer is kept.
 #[test]
 fn a_huge_event_is_not_remembered() {
     let mut decoder = Decoder::default();
@@ -94,7 +94,7 @@ fn a_huge_event_is_not_remembered() {
     assert!(held.bytes_current < 600 << 10, "{held:?}");
 }
 
-/// Memory for a line that is too long is bounded by the limit, whatever comes.
+/// The memory for a line that is too long is bounded by the limit.
 #[test]
 fn an_endless_line_is_bounded() {
     let limits = relay_proto::sse::Limits::default().line(1 << 20);
@@ -110,7 +110,7 @@ fn an_endless_line_is_bounded() {
     assert!(peak.bytes_max < 4 << 20, "{peak:?}");
 }
 
-/// A message with a pod as a relay sends it, and the bytes of the pod's JSON.
+/// A message with a pod as a relay sends it, and the number of bytes of the pod's JSON.
 #[cfg(feature = "pods")]
 fn pod_message(n: usize) -> (String, usize) {
     let pod = format!(
@@ -142,7 +142,7 @@ fn a_pod_is_its_text_and_little_more() {
             pods.push(event.pod);
         }
     });
-    // The hashes, the key, the text, and what points into it.
+    // The hashes, the key, the text, and the positions in it.
     assert_eq!(decoding.count_total, 4 * pods.len() as u64);
     let beside = decoding.bytes_current as usize - text;
     assert!(beside < 230 * pods.len(), "{} bytes beside the text of each pod", beside / pods.len());

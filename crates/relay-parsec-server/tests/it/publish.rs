@@ -1,4 +1,4 @@
-//! What is taken, what is refused, and with which words.
+//! Which envelopes are accepted, which are refused, and with which message.
 
 use crate::raw::{CHANNEL, Rig, envelope, envelope_of};
 
@@ -15,11 +15,11 @@ async fn what_is_taken_is_told_its_place() {
         assert_eq!(receipt["position"], format!("{epoch}.{offset}"));
         assert_eq!((&receipt["offset"], &receipt["duplicate"]), (&offset.into(), &false.into()));
     }
-    // Offsets are of all producers together, sequences are each producer's own.
+    // Offsets count the envelopes of all producers; sequences belong to each producer.
     assert!(rig.say("q", 1).await.ends_with(".4"));
 }
 
-/// The order in which the rules are looked at, each named by its member.
+/// The order in which the rules are checked. Each error names the member.
 #[tokio::test]
 async fn the_first_broken_rule_is_named() {
     let rig = Rig::start().await;
@@ -45,14 +45,15 @@ async fn the_first_broken_rule_is_named() {
         (good.replace("2026-05-27T14:22:09.331Z", "yesterday"), "produced_at"),
         (good.replace("2026-05-27T14:22:09.331Z", ""), "produced_at"),
         (good.replace(CHANNEL, "public:other.one"), "channel"),
-        // Two are broken: the order is channel, aspect, producer, kind, sequence, time.
+        // If two rules are broken, the first one is named: the order is channel, aspect, producer, kind, sequence,
+        // time.
         (good.replace("service", "robot").replace("\"sequence\":1", "\"sequence\":0"), "producer.kind"),
         (good.replace("\"id\":\"p\"", "\"id\":\"\"").replace("said", ""), "aspect"),
     ] {
         let answer = rig.publish(&bad).await;
         answer.is_problem(400, "bad-envelope", &[words]);
     }
-    // Nothing of that was taken, and the channel does not exist yet.
+    // None of them was accepted, and the channel does not exist yet.
     rig.get(&format!("/parsec/history?channel={CHANNEL}")).await.is_problem(404, "not-found", &[CHANNEL]);
     let answer = rig.ask("POST", &format!("/parsec/publish?channel={CHANNEL}"), &[], b"\xff\xfe{}").await;
     answer.is_problem(400, "bad-envelope", &["UTF-8"]);
@@ -76,7 +77,7 @@ async fn a_number_is_taken_once_and_a_retry_is_told_its_place() {
     let first = rig.say("p", 5).await;
     let again = rig.publish(&envelope("p", 5)).await.json();
     assert_eq!((again["duplicate"].as_bool(), again["position"].as_str()), (Some(true), Some(&*first)));
-    // Another text under the number, or one below it.
+    // Another text with the same number, or a lower number.
     for (sequence, payload) in [(5, "2"), (4, "1")] {
         let answer = rig.publish(&envelope_of(CHANNEL, "p", sequence, payload)).await;
         answer.is_problem(
@@ -87,7 +88,7 @@ async fn a_number_is_taken_once_and_a_retry_is_told_its_place() {
         assert_eq!(answer.json()["last_sequence"], 5);
     }
     rig.say("p", 6).await;
-    // Subscribers saw each once.
+    // Subscribers got each envelope once.
     assert_eq!(stream.event("envelope").await.1["sequence"], 5);
     assert_eq!(stream.event("envelope").await.1["sequence"], 6);
 }
@@ -104,7 +105,7 @@ async fn an_envelope_stays_as_its_bytes() {
     stream.event("connected").await;
     let block = stream.block().await.unwrap();
     assert!(block.ends_with(&format!("data: {text}\n\n")), "{block}");
-    // Line ends between tokens begin another line of data.
+    // A line end between tokens becomes the start of another `data:` line.
     assert_eq!(stream.event("envelope").await.1["payload"], serde_json::json!({"a": 1, "b": [2]}));
     let history = rig.get(&format!("/parsec/history?channel={CHANNEL}")).await.body;
     assert!(history.contains(&text), "{history}");

@@ -1,4 +1,4 @@
-//! Every other endpoint, and every parameter that is not right.
+//! All other endpoints, and every wrong parameter.
 
 use relay_parsec_server::ServerConfig;
 use relay_proto::parsec::{Registry, ValidatorMode};
@@ -41,7 +41,7 @@ async fn history_is_the_newest_that_match() {
             assert_eq!(entry["position"], place);
         }
     }
-    // A channel that exists and is empty.
+    // This channel exists and is empty.
     let _stream = rig.stream("public:empty.one").await;
     let page = rig.get("/parsec/history?channel=public:empty.one").await.json();
     assert_eq!((&page["head"], &page["oldest"], &page["envelopes"]), (&json!(0), &json!(null), &json!([])));
@@ -87,7 +87,7 @@ async fn parameters_are_checked_and_named() {
         rig.get(target).await.is_problem(400, "bad-parameter", &[words]);
     }
     rig.ask("POST", "/parsec/publish", &[], b"{}").await.is_problem(400, "bad-parameter", &["channel"]);
-    // What it does not know is passed over, and an empty one is absent.
+    // Unknown parameters are ignored, and an empty one counts as absent.
     let mut stream = rig.stream(&format!("{CHANNEL}&start=&after=&conn_info=&client_id=&other=1")).await;
     stream.event("connected").await;
 }
@@ -136,7 +136,7 @@ async fn who_listens_and_what_there_is() {
         body,
         r#"{"channel":"public:a.b","subscribers":2,"entries":[{"user_id":"anonymous","client_id":"adam"},{"user_id":"anonymous","client_id":"zoe","conn_info":{"room":1.50}}]}"#
     );
-    // One without a name gets one.
+    // A subscriber without a name gets one.
     let mut unnamed = rig.stream("public:z.z").await;
     assert_ne!(unnamed.event("connected").await.1["client_id"], "");
     let channels = rig.get("/parsec/channels").await.json();
@@ -192,8 +192,8 @@ async fn behaviour_24_schemas_are_served_and_hold() {
     bad.is_problem(422, "payload-invalid", &["said", "<root>", "text"]);
     let bad = rig.publish_to(room, &envelope_of(room, "p", 1, "{}").replace("said", "sung")).await;
     bad.is_problem(422, "unsupported-aspect", &["sung", "public:chat.{room}"]);
-    // A refused number is free.
+    // The number of a refused envelope can be used again.
     assert_eq!(rig.publish_to(room, &envelope_of(room, "p", 1, "{\"text\":1}")).await.status(), 200);
-    // Without schemas there are none.
+    // A server without schemas answers 404.
     Rig::start().await.get("/parsec/schemas").await.is_problem(404, "not-found", &["schemas"]);
 }

@@ -1,4 +1,4 @@
-//! Raw HTTP over a socket: what is asserted is what is on the wire.
+//! Raw HTTP over a socket, so that tests check the bytes on the wire.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const CHANNEL: &str = "public:a.b";
-/// No test waits longer than this for what it expects.
+/// The longest time that a test waits for a result.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server.
@@ -33,13 +33,13 @@ impl Rig {
         Self { address, stop, running }
     }
 
-    /// Asks the server to end, and waits for it.
+    /// Tells the server to end, and waits for it.
     pub(crate) async fn end(self) {
         self.stop.cancel();
         tokio::time::timeout(PATIENCE, self.running).await.unwrap().unwrap();
     }
 
-    /// The head and the body of the answer to these bytes.
+    /// Sends these bytes. Returns the head and the body of the answer.
     pub(crate) async fn exchange(&self, request: &[u8]) -> Answer {
         let mut peer = Stream::open(self.address, request).await;
         let head = peer.head().await;
@@ -70,14 +70,14 @@ impl Rig {
         self.ask("POST", &format!("/parsec/publish?channel={channel}"), &[], envelope.as_bytes()).await
     }
 
-    /// A producer's envelope with this number, which must be taken; its position.
+    /// Publishes an envelope with this number, which must be accepted. Returns its position.
     pub(crate) async fn say(&self, producer: &str, sequence: i64) -> String {
         let answer = self.publish(&envelope(producer, sequence)).await;
         assert_eq!(answer.status(), 200, "{}", answer.body);
         answer.json()["position"].as_str().unwrap().to_owned()
     }
 
-    /// A stream, which must open. `query` begins with the channel.
+    /// Opens a stream, which must succeed. `query` begins with the channel.
     pub(crate) async fn stream(&self, query: &str) -> Stream {
         self.stream_with(query, &[]).await
     }
@@ -90,7 +90,7 @@ impl Rig {
         stream
     }
 
-    /// Waits until something is so.
+    /// Repeats a request until the answer matches.
     pub(crate) async fn until(&self, target: &str, what: impl Fn(&Value) -> bool) -> Value {
         let waited = async {
             loop {
@@ -128,7 +128,7 @@ pub(crate) fn envelope_of(channel: &str, producer: &str, sequence: i64, payload:
     )
 }
 
-/// An answer, whole.
+/// A whole answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: String,
@@ -148,7 +148,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    /// A problem document with this status and code, whose detail holds these words.
+    /// Checks that it is a problem document with this status and code, whose detail contains these words.
     #[track_caller]
     pub(crate) fn is_problem(&self, status: u16, code: &str, words: &[&str]) {
         assert_eq!(self.status(), status, "{}", self.body);
@@ -170,11 +170,11 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 /// A connection whose answer is read piece by piece.
 pub(crate) struct Stream {
     socket: TcpStream,
-    /// As it came.
+    /// The bytes that arrived and are not decoded yet.
     raw: Vec<u8>,
-    /// Without the chunks.
+    /// The body without the chunk framing.
     text: String,
-    /// The last chunk has come.
+    /// Whether the last chunk has arrived.
     over: bool,
 }
 
@@ -207,7 +207,7 @@ impl Stream {
         String::from_utf8(std::mem::take(&mut self.raw)).unwrap()
     }
 
-    /// Moves whole chunks to the text.
+    /// Moves complete chunks to the text.
     fn unchunk(&mut self) {
         while !self.over {
             let Some(line) = self.raw.windows(2).position(|window| window == b"\r\n") else { return };
@@ -248,7 +248,7 @@ impl Stream {
         (field("id").first().map(|id| (*id).to_owned()), data)
     }
 
-    /// Nothing more is read; the connection stays.
+    /// Stops reading; the connection stays open.
     pub(crate) fn stall(self) -> TcpStream {
         self.socket
     }

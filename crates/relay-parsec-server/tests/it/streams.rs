@@ -1,4 +1,4 @@
-//! What a stream says, from its first block to its last.
+//! The content of a stream, from its first block to its last.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,8 @@ async fn where_a_stream_begins() {
     }
     let epoch = last.rsplit_once('.').unwrap().0.to_owned();
     let at = |offset: u64| format!("{epoch}.{offset}");
-    // What is asked for; where it goes on; the gap's reason and count; the first sequence that comes.
+    // The query, `Last-Event-ID`, the offset at which the stream resumes, the gap's reason and count, and the first
+    // sequence.
     for (query, id, after, gap, first) in [
         ("", "", 5, None, None),
         ("&start=latest", "", 5, None, None),
@@ -52,7 +53,7 @@ async fn where_a_stream_begins() {
         ("&after=other.4", "", 2, Some(("epoch-changed", json!(null))), Some(3)),
         ("&after=nonsense", "", 2, Some(("unknown-position", json!(null))), Some(3)),
         ("&after=a.b.c.1x", "", 2, Some(("unknown-position", json!(null))), Some(3)),
-        // The header beats the parameter, which beats the start.
+        // The header takes precedence over the parameter, and the parameter over the start.
         ("&after=other.4&start=oldest", &*at(4), 4, None, Some(5)),
         (&*format!("&after={}&start=oldest", at(4)), "", 4, None, Some(5)),
     ] {
@@ -115,7 +116,7 @@ async fn a_stream_has_its_lifetime() {
     assert_eq!(stream.block().await, None);
 }
 
-/// One that does not read falls off what is retained, is told so, and delays nobody.
+/// A subscriber that does not read falls off the retained log, gets a gap, and delays nobody.
 #[tokio::test]
 async fn a_slow_subscriber_is_told_and_delays_nobody() {
     let rig = Rig::with(ServerConfig::default().retain_events(20_u64)).await;
@@ -150,7 +151,7 @@ async fn a_slow_subscriber_is_told_and_delays_nobody() {
     assert!(gaps > 0, "the sockets hold less than 24 MB");
 }
 
-/// A subscriber that is gone is noticed, and leaves the list.
+/// A subscriber that disconnects is noticed, and removed from the list.
 #[tokio::test]
 async fn who_hangs_up_is_gone() {
     let rig = Rig::with(ServerConfig::default().heartbeat(Duration::from_millis(100))).await;

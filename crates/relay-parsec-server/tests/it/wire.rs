@@ -1,4 +1,4 @@
-//! The bytes in `fixtures/parsec-wire` are what the server sends and takes; see the README there.
+//! The server sends and accepts exactly the bytes in `fixtures/parsec-wire`; see the README there.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,15 +9,15 @@ use relay_proto::parsec::{Registry, ValidatorMode};
 
 use crate::raw::{Answer, CHANNEL, Rig, Stream, envelope, envelope_of};
 
-/// What stands in the files for what differs each time.
+/// The files have these values in place of those that differ each time.
 const EPOCH: &str = "fixture-epoch";
 const TIME: &str = "2026-11-29T12:00:00.000Z";
 
-/// Checks files, and remembers which.
+/// Checks files, and remembers their names.
 #[derive(Default)]
 struct Fixtures {
     seen: BTreeSet<String>,
-    /// What this server calls its channels' lives.
+    /// The epochs of this server's channels.
     epochs: Vec<String>,
 }
 
@@ -26,8 +26,8 @@ impl Fixtures {
         [env!("CARGO_MANIFEST_DIR"), "..", "..", "fixtures", "parsec-wire"].iter().collect()
     }
 
-    /// The bytes are exactly those of the file, but for the epoch, times and delays. With `RELAY_BLESS` set the file is
-    /// written instead.
+    /// Checks that the bytes are exactly those of the file, except for the epoch, times and delays. If `RELAY_BLESS` is
+    /// set, the file is written instead.
     fn check(&mut self, name: &str, bytes: &str) {
         let mut bytes = bytes.to_owned();
         for epoch in &self.epochs {
@@ -60,7 +60,7 @@ impl Fixtures {
         self.check(name, &block);
     }
 
-    /// Sends the bytes of a request; its answer has the head of the file beside it.
+    /// Sends the bytes of a request file. The answer must have the head in the file next to it.
     async fn request(&mut self, rig: &Rig, name: &str) -> Answer {
         let file = format!("{name}.request");
         let request = std::fs::read(Self::directory().join(&file)).unwrap_or_else(|e| panic!("{file}: {e}"));
@@ -106,7 +106,7 @@ async fn every_fixture_is_what_the_server_sends_or_takes() {
     fixtures.block("closing.sse", &mut last).await;
     rig.end().await;
 
-    // The bytes of servers of others are for the client alone.
+    // The bytes of other servers are only for the client.
     let listed: BTreeSet<String> = std::fs::read_dir(Fixtures::directory())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

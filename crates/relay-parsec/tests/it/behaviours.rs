@@ -1,4 +1,4 @@
-//! What the published client promises, by the numbers of its own tests.
+//! The promises of the published client, with the numbers of its own tests.
 
 use std::sync::{Arc, Mutex};
 
@@ -20,7 +20,7 @@ fn payload(text: &str) -> Payload {
     Payload::parse(text).unwrap()
 }
 
-/// Collects what handlers see, and wakes who waits for it.
+/// Collects what handlers get, and wakes a task that waits for it.
 #[derive(Clone, Default)]
 struct Seen(Arc<(Mutex<Vec<String>>, tokio::sync::Notify)>);
 
@@ -141,7 +141,7 @@ async fn behaviour_06_a_strict_validator_rejects_in_sight() {
     assert!(matches!(next().await, Item::Subscribed { .. }));
     assert!(matches!(next().await, Item::Rejected { rejection, .. } if rejection.reason().contains(".text")));
     assert!(matches!(next().await, Item::Envelope(delivered) if delivered.envelope.sequence() == 2));
-    // A publisher is told before anything is sent, and spends no number.
+    // The publisher gets the error before anything is sent, and no number is used.
     let refused = strict.publish(CHANNEL, Outgoing::new("said").payload(payload(r#"{"text":1}"#))).await;
     assert_eq!(refused.unwrap_err().code(), "payload-invalid");
     let sent = strict.publish(CHANNEL, Outgoing::new("said").payload(payload(r#"{"text":"x"}"#))).await;
@@ -173,7 +173,7 @@ async fn behaviour_07_a_snapshot_is_where_counting_goes_on() {
         .unwrap();
     assert_eq!(client.publish(CHANNEL, Outgoing::new("data")).await.unwrap().envelope.sequence(), 6);
     assert_eq!(kept.0.lock().unwrap()[CHANNEL], 6);
-    // An envelope that is too large spends nothing.
+    // An envelope that is too large uses no number.
     let large = payload(&format!("\"{}\"", "x".repeat(70_000)));
     let refused = client.publish(CHANNEL, Outgoing::new("data").payload(large)).await.unwrap_err();
     assert_eq!(refused.code(), "envelope-too-large");
@@ -219,7 +219,7 @@ async fn a_handler_that_panics_or_unsubscribes_leaves_the_others_working() {
     assert_eq!(client.tasks(), 0);
 }
 
-/// A transport with nothing but what it must have says so, by name.
+/// Calls that a minimal transport does not support give an error that names them.
 #[tokio::test]
 async fn what_a_transport_lacks_is_named() {
     let client = Client::builder(Minimal::default()).producer(Producer::service("s")).build().unwrap();

@@ -1,4 +1,4 @@
-//! Bounds and positions within a process.
+//! Limits and positions within a process.
 
 use futures_util::StreamExt;
 use relay_parsec::{Client, Item, Items, MemoryTransport, Outgoing, SubscribeOptions};
@@ -12,7 +12,7 @@ async fn publish(client: &Client, count: usize) {
     }
 }
 
-/// What is there now, briefly.
+/// The items that are ready now, as short texts.
 fn drain(items: &mut Items) -> Vec<String> {
     let mut seen = Vec::new();
     while let Some(Some(item)) = futures_util::FutureExt::now_or_never(items.next()) {

@@ -1,4 +1,4 @@
-//! A transport that has no more than it must have.
+//! A transport with nothing beyond the required functions.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, ready};
 use relay_parsec::{Error, Event, Feed, PublishFailure, Receipt, Start, Transport};
 use relay_proto::parsec::Position;
 
-/// Its streams are over as they begin. It counts how often it is subscribed to.
+/// Its streams end as soon as they begin. It counts the subscriptions.
 #[derive(Clone, Default)]
 pub(crate) struct Minimal(pub(crate) Arc<AtomicUsize>);
 

@@ -1,4 +1,4 @@
-//! What becomes of a number when a publish does not go well.
+//! What happens to a number when a publish fails.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use relay_parsec::{Client, Error, Feed, Outgoing, PublishFailure, Receipt, Start
 use relay_proto::parsec::{Envelope, Producer};
 use relay_proto::problem::Problem;
 
-/// Answers as it is told, and keeps what it was given.
+/// Gives prepared answers, and keeps the envelopes that it gets.
 #[derive(Clone, Default)]
 struct Scripted {
     answers: Arc<Mutex<VecDeque<u16>>>,

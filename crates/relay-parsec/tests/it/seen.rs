@@ -1,4 +1,4 @@
-//! What a subscription brings, in words that a test can compare.
+//! The items of a subscription as texts that a test can compare.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use relay_parsec::{Error, ErrorKind, Item, Items};
 use relay_proto::parsec::Position;
 
-/// Longest time for anything to happen.
+/// The longest time that a test waits for one thing.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// The offset of a position, or `-`.
@@ -14,7 +14,7 @@ fn place(position: Option<&Position>) -> String {
     position.map_or_else(|| "-".to_owned(), |position| position.offset().to_string())
 }
 
-/// An item in a few words; positions are offsets.
+/// An item as a short text, with positions as offsets.
 pub(crate) fn brief(item: &Item) -> String {
     match item {
         Item::Subscribed { resumed: true, .. } => "resumed".to_owned(),
@@ -51,7 +51,7 @@ pub(crate) fn brief(item: &Item) -> String {
     }
 }
 
-/// How a subscription ended.
+/// The end of a subscription as a short text.
 pub(crate) fn ending(error: &Error) -> String {
     let kind = match error.kind() {
         ErrorKind::Denied => "denied",
@@ -71,7 +71,7 @@ pub(crate) async fn next(items: &mut Items) -> String {
     }
 }
 
-/// Everything up to the first item that begins so; it is the last one.
+/// All items up to the first one whose text begins like this.
 pub(crate) async fn until(items: &mut Items, last: &str) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
@@ -85,7 +85,7 @@ pub(crate) async fn until(items: &mut Items, last: &str) -> Vec<String> {
     }
 }
 
-/// Everything up to the end.
+/// All items up to the end.
 pub(crate) async fn all(items: &mut Items) -> Vec<String> {
     let mut seen = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Servers that say what they should not, over a WebSocket and by Twirp.
+//! Servers that misbehave, over a WebSocket and with Twirp.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ async fn start() -> CentrifugeServer {
     server
 }
 
-/// A client that is subscribed, and its items.
+/// A client with a subscription, and its items.
 async fn subscribed(server: &CentrifugeServer) -> (Client, Items) {
     let client = client(server);
     let mut items = client.subscribe(CHANNEL, SubscribeOptions::default()).await.unwrap().items();
@@ -49,7 +49,7 @@ async fn subscribed(server: &CentrifugeServer) -> (Client, Items) {
     (client, items)
 }
 
-/// Frames that are not the protocol cost the connection and nothing else.
+/// A frame that breaks the protocol ends the connection, and has no other effect.
 #[tokio::test]
 async fn nonsense_costs_the_connection_and_nothing_else() {
     for frame in [
@@ -90,7 +90,7 @@ async fn what_is_unknown_or_oddly_framed_is_taken_as_it_is_meant() {
     ] {
         server.say(ignored).await;
     }
-    // Several lines in a frame, with a ping among them.
+    // Several lines in one frame, with a ping among them.
     server.say(format!("{}\n{{}}\n{}\n", push(1), push(2))).await;
     // A message in three frames.
     let third = push(3);
@@ -110,7 +110,7 @@ async fn what_is_unknown_or_oddly_framed_is_taken_as_it_is_meant() {
     assert_eq!(server.connections(), 1);
 }
 
-/// A publication without an offset, and a server that keeps no positions.
+/// Publications without an offset, and offsets that jump or go back.
 #[tokio::test]
 async fn an_offset_that_is_missing_jumps_or_goes_back() {
     let server = start().await;
@@ -119,11 +119,11 @@ async fn an_offset_that_is_missing_jumps_or_goes_back() {
         server.publish(CHANNEL, envelope("q", sequence)).await;
     }
     server.push(CHANNEL, envelope("q", 1), 1).await;
-    // Jumped: the client comes back, and what is whole at the server is whole for it.
+    // After a jump, the client reconnects and gets the missing envelopes from the server.
     server.push(CHANNEL, envelope("q", 9), 9).await;
     server.publish(CHANNEL, envelope("q", 3)).await;
     assert_eq!(until(&mut items, "q3").await, ["q1@1", "q2@2", "resumed", "q3@3"]);
-    // A jump at the same place again is a hole that is said.
+    // A second jump at the same place is a hole, which is reported.
     server.push(CHANNEL, envelope("q", 6), 6).await;
     server.opened(3).await;
     assert_eq!(next(&mut items).await, "resumed");
@@ -156,7 +156,7 @@ async fn every_error_of_a_subscribe_has_its_end() {
         assert!(!first.contains("s3cret"));
         client.close().await;
     }
-    // 109 again after another look at the token is final; so is 100 after the tries that were allowed.
+    // Error 109 is final if it comes again with a fresh token. Error 100 is final after the allowed number of attempts.
     let server = start().await;
     (0..2).for_each(|_| server.refuse_subscribe(109, "token expired", false));
     let mut items = client(&server).subscribe(CHANNEL, SubscribeOptions::default()).await.unwrap().items();
@@ -182,13 +182,13 @@ async fn a_position_that_cannot_be_recovered_is_a_gap() {
     }
     let seen = until(&mut items, "gap").await;
     assert_eq!(seen.last().unwrap(), "gap trimmed 3", "{seen:?}");
-    // A history that was removed keeps its epoch and offset.
+    // If the history was removed, the epoch and the offset stay.
     server.cut();
     server.publish(CHANNEL, envelope("q", 5)).await;
     server.trim(CHANNEL, 0);
     let seen = until(&mut items, "gap").await;
     assert!(seen.last().unwrap().starts_with("gap trimmed"), "{seen:?}");
-    // A new life of the channel.
+    // The channel has a new log.
     server.cut();
     server.open(CHANNEL);
     let seen = until(&mut items, "gap").await;
@@ -221,7 +221,7 @@ async fn close_codes_end_it_or_do_not() {
                 let code = code.unwrap().to_string();
                 assert!(said.starts_with(&format!("ended {kind}: ")), "{code}: {said}");
                 assert!(said.contains(&code) && said.contains("as asked"), "{said}");
-                // The client is over as a whole: a later subscribe says the same.
+                // The whole client has ended: a later subscribe returns the same error.
                 let error = client.subscribe(CHANNEL, SubscribeOptions::default()).await.err().unwrap();
                 assert!(error.to_string().contains(&code), "{error}");
             }
@@ -274,7 +274,7 @@ async fn upgrades_that_are_refused() {
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
-/// No ping for as long as was announced and ten seconds more: the connection is dead.
+/// If no ping comes for the announced interval and ten seconds more, the connection is dead.
 #[tokio::test]
 async fn a_connection_without_pings_is_dead() {
     let server = start().await;
@@ -283,7 +283,7 @@ async fn a_connection_without_pings_is_dead() {
     let (_client, mut items) = subscribed(&server).await;
     server.say("{}").await;
     assert_eq!(server.line("{}", 0).await, server.line("{}", 0).await);
-    // The pong.
+    // Counts the pongs.
     let pongs = || server.lines().iter().filter(|line| *line == "{}").count();
     while pongs() == 0 {
         tokio::task::yield_now().await;
@@ -296,7 +296,7 @@ async fn a_connection_without_pings_is_dead() {
     server.opened(2).await;
 }
 
-/// A private channel is asked for with the token, a public one without.
+/// The client sends the token for a private channel, and not for a public one.
 #[tokio::test]
 async fn tokens_go_where_they_belong() {
     let server = start().await;
@@ -350,7 +350,7 @@ async fn twirp_answers_in_any_spelling_and_its_errors() {
         assert!(error.starts_with(&format!("ended {kind}")) && error.contains("as asked"), "{error}");
         assert_eq!(error.contains("must be opened") && error.contains(CHANNEL), status == 404, "{error}");
     }
-    // Passing ones are tried again, with the same bytes.
+    // Temporary errors are retried with the same bytes.
     let before = server.requests().len();
     for reply in [
         Reply::json(503, &serde_json::json!({"code": "unavailable", "msg": "later"})),
@@ -368,7 +368,7 @@ async fn twirp_answers_in_any_spelling_and_its_errors() {
     }
 }
 
-/// A channel is opened once, and one that is open already is fine.
+/// A channel is opened once. If it is open already, this is not an error.
 #[tokio::test]
 async fn channels_are_opened_when_that_is_wanted() {
     let server = CentrifugeServer::start().await;
@@ -384,7 +384,7 @@ async fn channels_are_opened_when_that_is_wanted() {
     assert_eq!(opens, 2, "once per client");
 }
 
-/// A subscriber that does not read costs a bounded number of bytes and nobody's time, and is told what it lost.
+/// A subscriber that does not read takes a bounded amount of memory, delays nobody, and learns what it lost.
 #[tokio::test]
 async fn a_subscriber_that_does_not_read_lags_in_sight() {
     let server = start().await;
@@ -397,7 +397,7 @@ async fn a_subscriber_that_does_not_read_lags_in_sight() {
         server.publish(CHANNEL, envelope("q", sequence)).await;
         assert_eq!(next(&mut quick).await, format!("q{sequence}@{sequence}"));
     }
-    // What was lost before a connection broke is said before the connection that follows, and once.
+    // Losses from before a broken connection are reported once, before the items of the next connection.
     server.cut();
     assert_eq!(next(&mut quick).await, "resumed");
     server.publish(CHANNEL, envelope("q", COUNT + 1)).await;
@@ -406,7 +406,7 @@ async fn a_subscriber_that_does_not_read_lags_in_sight() {
     let lag = seen.len() - 2;
     assert!(seen[..lag].iter().all(|item| item.starts_with('q')), "{seen:?}");
     assert_eq!(seen[lag], format!("lag {}", COUNT as usize - lag), "{seen:?}");
-    // Its queue was still full then.
+    // The queue of the slow subscriber was still full at that time.
     assert_eq!(next(&mut slow).await, "lag 1");
     server.publish(CHANNEL, envelope("q", COUNT + 2)).await;
     let skipped = format!("gap sequence {} of q {}-{}", COUNT as usize - lag + 1, lag + 1, COUNT + 1);

@@ -1,4 +1,4 @@
-//! Servers that say what they should not, over SSE and by POST.
+//! Servers that misbehave, over SSE and with POST.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,8 @@ fn client(peer: &Peer) -> Client {
     .unwrap()
 }
 
-/// The blocks of a stream, a line each: `connected e.5`, `p7@e.6`, `gap trimmed 2 e.5`, `heartbeat e.5`, or as it is.
+/// The blocks of a stream, written as one line each: `connected e.5`, `p7@e.6`, `gap trimmed 2 e.5`, `heartbeat e.5`;
+/// any other text is used as it is.
 fn blocks(lines: &[&str]) -> String {
     let block = |line: &&str| {
         let words: Vec<&str> = line.split(' ').collect();
@@ -60,13 +61,13 @@ fn blocks(lines: &[&str]) -> String {
     lines.iter().map(block).collect()
 }
 
-/// The text of `p7`.
+/// The text of the envelope that is written as `p7`.
 fn envelope_of(name: &str) -> String {
     let (producer, sequence) = name.split_at(1);
     format!(r#"{{"aspect":"a","producer":{{"id":"{producer}"}},"sequence":{sequence},"payload":{sequence}}}"#)
 }
 
-/// What a subscriber is handed while a server answers so, one after another, and then 204.
+/// The items that a subscriber gets from a server with these answers, one after another, and then 204.
 async fn over(replies: Vec<Reply>, after: Option<&str>) -> (Vec<String>, Peer) {
     let script = replies.into_iter().fold(Script::new(), |script, reply| script.on("/parsec/stream", reply));
     let peer = Peer::start(script.always("/parsec/stream", Reply::empty(204))).await;
@@ -80,7 +81,7 @@ async fn over(replies: Vec<Reply>, after: Option<&str>) -> (Vec<String>, Peer) {
     (seen, peer)
 }
 
-/// The items of streams that say these blocks, one connection after another; the end is left out.
+/// The items of streams with these blocks, one connection after another, without the end.
 async fn streams(connections: &[&[&str]], after: Option<&str>) -> Vec<String> {
     let reply = |lines: &&[&str]| Reply::sse().send(blocks(lines)).cut();
     let (mut seen, _) = over(connections.iter().map(reply).collect(), after).await;
@@ -90,12 +91,12 @@ async fn streams(connections: &[&[&str]], after: Option<&str>) -> Vec<String> {
 
 #[tokio::test]
 async fn a_stream_that_begins_wrong() {
-    // No `connected`: another connection, then a hole that is said.
+    // Without `connected`, the client connects again, and then reports a hole.
     let silent: &[&str] = &["p1@e.6"];
     assert_eq!(streams(&[silent], Some("e.5")).await, Vec::<String>::new());
     assert_eq!(streams(&[silent, silent], Some("e.5")).await, ["resumed", "p1@6"]);
     assert_eq!(streams(&[&["p1@e.8"], &["p1@e.8"]], Some("e.5")).await, ["resumed", "gap hole 2", "p1@8"]);
-    // Elsewhere than asked for, and no gap.
+    // The stream begins at another position than requested, without a gap.
     assert_eq!(
         streams(&[&["connected e.7", "p1@e.8"]], Some("e.5")).await,
         ["resumed", "gap hole 2", "p1@8"]
@@ -104,7 +105,7 @@ async fn a_stream_that_begins_wrong() {
         streams(&[&["connected f.1", "p1@f.2"]], Some("e.5")).await,
         ["resumed", "gap epoch-changed ?", "p1@2"]
     );
-    // `connected` that cannot be read: another connection.
+    // If `connected` cannot be read, the client connects again.
     for connected in [
         "event: connected\ndata: []\n\n",
         "event: connected\ndata: {\"resumes_after\":\"nowhere\"}\n\n",
@@ -116,7 +117,7 @@ async fn a_stream_that_begins_wrong() {
             ["resumed", "p1@6"]
         );
     }
-    // Comments and events of later versions are nothing.
+    // Comments and unknown events are ignored.
     assert_eq!(
         streams(&[&[": hello\n\n", "event: weather\ndata: x\n\n", "connected e.5", "p1@e.6"]], Some("e.5"))
             .await,
@@ -126,12 +127,12 @@ async fn a_stream_that_begins_wrong() {
 
 #[tokio::test]
 async fn positions_that_jump_or_go_back() {
-    // Redelivered: dropped without a word.
+    // Repeated envelopes are dropped silently.
     assert_eq!(
         streams(&[&["connected e.5", "p1@e.6", "p1@e.6", "p0@e.3", "p2@e.7"]], Some("e.5")).await,
         ["resumed", "p1@6", "p2@7"]
     );
-    // A hole: another connection from the last good position; there it is whole.
+    // After a hole, the client resumes from the last good position, and the envelope is there.
     assert_eq!(
         streams(
             &[&["connected e.5", "p1@e.6", "p3@e.8"], &["connected e.6", "p2@e.7", "p3@e.8"]],
@@ -140,12 +141,12 @@ async fn positions_that_jump_or_go_back() {
         .await,
         ["resumed", "p1@6", "resumed", "p2@7", "p3@8"]
     );
-    // Seen again it is a gap, once, and the stream goes on.
+    // If the hole is there again, it is reported once as a gap, and the stream continues.
     assert_eq!(
         streams(&[&["connected e.6", "p3@e.8"], &["connected e.6", "p3@e.8", "p4@e.9"]], Some("e.6")).await,
         ["resumed", "resumed", "gap hole 1", "p3@8", "p4@9"]
     );
-    // A heartbeat ahead of what came.
+    // A heartbeat that is ahead of the last envelope.
     assert_eq!(
         streams(
             &[
@@ -157,13 +158,13 @@ async fn positions_that_jump_or_go_back() {
         .await,
         ["resumed", "resumed", "p1@7"]
     );
-    // A gap that is said twice is one.
+    // A gap that is sent twice is reported once.
     assert_eq!(
         streams(&[&["connected e.9", "gap trimmed 4 e.9", "gap trimmed 4 e.9", "p1@e.10"]], Some("e.5"))
             .await,
         ["resumed", "gap trimmed 4", "p1@10"]
     );
-    // A position that is not ours is none; what it hides shows as a hole.
+    // A malformed position is ignored; a loss that it hides is found as a hole.
     let odd = format!("event: envelope\nid: nonsense\ndata: {}\n\n", envelope_of("p1"));
     assert_eq!(
         streams(&[&["connected e.5", &odd, "p2@e.7"], &["connected e.5", "p1@e.6", "p2@e.7"]], Some("e.5"))
@@ -172,7 +173,7 @@ async fn positions_that_jump_or_go_back() {
     );
 }
 
-/// Each is told with its rule, counts, and never shows as a gap.
+/// Each is reported with the broken rule, counts as received, and never appears as a gap.
 #[tokio::test]
 async fn what_is_no_envelope() {
     let bad = [
@@ -197,7 +198,7 @@ async fn what_is_no_envelope() {
     for (offset, (text, _)) in (1..).zip(bad) {
         stream += std::str::from_utf8(&sse_event("envelope", Some(&format!("e.{offset}")), text)).unwrap();
     }
-    // Two MiB, over the limit, and then one that is right.
+    // Two MiB, which is over the limit, and then a valid envelope.
     let large = format!("{{\"payload\":\"{}\"}}", "x".repeat(2 << 20));
     let at = bad.len() + 1;
     stream += &format!("event: envelope\nid: e.{at}\ndata: {large}\n\n");
@@ -226,7 +227,7 @@ async fn a_line_without_an_end_is_bounded() {
     let (seen, _) =
         over(vec![endless, Reply::sse().send(blocks(&["connected e.0", "p1@e.1"])).cut()], Some("e.0")).await;
     assert_eq!(seen[..3], ["resumed", "resumed", "p1@1"]);
-    // 64 MiB came; the script holds them once, and other tests run beside this one.
+    // 64 MiB were sent. The script also holds them once, and other tests run at the same time.
     let grown = resident().saturating_sub(before);
     assert!(grown < 250 << 20, "{grown}");
 }
@@ -241,14 +242,14 @@ fn resident() -> u64 {
 async fn answers_that_open_no_stream() {
     let html = || Reply::new(200, "text/html", "<html>s3cret</html>");
     let good = || Reply::sse().send(blocks(&["connected e.0", "p1@e.1"])).cut();
-    // Passing ones are tried again.
+    // Temporary errors are retried.
     for status in [408, 425, 429, 500, 502, 503, 504] {
         let (seen, _) = over(vec![Reply::empty(status), good()], None).await;
         assert_eq!(seen[..2], ["subscribed", "p1@1"], "{status}");
     }
     let (seen, _) = over(vec![html(), html(), good()], None).await;
     assert_eq!(seen[..2], ["subscribed", "p1@1"]);
-    // The others end it, by kind.
+    // All other errors end the subscription, each with its kind.
     for (status, kind) in [
         (400, "failed"),
         (401, "denied"),
@@ -268,7 +269,7 @@ async fn answers_that_open_no_stream() {
     }
     let (seen, _) = over(vec![Reply::empty(204)], None).await;
     assert!(seen[0].starts_with("ended finished") && seen[0].contains("204"), "{seen:?}");
-    // A channel that was deleted is gone; after every other reason the client comes back.
+    // If the channel was deleted, the subscription ends; after every other reason the client reconnects.
     let (seen, _) =
         over(vec![Reply::sse().send(blocks(&["connected e.0", "closing deleted"])).cut(), good()], None)
             .await;
@@ -301,7 +302,7 @@ async fn the_server_s_delay_is_a_minimum() {
     assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
 }
 
-/// The position that is asked for is the last one handed over, over every reconnect.
+/// Each connection requests the last position that was handed over.
 #[tokio::test]
 async fn what_is_asked_for() {
     let lines: &[&[&str]] = &[
@@ -321,12 +322,12 @@ async fn what_is_asked_for() {
         assert_eq!(request.header("authorization"), Some("Bearer s3cret-token"));
         assert!(!request.target().contains(SECRET), "a token is never in a URL");
     }
-    // A client that has no position takes the first one as its own: a drop before the first item loses nothing.
+    // A client without a position uses the first one that it gets, so a drop before the first item loses nothing.
     let (_, peer) = over(vec![Reply::sse().send(blocks(&["connected e.5"])).cut()], None).await;
     assert_eq!(peer.request(1).await.header("last-event-id"), Some("e.5"));
 }
 
-/// Names that no server of ours has, as another may.
+/// Channel names that the server of this project refuses, but another server may have.
 #[tokio::test]
 async fn names_of_channels_are_passed_on_as_they_are() {
     let long = "x".repeat(300);
@@ -352,7 +353,7 @@ async fn names_of_channels_are_passed_on_as_they_are() {
     assert!(peer.requests().is_empty());
 }
 
-/// What is published, until it is known what became of it.
+/// Publishes until the outcome is known. Returns the outcome, and the bodies of the requests.
 async fn publish(replies: Vec<Reply>) -> (Result<i64, String>, Vec<bytes::Bytes>) {
     let script = replies.into_iter().fold(Script::new(), |script, reply| script.on("/parsec/publish", reply));
     let receipt = || {
@@ -403,7 +404,7 @@ async fn a_retry_sends_the_same_bytes() {
     }
 }
 
-/// A server that says nothing any more is left after three heartbeats; a comment is a sign of life.
+/// If a server is silent for three heartbeats, the client reconnects; a comment is a sign of life.
 #[tokio::test]
 async fn silence_has_its_limit() {
     let brief = "event: connected\ndata: {\"resumes_after\":\"e.0\",\"heartbeat_seconds\":0.2}\n\n";
@@ -417,7 +418,7 @@ async fn silence_has_its_limit() {
     assert!(begun.elapsed() >= Duration::from_millis(1500), "{:?}", begun.elapsed());
 }
 
-/// Nothing is read before somebody asks, and a subscription that is dropped closes its connection.
+/// Nothing is read before the items are polled, and dropping a subscription closes its connection.
 #[tokio::test]
 async fn a_subscription_that_is_dropped_hangs_up() {
     let peer = Peer::start(

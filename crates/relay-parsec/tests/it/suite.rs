@@ -1,4 +1,4 @@
-//! What every transport must do, run over each of them.
+//! The tests that every transport must pass, run over each of them.
 
 use std::sync::Arc;
 
@@ -91,11 +91,11 @@ async fn two_subscriptions_on_one_channel_both_get_everything(world: World) {
     for items in [&mut first, &mut second] {
         assert_eq!(until(items, "q3").await, ["q1@1", "q2@2", "q3@3"]);
     }
-    // One that goes takes nothing from the other.
+    // Dropping one subscription takes nothing from the other.
     drop(first);
     world.say("q", 4).await;
     assert_eq!(next(&mut second).await, "q4@4");
-    // One that comes later begins where it came, over the same server subscription.
+    // A later subscription begins at the present position, over the same subscription at the server.
     let mut third = client.subscribe(CHANNEL, options()).await.unwrap().items();
     assert_eq!(next(&mut third).await, "subscribed");
     world.say("q", 5).await;
@@ -155,7 +155,7 @@ async fn from_the_start_and_from_a_sequence(world: World) {
     assert_eq!(seen, ["subscribed", "q1@1", "r1@2", "q2@3", "r2@4", "q3@5", "r3@6", "q4@7", "r4@8"]);
     let mut items = client.subscribe(CHANNEL, options().from_sequence(3)).await.unwrap().items();
     assert_eq!(until(&mut items, "r4").await, ["subscribed", "q4@7", "r4@8"]);
-    // What was skipped was observed: a repeat is a duplicate, and nothing is missing.
+    // The skipped envelopes were counted: no gap is reported for them.
     world.say("q", 5).await;
     assert_eq!(next(&mut items).await, "q5@9");
 }
@@ -185,7 +185,8 @@ async fn a_trimmed_position_is_one_gap_with_its_count(world: World) {
     let client = world.client("p");
     let mut items = client.subscribe(CHANNEL, options().after(after)).await.unwrap().items();
     assert_eq!(next(&mut items).await, "resumed");
-    // A server of ours goes on with the oldest that it keeps; one that embeds centrifuge with what comes.
+    // The server of this project continues with the oldest retained envelope; one that embeds centrifuge continues with
+    // new ones.
     let lost = if world.socket().is_some() { 27 } else { 30 - KEPT - 3 };
     assert_eq!(next(&mut items).await, format!("gap trimmed {lost}"));
     for sequence in 4 + lost..=30 {
@@ -226,7 +227,7 @@ async fn a_gap_names_its_producer_and_comes_before_the_envelope(world: World) {
             "q11@6"
         ]
     );
-    // Marks stay over connections.
+    // The highest numbers are kept over connections.
     world.cut();
     world.say("r", 7).await;
     let seen = until(&mut items, "r7").await;
@@ -243,7 +244,8 @@ async fn late_arrivals_are_dropped_in_sight(world: World) {
         world.say("q", 2).await;
         world.say("q", 3).await;
     } else {
-        // A server of ours takes each number once, and the same text again only to say where it stands.
+        // The server of this project accepts each number once. It accepts the same text again only to tell its
+        // position.
         let Err(PublishFailure::Refused(Error::Refused { problem, .. })) =
             world.publish(envelope("q", 2)).await
         else {
@@ -365,7 +367,7 @@ async fn unsubscribe_and_close_leave_nothing_behind(world: World) {
     tokio::time::timeout(LIMIT, client.close()).await.unwrap();
     assert_eq!(client.tasks(), 0);
     assert_eq!(all(&mut items).await, Vec::<String>::new());
-    // It is final, and later calls say so.
+    // The end is final, and later calls return it.
     assert!(matches!(client.connect().await, Err(Error::Closed)));
     assert!(matches!(client.publish(CHANNEL, Outgoing::new("data")).await, Err(Error::Closed)));
     assert!(matches!(client.subscribe(CHANNEL, options()).await, Err(Error::Closed)));
@@ -483,7 +485,8 @@ async fn a_derived_envelope_names_its_parent(world: World) {
         .await
         .unwrap()
         .on_aspect("ask", |handled| async move {
-            // By the envelope, and by the subscription that handles it: both name the one that is handled.
+            // The derived envelopes, made from the envelope or from its subscription, both name the envelope that is
+            // being handled.
             handled.publish_derived(Outgoing::new("one")).await.unwrap();
             handled.subscription().publish_derived(Outgoing::new("two")).await.unwrap();
         })

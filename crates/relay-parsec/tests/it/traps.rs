@@ -91,7 +91,7 @@ fn a_drop_before_the_first_envelope_forgets_no_from_sequence_and_no_position() {
         follow.handle_frame(Frame::Connected { resumes_after: Some(genesis.clone()) }).unwrap();
         assert_eq!(follow.position(), Some(&genesis));
     }
-    // Each of two producers has its own numbers.
+    // Two producers, each with its own numbers.
     let mut offset = 0;
     for (producer, sequence) in [("p", 1), ("q", 2), ("p", 2), ("q", 3), ("p", 3)] {
         offset += 1;
@@ -130,7 +130,7 @@ async fn a_payload_that_holds_a_sequence_fools_nobody() {
     assert_eq!(history.len(), 1);
 }
 
-/// Numbers that can be read, and not be written.
+/// Numbers that can be read, but not written.
 struct Full;
 
 impl SequenceSnapshotter for Full {
@@ -179,7 +179,7 @@ async fn a_channel_with_a_line_end_is_refused_before_it_spends_a_number() {
     assert_eq!(client.publish(CHANNEL, Outgoing::new("data")).await.unwrap().envelope.sequence(), 1);
 }
 
-/// Every test that the tables above name is there.
+/// Checks that every test in the tables above exists.
 #[test]
 fn the_tables_name_tests_that_exist() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

@@ -1,5 +1,5 @@
-//! The literal bytes of `fixtures/parsec-wire`, as the client reads them and says them. What they mean is written here
-//! by hand.
+//! The literal bytes of `fixtures/parsec-wire`, as the client reads and sends them. Their meaning is written here by
+//! hand.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn client(peer: &Peer) -> Client {
         .unwrap()
 }
 
-/// What a subscriber is handed when a stream says these files, whole and byte by byte, and another then nothing more.
+/// The items that a subscriber gets from a stream with these files, whole and byte by byte, followed by 204.
 async fn stream(names: &[&str], after: Option<&str>) -> Vec<String> {
     let bytes: String = names.iter().map(|name| fixture(name)).collect();
     let mut results = Vec::new();
@@ -73,7 +73,7 @@ async fn blocks_of_a_stream() {
         stream(&["connected.sse", "gap-epoch-changed.sse"], Some("another.7")).await,
         ["resumed", "gap epoch-changed ?"]
     );
-    // Upstream's own, which says nothing first and keeps no positions.
+    // A stream of upstream's own server, which sends nothing first and has no positions.
     assert_eq!(stream(&["upstream-envelope.sse"], None).await, ["subscribed", "p3@-"]);
 }
 
@@ -107,7 +107,7 @@ async fn bodies_of_answers() {
     assert_eq!(relay_proto::parsec::Registry::from_json(&schemas).unwrap().list().count(), 2);
 }
 
-/// Each refusal, by what the client makes of it.
+/// The client's error for each refusal.
 #[tokio::test]
 async fn refusals() {
     for (code, status, refused, kind) in [
@@ -145,7 +145,7 @@ async fn refusals() {
         }
         let mut items = client(&peer).subscribe(CHANNEL, SubscribeOptions::default()).await.unwrap().items();
         let end = next(&mut items).await;
-        // What passes is tried again.
+        // Temporary errors are retried.
         let expected = if refused { kind } else { "finished" };
         assert!(end.starts_with(&format!("ended {expected}: ")), "{code}: {end}");
         assert!(!refused || end.contains(code), "{end}");
@@ -159,7 +159,7 @@ async fn refusals() {
     assert!(error.contains(", 4:") && error.contains("another producer id"), "{error}");
 }
 
-/// What is said over a WebSocket is what stands in the file, and reads as what was meant.
+/// The frames that the client sends over a WebSocket are those of the file, and decode to the intended commands.
 #[test]
 fn commands_of_a_websocket() {
     let commands = [
@@ -192,7 +192,7 @@ fn commands_of_a_websocket() {
     }
 }
 
-/// What the session makes of a server's frames.
+/// The session's actions for the frames of a server.
 #[test]
 fn frames_of_a_websocket() {
     let after = |at: &str| From::After(at.parse().unwrap());
@@ -203,7 +203,7 @@ fn frames_of_a_websocket() {
             &["subscribed Xy.1.12", "Xy.1.13", "Xy.1.14", "send {}"][..],
         ),
         (From::Latest, &["subscribed-empty", "pushes"], &["subscribed -", "-", "-", "send {}"]),
-        // The answer's offset is the one that was asked for: what came with it counts.
+        // The offset in the answer is the requested one; the publications in the answer advance it.
         (after("Xy.1.12"), &["recovered"], &["subscribed Xy.1.12", "Xy.1.13", "Xy.1.14"]),
         (after("Xy.1.12"), &["not-recovered"], &["subscribed Xy.1.40", "gap trimmed Some(28)"]),
         (after("other.3"), &["not-recovered"], &["subscribed Xy.1.40", "gap epoch-changed None"]),
@@ -214,7 +214,7 @@ fn frames_of_a_websocket() {
     ] {
         assert_eq!(session(from, frames), expected, "{frames:?}");
     }
-    // Both directions agree on the lines.
+    // Client and server agree on these lines.
     for name in
         ["connected", "subscribed", "subscribed-empty", "error-100", "pushes", "unsubscribe", "disconnect"]
     {

@@ -13,10 +13,10 @@ use relay_testkit::{CentrifugeServer, FaultLink, Faults};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const CHANNEL: &str = "public:a.b";
-/// Envelopes that a channel keeps.
+/// The number of envelopes that a channel retains.
 pub(crate) const KEPT: usize = 20;
 
-/// A place where channels are, and how to get there.
+/// A place with channels, and clients for it.
 pub(crate) struct World {
     kind: Kind,
 }
@@ -48,7 +48,7 @@ impl World {
         Self { kind: Kind::Socket(server) }
     }
 
-    /// The server of a WebSocket, when it is one.
+    /// The server, if the transport is a WebSocket.
     pub(crate) fn socket(&self) -> Option<&CentrifugeServer> {
         match &self.kind {
             Kind::Socket(server) => Some(server),
@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    /// Whether the channels take whatever is published, valid or not.
+    /// Whether the channels accept any text, valid or not.
     pub(crate) fn takes_anything(&self) -> bool {
         !matches!(self.kind, Kind::Sse { .. })
     }

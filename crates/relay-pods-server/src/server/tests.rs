@@ -1,4 +1,4 @@
-//! Connections on virtual time: a test runs through hours in a moment.
+//! Connections on virtual time: hours pass in a moment.
 
 use super::*;
 use crate::http::Relay;
@@ -9,7 +9,7 @@ use relay_transport::server::{self, serve_connection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::Instant;
 
-/// A connection to a relay that is not on the network.
+/// A connection to a relay, without a network.
 struct Line {
     client: DuplexStream,
     opened: Instant,
@@ -48,7 +48,7 @@ impl Line {
         self.client.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// Reads until the text ends in a mark.
+    /// Reads until the text ends with this mark.
     async fn read_to(&mut self, mark: &str) -> String {
         let mut text = Vec::new();
         while !text.ends_with(mark.as_bytes()) {
@@ -57,7 +57,7 @@ impl Line {
         String::from_utf8(text).unwrap()
     }
 
-    /// Seconds from the connect to the end of the connection, rounded down.
+    /// The seconds from the connect to the end of the connection, rounded down.
     async fn end(&mut self) -> u64 {
         let mut rest = Vec::new();
         let _ = self.client.read_to_end(&mut rest).await;
@@ -116,7 +116,7 @@ async fn a_body_has_ten_seconds_and_what_is_too_much_is_drained_for_one() {
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     let answered = Instant::now();
     let mut taken = 0;
-    // Sends on for as long as it is taken.
+    // Sends bytes for as long as the server accepts them.
     while line.client.write_all(&[b'x'; 1000]).await.is_ok() {
         taken += 1;
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -135,7 +135,7 @@ async fn a_quiet_stream_has_a_heartbeat_every_15_seconds_until_its_lifetime() {
         line.read_to("event: heartbeat").await;
         assert_eq!(line.opened.elapsed().as_secs(), 15 * beat);
     }
-    // Another message puts the next heartbeat off.
+    // Any other message delays the next heartbeat.
     tokio::time::sleep(Duration::from_secs(10)).await;
     Publisher::new(relay.log.clone(), []).upsert(PodBuilder::new("prod", "a").build()).await.unwrap();
     line.read_to("event: heartbeat").await;
@@ -210,7 +210,7 @@ async fn who_takes_nothing_for_30_seconds_is_cut_and_who_takes_little_is_not() {
     line.send("GET /events/stream HTTP/1.1\r\nhost: r\r\n\r\n").await;
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(29)).await;
-        // More than fits between the two ends, so that a byte is taken.
+        // This is more than the buffers between both ends hold, so the server can write at least one byte.
         let mut some = [0; 6000];
         line.client.read_exact(&mut some).await.unwrap();
     }
@@ -232,7 +232,7 @@ async fn a_list_is_written_within_five_minutes_however_little_is_taken_at_a_time
         tokio::time::sleep(Duration::from_secs(20)).await;
     }
     assert!((300..=340).contains(&line.opened.elapsed().as_secs()), "{:?}", line.opened.elapsed());
-    // One that is read at a usual pace leaves nothing behind for the next answer on the connection.
+    // A list that is read at a normal speed does not affect the time limit of the next answer on the connection.
     let mut line = connect(&relay);
     for _ in 0..6 {
         line.send("GET /pods HTTP/1.1\r\nhost: r\r\n\r\n").await;

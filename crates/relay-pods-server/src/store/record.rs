@@ -466,7 +466,7 @@ mod tests {
             let frame = read.frame();
             let whole = frame.starts_with(b"event: pod\nid: ") && frame.ends_with(b"}\n\n");
             prop_assert!(whole);
-            // Cut anywhere before the end of the pod, it is refused, or at least does not panic.
+            // A record that is cut before the end of the pod is refused, or at least causes no panic.
             for len in 0..HEAD.min(entry.body.len()) {
                 let cut = Entry { position: sequence, time, body: entry.body.slice(..len) };
                 prop_assert!(Record::decode(&cut).is_err());

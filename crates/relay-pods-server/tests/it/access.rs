@@ -12,7 +12,7 @@ use crate::raw::{Answer, End, Rig, parse, pod};
 const TOKENS: &str = "alpha ops *\nbeta ci prod\ngamma dev dev,test\n";
 
 fn write_tokens(path: &Path, text: &str) {
-    // As an operator would: a new file moved over the old one, so that it is never seen half-written.
+    // Like an operator, moves a new file over the old one, so that it is never read half-written.
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -157,7 +157,7 @@ async fn tickets_are_made_by_header_or_body() {
 async fn a_ticket_opens_one_stream_with_its_rights() {
     let (rig, _dir) = guarded(|config| config).await;
     let id = ticket(&rig, "?client_id=me", "beta").await;
-    // Refusals do not use it up.
+    // Refused requests do not use up the ticket.
     for (query, status, code) in [
         ("&client_id=other", 401, "session-unknown"),
         ("&namespace=dev", 403, "forbidden-namespace"),
@@ -168,7 +168,7 @@ async fn a_ticket_opens_one_stream_with_its_rights() {
         assert_eq!(answer.status(), status, "{query}");
         answer.problem(code);
     }
-    // The session decides, not the header.
+    // The session decides, and not the header.
     let mut stream =
         rig.stream_with(&format!("/events/stream?session_id={id}"), "x-relay-token: wrong\r\n").await;
     let connected = stream.expect("connected").await;
@@ -182,7 +182,7 @@ async fn a_ticket_opens_one_stream_with_its_rights() {
     rig.get(&format!("/events/stream?session_id={late}")).await.problem("session-expired");
     rig.get("/events/stream?session_id=never-made").await.problem("session-unknown");
     rig.get("/events/stream?session_id=").await.problem("unauthenticated");
-    // A ticket is for streams only.
+    // A ticket is only valid for streams.
     let id = ticket(&rig, "", "alpha").await;
     rig.get(&format!("/pods?session_id={id}")).await.problem("unauthenticated");
 }

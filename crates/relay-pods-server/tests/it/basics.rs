@@ -50,7 +50,7 @@ async fn head_is_get_without_its_body() {
             "{head}"
         );
     }
-    // What came after a head was the next head: there was no body in between.
+    // The next head came directly after each head, so the answers to HEAD have no body.
     for (path, allow) in [("/events/stream", "GET"), ("/auth/session", "POST")] {
         peer.send(format!("HEAD {path} HTTP/1.1\r\nhost: r\r\n\r\n").as_bytes()).await;
         let head = peer.head().await;
@@ -133,14 +133,14 @@ async fn a_body_over_64_kib_is_refused_and_drained() {
     ] {
         let mut peer = rig.connect().await;
         peer.send(head.as_bytes()).await;
-        // All of it is taken, so that the answer is not lost.
+        // The server reads the whole body, so that the answer is not lost.
         peer.send(body.as_bytes()).await;
         let answer = peer.answer().await;
         assert_eq!((answer.status(), answer.field("connection")), (413, Some("close")));
         answer.problem("body-too-large");
         assert_eq!(peer.rest().await, b"");
     }
-    // Who waits to be told to go on is told no.
+    // A client that waits for `100 Continue` gets the refusal instead.
     let mut peer = rig.connect().await;
     peer.send(format!("{}expect: 100-continue\r\n\r\n", post(100_000)).as_bytes()).await;
     assert_eq!(peer.answer().await.status(), 413);
@@ -182,7 +182,7 @@ async fn health_tells_the_source_from_the_store() {
     assert_eq!(document["source"], source);
     assert_eq!(document["store"]["oldest_hash"], document["head"]["hash"]);
     assert_eq!((&document["store"]["events"], &document["head"]["sequence"]), (&1.into(), &1.into()));
-    // A quiet source is ready, whatever the age of its last event.
+    // A source without changes is ready, however old its last event is.
     rig.clock.advance(Duration::from_secs(86_000));
     assert_eq!(rig.get("/readyz").await.status(), 200);
     rig.publisher.stale("gone\nfor good");
@@ -197,7 +197,7 @@ async fn health_tells_the_source_from_the_store() {
     let probe = rig.get("/readyz").await;
     assert_eq!((probe.status(), probe.field("retry-after")), (503, Some("1")));
     assert_eq!(probe.json()["detail"], "the source is away: gone for good");
-    // Another reason, but not another absence.
+    // The reason changes, but the outage began at the same time.
     rig.clock.advance(Duration::from_secs(1));
     rig.publisher.stale("forbidden");
     let document = rig.get("/health").await.json();
@@ -240,7 +240,7 @@ async fn a_thousand_silent_connections_leave_the_relay_answering() {
     let rig = Rig::start(Config::default()).await;
     let mut silent = Vec::new();
     for at in 0..1000 {
-        // Where file descriptors run out, what was opened so far has to do.
+        // If there are no more file descriptors, the test uses the connections that it has.
         let Ok(mut stream) = tokio::net::TcpStream::connect(rig.handle.local_addr()).await else { break };
         if at % 2 == 0 {
             stream.write_all(b"GET /pods HTT").await.unwrap();
@@ -280,7 +280,7 @@ async fn a_client_that_half_closes_with_its_request_gets_its_answer() {
         hashes.push(ahead.get("/pods").await.json()["hash"].as_str().unwrap().to_owned());
     }
     let rig = Rig::start(Config::default()).await;
-    // The server sees the end while it waits for these positions.
+    // The client closes its side while the server waits for these positions.
     let mut list = rig.connect().await;
     list.send(format!("GET /pods?at_least={} HTTP/1.1\r\nhost: r\r\n\r\n", hashes[0]).as_bytes()).await;
     list.stream.shutdown().await.unwrap();
@@ -294,7 +294,7 @@ async fn a_client_that_half_closes_with_its_request_gets_its_answer() {
     rig.publisher.upsert(pod("prod", "web", 1, &[])).await.unwrap();
     assert_eq!(list.answer().await.json()["hash"], hashes[0]);
     assert_eq!(list.rest().await, b"");
-    // A stream to such a client ends as soon as it is one.
+    // A stream to such a client ends as soon as it begins.
     rig.publisher.upsert(pod("prod", "web", 2, &[])).await.unwrap();
     let answer = String::from_utf8(stream.rest().await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && !answer.contains("event: heartbeat"), "{answer}");

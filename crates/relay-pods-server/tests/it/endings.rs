@@ -85,7 +85,7 @@ async fn streams_can_be_sent_elsewhere_or_cut() {
     three.expect("pod").await;
 }
 
-/// Lists once, then ends as it is told.
+/// A source that lists once, and then ends with this result.
 struct Short(Option<SourceError>);
 
 impl Source for Short {

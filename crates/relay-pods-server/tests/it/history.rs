@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::raw::{Answer, Rig, pod};
 
-/// `n` events, each of another pod: `p1` to `pn`, in `prod` where the number is even, else in `dev`.
+/// `n` events, each of another pod: `p1` to `pn`, in `prod` if the number is even, otherwise in `dev`.
 async fn numbered(n: u64, retention: Retention) -> Rig {
     let rig = Rig::with_retention(Config::default().wait(Duration::from_millis(20)), retention).await;
     for at in 1..=n {
@@ -50,7 +50,7 @@ async fn pages_follow_each_other_without_a_hole_in_both_orders() {
             }
         }
     }
-    // A full page after which nothing more matches ends the paging.
+    // The last page may be full: if nothing more matches, it has no next hash.
     let page = rig.get("/events?limit=5&namespace=prod").await.json();
     assert_eq!((sequences(&page).len(), &page["next_hash"]), (5, &json!(null)));
 }
@@ -117,7 +117,7 @@ fn gone(answer: &Answer, code: &str, oldest: &Value) {
 async fn a_page_whose_start_is_gone_is_refused_rather_than_short() {
     let whole = numbered(9, DEFAULT_RETENTION).await;
     let rig = numbered(9, DEFAULT_RETENTION.entries(4)).await;
-    // Both logs have one identity: the hashes of the one are those of the other.
+    // Both logs have the same identity, so their hashes are the same.
     let oldest = json!(hash_of(&rig, 6).await);
     for (target, expected) in [
         ("since_hash={4}", None),
@@ -147,7 +147,7 @@ async fn a_page_whose_start_is_gone_is_refused_rather_than_short() {
     rig.handle.trim_to_head().await.unwrap();
     gone(&rig.get("/events?since_hash=nonsense").await, "cursor-unknown", &json!(null));
     assert_eq!(rig.get("/events").await.json(), json!({ "events": [], "next_hash": null }));
-    // Before the first event there is nothing, and nothing is missing.
+    // There is nothing before the first event, and nothing is missing.
     let first = hash_of(&whole, 1).await;
     let page = whole.get(&format!("/events?before_hash={first}&order=newest")).await;
     assert_eq!(page.json(), json!({ "events": [], "next_hash": null }));

@@ -85,7 +85,7 @@ async fn a_large_list_is_whole_and_of_one_position() {
     peer.send(b"GET /pods HTTP/1.1\r\nhost: r\r\n\r\n").await;
     let head = peer.head().await;
     assert!(head.to_lowercase().contains("transfer-encoding: chunked"), "written while it is read: {head}");
-    // The log moves on while the list is under way.
+    // The log changes while the list is being sent.
     rig.publisher.relist(Scope::All, vec![]).await.unwrap();
     let mut peer2 = rig.connect().await;
     peer2.send(b"GET /pods HTTP/1.1\r\nhost: r\r\naccept: application/x-ndjson\r\n\r\n").await;
@@ -119,7 +119,7 @@ async fn at_least_waits_for_what_is_to_come_and_for_nothing_else() {
     let rig = Rig::start(config).await;
     rig.publisher.upsert(pod("prod", "web", 1, &[])).await.unwrap();
     let head = rig.get("/pods").await.json()["hash"].as_str().unwrap().to_owned();
-    // The same log, further on: its hashes are those of positions that this replica has not reached.
+    // The same log at a later position: its hashes belong to positions that this replica has not reached.
     let ahead = Rig::start(Config::default()).await;
     ahead.publisher.upsert(pod("prod", "web", 1, &[])).await.unwrap();
     ahead.publisher.upsert(pod("prod", "web", 2, &[])).await.unwrap();
@@ -144,7 +144,7 @@ async fn a_position_that_comes_in_time_is_waited_for() {
     let next = ahead.get("/pods").await.json()["hash"].as_str().unwrap().to_owned();
     let mut peer = rig.connect().await;
     peer.send(format!("GET /pods?at_least={next} HTTP/1.1\r\nhost: r\r\n\r\n").as_bytes()).await;
-    // A second request shows that the first is being waited with, not answered.
+    // The answer to a second request shows that the first one is still waiting.
     assert_eq!(rig.get("/pods").await.json()["sequence"], 0);
     rig.publisher.upsert(pod("prod", "web", 1, &[])).await.unwrap();
     assert_eq!(peer.answer().await.json()["hash"], next);

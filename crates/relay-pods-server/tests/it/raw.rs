@@ -1,4 +1,4 @@
-//! Raw HTTP over a socket: what is asserted is what is on the wire.
+//! Raw HTTP over a socket, so that tests check the bytes on the wire.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// 2026-11-21T09:00:00Z, where every test's clock stands.
+/// 2026-11-21T09:00:00Z, the time on the clock of every test.
 pub(crate) const NOW: i64 = 1_795_251_600_000;
 
-/// No test waits longer than this for what it expects.
+/// The longest time that a test waits for a result.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running server with a known epoch, key and clock, and the way into its log.
+/// A running server with a known epoch, key and clock, and access to its log.
 pub(crate) struct Rig {
     pub(crate) handle: Handle,
     pub(crate) publisher: Publisher,
@@ -57,7 +57,7 @@ impl Rig {
         Peer { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new() }
     }
 
-    /// Waits until so many streams are open.
+    /// Waits until this many streams are open.
     pub(crate) async fn subscribers_are(&self, count: u64) {
         let reached = async {
             while self.handle.subscribers() != count {
@@ -67,12 +67,12 @@ impl Rig {
         tokio::time::timeout(PATIENCE, reached).await.expect("so many streams in time");
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on its own connection.
     pub(crate) async fn get(&self, target: &str) -> Answer {
         self.ask(&format!("GET {target} HTTP/1.1\r\nhost: relay\r\n\r\n")).await
     }
 
-    /// One literal request on a connection of its own.
+    /// Sends one literal request on its own connection.
     pub(crate) async fn ask(&self, request: &str) -> Answer {
         let mut peer = self.connect().await;
         peer.send(request.as_bytes()).await;
@@ -84,7 +84,7 @@ impl Rig {
         self.stream_with(target, "").await
     }
 
-    /// Opens a stream with further header lines, each ended by CRLF.
+    /// Opens a stream with more header lines, each ending with CRLF.
     pub(crate) async fn stream_with(&self, target: &str, fields: &str) -> EventStream {
         let mut peer = self.connect().await;
         peer.send(format!("GET {target} HTTP/1.1\r\nhost: relay\r\n{fields}\r\n").as_bytes()).await;
@@ -110,7 +110,7 @@ impl Peer {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// Reads more; false at the end of the connection, however it came.
+    /// Reads more; false at the end of the connection, however it ended.
     async fn fill(&mut self) -> bool {
         let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await;
         matches!(read.expect("nothing came in time"), Ok(1..))
@@ -161,7 +161,7 @@ impl Peer {
         Answer { head, body: String::from_utf8(body).unwrap() }
     }
 
-    /// The body of an answer whose head was read, when it is chunked.
+    /// The rest of a chunked body, after its head was read.
     pub(crate) async fn rest_of_chunked(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         while let Some(chunk) = self.chunk().await {
@@ -170,7 +170,7 @@ impl Peer {
         body
     }
 
-    /// The next chunk of a chunked body; `None` at its proper end. Panics when the connection ends before.
+    /// The next chunk of a chunked body; `None` at its proper end. Panics if the connection ends before.
     async fn chunk(&mut self) -> Option<Vec<u8>> {
         self.try_chunk().await.expect("the chunked body was cut")
     }
@@ -186,7 +186,7 @@ impl Peer {
     }
 }
 
-/// An answer as it came.
+/// An answer as it was received.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: String,
@@ -206,7 +206,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Asserts a problem document of one code, whole and consistent; gives its detail.
+    /// Checks that it is a complete and consistent problem document with this code. Returns its detail.
     pub(crate) fn problem(&self, code: &str) -> String {
         let document = self.json();
         assert_eq!(document["code"], code, "{self:?}");
@@ -233,9 +233,9 @@ pub(crate) struct EventStream {
 /// How a stream ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// By the end of its body.
+    /// With the proper end of its body.
     Proper,
-    /// By the end of the connection.
+    /// With the end of the connection.
     Cut,
 }
 
@@ -260,14 +260,14 @@ impl EventStream {
         parse(&block)
     }
 
-    /// The next message, which must be of one kind.
+    /// The next message, which must be of this kind.
     pub(crate) async fn expect(&mut self, event: &str) -> serde_json::Value {
         let (found, data) = self.next().await;
         assert_eq!(found, event, "{data}");
         data
     }
 
-    /// Messages up to the first of a kind, which is the last of them.
+    /// All messages up to the first one of this kind.
     pub(crate) async fn until(&mut self, event: &str) -> Vec<(String, serde_json::Value)> {
         let mut messages = Vec::new();
         loop {

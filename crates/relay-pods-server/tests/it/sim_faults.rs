@@ -1,4 +1,4 @@
-//! The simulated cluster behind a network that fails: whoever resumes loses nothing, or is told.
+//! The simulated cluster behind a network that fails: a client that resumes loses nothing, or gets a gap.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ struct Simulated {
 
 impl Simulated {
     async fn start(source: SimSource, retention: Retention) -> Self {
-        // A narrowed stream knows by a heartbeat alone that the log has ended.
+        // A filtered stream learns only from a heartbeat that the log has ended.
         let config = Config::default().heartbeat(Duration::from_millis(100));
         let builder = Server::builder(config).retention(retention).source(source);
         let server = builder.bind("127.0.0.1:0").await.unwrap();
@@ -33,14 +33,14 @@ impl Drop for Simulated {
     }
 }
 
-/// Pods at the start and events after it: more are never made, so that no follower has to be fast.
+/// The number of pods at the start. The number of events after it is limited, so that followers need not be fast.
 const PODS: u64 = 60;
 
 fn busy(events: u64, rate: f64) -> SimSource {
     SimSource::default().seed(7).pods(60).events(events).rate(rate)
 }
 
-/// Follows to the end of the log, where the pods must be those that the server lists.
+/// Follows to the end of the log. There the pods must be the same as in the server's list.
 async fn follows(server: SocketAddr, link: &FaultLink, mut follower: Follower, end: u64) -> Follower {
     within("the follower to reach the end", follower.follow(link.addr(), server, end)).await;
     let list = pods(server, &follower.filter).await;
@@ -118,7 +118,7 @@ async fn who_stays_away_too_long_is_told_and_recovers() {
     let link = FaultLink::start(server.addr, 1, Faults::none().cut_every(500)).await;
     let mut follower = Follower::new("label=tier%3Dbackend");
     within("a start", follower.follow(link.addr(), server.addr, 200)).await;
-    // Somebody else sees the end before it comes back.
+    // Another follower sees the end before this one comes back.
     let direct = FaultLink::start(server.addr, 1, Faults::none()).await;
     follows(server.addr, &direct, Follower::new(""), PODS + 4_000).await;
     let follower = follows(server.addr, &link, follower, PODS + 4_000).await;

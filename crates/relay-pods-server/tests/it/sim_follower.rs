@@ -1,5 +1,4 @@
-//! A consumer of streams as small as one can be and still be right: it resumes after every end, and checks on the way
-//! that nothing is missing.
+//! A minimal correct consumer of streams: it resumes after every end, and checks on the way that nothing is missing.
 
 use std::net::SocketAddr;
 
@@ -11,7 +10,7 @@ use relay_testkit::Oracle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What it has seen, and the pods as it believes they are.
+/// The events that it has seen, and its pods.
 #[derive(Default)]
 pub struct Follower {
     /// Query of the filter, such as `namespace=prod`, or empty.
@@ -19,14 +18,14 @@ pub struct Follower {
     pub cursor: Option<String>,
     pub sequence: u64,
     pub pods: Oracle,
-    /// Hashes of the events, in their order.
+    /// Hashes of the events, in order.
     pub seen: Vec<String>,
     /// Reasons of the gaps.
     pub gaps: Vec<String>,
     pub left_filter: usize,
     pub connections: usize,
     pub unfinished: usize,
-    /// Up to here the pods come from a list.
+    /// The sequence up to which the pods come from a list.
     seeded: u64,
 }
 
@@ -36,7 +35,7 @@ impl Follower {
     }
 
     /// Follows the stream of `stream_at`, through any number of connections, until it has everything up to a sequence
-    /// and nothing beyond. After a gap it takes a list of `list_at`.
+    /// and nothing beyond. After a gap it reads the list of `list_at`.
     pub async fn follow(&mut self, stream_at: SocketAddr, list_at: SocketAddr, until: u64) {
         while self.sequence < until {
             self.connections += 1;
@@ -154,16 +153,16 @@ pub async fn history(server: SocketAddr) -> Vec<String> {
     }
 }
 
-/// The body of an answer while it comes, however it ends.
+/// The body of an answer while it arrives, however it ends.
 struct Body {
     socket: TcpStream,
     buffer: Vec<u8>,
     chunked: bool,
-    /// Bytes left of the body or of the chunk.
+    /// The number of bytes that are left of the body or of the chunk.
     left: usize,
-    /// The line end behind a chunk comes first.
+    /// Whether the line end after a chunk comes next.
     behind_chunk: bool,
-    /// The body has come to its proper end.
+    /// Whether the body has ended properly.
     ended: bool,
 }
 
@@ -188,7 +187,7 @@ impl Body {
         Ok(Self { socket, buffer, chunked, left, behind_chunk: false, ended: false })
     }
 
-    /// The next bytes, also of a chunk that is not whole yet; `None` at the end of the body or of the connection.
+    /// The next bytes, also of an incomplete chunk; `None` at the end of the body or of the connection.
     async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             if self.left > 0 && !self.buffer.is_empty() {
@@ -215,7 +214,7 @@ impl Body {
         }
     }
 
-    /// Takes the size line of the next chunk, if it is there.
+    /// Reads the size line of the next chunk, if it is there.
     fn next_chunk(&mut self) -> bool {
         let from = if self.behind_chunk { 2 } else { 0 };
         let Some(line) = self.buffer.get(from..) else { return false };

@@ -35,7 +35,7 @@ async fn history(rig: &Rig, query: &str) -> Vec<u64> {
     sequences(page["events"].as_array().unwrap())
 }
 
-/// Position after which a stream begins, its gap if any, and the events up to the end of the catch-up.
+/// The position after which a stream begins, its gap if there is one, and the events up to the end of the catch-up.
 async fn stream(rig: &Rig, query: &str, fields: &str) -> (u64, Option<Value>, Vec<u64>) {
     let mut stream = rig.stream_with(&format!("/events/stream?{query}"), fields).await;
     let messages = stream.until("catchup_complete").await;
@@ -50,7 +50,7 @@ async fn stream(rig: &Rig, query: &str, fields: &str) -> (u64, Option<Value>, Ve
 async fn since_time_begins_with_the_first_event_taken_then_or_later() {
     let rig = timed(DEFAULT_RETENTION).await;
     for (since, first) in [
-        // The log has everything from its first event on: nothing is lost before it.
+        // The log still has its first event, so nothing before that time was lost.
         (time(-86_400_000), 1),
         ("1970-01-01T00:00:00Z".to_owned(), 1),
         (time(0), 1),
@@ -65,7 +65,7 @@ async fn since_time_begins_with_the_first_event_taken_then_or_later() {
         (time(30), 6),
         (time(31), 7),
         (time(100), 7),
-        // To come.
+        // A time in the future.
         (time(86_400_000), 7),
         ("9999-12-30T00:00:00Z".to_owned(), 7),
     ] {
@@ -102,7 +102,7 @@ async fn since_time_before_what_is_retained_is_a_gap() {
     let whole = rig.get("/events").await.json();
     let oldest = whole["events"][0].clone();
     assert_eq!(oldest["sequence"], 4);
-    // Event 4 was taken at 10 ms, as were 2 and 3, which are gone.
+    // Event 4 was received at 10 ms, as were events 2 and 3, which are gone.
     for since in [time(-1), time(0), time(9), time(10)] {
         let answer = rig.get(&format!("/events?since_time={since}")).await;
         assert_eq!(answer.status(), 410, "{since}");
@@ -125,7 +125,7 @@ async fn since_time_before_what_is_retained_is_a_gap() {
         assert_eq!(streamed, (first - 1, None, expected), "{since}");
     }
 
-    // Nothing is kept: whatever was taken until now may be gone.
+    // No event is retained, so any event up to now may be gone.
     rig.handle.trim_to_head().await.unwrap();
     for since in [time(0), time(100)] {
         let answer = rig.get(&format!("/events?since_time={since}")).await;
@@ -151,7 +151,7 @@ async fn since_time_gives_way_to_a_cursor() {
             stream(&rig, &format!("since_time={since}"), &format!("last-event-id: {fourth}\r\n")).await;
         assert_eq!((by_query, by_header), ((4, None, vec![5, 6]), (4, None, vec![5, 6])), "{since}");
     }
-    // Page by page: the time of the first request does not hold the next ones up.
+    // With pages: the time in the query does not stop later pages, because the cursor takes precedence.
     let page = rig.get(&format!("/events?since_time={}&limit=2", time(10))).await.json();
     assert_eq!(sequences(page["events"].as_array().unwrap()), [2, 3]);
     let next = page["next_hash"].as_str().unwrap();

@@ -1,4 +1,4 @@
-//! A store that fails, or takes its time.
+//! A store that fails, or is slow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +44,7 @@ async fn what_the_store_does_not_take_is_neither_sent_nor_listed() {
     assert_eq!((rig.get("/health").await.status(), rig.get("/readyz").await.status()), (200, 200));
 }
 
-/// A disk that is slow makes nobody wait but who wants to know that an event is kept.
+/// A slow disk delays only callers that wait until an event is stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_takes_its_time_holds_nobody_up() {
     const APPEND: Duration = Duration::from_millis(200);
@@ -63,25 +63,25 @@ async fn a_store_that_takes_its_time_holds_nobody_up() {
         publisher.upsert(pod("prod", "a", version, &[])).await.unwrap();
     }
     assert!(began.elapsed() < 50 * APPEND, "one append for many events, not one each");
-    // While the store is busy: probes answer, what is there is replayed, silence is told.
+    // While the store is busy, probes are answered, stored events are replayed, and heartbeats are sent.
     let mut quickest = Duration::MAX;
     for version in 200..220 {
         publisher.upsert(pod("prod", "a", version, &[])).await.unwrap();
         let asked = Instant::now();
         assert_eq!(rig.get("/livez").await.status(), 200);
         let took = asked.elapsed();
-        // The store was busy with this event all the time.
+        // The measurement counts only if the store was busy with this event all the time.
         if publisher.head() < version {
             quickest = quickest.min(took);
         }
         let mut stream = rig.stream("/events/stream").await;
         stream.until("catchup_complete").await;
     }
-    // The quickest, because on a machine with other work to do any may be late.
+    // The fastest answer is checked, because any single answer may be late on a busy machine.
     assert!(quickest < Duration::from_millis(50), "{quickest:?}");
     let mut stream = rig.stream("/events/stream?start=latest").await;
     stream.until("heartbeat").await;
-    // Everything comes in the end.
+    // Everything is stored in the end.
     let kept = async {
         while publisher.head() < 219 {
             tokio::task::yield_now().await;
@@ -90,7 +90,7 @@ async fn a_store_that_takes_its_time_holds_nobody_up() {
     tokio::time::timeout(Duration::from_secs(30), kept).await.expect("everything was taken");
 }
 
-/// A full disk: what a source is ahead of waits, everything else goes on, and with room again nothing is missing.
+/// On a full disk, a source that writes ahead waits and everything else continues. With room again, nothing is missing.
 #[tokio::test]
 async fn a_full_disk_is_waited_for_by_a_source_that_is_ahead() {
     let full = Arc::new(AtomicBool::new(false));

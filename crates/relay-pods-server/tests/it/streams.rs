@@ -130,10 +130,10 @@ async fn unknown_and_expired_cursors_get_a_gap_and_then_what_is_retained() {
         assert_eq!(rest[0].1["previous_hash"], base.as_str());
         assert_eq!(rest[2].1["replayed"], 2);
     }
-    // The position before the oldest event is whole: nothing after it is gone.
+    // The position before the oldest event is not expired, because all events after it are there.
     let mut stream = rig.stream(&format!("/events/stream?since_hash={base}")).await;
     assert_eq!(kinds(&stream.until("catchup_complete").await)[1], "MODIFIED web-1");
-    // A cursor that is no hash at all is still no error.
+    // A cursor that is not a hash is not an error either.
     let mut stream = rig.stream(&format!("/events/stream?since_hash={}%0D%0A", "x".repeat(300))).await;
     stream.expect("connected").await;
     let gap = stream.expect("gap").await;
@@ -203,7 +203,7 @@ async fn a_filter_follows_the_watch_rule_and_counts() {
         assert!(data.get("previous_hash").is_none());
         let left = (event == "pod" && data["sequence"] == 4).then(|| true.into());
         assert_eq!(data.get("left_filter"), left.as_ref(), "{data}");
-        // "out" was there before, and its labels came into the filter; "in" was new.
+        // "out" existed before, and its labels now match the filter; "in" is a new pod.
         let entered = (event == "pod" && data["sequence"] == 6).then(|| true.into());
         assert_eq!(data.get("entered_filter"), entered.as_ref(), "{data}");
     }
@@ -264,7 +264,7 @@ async fn who_falls_off_the_log_is_told_and_goes_on() {
     let mut some = rig.stream("/events/stream?namespace=prod").await;
     all.until("catchup_complete").await;
     some.until("catchup_complete").await;
-    // The first of the two holds the streams back before it waits.
+    // `force_gap` holds the streams back before it waits for the event.
     let (forced, ()) = tokio::join!(rig.handle.force_gap(Duration::from_secs(20)), async {
         rig.publisher.upsert(pod("prod", "lost", 9, &[])).await.unwrap();
     });

@@ -1,4 +1,4 @@
-//! The bytes in `fixtures/pods-wire` are what the server sends and takes; see the README there.
+//! The server sends and accepts exactly the bytes in `fixtures/pods-wire`; see the README there.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use relay_proto::time::Timestamp;
 
 use crate::raw::{Answer, Rig};
 
-/// Checks files, and remembers which.
+/// Checks files, and remembers their names.
 #[derive(Default)]
 struct Fixtures {
     seen: BTreeSet<String>,
@@ -21,7 +21,7 @@ impl Fixtures {
         [env!("CARGO_MANIFEST_DIR"), "..", "..", "fixtures", "pods-wire"].iter().collect()
     }
 
-    /// The bytes are exactly those of the file. With `RELAY_BLESS` set the file is written instead.
+    /// Checks that the bytes are exactly those of the file. If `RELAY_BLESS` is set, the file is written instead.
     fn check(&mut self, name: &str, bytes: &str) {
         let path = Self::directory().join(name);
         if std::env::var_os("RELAY_BLESS").is_some() {
@@ -37,7 +37,7 @@ impl Fixtures {
         self.check(&format!("problem-{code}.json"), &answer.body);
     }
 
-    /// Sends the bytes of a request; its answer has the head of the file beside it.
+    /// Sends the bytes of a request file. The answer must have the head in the file next to it.
     async fn request(&mut self, rig: &Rig, name: &str) -> String {
         let file = format!("{name}.request");
         let request = std::fs::read(Self::directory().join(&file)).unwrap_or_else(|e| panic!("{file}: {e}"));
@@ -80,7 +80,8 @@ fn small_pod() -> Pod {
     PodBuilder::new("dev", "job-ü").message(Some("line one\nline \"two\"")).build()
 }
 
-/// Two pods found by a list; the first changes, its label `run` changes and changes back; the second is deleted.
+/// A list finds two pods; the first one changes, and its label `run` changes and changes back; the second one is
+/// deleted.
 async fn six_events(config: Config, retention: Retention) -> Rig {
     let rig = Rig::unsynced(config, retention).await;
     let at = |millis: u64| {
@@ -151,7 +152,7 @@ async fn filtered_stream(fixtures: &mut Fixtures) {
         "filtered-catchup-complete",
     ] {
         let block = stream.block().await.unwrap();
-        // The list of the first relist is in the order of keys: the small pod is number 1.
+        // The events of the first list are in the order of keys: the small pod is number 1.
         fixtures.check(&format!("{name}.sse"), &block);
         whole += &block;
     }

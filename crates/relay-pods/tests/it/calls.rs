@@ -1,4 +1,4 @@
-//! Single requests, against a plain HTTP mock.
+//! Single requests, with a plain HTTP mock.
 
 use futures_util::TryStreamExt;
 use relay_pods::{
@@ -69,7 +69,7 @@ async fn a_pod_that_is_not_there_is_none_and_one_that_is_refused_an_error() {
 
 #[tokio::test]
 async fn the_base_url_is_kept_and_names_are_encoded_into_the_path() {
-    // A peer that looks at the bytes: the mock decodes paths.
+    // This peer checks the bytes, because the mock decodes paths.
     let target = "/api/v1/services/http:relay:80/proxy/a%2Fb/pods/a%2Fb/%2E%2E";
     let peer = Peer::start(Script::new().always(target, Reply::empty(404))).await;
     let base = format!("{}/api/v1/services/http:relay:80/proxy/a%2Fb", peer.url());
@@ -150,7 +150,7 @@ async fn tokens_travel_in_the_header_that_is_theirs() {
     let proxied = Client::builder(proxied).token("inner").outer_token_source(outer).build().unwrap();
     proxied.create_session().await.unwrap();
 
-    // A proxy that wants another scheme, and one that wants nothing in a header.
+    // One proxy uses another scheme, and one needs no header.
     for (base, authorization) in [("/basic", Some("Basic dTpw")), ("/certificate", None)] {
         Mock::given(method("POST"))
             .and(path(format!("{base}/auth/session")))

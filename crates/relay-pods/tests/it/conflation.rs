@@ -1,4 +1,4 @@
-//! Slow consumers that asked for it get several events in one snapshot.
+//! Slow consumers that asked for conflation get several events in one snapshot.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ fn sequences(snapshot: &Snapshot) -> Vec<u64> {
     snapshot.events().filter_map(|event| event.sequence).collect()
 }
 
-/// Events of one pod, in one piece.
+/// Events of one pod, sent at once.
 fn burst(mut talk: Conversation, events: u64) -> Conversation {
     for n in 0..events {
         talk = talk.pod("MODIFIED", &pod("web", n));
@@ -34,7 +34,7 @@ fn burst(mut talk: Conversation, events: u64) -> Conversation {
 }
 
 async fn serve() -> (Handle, Client) {
-    // Nothing here is about patience.
+    // No time limit may end a connection in these tests.
     let hour = Duration::from_secs(3600);
     let config = Config::default().heartbeat(hour).stall_timeout(hour);
     let server = Server::builder(config).bind("127.0.0.1:0").await.unwrap();
@@ -59,7 +59,7 @@ async fn append(server: &Handle, events: u64) {
     }
 }
 
-/// The net change of a snapshot must lead from the pods before to its own.
+/// The net change of a snapshot must lead from the earlier pods to the snapshot's pods.
 fn apply_changes(before: &mut Oracle, snapshot: &Snapshot) {
     for change in &snapshot.changed {
         match &change.after {
@@ -94,7 +94,7 @@ async fn a_slow_consumer_gets_fewer_snapshots_and_every_event() {
         let (mut seen, mut snapshots, mut largest) = (start, 0, 0);
         while seen < start + EVENTS {
             if server.publisher().head() < start + EVENTS {
-                // The consumer is slow: each time that it comes back there are more.
+                // The consumer is slow: more events arrive before each poll.
                 append(&server, EVENTS / 10).await;
             }
             let finished = handle.acknowledgement();
@@ -184,7 +184,7 @@ async fn what_is_no_event_stays_by_itself_and_in_its_place() {
     while told.last().is_none_or(|last| last != "CatchupComplete [] ack=e.30") {
         let snapshot = next(&mut stream).await;
         if told.len() == 1 {
-            // A consumer that is slow enough for everything to be there.
+            // The consumer waits until everything has arrived.
             within("the whole stream", peer.played(1)).await;
         }
         let line = match &snapshot.gap {
@@ -198,7 +198,8 @@ async fn what_is_no_event_stays_by_itself_and_in_its_place() {
         };
         told.push(line);
     }
-    // However much was there each time: the places of the boundaries, and the events between them.
+    // However many events had arrived each time, the boundaries are at the same places, with the same events between
+    // them.
     let mut parts: Vec<String> = Vec::new();
     for line in &told {
         let (place, rest) = line.split_once(" [").unwrap_or((line, "]"));
@@ -243,7 +244,7 @@ async fn a_drop_that_a_plain_state_does_not_show_is_a_boundary_too() {
     let mut merged: Vec<Vec<u64>> = Vec::new();
     while merged.last().is_none_or(|last| !last.contains(&11)) {
         merged.push(sequences(&next(&mut stream).await));
-        // The rest of the first connection, its end included, is there from here on.
+        // From here on, the rest of the first connection has arrived, including its end.
         within("the first connection", peer.played(1)).await;
     }
     assert_eq!(merged.concat(), (2..=11).collect::<Vec<u64>>());
@@ -258,13 +259,13 @@ async fn it_is_off_unless_asked_for_and_bounded_when_it_is() {
         (conflating().conflate_most(1), [1, 1, 1, 1]),
         (conflating().conflate_most(0), [1, 1, 1, 1]),
         (conflating().conflate_most(7), [7, 7, 7, 7]),
-        // A bound on bytes: the event that reaches it is the last.
+        // With a limit in bytes, the event that reaches the limit is the last one.
         (conflating().read_ahead_bytes(1), [2, 2, 2, 2]),
     ] {
         let talk = burst(Conversation::new("e").connected(1).catchup_complete(), 40).silence();
         let peer = Peer::start(RelayScript::new("e").seed(1, []).stream(talk).seed(1, [])).await;
         let mut stream = client(&peer.url()).stream_pod_state_with_replay(options);
-        // The list, so that the stream is open; then all of it is there.
+        // Reads the list, so that the stream is open; then everything arrives.
         lines(&mut stream, 2).await;
         within("the burst", peer.played(1)).await;
         lines(&mut stream, 1).await;
@@ -296,7 +297,7 @@ async fn a_consumer_that_is_busy_is_not_woken() {
     while seen < 10 {
         seen += next(&mut stream).await.events().count();
     }
-    // It was handed over by a poll that looked for more, and found none.
+    // The last event came from a poll that looked for more events and found none.
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
     let poll = |stream: &mut relay_pods::SnapshotStream| {
@@ -328,7 +329,7 @@ async fn a_consumer_that_is_busy_is_not_woken() {
             }
         }
     }
-    // Everything is there, nobody polls: nobody is woken.
+    // Everything has arrived and nobody polls, so nobody is woken.
     let before = count(&woken);
     for _ in 0..100 {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Credentials that are refused although nothing said that they would be.
+//! Credentials that are refused although they had not expired.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use relay_pods::{Client, Filter, Secret, SessionMode, StreamOptions, TokenSource
 use relay_testkit::{Clock, Conversation, Peer, RelayScript, Reply};
 use serde_json::json;
 
-/// A source that gives `NAME-1` until that is refused, and then `NAME-2`; and how often that happened.
+/// A source that returns `NAME-1` until it is refused, and then `NAME-2`; and the number of its calls.
 fn rotating(name: &'static str) -> (TokenSource, Arc<AtomicUsize>) {
     let runs = Arc::new(AtomicUsize::new(1));
     let source = TokenSource::refreshing({
@@ -47,13 +47,13 @@ async fn a_call_that_is_refused_asks_its_token_source_again_once() {
     let client = Client::builder(peer.url()).token_source(source).build().unwrap();
     client.pods(&Filter::new()).await.unwrap();
     assert_eq!(said(&peer, "authorization"), [pair("/pods", "Bearer t-1"), pair("/pods", "Bearer t-2")]);
-    // Refused again: that is an answer.
+    // A second refusal is the final answer.
     let error = client.pods(&Filter::new()).await.unwrap_err();
     assert_eq!((error.status(), runs.load(Ordering::SeqCst)), (Some(401), 3));
     assert_eq!(peer.requests().len(), 4);
 }
 
-/// One that gives the same however often it is asked is not asked again, and neither is the relay.
+/// A source that always returns the same token is not called again, and the request is not repeated.
 #[tokio::test]
 async fn a_fixed_token_that_is_refused_is_an_answer() {
     let script = RelayScript::new("e").on("/pods", unauthenticated());
@@ -73,7 +73,7 @@ async fn a_stream_that_is_refused_comes_back_at_once_with_another_token() {
         let peer = Peer::start(script).await;
         let (source, runs) = rotating("t");
         let client = Client::builder(peer.url()).token_source(source).sessions(mode).build().unwrap();
-        // With the usual delays the second attempt would come after up to 0.8 s of frozen time.
+        // With the usual delays, the second attempt would come up to 0.8 s of frozen time later.
         let clock = Clock::freeze();
         let mut stream = client.stream_pod_events(StreamOptions::new().start_latest(true));
         tokio::select! {
@@ -87,7 +87,7 @@ async fn a_stream_that_is_refused_comes_back_at_once_with_another_token() {
     }
 }
 
-/// In front of the relay is a proxy with a credential of its own; the relay's ticket is as good as it was.
+/// A proxy in front of the relay has a credential of its own; the relay's ticket stays valid.
 #[tokio::test]
 async fn a_proxy_that_refuses_gets_another_credential() {
     let talk = Conversation::new("e").connected(0).catchup_complete().silence();

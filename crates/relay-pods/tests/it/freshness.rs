@@ -1,4 +1,4 @@
-//! Freshness is a level that is true whenever it is read, and statistics say what happened.
+//! Freshness is correct whenever it is read, and statistics say what happened.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn pod(name: &str) -> Pod {
     Conversation::sample_pod(name)
 }
 
-/// Why it is stale, when it is.
+/// The reason for being stale, if the stream is stale.
 fn stale(handle: &StreamHandle) -> Option<String> {
     match handle.freshness() {
         Freshness::Stale { why, .. } => Some(why),
@@ -45,7 +45,7 @@ async fn a_stream_that_nobody_polls_is_live_only_as_long_as_its_relay_may_be_sil
     assert_eq!(stale(&handle).as_deref(), Some("nothing was read for 45s"));
     clock.advance(Duration::from_secs(3600)).await;
     assert_eq!(stale(&handle).as_deref(), Some("nothing was read for 45s"));
-    // The consumer was busy, the relay was not gone: the next bytes set it right.
+    // The consumer was busy and the relay was not gone: the next bytes make the stream live again.
     gate.open();
     assert_eq!(next(&mut stream).await.phase, Phase::Live);
     assert_eq!(handle.freshness(), Freshness::Live);
@@ -178,7 +178,7 @@ async fn the_lag_is_what_the_log_holds_beyond_what_the_consumer_has_finished() {
     assert_eq!(measured(), (None, None));
     #[rustfmt::skip]
     let expected = [
-        // A list tells of a head, but not where we are.
+        // A list has the head of the log, but not the position of this stream.
         ("CurrentSeed", (Some(4), None)),
         ("Backfill MODIFIED e.3 ack=e.3", (Some(5), Some(3))),
         ("Backfill MODIFIED e.4 ack=e.4", (Some(5), Some(2))),
@@ -188,7 +188,7 @@ async fn the_lag_is_what_the_log_holds_beyond_what_the_consumer_has_finished() {
         ("Live MODIFIED e.6 ack=e.6", (Some(6), Some(1))),
         ("Live MODIFIED e.7 ack=e.7", (Some(7), Some(1))),
         ("ReconnectReseed", (Some(7), Some(0))),
-        // Another log, of which nothing was seen; its gap tells where we are.
+        // Another log, of which no event was seen; its gap has a position.
         ("GapReseed cursor-unknown", (Some(2), Some(2))),
         ("Backfill ADDED f.1 ack=f.1", (Some(2), Some(2))),
         ("Backfill MODIFIED f.2 ack=f.2", (Some(2), Some(1))),
@@ -217,7 +217,7 @@ async fn a_plain_state_stream_has_a_lag_too() {
     assert_eq!(handle.acknowledgement(), None, "nothing is acknowledged, nevertheless");
 }
 
-/// With sequences order decides; what the list already held and what does not fit is counted.
+/// With sequences, the order decides. Events that the list already had, and unexpected ones, are counted.
 #[tokio::test]
 async fn every_rule_that_was_used_is_counted() {
     let talk = talk()
@@ -238,7 +238,7 @@ async fn every_rule_that_was_used_is_counted() {
     assert!(counted.bytes > 1000 && counted.reconnects == 0, "{counted:?}");
 }
 
-/// A relay without sequences: versions and tombstones decide.
+/// With a relay without sequences, versions and tombstones decide.
 #[tokio::test]
 async fn what_a_foreign_relay_makes_necessary_is_counted() {
     let event = |kind: &str, hash: &str, pod: &Pod| json!({"type": kind, "hash": hash, "pod": pod});

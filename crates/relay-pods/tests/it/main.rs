@@ -23,17 +23,17 @@ fn client(url: &str) -> Client {
     Client::builder(url).build().unwrap()
 }
 
-/// Options that reconnect at once, for tests that are about something else.
+/// Options that reconnect at once, for tests in which delays do not matter.
 fn options() -> StreamOptions {
     StreamOptions::new().reconnect_base(Duration::from_millis(1)).reconnect_cap(Duration::from_millis(20))
 }
 
-/// The next snapshot of a stream that goes on.
+/// The next snapshot of a stream, which must not end.
 async fn next(stream: &mut SnapshotStream) -> Snapshot {
     within("a snapshot", stream.next()).await.expect("the stream goes on").expect("no error")
 }
 
-/// What a stream ends with.
+/// The error with which a stream ends.
 async fn end(stream: &mut SnapshotStream) -> Error {
     loop {
         match within("the end", stream.next()).await.expect("an error comes before the end") {
@@ -46,7 +46,7 @@ async fn end(stream: &mut SnapshotStream) -> Error {
     }
 }
 
-/// One line per snapshot: the phase, and what came with it.
+/// A snapshot as one line: the phase, and what came with it.
 fn show(snapshot: &Snapshot) -> String {
     let mut text = snapshot.phase.to_string();
     if let Some(event) = &snapshot.event {

@@ -1,4 +1,4 @@
-//! Slow consumers: bounded memory, and then everything or a gap.
+//! Slow consumers: bounded memory, and after that all events or a gap.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use relay_testkit::{Conversation, Gate, Peer, RelayScript, within};
 use super::{lines, next, options};
 
 const EVENTS: u64 = 100_000;
-/// What a stalled client may have taken in: the last chunk it was given, beyond what it handed over.
+/// The number of bytes that a stalled client may have received beyond those that it handed over: the last chunk.
 const BOUND: u64 = 1 << 20;
 
 async fn relay(retain: u64) -> (Handle, Client) {
-    // A machine that is busy with other things must not make the relay or the client lose patience.
+    // No time limit may end a connection on a busy machine.
     let hour = Duration::from_secs(3600);
     let server = Server::builder(Config::default().stall_timeout(hour).heartbeat(hour))
         .retention(DEFAULT_RETENTION.entries(retain))
@@ -29,7 +29,7 @@ async fn relay(retain: u64) -> (Handle, Client) {
     (handle, client)
 }
 
-/// Appends events of one pod, in a thread of its own: the log does not wait for anybody.
+/// Appends events of one pod in a separate task: the log does not wait for subscribers.
 async fn append(handle: &Handle, events: u64) {
     let publisher = handle.publisher();
     tokio::spawn(async move {
@@ -54,7 +54,7 @@ async fn a_consumer_stalled_for_100_000_events_stays_small_and_then_catches_up()
     assert_eq!(next(&mut stream).await.phase, Phase::Live);
     let before = stream.handle().statistics().bytes;
     append(&server, EVENTS).await;
-    // One more, so that the stream has been polled with everything there to be read.
+    // Reads one more, so that the stream was polled when everything could be read.
     next(&mut stream).await;
     let statistics = stream.handle().statistics();
     let taken = statistics.bytes - before;

@@ -1,4 +1,4 @@
-//! The client and the real server, with faults between them.
+//! The client with the real server, and with faults between them.
 
 use std::collections::BTreeSet;
 

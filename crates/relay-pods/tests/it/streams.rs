@@ -92,7 +92,7 @@ async fn freshness_and_acknowledgement_can_be_read_from_outside() {
     assert_eq!(handle.acknowledgement(), hash("e.1"), "the consumer has it in hand");
     handle.finish();
     assert_eq!(handle.acknowledgement(), hash("e.2"));
-    // The relay goes away, and with it its list: the stream says that it is stale and tries on.
+    // The relay becomes unavailable, and so does its list: the stream says that it is stale, and retries.
     peer.on("/pods", Reply::empty(503));
     gate.open();
     let waiting = tokio::spawn(async move { stream.next().await.is_some() });
@@ -141,7 +141,7 @@ async fn a_401_is_worth_one_new_ticket_at_once() {
         .seed(1, []);
     let peer = Peer::start(script).await;
     let client = Client::builder(peer.url()).token("t").build().unwrap();
-    // With the usual delays the second attempt would come after up to 0.8 s of frozen time.
+    // With the usual delays, the second attempt would come up to 0.8 s of frozen time later.
     let clock = Clock::freeze();
     let mut stream = client.stream_pod_state_with_replay(relay_pods::StreamOptions::new());
     assert_eq!(lines(&mut stream, 3).await, ["CurrentSeed", "CatchupComplete ack=e.1", "CurrentSeed"]);

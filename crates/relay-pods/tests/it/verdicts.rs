@@ -1,4 +1,4 @@
-//! What each answer to a stream's request does.
+//! The effect of each answer to the request for a stream.
 
 use futures_util::StreamExt;
 use relay_pods::{Client, Error};
@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::options;
 
-/// Connects to a peer whose first answer is `reply` and whose second is a stream, and tells how it went.
+/// Connects to a peer whose first answer is `reply` and whose second is a stream. Returns the number of requests, or
+/// the error.
 async fn outcome(reply: Reply, token: Option<&str>) -> Result<usize, Error> {
     let script = RelayScript::new("e")
         .sessions()
@@ -54,7 +55,7 @@ async fn some_answers_are_final_and_named() {
     }
     let error = outcome(Reply::empty(204), None).await.unwrap_err();
     assert!(matches!(error, Error::Finished { .. }), "{error}");
-    // With a ticket a 401 is worth a new one.
+    // If the client uses tickets, it gets a new one after a 401.
     assert_eq!(outcome(Reply::empty(401), Some("t")).await.unwrap(), 2);
 }
 

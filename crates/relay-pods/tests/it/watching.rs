@@ -56,7 +56,8 @@ async fn a_condition_is_met_by_what_is_live_and_not_by_what_was() {
     assert_eq!(within("a pod", reader.wait_for(|pods| pods.len() == 1)).await.unwrap().len(), 1);
     cut.open();
     peer.request_to("/events/stream", 1).await;
-    // The pods are there, but as they were. That they are so still comes without a snapshot.
+    // The reader has pods, but old ones. It also learns that they are still the same, although there is no new
+    // snapshot.
     let mut waiting = Box::pin(reader.wait_for(|pods| pods.len() == 1));
     assert!(waiting.as_mut().now_or_never().is_none());
     back.open();
@@ -74,7 +75,7 @@ async fn a_group_wakes_only_when_it_changed() {
         .hold(&two);
     let script = RelayScript::new("e")
         .seed(1, [&pod("a", "x", 1), &pod("b", "y", 1)])
-        // The second moves from one group to the other: both changed.
+        // The second event moves a pod from one group to the other, so both groups change.
         .stream(talk.pod("MODIFIED", &pod("a", "y", 3)).silence());
     let (_peer, mut all) = watch(script).await;
     within("the list", all.changed()).await.unwrap();
@@ -107,12 +108,12 @@ async fn of_a_thousand_watchers_those_are_woken_whose_group_changed() {
     let (move_one, change_one) = (Gate::new(), Gate::new());
     let pods: Vec<Pod> = (0..GROUPS).map(|n| pod(&format!("pod-{n}"), &run(n), 1)).collect();
     let talk = Conversation::new("e").connected(1).catchup_complete().hold(&move_one);
-    // One pod goes from one group to another, and then a group of many watchers changes.
+    // One pod moves from one group to another, and then a group with many watchers changes.
     let talk = talk.pod("MODIFIED", &pod("pod-3", &run(7), 2)).hold(&change_one);
     let talk = talk.pod("DELETED", &pod("pod-500", &run(500), 3)).silence();
     let (_peer, mut all) = watch(RelayScript::new("e").seed(1, &pods).stream(talk)).await;
     within("the list", all.changed()).await.unwrap();
-    // Beside one watcher per group there are a hundred of one of them.
+    // There is one watcher per group, and a hundred more for one of the groups.
     let groups: Vec<usize> = (0..GROUPS).chain([500; 100]).collect();
     let mut watchers: Vec<(usize, Arc<Woken>, Changed)> = Vec::new();
     for &n in &groups {
@@ -152,7 +153,7 @@ async fn twenty_tasks_need_one_stream() {
             pods.wait_for(|pods| pods.len() >= 30).await.unwrap();
             let runs: Vec<String> =
                 pods.pods().group_by_label("run").iter().map(|(run, _)| run.into()).collect();
-            // Half of them watch a group, half of them everything.
+            // Half of them watch a group, the others watch all pods.
             let mut group = pods.group("run", &runs[n % runs.len()]);
             for _ in 0..20 {
                 if n % 2 == 0 {

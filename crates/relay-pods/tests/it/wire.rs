@@ -1,4 +1,4 @@
-//! The literal bytes of `fixtures/pods-wire`, as the client reads them. What they say is written here by hand.
+//! The literal bytes of `fixtures/pods-wire`, as the client reads them. Their meaning is written here by hand.
 
 use std::path::PathBuf;
 
@@ -31,7 +31,7 @@ fn messages(name: &str) -> Vec<Message> {
         .collect()
 }
 
-/// One line for a message: its kind, its position, and what is special about it.
+/// A message as one line: its kind, its position, and its special fields.
 fn show(message: &Message) -> String {
     let sequence = |hash: &EventHash| hash.as_str().split('.').nth(1).unwrap().to_owned();
     match message {
@@ -165,7 +165,7 @@ fn lists_pages_and_documents_are_read() {
 fn every_problem_is_known_by_its_code() {
     let mut known = 0;
     for code in ProblemCode::ALL.iter().chain(problem_codes::ALL) {
-        // A relay with a store never says that it has none.
+        // A relay with a store never sends this code.
         if *code == ProblemCode::STORAGE_DISABLED {
             continue;
         }
@@ -178,7 +178,8 @@ fn every_problem_is_known_by_its_code() {
     assert_eq!(known, 14);
 }
 
-/// The head and the body of a stream, and of the lists around it, from the files, through sockets into snapshots.
+/// The head and the body of a stream, and of the lists around it, are read from the files through sockets into
+/// snapshots.
 #[tokio::test]
 async fn a_recorded_stream_is_followed() {
     let list = || Reply::new(200, "application/x-ndjson", fixture("pods.ndjson"));

@@ -1,4 +1,4 @@
-//! Both drivers against the same raw peers.
+//! Both drivers with the same raw peers.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::io::{Read, Write};
@@ -10,7 +10,8 @@ use std::time::Duration;
 use relay_proto::eventsource::{Config, Item, Stop};
 use relay_proto::sse::Frame;
 
-/// Plays one answer per connection and gives back the requests. An answer that ends in `~` leaves its connection open.
+/// A server with one answer per connection; the receiver gets the requests. An answer that ends in `~` leaves its
+/// connection open.
 fn peer(answers: &[&'static str]) -> (String, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/events?x=1", listener.local_addr().unwrap());
@@ -52,7 +53,7 @@ fn config() -> Config {
 
 type Follow<'f> = &'f dyn Fn(&str, &mut dyn FnMut(Item)) -> Option<Stop>;
 
-/// What each of the two drivers makes of the answers.
+/// Checks the results of both drivers for these answers.
 fn check(answers: &[&'static str], expected: &[&str], last_ids: &[Option<&str>]) {
     let run = |name, follow: Follow<'_>| {
         let (url, requests) = peer(answers);

@@ -175,7 +175,7 @@ fn an_id_twice_in_a_put_counts_once_and_ids_come_in_order() {
     let Ok(Message::Put(put)) = Message::decode("put", text) else { panic!() };
     let versions: Vec<_> = put.content.environments.iter().map(|(id, e)| (id.as_ref(), e.version)).collect();
     assert_eq!(versions, [("B", 0), ("a", 5), ("b", 6)]);
-    // The last path and the last data count, in whatever order they come.
+    // The last path and the last data are used, in whatever order they come.
     let text =
         r#"{"path":"/x","data":{"environments":{"a":{}}},"Path":"/","DATA":{"environments":{"c":{}}}}"#;
     let Ok(Message::Put(put)) = Message::decode("put", text) else { panic!() };
@@ -209,7 +209,7 @@ fn paths() {
         assert_eq!(Path::parse(text), path, "{text}");
         assert_eq!(Path::parse(text.to_owned()), path, "{text}");
     }
-    // What is at a path of another kind may be anything.
+    // The data at a path of another kind may be anything.
     for event in ["put", "patch"] {
         assert!(Message::decode(event, r#"{"path":"/later","data":[999]}"#).is_ok());
     }

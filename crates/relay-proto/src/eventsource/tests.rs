@@ -1,4 +1,4 @@
-//! The machine, driven by hand: every pair of state and input, scripted lives on virtual time, and arbitrary ones.
+//! The machine, driven by hand: every pair of state and input, scripted runs on virtual time, and random runs.
 
 mod lives;
 mod pairs;
@@ -28,7 +28,7 @@ pub(super) fn status(status: u16) -> ResponseHead<'static> {
     ResponseHead::new(status, URL)
 }
 
-/// Polls until the machine waits for something, and says what came out on the way.
+/// Polls until the machine waits for something. Returns the actions on the way, and the last one.
 pub(super) fn drain(machine: &mut Machine, now: Duration) -> (Vec<Action>, Action) {
     let mut passed = Vec::new();
     for _ in 0..100_000 {
@@ -40,7 +40,7 @@ pub(super) fn drain(machine: &mut Machine, now: Duration) -> (Vec<Action>, Actio
     panic!("busy at {now:?}: {machine:?}");
 }
 
-/// The same as a line of words.
+/// The same as a line of text.
 pub(super) fn told(machine: &mut Machine, now: Duration) -> String {
     let (passed, waits) = drain(machine, now);
     passed.iter().chain([&waits]).map(word).collect::<Vec<_>>().join(" ")

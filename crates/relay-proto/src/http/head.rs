@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(head(later).header("date", date).retry_after(), seconds(120));
         let by_clock = Duration::from_secs(1_795_266_060);
         assert_eq!(head(later).unix_time(by_clock).retry_after(), seconds(60));
-        // The client's clock is an hour off: the server's own date decides.
+        // The client's clock is wrong by an hour: the server's own date decides.
         let wrong = Duration::from_secs(1_795_266_000 - 3_600);
         assert_eq!(head(later).header("Date", date).unix_time(wrong).retry_after(), seconds(120));
         assert_eq!(head(date).header("date", later).retry_after(), None, "in the past");

@@ -128,7 +128,7 @@ fn a_plain_run_ends_at_the_first_byte_that_is_not_plain() {
         for at in 0..=length {
             for byte in 0..=255 {
                 let mut text = vec![b'!'; length];
-                // What borrows from its neighbour in the arithmetic must not be taken for the end.
+                // Bytes that borrow from their neighbour in the arithmetic must not be mistaken for the end.
                 text.iter_mut().step_by(3).for_each(|b| *b = 0x80);
                 text.iter_mut().skip(1).step_by(3).for_each(|b| *b = b'#');
                 let plain = !matches!(byte, b'"' | b'\\' | 0..=0x1f);
@@ -144,7 +144,7 @@ fn a_plain_run_ends_at_the_first_byte_that_is_not_plain() {
     assert_eq!(plain_end(b"abc", 7), 3, "beyond the end");
 }
 
-/// Pieces that meet the rules of JSON more often than random characters do.
+/// Pieces that are valid JSON more often than random characters are.
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "{", "}", "[", "]", ",", ":", "\"", "\"a\"", "\"a\":", "{\"k\":", "\\", "\\n", "\\u", "\\ud83d",
@@ -183,7 +183,7 @@ fn value() -> impl Strategy<Value = String> {
     })
 }
 
-/// Replaces, takes away or puts in one character.
+/// Replaces, removes or inserts one character.
 pub(crate) fn mutate(text: &str, at: prop::sample::Index, how: u8, with: char) -> String {
     let mut chars: Vec<char> = text.chars().collect();
     let at = at.index(chars.len() + 1);

@@ -424,7 +424,7 @@ mod tests {
     fn ndjson_is_the_same_in_every_chunking() {
         for chunk in 1..=LINES.len() {
             let list = decode(ListFormat::Ndjson, LINES.as_bytes(), chunk);
-            // The header is 79 bytes long, so that it just fits the limit.
+            // The header is 79 bytes long, which just fits the limit.
             let list = list.unwrap_or_else(|error| panic!("chunks of {chunk}: {error}"));
             assert_eq!((list.pods.len(), list.sequence, list.hash.unwrap().as_str()), (2, Some(9), "h9"));
             assert_eq!(list.epoch.unwrap().as_str(), "e");

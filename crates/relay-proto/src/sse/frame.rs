@@ -200,7 +200,7 @@ impl Oversized {
 mod tests {
     use super::*;
 
-    /// Two more words would be another cache line to copy with each event.
+    /// With two more words, each event would take another cache line.
     #[test]
     fn an_event_fits_in_a_cache_line() {
         assert_eq!(size_of::<Event>(), 64);

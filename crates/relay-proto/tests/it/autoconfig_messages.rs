@@ -29,7 +29,8 @@ fn cut_anywhere_it_is_refused() {
     assert!(Message::decode("put", FULL).is_ok());
 }
 
-/// The last of two counts, and a wrong one is wrong in either place and whatever comes first.
+/// If a field comes twice, the last one is used, and an invalid one is an error in either place, in any order of
+/// fields.
 #[test]
 fn fields_that_come_twice_are_read_twice() {
     use relay_proto::autoconfig::Message;
@@ -55,7 +56,7 @@ fn fields_that_come_twice_are_read_twice() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Some bytes of a message are other bytes.
+    /// Some bytes of a message are changed.
     #[test]
     fn damaged_messages_are_read_or_refused(
         name in 0_u8..5,

@@ -1,5 +1,5 @@
-//! The answers of `fixtures/durable/exchanges` without a client: how they are told apart, and what the machines make of
-//! them, whole and byte by byte.
+//! The answers of `fixtures/durable/exchanges` without a client: how they are distinguished, and the machines' results,
+//! for whole answers and byte by byte.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 const ZERO: Duration = Duration::ZERO;
 
-/// What was made of an answer: facts, or the kind of a refusal and what is known of it.
+/// The result of an answer: facts, or the kind of a refusal and its details.
 type Found = Result<Value, (&'static str, String)>;
 
 /// The head of an answer and its body, without the framing of the transport.
@@ -56,7 +56,7 @@ fn kind_of(refusal: Refusal) -> (&'static str, String) {
     }
 }
 
-/// A request that is asked once.
+/// The result of a single request.
 fn asked(answer: &Answer, posted: bool) -> Found {
     if let Some(refusal) = answer.refusal() {
         return Err(kind_of(refusal));
@@ -148,7 +148,7 @@ fn found(to: &str, answer: &Answer, body: &[u8], size: usize) -> Found {
     read(answer, body, size, LiveMode::Sse, Some(text == "json"))
 }
 
-/// What a client can tell apart only because it knows what it asked for.
+/// The kind of an error without the client's knowledge of its request.
 fn without_client(kind: &str) -> &str {
     match kind {
         "Exists" | "ContentType" | "SequenceConflict" => "Conflict",

@@ -1,4 +1,4 @@
-//! Arbitrary lives of a connection, and the corpus of the fuzz target that lives them.
+//! Random runs of a connection, and the corpus of the fuzz target that plays them.
 
 use std::path::Path;
 

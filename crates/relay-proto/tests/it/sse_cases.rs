@@ -3,24 +3,24 @@
 
 use relay_proto::sse::{Decoder, Frame, Limits};
 
-/// One stream and what a decoder must say about it.
+/// One stream, and the frames that a decoder must find in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) input: Vec<u8>,
     pub(crate) limits: Limits,
-    /// What must be said, as [`render`]ed lines: every frame in order, or only the events when `by_kind`.
+    /// The expected frames as [`render`]ed lines: every frame in order, or only the events if `by_kind` is set.
     pub(crate) frames: Vec<String>,
     pub(crate) by_kind: bool,
-    /// When `by_kind`, the reconnection times, unless the case does not say them.
+    /// If `by_kind` is set, the reconnection times, unless the case has none.
     pub(crate) retries: Option<Vec<String>>,
-    /// The last event id after the end of the stream, when the case says it.
+    /// The last event id after the end of the stream, if the case has it.
     pub(crate) last_event_id: Option<String>,
 }
 
 impl Case {
-    /// Decodes the stream whole, in chunks of 1, 2 and 3 bytes and cut in two at every place. Says how many ways were
-    /// tried, or the first that went wrong.
+    /// Decodes the stream whole, in chunks of 1, 2 and 3 bytes, and cut in two at every place. Returns the number of
+    /// ways, or the first one that failed.
     pub(crate) fn check(&self) -> Result<usize, String> {
         let length = self.input.len();
         let mut tried = 0;

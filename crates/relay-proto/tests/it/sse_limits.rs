@@ -1,4 +1,4 @@
-//! What a decoder holds, for how long, and that it says so.
+//! How much a decoder holds, for how long, and that it reports limits.
 
 use relay_proto::sse::{Decoder, Frame, Limit, Limits};
 
@@ -131,7 +131,7 @@ fn frames_outlive_the_decoder_and_borrow_the_chunk() {
     assert!(chunk.as_ptr_range().contains(&event.last_event_id().as_ptr()), "the id was copied");
 }
 
-/// The decoder puts a short line off when the blank line after it has yet to come; nobody may notice.
+/// The decoder keeps a short line back until the blank line after it arrives. This must not change the result.
 #[test]
 fn a_line_that_is_put_off_is_not_lost() {
     for next in [

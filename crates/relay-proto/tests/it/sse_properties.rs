@@ -1,4 +1,4 @@
-//! Random streams against the slow model, in random chunks; and the corpora of the fuzz targets.
+//! Random streams in random chunks, compared with the slow model; and the corpora of the fuzz targets.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use relay_proto::sse::{Decoder, Encoder, Frame, Limits};
 
 use crate::sse_model::{self, Outcome, decode, model};
 
-/// Pieces that meet the rules of the format more often than random bytes do.
+/// Pieces that are valid more often than random bytes are.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         8 => prop::sample::select(vec![
@@ -52,7 +52,7 @@ proptest! {
         sse_model::split_invariance(&input);
     }
 
-    /// Replacing what is not UTF-8 before or after the lines are told apart is the same.
+    /// Replacing invalid UTF-8 before the lines are split gives the same result as after it.
     #[test]
     fn replacement_can_come_first(stream in stream()) {
         let replaced = String::from_utf8_lossy(&stream);
@@ -117,7 +117,7 @@ fn the_fuzz_corpora_hold() {
     }
 }
 
-/// Chunks cost as many steps as they have bytes: neither of these would end if a step looked back.
+/// A chunk takes as many steps as it has bytes: if a step looked back, neither of these cases would end.
 #[test]
 fn long_lines_in_small_chunks() {
     for (length, size) in [(64 << 20, 1460), (4 << 20, 1)] {

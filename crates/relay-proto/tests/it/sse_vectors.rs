@@ -1,4 +1,4 @@
-//! The case files of `fixtures/sse`, in every chunking.
+//! The case files of `fixtures/sse`, with every chunking.
 
 use crate::sse_cases::{Case, parse};
 
@@ -35,7 +35,7 @@ fn every_case_has_a_name_of_its_own_and_says_the_last_id() {
     }
 }
 
-/// The checker itself: a wrong expectation is reported with the chunking it was seen in.
+/// Tests the checker itself: a wrong expectation is reported with its chunking.
 #[test]
 fn a_wrong_case_fails() {
     let wrong = |frames: &str| {

@@ -1,4 +1,4 @@
-//! The rules of `docs/buses.md`, one test for each number that is the monitor's.
+//! The rules of the monitor, with one test for each of their numbers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,16 +12,16 @@ mod model;
 mod rules;
 mod writing;
 
-/// A monitor with a cluster bus `b`, and a world that answers its calls.
+/// A monitor with a cluster bus `b`, and an environment that answers its calls.
 struct Play {
     monitor: Monitor,
     now: Now,
-    /// Calls that fail, such as `subscribe ns/s`, with how often.
+    /// Calls that fail, such as `subscribe ns/s`, and how often.
     failing: BTreeMap<String, u32>,
-    /// Calls that are held back until they are let go.
+    /// Calls that are held back until they are released.
     held: Vec<Job>,
     hold: bool,
-    /// What happened since it was last asked for.
+    /// The calls since the log was last taken.
     log: Vec<String>,
     writes: Vec<Write>,
 }
@@ -74,7 +74,7 @@ impl Play {
         Settings::new(Some(BusReference::cluster("b")))
     }
 
-    /// A monitor whose lists hold these objects, and a bus with these parameters.
+    /// A monitor whose lists have these objects, and a bus with these parameters.
     fn of(settings: Settings, parameters: Value, objects: &[Value]) -> Self {
         let mut play = Self::with(settings);
         play.list(&parameters, objects);
@@ -149,7 +149,7 @@ impl Play {
         }
     }
 
-    /// Lets the calls go that were held back.
+    /// Releases the calls that were held back.
     fn release(&mut self) {
         for job in std::mem::take(&mut self.held) {
             self.call(&job);
@@ -157,7 +157,7 @@ impl Play {
         self.run();
     }
 
-    /// Lets so much time pass, with everything that is due in it.
+    /// Lets this time pass, and handles everything that is due in it.
     fn pass(&mut self, time: Duration) {
         let end = self.now.since_start + time;
         while let Some(due) = self.monitor.poll_timeout().filter(|due| *due <= end) {

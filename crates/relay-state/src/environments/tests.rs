@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// A client, and what it has told that was not looked at.
+/// A client, with the events that were not read yet.
 struct Client {
     session: Session,
     now: Now,
@@ -34,7 +34,7 @@ impl Client {
         client
     }
 
-    /// At so many milliseconds after the start.
+    /// Sets the time to this many milliseconds after the start.
     fn at(&mut self, ms: u64) -> &mut Self {
         self.now = Now::at(1_000_000 + ms);
         self
@@ -65,7 +65,7 @@ impl Client {
     }
 }
 
-/// What matters of a line, short.
+/// A line as a short text.
 fn line(json: &Value) -> String {
     let text = |name: &str| match &json[name] {
         Value::String(text) => text.clone(),
@@ -138,7 +138,7 @@ fn keys(env: &Value) -> String {
     format!("{}/{}", list("sdk_keys"), list("mobile_keys"))
 }
 
-/// A key whose last four characters are these.
+/// A key that ends with these four characters.
 fn key(name: &str) -> String {
     format!("a-long-secret-{name:_>4}")
 }
@@ -194,7 +194,7 @@ fn n01_n02_n03_n04_n05_n20_a_put_adds_updates_and_deletes() {
             "status valid connected configured"
         ]
     );
-    // The same again, as after every reconnect: complete, and nothing new.
+    // The same put again, as after every reconnect: it is complete and changes nothing.
     assert_eq!(client.give("put", &one), ["received_all 2+2 stream"]);
     let more = put(
         json!({"a": env("a", 1, "changed"), "b": env("b", 2, "b2"), "c": env("c", 0, "c1")}),
@@ -214,7 +214,8 @@ fn n01_n02_n03_n04_n05_n20_a_put_adds_updates_and_deletes() {
         client.give("put", &put(json!({"b": env("b", 2, "b2")}), json!({"f": filter(2, "z")}))),
         ["delete a vnull by put", "delete c vnull by put", "received_all 1+1 stream"]
     );
-    // What a put does not have is forgotten: any version is new. What it has never goes back.
+    // Items that a put does not name are forgotten: any version is then new. Versions of items that it names never go
+    // back.
     assert_eq!(
         client.give("put", &put(json!({"a": env("a", -7, "a0"), "b": env("b", 1, "b1")}), Value::Null)),
         ["add a v-7 __a0/", "filter_delete f vnull by put", "received_all 2+0 stream"]
@@ -257,7 +258,7 @@ fn n07_n82_n83_n84_refused_environments_keep_their_last_good_self() {
             "status valid connected configured data"
         ]
     );
-    // Every one refused: as if it had not come, and the connection is given up.
+    // If all environments are refused, nothing is applied, and the connection is given up.
     assert_eq!(
         client.give(
             "put",
@@ -271,7 +272,7 @@ fn n07_n82_n83_n84_refused_environments_keep_their_last_good_self() {
     );
     client.session.handle_opened();
     assert_eq!(client.lines(), ["status interrupted connected configured data"]);
-    // The version of what was refused is not used up.
+    // A refused environment does not use up its version.
     assert_eq!(
         client.give(
             "patch",
@@ -288,7 +289,7 @@ fn n07_n82_n83_n84_refused_environments_keep_their_last_good_self() {
         client.give("patch", &patch("b", env("b", 9, "b2"))),
         ["update b v9 __b2/ changed=[] +[] -[]", "status valid connected configured data"]
     );
-    // About the id: passed over.
+    // A patch that is refused because of its id is ignored.
     assert_eq!(client.give("patch", &patch("a", env("b", 10, "x"))), ["refused a v10 id-mismatch in patch"]);
     assert_eq!(client.give("patch", &patch("", env("", 10, "x"))), ["refused  v10 no-id in patch"]);
     assert_eq!(client.give("patch", &patch("a", Value::Null)), ["refused a v0 id-mismatch in patch"]);
@@ -296,7 +297,7 @@ fn n07_n82_n83_n84_refused_environments_keep_their_last_good_self() {
 
 #[test]
 fn n08_to_n18_n46_to_n57_versions_decide() {
-    // Upserts and deletes of one id, as `+version` and `-version`, and what comes of each.
+    // Upserts and deletes of one id, as `+version` and `-version`, and the result of each.
     for (steps, outcome) in [
         ("+5", "add"),
         ("+0", "add"),
@@ -359,7 +360,7 @@ fn n53_n58_a_put_forgets_versions_and_tombstones() {
     );
     assert_eq!(client.give("patch", &patch("a", env("a", 5, "a"))), ["add a v5 ___a/"]);
     assert_eq!(client.give("patch", &patch("b", env("b", 1, "b"))), ["add b v1 ___b/"]);
-    // A tombstone that the put names stays one.
+    // The tombstone of an item that the put names is kept.
     client.give("delete", &delete("a", 9));
     client.give("put", &put(json!({"a": env("a", 9, "a"), "b": env("b", 1, "b")}), json!({})));
     assert_eq!(client.give("patch", &patch("a", env("a", 9, "a"))), [""; 0]);
@@ -415,7 +416,7 @@ fn n88_an_empty_put_may_be_held_back() {
         client.give("put", &full);
         client
     };
-    // Held, then applied: but for what came meanwhile.
+    // The put is held back and then applied, except for items that were patched meanwhile.
     let mut client = start();
     assert_eq!(client.give("put", &empty), ["held 2 100"]);
     assert_eq!(client.session.next_deadline().steady, Some(Duration::from_millis(1_000_100)));
@@ -428,7 +429,7 @@ fn n88_an_empty_put_may_be_held_back() {
         ["delete b vnull by put", "filter_delete f vnull by put", "received_all 2+0 stream"]
     );
     assert_eq!(client.at(500).wait(), [""; 0]);
-    // Another put takes its place; the end of the connection takes it back.
+    // Another put replaces it; the end of the connection drops it.
     let mut client = start();
     client.give("put", &empty);
     assert_eq!(client.at(50).give("put", &empty), ["held 2 100"]);
@@ -439,17 +440,17 @@ fn n88_an_empty_put_may_be_held_back() {
     client.session.handle_ended(StatusError::network("cut"), Duration::from_secs(1));
     assert_eq!(client.lines(), ["status interrupted configured network"]);
     assert_eq!(client.at(5000).wait(), [""; 0]);
-    // A clock that is set forward is no reason to let go.
+    // A clock that is set forward does not release it.
     let mut client = start();
     client.give("put", &empty);
     client.now.unix_ms += 3_600_000;
     assert_eq!(client.wait(), [""; 0]);
-    // Nothing known: nothing to hold.
+    // If nothing is known, there is nothing to hold back.
     let mut client = Client::holding(Duration::from_millis(100));
     client.session.handle_opened();
     client.lines();
     assert_eq!(client.give("put", &empty), ["received_all 0+0 stream", "status valid connected configured"]);
-    // Off by default.
+    // By default no put is held back.
     let mut client = Client::connected();
     client.give("put", &full);
     assert_eq!(client.give("put", &empty).len(), 4);
@@ -511,7 +512,7 @@ fn n85_what_is_saved_comes_back_without_keys_that_have_ended() {
     let mut later = Client::new();
     later.at(500).session.restore(content, Now::at(1_000_500));
     assert_eq!(later.lines()[..2], ["add g v2 _new/", "add h v2 _new,_old@900/"]);
-    // They count as known.
+    // Items from a cache count as known.
     later.session.handle_opened();
     later.lines();
     assert_eq!(

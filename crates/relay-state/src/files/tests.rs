@@ -42,19 +42,19 @@ fn a_lock_that_was_removed_is_taken_again_or_found_to_be_another_ones() {
     first.replace(b"two").unwrap();
     let error = chain(&LockedFile::open("cursor file", &path).unwrap_err());
     assert!(error.ends_with("is in use by another process"), "{error}");
-    // Another process comes before the first has noticed.
+    // Another process takes the lock before the first one has noticed.
     fs::remove_file(&lock).unwrap();
     let second = LockedFile::open("cursor file", &path).unwrap();
     let error = chain(&first.replace(b"three").unwrap_err());
     assert!(error.ends_with("is in use by another process"), "{error}");
     second.replace(b"four").unwrap();
     assert_eq!(second.read().unwrap(), Some(b"four".to_vec()));
-    // The lock is given back.
+    // The lock is released.
     drop((first, second));
     assert!(LockedFile::open("cursor file", &path).is_ok());
 }
 
-/// A disk that is really full: a file system of 64 KiB in memory.
+/// A real disk that is full: a file system of 64 KiB in memory.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_found_at_the_start_or_leaves_what_was_there() {
@@ -94,7 +94,7 @@ fn a_full_disk_is_found_at_the_start_or_leaves_what_was_there() {
     assert_eq!(names(disk.0.path()), ["c", "c.lock"]);
 }
 
-/// What the test below plays in a process that may not write to files any more.
+/// Run by the test below in a process that may not write to files any more.
 #[cfg(unix)]
 #[test]
 #[ignore = "run by another test, in a process of its own"]
@@ -112,7 +112,7 @@ fn a_process_that_has_no_room_left_is_told_at_the_start() {
     let path = dir.path().join("c");
     LockedFile::open("cursor file", &path).unwrap().replace(b"one").unwrap();
     let output = std::process::Command::new("sh")
-        // Without the signal the write fails, as on a full disk.
+        // The signal is ignored, so the write fails as on a full disk.
         .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" --exact files::tests::in_a_process_without_room --ignored --nocapture | cat"])
         .arg(std::env::current_exe().unwrap())
         .env("RELAY_TEST_FILE", &path)
@@ -130,7 +130,7 @@ fn a_write_that_fails_leaves_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let file = LockedFile::open("state file", dir.path().join("c")).unwrap();
     file.replace(b"one").unwrap();
-    // Nothing can be written under that name, as on a disk that is full or read-only.
+    // Nothing can be written with that name, as on a disk that is full or read-only.
     fs::create_dir(dir.path().join("c.tmp")).unwrap();
     assert!(LockedFile::open("other file", dir.path().join("d")).is_ok());
     let error = chain(&file.replace(b"two").unwrap_err());
@@ -226,13 +226,13 @@ fn a_write_that_fails_leaves_no_temporary_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c");
     let file = LockedFile::open("cursor file", &path).unwrap();
-    // Nothing can take the place of a directory that is not empty.
+    // No file can replace a directory that is not empty.
     fs::create_dir_all(path.join("sub")).unwrap();
     assert!(chain(&file.replace(b"two").unwrap_err()).contains("cannot replace it: "));
     assert_eq!(names(dir.path()), ["c", "c.lock"]);
 }
 
-/// A device would be replaced by the first file that is renamed to its place.
+/// Without the check, the first save would replace a device by a file.
 #[cfg(unix)]
 #[test]
 fn what_is_no_regular_file_is_left_alone() {
@@ -261,7 +261,7 @@ mod links {
         fs::create_dir(&real).unwrap();
         symlink("real/c", &link).unwrap();
         symlink(&real, &other).unwrap();
-        // The file is there only from the second time on.
+        // In the first round the file does not exist yet.
         for content in [b"one", b"two"] {
             let file = LockedFile::open("cursor file", &link).unwrap();
             file.replace(content).unwrap();

@@ -103,7 +103,7 @@ mod tests {
 
     const BODY: usize = 1000;
 
-    /// A log on a disk, of which nothing is in memory.
+    /// A log on disk, with nothing cached in memory.
     async fn events(dir: &tempfile::TempDir, entries: u64) -> Events {
         let options = DiskOptions::default().fsync(Fsync::Never).segment_bytes(1 << 20).cache_bytes(0);
         let store = Arc::new(DiskStore::open(dir.path(), options).unwrap());
@@ -114,11 +114,12 @@ mod tests {
         events
     }
 
-    /// Reads on until a page is empty, looking at each in two parts. True when it ended at the end.
+    /// Reads pages until one is empty, and looks at each page in two parts. Returns true if the end of the log was
+    /// reached.
     async fn read(pages: &mut Pages, events: &Events, until: u64, seen: &mut Vec<u64>) -> bool {
         loop {
             let after = *seen.last().unwrap();
-            // What is dropped half-way is not lost.
+            // A turn that is dropped half-way loses nothing.
             let _ = pages.turn(events, after, until).now_or_never();
             if pages.left().is_empty() && !pages.turn(events, after, until).await.unwrap() {
                 return false;
@@ -157,7 +158,7 @@ mod tests {
         assert_eq!(events.ahead.available_permits(), every - 1);
         drop(pages);
         assert_eq!(events.ahead.available_permits(), every);
-        // Others have all the turns.
+        // Other readers have taken all the permits to read ahead.
         let _turns = events.ahead.clone().acquire_many_owned(every as u32).await.unwrap();
         let (mut pages, mut seen) = (Pages::default(), vec![0]);
         assert!(read(&mut pages, &events, u64::MAX, &mut seen).await);
@@ -171,13 +172,14 @@ mod tests {
         let (mut pages, mut seen) = (Pages::default(), vec![0]);
         assert!(pages.turn(&events, 0, u64::MAX).await.unwrap());
         let first = pages.left().last().unwrap().position;
-        // It is on its way before the trim, and there by then or gone: never a part of it, nor another one.
+        // The next page was being read before the trim. It is then delivered whole, or not at all, and never replaced
+        // by another page.
         events.log().trim(3000).await.unwrap();
         pages.looked_at(usize::MAX);
         seen.extend(1..=first);
         assert!(!read(&mut pages, &events, u64::MAX, &mut seen).await);
         assert!(seen.iter().copied().eq(0..=*seen.last().unwrap()));
-        // From the new base on it is the end, and no page of another position is taken for it.
+        // After the new base there is nothing, and the page that was read ahead for another position is not used.
         assert!(pages.turn(&events, 3000, u64::MAX).await.unwrap());
         assert!(pages.left().is_empty());
     }
@@ -192,7 +194,7 @@ mod tests {
             let reading = std::future::ready(Ok(page)).boxed();
             read.push(Pages { ahead: Some(Ahead { after: 1000, reading, _turn: None }), ..Pages::default() });
         }
-        // What was read is all that is left of it.
+        // After the trim, only the pages that were read ahead are left.
         events.log().trim(3000).await.unwrap();
         assert!(read[0].turn(&events, 1000, u64::MAX).await.unwrap());
         assert_eq!(read[0].left()[0].position, 1001);

@@ -1,4 +1,4 @@
-//! Streams against a slow, obvious model, without a socket.
+//! Streams compared with a slow and simple model, without a socket.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ fn subscribe(relay: &Arc<Relay>, filter: Filter, start: Start) -> Subscriber {
     at_once(Subscriber::new(relay.clone(), order)).unwrap()
 }
 
-/// What can be had without waiting: one piece, decoded.
+/// The messages of the next piece, if it is ready without waiting.
 fn piece(subscriber: &mut Subscriber) -> Vec<Message> {
     let Some(piece) = subscriber.next().now_or_never() else { return Vec::new() };
     let mut decoder = Decoder::default();
@@ -78,7 +78,7 @@ async fn catching_up_comes_to_an_end_under_any_load() {
         upsert(&publisher, "a", at, "web");
     }
     let mut subscriber = subscribe(&relay, Filter::new(), Start::Oldest);
-    // More is appended than is read, always.
+    // Each round appends more than it reads.
     let mut messages = Vec::new();
     for round in 0_u64.. {
         (0..400).for_each(|at| upsert(&publisher, "a", 1000 + 400 * round + at, "web"));
@@ -91,7 +91,7 @@ async fn catching_up_comes_to_an_end_under_any_load() {
     let place = messages.iter().position(|m| matches!(m, Message::CatchupComplete(_))).unwrap();
     let Message::CatchupComplete(complete) = &messages[place] else { unreachable!() };
     let (reached, replayed) = (complete.sequence.unwrap(), complete.replayed.unwrap());
-    // The head at the connect was 500; when that was reached the head was some multiple of 400 on top.
+    // The head at the connect was 500. When the stream got there, the head was a multiple of 400 above it.
     assert!(reached > 500 && (reached - 500) % 400 == 0, "{reached}");
     assert_eq!((reached, place as u64), (replayed, replayed + 1), "right after the event it names");
     assert_eq!(messages.iter().filter(|m| matches!(m, Message::CatchupComplete(_))).count(), 1);
@@ -137,7 +137,7 @@ async fn what_is_trimmed_after_the_look_up_is_told_as_it_is() {
     upsert(&publisher, "a", 1, "web");
     let cursor = relay.log.view().hash.clone();
     (2..=4).for_each(|at| upsert(&publisher, "a", at, "web"));
-    // Between the look-up of the cursor and the stream.
+    // The log is trimmed between the look-up of the cursor and the stream.
     clear(&relay);
     upsert(&publisher, "a", 5, "web");
     let mut subscriber = subscribe(&relay, Filter::new(), Start::After(cursor.clone(), 1));
@@ -151,7 +151,7 @@ async fn what_is_trimmed_after_the_look_up_is_told_as_it_is() {
     assert_eq!(gap.requested_hash.as_deref(), Some(cursor.as_str()));
     assert_eq!(connected.resumes_after.as_ref().and_then(|at| at.sequence), Some(4));
     assert_eq!(pod.sequence, Some(5));
-    // Between `connected` and the first look at the log.
+    // The log is trimmed between `connected` and the first read of the log.
     let mut subscriber = subscribe(&relay, Filter::new(), Start::Oldest);
     clear(&relay);
     let messages = piece(&mut subscriber);
@@ -174,7 +174,7 @@ async fn pieces_are_bounded() {
         total += piece.len();
     }
     assert!(total > 20_000 * 300);
-    // A filter that lets nothing through gives others a turn on the way.
+    // A filter that matches nothing lets other tasks run in between.
     let mut subscriber = subscribe(&relay, Filter::new().namespace("none").unwrap(), Start::Oldest);
     assert_eq!(piece(&mut subscriber).len(), 1, "connected comes before the whole log was looked at");
     assert!(subscriber.sequence < 20_000);
@@ -206,7 +206,7 @@ async fn a_long_search_is_no_silence() {
     assert!(String::from_utf8_lossy(&beat).contains("\"catching_up\":false"));
 }
 
-/// One thing that happens.
+/// One step of a run.
 #[derive(Debug, Clone)]
 enum Step {
     Upsert { namespace: u8, name: u8, app: u8 },
@@ -227,7 +227,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A consumer that trusts what it is told: its pods, and where it is.
+/// A consumer that believes every message: its pods and its position.
 #[derive(Default)]
 struct Consumer {
     pods: BTreeMap<PodKey, String>,
@@ -243,7 +243,8 @@ impl Consumer {
             Message::Connected(connected) => {
                 let after = connected.resumes_after.unwrap();
                 match &self.hash {
-                    // The first connect: what is retained follows, what came before is asked for.
+                    // The first connection: retained events follow, and earlier ones are in the list that the client
+                    // reads.
                     None => self.pods = fold_until(history, after.sequence.unwrap(), filter),
                     Some(hash) => assert!(*hash == after.hash || after.sequence > Some(self.sequence)),
                 }
@@ -256,7 +257,7 @@ impl Consumer {
                 assert_eq!(gap.sent, (!filter.is_empty()).then_some(self.sent));
                 assert!(gap.sequence.unwrap() >= self.sequence);
                 (self.sequence, self.hash) = (gap.sequence.unwrap(), gap.hash);
-                // The answer to a gap: everything as it was at the gap's position.
+                // After a gap the client reads the list, which has the pods at the gap's position.
                 self.pods = fold_until(history, self.sequence, filter);
             }
             Message::Pod(event) => self.pod(event, filter),
@@ -298,10 +299,10 @@ impl Consumer {
     }
 }
 
-/// Every event there was: the pod after it, or none.
+/// Every event: the pod after it, or none.
 type History = Vec<(PodKey, Option<Pod>)>;
 
-/// The pods that pass the filter after so many events, worked out from the start.
+/// The pods that pass the filter after this many events, calculated from the start.
 fn fold_until(history: &History, sequence: u64, filter: &Filter) -> BTreeMap<PodKey, String> {
     let mut pods = BTreeMap::new();
     for (key, pod) in &history[..sequence as usize] {

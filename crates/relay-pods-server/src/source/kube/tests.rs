@@ -1,4 +1,4 @@
-//! The source against a fake API server: what becomes of the log, and what is said about it.
+//! The source with a fake API server: the content of the log, and the reported status.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn forbidden(namespace: &str) -> String {
     format!("namespace {namespace}: list: 403 Forbidden")
 }
 
-/// A source at work, until it is dropped.
+/// A running source, until it is dropped.
 struct Run {
     log: Arc<Log>,
     run: JoinHandle<Result<(), SourceError>>,
@@ -62,7 +62,7 @@ impl Run {
 
     async fn status(&self, what: &str, mut test: impl FnMut(&SourceStatus) -> bool) -> SourceStatus {
         let waiting = async {
-            // The status has no waiters but the log's own.
+            // Only the log itself can wait for a change of the status, so this polls.
             while !test(&self.log.source()) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -121,7 +121,7 @@ async fn a_list_of_one_namespace_leaves_the_others_alone_and_the_log_is_live_onl
     run.pods(&["prod/a", "test/t"]).await;
     server.request(Ask::Watch, 1).await;
     run.status("it to be ready", SourceStatus::ready).await;
-    // Interrupted, changed in between, and both versions are too old.
+    // The watches are interrupted, objects change, and then both versions are too old.
     server.forbid("test");
     server.always(Ask::Check, Reply::empty(500));
     server.end_watches();
@@ -132,7 +132,7 @@ async fn a_list_of_one_namespace_leaves_the_others_alone_and_the_log_is_live_onl
     server.expire();
     server.restore(Ask::Check);
     run.pods(&["prod/a", "prod/b", "test/t"]).await;
-    // It was listed before, so that what is known of it is getting old.
+    // The namespace was listed before, so its known pods may be out of date.
     let status =
         run.status("the other one", |s| s.reason.as_deref().is_some_and(|r| r.contains("403"))).await;
     assert!(!status.ready(), "{status:?}");
@@ -153,7 +153,7 @@ async fn one_forbidden_namespace_does_not_stop_the_others_and_is_named() {
     let status = run.status("it to be ready", SourceStatus::ready).await;
     let reason = status.reason.unwrap();
     assert!(reason.starts_with(&forbidden("secret")), "{reason}");
-    // The others go on, and it comes in once that is allowed.
+    // The other namespaces are followed, and the forbidden one is added once it is allowed.
     server.put(PODS, pod("test", "t"));
     run.pods(&["prod/a", "test/t"]).await;
     server.allow("secret");
@@ -172,7 +172,7 @@ async fn all_namespaces_forbidden_is_away() {
     assert!(!reason.synced && !reason.ready() && reason.reason.unwrap().starts_with(&forbidden("prod")));
 }
 
-/// Each way to be away has words of its own, which stay the same while nothing changes.
+/// Each reason for being unavailable has its own text, which stays the same while nothing changes.
 #[tokio::test]
 async fn the_reason_is_told_and_cleared() {
     let status = |code: u16, reason: &str, message: &str| {
@@ -221,7 +221,7 @@ async fn a_pod_that_cannot_be_read_is_kept_or_deleted_and_counted() {
     server.delete(PODS, "prod", "b");
     run.pods(&["prod/a", "prod/c"]).await;
     assert_eq!(run.log.unreadable(), 3);
-    // A list keeps it, and drops what is not there.
+    // An unreadable pod in a list is kept, and pods that are missing from the list are removed.
     server.reply(Ask::Check, Reply::empty(410));
     server.delete(PODS, "prod", "c");
     run.pods(&["prod/a"]).await;
@@ -230,7 +230,7 @@ async fn a_pod_that_cannot_be_read_is_kept_or_deleted_and_counted() {
     server.request(Ask::List, 1).await;
     server.request(Ask::Watch, 1).await;
     assert_eq!((run.keys(), run.log.unreadable()), (vec!["prod/a".to_owned()], 4));
-    // And it heals.
+    // Readable objects are applied again.
     server.put(PODS, pod("prod", "a"));
     server.put(PODS, pod("prod", "d"));
     run.pods(&["prod/a", "prod/d"]).await;

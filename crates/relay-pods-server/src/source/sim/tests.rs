@@ -1,4 +1,4 @@
-//! The generator against slow models, and the source against a log.
+//! The generator compared with slow models, and the source with a log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ fn labels(pod: &Pod) -> Vec<(String, String)> {
     pod.labels().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
-/// What must hold of any run: checks every event against the one before and the fold.
+/// Checks the rules that hold for any run: compares every event with the one before and with the fold.
 fn check_run(start: Fold, changes: &[Change], last_version: u64) -> Fold {
     let mut fold = start;
     let mut uids: BTreeSet<String> = fold.values().map(|pod| pod.uid().unwrap().to_owned()).collect();
@@ -101,7 +101,7 @@ fn adopting_between_two_roll_outs_of_one_deployment() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Events say all there is to know, the number of pods stays near the target, and every event obeys the rules.
+    /// Events are complete, the number of pods stays near the target, and every event follows the rules.
     #[test]
     fn any_cluster_keeps_the_rules(seed: u64, target in 1_usize..150, head in 0_u64..1000) {
         let mut cluster = Cluster::new(seed, target, head, None);
@@ -122,13 +122,14 @@ proptest! {
         prop_assert_eq!(cluster.now(), changes.last().unwrap().at.clone());
     }
 
-    /// The pods of the log are all the memory there is: who begins from them goes on the same way.
+    /// The pods of the log are the only state: a generator that starts from them continues in the same way.
     #[test]
     fn an_adopted_cluster_goes_on_as_if_nothing_had_happened(seed: u64, target in 1_usize..80, before in 0_usize..400) {
         check_adoption(seed, target, before);
     }
 
-    /// Whatever a log holds, the cluster takes it over, keeps the rules, and ends up near its own number of pods.
+    /// Whatever pods a log has, the cluster takes them over, follows the rules, and ends up near its own number of
+    /// pods.
     #[test]
     fn any_pods_can_be_adopted(seed: u64, target in 0_usize..40, other in 0_usize..80, cut in 0_usize..40) {
         let mut stranger = Cluster::new(seed ^ 1, other, 0, None);
@@ -166,7 +167,7 @@ fn the_same_seed_is_the_same_cluster() {
     let (pods, changes) = run(7, 60);
     let (others, other_changes) = run(8, 60);
     assert!(pods != others && changes != other_changes);
-    // Pins the sequence: a change of the generator is a change that users of a seed see.
+    // Fixes the sequence: users of a seed see every change of the generator.
     let digest = changes.iter().fold(0_u64, |sum, change| {
         let text = serde_json::to_string(&change.pod).unwrap() + change.at.as_str();
         text.bytes().fold(sum, |sum, byte| plan::mix(sum ^ u64::from(byte)))
@@ -322,7 +323,7 @@ fn records(log: &Log) -> Vec<Record> {
     }
 }
 
-/// Runs a source over a log for some virtual time.
+/// Runs a source with a log for some virtual time.
 async fn run(log: &Arc<Log>, source: SimSource, time: Duration) {
     let stop = CancellationToken::new();
     let running = tokio::spawn(Box::new(source).run(Publisher::new(log.clone(), []), stop.clone()));
@@ -353,7 +354,7 @@ async fn the_rate_is_kept_and_a_restart_goes_on() {
     run(&log, sim.clone().rate(1000.0).events(77), Duration::from_secs(60)).await;
     assert_eq!(log.head(), head + 87, "quiet after so many events");
 
-    // The same events as one run would have made.
+    // The events are the same as in one run.
     let mut cluster = Cluster::new(7, 40, 0, None);
     let expected = steps(&mut cluster, usize::try_from(log.head()).unwrap() - 40);
     let records = records(&log);

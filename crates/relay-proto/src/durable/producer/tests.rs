@@ -74,7 +74,7 @@ fn batches_are_filled_and_linger() {
     assert_eq!(attempt.body, "[333]");
 }
 
-/// The first attempt that is not the one before.
+/// The next attempt that is not the attempt with this ticket.
 fn sent_after(producer: &mut Producer, now: &mut Duration, before: u64) -> Attempt {
     let mut attempt = sent(producer, now);
     while attempt.ticket == before {
@@ -104,7 +104,7 @@ fn a_first_duplicate_was_somebody_elses() {
     producer.push(b"x", 1, ZERO);
     let mut now = ZERO;
     let attempt = sent(&mut producer, &mut now);
-    // No byte of it left: that was no attempt.
+    // Nothing was sent, so this does not count as an attempt.
     producer.handle_failure(attempt.ticket, "refused", false, now);
     let attempt = sent(&mut producer, &mut now);
     assert!(attempt.first);
@@ -177,7 +177,7 @@ fn claims_at_the_start_only() {
         producer.handle_answer(attempt.ticket, &Answer::new(403).header("Producer-Epoch", b"9"), now);
         assert_eq!(refused(&mut producer, now), Refused::Fenced { epoch: 9 });
     }
-    // Another life goes on with what is its own: neither acknowledged nor sent before.
+    // A later run that continues with batches of its own, acknowledged or sent before, does not claim the name.
     let bounds = Bounds { seq: 0, first: 0, last: 1 };
     for (next_seq, acknowledged, in_flight) in [(1, 1, vec![]), (1, 0, vec![bounds])] {
         let state = ProducerState { epoch: 4, next_seq, acknowledged, in_flight };
@@ -300,7 +300,7 @@ fn every_other_refusal_is_final() {
         producer.handle_answer(attempt.ticket, &answer, now);
         let stop = refused(&mut producer, now);
         assert!(matches!(stop, Refused::Refusal { status, .. } if status == answer.status()), "{stop:?}");
-        // An answer that comes later changes nothing.
+        // An answer that comes too late changes nothing.
         producer.handle_answer(attempt.ticket, &ok("a"), now);
         assert_eq!(refused(&mut producer, now), stop);
     }

@@ -30,7 +30,7 @@ fn events() -> Answer {
     answer(200, &[("Content-Type", "text/event-stream")])
 }
 
-/// Polls until something from outside is wanted; what was given out on the way, in short.
+/// Polls until the reader needs something from outside. Returns the data that it gave out on the way as short texts.
 fn drain(reader: &mut Reader, now: Duration) -> (Vec<String>, ReaderWant) {
     let mut given = vec![];
     loop {
@@ -67,7 +67,7 @@ fn query(reader: &mut Reader, now: Duration) -> String {
     }
 }
 
-/// The query after a pause, or at once.
+/// The query of the next request, which is made after a pause or at once.
 fn next_query(reader: &mut Reader, now: &mut Duration) -> String {
     loop {
         match drain(reader, *now) {
@@ -103,7 +103,8 @@ fn catches_up_and_then_follows_by_events() {
     let ReaderWant::Ask(ask) = want else { panic!("{want:?}") };
     assert_eq!((ask.query.as_str(), ask.live), ("live=sse&offset=a2", Some(Live::Sse)));
     reader.handle_answer(&events(), ZERO);
-    // Two events before one control: given out together. What no control covers is dropped at the cut.
+    // Two data events before one control event are given out together. Data without a control event is dropped when the
+    // connection ends.
     reader.handle_bytes("event: data\ndata: [4]\n\nevent: data\ndata: [5]\n\n".into(), ms(5));
     assert!(drain(&mut reader, ms(5)).0.is_empty());
     let control = "event: control\ndata: {\"streamNextOffset\":\"a3\",\"streamCursor\":\"7&\"}\n\n";
@@ -131,7 +132,7 @@ fn what_was_given_out_before_a_cut_is_skipped() {
     reader.handle_end(Some("cut"), ZERO);
     let mut now = ZERO;
     assert_eq!(next_query(&mut reader, &mut now), "offset=x");
-    // This time the answer is shorter than what was given out: the rest is skipped of the next one.
+    // This answer is shorter than the data that was given out: the rest is skipped in the next answer.
     reader.handle_answer(&answer(200, &[("Stream-Next-Offset", "x5")]), now);
     reader.handle_bytes("01234".into(), now);
     reader.handle_end(None, now);
@@ -216,7 +217,7 @@ fn an_offset_that_goes_back_is_no_offset() {
     let mut reader = reader(LiveMode::LongPoll, "5");
     let mut now = ZERO;
     next_query(&mut reader, &mut now);
-    // The first one may: somebody asked for what is not there yet.
+    // The first offset may go back, because the reader may have asked for an offset beyond the end.
     reader.handle_answer(&answer(204, &[("Stream-Next-Offset", "3")]), now);
     for _ in 0..2 {
         assert_eq!(next_query(&mut reader, &mut now), "live=long-poll&offset=3");
@@ -317,7 +318,7 @@ fn failures_are_retried_until_the_time_is_over() {
         }
     }
     assert_eq!(now, ms(700));
-    // A floor above the time that is left: nobody waits for nothing.
+    // If the requested wait is longer than the time that is left, the reader stops at once.
     let mut reader =
         Reader::new(ReaderConfig::default().retry_for(Some(ms(700))), Checkpoint::at(Offset::START), 3);
     reader.poll(ZERO);

@@ -1,8 +1,8 @@
-//! Whole lives of a connection on virtual time.
+//! Long runs of a connection on virtual time.
 
 use super::*;
 
-/// Opens a stream at `now`: whatever the machine waits for must be a response.
+/// Opens a stream at `now`: the machine must be waiting for a response.
 fn open(machine: &mut Machine, now: Duration) -> Attempt {
     let (mut passed, waits) = drain(machine, now);
     assert!(matches!(waits, Action::Response(_)), "{waits:?}");
@@ -11,7 +11,7 @@ fn open(machine: &mut Machine, now: Duration) -> Attempt {
     attempt
 }
 
-/// Drains, expecting a wait, and says until when.
+/// Drains the machine, which must then wait. Returns the time until which it waits.
 fn wait(machine: &mut Machine, now: Duration) -> Duration {
     match drain(machine, now).1 {
         Action::Wait(until) => until,
@@ -37,7 +37,7 @@ fn a_server_that_is_gone_for_an_hour_is_asked_ever_less() {
             assert!(until - now <= seconds(30));
             now = until;
         }
-        // Full jitter: 15 s on average once the cap is reached.
+        // With full jitter, the delay is 15 s on average once the cap is reached.
         assert!((180..=330).contains(&attempts), "{attempts} attempts with seed {seed}");
         assert!((5..=30).contains(&in_first_minute), "{in_first_minute} at first with seed {seed}");
         assert_eq!(open(&mut machine, now).number(), attempts + 1);
@@ -58,11 +58,11 @@ fn clients_that_were_cut_together_come_back_apart() {
         })
         .collect();
     delays.sort();
-    // Uniform over 0.8 s: no 10 ms see more than three times their share of 125.
+    // The delays are uniform over 0.8 s: no 10 ms have more than three times their share of 125 clients.
     for bucket in 0..80 {
         let range = Duration::from_millis(bucket * 10)..Duration::from_millis(bucket * 10 + 10);
         let share = delays.iter().filter(|delay| range.contains(delay)).count();
-        // The floor gathers what would have come within its time.
+        // Delays below the floor are raised to it, so its bucket has more.
         let most = if bucket == 1 { 500 } else { 375 };
         assert!(share <= most, "{share} clients within {range:?}");
     }
@@ -95,7 +95,7 @@ fn retry_after_is_kept_and_spread() {
     assert_eq!(after(503, b"0"), Duration::from_millis(800), "nothing is not a time");
     assert_eq!(after(503, b"soon"), Duration::from_millis(800));
     assert_eq!(after(502, b"7"), Duration::from_millis(800), "only 429 and 503 may choose");
-    // The longer of two wishes.
+    // The longer of the two delays is used.
     for (once, least) in [(20, 20), (1, 10)] {
         let mut machine = Machine::new(plain(), 1);
         drain(&mut machine, Duration::ZERO);
@@ -112,7 +112,7 @@ fn silence_ends_a_connection_and_any_byte_prevents_it() {
     let mut machine = Machine::new(plain(), 1);
     open(&mut machine, Duration::ZERO);
     assert_eq!(told(&mut machine, Duration::ZERO), "opened bytes@45");
-    // A trickle just within the limit: a comment, half a line, its end.
+    // Bytes come slowly, just within the limit: a comment, half a line, its end.
     let mut now = Duration::ZERO;
     for bytes in [&b":\n"[..], b"da", b"ta: x\n", b"\n"] {
         now += seconds(44);
@@ -136,10 +136,11 @@ fn a_caller_that_is_busy_does_not_make_the_server_silent() {
     drain(&mut machine, Duration::ZERO);
     machine.handle_bytes(&b"data: 1\n\ndata: 2\n\n"[..], seconds(1));
     assert!(matches!(machine.poll(seconds(1)), Action::Item(_)));
-    // Ten minutes for each of the two.
+    // The caller takes ten minutes for each of the two events.
     assert!(matches!(machine.poll(seconds(601)), Action::Item(_)));
     assert_eq!(told(&mut machine, seconds(1201)), "bytes@1246");
-    // Away while a read was pending, and back long after the deadline: nobody has waited for so long.
+    // The caller was away while a read was pending, and came back long after the deadline. This does not count as
+    // silence.
     assert_eq!(told(&mut machine, seconds(2000)), "bytes@1246");
     machine.handle_timeout(seconds(2000));
     assert_eq!(told(&mut machine, seconds(2000)), "bytes@2045");
@@ -239,7 +240,7 @@ fn the_server_chooses_the_base_within_bounds() {
     assert_eq!(delay(impatient, "x").0, 1, "and is never zero itself");
 }
 
-/// 403 is asked again late, everything else soon.
+/// After a 403 the long delays are used, after everything else the short ones.
 fn two_profiles() -> Config {
     fn late(status: u16) -> Option<Verdict> {
         (status == 403).then_some(Verdict::RetryLater)
@@ -260,10 +261,10 @@ fn the_long_profile_counts_for_itself_and_only_progress_shortens_it() {
         now += delay;
         delay.as_secs()
     };
-    // Each profile doubles by itself, up to its own cap.
+    // Each profile doubles separately, up to its own cap.
     assert_eq!([403, 503, 403, 503, 403].map(|code| fail(&mut machine, code)), [300, 1, 600, 2, 1200]);
     assert_eq!([403, 403, 403].map(|code| fail(&mut machine, code)), [2400, 3600, 3600]);
-    // A server's wish and a connection without progress, however long, change the short one alone.
+    // `retry:` and a connection without progress, however long, change the short profile only.
     let opened = now;
     open(&mut machine, opened);
     machine.handle_bytes("retry: 7000\n\n", opened);
@@ -324,7 +325,7 @@ fn a_year_behind_a_balancer_that_cuts_quiet_connections() {
         while now < seconds(365 * 86_400) {
             open(&mut machine, now);
             connections += 1;
-            // A heartbeat after 15 s would keep it; this server has none.
+            // A heartbeat after 15 s would keep the connection open; this server sends none.
             let (_, Action::Bytes(Some(until))) = drain(&mut machine, now) else { panic!("{machine:?}") };
             let cut = now + seconds(cut_after);
             now = until.min(cut);
@@ -336,7 +337,7 @@ fn a_year_behind_a_balancer_that_cuts_quiet_connections() {
             now = wait(&mut machine, now);
         }
         let life = if cut_after == 30 { 30 } else { 45 };
-        // Full jitter up to the cap of 30 s: half of it on average.
+        // With full jitter and a cap of 30 s, the delay is half of the cap on average.
         let expected = 365 * 86_400 / (life + 15);
         assert!(connections.abs_diff(expected) < expected / 50, "{connections} of about {expected}");
     }
@@ -357,7 +358,8 @@ fn fresh_credentials_once_at_once_then_with_backoff() {
     let now = Duration::from_millis(800);
     assert_eq!(told(&mut machine, now), "connect#2+fresh response@30.8");
     assert_eq!(refuse(&mut machine, now), "failed(answered with status 401) wait@2.4");
-    // Good again: the next 401, in an hour when the token has run out, has its immediate attempt back.
+    // After a success, the next 401 gets an immediate attempt again, for example when the token has expired after an
+    // hour.
     let now = Duration::from_millis(2400);
     open(&mut machine, now);
     machine.handle_end(End::Eof, seconds(3600));
@@ -372,7 +374,7 @@ fn redirects_end_somewhere() {
     let mut machine = Machine::new(plain(), 1);
     drain(&mut machine, Duration::ZERO);
     let mut urls = Vec::new();
-    // A loop between two paths.
+    // Redirects in a loop between two paths.
     let mut from = URL.to_owned();
     let outcome = loop {
         let to = if from.ends_with("/a") { &b"/b"[..] } else { b"/a" };
@@ -389,7 +391,7 @@ fn redirects_end_somewhere() {
     assert_eq!(urls[4], "http://relay.test/a");
     let [Action::Item(Item::Ended(ended))] = &outcome.0[..] else { panic!("{outcome:?}") };
     assert_eq!((&ended.cause, ended.opened), (&Cause::TooManyRedirects(307), false));
-    // The next attempt begins where the first did, with all hops to go.
+    // The next attempt starts from the first URL, with all redirects allowed again.
     let Action::Wait(until) = outcome.1 else { panic!("{outcome:?}") };
     assert_eq!(told(&mut machine, until), "connect#2 response@30.8");
 }
@@ -477,7 +479,7 @@ fn lenient_about_types_when_told_so() {
     drain(&mut machine, Duration::ZERO);
     machine.handle_response(status(200).header("content-type", b"text/html\x1b[2J"), Duration::ZERO);
     let line = told(&mut machine, Duration::ZERO);
-    // What a server wrote there may be a secret, or an order to a terminal: only known types are told.
+    // The text that a server wrote there may be a secret or a terminal escape, so only known types are shown.
     assert!(line.contains("another content type") && !line.contains("text/html"), "{line}");
 }
 

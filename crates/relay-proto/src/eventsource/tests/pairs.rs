@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Ceilings without jitter: 60 s, then 120 s, so that a wait is still on when the input comes.
+/// Delays without jitter: 60 s, then 120 s, so that the machine still waits when the input comes.
 fn machine() -> Machine {
     let config = Config::default()
         .base(seconds(60))
@@ -19,7 +19,7 @@ fn machine() -> Machine {
 const STATES: [State; 6] =
     [State::Connect, State::Response, State::Problem, State::Bytes, State::Wait, State::Stopped];
 
-/// A machine that entered the state at time zero and has told everything it had to tell.
+/// A machine that entered the state at time zero and has reported everything.
 fn in_state(state: State) -> Machine {
     let mut machine = machine();
     let zero = Duration::ZERO;
@@ -49,7 +49,7 @@ fn in_state(state: State) -> Machine {
     machine
 }
 
-/// The input, at 10 s unless its name says when.
+/// Gives the input at 10 s, unless its name has another time.
 fn give(machine: &mut Machine, input: &str) -> Duration {
     let now = match input {
         "timeout in time" | "nothing for 50 s" => seconds(50),
@@ -85,8 +85,8 @@ fn give(machine: &mut Machine, input: &str) -> Duration {
     now
 }
 
-/// Per input: what comes out in Connect, Response, Problem, Bytes, Wait and Stopped. A dash: the input changes nothing,
-/// what comes is what comes with `nothing` at that time.
+/// For each input: the result in Connect, Response, Problem, Bytes, Wait and Stopped. A dash means that the input
+/// changes nothing: the result is that of `nothing` at that time.
 const TABLE: &[(&str, [&str; 6])] = &[
     (
         "nothing",
@@ -235,11 +235,11 @@ fn every_input_in_every_state() {
     }
 }
 
-/// Two inputs, where the second shows what the first has set.
+/// Two inputs, of which the second shows what the first has changed.
 #[test]
 fn what_an_input_leaves_behind() {
     for (state, inputs, expected) in [
-        // An answer with an error body: the body, or its end, brings the verdict.
+        // After an answer with an error body, the body or its end decides.
         (
             State::Response,
             &["401", "eof"][..],
@@ -248,11 +248,11 @@ fn what_an_input_leaves_behind() {
         (State::Response, &["401", "eof", "401", "eof"], "failed(answered with status 401) wait@70"),
         (State::Response, &["403", "bytes", "eof"], "stop(refused with status 403)"),
         (State::Response, &["503", "bytes", "reset"], "failed(answered with status 503) wait@70"),
-        // The count of attempts: it grows, progress resets it.
+        // The number of attempts grows, and progress resets it.
         (State::Wait, &["progress", "nothing"], "wait@60"),
         (State::Bytes, &["delay once", "eof"], "ended(the server ended the connection) wait@13"),
         (State::Response, &["delay once", "503", "eof"], "failed(answered with status 503) wait@13"),
-        // What comes late, from a connection given up, is not heard.
+        // Late input of a connection that was given up is ignored.
         (State::Bytes, &["eof", "bytes"], "ended(the server ended the connection) wait@70"),
         (State::Bytes, &["bytes", "restart", "bytes"], "ended(restarted: stuck) wait@70"),
         (State::Bytes, &["bytes", "eof"], "event(x) ended(the server ended the connection) wait@70"),
@@ -264,7 +264,7 @@ fn what_an_input_leaves_behind() {
         let mut machine = in_state(state);
         let mut now = Duration::ZERO;
         for (index, input) in inputs.iter().enumerate() {
-            // The attempt that follows at once is begun; what else was said is left to be told.
+            // If the next attempt begins at once, it is taken; all other reports stay for the end.
             if index > 0 && machine.state() == State::Connect {
                 drain(&mut machine, now);
             }
@@ -320,7 +320,7 @@ fn statuses() {
         assert_eq!(told(&mut machine, Duration::ZERO), expected);
     }
 
-    // The caller's policy comes first, but not before 200, 204, redirects and a 401 that can be healed.
+    // The caller's policy decides first, except for 200, 204, redirects, and a 401 with fresh credentials.
     fn policy(status: u16) -> Option<Verdict> {
         match status {
             404 => Some(Verdict::Retry),

@@ -1,4 +1,4 @@
-//! Arbitrary lives: whatever comes, the machine waits for something and says until when.
+//! Random runs: whatever the input is, the machine waits for something, and says until when.
 
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ enum Step {
     Bytes(Vec<u8>),
     End(bool),
     Refused(Option<u64>),
-    /// To the time the machine named.
+    /// Advances to the deadline of the machine.
     Deadline,
     Later(u64),
     Progress,
@@ -79,7 +79,7 @@ fn config() -> impl Strategy<Value = Config> {
     )
 }
 
-/// Runs a life and writes it down, checking at every step what must always hold.
+/// Plays a run and records it, and checks at every step the rules that must always hold.
 fn live(config: &Config, seed: u64, steps: &[Step]) -> Vec<String> {
     let mut machine = Machine::new(config.clone(), seed);
     let mut now = Duration::ZERO;
@@ -118,7 +118,7 @@ fn live(config: &Config, seed: u64, steps: &[Step]) -> Vec<String> {
         let (passed, waits) = drain(&mut machine, now);
         let connects = passed.iter().filter(|want| matches!(want, Action::Connect(_))).count();
         assert!(connects <= 1, "one attempt at a time: {passed:?}");
-        // Without a wait there are only redirects and one 401, which redirects may follow again.
+        // Without a wait there are only redirects and one 401, which may be followed by redirects again.
         connects_in_a_row += connects;
         assert!(connects_in_a_row <= 2 * (1 + config.max_redirects as usize), "{diary:?}");
         match &waits {
@@ -130,7 +130,7 @@ fn live(config: &Config, seed: u64, steps: &[Step]) -> Vec<String> {
             Action::Response(time) | Action::Bytes(time) => {
                 until = *time;
                 if matches!(step, Step::Deadline) && time.is_some_and(|time| time <= now) {
-                    // Only a limit of zero can be over when it begins; acting on it must lead on.
+                    // Only a limit of zero can have passed when it begins; handling it must lead to another state.
                     machine.handle_timeout(now);
                     let (_, next) = drain(&mut machine, now);
                     assert_ne!(word(&next), word(&waits), "stuck at its own deadline");
@@ -176,7 +176,7 @@ proptest! {
         for jitter in [Jitter::Full, Jitter::Half, Jitter::None] {
             let mut backoff = Backoff::new(base, cap, seed).factor(factor).floor(floor).jitter(jitter);
             let floor = floor.max(Duration::from_millis(1));
-            // The obvious way to the ceiling.
+            // A simple calculation of the ceiling.
             let mut ceiling = base.max(floor).min(cap);
             for _ in 0..40 {
                 prop_assert_eq!(backoff.ceiling(), ceiling);

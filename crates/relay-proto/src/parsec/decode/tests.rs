@@ -32,7 +32,7 @@ fn behaviour_08_a_round_trip_keeps_everything() {
     assert!(half.to_json().contains(r#""causation":{"parent_sequence":7}"#));
 }
 
-/// Behaviour 9: each missing member gives its own error, and the first counts.
+/// Behaviour 9: each missing member has its own error, and the first one is reported.
 #[test]
 fn behaviour_09_the_order_of_the_rules() {
     let robot = || ProducerKind::from_name("robot");
@@ -53,7 +53,7 @@ fn behaviour_09_the_order_of_the_rules() {
     assert_eq!(valid.validate(), Ok(()));
 }
 
-/// Behaviour 10: exactly the limit passes, one byte more names both sizes.
+/// Behaviour 10: an envelope of exactly the limit is accepted; with one byte more, the error names both sizes.
 #[test]
 fn behaviour_10_the_size_rule() {
     let of =
@@ -63,7 +63,7 @@ fn behaviour_10_the_size_rule() {
     assert_eq!(full.encode().unwrap().len(), MAX_ENVELOPE_BYTES);
     let error = of(MAX_ENVELOPE_BYTES - frame + 1).encode().unwrap_err().to_string();
     assert!(error.contains("exceeds MaxEnvelopeSize") && error.contains("65537") && error.contains("65536"));
-    // A reader has no such limit.
+    // Readers have no such limit.
     assert!(decode(&of(MAX_ENVELOPE_BYTES * 2).to_json()).is_ok());
 }
 
@@ -138,7 +138,7 @@ fn what_is_wrong_is_named_and_the_payload_is_not_shown() {
     }
 }
 
-/// Behaviour 14: a large payload lies elsewhere, by convention.
+/// Behaviour 14: by convention, a large payload is stored elsewhere.
 #[test]
 fn behaviour_14_a_reference_to_data_is_a_payload_like_any_other() {
     let payload = Payload::of(&serde_json::json!({"url": "https://h/x", "size_bytes": 1})).unwrap();
@@ -152,7 +152,7 @@ mod plainly {
     use super::*;
     use proptest::prelude::*;
 
-    /// How each member may be written, right or wrong, in the order of publishers; nothing for one that is missing.
+    /// The possible texts of each member, right or wrong, in the order of publishers; an empty text if it is missing.
     fn members() -> impl Strategy<Value = Vec<&'static str>> {
         let one = |ways: &[&'static str]| prop::sample::select(ways.to_vec());
         let channel = one(&[
@@ -210,7 +210,7 @@ mod plainly {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
-        /// The short way reads nothing that the long way reads otherwise.
+        /// If the fast reader accepts a text, the slow reader reads the same.
         #[test]
         fn as_the_long_way(
             members in members(),
@@ -230,7 +230,7 @@ mod plainly {
         }
     }
 
-    /// And it is taken for what publishers write.
+    /// The fast reader accepts what publishers write.
     #[test]
     fn what_is_written_is_read_the_short_way() {
         let whole = valid().with_schema_ref("s:1").with_causation(Causation::new("public:a.b", 7));

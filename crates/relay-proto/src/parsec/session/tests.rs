@@ -2,7 +2,7 @@ use super::*;
 
 const CHANNEL: &str = "public:a.b";
 
-/// A session on a clock of its own, with what it has said.
+/// A session with its own clock, and the frames that it has sent.
 struct Run {
     session: Session,
     now: Duration,
@@ -16,7 +16,7 @@ impl Run {
         Self { session, now: Duration::ZERO, sent: Vec::new(), items: Vec::new() }
     }
 
-    /// Obeys until there is something to wait for.
+    /// Does what the session asks for, until it waits.
     fn drain(&mut self) -> Action {
         loop {
             match self.session.poll(self.now) {
@@ -31,7 +31,7 @@ impl Run {
         self.session.subscribe(CHANNEL, from);
     }
 
-    /// Waits as long as it wants to, and connects.
+    /// Waits as long as the session asks for, and connects.
     fn connect(&mut self) {
         loop {
             match self.drain() {
@@ -94,7 +94,7 @@ fn a_drop_resumes_at_the_greater_of_the_answer_and_its_publications() {
     run.connect();
     assert_eq!(run.sent.pop().unwrap(), r#"{"id":2,"subscribe":{"channel":"public:a.b"}}"#);
     run.say(r#"{"id":2,"subscribe":{"recoverable":true,"positioned":true,"epoch":"Xy","offset":2}}"#);
-    // Several lines in one frame are events in their order.
+    // Several lines in one frame are events, in their order.
     run.say(&format!("{}\n{{}}\n{}", push(3), push(4)));
     assert_eq!(run.sent, ["{}"], "a ping is answered");
     run.sent.clear();
@@ -213,7 +213,7 @@ fn error_100_is_tried_five_times_with_growing_waits() {
         if let Action::Receive(Some(until)) = want {
             assert!(until > run.now, "there is a wait");
             run.now = until;
-            // Pings come meanwhile.
+            // Pings arrive meanwhile.
             run.say("{}");
             run.sent.retain(|line| line != "{}");
         }
@@ -328,7 +328,7 @@ fn deadlines() {
     assert!(matches!(run.drain(), Action::Wait(_)));
     run.now = until;
     run.connect();
-    // Pings are 25 s apart, and 10 s late at most.
+    // Pings come every 25 s, and at most 10 s late.
     let Action::Receive(Some(until)) = run.drain() else { panic!() };
     assert_eq!(until - run.now, Duration::from_secs(35));
     run.now += Duration::from_secs(30);
@@ -339,7 +339,7 @@ fn deadlines() {
     assert!(matches!(run.drain(), Action::Wait(_)));
 }
 
-/// Every input in every state: nothing panics, and only what the table allows goes on.
+/// Every input in every state: nothing panics, and only the inputs in the table have an effect.
 #[test]
 fn every_state_takes_every_input() {
     type Make = fn() -> Run;

@@ -8,12 +8,12 @@ use crate::pods::{EventPage, ListDecoder, ListFormat, ListLimits, PodBuilder, Po
 
 const WHOLE: &str = r#"{"namespace":"prod","name":"web-1","uid":"u-1","resource_version":"8","labels":{"app":"web","run":"d-1"},"annotations":{"note":"a \"b\""},"phase":"Running","ready":true,"node_name":"n1","pod_ip":"10.1.0.1","host_ip":"10.0.0.1","created_at":"2026-11-21T09:00:00Z","started_at":"2026-11-21T09:00:01Z","deleted_at":"2026-11-21T09:00:02Z","reason":"Evicted","message":"line\nü","owner":{"kind":"ReplicaSet","name":"web"},"containers":[{"name":"app","image":"i:1","ready":true,"restart_count":2,"state":"running","reason":"x","exit_code":-1},{"name":"side","image":null,"ready":false,"restart_count":0,"state":null,"reason":null,"exit_code":null,"kind":"init","signal":9,"last_reason":"OOMKilled","last_exit_code":7,"last_finished_at":"2026-11-21T08:00:00Z"}],"printed":{"status":"Odd","ready":1,"containers":2,"restarts":3,"last_restart":"2026-11-21T08:30:00Z"}}"#;
 
-/// The slow way, which decides what is right.
+/// The slow reader, which decides what is right.
 fn serde_pod(text: &str) -> Result<Pod, serde_json::Error> {
     serde_json::from_str(text)
 }
 
-/// All that can be asked of a pod.
+/// Everything that can be read of a pod.
 fn told(pod: &Pod) -> String {
     let labels: Vec<_> = pod.labels().map(|(key, value)| (key, value, pod.label(key))).collect();
     let annotations: Vec<_> =
@@ -36,7 +36,7 @@ fn told(pod: &Pod) -> String {
     )
 }
 
-/// Reads a text both ways and says whether the fast one could.
+/// Reads a text with both readers and compares the results. Returns whether the fast one accepted the text.
 #[track_caller]
 fn agree(text: &str) -> bool {
     let (fast, slow) = (Pod::scan_whole(text), serde_pod(text));
@@ -77,7 +77,8 @@ fn what_a_relay_writes_is_read_without_serde() {
     }
 }
 
-/// What a relay writes is read by comparing; slower ways would still read it, and nobody would notice.
+/// A relay's own output is read by comparison. Slower readers would also read it, so only a test notices if this path
+/// is not used.
 #[test]
 fn what_a_relay_writes_is_canonical() {
     let pods = [Pod::from_json(WHOLE).unwrap(), PodBuilder::new("a", "b").build()];
@@ -299,7 +300,7 @@ fn debug_shows_no_payload() {
     assert_eq!(format!("{:?}", pod.to_builder()), "PodBuilder(prod/web-1)");
 }
 
-/// A JSON text, mostly one that is asked for.
+/// A JSON text, mostly one that is valid for a pod.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         6 => "[a-z0-9.:-]{0,12}".prop_map(|text| format!("\"{text}\"")),
@@ -323,7 +324,7 @@ fn object(
     )
 }
 
-/// A pod in which most fields are as they should be, in some order.
+/// A pod in which most fields are valid, in any order.
 fn pod() -> impl Strategy<Value = String> {
     let texts = vec![
         "uid",
@@ -497,7 +498,7 @@ proptest! {
     }
 }
 
-/// The properties above say nothing when the fast way takes nothing.
+/// The properties above show nothing if the fast reader accepts nothing.
 #[test]
 fn what_is_random_is_often_read_without_serde() {
     use proptest::strategy::ValueTree;

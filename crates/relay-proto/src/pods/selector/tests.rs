@@ -35,7 +35,7 @@ fn each_form_is_read_and_written_in_one_way() {
         ("b,a", "a,b"),
         ("a,a,a", "a"),
         ("example.com/app_1=V.2-x,a.b/c!=d", "a.b/c!=d,example.com/app_1=V.2-x"),
-        // What asks the same is the same.
+        // Equivalent selectors are equal.
         ("a in (b,c),a!=c", "a=b"),
         ("a in (b,c),a in (c,d)", "a=c"),
         ("a=b,a", "a=b"),
@@ -106,7 +106,7 @@ fn what_is_malformed_is_refused_with_its_place() {
     }
 }
 
-/// A condition in the words of the grammar, and as a plain question.
+/// A condition in the words of the grammar, and as a plain check.
 #[derive(Debug, Clone)]
 enum Plain {
     In(&'static str, Vec<&'static str>),
@@ -155,7 +155,7 @@ fn plain() -> impl Strategy<Value = Plain> {
     ]
 }
 
-/// Every set of labels that the conditions above could tell apart.
+/// All sets of labels that the conditions above can distinguish.
 fn universe() -> Vec<BTreeMap<&'static str, &'static str>> {
     let values = [None, Some("x"), Some("y"), Some("notin"), Some("other")];
     let of = |key, value: Option<&'static str>| value.map(|value| (key, value));

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::pods::{Pod, PodBuilder};
 
-/// The state of a container, told in a word or two.
+/// The state of a container, from a word or two.
 fn state(text: &str) -> Value {
     let number = |text: &str| text.parse::<i32>().unwrap();
     match text.split_once(' ') {
@@ -20,8 +20,8 @@ fn state(text: &str) -> Value {
     }
 }
 
-/// `NAME STATE`, and behind it `ready`, `started`, `xN` for restarts and `@TIME` for the end of the time before, each
-/// after a comma. Times are minutes of one hour.
+/// A container from `NAME STATE`, and after a comma each: `ready`, `started`, `xN` for restarts, and `@TIME` for the
+/// end of the previous run. Times are minutes of one hour.
 fn status(text: &str) -> Value {
     let mut parts = text.split(',');
     let (name, what) = parts.next().unwrap().split_once(' ').unwrap();
@@ -49,7 +49,7 @@ struct Case<'a> {
     init: &'a [&'a str],
     app: &'a [&'a str],
     phase: &'a str,
-    /// Words: conditions that hold, `deleting`, `gated`, `reason=R`, `no-status`, `more-init=N`.
+    /// Words: conditions that are true, `deleting`, `gated`, `reason=R`, `no-status`, `more-init=N`.
     also: &'a str,
     expected: &'a str,
 }
@@ -116,7 +116,7 @@ const fn case<'a>(
     Case { init, app, phase, also, expected }
 }
 
-/// What each of them prints was worked out by hand from Kubernetes' rule, never by running this code.
+/// The expected output was derived by hand from Kubernetes' rules, never by running this code.
 const CASES: &[Case<'_>] = &[
     // Plain pods.
     case(&[], &["a running,ready"], "Running", "Ready Initialized", "Running 1/1 0"),
@@ -133,7 +133,7 @@ const CASES: &[Case<'_>] = &[
     case(&[], &["a waiting"], "Pending", "Initialized", "Pending 0/1 0"),
     case(&[], &["a none"], "Pending", "Initialized", "Pending 0/1 0"),
     case(&[], &["a waiting CreateContainerConfigError"], "Pending", "", "CreateContainerConfigError 0/1 0"),
-    // Ends.
+    // Containers that have ended.
     case(&[], &["a ended Completed"], "Succeeded", "Initialized", "Completed 0/1 0"),
     case(&[], &["a ended Error"], "Failed", "Initialized", "Error 0/1 0"),
     case(&[], &["a ended OOMKilled,x2"], "Running", "Initialized", "OOMKilled 0/1 2"),
@@ -264,7 +264,7 @@ const CASES: &[Case<'_>] = &[
         "Initialized",
         "Init:0/2 1/3 1",
     ),
-    // How long ago the last restart was.
+    // The age of the last restart.
     case(&[], &["a running,ready,x3,@10"], "Running", "Ready Initialized", "Running 1/1 3 since 10"),
     case(&[], &["a running,x1,@10", "b running,x1,@30"], "Running", "Initialized", "Running 0/2 2 since 30"),
     case(&[], &["a running,x1,@40", "b running,x1,@30"], "Running", "Initialized", "Running 0/2 2 since 40"),
@@ -279,7 +279,7 @@ const CASES: &[Case<'_>] = &[
         "",
         "Init:CrashLoopBackOff 0/1 9 since 15",
     ),
-    // An init container that is done no longer counts, its time neither.
+    // A finished init container no longer counts, and neither does its time.
     case(&["i exit 0,x2,@50"], &["a running,ready,x1,@10"], "Running", "Ready", "Running 1/1 1 since 10"),
     case(&["i exit 0,x2,@50"], &["a running,ready"], "Running", "Ready", "Running 1/1 0"),
     case(
@@ -315,7 +315,7 @@ fn pods_read_as_kubectl_prints_them() {
         let (status, (ready, containers)) = (pod.status(), pod.ready_containers());
         let alone = format!("{status} {ready}/{containers} {}", pod.restarts());
         assert!(columns(&pod.printed()).starts_with(&alone), "{alone}");
-        // What a relay writes says the same to who reads it.
+        // A reader of the relay's output gets the same.
         let flat = serde_json::to_string(&pod).unwrap();
         for read in
             [Pod::from_json(&flat).unwrap(), serde_json::from_str(&flat).unwrap(), pod.to_builder().build()]
@@ -328,7 +328,7 @@ fn pods_read_as_kubectl_prints_them() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Most pods of a cluster cost no field for this.
+/// Most pods of a cluster need no additional field for this.
 #[test]
 fn what_is_printed_is_written_only_where_the_fields_do_not_tell() {
     let told = CASES.iter().filter(|case| {

@@ -1,4 +1,4 @@
-//! Any order of changes, failures, lists and restarts, against a slow model that knows only what should be.
+//! Changes, failures, lists and restarts in any order, compared with a slow model that only knows the desired state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,18 +8,18 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A channel, by number, with an identity and an argument; of our bus or of another.
+    /// A channel: its number, its identity, an argument, and whether it is of this bus.
     Channel(u8, u8, u8, bool),
     NoChannel(u8),
     Subscription(u8, u8, u8),
     NoSubscription(u8),
-    /// The default of a parameter, or none, which makes an argument required.
+    /// The default of a parameter, or none, which makes the argument required.
     Parameter(Option<u8>),
-    /// All objects at once, as they are.
+    /// All objects at once, unchanged.
     Relist,
     Restart,
     Requeue(u8),
-    /// This call of this object fails so often.
+    /// This call of this object fails this many times.
     Fail(u8, u8),
     Pass(u16),
 }
@@ -40,13 +40,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// What is there, what was called, and whether each call was right when it was made.
+/// The objects, the calls, and whether each call was right when it was made.
 struct World {
     play: Play,
     channels: BTreeMap<String, Value>,
     subscriptions: BTreeMap<String, Value>,
     parameter: Option<u8>,
-    /// What the handlers made, by the calls alone.
+    /// What the handlers have provisioned, according to the calls.
     provisioned: BTreeSet<String>,
     subscribed: BTreeMap<String, String>,
     restarted: bool,
@@ -80,7 +80,7 @@ impl World {
         self.watch();
     }
 
-    /// Judges the calls since the last time, in their order.
+    /// Checks the calls since the last time, in order.
     fn watch(&mut self) {
         for line in self.play.took() {
             let mut words = line.split(' ');
@@ -159,7 +159,7 @@ impl World {
             }
             Step::Relist => self.relist(),
             Step::Restart => {
-                // What the handlers made is lost with the process, as that of an engine in memory is.
+                // The state of the handlers is lost with the process, as with an engine in memory.
                 self.play = Play::with(Play::settings());
                 self.provisioned.clear();
                 self.subscribed.clear();
@@ -183,14 +183,14 @@ impl World {
         self.watch();
     }
 
-    /// When nothing fails any more: exactly what the objects demand.
+    /// Once nothing fails any more, the state must be exactly what the objects require.
     fn judge(&mut self) {
         self.play.failing.clear();
         self.play.pass(Duration::from_secs(100_000));
         self.watch();
         let demanded: BTreeSet<_> =
             self.channels.keys().filter(|channel| self.is_ours(channel)).cloned().collect();
-        // What lacks an argument may be provisioned with earlier ones, or not at all.
+        // A channel with a missing argument may be provisioned with earlier arguments, or not at all.
         for channel in demanded.iter().filter(|channel| self.has_arguments(channel)) {
             assert!(self.provisioned.contains(channel), "{channel} is not provisioned");
         }

@@ -1,7 +1,7 @@
 use super::*;
 
 impl Play {
-    /// Answers the writes that are waiting with the object that they make of this one.
+    /// Answers the pending writes, and applies them to this object.
     fn written(&mut self, object: &mut Value) -> Vec<String> {
         let writes = std::mem::take(&mut self.writes);
         let mut said = Vec::new();

@@ -1,4 +1,4 @@
-//! When keys end, and what the rotator of an older proxy got wrong about it.
+//! When keys expire, and the errors of an older proxy's key rotation.
 
 use super::*;
 
@@ -22,18 +22,18 @@ fn n60_to_n65_n69_n71_a_key_ends_after_its_time_and_once() {
     assert_eq!(client.at(301).wait(), ["key_expired e sdk ***_old 1000300"]);
     assert_eq!(client.session.next_deadline(), Deadline::default());
     assert_eq!(client.at(9000).wait(), [""; 0]);
-    // Neither the same version again nor a clock that was set back brings it back.
+    // Neither the same version again nor a clock that is set back makes the key valid again.
     assert_eq!(client.at(100).give("patch", &patch("e", grace("e", 1, "new", "old", 300))), [""; 0]);
     assert_eq!(
         client.at(400).give("patch", &patch("e", grace("e", 2, "new", "old", 300))),
         ["update e v2 _new/ changed=[] +[] -[]"]
     );
-    // A newer version may let it in again.
+    // A newer version may accept it again.
     assert_eq!(
         client.give("patch", &patch("e", grace("e", 3, "new", "old", 500))),
         ["update e v3 _new,_old@500/ changed=[\"sdk_keys\"] +[\"***_old\"] -[]"]
     );
-    // What comes later comes after its end.
+    // The expiry comes before an event of a later time.
     assert_eq!(
         client.at(600).give("patch", &patch("e", grace("e", 4, "next", "new", 700))),
         [
@@ -47,7 +47,7 @@ fn n60_to_n65_n69_n71_a_key_ends_after_its_time_and_once() {
     assert_eq!(client.session.next_deadline(), Deadline::default(), "a time beyond every clock never comes");
 }
 
-/// What the rotator of an older proxy got wrong. Each leak lets a key in for ever, or takes one away too early.
+/// The errors of an older proxy's key rotation. Each one accepts a key for ever, or removes one too early.
 #[test]
 fn leak_1_a_grace_that_is_over_revokes_the_old_primary() {
     let mut client = Client::connected();

@@ -15,6 +15,6 @@ pub(super) fn hash_of(value: &(impl Hash + ?Sized)) -> u64 {
 
 #[cfg(test)]
 thread_local! {
-    /// The bits of hashes that are used: fewer make collisions.
+    /// The bits of hashes that are used; fewer bits cause collisions.
     pub(super) static HASH_MASK: std::cell::Cell<u64> = const { std::cell::Cell::new(u64::MAX) };
 }

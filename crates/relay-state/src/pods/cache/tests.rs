@@ -2,7 +2,7 @@ use super::*;
 use relay_proto::pods::{EventHash, PodBuilder, PodKey};
 use relay_proto::time::Timestamp;
 
-/// `name:uid:version:created` with `-` for what is missing.
+/// A pod from `name:uid:version:created`, with `-` for a missing part.
 fn pod(text: &str) -> Pod {
     let mut parts = text.split(':').map(|part| (part != "-").then_some(part));
     let mut next = || parts.next().flatten();
@@ -40,7 +40,7 @@ fn show(changes: &[Change]) -> String {
     changes.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-/// Each row: events on a cache that holds `a:u1:5:100`, and the outcome and changes of the last one.
+/// Each row has events on a cache that holds `a:u1:5:100`, and the outcome and changes of the last event.
 #[test]
 fn rules_without_sequences() {
     use Outcome::{Applied, Late, StaleVersion, UnknownType};

@@ -16,7 +16,8 @@ fn show(verdict: &Verdict) -> String {
     }
 }
 
-/// Plays a conversation as a driver would: a hole drops the connection, a gap before a message has it checked again.
+/// Plays a conversation like a driver: a hole drops the connection, and after a gap before a message the message is
+/// checked again.
 fn play(since: Option<&str>, narrowed: bool, script: &str) -> (Continuity, Vec<String>) {
     let mut fold = Continuity::new(since.map(|h| EventHash::new(h).unwrap()), narrowed);
     let mut verdicts = Vec::new();
@@ -43,7 +44,8 @@ fn play(since: Option<&str>, narrowed: bool, script: &str) -> (Continuity, Vec<S
     (fold, verdicts)
 }
 
-/// One row per rule and per edge of it: cursor, script, the verdicts after the words up to `|`, the resume position.
+/// One row for each rule and each of its edge cases: cursor, script, the verdicts on the messages after `|`, the resume
+/// position.
 #[rustfmt::skip]
 const RULES: &[(&str, Option<&str>, &str, &str, &str)] = &[
     // 1: connected comes first, and once

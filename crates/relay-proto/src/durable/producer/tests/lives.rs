@@ -1,5 +1,5 @@
-//! Two producers that are killed and begun again, against a slow, obvious server that is begun again too: answers are
-//! lost, requests come late and in any order, and one producer may take the other's name.
+//! Two producers that are killed and started again, with a slow and simple server that is also restarted: answers are
+//! lost, requests come late and in any order, and one producer may take over the other's name.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::ToString;
@@ -11,10 +11,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What the protocol says a server does. A new start of it loses connections and nothing else.
+/// A server as the protocol describes it. A restart loses its connections and nothing else.
 #[derive(Default)]
 struct Server {
-    /// Epoch and last number of each name.
+    /// The epoch and the last number of each name.
     producers: BTreeMap<&'static str, (u64, Option<u64>)>,
     log: Vec<u8>,
     largest: usize,
@@ -44,19 +44,19 @@ impl Server {
     }
 }
 
-/// A program with an input that can be given again, and a state that survives it.
+/// A program that can read its input again after a restart, and a state that survives the restart.
 struct Program {
     name: &'static str,
-    /// The bytes of its messages, one each.
+    /// Its messages, one byte each.
     input: Range<u8>,
     config: ProducerConfig,
     producer: Producer,
     stored: Option<ProducerState>,
-    /// Messages of the input given to the producer in this life.
+    /// The number of messages that were given to the producer in this run.
     fed: u64,
-    /// Messages that any life was told are on the server.
+    /// The number of messages that were acknowledged to any run.
     acknowledged: u64,
-    /// When an attempt failed last, and the delay that was told.
+    /// The time of the last failed attempt in this run.
     failed: Option<Duration>,
     stopped: Option<Refused>,
     life: u32,
@@ -83,7 +83,7 @@ impl Program {
         self.input.start + u8::try_from(mark).unwrap()
     }
 
-    /// Killed, and begun again with the same input.
+    /// The program is killed, and started again with the same input.
     fn begin_again(&mut self, now: Duration) {
         self.life += 1;
         self.failed = None;
@@ -121,7 +121,7 @@ impl Program {
     }
 }
 
-/// A request that left a program in one of its lives.
+/// A request that was sent in one of a program's runs.
 struct Request {
     program: usize,
     life: u32,
@@ -133,13 +133,13 @@ struct World {
     programs: Vec<Program>,
     now: Duration,
     on_the_way: Vec<Request>,
-    /// Given up by their sender; they may arrive all the same.
+    /// Requests that their sender has given up, but that may still arrive.
     late: Vec<Request>,
     answers: Vec<(Request, Answer)>,
 }
 
 impl World {
-    /// Polls a program until it wants something from outside; gives until when it waits.
+    /// Polls a program until it needs something from outside. Returns the time until which it waits.
     fn drain(&mut self, at: usize) -> Option<Duration> {
         let program = &mut self.programs[at];
         for _ in 0..1_000 {
@@ -156,7 +156,7 @@ impl World {
                     self.on_the_way.push(Request { program: at, life, attempt });
                 }
                 ProducerWant::Event(Event::Acknowledged(batch)) => {
-                    // A life that did not hear of it hears of it again.
+                    // After a restart, a program may get an acknowledgement again that the run before did not get.
                     assert!(batch.mark > program.acknowledged || program.life > 0, "in order");
                     program.acknowledged = program.acknowledged.max(batch.mark);
                     let written: BTreeSet<u8> = self.server.log.iter().copied().collect();
@@ -200,11 +200,11 @@ impl World {
         self.server.post(self.programs[request.program].name, &request.attempt)
     }
 
-    /// One thing happens: `what` says which, `which` to whom.
+    /// One step: `what` chooses the kind, and `which` the program, request or answer.
     fn happens(&mut self, what: u8, which: usize) -> bool {
         let pick = |length: usize| which % length.max(1);
         match what {
-            // A program is killed. What it had sent may arrive yet.
+            // A program is killed. Its requests may still arrive.
             0 => {
                 let at = pick(self.programs.len());
                 if self.programs[at].stopped.is_some() {
@@ -217,7 +217,7 @@ impl World {
                 self.programs[at].begin_again(self.now);
                 true
             }
-            // The server is begun again: whoever waits for an answer hears that there is none.
+            // The server is restarted: all requests without an answer fail.
             1 => {
                 for (at, request) in core::mem::take(&mut self.on_the_way).into_iter().enumerate() {
                     if (which >> (at % 8)) & 1 == 1 {
@@ -230,13 +230,13 @@ impl World {
                 }
                 true
             }
-            // Something comes late.
+            // A late request arrives.
             2 if !self.late.is_empty() => {
                 let request = self.late.remove(pick(self.late.len()));
                 self.post(&request);
                 true
             }
-            // An answer that was on its way.
+            // An answer arrives.
             3 | 4 if !self.answers.is_empty() => {
                 let (request, answer) = self.answers.remove(pick(self.answers.len()));
                 self.answered(&request, &answer);
@@ -275,7 +275,7 @@ impl World {
         }
     }
 
-    /// Until all are done. `script` says what happens; behind its end nothing goes wrong any more.
+    /// Runs until all programs are done. `script` has the faults; after its end nothing fails any more.
     fn run(&mut self, script: &[(u8, u8)]) {
         let mut script = script.iter().map(|(what, which)| (*what, usize::from(*which)));
         for _ in 0..20_000 {
@@ -295,7 +295,7 @@ impl World {
                 .iter()
                 .any(|program| program.stopped.is_none() && program.fed < program.input.len() as u64);
             if !self.happens(what, which) && !feeding {
-                // Nothing comes: whoever is not done waits for a time.
+                // Nothing arrives: the programs that are not done wait until the next time.
                 match until.iter().min() {
                     Some(until) => self.now = *until,
                     None if what < 3 => {}
@@ -306,8 +306,8 @@ impl World {
         panic!("not delivered");
     }
 
-    /// What comes late comes; then each program's messages are in the log once, in order, and at least as far as it was
-    /// told.
+    /// Delivers the late requests. Then each program's messages must be in the log once and in order, and at least
+    /// those that were acknowledged.
     fn check(mut self) {
         while let Some(request) = self.late.pop() {
             self.post(&request);
@@ -380,9 +380,9 @@ proptest! {
                 world.now = until;
             }
         }
-        // Whoever has nothing acknowledged yet may claim the name back.
+        // A program without any acknowledgement may claim the name back, so such cases are left out.
         prop_assume!(!claims.0 || world.programs[0].acknowledged > 0);
-        // A name that was used for one batch at most cannot be told from one's own when an answer is lost.
+        // If a name was used for at most one batch, and an answer is lost, that batch looks like the producer's own one.
         let used = world.server.producers.get("one").and_then(|(_, last)| *last).unwrap_or(0);
         let second = if claims.1 && used > 0 { second.auto_claim(true) } else { second.epoch(3) };
         world.programs.push(Program::new("one", 100..100 + messages.1, second));

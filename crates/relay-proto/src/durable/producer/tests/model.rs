@@ -1,4 +1,4 @@
-//! The producer against a slow, obvious server: answers are lost, requests come late and in any order.
+//! The producer with a slow and simple server: answers are lost, requests come late and in any order.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What the protocol says a server does with the requests of one producer.
+/// A server as the protocol describes it, with the requests of one producer.
 #[derive(Default)]
 struct Server {
     epoch: u64,
@@ -59,7 +59,7 @@ proptest! {
         faults in proptest::collection::vec(0u8..12, 1..80),
     ) {
         let config = ProducerConfig::default().in_flight(in_flight).max_batch_items(items).auto_claim(used_before)
-            // From 2 on more than half of one byte fits, and it is put together with others.
+            // From a limit of 2 on, a message of one byte fits in half a batch, and messages are combined.
             .max_batch_bytes(largest_batch);
         let mut producer = Producer::new(config, 1);
         let mut server = Server { largest, ..Server::default() };
@@ -75,7 +75,7 @@ proptest! {
         producer.flush();
         let mut now = ZERO;
         let mut faults = faults.into_iter().chain(core::iter::repeat(11));
-        // Requests on the way, and those whose sender has given up but which may still arrive.
+        // Requests in transit, and those that their sender has given up but that may still arrive.
         let mut on_the_way: BTreeMap<u64, Attempt> = BTreeMap::new();
         let mut late: Vec<Attempt> = Vec::new();
         let mut answers: Vec<(u64, Answer)> = Vec::new();
@@ -120,7 +120,7 @@ proptest! {
                             server.post(&late.remove(0));
                         }
                     } else if !answers.is_empty() {
-                        // They overtake each other.
+                        // Answers may overtake each other.
                         let (ticket, answer) = answers.remove(usize::from(fault) % answers.len());
                         producer.handle_answer(ticket, &answer, now);
                     } else if let ProducerWant::Wait(until) = want {

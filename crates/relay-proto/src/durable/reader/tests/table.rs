@@ -1,4 +1,4 @@
-//! Every state with every input: what the reader wants next.
+//! Every state with every input: the reader's next action.
 
 use super::*;
 
@@ -51,7 +51,7 @@ fn apply(reader: &mut Reader, input: &str, now: Duration) {
     }
 }
 
-/// What is told and wanted, in a word or two.
+/// The reports and the next action as a short text.
 fn outcome(reader: &mut Reader, now: Duration) -> String {
     let (given, want) = drain(reader, now);
     let want = match want {
@@ -102,7 +102,7 @@ fn every_state_with_every_input() {
         for (state, wanted) in STATES.iter().zip(wanted) {
             let (mut reader, now) = in_state(state);
             if *state == "done" {
-                // How it ended is told once.
+                // The end is reported once.
                 drain(&mut reader, now);
             } else if *state == "pause" {
                 assert_eq!(outcome(&mut reader, now), "retry, wait");

@@ -7,7 +7,7 @@ use super::super::hash::HASH_MASK;
 use super::*;
 use crate::pods::{ChangeKind, PodCache};
 
-/// Sets the mask until it is dropped.
+/// Sets the mask of hashes until it is dropped.
 struct Masked;
 
 impl Masked {
@@ -23,7 +23,8 @@ impl Drop for Masked {
     }
 }
 
-/// All bits; the first; the last, so that hashes part at the deepest node; none.
+/// All bits; the first bits; the last bits, so that hashes differ only at the deepest node; one bit in the middle;
+/// none.
 const MASKS: [u64; 5] = [u64::MAX, 0xf << 60, 0x3, 1 << 32, 0];
 
 fn labelled(name: &str, version: u64, labels: &[(&str, String)]) -> Pod {
@@ -113,7 +114,7 @@ proptest! {
         let (mut pods, mut model) = (Pods::default(), Model::new());
         let mut versions = vec![(pods.clone(), model.clone())];
         for (version, step) in history.into_iter().enumerate() {
-            // The same version now and then: a change that changes nothing.
+            // Versions repeat now and then, which gives a change without an effect.
             let version = version as u64 / 3;
             match step {
                 Do::Put(name, app, run) => {
@@ -164,7 +165,7 @@ fn a_seed_keeps_the_pods_that_are_equal() {
     assert_eq!(cache.seed(&list(pods(2))).len(), 1);
     let after = cache.pods();
     let kept = before.iter().filter(|pod| {
-        // The key is part of a pod's allocation.
+        // The key is in the same allocation as the pod, so equal addresses mean that the pod is shared.
         after.get(pod.key()).is_some_and(|same| std::ptr::eq(same.key(), pod.key()))
     });
     assert_eq!(kept.count(), 49);

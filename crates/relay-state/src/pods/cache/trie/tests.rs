@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// An entry that brings its hash.
+/// An entry with a given hash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Item {
     key: u16,
@@ -22,7 +22,7 @@ impl Entry for Item {
     }
 }
 
-/// From a good hash to none: where the digits of two hashes part decides about the shape.
+/// From a good hash to a constant one: the first digit in which two hashes differ decides the shape.
 const HASHES: [fn(u16) -> u64; 6] = [
     |key| u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15),
     |key| u64::from(key) << 48,
@@ -42,7 +42,7 @@ impl Trie<Item> {
         content
     }
 
-    /// The nodes by the digits on the way to them, with the entries of a whole hash in order.
+    /// The nodes with the digits on the way to them, and the entries of equal hashes in order.
     fn shape(&self) -> Vec<String> {
         let mut shape = Vec::new();
         self.root.shape(0, "", &mut shape);
@@ -108,7 +108,7 @@ fn diff_of(before: &Trie<Item>, after: &Trie<Item>) -> Differences {
 }
 
 proptest! {
-    /// Versions kept on the way stay as they were, and every pair of them differs as the models do.
+    /// Versions that are kept stay as they were, and every pair of them differs as their models do.
     #[test]
     fn every_version_is_what_a_map_would_be(history in history(), which in 0..HASHES.len()) {
         let hash = HASHES[which];
@@ -153,7 +153,7 @@ proptest! {
     }
 }
 
-/// Which nodes two versions share.
+/// Collects the nodes of a version, to find the shared ones.
 fn nodes(slot: &Slot<Item>, found: &mut BTreeSet<*const ()>) {
     if let Slot::Node(node) = slot {
         found.insert(Arc::as_ptr(node).cast());
@@ -191,7 +191,7 @@ fn a_change_copies_one_path_when_shared_and_nothing_when_not() {
     assert_eq!((kept.get(hash(7), &7).unwrap().value, trie.get(hash(7), &7).unwrap().value), (1, 3));
 }
 
-/// The walk of a diff compares the entries it meets: a shared subtree is not met.
+/// A diff compares only the entries that it visits: it skips shared subtrees.
 #[test]
 fn a_diff_costs_what_differs() {
     use std::cell::Cell;

@@ -138,13 +138,13 @@ fn conflated_snapshots_are_conflated_again() {
     assert_eq!(hashes, ["h1", "h2", "h3", "h4"]);
 }
 
-/// What a relay does.
+/// An action of a relay.
 #[derive(Debug, Clone)]
 enum Op {
     Pod(&'static str, u8, u8, u8),
     Catchup,
     Heartbeat,
-    /// Events are lost, and a pod with them.
+    /// Events are lost, and so is a pod.
     Gap(u8),
     Drop,
 }
@@ -160,13 +160,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A relay that does one thing after the other, and the pods that it has.
+/// A relay that does one action after the other, and its pods.
 #[derive(Default)]
 struct Relay {
     pods: BTreeMap<String, Value>,
     head: u64,
     connected: bool,
-    /// A heartbeat has moved the acknowledgement since the last event.
+    /// Whether a heartbeat has moved the acknowledgement since the last event.
     bookmarked: bool,
 }
 
@@ -220,7 +220,7 @@ impl Relay {
     }
 }
 
-/// What the caller of a fold gets. `ready` says how many things are there each time that it comes back.
+/// The snapshots that the caller of a fold gets. `ready` has the number of things that have arrived before each poll.
 fn follow(options: &ReplayOptions, ops: &[Op], ready: Option<&[usize]>) -> Vec<Snapshot> {
     let (mut fold, mut relay, mut seen) = (Replay::new(options.clone()), Relay::default(), Vec::new());
     let mut ops = ops.iter().peekable();
@@ -265,7 +265,7 @@ fn follow(options: &ReplayOptions, ops: &[Op], ready: Option<&[usize]>) -> Vec<S
     }
 }
 
-/// The slow and obvious difference.
+/// A slow and simple difference.
 fn difference(before: &Snapshot, after: &Snapshot) -> String {
     let mut changes = Vec::new();
     for name in ["p0", "p1", "p2"] {
@@ -288,7 +288,7 @@ fn difference(before: &Snapshot, after: &Snapshot) -> String {
     show(&changes)
 }
 
-/// Everything but the pods and the changes, one line per event or snapshot without one.
+/// Everything except the pods and the changes, one line per event, or per snapshot without an event.
 fn story(seen: &[Snapshot]) -> Vec<String> {
     let mut lines = Vec::new();
     for s in seen {
@@ -331,7 +331,7 @@ proptest! {
     }
 }
 
-/// The property above is about something: with plenty ready there are far fewer snapshots.
+/// Shows that the property above is not empty: with many events ready there are far fewer snapshots.
 #[test]
 fn plenty_of_events_make_few_snapshots() {
     let mut ops = vec![Op::Catchup];
