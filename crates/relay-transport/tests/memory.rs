@@ -1,4 +1,4 @@
-//! Counts what a connection holds. A program of its own, since it has an allocator of its own.
+//! Counts the memory of a connection. This is a separate program, because it has its own allocator.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::future::poll_fn;
@@ -14,10 +14,10 @@ use relay_proto::eventsource::{Config, Item};
 use relay_proto::sse::{Frame, Limits};
 use relay_transport::{EventStream, HttpClient};
 
-/// A server that greets each connection, and sends it events when it is told to.
+/// A server that sends one event on each connection, and more events on request.
 struct Server {
     addr: SocketAddr,
-    /// Events for each connection.
+    /// Events to be sent on each connection.
     burst: mpsc::Sender<String>,
 }
 
@@ -45,7 +45,7 @@ fn serve(connections: usize) -> Server {
     Server { addr, burst }
 }
 
-/// Reads up to the end of that many events, and until there is nothing more.
+/// Reads until this many events have ended, and until nothing more can be read.
 async fn read(stream: &mut EventStream, events: usize) {
     let mut seen = 0;
     while seen < events {
@@ -58,7 +58,7 @@ async fn read(stream: &mut EventStream, events: usize) {
         Poll::Ready(())
     })
     .await;
-    // hyper's task goes when it is next run.
+    // hyper's task ends when it runs next.
     tokio::task::yield_now().await;
 }
 
@@ -76,7 +76,7 @@ fn an_idle_connection_holds_little() {
         runtime.block_on(read(&mut stream, 1));
         streams.push(stream);
     };
-    // The first one pays for what all share.
+    // The first connection allocates the parts that all of them share.
     open();
     let fresh = measure(|| (0..CONNECTIONS).for_each(|_| open()));
     let each = fresh.bytes_current / CONNECTIONS;
@@ -87,7 +87,7 @@ fn an_idle_connection_holds_little() {
     let chunk = format!("{:x}\r\n{event}\r\n", event.len());
     let traffic = measure(|| {
         for _ in 0..10 {
-            // Freed by another thread.
+            // Another thread frees this memory, so it is not counted.
             opt_out(|| server.burst.send(chunk.repeat(100)).unwrap());
             for stream in &mut streams {
                 runtime.block_on(read(stream, 100));
@@ -99,8 +99,8 @@ fn an_idle_connection_holds_little() {
     assert!(streams.iter().all(|stream| stream.bytes_read() > 1_000_000));
 }
 
-/// The address of a server that answers each connection's request with this, and then with the same bytes for as long
-/// as they are taken.
+/// The address of a server that answers the request of each connection with these bytes, and then sends the other bytes
+/// for as long as they are accepted.
 fn flood(start: Vec<u8>, again: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -117,12 +117,12 @@ fn flood(start: Vec<u8>, again: Vec<u8>) -> SocketAddr {
     addr
 }
 
-/// The first line of an answer with these headers, and nothing of its body.
+/// The head of an answer with this status and these headers, without a body.
 fn answer(status: &str, headers: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\n{headers}\r\n").into_bytes()
 }
 
-/// Bytes without rhyme or reason, the same for the same seed.
+/// Random bytes, the same for the same seed.
 fn garbage(mut seed: u32, size: usize) -> Vec<u8> {
     let mut next = || {
         seed ^= seed << 13;
@@ -133,7 +133,7 @@ fn garbage(mut seed: u32, size: usize) -> Vec<u8> {
     (0..size).map(|_| next()).collect()
 }
 
-/// Reads until this many bytes of the body are there, or the connection has ended; says how.
+/// Reads until this many bytes of the body have arrived, or the connection has ended. Returns the cause of the end.
 async fn drain(stream: &mut EventStream, most: u64) -> String {
     while stream.bytes_read() < most {
         match stream.next().await {
@@ -145,7 +145,7 @@ async fn drain(stream: &mut EventStream, most: u64) -> String {
     "still open".to_owned()
 }
 
-/// 64 MiB of one event, in gzip: 64 KiB on the wire.
+/// 64 MiB of one event as gzip, which is 64 KiB on the wire.
 fn bomb() -> Vec<u8> {
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     packed.write_all(b"data: ").unwrap();
@@ -158,8 +158,8 @@ fn bomb() -> Vec<u8> {
 const MIB: u64 = 1 << 20;
 const EVENTS: &str = "content-type: text/event-stream\r\n";
 
-/// What a stream holds at most while one of these peers has its way, on top of nothing: client and pool are part of it.
-/// Lines and events are limited to 1 MiB here.
+/// The highest amount of memory that a stream holds with each of these peers, including its client and the pool. Lines
+/// and events are limited to 1 MiB.
 #[test]
 fn bad_input_holds_little() {
     let chunked = answer("200 OK", &format!("{EVENTS}transfer-encoding: chunked\r\n"));
@@ -168,7 +168,7 @@ fn bad_input_holds_little() {
     let redirect = answer("302 Found", "location: /events\r\ncontent-length: 0\r\n");
     let (head, page) = (b"x-more: and more\r\n".repeat(99), b"<p>".repeat(999));
     let tunnel = b"HTTP/1.1 200 OK\r\n".to_vec();
-    // The head, the start of an error body; what one read of a fast body brings; one event.
+    // The limits: for a head and the start of an error body; for one read of a fast body; for one event.
     let (few, some, event) = (192 << 10, MIB / 2, 3 * MIB);
     for (what, start, again, end, most) in [
         ("a head without end", &b"HTTP/1.1 200 OK\r\n"[..], head.clone(), "head is too large", few),

@@ -25,9 +25,9 @@ const PEAK: &str = "MiB-peak-rss";
 const FRESH: &str = "KiB/connection-fresh";
 const AFTER: &str = "KiB/connection-after-1-MB";
 
-/// `bench client`: what reading an event stream costs the process that reads it.
+/// `bench client`: the cost of reading an event stream for the process that reads it.
 ///
-/// Each measurement is a process of its own, and the server another, so that CPU time and memory are of the client
+/// Each measurement is a separate process, and so is the server, so that CPU time and memory are those of the client
 /// alone.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     let options = Options::parse(arguments)?;
@@ -121,7 +121,7 @@ fn figures<const N: usize>(
         .collect())
 }
 
-/// Runs a part of this program by itself, and reads the figures that it prints.
+/// Runs a part of this program as a separate process, and reads the figures that it prints.
 fn child<const N: usize>(
     part: &str,
     contender: &str,

@@ -1,8 +1,8 @@
 //! Compares relay with other crates: `cargo xtask bench NAME`.
 //!
-//! Every benchmark checks first that all take part in the same work and agree on its result; then it runs them in
-//! interleaved rounds and takes medians, so that what the machine does meanwhile hits all alike. Only the ratios of one
-//! run mean something.
+//! Every benchmark first checks that all participants do the same work and agree on its result. Then it runs them in
+//! interleaved rounds and takes medians, so that other load on the machine affects all of them equally. Only the ratios
+//! within one run are meaningful.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Rounds, medians and what is done with them.
+//! Rounds, medians, and tables.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use cpu_time::ThreadTime;
 
-/// What the command line says about any benchmark.
+/// The options of the command line that every benchmark has.
 pub struct Options {
-    /// A result in under a minute instead of a good one.
+    /// Whether to be done in under a minute, with a less exact result.
     pub quick: bool,
-    /// Where results go, one JSON object per line.
+    /// The file for the results, one JSON object per line.
     pub json: Option<String>,
-    /// Only works whose name contains this.
+    /// Runs only works whose name contains this.
     pub only: Option<String>,
 }
 
@@ -32,7 +32,7 @@ impl Options {
         Ok(options)
     }
 
-    /// How many rounds, and how much CPU time one measurement in a round takes at least.
+    /// The number of rounds, and the least CPU time of one measurement in a round.
     pub fn rounds(&self) -> (usize, Duration) {
         if self.quick { (3, Duration::from_millis(25)) } else { (9, Duration::from_millis(100)) }
     }
@@ -47,15 +47,15 @@ pub struct Result {
     pub name: String,
     pub unit: &'static str,
     pub value: f64,
-    /// How many measurements the value is the median of.
+    /// The number of measurements whose median the value is.
     pub runs: usize,
 }
 
-/// Something to be measured: one pass over `bytes` of input.
+/// A measured program: one pass over `bytes` of input.
 pub struct Contender<'a> {
     pub name: String,
     pub pass: Box<dyn Fn() + 'a>,
-    /// CPU time of a pass seen before, to know how many make a measurement.
+    /// The CPU time of an earlier pass, from which the number of passes in a measurement is derived.
     pub estimate: Duration,
 }
 
@@ -71,7 +71,7 @@ pub fn throughput(
     let mut rates: Vec<Vec<f64>> = contenders.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
         for (contender, rates) in contenders.iter().zip(&mut rates) {
-            // Who needs seconds for what others do in milliseconds is not asked again.
+            // A participant that needs seconds where others need milliseconds is measured only once.
             if contender.estimate > 10 * target && !rates.is_empty() {
                 continue;
             }
@@ -98,13 +98,13 @@ pub fn throughput(
         .collect()
 }
 
-/// The middle one.
+/// The median.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// The name of a crate with the version that was built, from the lock file; parts of relay as they are.
+/// The name of a crate with its version from the lock file; parts of relay without a version.
 pub fn labelled(name: &str) -> anyhow::Result<String> {
     if name.starts_with("relay") || name == "hashmap" {
         return Ok(name.into());
@@ -117,7 +117,7 @@ pub fn labelled(name: &str) -> anyhow::Result<String> {
     Ok(format!("{name} {version}"))
 }
 
-/// The works and the names that occur, in the order in which they do.
+/// The works and the names in the results, in the order of their first occurrence.
 fn axes<'a>(results: impl IntoIterator<Item = &'a Result>) -> (Vec<&'a str>, Vec<&'a str>) {
     let (mut works, mut names): (Vec<&str>, Vec<&str>) = Default::default();
     for Result { work, name, .. } in results {
@@ -156,7 +156,7 @@ pub fn grid(results: &[&Result], decimals: usize) -> String {
     out
 }
 
-/// A table with a row per work and a column per contender, and below it the ratio of relay to the best peer.
+/// A table with a row per work and a column per participant, and below it the ratio of relay to the best other one.
 pub fn table(results: &[Result]) -> String {
     let (works, names) = axes(results);
     let mut out = String::new();
@@ -194,7 +194,7 @@ pub fn table(results: &[Result]) -> String {
     out
 }
 
-/// One JSON object per line. Names hold nothing that needs escaping.
+/// One JSON object per line. No name needs escaping.
 pub fn json(results: &[Result]) -> String {
     let mut out = String::new();
     for Result { bench, work, name, unit, value, runs } in results {
@@ -206,17 +206,17 @@ pub fn json(results: &[Result]) -> String {
     out
 }
 
-/// Memory of this process in bytes: `VmRSS` now, or `VmHWM`, the most there ever was.
+/// Memory of this process in bytes: `VmRSS` is the present amount, `VmHWM` the highest one so far.
 pub fn memory(name: &str) -> anyhow::Result<u64> {
     kilobytes("/proc/self/status", name)
 }
 
-/// Memory of the machine that nobody uses, in bytes.
+/// Free memory of the machine, in bytes.
 pub fn available_memory() -> anyhow::Result<u64> {
     kilobytes("/proc/meminfo", "MemAvailable")
 }
 
-/// The figure of that name, in bytes.
+/// The figure with this name, in bytes.
 fn kilobytes(path: &str, name: &str) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string(path)?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

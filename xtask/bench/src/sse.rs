@@ -47,7 +47,7 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All decoders, after a check that they see the same events.
+/// All decoders, after a check that they find the same events.
 fn contenders<'a>(corpus: &Corpus, chunks: &'a [Bytes]) -> anyhow::Result<Vec<Contender<'a>>> {
     let mut contenders = Vec::new();
     let mut agreed = None;
@@ -81,14 +81,15 @@ fn contenders<'a>(corpus: &Corpus, chunks: &'a [Bytes]) -> anyhow::Result<Vec<Co
     Ok(contenders)
 }
 
-/// Runs this program under callgrind, with one pass and with three: what two passes cost, divided by their events.
+/// Runs this program under callgrind with one pass and with three: the difference is the cost of two passes, which is
+/// divided by their events.
 fn instructions(corpora: &[Corpus], options: &Options) -> anyhow::Result<Vec<Result>> {
     let mut results = Vec::new();
     if Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_err() {
         eprintln!("valgrind is not installed: instructions are not counted");
         return Ok(results);
     }
-    // The others are slower by so much that their count says nothing new.
+    // The other decoders are so much slower that their count is not interesting.
     let counted = if options.quick { &ALL[..2] } else { &ALL[..5] };
     for corpus in corpora {
         if corpus.name == "long-lines"
@@ -126,8 +127,8 @@ fn count(decoder: &str, corpus: &str, passes: u32) -> anyhow::Result<(u64, u64)>
     Ok((instructions.trim().parse()?, String::from_utf8_lossy(&output.stdout).trim().parse()?))
 }
 
-/// `bench sse-once DECODER CORPUS PASSES CHUNK`: what is run under callgrind, or a profiler. Prints the number of
-/// events of a pass.
+/// `bench sse-once DECODER CORPUS PASSES CHUNK`: the run for callgrind or a profiler. Prints the number of events of a
+/// pass.
 pub fn once(arguments: &[String]) -> anyhow::Result<()> {
     let [decoder, corpus, passes, chunk] = arguments else {
         bail!("usage: sse-once DECODER CORPUS PASSES CHUNK");

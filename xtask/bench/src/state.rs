@@ -1,4 +1,4 @@
-//! The set of pods: relay's cache beside kube-rs' reflector store and a hash map of `Arc`s.
+//! The set of pods: relay's cache compared with kube-rs' reflector store and with a hash map of `Arc`s.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -18,10 +18,10 @@ use stores::Store;
 
 pub use seeding::once as seed_once;
 
-/// Values of the label that is looked up.
+/// The number of values of the label that is looked up.
 const GROUPS: u64 = 10_000;
 
-/// What a measurement of one store at one size says, in the order of the tables.
+/// The measurements of one store at one size, in the order of the tables.
 const WORKS: [(&str, &str, &str); 4] = [
     ("apply", "events/cpu-s", "Events decoded and applied per CPU second"),
     ("snapshot", "events/cpu-s", "The same with a snapshot after each event, kept until the next"),
@@ -33,7 +33,7 @@ const WORKS: [(&str, &str, &str); 4] = [
     ("memory", "bytes/pod", "Resident bytes per pod (less is better)"),
 ];
 
-/// `bench state`: all stores at all sizes, each in a process of its own, then seeding through HTTP.
+/// `bench state`: all stores at all sizes, each in a separate process, then seeding through HTTP.
 pub fn run(arguments: &[String]) -> Result<()> {
     let options = Options::parse(arguments)?;
     stores::agree()?;
@@ -73,7 +73,7 @@ fn compare(size: u64, options: &Options) -> Result<Vec<Figure>> {
     let mut seen: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
     for round in 1..=rounds {
         for (store, name) in stores::NAMES.iter().enumerate() {
-            // With 11 KB per pod, a million pods need a large machine.
+            // With 11 KB per pod, a million pods need a machine with much memory.
             if size >= 1_000_000 && *name == "kube-runtime" && measure::available_memory()? < 14 << 30 {
                 eprintln!("{name} is left out: {size} pods need 14 GB of memory that nobody uses");
                 continue;
@@ -93,7 +93,7 @@ fn compare(size: u64, options: &Options) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for ((work, store), values) in seen {
         let (work, unit, _) = WORKS.get(work).context("more figures than works")?;
-        // A thousand pods are nothing beside the program itself.
+        // The memory of a thousand pods is small compared with that of the program itself.
         if *work == "memory" && size < 10_000 {
             continue;
         }
@@ -109,7 +109,7 @@ fn compare(size: u64, options: &Options) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// What the tables do not show: how the cost of an event grows with the pods.
+/// Prints what the tables do not show: how the cost of an event grows with the number of pods.
 fn print_bars(figures: &[Figure]) {
     let relay = |work: &str| {
         figures.iter().find(|figure| figure.name == "relay" && figure.work == work).map(|figure| figure.value)
@@ -128,7 +128,8 @@ fn print_bars(figures: &[Figure]) {
     println!();
 }
 
-/// `bench state-once STORE PODS MILLIS`: what is run in a process of its own. Prints a figure for each of [`WORKS`].
+/// `bench state-once STORE PODS MILLIS`: the part that runs in a separate process. Prints a figure for each of
+/// [`WORKS`].
 pub fn once(arguments: &[String]) -> Result<()> {
     let [name, pods, millis] = arguments else { bail!("usage: state-once STORE PODS MILLIS") };
     let (pods, target) = (pods.parse()?, Duration::from_millis(millis.parse()?));
@@ -143,14 +144,14 @@ pub fn once(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Events per CPU second. A first part, which is not counted, brings the store into its steady state.
+/// Events per CPU second. A first part, which is not counted, brings the store to its steady state.
 fn rate(store: &mut dyn Store, cluster: &mut Cluster, target: Duration, snapshots: bool) -> Result<f64> {
     let (mut events, mut spent) = (0, Duration::ZERO);
     let mut warm = false;
     while spent < target {
         let wire = store.events(cluster, 20_000);
         let mut chunks = wire.chunks.as_slice();
-        // Few at a time where each takes long; many where the clock would cost more than the work.
+        // Small batches if each event takes long, and large ones if reading the clock would cost more than the work.
         let mut batch = 1;
         while !chunks.is_empty() && spent < target {
             let (now, later) = chunks.split_at(batch.min(chunks.len()));
@@ -165,7 +166,7 @@ fn rate(store: &mut dyn Store, cluster: &mut Cluster, target: Duration, snapshot
                 batch *= 2;
             }
         }
-        // Not counted, but not left out either: events lie across chunks, and change what comes later.
+        // This part is not counted, but it must be read, because events span chunks and change what comes later.
         for chunk in chunks {
             store.feed(chunk, false)?;
         }

@@ -18,7 +18,7 @@ use http::play_http;
 use pure::play_pure;
 use script::Script;
 
-/// What came of all conversations of a directory, both ways. `Display` writes the failures, then one line per way.
+/// The results of all conversations of a directory, in both ways. `Display` writes the failures, then one line per way.
 #[derive(Debug, Default)]
 pub struct AutoconfigReport {
     conversations: usize,
@@ -57,7 +57,7 @@ impl AutoconfigReport {
         self.conversations
     }
 
-    /// What does not hold, each with its name, the way and the difference.
+    /// The failures, each with the name of the conversation, the way and the difference.
     pub fn failures(&self) -> &[String] {
         &self.failures
     }
@@ -75,7 +75,8 @@ impl fmt::Display for AutoconfigReport {
     }
 }
 
-/// Whether a line has everything that is expected of it: of an object the named fields, anything else exactly.
+/// Whether a line has everything that is expected: of an object only the named fields are compared, anything else
+/// exactly.
 fn has(line: &Value, expected: &Value) -> bool {
     match (line, expected) {
         (Value::Object(line), Value::Object(expected)) => {

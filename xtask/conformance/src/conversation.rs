@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// A scripted conversation: what a relay says, what a client must ask, and what the caller must see.
+/// A scripted conversation: the messages of a relay, the requests that a client must make, and the snapshots that its
+/// caller must get.
 #[derive(Debug)]
 pub struct Conversation {
     pub(crate) header: Header,
@@ -65,19 +66,19 @@ pub(crate) struct Line {
 
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// `/pods` is asked for and answered.
+    /// `/pods` is requested and answered.
     List(List),
-    /// The stream is asked for and answered.
+    /// The stream is requested and answered.
     Connect(Connect),
     /// Bytes of the stream.
     Bytes(Vec<u8>),
-    /// Nothing happens for so long.
+    /// Nothing happens for this time.
     Time(Duration),
     /// The relay ends the connection.
     Cut,
     /// The client ends the connection.
     ClientEnds,
-    /// The caller is handed this.
+    /// The caller gets this snapshot.
     Expect(Box<Expect>),
 }
 
@@ -140,7 +141,7 @@ pub(crate) struct ExpectGap {
     pub(crate) sequence: Option<u64>,
 }
 
-/// A pod as `namespace/name[/uid][@version]`, or as fields of the flat shape, of which those that are named count.
+/// A pod as `namespace/name[/uid][@version]`, or as fields of the flat form, of which the named ones are compared.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum ExpectPod {
@@ -215,17 +216,17 @@ impl Conversation {
         Ok(conversation)
     }
 
-    /// Its name: the behaviour that it shows.
+    /// The name of the conversation: the behaviour that it shows.
     pub fn name(&self) -> &str {
         &self.header.name
     }
 
-    /// What it shows, in a sentence.
+    /// The behaviour in a sentence.
     pub fn about(&self) -> &str {
         &self.header.about
     }
 
-    /// What is said on a stream is said on an open one.
+    /// Checks that everything that is sent on a stream is sent on an open one.
     fn check(&self) -> Result<(), (usize, String)> {
         let (mut open, mut shown) = (false, false);
         for Line { number, step } in &self.lines {
@@ -408,7 +409,7 @@ struct ExpectLine {
     _note: Option<String>,
 }
 
-/// A string stands for its content; anything else for its own text, exactly as written.
+/// A string stands for its content, and anything else for its own text, exactly as written.
 fn literal(value: &RawValue) -> Result<String, String> {
     if value.get().starts_with('"') { read(value.get()) } else { Ok(value.get().to_owned()) }
 }
@@ -421,12 +422,12 @@ fn once() -> usize {
     1
 }
 
-/// Must be there, and may be null.
+/// A value that must be present, and may be null.
 fn nullable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::deserialize(deserializer)
 }
 
-/// Tells null from absent.
+/// Distinguishes null from an absent value.
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }

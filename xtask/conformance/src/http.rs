@@ -12,17 +12,17 @@ use crate::trace::{Runner, StreamStatus, Trace};
 
 const LIST: &str = "/pods";
 const STREAM: &str = "/events/stream";
-/// How far the frozen clock moves at a time. Real work between two moves must take far less than any limit in time.
+/// The step by which the frozen clock moves. The real work between two steps must take far less than any time limit.
 const TICK: Duration = Duration::from_millis(20);
 
 /// Plays a conversation to the client's stream over a loopback socket, on frozen time that moves by itself.
 ///
 /// # Errors
-/// How what was asked and shown differs from the conversation, or why it could not be played.
+/// The difference between the conversation and the requests and snapshots, or why it could not be played.
 pub fn play_http(conversation: &Conversation) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}\n"))?;
-    // What is awaited in vain is a panic of the testkit: it is a failure of this conversation alone.
+    // If the testkit waits in vain, it panics: this is a failure of this conversation only.
     let played = std::panic::AssertUnwindSafe(|| {
         runtime.block_on(async {
             let clock = Clock::freeze();
@@ -39,7 +39,7 @@ pub fn play_http(conversation: &Conversation) -> Result<(), String> {
 async fn play(conversation: &Conversation) -> Result<(), String> {
     let Scripted { script, ends, lists, connects } = script(conversation);
     let peer = Peer::start(script).await;
-    // A list that the file has after the end of a connection is answered after that end.
+    // If a list comes after the end of a connection in the file, it is answered after that end.
     let opening = async {
         for (request, gate) in ends {
             peer.played(request).await;
@@ -65,7 +65,7 @@ struct Scripted {
     connects: usize,
 }
 
-/// The answers in the order of the file. Once they are used up the relay is gone for good: 404, and nothing is retried.
+/// The answers in the order of the file. After them the relay is gone for good: it answers 404, and nothing is retried.
 fn script(conversation: &Conversation) -> Scripted {
     let mut script = Script::new();
     let (mut ends, mut lists, mut connects) = (Vec::new(), 0, 0);
@@ -180,10 +180,10 @@ fn client(conversation: &Conversation, url: &str) -> Result<(Client, StreamOptio
     Ok((builder.build().map_err(|error| wrong(&error))?, stream))
 }
 
-/// What the peer was asked, up to the end of the script.
+/// The requests that the peer got, up to the end of the script.
 struct Requests {
     seen: usize,
-    /// Lists and connections that the script still has.
+    /// The lists and connections that are left in the script.
     left: [usize; 2],
 }
 
@@ -205,7 +205,7 @@ impl Requests {
                         trace.surprise(&format!("Last-Event-ID: {id}"));
                     }
                 }
-                // The script is at its end: the answer to this one ends the client.
+                // The script has ended: the answer to this request ends the client.
                 LIST | STREAM => {}
                 other => trace.surprise(&format!("{} {other}", request.method())),
             }

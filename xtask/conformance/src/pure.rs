@@ -17,7 +17,7 @@ use crate::trace::{Runner, StreamStatus, Trace};
 /// Plays a conversation against [`Machine`] and [`Replay`] alone.
 ///
 /// # Errors
-/// How what was asked and shown differs from the conversation.
+/// The difference between the conversation and the requests and snapshots.
 pub fn play_pure(conversation: &Conversation) -> Result<(), String> {
     let options = &conversation.header.options;
     let since = options.since.as_deref().map(EventHash::new).transpose();
@@ -37,9 +37,9 @@ struct Run<'c> {
     fold: Replay,
     machine: Machine,
     now: Duration,
-    /// A connection is open, as far as the client knows.
+    /// Whether the client thinks that a connection is open.
     open: bool,
-    /// Read of the connection and not folded yet: while a list is awaited.
+    /// Items that were read from the connection and are not folded yet, because a list is awaited.
     ahead: VecDeque<Incoming>,
     closing: bool,
     start: Option<&'static str>,
@@ -51,7 +51,7 @@ enum Incoming {
     End(String),
 }
 
-/// What the fold waits for.
+/// The request or input that the fold waits for.
 enum Awaits {
     List(Option<EventHash>),
     Stream,
@@ -91,7 +91,7 @@ impl<'c> Run<'c> {
         }
     }
 
-    /// Plays one line; an error is something that no conversation can go on from.
+    /// Plays one line. An error means that the conversation cannot continue.
     fn line(&mut self, line: &Line) -> Result<(), String> {
         match &line.step {
             Step::Expect(_) => return Ok(()),
@@ -133,7 +133,7 @@ impl<'c> Run<'c> {
         }
         let format = ListFormat::from_content_type(&list.content_type);
         let mut decoder = ListDecoder::new(format, ListLimits::default());
-        // An unreadable list is asked for again.
+        // An unreadable list is requested again.
         let Ok(read) = decoder.feed(&list.body).and_then(|()| decoder.finish()) else { return Ok(()) };
         match self.fold.handle_seed(read) {
             Ok(SeedVerdict::Taken | SeedVerdict::TooOld) => Ok(()),
@@ -167,7 +167,8 @@ impl<'c> Run<'c> {
         self.pump()
     }
 
-    /// The relay ends the connection. Whatever the fold awaits, it may know at once, after what was read before.
+    /// The relay ends the connection. Whatever the fold waits for, it learns of the end at once, after the items that
+    /// were read before.
     fn cut(&mut self) -> Result<(), String> {
         if self.open {
             self.machine.handle_end(End::Eof, self.now);
@@ -181,7 +182,7 @@ impl<'c> Run<'c> {
         Ok(())
     }
 
-    /// Lets time pass, from deadline to deadline, as a driver's timer would.
+    /// Lets time pass, from deadline to deadline, like the timer of a driver.
     fn pass(&mut self, time: Duration) -> Result<(), String> {
         let end = self.now + time;
         while self.open
@@ -233,7 +234,7 @@ impl<'c> Run<'c> {
         self.ahead.push_back(Incoming::Message(Box::new(message)));
     }
 
-    /// Shows what there is to show and folds what was read, up to the next question.
+    /// Shows all pending snapshots and folds the items that were read, up to the next request.
     fn settle(&mut self) -> Awaits {
         loop {
             match self.fold.poll() {

@@ -1,19 +1,19 @@
-//! Plays all conversations, against the machines and through HTTP.
+//! Plays all conversations, with the machines alone and through HTTP.
 
 use std::fmt;
 use std::path::Path;
 
 use crate::{Conversation, Mistake, play_http, play_pure};
 
-/// What came of a run of all conversations of a directory. `Display` writes the failures with their differences, then
-/// one line per way: how many conversations hold.
+/// The results of a run of all conversations of a directory. `Display` writes the failures with their differences, then
+/// one line per way with the number of conversations that passed.
 #[derive(Debug)]
 pub struct Report {
     ways: Vec<(&'static str, Vec<Outcome>)>,
     about: Vec<(String, String)>,
 }
 
-/// The name of a conversation, and how it went.
+/// The name of a conversation, and its result.
 type Outcome = (String, Result<(), String>);
 
 impl Report {
@@ -38,7 +38,7 @@ impl Report {
         self.about.len()
     }
 
-    /// Names of those that do not hold, each as often as there are ways in which it does not.
+    /// Names of the conversations that failed, once for each way in which they failed.
     pub fn failures(&self) -> impl Iterator<Item = &str> {
         let all = self.ways.iter().flat_map(|(_, played)| played);
         all.filter(|(_, result)| result.is_err()).map(|(name, _)| name.as_str())

@@ -11,7 +11,7 @@ use crate::conversation::{Conversation, Expect, ExpectPod, Finally, Step};
 /// How a conversation is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Runner {
-    /// Against the machines, so that the time of reading each line is known.
+    /// With the machines alone, so that the time of reading each line is known.
     Pure,
     /// Through HTTP, so that the client's freshness is known.
     Http,
@@ -21,7 +21,7 @@ pub(crate) enum Runner {
 pub(crate) struct Trace<'c> {
     conversation: &'c Conversation,
     lines: Vec<String>,
-    /// Counts that tell which line of the conversation the next observation belongs to.
+    /// Counts that identify the line of the conversation to which the next observation belongs.
     lists: usize,
     outputs: usize,
 }
@@ -29,7 +29,7 @@ pub(crate) struct Trace<'c> {
 /// The status of the client at a snapshot.
 pub(crate) struct StreamStatus {
     pub(crate) acknowledged: Option<EventHash>,
-    /// `None`: not known to this runner.
+    /// `None` if this runner does not know it.
     pub(crate) freshness: Option<&'static str>,
 }
 
@@ -54,7 +54,7 @@ impl<'c> Trace<'c> {
         self.lines.push(connect_line(since, start));
     }
 
-    /// The caller is handed a snapshot.
+    /// The caller gets a snapshot.
     pub(crate) fn shows(&mut self, snapshot: &Snapshot, status: &StreamStatus) {
         let mut expects = self.conversation.lines.iter().filter_map(|line| match &line.step {
             Step::Expect(expect) => Some(&**expect),
@@ -85,7 +85,7 @@ impl<'c> Trace<'c> {
         self.lines.push(stream_line(number));
     }
 
-    /// Whether the run went as the conversation says; if not, how it differs.
+    /// Whether the run matches the conversation; if not, how it differs.
     pub(crate) fn verdict(self, runner: Runner) -> Result<(), String> {
         let expected = expected(self.conversation, runner);
         let same = expected.iter().map(|(_, line)| line).eq(&self.lines);
@@ -153,7 +153,7 @@ fn finally_line<'a>(
     line
 }
 
-/// One output in words; fields that are not compared are `None`.
+/// One output as a text; fields that are not compared are `None`.
 struct Output<'a> {
     phase: &'a str,
     event: Option<&'a str>,
@@ -264,7 +264,7 @@ fn show_changes(changes: &[Change]) -> Vec<String> {
     changes.iter().map(|change| format!("{} {}", word(change.kind), change.key())).collect()
 }
 
-/// A pod in the words in which the conversation expects it.
+/// A pod in the form in which the conversation expects it.
 fn show_pod(pod: &Pod, expected: &[ExpectPod]) -> String {
     let fields = expected.iter().find_map(|expected| match expected {
         ExpectPod::Fields(fields)
@@ -285,7 +285,7 @@ fn show_pod(pod: &Pod, expected: &[ExpectPod]) -> String {
     Value::Object(named.collect()).to_string()
 }
 
-/// The class of a drop's cause; its text is for people.
+/// The class of a drop's cause, because its text is for people and may change.
 pub(crate) fn cause_class(cause: &str) -> &'static str {
     let classes = [
         ("hole", "hole"),
@@ -296,9 +296,9 @@ pub(crate) fn cause_class(cause: &str) -> &'static str {
     classes.iter().find(|(start, _)| cause.starts_with(start)).map_or("ended", |(_, class)| class)
 }
 
-/// The lines of both sides, those that are on one side only marked.
+/// The lines of both sides. Those that are on one side only are marked.
 fn difference(expected: &[(usize, String)], observed: &[String]) -> String {
-    // Longest common subsequence: the tables are small.
+    // Longest common subsequence. The tables are small.
     let (rows, columns) = (expected.len(), observed.len());
     let mut longest = vec![vec![0_usize; columns + 1]; rows + 1];
     for row in (0..rows).rev() {

@@ -23,12 +23,12 @@ pub(crate) struct Adapter {
     timeout: Duration,
     headers: Dynamic,
     params: Dynamic,
-    /// Types by path.
+    /// Content types by path.
     types: HashMap<String, String>,
     producers: HashMap<(String, String, u64), IdempotentProducer>,
 }
 
-/// Largest number that the suite's language can hold.
+/// The largest number that the suite's language can represent.
 const MAX_NUMBER: u64 = (1 << 53) - 1;
 
 fn text<'c>(command: &'c Value, field: &str) -> Result<&'c str, Failure> {
@@ -143,7 +143,7 @@ impl Adapter {
         })
     }
 
-    /// The type that a stream was made with; who knows none asks the server.
+    /// The type with which a stream was created; if it is not known, the server is asked.
     fn known_type(&self, command: &Value) -> Option<String> {
         let given = command["contentType"].as_str().map(ToOwned::to_owned);
         given.or_else(|| self.types.get(command["path"].as_str().unwrap_or_default()).cloned())
@@ -176,7 +176,7 @@ impl Adapter {
     async fn append(&mut self, command: &Value) -> Result<Value, Failure> {
         let seq = match &command["seq"] {
             Value::Null => None,
-            // Sequences are compared bytewise: numbers of one width grow like numbers.
+            // Sequences are compared bytewise, so numbers are padded to one width.
             Value::Number(number) => match number.as_u64().filter(|number| *number <= MAX_NUMBER) {
                 Some(number) => Some(format!("{number:016}")),
                 None => return Err(Failure::invalid("seq: 0 to 2^53-1")),
@@ -185,7 +185,7 @@ impl Adapter {
         };
         let data = data(command)?;
         if data.is_empty() {
-            // The library asks no server about it, and the suite wants the status that one would give.
+            // The library refuses this without a request, and the suite wants the status that a server would give.
             return Err(Failure::invalid("the message is empty").with_status(400));
         }
         let options = AppendOptions::new().content_type(self.known_type(command)).seq(seq).resend(true);
@@ -217,7 +217,7 @@ impl Adapter {
         let (_, id, epoch) = key(command)?;
         let config = config
             .epoch(epoch)
-            // Here somebody else's message under this number is a result.
+            // Here, another message with this number is a valid result.
             .accept_duplicates(true)
             .auto_claim(command["autoClaim"].as_bool().unwrap_or(false))
             .retry_for(Some(Duration::from_secs(8)))
@@ -229,7 +229,7 @@ impl Adapter {
         Ok(IdempotentProducer::start(&self.stream(command)?, options).await?)
     }
 
-    /// The producer of that name, made when it is needed first.
+    /// The producer with this name, which is made on its first use.
     async fn producer(&mut self, command: &Value) -> Result<&IdempotentProducer, Failure> {
         let key = key(command)?;
         if !self.producers.contains_key(&key) {

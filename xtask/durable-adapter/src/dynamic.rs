@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-/// Values by name, and what they were when they were sent last. Clones share them.
+/// Values by name, and those that were sent last. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Dynamic(Arc<Mutex<Inner>>);
 
@@ -27,7 +27,7 @@ impl Dynamic {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a value of that type; `false` when there is no such type.
+    /// Adds a value of this type; `false` if there is no such type.
     pub(crate) fn set(&self, name: &str, kind: &str, initial: &Value) -> bool {
         let made = match kind {
             "counter" => Made::Counter(0),
@@ -64,7 +64,7 @@ impl Dynamic {
         all
     }
 
-    /// What was sent last; `None` when nothing is dynamic.
+    /// The values that were sent last; `None` if there are no dynamic values.
     pub(crate) fn sent(&self) -> Option<Value> {
         let inner = self.lock();
         (!inner.values.is_empty()).then(|| Value::Object(inner.sent.clone()))

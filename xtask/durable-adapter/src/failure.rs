@@ -1,9 +1,9 @@
-//! The suite's names of errors.
+//! The suite's names for errors.
 
 use relay_durable::{Error, ErrorKind};
 use serde_json::{Value, json};
 
-/// What went wrong, in the suite's words.
+/// An error in the suite's words.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: &'static str,
@@ -25,7 +25,7 @@ impl Failure {
         Self { code: "PARSE_ERROR", status: None, message: format!("{url}: {what}") }
     }
 
-    /// Nothing worked until the time was over.
+    /// No attempt succeeded within the time.
     pub(crate) fn lost(url: &str, cause: &str) -> Self {
         let status = status_in(cause);
         let code = if status.is_some() { "UNEXPECTED_STATUS" } else { "NETWORK_ERROR" };
@@ -47,7 +47,7 @@ impl Failure {
     }
 }
 
-/// The last status that a message names.
+/// The last status in a message.
 fn status_in(message: &str) -> Option<u16> {
     let (_, behind) = message.rsplit_once("status ")?;
     behind.get(..3)?.parse().ok()
@@ -56,7 +56,7 @@ fn status_in(message: &str) -> Option<u16> {
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         let message = error.to_string();
-        // Of what was tried in vain the last cause says the status.
+        // If several attempts failed, the last cause has the status.
         let status = error.status().or_else(|| status_in(&message));
         let code = match error.kind() {
             ErrorKind::NotFound | ErrorKind::Gone => "NOT_FOUND",

@@ -1,5 +1,6 @@
-//! Speaks the line protocol of the public client suite of Durable Streams, over `relay-durable`: a JSON command per
-//! line on standard input, a JSON line for each on standard output. Ends after `shutdown`, or with its input.
+//! Implements the line protocol of the public client suite of Durable Streams with `relay-durable`: a JSON command per
+//! line on standard input, and a JSON line for each on standard output. Ends after `shutdown`, or at the end of its
+//! input.
 
 mod adapter;
 mod dynamic;

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
-/// Longest time without success.
+/// The longest time without success.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Reads as the command says: until the end, enough chunks, up to date, or out of time.
+/// Reads as the command says: until the end, until there are enough chunks, until it is up to date, or until the time
+/// is over.
 pub(crate) async fn read(stream: &DurableStream, command: &Value) -> Result<Value, Failure> {
     let mode = match &command["live"] {
         Value::Null | Value::Bool(false) => LiveMode::Off,
@@ -36,7 +37,7 @@ pub(crate) async fn read(stream: &DurableStream, command: &Value) -> Result<Valu
     let (mut up_to_date, mut closed) = (false, false);
     let deadline = tokio::time::Instant::now() + time;
     let mut out_of_time = false;
-    // Why the last attempt failed.
+    // The reason why the last attempt failed.
     let mut failing: Option<String> = None;
     loop {
         let event = match tokio::time::timeout_at(deadline, reads.next()).await {
@@ -46,7 +47,7 @@ pub(crate) async fn read(stream: &DurableStream, command: &Value) -> Result<Valu
                 if let Some(cause) = failing {
                     return Err(Failure::lost(stream.url(), &cause));
                 }
-                // Nothing more came: that is what being up to date means here.
+                // No more data came, which means up to date here.
                 (up_to_date, out_of_time) = (true, true);
                 break;
             }
@@ -65,7 +66,7 @@ pub(crate) async fn read(stream: &DurableStream, command: &Value) -> Result<Valu
                 failing = Some(retry.cause);
                 continue;
             }
-            // The library asks once more; the suite wants to hear of the first.
+            // The library tries once more, but the suite wants to know the first error.
             ReadEvent::Retry(retry) => {
                 return Err(Failure::parse(stream.url(), &retry.cause));
             }
@@ -93,7 +94,7 @@ pub(crate) async fn read(stream: &DurableStream, command: &Value) -> Result<Valu
     Ok(answer)
 }
 
-/// Text where it is text, base64 where it is none; JSON messages as an array.
+/// Text as text, other bytes in base64; JSON messages as an array.
 fn chunk(content: &Content, offset: &Offset) -> Value {
     let bytes = match content {
         Content::Messages(messages) => [&b"["[..], &messages.join(&b","[..]), b"]"].concat(),

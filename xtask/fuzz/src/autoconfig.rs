@@ -4,11 +4,11 @@ use relay_proto::autoconfig::{
     Message, Patch, Path, PutContent, write_delete, write_environment, write_filter, write_patch, write_put,
 };
 
-/// The names that the first byte chooses from.
+/// The names of events from which the first byte chooses.
 const EVENTS: [&str; 5] = ["put", "patch", "delete", "reconnect", "magic"];
 
-/// An event is read or refused, without a panic. What was read means the same once it is written and read again; what
-/// was refused is told without a word of it.
+/// An event is read or refused, without a panic. An event that was read means the same after it was written and read
+/// again. The error of a refused event quotes nothing of it.
 ///
 /// Input: a byte that chooses the event, then its data.
 pub fn message(input: &[u8]) {
@@ -51,7 +51,7 @@ fn write_content(out: &mut String, content: &PutContent<'_>) {
     write_put(out, environments, Some(&mut filters));
 }
 
-/// An expiring key without a value is none, whatever its time.
+/// An expiring key without a value counts as absent, whatever its time is.
 fn normal(mut message: Message<'_>) -> Message<'_> {
     let environments = match &mut message {
         Message::Put(put) => {

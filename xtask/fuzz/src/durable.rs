@@ -8,7 +8,7 @@ use relay_proto::durable::{
     ReaderConfig, ReaderWant,
 };
 
-/// However an array is cut, its messages are the same, and so is what is wrong with it.
+/// An array has the same messages and the same errors, however it is cut.
 pub fn array_split(input: &[u8]) {
     let Some((&size, text)) = input.split_first() else { return };
     let whole = split(text, text.len().max(1));
@@ -35,10 +35,10 @@ fn split(text: &[u8], size: usize) -> (Vec<Vec<u8>>, bool) {
     (messages, splitter.finish().is_ok())
 }
 
-/// A reader's life: it always waits for input or for a time that is to come, pieces never go back, and nothing more is
-/// wanted once it has ended.
+/// A run of a reader: it always waits for input or for a future time, pieces never go back, and it wants nothing more
+/// after its end.
 ///
-/// Input: a byte of settings, then one byte per happening, some with arguments behind.
+/// Input: a byte of settings, then one byte per step, some followed by arguments.
 pub fn reader_life(input: &[u8]) {
     let Some((&settings, mut happenings)) = input.split_first() else { return };
     let mode = [LiveMode::Off, LiveMode::Auto, LiveMode::LongPoll, LiveMode::Sse][usize::from(settings & 3)];
@@ -49,7 +49,7 @@ pub fn reader_life(input: &[u8]) {
     let mut ended = false;
     loop {
         let mut deadline = None;
-        // Asking and telling come to an end by themselves.
+        // Requests and reports always come to an end.
         for step in 0.. {
             assert!(step < 10_000, "a busy loop");
             match reader.poll(now) {
@@ -109,10 +109,10 @@ pub fn reader_life(input: &[u8]) {
     }
 }
 
-/// A producer's life with a server that says anything: batches are acknowledged in order and once, numbers of an epoch
-/// grow by one, nothing is sent behind what failed for good, and there is never a busy loop.
+/// A run of a producer with a server that sends anything: batches are acknowledged in order and once, numbers of an
+/// epoch grow by one, nothing is sent after a final failure, and there is never a busy loop.
 ///
-/// Input: a byte of settings, then one byte per happening.
+/// Input: a byte of settings, then one byte per step.
 pub fn producer_life(input: &[u8]) {
     let Some((&settings, happenings)) = input.split_first() else { return };
     let config = ProducerConfig::default()
@@ -193,7 +193,7 @@ pub fn producer_life(input: &[u8]) {
 mod tests {
     use super::*;
 
-    /// Many short lives, of a generator that needs no dependency.
+    /// Many short runs, from a generator that needs no dependency.
     #[test]
     fn random_lives() {
         let mut state = 1_u64;

@@ -6,16 +6,16 @@ use relay_proto::eventsource::{Action, Config, End, Machine, Refused, ServerRetr
 use relay_proto::http::ResponseHead;
 use relay_proto::sse::Limits;
 
-/// A life of a machine: it always waits for input or for a time, never asks twice for a connection without a wait or a
-/// redirect between, holds little, and does the same again when the same happens.
+/// A run of a machine: it always waits for input or for a time, never wants two connections without a wait or a
+/// redirect between them, holds little memory, and gives the same result for the same input.
 ///
-/// Input: eight bytes of settings, then one byte per happening, some with arguments behind.
+/// Input: eight bytes of settings, then one byte per step, some followed by arguments.
 pub fn life(input: &[u8]) {
     let Some((settings, happenings)) = input.split_first_chunk() else { return };
     assert_eq!(run(*settings, happenings), run(*settings, happenings), "the same again");
 }
 
-/// Runs the life and returns a digest of what came out.
+/// Plays the run and returns a digest of its results.
 fn run(settings: [u8; 8], mut happenings: &[u8]) -> Vec<(State, Option<Duration>, usize)> {
     let config = config(settings);
     let redirects = config.max_redirects as usize;
@@ -23,7 +23,7 @@ fn run(settings: [u8; 8], mut happenings: &[u8]) -> Vec<(State, Option<Duration>
     let mut machine = Machine::new(config, u64::from_le_bytes(settings));
     let mut now = Duration::ZERO;
     let mut diary = Vec::new();
-    // Immediate attempts since the last wait or open stream.
+    // The number of immediate attempts since the last wait or open stream.
     let mut hurried = 0;
     while let Some((&happening, rest)) = happenings.split_first() {
         happenings = rest;
@@ -56,7 +56,7 @@ fn run(settings: [u8; 8], mut happenings: &[u8]) -> Vec<(State, Option<Duration>
             13 => now += Duration::from_secs(1 << size.min(12)),
             14 if size == 15 => machine.close(),
             _ => {
-                // What every driver does sooner or later.
+                // Every driver does this sooner or later.
                 now = now.max(deadline.unwrap_or(now));
                 machine.handle_timeout(now);
             }
@@ -83,7 +83,7 @@ fn run(settings: [u8; 8], mut happenings: &[u8]) -> Vec<(State, Option<Duration>
     diary
 }
 
-/// Polls until the machine waits: attempts and items on the way, and what it waits for.
+/// Polls until the machine waits. Returns the number of attempts and items on the way, and what it waits for.
 fn drain(machine: &mut Machine, now: Duration) -> (usize, usize, Action) {
     let (mut connects, mut items) = (0, 0);
     for _ in 0..10_000 {

@@ -7,8 +7,8 @@ use relay_proto::parsec::{Envelope, Position, StreamFrame};
 use relay_proto::sse::{Decoder, Frame as SseFrame, Limits};
 use relay_state::sequences::{Follow, FollowOptions, Frame, GapCause, Item};
 
-/// An envelope that is read is JSON to serde too, is written again so that it reads the same, and what is refused has
-/// a reason. A blank before it, which publishers do not write, changes nothing.
+/// An envelope that is read is also valid JSON for serde, and reads the same after it was written again. A refusal has
+/// a reason. A blank before the envelope, which publishers do not write, changes nothing.
 pub fn envelope(input: &[u8]) {
     let decoded = Envelope::decode(input.to_vec());
     assert_eq!(decoded.as_ref().ok(), Envelope::decode([b" ", input].concat()).as_ref().ok());
@@ -25,7 +25,7 @@ pub fn envelope(input: &[u8]) {
     }
 }
 
-/// A stream in two connections, cut where the first byte says: positions go on by one, or a gap says why not.
+/// A stream over two connections, cut where the first byte says: positions grow by one, or a gap gives the reason.
 pub fn stream(input: &[u8]) {
     let Some((&cut, bytes)) = input.split_first() else { return };
     let mut follow = Follow::new("public:a.b", FollowOptions::default());
@@ -90,14 +90,14 @@ fn check(item: &Item, place: &mut Option<Position>) {
     }
 }
 
-/// Frames of a WebSocket, a line each: the session always waits for something, and stops only for a reason.
+/// Frames of a WebSocket, one per line: the session always waits for something, and stops only for a reason.
 pub fn socket(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let mut session = Session::new(Config::default(), 7);
     session.subscribe("public:a.b", From::Oldest);
     let mut now = Duration::ZERO;
     let mut frames = text.split('\n');
-    // Every want but a wait for input is obeyed at once; there are only so many of those for each input.
+    // Every request except a wait for input is done at once. Their number is limited for each input.
     let mut busy = 0;
     loop {
         busy += 1;

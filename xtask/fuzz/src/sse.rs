@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use relay_proto::sse::{Decoder, EncodeError, Encoder, Frame, Limit, Limits};
 
-/// Everything a decoder said about a stream, in a form that can be compared and read.
+/// The result of decoding a stream, in a form that can be compared and read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// One line per frame, see [`render`].
@@ -15,7 +15,7 @@ pub struct Outcome {
     pub last_event_id: String,
 }
 
-/// Frames come out the same for any chunking, however the chunks are fed.
+/// The frames are the same for any chunking, however the chunks are fed.
 ///
 /// Input: two bytes that choose limits and cuts, then the stream.
 pub fn split_invariance(input: &[u8]) {
@@ -48,7 +48,7 @@ pub fn reference(input: &[u8]) {
 
 /// What the encoder accepts, the decoder reads back; what it refuses cannot be framed.
 ///
-/// Input: type, id and data, each ended by 0xFF (which no UTF-8 text holds).
+/// Input: type, id and data, each followed by 0xFF (which does not occur in UTF-8).
 pub fn round_trip(input: &[u8]) {
     let mut fields = input.splitn(3, |&byte| byte == 0xff).map(String::from_utf8_lossy);
     let kind = fields.next().unwrap_or_default();
@@ -82,7 +82,7 @@ pub fn round_trip(input: &[u8]) {
     frames.extend(lines.split('\n').map(|line| format!("comment {line:?}")));
     frames.push("comment \"\"".into());
     frames.push(format!("retry {}", delay.as_millis()));
-    // A part that ends in CR meets the LF between the parts: each part is split on its own.
+    // The CR at the end of a part and the LF between the parts would be one line end, so each part is split alone.
     let parts: Vec<String> =
         data.split('\n').map(|part| part.replace("\r\n", "\n").replace('\r', "\n")).collect();
     frames.push(format!("event \"message\" {:?} {id:?}", parts.join("\n")));
@@ -91,7 +91,7 @@ pub fn round_trip(input: &[u8]) {
     assert_eq!(decode([&bytes[..]], unlimited), expected);
 }
 
-/// Decodes a stream that comes in these chunks and then ends.
+/// Decodes a stream that arrives in these chunks and then ends.
 pub fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, limits: Limits) -> Outcome {
     let mut decoder = Decoder::new(limits);
     let mut frames = Vec::new();
@@ -111,7 +111,7 @@ pub fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, limits: Limits) ->
     Outcome { frames, last_event_id: decoder.last_event_id().into() }
 }
 
-/// The same, but everything is fed, and the end told, before the first frame is pulled.
+/// The same, but everything is fed and ended before the first frame is taken.
 fn decode_late<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, limits: Limits) -> Outcome {
     let mut decoder = Decoder::new(limits);
     for chunk in chunks {
@@ -139,14 +139,14 @@ pub fn render(frame: &Frame) -> String {
     }
 }
 
-/// The rules, written down as slowly as they read: the whole stream at hand, one copy per step.
+/// The rules, written as simply as possible: the whole stream in memory, and one copy per step.
 pub fn model(stream: &[u8], limits: Limits) -> Outcome {
     let mut frames = Vec::new();
     let mut last_event_id = String::new();
     let mut block = Block::default();
     let lines = match stream.strip_prefix(b"\xef\xbb\xbf") {
         Some(rest) => {
-            // The mark is no part of the line, but the block is that much longer.
+            // The mark is not part of the line, but it counts towards the size of the block.
             block.size = 3;
             lines(rest)
         }
@@ -234,7 +234,7 @@ impl Block {
     }
 }
 
-/// The lines that ended, each with its length including the line end.
+/// The complete lines, each with its length including the line end.
 fn lines(stream: &[u8]) -> Vec<(Vec<u8>, usize)> {
     let mut lines = Vec::new();
     let mut line = Vec::new();
@@ -257,7 +257,7 @@ fn lines(stream: &[u8]) -> Vec<(Vec<u8>, usize)> {
     lines
 }
 
-/// Limits chosen by one byte: the default, or small enough for short inputs to pass them.
+/// Limits that one byte chooses: the default, or limits that short inputs can exceed.
 fn limits(choice: u8) -> Limits {
     if choice.is_multiple_of(4) {
         return Limits::default();

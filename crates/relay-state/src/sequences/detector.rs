@@ -212,7 +212,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list that is searched from the front.
+        /// Compares with a list that is searched from the front.
         #[test]
         fn as_the_slow_model(most in 1_usize..5, seen in prop::collection::vec((0_u8..8, 1_i64..6), 0..60)) {
             let mut marks = ProducerMarks::new(most);

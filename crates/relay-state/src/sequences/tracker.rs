@@ -71,7 +71,7 @@ impl SequenceTracker {
 mod tests {
     use super::*;
 
-    /// Behaviour 11, and giving back.
+    /// Behaviour 11, and returning a number.
     #[test]
     fn behaviour_11_counts_per_channel() {
         let tracker = SequenceTracker::new();

@@ -1,7 +1,7 @@
-//! A process that saves cursors is killed at any moment: what is on disk is whole, and no older than it was told.
+//! A process that saves cursors is killed at any moment: the file is complete, and not older than the last report.
 //!
-//! The victim is this test binary, run again with [`FILE`] set. It saves one cursor after another and reports each that
-//! is done on its standard error. The parent reads a few reports, waits for a part of a save, and kills.
+//! The victim is this test binary, run again with [`FILE`] set. It saves one cursor after another, and reports each
+//! saved one on its standard error. The parent reads a few reports, waits for a part of a save, and kills.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use relay_state::files::FileError;
 use relay_state::pods::{CursorError, CursorStore, FileCursorStore};
 
 const KILLS: usize = 500;
-/// Names the cursor file, and so tells a process that it is the victim.
+/// The variable that names the cursor file. A process that has it is the victim.
 const FILE: &str = "RELAY_TEST_SAVES_TO";
 const TEST: &str = "kills::a_kill_at_any_moment_leaves_a_whole_cursor";
 
@@ -22,7 +22,7 @@ fn filter() -> Filter {
     Filter::new().namespace("prod").unwrap().label("app=web").unwrap()
 }
 
-/// As long as hashes may be, so that a part of a file would show.
+/// A hash of the greatest length, so that a part of a file would be noticed.
 fn cursor(number: u64) -> EventHash {
     EventHash::new(&format!("{number:0>256}")).unwrap()
 }
@@ -31,7 +31,7 @@ fn number(cursor: Option<EventHash>) -> u64 {
     cursor.map_or(0, |hash| hash.as_str().parse().unwrap())
 }
 
-/// Saves for ever: numbers without a hole, each reported once it is saved.
+/// Saves consecutive numbers for ever, and reports each one after it is saved.
 fn save_until_killed(path: &Path) {
     let mut store = FileCursorStore::open(path, &filter()).unwrap();
     let mut last = number(store.load().unwrap());
@@ -39,7 +39,7 @@ fn save_until_killed(path: &Path) {
     loop {
         last += 1;
         store.save(&cursor(last)).unwrap();
-        // A parent that is gone ends this as well.
+        // This write fails if the parent is gone, which ends this process.
         report.write_all(&last.to_le_bytes()).unwrap();
     }
 }
@@ -59,7 +59,7 @@ impl Victim {
         Self(child)
     }
 
-    /// The next saved number, and how long it took to come.
+    /// The next saved number, and how long it took.
     fn report(&mut self) -> (u64, Duration) {
         let since = Instant::now();
         let mut bytes = [0; 8];
@@ -67,7 +67,7 @@ impl Victim {
         (u64::from_le_bytes(bytes), since.elapsed())
     }
 
-    /// Kills it, and reads what it had still reported.
+    /// Kills the victim, and reads its last reports.
     fn kill(mut self) -> Option<u64> {
         self.0.kill().unwrap();
         let mut rest = Vec::new();
@@ -87,13 +87,13 @@ fn random(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// How often a kill fell into which moment.
+/// How many kills came at which moment.
 #[derive(Debug, Default)]
 struct Moments {
     before_the_first_report: usize,
-    /// Its temporary file was left behind.
+    /// The temporary file was left behind.
     before_the_rename: usize,
-    /// What is kept was not reported yet.
+    /// The saved number was not reported yet.
     between_rename_and_report: usize,
     between_saves: usize,
 }
@@ -127,7 +127,7 @@ fn a_kill_at_any_moment_leaves_a_whole_cursor() {
                 "while the victim lives: {second}"
             );
         }
-        // A little more than a save takes, so that every part of one is hit.
+        // The wait is at most a little longer than a save, so that every part of a save is hit.
         let wait = takes.mul_f64((random(&mut seed) % 1200) as f64 / 1000.0);
         let since = Instant::now();
         while since.elapsed() < wait {
@@ -140,13 +140,13 @@ fn a_kill_at_any_moment_leaves_a_whole_cursor() {
         for file in fs::read_dir(dir.path()).unwrap() {
             let name = file.unwrap().file_name();
             unfinished |= name == "cursor.json.tmp";
-            // One temporary file at most, and the next save takes its place.
+            // There is at most one temporary file, and the next save replaces it.
             assert!(
                 ["cursor.json", "cursor.json.lock", "cursor.json.tmp"].iter().any(|known| name == *known),
                 "kill {kill}: {name:?}"
             );
         }
-        // Not refused: the lock is free, the content is whole, and the filter is ours.
+        // The file is accepted: the lock is free, the content is complete, and the filter is the same.
         let mut store = FileCursorStore::open(&path, &filter())
             .unwrap_or_else(|error| panic!("kill {kill}, after {reported} was reported: {error}"));
         kept = number(store.load().unwrap());

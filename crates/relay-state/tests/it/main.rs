@@ -1,4 +1,4 @@
-//! relay-state from outside.
+//! Tests of relay-state from outside.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -107,16 +107,16 @@ mod tests {
 
     #[derive(Clone, Copy)]
     enum Host {
-        /// Takes so many milliseconds to accept.
+        /// Accepts after this many milliseconds.
         Accepts(u64),
-        /// Takes so many milliseconds to refuse.
+        /// Refuses after this many milliseconds.
         Refuses(u64),
         /// Never answers.
         Dead,
     }
     use Host::{Accepts, Dead, Refuses};
 
-    /// Races addresses of these hosts. Returns when each was tried and how it ended, in milliseconds of virtual
+    /// Races addresses of these hosts. Returns when each was tried and how the race ended, in milliseconds of virtual
     /// time.
     async fn play(hosts: &[Host]) -> (Vec<u64>, String) {
         let start = Instant::now();
@@ -155,10 +155,10 @@ mod tests {
             (&[Accepts(10), Accepts(0)][..], &[0][..], "0 at 10"),
             (&[Dead, Accepts(10)], &[0, 250], "1 at 260"),
             (&[Dead, Dead, Dead, Accepts(10)], &[0, 250, 500, 750], "3 at 760"),
-            // A slow address is not abandoned while the next is tried.
+            // The attempt at a slow address continues while the next one is tried.
             (&[Accepts(300), Accepts(100)], &[0, 250], "0 at 300"),
             (&[Accepts(400), Accepts(100)], &[0, 250], "1 at 350"),
-            // A failed address ends its head start.
+            // The head start of an address ends if it fails.
             (&[Refuses(0), Accepts(10)], &[0, 0], "1 at 10"),
             (&[Refuses(100), Refuses(100), Accepts(10)], &[0, 100, 200], "2 at 210"),
             (&[Dead, Refuses(50), Accepts(10)], &[0, 250, 300], "2 at 310"),

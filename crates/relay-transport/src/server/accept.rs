@@ -364,7 +364,7 @@ mod tests {
         assert!(open.is_err(), "the stream goes on");
     }
 
-    /// hyper would use one of them and hide the other.
+    /// hyper would use one of the two headers and hide the other.
     #[tokio::test]
     async fn a_request_that_says_its_length_twice_is_refused_and_nothing_behind_it_is_read() {
         let good = "POST / HTTP/1.1\r\nhost: r\r\ncontent-length: 5\r\n\r\nhello";

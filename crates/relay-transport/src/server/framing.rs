@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The bytes as hyper gets them, when they come in pieces that end at `cuts`.
+    /// The bytes that hyper gets if they arrive in pieces that end at `cuts`.
     fn seen(bytes: &[u8], cuts: &[usize]) -> Vec<u8> {
         let (mut framing, mut seen, mut from) = (Framing::default(), bytes.to_vec(), 0);
         for cut in cuts.iter().copied().chain([bytes.len()]) {

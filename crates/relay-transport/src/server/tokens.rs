@@ -291,7 +291,7 @@ impl<R: fmt::Debug> fmt::Debug for Token<R> {
 mod tests {
     use super::*;
 
-    /// `*`, or a comma list of words in lower case.
+    /// `*`, or a list of words in lower case with commas.
     #[derive(Debug, Clone, PartialEq)]
     struct Words(Vec<String>);
 
@@ -400,7 +400,7 @@ sha256:2CF24DBA5FB0A30E26E83B2AC5B9E29E1B161E5C1FA7425E73043362938B9824 hashed d
         std::fs::write(&path, "gamma new *\n").unwrap();
         assert!(watch.refresh().unwrap());
         assert!(watch.current().find(b"gamma").is_some() && watch.current().find(b"alpha").is_none());
-        // A version that is not valid changes nothing.
+        // An invalid version of the file changes nothing.
         std::fs::write(&path, "delta\n").unwrap();
         assert!(watch.refresh().is_err());
         mode(0o644);

@@ -1,4 +1,4 @@
-//! Peers that send too much, and callers that take too little.
+//! Peers that send too much, and callers that read too little.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -10,8 +10,8 @@ use relay_testkit::{Reply, Script};
 
 use crate::*;
 
-/// A server on a thread of its own that writes a head and then the same bytes for as long as they are taken. It counts
-/// what was, and says when nothing has been taken for half a second.
+/// A server on a separate thread that writes a head, and then the same bytes for as long as they are accepted. It
+/// counts the accepted bytes, and reports when none was accepted for half a second.
 struct Flood {
     addr: SocketAddr,
     taken: Arc<AtomicU64>,
@@ -68,10 +68,10 @@ impl Flood {
 
 const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
 
-/// The most that one read of a stream brings.
+/// The highest number of bytes in one read of a stream.
 const ONE_READ: u64 = 128 << 10;
 
-/// What two sockets and one read may hold between them.
+/// The highest number of bytes in two sockets and one read.
 const IN_FLIGHT: u64 = 16 << 20;
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_line_and_an_event_without_end() {
         assert_eq!(told(&mut stream).await, "opened");
         let line = told(&mut stream).await;
         assert!(line.starts_with("ended(an event did not end within 5"), "{line}");
-        // The limit, and what one read brings.
+        // The limit, plus at most one read.
         assert!((5_000_000..=5_000_000 + ONE_READ).contains(&stream.bytes_read()), "{}", stream.bytes_read());
         within("the connection to be closed", peer.ended.recv()).await;
         assert!(peer.taken.load(Ordering::Relaxed) <= 5_000_000 + IN_FLIGHT);
@@ -113,7 +113,7 @@ async fn a_caller_that_does_not_poll_stops_the_server() {
     let taken = within("the server to be stuck", peer.stuck.recv()).await.unwrap();
     assert!(taken - read <= IN_FLIGHT, "{taken} bytes taken for {read} read");
     assert_eq!(stream.bytes_read(), read, "nothing is read ahead");
-    // It goes on where it was.
+    // The stream continues where it stopped.
     within("what was in flight and more", async {
         while stream.bytes_read() < taken + IN_FLIGHT {
             assert!(matches!(stream.next().await, Some(Ok(Item::Frame(Frame::Event(event)))) if event.data().len() == 993));

@@ -41,7 +41,7 @@ async fn one_pool_for_all_clones() {
     for _ in 0..5 {
         let response = http.clone().send(get(&peer.url())).await.unwrap();
         assert_eq!(text(response).await, "ok");
-        // The connection is back in the pool once its task has run.
+        // The connection returns to the pool when its task runs.
         tokio::task::yield_now().await;
     }
     assert_eq!(peer.connections(), 1);
@@ -57,7 +57,7 @@ async fn an_old_connection_is_used_no_more() {
     while peer.connections() < 2 {
         assert_eq!(text(http.send(get(&peer.url())).await.unwrap()).await, "ok");
         asked += 1;
-        // Both may hold on a machine that is busy with something else; one of them must.
+        // On a busy machine, both conditions may hold here; at least one must.
         assert!(peer.connections() < 2 || began.elapsed() >= age);
     }
     assert!(asked > 1, "it was used while it was young");
@@ -75,7 +75,7 @@ async fn one_connection_too_many_waits_for_its_turn() {
     });
     let all = futures_util::future::join_all(requests);
     tokio::pin!(all);
-    // Two get as far as the gate; the others have no connection.
+    // Two requests get as far as the gate; the others have no connection.
     let waiting = async {
         while peer.requests().len() < 2 {
             tokio::task::yield_now().await;
@@ -105,7 +105,7 @@ async fn redirects_are_an_answer_unless_asked_to_follow() {
     assert_eq!(http.send(get(&format!("{url}/a"))).await.unwrap().status(), 302);
 
     let mut request = get(&format!("{url}/a"));
-    // Harmless by its name, but the caller says otherwise.
+    // The name of the header is harmless, but the caller has marked its value as a secret.
     let mut secret = http::HeaderValue::from_static("hunter2");
     secret.set_sensitive(true);
     request.headers_mut().insert("user-agent", secret);
@@ -156,7 +156,7 @@ async fn every_address_of_a_host_is_tried() {
         let request = http::Request::get(format!("http://relay.test:{port}/")).body(Full::default()).unwrap();
         within("an answer", http.send(request)).await.map_err(|error| error.line())
     };
-    // Nobody listens at the others, and IPv6 may not even be there.
+    // The other addresses refuse connections, and there may be no IPv6 at all.
     for addresses in [&["127.0.0.1"][..], &["::1", "127.0.0.1"], &["127.0.0.2", "::1", "127.0.0.1"]] {
         assert_eq!(ask(addresses).await.unwrap().status(), 200, "{addresses:?}");
     }

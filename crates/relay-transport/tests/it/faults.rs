@@ -1,4 +1,4 @@
-//! A server that means well, behind a network that does not.
+//! A correct server behind a network with faults.
 
 use relay_testkit::{Clock, FaultLink, Faults, Reply, Script};
 
@@ -6,7 +6,7 @@ use crate::*;
 
 const EVENTS: usize = 400;
 
-/// A server whose stream goes on behind the last event id, to the end and no further.
+/// A server whose stream continues after the last event id, up to the last event.
 fn script() -> Script {
     Script::new().answer("/events", |request| {
         let from = request.header("last-event-id").map_or(0, |id| id.parse().unwrap());
@@ -15,7 +15,7 @@ fn script() -> Script {
     })
 }
 
-/// What came, in order, up to the last event; and how many connections had to be made.
+/// The events in order, up to the last one, and the number of connections.
 async fn all(stream: &mut EventStream) -> (Vec<String>, usize) {
     let (mut events, mut connections) = (Vec::new(), 0);
     while events.len() < EVENTS {
@@ -47,7 +47,7 @@ async fn cuts_everywhere() {
         assert!(counters.cuts >= 15, "{counters:?}");
         assert!(connections >= 15);
     }
-    // In heads too, and by RST, which may take what was not read yet with it.
+    // Cuts also come inside heads, and some with an RST, which may take unread bytes with it.
     let (_, counters, _) = check(Faults::none().cut_bytes(2000).reset().refuse_one_in(3), 1).await;
     assert!(counters.cuts >= 4 && counters.refused >= 1, "{counters:?}");
 }
@@ -61,7 +61,7 @@ async fn a_peer_that_hangs_again_and_again() {
 
 #[tokio::test]
 async fn slow_in_pieces_and_with_spikes() {
-    // Latency spikes of 30 s are no reason to reconnect, nor is a trickle.
+    // Neither latency spikes of 30 s nor slow bytes cause a reconnect.
     let (connections, _, elapsed) = check(Faults::none().stall(100, Duration::from_secs(30)), 3).await;
     assert_eq!(connections, 1);
     assert!(elapsed >= Duration::from_secs(90), "{elapsed:?}");

@@ -1,12 +1,12 @@
-//! How answers may be put on the wire, and how they may break off.
+//! Valid forms of answers on the wire, and ways in which they can break off.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use crate::*;
 
-/// The URL of a server that answers the first request with these bytes, in writes of that size, and hangs up; and the
-/// next one with 204.
+/// The URL of a server that answers the first request with these bytes, in writes of this size, then closes the
+/// connection, and answers the next request with 204.
 fn answering(bytes: String, size: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/events", listener.local_addr().unwrap());
@@ -18,7 +18,7 @@ fn answering(bytes: String, size: usize) -> String {
             for piece in answer.chunks(size) {
                 let _ = socket.write_all(piece);
             }
-            // Hanging up on what was not read would take back what was sent.
+            // Closing a socket with unread bytes would discard the bytes that were sent.
             let _ = socket.shutdown(std::net::Shutdown::Write);
             let _ = socket.read_to_end(&mut Vec::new());
         }
@@ -29,7 +29,7 @@ fn answering(bytes: String, size: usize) -> String {
 const EOF: &str = "ended(the server ended the connection)";
 const CHUNKED: &str = "transfer-encoding: chunked\r\n";
 
-/// Heads, before their last empty line, bodies, and what comes of them.
+/// Heads (without the last empty line), bodies, and the expected results.
 #[tokio::test]
 async fn framings_in_any_pieces() {
     let early = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 OK\r\n";

@@ -1,5 +1,5 @@
-//! Against event streams that a server written in Go sends: `github.com/launchdarkly/eventsource`, see
-//! `xtask/interop/sse`. `cargo xtask interop sse` builds it and runs these.
+//! Event streams from a server that is written in Go with `github.com/launchdarkly/eventsource`; see
+//! `xtask/interop/sse`. `cargo xtask interop sse` builds it and runs these tests.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -23,7 +23,7 @@ impl Server {
         Self::listen("127.0.0.1:0", 0).await
     }
 
-    /// A server whose log has so many events.
+    /// Starts a server whose log has this many events.
     async fn listen(addr: &str, events: usize) -> Self {
         let binary = std::env::var_os("SSE_SERVER").expect("run by `cargo xtask interop sse`");
         let mut command = Command::new(binary);
@@ -34,7 +34,7 @@ impl Server {
         Self { addr: first.expect("it ended at once").parse().unwrap(), child }
     }
 
-    /// Kills the process outright and starts another on the same port, with the log it should have.
+    /// Kills the process, and starts another one on the same port with a log of this size.
     async fn restart(&mut self, events: usize) {
         self.kill().await;
         *self = Self::listen(&self.addr.to_string(), events).await;
@@ -65,7 +65,7 @@ impl Server {
         self.ask("POST", &format!("publish?count={count}")).await;
     }
 
-    /// The requests for events so far: protocol, last event id and the coding of the answer.
+    /// The requests for events so far: protocol, last event id, and the encoding of the answer.
     async fn requests(&self) -> Vec<String> {
         self.ask("GET", "requests").await.lines().map(str::to_owned).collect()
     }
@@ -76,7 +76,7 @@ fn request(protocol: &str, id: &str, coding: &str) -> String {
     format!(r#"{{"protocol":"{protocol}","last_event_id":"{id}","coding":"{coding}"}}"#)
 }
 
-/// Event `n`: its type and data. The server knows the same rule.
+/// Type and data of event `n`. The server uses the same rule.
 fn event(n: usize) -> (&'static str, String) {
     let data = match n % 5 {
         0 => format!("first of {n}\n\nthird: after an empty one\n"),
@@ -88,14 +88,14 @@ fn event(n: usize) -> (&'static str, String) {
     (["message", "put", "patch"][n % 3], data)
 }
 
-/// What else came between the first event and the last of [`events`].
+/// What else happened between the first and the last event of [`events`].
 #[derive(Default)]
 struct Between {
     opened: usize,
     ended: Vec<String>,
 }
 
-/// Reads on until event `last` was there. Each one from `first` on must come once, in order, as it was sent.
+/// Reads up to the event `last`. Each event from `first` on must come once, in order, and unchanged.
 async fn events(stream: &mut EventStream, first: usize, last: usize) -> Between {
     within("the last event", read(stream, first, last)).await
 }
@@ -149,7 +149,7 @@ async fn comments_are_seen_and_keep_a_connection() {
     }
     server.publish(1).await;
     events(&mut stream, 1, 1).await;
-    // Without them silence ends it, and what was missed is replayed.
+    // Without comments, silence ends the connection, and the missed events are replayed.
     assert_eq!(told(&mut stream).await, "ended(nothing received for 1s)");
     server.publish(2).await;
     assert_eq!(events(&mut stream, 2, 3).await.opened, 1);
@@ -180,7 +180,7 @@ async fn what_is_published_while_nobody_is_connected_is_replayed() {
         events(&mut stream, round * 10 + 1, round * 10 + 5).await;
         server.ask("POST", "close").await;
         assert_eq!(told(&mut stream).await, "ended(the server ended the connection)");
-        // The next connection is made when it is polled.
+        // The next connection is made when the stream is polled.
         server.publish(5).await;
         assert_eq!(told(&mut stream).await, "opened");
         events(&mut stream, round * 10 + 6, round * 10 + 10).await;
@@ -195,7 +195,7 @@ async fn connections_that_live_20_ms_lose_and_repeat_nothing() {
     let server = Server::listen("127.0.0.1:0", 1000).await;
     let mut stream = server.follow("hurried");
     let (between, ()) = tokio::join!(events(&mut stream, 1, 2000), server.publish(1000));
-    // A connection carries at most one event in 0.1 ms.
+    // A connection carries at most one event in 0.1 ms, so there must be several.
     assert!(between.opened >= 9, "{}", between.opened);
     assert!(between.ended.iter().all(|end| end == "the server ended the connection"), "{:?}", between.ended);
     let ids: Vec<_> = server.requests().await;
@@ -205,12 +205,12 @@ async fn connections_that_live_20_ms_lose_and_repeat_nothing() {
 #[tokio::test]
 #[ignore = "run by `cargo xtask interop sse`"]
 async fn a_server_that_is_killed_and_started_again_is_resumed() {
-    // More than the sockets hold.
+    // This is more than the sockets can hold.
     let all = 40_000;
     let mut server = Server::listen("127.0.0.1:0", all).await;
     let mut stream = server.follow("events");
     assert_eq!(events(&mut stream, 1, 10).await.opened, 1);
-    // The rest is on its way: some of it arrives, the last of it in part.
+    // The rest is in transit: some of it arrives, and the last event only in part.
     server.kill().await;
     let mut next = 11;
     let end = loop {
@@ -233,7 +233,7 @@ async fn a_server_that_is_killed_and_started_again_is_resumed() {
     let between = events(&mut stream, next, all + 5).await;
     assert_eq!(between.opened, 1);
     assert_eq!(server.requests().await, [request("HTTP/1.1", &(next - 1).to_string(), "")]);
-    // Once more, in silence.
+    // Restarts the server once more while the stream is quiet.
     server.restart(all + 6).await;
     events(&mut stream, all + 6, all + 6).await;
 }
@@ -260,7 +260,7 @@ async fn its_retry_is_the_delay_from_then_on() {
     let config = Config::default().jitter(Jitter::None);
     let mut stream = EventStream::get(http(), config, &server.url("events")).unwrap();
     assert_eq!(told(&mut stream).await, "opened");
-    // The server has no word for it, but writes comments as they are.
+    // The server has no function for `retry:`, but it writes comments unchanged.
     server.ask("POST", "comment?text=calm%20down%0Aretry:%20350").await;
     assert_eq!(told_next(&mut stream, 2).await, ["comment(calm down)", "retry(350)"]);
     let delay = Duration::from_millis(350);
@@ -285,7 +285,7 @@ async fn gzip_is_taken_off_and_only_asked_for_when_wanted() {
     let mut stream = EventStream::get(packed, quick(), &server.url("events")).unwrap();
     events(&mut stream, 1, 500).await;
     for round in 0..5 {
-        // Each is flushed by the server: none waits for the next.
+        // The server flushes each event, so no event waits for the next one.
         server.publish(1).await;
         events(&mut stream, 501 + round, 501 + round).await;
     }
@@ -296,7 +296,7 @@ async fn gzip_is_taken_off_and_only_asked_for_when_wanted() {
     assert_eq!(told(&mut stream).await, "opened");
     let packed = [request("HTTP/1.1", "", "gzip"), request("HTTP/1.1", "505", "gzip")];
     assert_eq!(server.requests().await, packed);
-    // Cut in the middle of what is packed.
+    // The connection is cut in the middle of the compressed data.
     server.restart(1000).await;
     let between = events(&mut stream, 506, 520).await;
     assert_eq!(between.opened, 1);
@@ -332,7 +332,7 @@ async fn a_client_that_falls_behind_is_dropped_by_the_server_and_catches_up() {
     let server = Server::start().await;
     let mut stream = server.follow("events");
     assert_eq!(told(&mut stream).await, "opened");
-    // Nobody reads: after what the sockets hold and 128 events more the server ends the stream.
+    // Nobody reads: when the sockets are full and 128 more events wait, the server ends the stream.
     let (mut published, batch) = (0, 20_000);
     while published < 60_000 {
         server.publish(batch).await;

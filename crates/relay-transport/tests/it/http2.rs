@@ -19,7 +19,7 @@ use crate::*;
 
 type Events = mpsc::Sender<Result<BodyFrame<Bytes>, Infallible>>;
 
-/// Serves one connection; each request's head and the sender of its body come out of the channel.
+/// Serves one connection. The channel delivers the head of each request and the sender of its body.
 async fn serve(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     requests: mpsc::UnboundedSender<(Request<()>, Events)>,
@@ -76,14 +76,14 @@ async fn agreed_on_in_the_handshake_and_shared() {
     assert_eq!(told(&mut two).await, "event(2)");
     assert_eq!(*connections.borrow(), 1, "one connection for both");
 
-    // Dropping one ends that one.
+    // Dropping one stream ends that one only.
     drop(one);
     within("the server to notice", one_events.closed()).await;
     say(&two_events, "data: 3\n\n").await;
     assert_eq!(told(&mut two).await, "event(3)");
 }
 
-/// What a network may swallow without telling anybody.
+/// The direction in which a network drops bytes silently.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Swallows {
     Everything,
@@ -128,7 +128,7 @@ async fn a_peer_that_is_gone_is_found_by_pings() {
     }
 }
 
-/// Passes bytes on until it is time to swallow them; both ends stay open.
+/// Passes bytes on until it has to swallow them; both ends stay open.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallowing: Option<watch::Receiver<bool>>) {
     let mut buffer = [0; 4096];
     while let Ok(size @ 1..) = from.read(&mut buffer).await {
@@ -163,7 +163,7 @@ async fn a_caller_that_does_not_poll_stops_the_server() {
         sent += event.len();
         assert!(sent < 16 << 20, "no end to it");
     }
-    // The window, what the sockets hold and what hyper keeps to send.
+    // The bytes are in the window, in the sockets, and in hyper's buffer.
     assert!(sent >= 200 << 10, "{sent}");
     assert_eq!(stream.bytes_read(), 0);
     assert_eq!(told(&mut stream).await, format!("event({})", "x".repeat(993)));

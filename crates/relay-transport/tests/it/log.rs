@@ -1,4 +1,4 @@
-//! What is logged, at the finest level: connections and why they end, no payload and no secret.
+//! The log at its most detailed level: it has connections and the reasons for their ends, but no payload and no secret.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -52,7 +52,7 @@ async fn connections_but_no_payload_and_no_secret() {
 
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     assert!(!text.contains("hunter2") && !text.contains("payload"), "{text}");
-    // Where a redirect leads is chosen by the server, which may put a secret there: its path is not told.
+    // The server chooses the target of a redirect and may put a secret there, so its path is not logged.
     assert!(!text.contains("/there"), "{text}");
     let span = |path: &str, attempt| format!("connection{{attempt={attempt} url=\"{}{path}\"}}", peer.url());
     for line in [

@@ -1,4 +1,4 @@
-//! The driver and the client against real sockets.
+//! The driver and the client with real sockets.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod bounds;
@@ -26,7 +26,7 @@ fn http() -> HttpClient {
     HttpClient::builder().build().unwrap()
 }
 
-/// Waits of a millisecond, so that what is retried is retried at once.
+/// Settings with delays of a millisecond, so that retries come at once.
 fn quick() -> Config {
     let millisecond = Duration::from_millis(1);
     Config::default().base(millisecond).floor(millisecond).cap(millisecond)
@@ -36,13 +36,13 @@ fn follow(peer: &Peer, config: Config) -> EventStream {
     EventStream::get(http(), config, &format!("{}/events", peer.url())).unwrap()
 }
 
-/// The URL of a port that nobody listens on.
+/// The URL of a port that refuses connections.
 fn gone() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-/// The next item as a line of words; `end` when there is none.
+/// The next item as a line of text; `end` if there is none.
 async fn told(stream: &mut EventStream) -> String {
     match within("the next item", stream.next()).await {
         Some(item) => word(&item),

@@ -1,4 +1,4 @@
-//! Through a proxy.
+//! Connections through a proxy.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::*;
 
-/// A proxy that makes tunnels to whom it is asked, or answers as it is told. It remembers the heads it has read.
+/// A proxy that opens tunnels on request, or gives a fixed answer. It records the heads that it reads.
 struct Proxy {
     port: u16,
     heads: Arc<Mutex<Vec<String>>>,
@@ -36,7 +36,7 @@ impl Proxy {
                     seen.lock().unwrap().push(head);
                     socket.write_all(answer.as_bytes()).await?;
                     if connect && answer.contains(" 200 ") {
-                        // Whatever the name: everybody lives here.
+                        // All names lead to this machine.
                         let port = target.rsplit(':').next().unwrap().parse().unwrap();
                         let mut upstream = TcpStream::connect(("127.0.0.1", port)).await?;
                         copy_bidirectional(&mut socket, &mut upstream).await?;
@@ -98,7 +98,7 @@ async fn plain_requests_are_handed_to_the_proxy() {
     assert!(heads[0].starts_with("GET http://relay.test/pods?x=1 HTTP/1.1\r\n"), "{heads:?}");
     assert!(heads[0].contains(&format!("proxy-authorization: {BASIC}\r\n")), "{heads:?}");
 
-    // Hosts that are excepted see no proxy, and no proxy's password.
+    // Requests to excepted hosts do not go through the proxy, and do not carry its password.
     let peer = Peer::start(Script::new().always("/", Reply::new(200, "text/plain", "direct"))).await;
     assert_eq!(ask(&http, &peer.url()).await.unwrap(), "direct");
     assert_eq!(peer.request(0).await.header("proxy-authorization"), None);
@@ -117,7 +117,7 @@ async fn proxies_that_refuse_die_or_ramble() {
         (TUNNEL, ""),
     ] {
         let proxy = Proxy::start(answer).await;
-        // Nobody listens on the port that the tunnel leads to: it breaks in the handshake.
+        // The port at the end of the tunnel refuses connections, so the TLS handshake fails.
         let url = gone().replace("http://127.0.0.1", "https://relay.test");
         let mut stream = EventStream::get(through(&proxy, ""), quick(), &url).unwrap();
         for _ in 0..2 {
@@ -156,7 +156,8 @@ fn proxies_that_are_none() {
     assert!(!format!("{builder:?} {:?}", builder.clone().build().unwrap()).contains("hunter2"));
 }
 
-/// Asks as told by its environment; run by the test below in a process of its own, where that can be set.
+/// Makes requests with the settings of its environment. The test below runs it in a separate process, in which
+/// variables can be set.
 #[tokio::test]
 #[ignore = "run by the_environment_names_the_proxy"]
 async fn in_this_environment() {

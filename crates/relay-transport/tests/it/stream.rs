@@ -1,4 +1,4 @@
-//! What answers mean to a stream, seen from the socket.
+//! The meaning of answers to a stream, with real sockets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -121,7 +121,7 @@ async fn connections_that_fail_are_made_again() {
     }
     assert_eq!(ends, 7, "{lines:#?}");
     let events: Vec<_> = lines.iter().filter(|line| line.starts_with("event")).collect();
-    // What an RST takes with it is not certain; what was cut is never an event.
+    // An RST may discard unread bytes, so `b` may be missing; a truncated event is never delivered.
     assert!(
         events == ["event(a)", "event(b)", "event(d)"] || events == ["event(a)", "event(d)"],
         "{lines:#?}"
@@ -361,7 +361,7 @@ async fn polling_may_be_given_up_at_any_time() {
     let mut stream = follow(&peer, quick());
     let mut lines = Vec::new();
     while lines.len() < 3 {
-        // Given up at every point where it waits.
+        // The poll is dropped at every point where it waits.
         tokio::select! {
             biased;
             line = told(&mut stream) => lines.push(line),
@@ -395,7 +395,7 @@ async fn compressed_streams_when_wanted() {
     let gate = Gate::new();
     let packed = || Reply::sse().header("content-encoding", "GZIP").chunked();
     let script = Script::new()
-        // Each event comes when it is sent, not when a block is full.
+        // Each event arrives when it is sent, not when a block of the compression is full.
         .on("/events", packed().send(pieces[0].clone()).hold(&gate).send(pieces[1].clone()).cut())
         .on("/events", packed().send("no gzip at all"))
         .on("/events", packed().send_in(7, pieces.concat()))

@@ -12,7 +12,7 @@ fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// Drives the stream on frozen time to its next end, and says how it ended and how long from then to the next attempt.
+/// Drives the stream on frozen time to its next end. Returns the cause, and the wait from then to the next attempt.
 async fn ended(clock: &Clock, stream: &mut EventStream) -> (String, Duration) {
     loop {
         match clock.run(STEP, stream.next()).await {
@@ -104,7 +104,7 @@ async fn retry_after_in_both_forms() {
     let script = Script::new()
         .on("/events", Reply::empty(503).header("retry-after", "100"))
         .on("/events", Reply::empty(429).header("retry-after", "200"))
-        // By the server's own clock, which is a year behind, and by ours when it has none.
+        // The date is relative to the server's clock, which is a year behind, or to ours if the server sends no date.
         .on(
             "/events",
             Reply::empty(503)
@@ -120,7 +120,7 @@ async fn retry_after_in_both_forms() {
         let before = clock.elapsed();
         let (cause, wait) = ended(&clock, &mut stream).await;
         assert!(cause.starts_with("answered with status"), "{cause}");
-        // The clock goes on in steps while an answer is on its way, so the wait may have begun.
+        // The clock advances in steps while an answer is in transit, so a part of the wait may have passed.
         assert!(wait <= seconds(least + 2 + least / 4), "{wait:?} for {least}");
         assert!(wait + (clock.elapsed() - before) >= seconds(least), "{wait:?} for {least}");
     }
@@ -128,7 +128,7 @@ async fn retry_after_in_both_forms() {
     assert!(clock.elapsed() >= seconds(999), "{:?}", clock.elapsed());
 }
 
-/// The date in the shape that HTTP prefers.
+/// The date in the form that HTTP prefers.
 fn httpdate(unix: u64) -> String {
     let (days, rest) = (unix / 86_400, unix % 86_400);
     let (mut year, mut day) = (1970, days);

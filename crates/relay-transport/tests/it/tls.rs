@@ -1,4 +1,4 @@
-//! Encrypted connections: whom we trust, who we are, and what changes on the way.
+//! Encrypted connections: which servers are trusted, how the client identifies itself, and changes of certificates.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::*;
 
 const FUTURE: i32 = Authority::FUTURE;
 
-/// Answers every request with the subject of the client's certificate, or with an event of it, once per connection.
+/// Answers every request with the size of the client's certificate, or with an event that has it, once per connection.
 pub(crate) struct Server {
     pub(crate) port: u16,
     config: Arc<Mutex<Arc<ServerConfig>>>,
@@ -59,7 +59,7 @@ impl Server {
         format!("https://localhost:{}", self.port)
     }
 
-    /// The body of an answer, or the error as a line.
+    /// The body of an answer, or the error as one line.
     async fn ask(&self, http: &HttpClient) -> Result<String, String> {
         use http_body_util::BodyExt;
         let request = Request::get(self.url()).body(Full::default()).unwrap();
@@ -76,7 +76,7 @@ impl Files {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// Puts a file in place as rotations do: written aside, then renamed.
+    /// Replaces a file as a rotation does: writes a new file, then renames it.
     fn put(&self, name: &str, content: &str) -> PathBuf {
         let (aside, path) = (self.0.path().join("aside"), self.0.path().join(name));
         fs::write(&aside, content).unwrap();
@@ -110,7 +110,7 @@ async fn who_is_trusted() {
                 assert!(line.contains(part) && !line.contains('\n'), "{line}");
             }
         }
-        // Without the authority none of them is trusted; to who trusts everybody, all are.
+        // Without the authority no certificate is trusted; a client that accepts any certificate trusts all of them.
         let line = server.ask(&client(|builder| builder)).await.unwrap_err();
         assert!(line.contains("certificate"), "{line}");
         let reckless = client(HttpClientBuilder::dangerously_accept_any_certificate);
@@ -125,22 +125,22 @@ async fn authorities_change_while_the_client_lives() {
     let http = client(|builder| builder.ca_file(&ca));
     let server = Server::start(old.server("localhost", FUTURE, None)).await;
     assert!(server.ask(&http).await.is_ok());
-    // A new certificate of the same authority.
+    // A new certificate from the same authority.
     server.set(old.server("localhost", FUTURE, None));
     assert!(server.ask(&http).await.is_ok());
-    // Another authority: refused until the file has it.
+    // A certificate from another authority is refused until the file has that authority.
     server.set(new.server("localhost", FUTURE, None));
     assert!(server.ask(&http).await.unwrap_err().contains("certificate"));
     files.put("ca.pem", &format!("{}{}", old.pem, new.pem));
     assert!(server.ask(&http).await.is_ok());
-    // A file that is half written, gone, or something else: what was read last is good enough.
+    // If the file is half-written, missing, or has other content, the last good version is used.
     for broken in ["", "-----BEGIN CERTIFICATE-----\nMIIB", "no certificate at all"] {
         files.put("ca.pem", broken);
         assert!(server.ask(&http).await.is_ok(), "{broken:?}");
     }
     fs::remove_file(&ca).unwrap();
     assert!(server.ask(&http).await.is_ok());
-    // What is good is used again: the new authority is not trusted any more.
+    // A good file is used again: the new authority is no longer trusted.
     files.put("ca.pem", &old.pem);
     assert!(server.ask(&http).await.is_err());
 }
@@ -162,18 +162,18 @@ async fn the_client_shows_who_it_is() {
     assert!(line.to_lowercase().contains("certificate"), "{line}");
     let http = client(|builder| builder.ca_file(&ca).client_certificate(&certificate, &key));
     assert_eq!(server.ask(&http).await, Ok(size(&pem)));
-    // Rotated: a longer name makes a longer certificate.
+    // The certificate is replaced. A longer name makes a longer certificate.
     let (_, _, longer) = identity(clients.sign("alice-in-the-afternoon", FUTURE));
     assert_ne!(size(&longer), size(&pem));
     assert_eq!(server.ask(&http).await, Ok(size(&longer)));
-    // Half rotated: the key does not fit, the pair that did is used on.
+    // Only the key is replaced, and it does not match, so the last matching pair is used.
     files.put("k.pem", &clients.sign("bob", FUTURE).1);
     assert_eq!(server.ask(&http).await, Ok(size(&longer)));
     files.put("k.pem", "");
     assert_eq!(server.ask(&http).await, Ok(size(&longer)));
 }
 
-/// Editors of some systems begin a text file with U+FEFF.
+/// On some systems, editors begin a text file with U+FEFF.
 #[tokio::test]
 async fn a_mark_is_no_part_of_certificates_and_keys() {
     let (files, ours, clients) = (Files::new(), Authority::new(), Authority::new());
@@ -203,7 +203,7 @@ async fn certificates_may_be_held_in_memory() {
     let base = move |builder: HttpClientBuilder| {
         builder.ca_pem(ours.pem.as_bytes()).unwrap().client_identity(shown.clone())
     };
-    // The name in the URL is not that of the certificate: it is expected by another.
+    // The certificate is for another name than that in the URL, so that name has to be given.
     let line = server.ask(&client(&base)).await.unwrap_err();
     assert!(line.contains("not valid for name"), "{line}");
     let http = client(|builder| base(builder).tls_server_name("api.cluster.test"));
@@ -216,7 +216,7 @@ async fn certificates_may_be_held_in_memory() {
     let (longer, key) = clients.sign("alice-in-the-afternoon", FUTURE);
     identity.replace(longer.as_bytes(), key.as_bytes()).unwrap();
     assert_eq!(server.ask(&http).await, Ok(size(&longer)));
-    // What cannot be read, and what does not fit together: the pair that did is used on.
+    // If a part cannot be read, or the parts do not match, the last matching pair is used.
     assert!(identity.replace(b"", key.as_bytes()).is_err());
     identity.replace(certificate.as_bytes(), key.as_bytes()).unwrap();
     assert_eq!(server.ask(&http).await, Ok(size(&longer)));
@@ -263,7 +263,7 @@ async fn a_stream_gets_over_a_rotation() {
     let line = told(&mut stream).await;
     assert!(line.starts_with("failed(cannot connect") && line.contains("certificate"), "{line}");
     files.put("ca.pem", &new.pem);
-    // The attempts that were on their way while the file changed fail, those after it do not.
+    // Attempts that had begun before the file changed fail, and later ones succeed.
     let after = told_next(&mut stream, 20).await;
     assert!(after.windows(2).any(|pair| pair == ["opened", "event(0)"]), "{after:?}");
 }
@@ -276,7 +276,7 @@ async fn handshakes_that_fail() {
         let mut stream = EventStream::get(client(|b| b), quick(), &url).unwrap();
         assert!(told(&mut stream).await.starts_with(&format!("failed(cannot connect to {url}/: ")));
     }
-    // Not TLS at all, and a silence that the connect timeout ends.
+    // A peer that does not use TLS, and a silent one that the connect timeout ends.
     let peer = Peer::start(relay_testkit::Script::new().opening(relay_testkit::Opening::Silence)).await;
     let url = peer.url().replace("http:", "https:");
     let clock = relay_testkit::Clock::freeze();

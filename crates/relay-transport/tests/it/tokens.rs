@@ -1,4 +1,4 @@
-//! Where tokens come from.
+//! Sources of tokens.
 
 use std::fs;
 use std::io;
@@ -22,13 +22,13 @@ async fn a_file_is_read_again_when_it_changes() {
     fs::write(&path, "two-longer\n").unwrap();
     assert_eq!(token(&source.clone()).await.unwrap(), "two-longer");
 
-    // As kubelet does it: a new file takes the name, of the same size and perhaps at the same time.
+    // As kubelet does it: a new file with the same size, and perhaps the same time, takes the name.
     let next = dir.path().join("next");
     fs::write(&next, "two-LONGER\n").unwrap();
     fs::rename(&next, &path).unwrap();
     assert_eq!(token(&source).await.unwrap(), "two-LONGER");
 
-    // A rotation half done: the one we have is better than none.
+    // The token is half-rotated: the known token is better than none.
     for content in ["", "\n", "\u{fffd}\n"] {
         fs::write(&path, if content.contains('\u{fffd}') { &b"\xff\xfe"[..] } else { content.as_bytes() })
             .unwrap();

@@ -16,7 +16,7 @@ use crate::{Figure, figure};
 
 const PATH: &str = "/relay_auto_config";
 
-/// Tells that something was received.
+/// A handler that tells when something was received.
 struct Handler(Arc<Notify>);
 
 impl MessageHandler for Handler {
@@ -38,7 +38,7 @@ fn flood() -> String {
     (1..4000).map(patch).collect()
 }
 
-/// Milliseconds of the longest of so many closes.
+/// The longest of many closes, in milliseconds.
 pub(crate) fn run(quick: bool) -> Result<Vec<Figure>> {
     let rounds = if quick { 34 } else { 167 };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -93,7 +93,7 @@ pub(crate) fn run(quick: bool) -> Result<Vec<Figure>> {
                 let begin = Instant::now();
                 manager.close().await;
                 longest = longest.max(begin.elapsed());
-                // It may have connected before.
+                // It may have connected before the close.
                 let _ = starting.await?;
             }
             figures.push(figure(

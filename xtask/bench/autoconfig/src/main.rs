@@ -1,5 +1,5 @@
-//! `cargo xtask bench autoconfig [--quick] [--json FILE]`: the client's state, the service and the close, each next to
-//! its bar.
+//! `cargo xtask bench autoconfig [--quick] [--json FILE]`: the client's state, the service and the close, each with its
+//! limit.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ mod close;
 mod serve;
 mod state;
 
-/// One figure and the most that it may be.
+/// A figure, and its highest accepted value.
 struct Figure {
     work: String,
     value: f64,
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The middle one.
+/// The median.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -33,7 +33,7 @@ async fn subscribe(server: &Handle) -> Result<TcpStream> {
     Ok(socket)
 }
 
-/// Reads until that many events have come.
+/// Reads until this many events have arrived.
 async fn events(socket: &mut TcpStream, wanted: usize) -> Result<()> {
     let (mut seen, mut buffer, mut tail) = (0, vec![0; 64 << 10], Vec::new());
     while seen < wanted {
@@ -45,7 +45,7 @@ async fn events(socket: &mut TcpStream, wanted: usize) -> Result<()> {
             seen += 1;
             tail.drain(..at + MARK.len());
         }
-        // A mark may be cut in two.
+        // A mark may be split across two reads.
         let keep = tail.len().min(MARK.len());
         tail.drain(..tail.len() - keep);
     }
@@ -89,7 +89,7 @@ pub(crate) fn run() -> Result<Vec<Figure>> {
             figures.push(figure(work, begin.elapsed().as_secs_f64(), "s", 2.0));
             let encoded = (handle.encoded() - before) as f64 / ENVIRONMENTS as f64;
             figures.push(figure("encoded, per change", encoded, "times", 1.0));
-            // The put that it takes no byte of is encoded here.
+            // The server encodes a put for this subscriber, which never reads.
             deaf.push(subscribe(&handle).await?);
             while handle.subscribers() <= SUBSCRIBERS as u64 {
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,4 +1,4 @@
-//! Decoding and applying, next to serde_json reading the same text into plain structs.
+//! Decoding and applying, compared with serde_json reading the same text into plain structs.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -14,7 +14,7 @@ use crate::{Figure, figure, median};
 const MANY: usize = 10_000;
 const NOW: u64 = 1_700_000_000_000;
 
-/// What a program without versions, refusals and ends would read it into.
+/// The structs of a program that knows no versions, refusals or expiries.
 #[derive(Deserialize)]
 #[allow(dead_code, reason = "it is read, and that is all")]
 struct Put {
@@ -59,7 +59,7 @@ struct Expiring {
     timestamp: u64,
 }
 
-/// An environment of about 600 bytes, with a key that ends.
+/// An environment of about 600 bytes, with a key that expires.
 fn environment(number: usize, version: i64) -> String {
     let pad = "x".repeat(110);
     format!(
@@ -91,7 +91,7 @@ pub(crate) fn run(quick: bool) -> Result<Vec<Figure>> {
     println!("a put of {MANY} environments of {} bytes", text.len() / MANY);
     let (mut plain, mut first, mut again) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        // What was made is dropped outside of the time.
+        // The values are dropped outside the measured time.
         let (time, read) = timed(|| serde_json::from_str::<Put>(&text));
         ensure!(read?.data.environments.len() == MANY);
         plain.push(time);
@@ -149,7 +149,7 @@ fn patches(rounds: usize) -> Result<Figure> {
     Ok(figure("a patch among 10,000, next to one among 10", many / few, "x", 1.3))
 }
 
-/// Asking for the next deadline.
+/// The time to find the next deadline.
 fn deadlines(rounds: usize) -> Result<Figure> {
     const ASKED: u32 = 100_000;
     let mut times = [Vec::new(), Vec::new()];

@@ -1,5 +1,5 @@
-//! Thousands of channels and subscriptions of an API server: from the lists to the last call, and a change among
-//! failures.
+//! Thousands of channels and subscriptions on an API server: the time from the lists to the last call, and of one
+//! change among many failures.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ const OBJECTS: usize = 5000;
 const FAILING: usize = 1000;
 const CHANNELS: &str = "channels.knative.dev/v1alpha1/channels";
 
-/// Does nothing, and fails for some channels once it is told to.
+/// A handler that does nothing, and fails for some channels on command.
 struct Handler(Arc<AtomicBool>);
 
 impl MonitorHandler for Handler {

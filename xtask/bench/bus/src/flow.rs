@@ -1,4 +1,5 @@
-//! Messages of 1 KB through the memory engine, beside a bare proxy between the same senders and the same subscriber.
+//! Messages of 1 KB through the memory engine, compared with a bare proxy between the same senders and the same
+//! subscriber.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use crate::process::{Part, objects};
 
 const SENDERS: usize = 64;
 
-/// Messages a second, received and delivered.
+/// Messages per second that were received and delivered.
 async fn rate(to: SocketAddr, sink: &Sink, messages: u64) -> Result<f64> {
     let before = sink.count.load(std::sync::atomic::Ordering::Acquire);
     let begin = Instant::now();
@@ -26,7 +27,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let sink = Sink::start(Instant::now(), false, true).await?;
         let file = objects(directory.path(), 1, &[sink.url()])?;
-        // Room for all of them: what is asked is how fast they pass, not how many are dropped.
+        // The queue has room for all messages, because this measures speed and not drops.
         let mut bus = Part::own(&[
             "child-bus",
             &file.to_string_lossy(),
@@ -38,7 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
         for round in 0..=rounds {
             let (one, other) = (rate(bus_at, &sink, messages).await?, rate(proxy_at, &sink, messages).await?);
-            // The first round warms up.
+            // The first round is a warm-up.
             if round > 0 {
                 ours.push(one);
                 bare.push(other);

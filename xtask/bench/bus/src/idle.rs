@@ -1,4 +1,4 @@
-//! What a channel with one subscription takes while nothing happens.
+//! Memory of an idle channel with one subscription.
 
 use anyhow::Result;
 use relay_bench_report::{Bar, Figure, Options};

@@ -1,4 +1,4 @@
-//! Senders and subscribers on raw sockets, as cheap as they can be: what is measured is between them.
+//! Senders and subscribers on raw sockets. They cost as little as possible, because the bus between them is measured.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,18 +22,18 @@ fn content_length(head: &[u8]) -> usize {
     value.unwrap_or(0)
 }
 
-/// A subscriber that takes everything, and knows how long each message was on its way.
+/// A subscriber that accepts every message, and knows how long each one was in transit.
 #[derive(Clone)]
 pub(crate) struct Sink {
     pub(crate) address: SocketAddr,
     begin: Instant,
     pub(crate) count: Arc<AtomicU64>,
     more: Arc<Notify>,
-    /// In nanoseconds; empty unless asked for.
+    /// In nanoseconds; empty unless it is wanted.
     pub(crate) delays: Arc<Mutex<Vec<u64>>>,
     timed: bool,
     answers: bool,
-    /// When the messages that came were sent: that tells them apart.
+    /// The sending times of the received messages, which identify them.
     came: Option<Arc<Mutex<BTreeSet<u64>>>>,
 }
 
@@ -54,7 +54,7 @@ impl Sink {
         Ok(sink)
     }
 
-    /// Whether the message came that was sent then; only for one that is timed.
+    /// Whether the message with this sending time has arrived. Only for a sink that records times.
     pub(crate) fn remembers(&self, time: u64) -> bool {
         self.came.as_ref().is_some_and(|came| came.lock().expect("nobody panics with it").contains(&time))
     }
@@ -94,7 +94,7 @@ impl Sink {
         }
     }
 
-    /// Waits until that many messages have come.
+    /// Waits until this many messages have arrived.
     pub(crate) async fn wait_for(&self, count: u64) -> Result<()> {
         let waiting = async {
             loop {
@@ -111,12 +111,12 @@ impl Sink {
     }
 }
 
-/// A connection that sends messages of a size to a channel.
+/// A connection that sends messages of one size to a channel.
 pub(crate) struct Sender {
     stream: TcpStream,
     begin: Instant,
     request: Vec<u8>,
-    /// Where the time of sending stands in it.
+    /// The position of the sending time in the message.
     time: usize,
     answer: Vec<u8>,
 }
@@ -133,13 +133,13 @@ impl Sender {
         Ok(Self { stream, begin, request, time, answer: Vec::new() })
     }
 
-    /// When the last one was sent.
+    /// The sending time of the last message.
     pub(crate) fn last_time(&self) -> u64 {
         let digits = &self.request[self.time..self.time + 20];
         digits.iter().fold(0, |time, digit| time * 10 + u64::from(digit - b'0'))
     }
 
-    /// Sends one, and reads its answer: the status.
+    /// Sends one message, and reads the status of its answer.
     pub(crate) async fn send(&mut self) -> Result<u16> {
         let now = format!("{:020}", self.begin.elapsed().as_nanos());
         self.request[self.time..self.time + 20].copy_from_slice(now.as_bytes());
@@ -160,7 +160,7 @@ impl Sender {
     }
 }
 
-/// So many senders send so many messages together; every one of them must be taken.
+/// Many senders together send many messages; each of them must be accepted.
 pub(crate) async fn send_all(to: SocketAddr, senders: usize, messages: u64, begin: Instant) -> Result<()> {
     let left = Arc::new(AtomicU64::new(messages));
     let mut tasks = tokio::task::JoinSet::new();

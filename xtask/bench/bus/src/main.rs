@@ -1,7 +1,7 @@
 //! Measures channel buses: `cargo xtask bench bus [--quick] [--only WORK] [--json FILE]`.
 //!
-//! Each work checks first that everything arrives. What is compared runs in interleaved rounds of one run, between the
-//! same senders and subscribers, and only ratios mean something.
+//! Each work first checks that everything arrives. The compared programs run in interleaved rounds of one run, with the
+//! same senders and subscribers. Only ratios are meaningful.
 
 use relay_bench_report::{Options, Work, arguments, exit, finish, run_works};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! A bus and a bare proxy, in processes of their own, so that their memory and CPU time are theirs alone.
+//! A bus and a bare proxy in separate processes, so that their memory and CPU time can be measured alone.
 
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -27,7 +27,7 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// This program's part of that name.
+    /// Starts the part of this program with that name.
     pub(crate) fn own(arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -41,7 +41,7 @@ impl Part {
         line.trim().parse().with_context(|| format!("a part of the benchmark says {line:?}"))
     }
 
-    /// Its resident memory, in bytes.
+    /// The resident memory of the process, in bytes.
     pub(crate) fn memory(&self) -> Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no such figure")?;
@@ -51,13 +51,13 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Cancelled at the end of the input, however that comes.
+/// Cancelled when the input ends for any reason.
 fn at_end_of_input() -> CancellationToken {
     let stop = CancellationToken::new();
     let told = stop.clone();
@@ -68,8 +68,8 @@ fn at_end_of_input() -> CancellationToken {
     stop
 }
 
-/// `child-bus FILE QUEUE BYTES [ADDRESS NATS]`: serves the objects of a file; its first line is its address, once it is
-/// ready.
+/// `child-bus FILE QUEUE BYTES [ADDRESS NATS]`: serves the objects of a file. When it is ready, it prints its address
+/// as its first line.
 pub(crate) fn bus(arguments: &[String]) -> Result<()> {
     let [file, queue, bytes, rest @ ..] = arguments else { anyhow::bail!("child-bus FILE QUEUE BYTES") };
     let options =
@@ -109,7 +109,7 @@ async fn serve<E: Engine>(file: &str, address: &str, engine: E) -> Result<()> {
     Ok(monitor.run(None, 4, stop).await?)
 }
 
-/// `child-proxy TO`: hands requests on as they come; its first line is its address.
+/// `child-proxy TO`: passes requests on unchanged. It prints its address as its first line.
 pub(crate) fn proxy(arguments: &[String]) -> Result<()> {
     let to: SocketAddr = arguments.first().context("to whom?")?.parse()?;
     tokio::runtime::Runtime::new()?.block_on(async {
@@ -141,7 +141,7 @@ pub(crate) fn proxy(arguments: &[String]) -> Result<()> {
     })
 }
 
-/// Objects in a file: so many channels `c0`, `c1`, .. and subscriptions of each to these URLs.
+/// A file of objects: channels `c0`, `c1`, .., and for each of them subscriptions to these URLs.
 pub(crate) fn objects(
     directory: &std::path::Path,
     channels: usize,

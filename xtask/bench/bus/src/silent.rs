@@ -1,4 +1,4 @@
-//! A hundred subscribers, of which one never answers: what that costs the others, and how much memory it takes.
+//! A hundred subscribers, one of which never answers: its effect on the others, and the memory that it needs.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::loader::{Sender, Sink};
 use crate::process::{Part, objects};
 
 const SUBSCRIBERS: usize = 100;
-/// Messages a second: as many deliveries as a hundred times that.
+/// Messages per second; there are a hundred times as many deliveries.
 const RATE: u64 = 40;
 const QUEUE: usize = 1024;
 const QUEUE_BYTES: usize = 64 << 20;
@@ -80,14 +80,14 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
     })
 }
 
-/// How many MiB a bus grows by while messages of 64 KiB, 160 MB of them, come for a subscriber that takes none.
+/// The growth of a bus in MiB while 160 MB in messages of 64 KiB arrive for a subscriber that accepts none.
 async fn memory_of_a_stall(bus: &Part, to: SocketAddr, sinks: &[Sink]) -> Result<f64> {
     let before = bus.memory()?;
     let mut sender = Sender::connect(to, "c0", 64 << 10, Instant::now()).await?;
     let start = sinks[0].count.load(std::sync::atomic::Ordering::Acquire);
     for number in 0..2500 {
         ensure!(sender.send().await? == 202);
-        // The others keep up: what waits is the silent one's.
+        // Waits for the other subscribers, so that only messages for the silent one are queued.
         if number % 16 == 15 {
             for sink in sinks {
                 sink.wait_for(start + number + 1).await?;

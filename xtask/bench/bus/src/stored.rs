@@ -1,4 +1,4 @@
-//! The JetStream engine: kills under traffic, and its rate beside publishing, pulling and acknowledging alone.
+//! The JetStream engine: kills under traffic, and its rate compared with publishing, pulling and acknowledging alone.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
@@ -22,7 +22,7 @@ const SENDERS: usize = 64;
 const RATE: u64 = 500;
 const CONNECTIONS: u64 = 4;
 
-/// A NATS server that ends with this.
+/// A NATS server. Dropping it ends it.
 struct Nats {
     process: Child,
     url: String,
@@ -48,7 +48,7 @@ impl Nats {
 
 impl Drop for Nats {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -110,7 +110,7 @@ async fn throughput(options: &Options, nats: &Nats, directory: &Path) -> Result<
     ])
 }
 
-/// Messages a second without a bus.
+/// Messages per second without a bus.
 async fn bare(nats: &Nats, messages: u64, round: usize) -> Result<f64> {
     let context = jetstream::new(async_nats::connect(&nats.url).await?);
     let (name, subject) = (format!("bare{round}"), format!("bare.{round}"));
@@ -159,7 +159,8 @@ async fn bare(nats: &Nats, messages: u64, round: usize) -> Result<f64> {
     Ok(rate)
 }
 
-/// A bus that is killed so often: how many messages it took, and how many of them one of three subscribers lacks.
+/// A bus that is killed this many times. Returns the number of accepted messages, and how many of them one of three
+/// subscribers did not get.
 async fn killed(kills: usize, nats: &Nats, directory: &Path) -> Result<(usize, usize)> {
     let begin = Instant::now();
     let mut sinks = Vec::new();
@@ -177,7 +178,7 @@ async fn killed(kills: usize, nats: &Nats, directory: &Path) -> Result<(usize, u
         let mut sending = tokio::task::JoinSet::new();
         for _ in 0..CONNECTIONS {
             let taken = taken.clone();
-            // Until the bus is killed, with a message on its way perhaps.
+            // Sends until the bus is killed, possibly with a message in transit.
             sending.spawn(async move {
                 let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 * CONNECTIONS / RATE));
                 let Ok(mut sender) = Sender::connect(at, "c0", 1024, begin).await else { return };
@@ -202,7 +203,7 @@ async fn killed(kills: usize, nats: &Nats, directory: &Path) -> Result<(usize, u
     unreachable!("the last round returns")
 }
 
-/// How many were taken, and how many of them one of the subscribers still lacks after a minute.
+/// The number of accepted messages, and how many of them one of the subscribers has not got after a minute.
 async fn arrived(taken: &BTreeSet<u64>, sinks: &[Sink], _bus: Part) -> Result<(usize, usize)> {
     let begin = Instant::now();
     loop {

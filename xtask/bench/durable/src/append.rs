@@ -1,4 +1,4 @@
-//! One append after another: how long each takes.
+//! The time of single appends, one after another.
 
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options, server: &Running, figures: &mut Figures) ->
             for at in 0..appends {
                 let began = Instant::now();
                 stream.append(message.clone(), AppendOptions::new()).await?;
-                // The first one opens the connection.
+                // The first append opens the connection, so it is not counted.
                 if at > 0 {
                     times.push(began.elapsed().as_secs_f64() * 1e3);
                 }

@@ -1,4 +1,5 @@
-//! Requests over one connection of hyper, without a pool, a retry or a meaning: the limit.
+//! Requests over one connection of hyper, without a pool, retries or any interpretation. This is the limit for a
+//! client.
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -24,12 +25,12 @@ impl Bare {
         Ok(Self { sender, authority })
     }
 
-    /// Posts a body, and reads the answer to its end.
+    /// Posts a body, and reads the whole answer.
     pub(crate) async fn post(&mut self, url: &str, kind: &str, body: Bytes) -> Result<()> {
         self.post_numbered(url, kind, body, None).await
     }
 
-    /// As the first producer of the stream, with the number of its batch.
+    /// Posts as the first producer of the stream, with the number of its batch.
     pub(crate) async fn post_numbered(
         &mut self,
         url: &str,
@@ -55,7 +56,7 @@ impl Bare {
         Ok(())
     }
 
-    /// Reads an answer to its end and throws it away; gives its length, and the offset behind it.
+    /// Reads an answer to its end and discards it. Returns its length and its next offset.
     pub(crate) async fn get(&mut self, url: &str) -> Result<(u64, Option<String>)> {
         let uri: Uri = url.parse()?;
         let target = uri.path_and_query().context("no path")?.as_str();

@@ -1,4 +1,4 @@
-//! From an append to who follows the stream: by events, and by long-polls.
+//! The time from an append to a reader that follows the stream, by events and by long-polls.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options, server: &Running, figures: &mut Figures) ->
             let mut connection = Bare::connect(stream.url()).await?;
             let mut times = Vec::new();
             for n in 0..count {
-                // So that the reader waits again.
+                // Waits so that the reader waits again.
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 let message = Bytes::from(format!("[{n}]"));
                 let began = Instant::now();
@@ -45,7 +45,7 @@ pub(crate) fn run(options: &Options, server: &Running, figures: &mut Figures) ->
                 };
                 let (posted, time) = tokio::join!(posting, reading);
                 posted?;
-                // The first one opens the connections.
+                // The first append opens the connections, so it is not counted.
                 if n > 0 {
                     times.push(time?.as_secs_f64() * 1e3);
                 }

@@ -1,9 +1,9 @@
 //! Measures the client of durable streams: `cargo xtask bench durable [--quick] [--only WORK] [--json FILE]`.
 //!
-//! Next to it run bare requests over one connection of hyper, which is the limit, and the protocol's TypeScript client
-//! where Node.js is there; on our server, and on another one where its program is there. Every round has a fresh
-//! stream, and the bytes that arrive are counted. What is compared runs in interleaved rounds of one run, and only
-//! ratios mean something.
+//! The client is compared with bare requests over one connection of hyper, which is the limit, and with the protocol's
+//! TypeScript client if Node.js is there. It runs with the server of this project, and with another server if its
+//! program is there. Every round has a new stream, and the bytes that arrive are counted. The compared programs run in
+//! interleaved rounds of one run. Only ratios are meaningful.
 
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ mod produce;
 mod read;
 mod server;
 
-/// Where figures of a work on a server go.
+/// Collects the figures of a work with one server.
 pub(crate) struct Figures {
     work: String,
     all: Vec<Figure>,

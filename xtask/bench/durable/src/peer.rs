@@ -1,4 +1,4 @@
-//! The protocol's TypeScript client, in Node.js, where it is there.
+//! The protocol's TypeScript client in Node.js, if it is there.
 
 use std::process::{Command, Stdio};
 
@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 
 pub(crate) const NAME: &str = "TypeScript 0.2.7";
 
-/// Lets it do a work on a stream, which it makes unless it reads; gives what it measured: seconds of the whole, or
-/// milliseconds of each. `None` when `RELAY_BENCH_DURABLE_NODE` names no folder with it.
+/// Lets it do a work on a stream, which it creates unless it only reads. Returns its measurements: seconds in total, or
+/// milliseconds for each. `None` if `RELAY_BENCH_DURABLE_NODE` does not name its folder.
 pub(crate) fn run(work: &str, base: &str, path: &str, count: usize) -> Result<Option<Vec<f64>>> {
     let Some(folder) = std::env::var_os("RELAY_BENCH_DURABLE_NODE") else { return Ok(None) };
     let mut command = Command::new("node");

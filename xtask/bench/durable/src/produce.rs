@@ -13,7 +13,7 @@ use crate::{Figures, peer, read};
 
 const KIND: &str = "text/plain";
 
-/// Messages per second of a producer with everything as it is by default.
+/// Messages per second of a producer with its default settings.
 async fn produced(server: &Running, stream: &DurableStream, size: usize, count: usize) -> Result<f64> {
     let message = Bytes::from(vec![b'x'; size]);
     let options = ProducerOptions::new("bench").content_type(KIND);
@@ -31,8 +31,8 @@ async fn produced(server: &Running, stream: &DurableStream, size: usize, count: 
     Ok(rate)
 }
 
-/// Messages per second when as many as fit into 1 MiB, or one, go out with each bare request; with the headers of a
-/// producer or without.
+/// Messages per second if each bare request carries as many as fit into 1 MiB, or one; with or without the headers of a
+/// producer.
 async fn posted(
     server: &Running,
     stream: &DurableStream,
@@ -64,7 +64,7 @@ struct Rates {
 }
 
 fn rates(server: &Running, rounds: usize, size: usize, count: usize) -> Result<Rates> {
-    // Two threads: one for the program that appends, one for the producer's task.
+    // There are two threads: one for the program that appends, and one for the producer's task.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut rates = Rates { ours: Vec::new(), bare: Vec::new(), numbered: Vec::new(), theirs: Vec::new() };
     for _ in 0..rounds {
@@ -91,11 +91,11 @@ fn rates(server: &Running, rounds: usize, size: usize, count: usize) -> Result<R
     Ok(rates)
 }
 
-/// 100 bytes each.
+/// Messages of 100 bytes.
 pub(crate) fn small(options: &Options, server: &Running, figures: &mut Figures) -> Result<()> {
     let found = rates(server, options.pick(3, 5), 100, options.pick(300_000, 500_000))?;
     let ours = median(&found.ours);
-    // The goal is for a server that is no limit itself.
+    // The goal holds for a server that is not the limit itself.
     figures.held("relay-durable", "msg/s", ours, Some(Bar::AtLeast(1.4e6)));
     figures.add("hyper, bare POSTs of 1 MiB", "msg/s", median(&found.bare));
     if !found.theirs.is_empty() {
@@ -106,7 +106,7 @@ pub(crate) fn small(options: &Options, server: &Running, figures: &mut Figures) 
     Ok(())
 }
 
-/// 1 MiB each.
+/// Messages of 1 MiB.
 pub(crate) fn large(options: &Options, server: &Running, figures: &mut Figures) -> Result<()> {
     let found = rates(server, options.pick(5, 9), 1 << 20, options.pick(50, 100))?;
     figures.add("relay-durable", "msg/s", median(&found.ours));

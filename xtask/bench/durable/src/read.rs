@@ -1,4 +1,4 @@
-//! Reading what there is: JSON messages as values, and bytes.
+//! Reading existing data: JSON messages as values, and bytes.
 
 use std::time::Instant;
 
@@ -19,9 +19,9 @@ fn start() -> (ReaderConfig, Checkpoint) {
     (ReaderConfig::default().mode(LiveMode::Off), Checkpoint::at(Offset::START))
 }
 
-/// Fails unless a stream holds so many bytes.
+/// Fails unless a stream has this many bytes.
 pub(crate) async fn expect_bytes(server: &Running, stream: &DurableStream, bytes: usize) -> Result<()> {
-    // A client of its own: its connections are no part of what is measured.
+    // Uses a separate client, whose connections are not part of the measurement.
     let client = server.client()?;
     let (config, from) = start();
     let mut reads = client.stream(stream.url())?.read_bytes(config, from);
@@ -35,7 +35,7 @@ pub(crate) async fn expect_bytes(server: &Running, stream: &DurableStream, bytes
     Ok(())
 }
 
-/// A message as a program has it.
+/// A message as a program uses it.
 #[derive(Deserialize)]
 struct Message {
     n: u64,
@@ -43,7 +43,7 @@ struct Message {
     text: String,
 }
 
-/// 100 bytes with its comma.
+/// A message of 100 bytes, including its comma.
 fn message(n: usize) -> String {
     format!("{{\"n\":{n:07},\"name\":\"customer {:04}\",\"text\":\"{:x<45}\"}}", n % 10_000, "paid")
         .replace("\"n\":0", "\"n\":1")
@@ -97,7 +97,7 @@ pub(crate) fn json(options: &Options, server: &Running, figures: &mut Figures) -
         })?;
         typed.push(mib / one);
         values.push(mib / other);
-        // It takes seconds for what takes us a fifth of one.
+        // The TypeScript client needs seconds where this client needs a fifth of one, so it gets fewer rounds.
         if round < rounds.min(3)
             && let Some(seconds) = peer::run("json", &server.url, &path, count)?
         {

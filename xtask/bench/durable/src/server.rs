@@ -1,4 +1,4 @@
-//! The servers, each in a process of its own.
+//! The servers, each in a separate process.
 
 use std::cell::Cell;
 use std::io::{BufRead as _, BufReader};
@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use relay_durable::Client;
 use relay_durable_server::{Config, Server};
 
-/// `relay` is ours, in memory. `crate` is the program of the crate `durable-streams`, in memory, where
-/// `RELAY_BENCH_DURABLE_SERVER` names it.
+/// `relay` is the server of this project, in memory. `crate` is the program of the crate `durable-streams`, in memory,
+/// if `RELAY_BENCH_DURABLE_SERVER` names it.
 pub(crate) const KINDS: [&str; 2] = ["relay", "crate"];
 
-/// A server that runs. Dropping it ends it.
+/// A running server. Dropping it ends it.
 pub(crate) struct Running {
     child: Child,
     pub(crate) url: String,
@@ -22,7 +22,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// `None` when there is no such program.
+    /// `None` if there is no such program.
     pub(crate) fn start(kind: &str) -> Result<Option<Self>> {
         let (child, url) = if kind == "relay" {
             let mut command = Command::new(std::env::current_exe()?);
@@ -33,7 +33,7 @@ impl Running {
             (child, line.trim().to_owned())
         } else {
             let Some(program) = std::env::var_os("RELAY_BENCH_DURABLE_SERVER") else { return Ok(None) };
-            // It does not say which port it took: one that was free is asked for.
+            // The program does not print its port, so it gets a port that was free.
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             let port_text = port.to_string();
             let mut command = Command::new(program);
@@ -55,7 +55,7 @@ impl Running {
         Ok(Client::builder(&self.url).build()?)
     }
 
-    /// The path of a stream that nobody had before.
+    /// A stream path that was not used before.
     pub(crate) fn fresh(&self, name: &str) -> String {
         self.streams.set(self.streams.get() + 1);
         format!("/{name}-{}", self.streams.get())
@@ -69,7 +69,7 @@ impl Drop for Running {
     }
 }
 
-/// Our server, until it is killed.
+/// The server of this project, which runs until it is killed.
 pub(crate) fn serve() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

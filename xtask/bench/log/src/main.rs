@@ -1,5 +1,6 @@
 //! `cargo xtask bench log [--quick] [--only WORK] [--json FILE]`: appends, replay, opening, a kill and a flipped byte,
-//! for relay-log and three embedded databases that an append-only log could stand on; a relay's replay beside hyper.
+//! for relay-log and three embedded databases that could hold an append-only log; and a relay's replay compared with
+//! hyper.
 
 mod peers;
 mod serve;
@@ -18,7 +19,7 @@ use serde_json::json;
 
 use peers::{Peer, Sync};
 
-/// Bytes of an entry: those of a usual pod event.
+/// The number of bytes of an entry, which is that of a usual pod event.
 const BODY: usize = 1024;
 
 fn main() -> Result<()> {
@@ -30,7 +31,7 @@ fn main() -> Result<()> {
             "--quick" => quick = true,
             "--json" => file = Some(PathBuf::from(args.next().context("--json FILE")?)),
             "--only" => only = args.next().context("--only WORK")?,
-            // What a killed writer is: see `kill`.
+            // The process that `kill` starts and kills.
             "--writer" => {
                 return writer(
                     &args.next().context("a name")?,
@@ -103,7 +104,7 @@ async fn create(dir: &Path, fsync: Fsync) -> Result<(Logs, Log)> {
     Ok((logs, log))
 }
 
-/// Appends of so many tasks, each waiting for one batch after another. Entries per second.
+/// Appends from this many tasks, each of which waits for one batch after another. Returns entries per second.
 async fn appends(log: &Log, tasks: u64, batch: u64, total: u64) -> Result<f64> {
     let bodies: Vec<Bytes> = (0..batch).map(body).collect();
     let began = Instant::now();
@@ -148,7 +149,7 @@ async fn ours(out: &mut Report, quick: bool) -> Result<()> {
             logs.close().await?;
         }
     }
-    // A log ten times as long takes no more memory.
+    // A log that is ten times as long takes no more memory.
     for total in [100_000, 1_000_000] {
         let dir = tempfile::tempdir()?;
         let (logs, log) = create(dir.path(), Fsync::Never).await?;
@@ -232,7 +233,7 @@ fn theirs(out: &mut Report, peer: Box<dyn Peer>, quick: bool) -> Result<()> {
     Ok(())
 }
 
-/// Appends one entry after another and says each on stdout once it is kept, until it is killed.
+/// Appends one entry after another, and prints each one once it is stored, until it is killed.
 fn writer(name: &str, dir: &Path) -> Result<()> {
     let mut said = std::io::stdout().lock();
     if name == "relay-log" {
@@ -254,7 +255,7 @@ fn writer(name: &str, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Kills a writer that does not sync, and counts what it had said and is gone.
+/// Kills a writer that does not sync, and counts the printed entries that are lost.
 fn kill(out: &mut Report, name: &str) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let said = dir.path().join("said");
@@ -287,7 +288,7 @@ fn count(name: &str, dir: &Path) -> Result<u64> {
     Ok(count)
 }
 
-/// Flips a bit in the middle of an entry's body, and sees whether the wrong bytes are served.
+/// Flips a bit in the middle of an entry's body, and checks whether the wrong bytes are served.
 fn flips(out: &mut Report, runtime: &tokio::runtime::Runtime) -> Result<()> {
     let wrong = |entries: &mut dyn Iterator<Item = Vec<u8>>| {
         entries.enumerate().filter(|(at, entry)| entry[..] != body(*at as u64 + 1)[..]).count()
@@ -330,7 +331,7 @@ fn flips(out: &mut Report, runtime: &tokio::runtime::Runtime) -> Result<()> {
     Ok(())
 }
 
-/// Flips a byte wherever these bytes stand in the files of a directory.
+/// Flips a byte at each place where these bytes are in the files of a directory.
 fn flip(dir: &Path, needle: &[u8]) -> Result<u64> {
     let mut flipped = 0;
     for entry in fs::read_dir(dir)? {

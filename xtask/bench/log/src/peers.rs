@@ -8,7 +8,7 @@ use bytes::Bytes;
 /// When a batch is synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sync {
-    /// Whenever the system finds the time.
+    /// Whenever the system does it.
     Never,
     /// Before the append returns.
     Always,

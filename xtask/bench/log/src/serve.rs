@@ -1,5 +1,5 @@
-//! A relay's replay of its whole log to one client, from memory and from disk, beside hyper sending a body of the same
-//! bytes; and how fast events get into it.
+//! A relay's replay of its whole log to one client, from memory and from disk, compared with hyper sending a body of
+//! the same bytes; and how fast events get into the log.
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
@@ -18,11 +18,11 @@ use relay_proto::pods::{Pod, PodBuilder};
 
 use crate::Report;
 
-/// Pods of which the events are.
+/// The number of pods that the events are about.
 const PODS: u64 = 1000;
-/// Bytes that hyper is given at a time. More does not make it faster.
+/// The number of bytes that hyper gets at a time. More does not make it faster.
 const PIECE: usize = 128 << 10;
-/// Each in turn, so that both meet the same machine.
+/// The two servers take turns, so that both see the same machine.
 const ROUNDS: usize = 9;
 
 /// Measures both stores.
@@ -77,7 +77,7 @@ fn measure(
     let bytes = receive(address, "/events/stream", None, &mut |fresh| same.extend_from_slice(fresh))?.0;
     let plain = runtime.block_on(body_of(same.into()))?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    // Of server and client together: says more than the clock on a machine that has other work.
+    // The CPU time of server and client together. On a busy machine it says more than elapsed time.
     let mut cpu = [Duration::ZERO; 2];
     for _ in 0..ROUNDS {
         let began = ProcessTime::now();
@@ -103,8 +103,8 @@ fn measure(
     Ok(())
 }
 
-/// Asks for a body and reads until so many bytes came, or until a relay says that it has sent everything. Bytes of the
-/// body, and the time from the request on.
+/// Requests a body, and reads until this many bytes have arrived or a relay says that it has sent everything. Returns
+/// the bytes of the body, and the time since the request.
 fn receive(
     address: SocketAddr,
     target: &str,
@@ -113,7 +113,7 @@ fn receive(
 ) -> Result<(usize, Duration)> {
     let mut stream = TcpStream::connect(address)?;
     let began = Instant::now();
-    // Without chunks, so that both send the same.
+    // HTTP/1.0 has no chunks, so both servers send the same bytes.
     write!(stream, "GET {target} HTTP/1.0\r\nhost: bench\r\n\r\n")?;
     let mut buffer = vec![0; 256 << 10];
     let (mut all, mut tail, mut head) = (0, Vec::new(), None);
@@ -136,7 +136,7 @@ fn receive(
             Some(bytes) if all >= bytes => return Ok((all, began.elapsed())),
             Some(_) => {}
             None => {
-                // The last event is small: it stands in the last piece, or across the last two.
+                // The last event is small: it is in the last piece, or spans the last two.
                 let keep = &fresh[fresh.len().saturating_sub(512)..];
                 tail.extend_from_slice(keep);
                 if tail.windows(16).any(|name| name == b"catchup_complete") {
@@ -148,7 +148,7 @@ fn receive(
     }
 }
 
-/// A server that answers everything with these bytes, in pieces.
+/// A server that answers every request with these bytes, in pieces.
 async fn body_of(body: Bytes) -> Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -167,7 +167,7 @@ async fn body_of(body: Bytes) -> Result<SocketAddr> {
                     async move { Ok::<_, Infallible>(hyper::Response::new(body)) }
                 });
                 let io = hyper_util::rt::TokioIo::new(stream);
-                // A client that has everything closes the connection.
+                // A client closes the connection when it has everything.
                 let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
             });
         }

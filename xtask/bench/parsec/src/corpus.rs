@@ -1,4 +1,4 @@
-//! Envelopes of 200 bytes from eight producers, of which a seeded fault drops some.
+//! Envelopes of 200 bytes from eight producers. A fault with a seed drops some of them.
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -6,10 +6,10 @@ use relay_parsec::Item;
 
 pub(crate) const CHANNEL: &str = "public:bench.flow";
 pub(crate) const PRODUCERS: u64 = 8;
-/// One of so many envelopes is dropped by the fault, on average.
+/// The fault drops one in this many envelopes, on average.
 const DROPPED: u64 = 1000;
 
-/// The same numbers for the same seed.
+/// A generator that gives the same numbers for the same seed.
 #[derive(Clone)]
 pub(crate) struct Seed(u64);
 
@@ -28,7 +28,7 @@ impl Seed {
     }
 }
 
-/// What each producer says in turn; the fault lets nothing through of those for which `Some` is false.
+/// The envelopes of each producer in turn. Those for which `Some` is false are dropped by the fault.
 pub(crate) struct Corpus {
     left: u64,
     counts: [i64; PRODUCERS as usize],
@@ -38,7 +38,7 @@ pub(crate) struct Corpus {
 }
 
 impl Corpus {
-    /// So many that get through.
+    /// A corpus in which this many envelopes are not dropped.
     pub(crate) fn new(envelopes: u64, seed: u64) -> Self {
         Self { left: envelopes, counts: [0; PRODUCERS as usize], turn: 0, seed: Seed::new(seed), dropped: 0 }
     }
@@ -47,7 +47,7 @@ impl Corpus {
 impl Iterator for Corpus {
     type Item = (u64, Bytes);
 
-    /// The producer and its envelope.
+    /// The producer, and its envelope.
     fn next(&mut self) -> Option<(u64, Bytes)> {
         if self.left == 0 {
             return None;
@@ -57,7 +57,7 @@ impl Iterator for Corpus {
             self.turn += 1;
             let sequence = &mut self.counts[producer as usize];
             *sequence += 1;
-            // The first is never dropped, and the last neither: nothing would show that they are missing.
+            // The first and the last envelopes are never dropped, because no later envelope would show the loss.
             if *sequence > 1 && self.left > PRODUCERS && self.seed.next() % DROPPED == 0 {
                 self.dropped += 1;
                 continue;
@@ -68,7 +68,7 @@ impl Iterator for Corpus {
     }
 }
 
-/// 200 bytes.
+/// An envelope of 200 bytes.
 fn envelope(producer: u64, sequence: i64) -> Bytes {
     let head = format!(
         r#"{{"channel":"{CHANNEL}","sequence":{sequence},"producer":{{"id":"p{producer}","kind":"service"}},"aspect":"data","payload":""#
@@ -78,7 +78,7 @@ fn envelope(producer: u64, sequence: i64) -> Bytes {
     format!("{head}{}{tail}", "x".repeat(room)).into()
 }
 
-/// What a subscriber has seen, checked item by item.
+/// The items of a subscriber, checked one by one.
 #[derive(Default)]
 pub(crate) struct Check {
     marks: [i64; PRODUCERS as usize],
@@ -98,7 +98,7 @@ impl Check {
             }
             Item::Envelope(delivered) => {
                 let envelope = &delivered.envelope;
-                // `p0` to `p7`.
+                // The names of the producers are `p0` to `p7`.
                 let producer = envelope.producer().id().bytes().nth(1).context("a producer")?;
                 let mark = self.marks.get_mut(usize::from(producer - b'0')).context("a producer")?;
                 let jumped = (envelope.sequence() - *mark - 1) as u64;
@@ -112,7 +112,7 @@ impl Check {
         Ok(())
     }
 
-    /// All came, and as many are missing as were dropped.
+    /// Checks that all envelopes arrived, and that as many are missing as were dropped.
     pub(crate) fn end(&self, envelopes: u64, dropped: u64) -> Result<()> {
         ensure!(self.envelopes == envelopes, "{} of {envelopes} came", self.envelopes);
         ensure!(self.missing == dropped, "{} were said to be missing, {dropped} were dropped", self.missing);

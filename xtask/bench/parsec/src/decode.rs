@@ -1,4 +1,4 @@
-//! What an envelope costs: decoded and observed, beside serde_json into a struct.
+//! The cost of an envelope that is decoded and observed, compared with serde_json into a struct.
 
 use std::hint::black_box;
 
@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::corpus::{CHANNEL, Corpus};
 
-/// As serde's derive has it, every member owned, the payload kept as its text.
+/// A struct for serde's derive: every member is owned, and the payload is kept as its text.
 #[derive(Deserialize)]
 struct Plain {
     channel: String,
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
     ])
 }
 
-/// How many gaps there are.
+/// The number of gaps.
 fn ours(texts: &[Bytes]) -> Result<usize> {
     let mut detector = GapDetector::default();
     let mut gaps = 0;

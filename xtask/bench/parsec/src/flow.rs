@@ -1,4 +1,4 @@
-//! A great many envelopes: within a process, and through a server over SSE.
+//! Very many envelopes, within a process and through a server over SSE.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use relay_proto::sse::{Decoder, Frame, Limits};
 use crate::corpus::{CHANNEL, Check, Corpus, PRODUCERS};
 use crate::process::{Part, memory as memory_of};
 
-/// How far a subscriber may be behind before its publisher waits: no lag is wanted here.
+/// How far a subscriber may be behind before its publisher waits. No envelope should be dropped here.
 const WINDOW: u64 = 512;
 
 fn count(options: &Options) -> u64 {
@@ -27,7 +27,7 @@ fn rss() -> Result<f64> {
     Ok(memory_of("/proc/self/status", "VmRSS")? as f64 / f64::from(1 << 20))
 }
 
-/// Through Memory, publisher and subscriber on one thread.
+/// Through memory, with publisher and subscriber on one thread.
 pub(crate) fn memory(options: &Options) -> Result<Vec<Figure>> {
     let envelopes = count(options);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -38,7 +38,7 @@ pub(crate) fn memory(options: &Options) -> Result<Vec<Figure>> {
         let seen = Arc::new(AtomicU64::new(0));
         let published = seen.clone();
         let mut check = Check::default();
-        // The feed begins where it is first asked.
+        // The subscription begins when its items are first polled.
         check.item(&items.next().await.context("it begins")??)?;
         let begun = Instant::now();
         let publisher = tokio::spawn(async move {
@@ -77,7 +77,7 @@ pub(crate) fn memory(options: &Options) -> Result<Vec<Figure>> {
     })
 }
 
-/// Through a server in another process: published by HTTP, then read from the start over SSE.
+/// Through a server in another process: published over HTTP, then read from the start over SSE.
 pub(crate) fn sse(options: &Options) -> Result<Vec<Figure>> {
     let envelopes = count(options);
     let mut server = Part::own(&["child-server", &(envelopes + 10).to_string()])?;
@@ -88,7 +88,7 @@ pub(crate) fn sse(options: &Options) -> Result<Vec<Figure>> {
     let publishing = envelopes as f64 / begun.elapsed().as_secs_f64();
     eprintln!("published {envelopes}, {publishing:.0}/s");
     let rounds = if options.quick { 5 } else { 7 };
-    // By the clock and by CPU time; the best of all rounds, because other load only makes it slower.
+    // Elapsed time and CPU time. The best of all rounds is used, because other load only makes a round slower.
     let (mut bare, mut ours) = ([0.0_f64; 2], [0.0_f64; 2]);
     let mut growth: f64 = 0.0;
     for round in 0..2 * rounds {
@@ -143,8 +143,8 @@ async fn publish(url: &str, envelopes: u64) -> Result<u64> {
     Ok(corpus.dropped)
 }
 
-/// `child-read bare|ours URL ENVELOPES DROPPED`: prints envelopes per second, per second of its CPU time, and MiB by
-/// which the process grew.
+/// `child-read bare|ours URL ENVELOPES DROPPED`: prints envelopes per second, envelopes per second of its CPU time, and
+/// the growth of the process in MiB.
 pub(crate) fn read(arguments: &[String]) -> Result<()> {
     let [what, url, envelopes, dropped] = arguments else { anyhow::bail!("four arguments are needed") };
     let (envelopes, dropped) = (envelopes.parse()?, dropped.parse()?);
@@ -197,7 +197,7 @@ async fn read_ours(url: &str, envelopes: u64, dropped: u64) -> Result<(Took, f64
     Ok((elapsed, rss()? - early))
 }
 
-/// The body by hyper, its events by our codec, and nothing else.
+/// hyper reads the body, the SSE decoder reads its events, and nothing else is done.
 async fn read_bare(url: &str, envelopes: u64) -> Result<(Took, f64)> {
     let address = url.strip_prefix("http://").context("an address")?;
     let socket = tokio::net::TcpStream::connect(address).await?;

@@ -1,4 +1,4 @@
-//! What a subscription costs a server while nothing happens.
+//! The memory that an idle subscription takes in a server.
 
 use anyhow::{Context as _, Result};
 use relay_bench_report::{Bar, Figure, Options};
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::process::Part;
 
-/// Ten thousand channels with a subscriber each; open files may allow only fewer.
+/// Ten thousand channels with a subscriber each, or fewer if the limit of open files is lower.
 pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
     let wanted: usize = if options.quick { 2_000 } else { 10_000 };
     let mut server = Part::own(&["child-server", "1000"])?;
@@ -15,7 +15,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
     let address = url.strip_prefix("http://").context("an address")?.to_owned();
     let runtime = tokio::runtime::Runtime::new()?;
     let figure = runtime.block_on(async {
-        // What the first connections make the process allocate for good.
+        // The first connections make the process allocate memory that it keeps.
         let warm = open(&address, "warm", 100).await?;
         let before = server.memory()?;
         let streams = open(&address, "idle", wanted).await?;
@@ -28,7 +28,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
     Ok(vec![Figure::new("idle", name, "KiB", figure.1).bar(Bar::AtMost(24.0))])
 }
 
-/// Streams that were told `connected`, each of a channel of its own.
+/// Streams that have received `connected`, each of its own channel.
 async fn open(address: &str, name: &str, count: usize) -> Result<Vec<TcpStream>> {
     let mut streams = Vec::with_capacity(count);
     for number in 0..count {

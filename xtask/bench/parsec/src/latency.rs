@@ -1,4 +1,5 @@
-//! From publish to handler over a WebSocket, beside the other client, against the server of the interop suite.
+//! The time from publish to handler over a WebSocket, compared with the other client, with the server of the interop
+//! suite.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::process::Part;
 
 const CHANNEL: &str = "public:bench.latency";
-/// Longest time for an envelope to come.
+/// The longest time that an envelope may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
@@ -40,7 +41,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
             theirs.push(measure(&publisher, &mut sequence, each, &mut subscriber.came).await?);
             subscriber.client.close().await;
         }
-        // The median of the rounds: what else the machine does in one of them is nobody's latency.
+        // The median of the rounds is used, so that other load in one round does not count.
         let of_rounds = |rounds: &[[f64; 2]]| {
             [0, 1].map(|at| median(&rounds.iter().map(|round| round[at]).collect::<Vec<_>>()))
         };
@@ -72,7 +73,8 @@ fn transport(address: &str) -> Result<WebSocketTransport> {
     Ok(WebSocketTransport::new(endpoint, WebSocketConfig::default()))
 }
 
-/// One envelope after another: from before the call to when the handler has it. Median and 99th percentile.
+/// Sends one envelope after another, and measures from before the call to the handler. Returns the median and the 99th
+/// percentile.
 async fn measure(
     publisher: &WebSocketTransport,
     sequence: &mut i64,
@@ -93,7 +95,7 @@ async fn measure(
         let (at, seen) =
             tokio::time::timeout(LIMIT, came.recv()).await?.context("the subscriber has ended")?;
         anyhow::ensure!(seen == *sequence, "{seen} came in the place of {sequence}");
-        // The first ones warm up.
+        // The first envelopes are a warm-up.
         if number >= 10 {
             took.push((at - begun).as_secs_f64() * 1e6);
         }
@@ -151,7 +153,7 @@ impl Theirs {
             .new_subscription(CHANNEL)
             .recoverable(true)
             .on_publication(move |_, publication| {
-                // What ours has done by then: the envelope is decoded.
+                // Decodes the envelope, because our client has done that at this point, too.
                 let sequence =
                     relay_proto::parsec::Envelope::decode(Bytes::copy_from_slice(&publication.data))
                         .map_or(0, |envelope| envelope.sequence());

@@ -1,7 +1,8 @@
 //! Measures Parsec's client and server: `cargo xtask bench parsec [--quick] [--only WORK] [--json FILE]`.
 //!
-//! Each work checks first that everything arrives: none lost, in order per producer, and as many missing as a seeded
-//! fault dropped. What is compared runs in interleaved rounds of one run, and only ratios mean something.
+//! Each work first checks that everything arrives: no envelope is lost, the order of each producer is kept, and as many
+//! are missing as the fault dropped. The compared programs run in interleaved rounds of one run. Only ratios are
+//! meaningful.
 
 use relay_bench_report::{Options, Work, arguments, exit, finish, run_works};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! Parts that run in processes of their own, so that their memory and CPU time are theirs alone.
+//! Parts that run in separate processes, so that their memory and CPU time can be measured alone.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -21,7 +21,7 @@ impl Part {
         Ok(Self { child, output })
     }
 
-    /// This program's part of that name.
+    /// Starts the part of this program with that name.
     pub(crate) fn own(arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(arguments);
@@ -42,7 +42,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -56,7 +56,7 @@ pub(crate) fn memory(path: &str, name: &str) -> Result<u64> {
     Ok(number.trim().parse::<u64>()? << 10)
 }
 
-/// `child-server RETAINED`: serves until its input ends; its first line is its address.
+/// `child-server RETAINED`: serves until its input ends. It prints its address as its first line.
 pub(crate) fn serve(arguments: &[String]) -> Result<()> {
     let retained: u64 = arguments.first().context("how many envelopes are kept?")?.parse()?;
     tokio::runtime::Runtime::new()?.block_on(async {
@@ -72,7 +72,7 @@ pub(crate) fn serve(arguments: &[String]) -> Result<()> {
         let stop = CancellationToken::new();
         let told = stop.clone();
         std::thread::spawn(move || {
-            // The end of the input, however it comes.
+            // Waits for the end of the input, for any reason.
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
             told.cancel();
         });

@@ -1,13 +1,14 @@
-//! Options, figures and bars: what a benchmark reads from its command line, and what it prints, writes and fails for.
+//! Options, figures and limits: what a benchmark reads from its command line, what it prints and writes, and when it
+//! fails.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// What the command line says.
+/// The options of the command line.
 pub struct Options {
-    /// A result in a minute or two instead of a good one.
+    /// Whether to be done in a minute or two, with a less exact result.
     pub quick: bool,
     only: Option<String>,
     json: Option<String>,
@@ -32,27 +33,27 @@ impl Options {
         Ok(options)
     }
 
-    /// One of two numbers.
+    /// Returns one of two numbers, depending on `quick`.
     pub fn pick<T>(&self, quick: T, good: T) -> T {
         if self.quick { quick } else { good }
     }
 
-    /// Whether the work with this name is asked for.
+    /// Whether the work with this name is wanted.
     pub fn wants(&self, work: &str) -> bool {
         self.only.as_deref().is_none_or(|only| work.contains(only))
     }
 }
 
-/// What a figure is held to.
+/// The limit of a figure.
 #[derive(Clone, Copy)]
 pub enum Bar {
-    /// The most that it may be.
+    /// The highest accepted value.
     AtMost(f64),
-    /// The least that it may be.
+    /// The lowest accepted value.
     AtLeast(f64),
 }
 
-/// A figure, and the bar that it is held to.
+/// A figure, and its limit.
 pub struct Figure {
     work: String,
     name: String,
@@ -62,12 +63,12 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// A figure without a bar.
+    /// A figure without a limit.
     pub fn new(work: impl Into<String>, name: impl Into<String>, unit: &'static str, value: f64) -> Self {
         Self { work: work.into(), name: name.into(), unit, value, bar: None }
     }
 
-    /// Sets the bar.
+    /// Sets the limit.
     #[must_use]
     pub fn bar(mut self, bar: Bar) -> Self {
         self.bar = Some(bar);
@@ -98,7 +99,7 @@ impl Figure {
 /// A part of a benchmark.
 pub type Work = fn(&Options) -> Result<Vec<Figure>>;
 
-/// Runs the works that are asked for, and prints their figures.
+/// Runs the wanted works, and prints their figures.
 ///
 /// # Errors
 /// The first work that failed.
@@ -116,7 +117,7 @@ pub fn run_works(options: &Options, works: &[(&str, Work)]) -> Result<Vec<Figure
 /// Writes the figures to the file of `--json`, as one object per line.
 ///
 /// # Errors
-/// There is no figure, the file cannot be written, or bars are missed.
+/// There is no figure, the file cannot be written, or a figure is outside its limit.
 pub fn finish(bench: &str, options: &Options, figures: &[Figure]) -> Result<()> {
     ensure!(!figures.is_empty(), "no work has such a name, or none could run");
     if let Some(path) = &options.json {
@@ -141,7 +142,7 @@ pub fn arguments(bench: &str) -> Vec<String> {
     arguments
 }
 
-/// How the program ends.
+/// The exit code of the program.
 pub fn exit(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -152,12 +153,12 @@ pub fn exit(result: Result<()>) -> ExitCode {
     }
 }
 
-/// The value in the middle.
+/// The median.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// The value that so large a part of all is below; not a number where there are none.
+/// The value below which this part of all values lies; NaN if there are none.
 pub fn quantile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -24,7 +24,7 @@ use crate::measure::memory;
 
 type Reading = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
-/// A client by the name of its crate: reads the stream at a URL until the tally has what it wants.
+/// A client, named after its crate: reads the stream at a URL until the tally has what it wants.
 pub struct Contender {
     pub name: &'static str,
     read: fn(String, Tally) -> Reading,
@@ -54,7 +54,7 @@ impl Tally {
         Self { seen: Seen::default(), goal, later_goals, reached: Arc::new(Semaphore::new(0)) }
     }
 
-    /// Takes an event over. False: that was the last one.
+    /// Takes over an event. False if that was the last one.
     #[inline]
     fn event(&mut self, kind: &str, data: &str, id: &str) -> bool {
         std::hint::black_box((kind, id));
@@ -63,7 +63,7 @@ impl Tally {
         self.seen.events < self.goal.events || self.arrived(self.seen.data == self.goal.data)
     }
 
-    /// Takes over bytes without looking at them.
+    /// Takes over bytes without interpreting them.
     #[inline]
     fn body(&mut self, bytes: usize) -> bool {
         self.seen.body += bytes as u64;
@@ -127,10 +127,10 @@ pub fn idle(arguments: &[String]) -> anyhow::Result<()> {
     let resident = || anyhow::Ok(memory("VmRSS")? as f64 / 1024.0);
     LocalSet::new().block_on(&runtime()?, async {
         let reached = Arc::new(Semaphore::new(0));
-        // The first one pays for what all share.
+        // The first connection allocates the parts that all of them share.
         let mut before = 0.0;
         for opened in 0..=connections {
-            // Nobody gets as far as the last goal: the connections stay.
+            // The last goal is never reached, so the connections stay open.
             let mut tally = Tally::new(GREETING, vec![Seen::MAX, GREETING + burst]);
             tally.reached = reached.clone();
             let reading = (contender.read)(format!("{url}/idle/0/"), tally);
@@ -160,7 +160,7 @@ async fn wait(reached: &Semaphore, times: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The plainest client there is, with the defaults of hyper.
+/// The simplest possible client, with the default settings of hyper.
 async fn hyper_body(url: &str) -> anyhow::Result<Incoming> {
     let uri: http::Uri = url.parse()?;
     let authority = uri.authority().context("no authority")?.to_string();
@@ -253,7 +253,7 @@ async fn relay_pods(url: String, mut tally: Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same, with a look at what each message means.
+/// The same client, which also decodes each message.
 async fn relay_pods_decoded(url: String, mut tally: Tally) -> anyhow::Result<()> {
     let client = relay_pods::Client::builder(url).build()?;
     let mut stream = client.stream(Default::default());

@@ -1,4 +1,4 @@
-//! The server: sends prepared bytes, and as little else as it can.
+//! The server: sends prepared bytes, and does as little else as possible.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -31,7 +31,7 @@ pub fn serve() -> anyhow::Result<()> {
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let server = server.clone();
-            // A client that has seen enough hangs up.
+            // A client that has everything closes the connection, which is not an error.
             std::thread::spawn(move || server.answer(connection));
         }
     });
@@ -66,7 +66,7 @@ impl Server {
                     for write in &self.burst.writes {
                         idle.write_all(write)?;
                     }
-                    // Open until the client is gone.
+                    // The connection stays open until the client is gone.
                     std::thread::Builder::new()
                         .stack_size(64 << 10)
                         .spawn(move || idle.read_to_end(&mut Vec::new()))?;

@@ -1,4 +1,4 @@
-//! What is sent, and how it is cut up.
+//! The streams of the benchmark, and their form on the wire.
 
 use std::time::Duration;
 
@@ -6,13 +6,14 @@ use anyhow::Context as _;
 
 use crate::corpora;
 
-/// A stream of events and the shape it has on the wire.
+/// A stream of events and its form on the wire.
 pub struct Work {
     pub name: &'static str,
     corpus: &'static str,
-    /// Bytes of an HTTP chunk; 0: one chunk per event.
+    /// The number of bytes of an HTTP chunk; 0 for one chunk per event.
     chunk: usize,
-    /// Time from one write to the next, with one event in each. Zero: as fast as it is read, some 16 KiB in each.
+    /// The time from one write to the next, with one event in each. Zero means as fast as it is read, with some 16 KiB
+    /// in each.
     pub pause: Duration,
     /// How often the corpus is sent in a quick measurement.
     pub quick_passes: u64,
@@ -36,13 +37,13 @@ pub const WORKS: &[Work] = &[
     },
 ];
 
-/// What a client has to have seen.
+/// What a client must have received.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Seen {
     pub events: u64,
-    /// Of the events' data.
+    /// Bytes of the events' data.
     pub data: u64,
-    /// Of the body, for who does not look into it.
+    /// Bytes of the body, for clients that do not interpret it.
     pub body: u64,
 }
 
@@ -51,7 +52,7 @@ impl Seen {
 }
 
 impl Seen {
-    /// For the command line.
+    /// The same as arguments for the command line.
     pub fn arguments(self) -> [String; 3] {
         [self.events, self.data, self.body].map(|figure| figure.to_string())
     }
@@ -83,7 +84,7 @@ pub struct Wire {
     pub holds: Seen,
 }
 
-/// One write holds about as much as that, unless it is paced.
+/// The approximate size of one write, unless the work is paced.
 const WRITE: usize = 16 << 10;
 
 impl Work {
@@ -93,11 +94,11 @@ impl Work {
     }
 }
 
-/// What a connection that will be idle gets first.
+/// The first bytes of a connection that will be idle.
 pub const GREETING_EVENT: &[u8] = b"d\r\ndata: hello\n\n\r\n";
 pub const GREETING: Seen = Seen { events: 1, data: 5, body: 13 };
 
-/// What it gets later: 1 MB of pod events, a chunk each.
+/// Its later bytes: 1 MB of pod events, one chunk each.
 pub fn burst() -> anyhow::Result<Wire> {
     wire("pods", 1_000_000, 0, false)
 }

@@ -11,13 +11,13 @@ use bytes::Bytes;
 use futures_executor::block_on;
 use futures_util::{StreamExt as _, stream};
 
-/// Receives what was decoded.
+/// Receives the decoded events.
 #[derive(Default)]
 pub struct Sink {
     pub events: u64,
-    /// Of all events, when they are checked; a timed run only touches them.
+    /// The hash of all events, when they are checked; a timed run only touches them.
     hash: Option<DefaultHasher>,
-    /// For decoders that do not carry the last id over by themselves.
+    /// The last id, for decoders that do not keep it.
     last_id: String,
 }
 
@@ -56,7 +56,7 @@ impl Sink {
     }
 }
 
-/// A decoder by the name of its crate.
+/// A decoder, named after its crate.
 pub struct Decoder {
     pub name: &'static str,
     pub decode: fn(&[Bytes], &mut Sink),
@@ -76,7 +76,7 @@ pub const ALL: &[Decoder] = &[
 fn relay(chunks: &[Bytes], sink: &mut Sink) {
     let mut decoder = relay_proto::sse::Decoder::default();
     for chunk in chunks {
-        // As a reader would: what is kept is given, a few bytes in a read buffer are shown.
+        // Like a reader: large chunks are handed over, and small ones are borrowed from a read buffer.
         if chunk.len() < 64 {
             decoder.feed_slice(chunk)
         } else {
@@ -91,7 +91,7 @@ fn relay(chunks: &[Bytes], sink: &mut Sink) {
 }
 
 fn sse_core(chunks: &[Bytes], sink: &mut Sink) {
-    // Its default limit of 512 KiB would refuse the long lines.
+    // With its default limit of 512 KiB it would refuse the long lines.
     let limit = NonZeroUsize::new(16 << 20).expect("not zero");
     let mut decoder = sse_core::SseDecoder::with_limit(limit);
     for chunk in chunks {
@@ -180,7 +180,7 @@ fn eventsource_stream(chunks: &[Bytes], sink: &mut Sink) {
     });
 }
 
-/// Its parser is private; a transport that answers from memory is as close as one gets.
+/// The parser of this crate is private; a transport that answers from memory is the closest way to measure it.
 #[derive(Clone)]
 struct Answer(Vec<Bytes>);
 
@@ -211,7 +211,7 @@ fn eventsource_client(chunks: &[Bytes], sink: &mut Sink) {
     });
 }
 
-/// How fast line ends can be found at all.
+/// The speed of only finding line ends.
 pub fn line_ends(chunks: &[Bytes]) {
     let count: usize = chunks.iter().map(|chunk| memchr::memchr2_iter(b'\n', b'\r', chunk).count()).sum();
     black_box(count);

@@ -1,10 +1,10 @@
-//! A cluster of pods and what happens in it, written as a relay and as an API server write it.
+//! A cluster of pods and its changes, as a relay and as an API server write them.
 
 use std::fmt::Write as _;
 
 use bytes::Bytes;
 
-/// The pods, and a source of changes to them. The same seed makes the same texts.
+/// The pods, and a source of changes to them. The same seed gives the same texts.
 pub struct Cluster {
     pods: u64,
     groups: u64,
@@ -18,12 +18,12 @@ pub struct Wire {
     pub events: u64,
 }
 
-/// Bytes of a read from a socket.
+/// The number of bytes of a read from a socket.
 const CHUNK: usize = 16 << 10;
-/// Of this many changes one is a deletion, which is followed by an addition under the same name.
+/// One in this many changes is a deletion, which is followed by an addition with the same name.
 const CHURN: u64 = 20;
 
-/// A state of one pod: what its texts are made of.
+/// The state of one pod, from which its texts are made.
 struct State {
     number: u64,
     version: u64,
@@ -33,7 +33,7 @@ struct State {
 }
 
 impl Cluster {
-    /// So many pods, spread over so many values of the label `run`.
+    /// This many pods, spread over this many values of the label `run`.
     pub fn new(pods: u64, groups: u64) -> Self {
         Self { pods, groups: groups.min(pods), random: 0x9e37_79b9_7f4a_7c15, sequence: pods }
     }
@@ -62,7 +62,7 @@ impl Cluster {
         })
     }
 
-    /// The same changes as a watch: a line of JSON each.
+    /// The same changes as a watch, with a line of JSON each.
     pub fn kube_events(&mut self, events: u64) -> Wire {
         self.wire(events, |cluster, kind, state, out| {
             let _ = writeln!(out, "{{\"type\":\"{kind}\",\"object\":{}}}", cluster.kube_pod(state));
@@ -178,7 +178,7 @@ struct Names {
     host: String,
 }
 
-/// As long as a relay's.
+/// A hash of the same length as a relay's.
 pub fn hash(sequence: u64) -> String {
     format!("bench-log.{sequence}.xZ8CvlTEJKSc9uA3tiW1uQ.aPoiUMH3wnh9xfSz")
 }

@@ -1,4 +1,4 @@
-//! How much memory it takes to read a list of pods through HTTP, beside what it takes to keep them.
+//! The memory that is needed to read a list of pods through HTTP, compared with the memory to keep them.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,10 +12,10 @@ use super::corpus::{Cluster, EPOCH, hash};
 use crate::measure::{self, Result as Figure};
 
 const PODS: u64 = 100_000;
-/// Lists read again on one stream.
+/// The number of lists that are read again on one stream.
 const RESEEDS: usize = 3;
 
-/// A client in a process of its own follows a relay in this one.
+/// A client in a separate process follows a relay in this process.
 pub fn run() -> Result<Vec<Figure>> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -80,7 +80,7 @@ pub fn once(arguments: &[String]) -> Result<()> {
     })
 }
 
-/// A relay that says no more than it must: a list, and a stream with a gap for each further list.
+/// A minimal relay: a list, and a stream with a gap for each further list.
 fn answer(stream: TcpStream) -> Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut request = String::new();
@@ -112,7 +112,7 @@ fn answer(stream: TcpStream) -> Result<()> {
         write!(out, "event: gap\ndata: {{\"reason\":\"slow-consumer\",{position}}}\n\n")?;
     }
     out.flush()?;
-    // Until the client is gone.
+    // Waits until the client is gone.
     std::io::copy(&mut reader, &mut std::io::sink())?;
     Ok(())
 }

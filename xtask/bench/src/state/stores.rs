@@ -1,4 +1,4 @@
-//! Who takes part: each reads the wire bytes and keeps the pods.
+//! The stores: each reads the bytes on the wire and keeps the pods.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use super::corpus::{Cluster, EPOCH, Wire};
 
 /// A store of pods under test.
 pub trait Store {
-    /// The events that come next, in this store's own format.
+    /// The next events, in this store's own format.
     fn events(&self, cluster: &mut Cluster, events: u64) -> Wire;
 
-    /// Decodes and applies a chunk of the stream; with `snapshots`, takes a snapshot after each event and keeps it
-    /// until the next. Gives the number of events.
+    /// Decodes and applies a chunk of the stream. With `snapshots`, takes a snapshot after each event and keeps it
+    /// until the next one. Returns the number of events.
     fn feed(&mut self, chunk: &Bytes, snapshots: bool) -> Result<u64>;
 
-    /// How many pods have this value of the label `run`.
+    /// The number of pods with this value of the label `run`.
     fn group(&self, value: &str) -> usize;
 
-    /// Pods, and the sum of their restarts: what all must agree on.
+    /// The number of pods and the sum of their restarts, in which all stores must agree.
     fn digest(&self) -> (usize, u64);
 }
 
-/// By name.
+/// The names of the stores.
 pub const NAMES: [&str; 3] = ["relay", "kube-runtime", "hashmap"];
 
 /// A store that holds the cluster's pods.
@@ -112,7 +112,7 @@ impl Store for Relay {
     }
 }
 
-/// Lines, whole: what precedes the decoding in the other two.
+/// Splits the stream into whole lines, which the other two need before decoding.
 #[derive(Default)]
 struct Lines(Vec<u8>);
 
@@ -193,7 +193,7 @@ impl Store for Kube {
     }
 }
 
-/// What one writes by hand: a derived struct with every field, in a hash map of `Arc`s, read from the relay's stream.
+/// A simple program by hand: a derived struct with every field, in a hash map of `Arc`s, read from the relay's stream.
 struct Plain {
     lines: Lines,
     pods: HashMap<(String, String), Arc<PlainPod>>,
@@ -300,7 +300,7 @@ impl Store for Plain {
     }
 }
 
-/// All stores hold the same after the same events.
+/// Checks that all stores have the same content after the same events.
 pub fn agree() -> Result<()> {
     let mut agreed = None;
     for name in NAMES {

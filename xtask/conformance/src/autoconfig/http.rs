@@ -16,14 +16,14 @@ use super::script::{Script, Step};
 const PATH: &str = "/relay_auto_config";
 const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
 
-/// Plays a conversation to the public client over a loopback socket. The wall clock is the conversation's.
+/// Plays a conversation to the public client over a loopback socket, with the wall clock of the conversation.
 ///
 /// # Errors
 /// The first line that differs, and how.
 pub(super) fn play_http(script: &Script) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-    // What is awaited in vain is a panic of the testkit: it is a failure of this conversation alone.
+    // If the testkit waits in vain, it panics: this is a failure of this conversation only.
     let played = std::panic::AssertUnwindSafe(|| runtime.block_on(play(script)));
     std::panic::catch_unwind(played).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -51,7 +51,7 @@ async fn play(script: &Script) -> Result<(), String> {
             Step::Answer(_) | Step::Bytes(_) | Step::Cut => gates.next().iter().for_each(Gate::open),
         }
     }
-    // The service is gone for good: an open connection is cut, and the next answer is 204.
+    // The service is gone for good: an open connection is cut, and the next request is answered with 204.
     gates.for_each(|gate| gate.open());
     if open {
         last(&mut events, &json!({"event": "status", "connected": false, "error": {"kind": "network"}}))

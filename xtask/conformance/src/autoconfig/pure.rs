@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::has;
 use super::script::{Script, Step};
 
-/// The wall clock at the begin of every conversation, in milliseconds since 1970.
+/// The wall clock at the beginning of every conversation, in milliseconds since 1970.
 pub(super) const BEGIN: u64 = 1_000_000;
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -21,11 +21,11 @@ impl AutoconfigMistake {
     }
 }
 
-/// What a service says, and what a client must then print.
+/// The messages of a service, and the lines that a client must print.
 #[derive(Debug)]
 pub(super) struct Script {
     header: Header,
-    /// Each with its line in the file.
+    /// The steps, each with its line in the file.
     pub(super) steps: Vec<(usize, Step)>,
 }
 
@@ -38,20 +38,20 @@ struct Header {
     hold_ms: u64,
 }
 
-/// What happens next, or what is printed next.
+/// The next event, or the next printed line.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// The client asks, and is answered with this status; 200 is a stream.
+    /// The client sends a request and is answered with this status; 200 is a stream.
     Answer(u16),
-    /// The stream brings these bytes.
+    /// The stream delivers these bytes.
     Bytes(String),
-    /// So many milliseconds pass; below 0 the wall clock is set back.
+    /// This many milliseconds pass; below 0 the wall clock is set back.
     Time(i64),
     /// The service ends the connection.
     Cut,
     /// The client has ended the connection by itself.
     Left,
-    /// The client prints a line that has all this.
+    /// The client prints a line that contains this.
     Line(Value),
 }
 
@@ -71,7 +71,7 @@ impl Raw {
     fn step(self) -> Result<Step, String> {
         match self {
             Self { event: Some(name), data: Some(data), .. } => {
-                // A string stands for its content, anything else for its own text.
+                // A string stands for its content, and anything else for its own text.
                 let text = match data.get().starts_with('"') {
                     true => serde_json::from_str(data.get()).map_err(|error| error.to_string())?,
                     false => data.get().to_owned(),
@@ -124,12 +124,12 @@ impl Script {
         paths.iter().map(read).collect()
     }
 
-    /// Its name, which is that of its file.
+    /// The name of the conversation, which is that of its file.
     pub(super) fn name(&self) -> &str {
         &self.header.name
     }
 
-    /// The behaviour that it shows.
+    /// The behaviour that the conversation shows.
     pub(super) fn about(&self) -> &str {
         &self.header.about
     }

@@ -12,7 +12,7 @@ use super::has;
 use super::pure::BEGIN;
 use super::script::AutoconfigMistake;
 
-/// One message, byte for byte, and what a client that knows nothing prints.
+/// One message, byte for byte, and the lines that a client without state prints.
 #[derive(Debug)]
 pub struct AutoconfigMessage {
     entry: Entry,
@@ -29,10 +29,10 @@ struct Entry {
 }
 
 impl AutoconfigMessage {
-    /// Reads `expected.jsonl` of a directory, and the files that it names: no file may be left over.
+    /// Reads `expected.jsonl` of a directory, and the files that it names. Every file must be named.
     ///
     /// # Errors
-    /// A file cannot be read, is not what the format says, or is named by nobody.
+    /// A file cannot be read, does not have the described format, or is not named.
     pub fn read_all(directory: &Path) -> Result<Vec<Self>, AutoconfigMistake> {
         let list = directory.join("expected.jsonl");
         let text = std::fs::read_to_string(&list).map_err(|error| AutoconfigMistake::new(&list, 0, error))?;
@@ -59,15 +59,15 @@ impl AutoconfigMessage {
         Ok(messages)
     }
 
-    /// The file.
+    /// The name of the file.
     pub fn file(&self) -> &str {
         &self.entry.file
     }
 
-    /// Gives it to a client in chunks of that many bytes; the client must print just these lines.
+    /// Gives the message to a client in chunks of this many bytes. The client must print exactly the expected lines.
     ///
     /// # Errors
-    /// What differs.
+    /// The difference.
     pub fn play(&self, chunk: usize) -> Result<(), String> {
         let mut session = Session::new(Environments::default());
         session.handle_opened();

@@ -39,7 +39,7 @@ const HELD: &str = r#"{"name":"x","about":"an environment, and the end of its co
 {"line":{"event":"status","state":"interrupted"}}
 "#;
 
-/// The failures of a text, both ways.
+/// The failures of a conversation, in both ways.
 fn failures(text: &str) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("x.jsonl"), text).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use relay_conformance::{Conversation, Report, play_http, play_pure};
 
-/// Every conversation of `fixtures/pods`, both ways.
+/// Every conversation of `fixtures/pods`, in both ways.
 #[test]
 fn every_conversation_holds() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/pods");
@@ -30,7 +30,7 @@ const HELD: &str = r#"{"name":"x","about":"a seed and a replayed event","mode":"
 {"finally":{"acknowledged":"h4","counts":{"duplicates":0}}}
 "#;
 
-/// Plays a text both ways.
+/// Plays a conversation in both ways.
 fn play(text: &str) -> [Result<(), String>; 2] {
     let conversation = Conversation::parse("x", text).unwrap();
     [play_pure(&conversation), play_http(&conversation)]
@@ -40,7 +40,7 @@ fn play(text: &str) -> [Result<(), String>; 2] {
 fn what_is_not_so_is_found_both_ways() {
     assert_eq!(play(HELD), [Ok(()), Ok(())]);
     let rows: [(&str, &str, &str); 14] = [
-        // What is changed in a conversation that holds; the line of the difference.
+        // A change to a conversation that passes, and the line of the difference.
         (r#""phase":"Backfill""#, r#""phase":"Live""#, "+ Backfill event=h4"),
         (r#""event":"h4""#, r#""event":"h5""#, "- Backfill event=h5"),
         (r#","ack":"h4""#, "", "- Backfill event=h4 pods"),
@@ -56,7 +56,7 @@ fn what_is_not_so_is_found_both_ways() {
         (r#""acknowledged":"h4""#, r#""acknowledged":null"#, "- finally acknowledged=none"),
         (r#""duplicates":0"#, r#""duplicates":1"#, "+ finally acknowledged=h4 duplicates=0"),
         (r#""sequence":4,"#, r#""sequence":5,"#, "- Backfill event=h4"),
-        // A question too few, an answer too many, a line too early.
+        // A missing request, an additional answer, and a line that comes too early.
         (r#"{"end":"cut"}"#, r#"{"end":"client"}"#, "- ReconnectReseed"),
         (r#"{"connect":{"since":"h4"}}"#, r#"{"list":[]}"#, "- GET /pods"),
         (r#"{"expect":{"phase":"Backfill","event":"h4","ack":"h4"}}"#, "", "+ Backfill event=h4"),

@@ -22,7 +22,7 @@ fn show(step: &Step) -> String {
             if s.ack.is_some() {
                 text += &format!(" ack={}", hash(&s.ack));
             }
-            // The version of the only pod says which position the pods show.
+            // The version of the only pod tells which position the pods show.
             let version = s.pods.iter().next().and_then(|p| p.resource_version()).unwrap_or("none");
             let historic = if s.historic { "!" } else { "" };
             text + &format!(" pods={version}{historic}")
@@ -30,7 +30,7 @@ fn show(step: &Step) -> String {
     }
 }
 
-/// Gives one word to the fold, and returns what it puts out up to its next question.
+/// Gives one input to the fold, and returns its outputs up to its next request.
 fn give(fold: &mut Replay, word: &str) -> Vec<String> {
     let refused = match input(word) {
         Input::Drop => {
@@ -67,7 +67,7 @@ fn phases(since: &str) -> ReplayOptions {
 
 type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-/// Every state, the script that leads there from the cursor `h3`, and then for every input what comes out.
+/// Every state, the script that leads there from the cursor `h3`, and the outputs for every input.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     ("first-seed", "", &[
@@ -202,7 +202,7 @@ const TABLE: &[Row] = &[
     ]),
 ];
 
-/// A test per state. The plain ones are those of the plain state stream.
+/// A test for each state. The plain ones are those of the plain state stream.
 macro_rules! every_input_in_state {
     ($($test:ident: $state:literal,)*) => {
         const TESTED: &[&str] = &[$($state),*];
@@ -252,7 +252,7 @@ fn every_state_is_tested_with_every_input() {
     }
 }
 
-/// Longer conversations: options, script, everything that comes out but the questions.
+/// Longer conversations: options, script, and all outputs except the requests.
 fn conversation(name: &str, options: &ReplayOptions, script: &str, expected: &[&str]) {
     let (_, out) = play(options, script);
     let told: Vec<&str> = out.iter().map(String::as_str).filter(|line| !line.contains('?')).collect();
@@ -271,7 +271,7 @@ fn a_whole_cycle() {
             "Backfill event=h5 ack=h5 pods=5",
             "CatchupComplete ack=h5 pods=5",
             "CurrentSeed pods=6",
-            // Already inside the seed: yielded, and the pods stay.
+            // The event is already included in the seed: it is handed over, and the pods stay the same.
             "Live event=h6 ack=h6 pods=6",
             "Live event=h7 ack=h7 pods=7",
             "ReconnectReseed cause=eof pods=8",
@@ -487,7 +487,7 @@ fn an_acknowledgement_never_runs_ahead_of_the_caller() {
         fold.handle_message(*message).unwrap();
         assert!(matches!(fold.poll(), Step::Snapshot(_)));
         if fold.acknowledged().is_none() {
-            // The first is in hand and not finished yet.
+            // The first event was handed over, and the caller has not finished it.
             assert_eq!(fold.resume().unwrap().as_str(), "h4");
         }
         fold.poll();

@@ -55,7 +55,7 @@ fn items(follow: &mut Follow) -> Vec<String> {
     std::iter::from_fn(|| follow.next_item()).map(|item| brief(&item)).collect()
 }
 
-/// All pairs of a state and an input; what comes of each stands in `table.txt`.
+/// All pairs of a state and an input; `table.txt` has the result of each.
 #[test]
 fn every_state_and_input() {
     let fresh = |after: Option<&str>| {
@@ -225,26 +225,26 @@ fn what_cannot_be_read_is_named_and_counts() {
     assert_eq!(said[10], "p1@e.10");
 }
 
-/// What happens between a server and a subscriber.
+/// One step between a server and a subscriber.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A producer publishes, after having lost so many of its numbers.
+    /// A producer publishes after losing this many of its numbers.
     Publish(u8, u8),
-    /// A producer publishes a number that it used before.
+    /// A producer publishes a number that it has used before.
     Again(u8),
-    /// The log forgets its oldest.
+    /// The log drops its oldest entries.
     Trim(u8),
     /// The log is lost.
     NewEpoch,
     /// The connection breaks.
     Cut,
-    /// A frame is lost on the way.
+    /// A frame is lost in transit.
     Lose,
-    /// Frames come again.
+    /// Frames are repeated.
     Repeat(u8),
-    /// The server says how far it is.
+    /// The server sends its position.
     Heartbeat,
-    /// So many frames arrive.
+    /// This many frames arrive.
     Deliver(u8),
 }
 
@@ -262,11 +262,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A connection: what the server has written comes to the subscriber in chunks of any size.
+/// A connection: the subscriber gets the server's bytes in chunks of any size.
 struct Wire {
     written: Vec<u8>,
     chunks: std::iter::Cycle<std::vec::IntoIter<usize>>,
-    /// Bytes of the chunk that comes next.
+    /// The size of the next chunk.
     chunk: usize,
     decoder: sse::Decoder,
 }
@@ -278,13 +278,14 @@ impl Wire {
         Self { written: Vec::new(), chunks, chunk, decoder: sse::Decoder::default() }
     }
 
-    /// Another connection: what was under way on the last one is lost, wherever it was cut.
+    /// Opens another connection: bytes in transit on the last one are lost, wherever it was cut.
     fn open(&mut self) {
         self.written.clear();
         self.decoder = sse::Decoder::default();
     }
 
-    /// Reads what fills a chunk, and the rest too when nothing more will be written. Says whether the subscriber stays.
+    /// Reads whole chunks, and the rest as well if nothing more will be written. Returns whether the subscriber stays
+    /// connected.
     fn read(&mut self, follow: &mut Follow, rest: bool) -> bool {
         while !self.written.is_empty() && (rest || self.written.len() >= self.chunk) {
             let size = self.chunk.min(self.written.len());
@@ -301,7 +302,7 @@ impl Wire {
     }
 }
 
-/// What an event of the stream is to the fold.
+/// An event of the stream as the fold sees it.
 fn meant(event: &sse::Event) -> Frame {
     match StreamFrame::decode(event, None).unwrap() {
         StreamFrame::Connected(connected) => {
@@ -318,14 +319,14 @@ fn meant(event: &sse::Event) -> Frame {
     }
 }
 
-/// A server that does what the protocol says, as slowly and obviously as can be.
+/// A slow and simple server that follows the protocol.
 struct Server {
     epoch: u32,
     head: u64,
     /// Offset, producer, sequence.
     retained: Vec<(u64, u8, i64)>,
     counts: [i64; 3],
-    /// What follows this offset of the connection's is sent.
+    /// The last offset that was sent on the connection.
     sent: Option<u64>,
     wire: Wire,
 }
@@ -339,7 +340,7 @@ impl Server {
         self.retained.first().map_or(self.head, |(offset, ..)| offset - 1)
     }
 
-    /// What was written is on its way; a subscriber that is not content hangs up.
+    /// Delivers the written bytes. A subscriber that finds an error disconnects.
     fn read(&mut self, follow: &mut Follow, rest: bool) {
         if !self.wire.read(follow, rest) {
             self.sent = None;
@@ -389,7 +390,7 @@ impl Server {
         self.read(follow, false);
     }
 
-    /// Sends again what it has sent last.
+    /// Sends the last envelopes again.
     fn repeat(&mut self, follow: &mut Follow, back: u64) {
         let Some(sent) = self.sent else { return };
         for (offset, producer, sequence) in self.retained.clone() {
@@ -400,7 +401,7 @@ impl Server {
         self.read(follow, false);
     }
 
-    /// Sends what follows, up to so many; `lose` drops the first of them.
+    /// Sends at most this many of the next envelopes; `lose` drops the first of them.
     fn deliver(&mut self, follow: &mut Follow, most: usize, lose: bool) {
         for n in 0..most {
             let Some(sent) = self.sent else { return };
@@ -410,7 +411,7 @@ impl Server {
                 return;
             };
             if offset > sent + 1 {
-                // Fell off the log: the server says so.
+                // The subscriber fell off the log, and the server sends a gap.
                 self.say_gap(GapReason::SlowConsumer, Some(offset - 1 - sent), offset - 1);
             }
             self.sent = Some(offset);
@@ -426,8 +427,8 @@ impl Server {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
-    /// Nothing is lost, and nothing comes twice, that was not said: however the bytes are cut into chunks, and wherever
-    /// a connection ends among them.
+    /// Nothing is lost or repeated without a report, however the bytes are cut into chunks, and wherever a connection
+    /// ends among them.
     #[test]
     fn as_the_slow_server(
         steps in prop::collection::vec(step(), 1..60),
@@ -479,7 +480,7 @@ proptest! {
                 }
             }
         }
-        // In the end everything arrives: a connection that is whole, and another if it showed a hole.
+        // In the end everything arrives: over one whole connection, and another one if the first showed a hole.
         for _ in 0..3 {
             server.connect(&mut follow);
             server.deliver(&mut follow, 1000, false);

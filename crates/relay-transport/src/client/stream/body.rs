@@ -256,7 +256,7 @@ fn bad(kind: io::ErrorKind, what: &'static str) -> io::Error {
 mod tests {
     use super::*;
 
-    /// The body when bytes come in pieces of that size, and whether it is complete.
+    /// Reads a body in pieces of this size. Returns the bytes, and whether the body is complete.
     fn read(headers: &[(&str, &str)], sent: &[u8], size: usize) -> io::Result<(Vec<u8>, bool)> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(chunked(b"ffffffffffffffff\r\nab", 1).unwrap(), (b"ab".to_vec(), false));
     }
 
-    /// Bodies without one, whatever their headers say.
+    /// Answers that have no body, whatever their headers say.
     #[test]
     fn statuses_without_a_body() {
         let mut headers = HeaderMap::new();
