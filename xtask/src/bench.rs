@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use crate::workspace::{cargo, check, root, target_directory};
 use crate::{interop, npm};
 
-/// What `cargo xtask bench --help` says.
+/// The text of `cargo xtask bench --help`.
 pub(crate) const DETAILS: &str = "\
 `bench sse` compares the event stream decoder with other crates, after a check that all see the same events; it prints
 a table of throughput per CPU second and, where valgrind is installed, of instructions per event.
@@ -41,7 +41,7 @@ against a server in Go (1.26). It fails when one of its bars is missed.
 events and long-polls; on our server, and on that of the crate durable-streams 0.1.5. It fails when a bar is missed.
 The peers are fetched and built the first time; they are no part of the product.";
 
-/// Everything after the name of the benchmark is its own business.
+/// The benchmark interprets all arguments after its name.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if arguments.first().is_none_or(|name| name.starts_with('-')) {
         bail!(
@@ -53,11 +53,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
     let manifest = root().join("xtask/bench/Cargo.toml");
     let (manifest, toolchain) = match arguments.first().map(String::as_str) {
-        // Built from C in part, and so a workspace of its own. One of its peers asks rustup for a toolchain by number.
+        // A separate workspace, because it is built from C in part. One of its dependencies asks rustup for a toolchain
+        // by number.
         Some("log") => (root().join("xtask/bench/log/Cargo.toml"), "stable"),
         Some("autoconfig") => (root().join("xtask/bench/autoconfig/Cargo.toml"), ""),
         Some("bus") => (root().join("xtask/bench/bus/Cargo.toml"), ""),
-        // So that the other client's TLS and protobuf enter no other benchmark.
+        // A separate workspace, so that the other client's TLS and protobuf are in no other benchmark.
         Some("parsec") => (root().join("xtask/bench/parsec/Cargo.toml"), ""),
         Some("durable") => (root().join("xtask/bench/durable/Cargo.toml"), ""),
         _ => (manifest, ""),
@@ -73,7 +74,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         cargo()
             .envs(environment)
             .envs(peers)
-            // The directory of the caller, so that the files they name are where they look for them.
+            // The directory of the caller, to which the file names in the arguments are relative.
             .current_dir(std::env::current_dir()?)
             .args(["run", "--quiet", "--release", "--locked", "--manifest-path"])
             .arg(manifest)
@@ -82,7 +83,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     )
 }
 
-/// The TypeScript client and the other server of durable streams. What cannot be had is left out.
+/// The TypeScript client and the other server of durable streams. Those that cannot be installed are left out.
 fn durable_peers() -> Result<Vec<(&'static str, PathBuf)>> {
     let folder = target_directory()?.join("bench");
     let mut peers = Vec::new();
@@ -97,7 +98,7 @@ fn durable_peers() -> Result<Vec<(&'static str, PathBuf)>> {
     if !program.is_file() {
         let mut install = cargo();
         install.args(["install", "--locked", "durable-streams", "--version", "0.1.5", "--root"]).arg(&crates);
-        // Their files of the build go where those of ours are, and not to a folder that is thrown away each time.
+        // The build files go next to ours, and not to a folder that is thrown away each time.
         install.arg("--target-dir").arg(folder.join("durable-streams-build"));
         // One of its dependencies asks rustup for a toolchain by number.
         if std::env::var_os("RUSTUP_TOOLCHAIN").is_none() {
@@ -113,7 +114,7 @@ fn durable_peers() -> Result<Vec<(&'static str, PathBuf)>> {
     Ok(peers)
 }
 
-/// Whether a work of that name is to run: all are, unless one is named.
+/// Whether a work with this name runs. All works do, unless one is named.
 fn wants(arguments: &[String], work: &str) -> bool {
     let only = arguments.iter().skip_while(|argument| *argument != "--only").nth(1);
     only.is_none_or(|only| work.contains(only.as_str()))

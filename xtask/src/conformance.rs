@@ -1,11 +1,11 @@
-//! `cargo xtask conformance [SUITE]`: published rules, checked by cases that others can run too.
+//! `cargo xtask conformance [SUITE]`: checks published rules with cases that others can use too.
 
 use anyhow::Result;
 
 use crate::workspace::{cargo, check};
 use crate::{Usage, conformance_sse};
 
-/// What `cargo xtask conformance --help` says.
+/// The text of `cargo xtask conformance --help`.
 pub(crate) const DETAILS: &str = "\
 Without a suite all are run.
 
@@ -35,10 +35,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
 }
 
-/// The player is a crate of its own: it brings the whole client along, which this program should not have to wait for.
+/// The player is a separate crate: it depends on the whole client, and this program should build without it.
 fn conversations(suite: &str, arguments: &[String]) -> Result<()> {
     let mut command = cargo();
-    // Files are where the caller says they are.
+    // File names are relative to the directory of the caller.
     command.current_dir(std::env::current_dir()?);
     check(
         command

@@ -14,7 +14,7 @@ mod sse_cases;
 
 use sse_cases::Case;
 
-/// Runs the vectors of the files that are named, or those of `fixtures/sse`.
+/// Runs the vectors of the named files, or those of `fixtures/sse`.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut files = Vec::new();
     let mut arguments = arguments.iter();
@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 
 fn read(file: &Path) -> Result<Vec<Case>> {
     let text = fs::read_to_string(file)?;
-    // Case files begin with a word or a comment, the others with a list.
+    // A case file begins with a word or a comment, and a file of vectors with a list.
     if !text.trim_start().starts_with('[') {
         return sse_cases::parse(&text).map_err(anyhow::Error::msg);
     }
@@ -76,7 +76,7 @@ fn case(name: &str, vector: &Value) -> Result<Case> {
         };
         frames.push(format!("event {kind:?} {data:?} {id:?}"));
     }
-    // Where they come among the events is not said, so they are compared for themselves.
+    // Their place among the events is not given, so they are compared separately.
     let retries = match &vector["retry"] {
         Value::Null => None,
         Value::Array(list) => Some(list.iter().map(|millis| format!("retry {millis}")).collect()),

@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: coverage-guided fuzzing of all parsers and machines with foreign input.
 //!
-//! The targets are ordinary programs around libFuzzer, built with coverage counters that the stable compiler has too.
-//! That takes a C++ compiler for libFuzzer itself, and neither a nightly toolchain nor cargo-fuzz.
+//! The targets are ordinary programs with libFuzzer, built with coverage counters that the stable compiler also has.
+//! This needs a C++ compiler for libFuzzer itself, but neither a nightly toolchain nor cargo-fuzz.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace::{cargo, check, output, root, target_directory};
 
-/// What `cargo xtask fuzz --help` says.
+/// The text of `cargo xtask fuzz --help`.
 pub(crate) const DETAILS: &str = "\
 Runs the fuzz targets of xtask/fuzz one after another, starting from their checked-in corpora, and fails when one of them
 finds an input that breaks a promise; the input is then in xtask/fuzz/artifacts. What is learned on the way stays in the
@@ -21,7 +21,7 @@ target directory.
   --for 10m    how long in all; s, m and h are understood; 10m if not given
 Needs a C++ compiler, for libFuzzer.";
 
-/// Coverage counters as libFuzzer wants them, and checks on in spite of optimisation.
+/// Coverage counters for libFuzzer, and assertions in spite of optimisation.
 const RUSTFLAGS: &str = "--cfg=fuzzing -Cpasses=sancov-module -Ccodegen-units=1 -Cdebug-assertions \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let build = target_directory()?.join("fuzz");
     let host = output(Command::new("rustc").arg("-vV"))?;
     let host = host.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc has no host")?;
-    // With a target given, the flags are not for build scripts.
+    // With a target, the flags do not apply to build scripts.
     check(
         cargo()
             .args([

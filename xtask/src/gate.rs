@@ -6,13 +6,13 @@ use serde_json::Value;
 use crate::workspace::{cargo, check, metadata, root};
 use crate::{no_arguments, tidy};
 
-/// What `test --help` says beyond the table of commands.
+/// The text of `test --help` after the table of commands.
 pub(crate) const DETAILS: &str = "\
 Needs nothing but Rust. Runs in order: rustfmt --check, tidy, clippy with warnings as errors (the whole workspace, then
 each library without its features), rustdoc likewise, then every test and doctest. Stops at the first step that fails;
 the last lines are the test runner's own.";
 
-/// Runs the steps in order, cheapest first, and the tests last, so that the closing lines are the test runner's.
+/// Runs the steps in order, the cheapest first and the tests last, so that the last lines are those of the test runner.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     no_arguments(arguments)?;
     step("format");
@@ -21,7 +21,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     tidy::run(&[])?;
     step("clippy");
     check(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny=warnings"]))?;
-    // The workspace above has all features on that the command line needs; each library must do with none as well.
+    // In the workspace above, all features of the command line are on. Each library must also build without any.
     step("without features");
     for name in featured_libraries(&metadata(root())?) {
         check(cargo().args([

@@ -1,4 +1,4 @@
-//! `cargo xtask interop`: relay with real systems of others, running on this machine.
+//! `cargo xtask interop`: runs relay with real systems of others on this machine.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ mod proxy;
 mod relay;
 mod sse;
 
-/// What `interop --help` says beyond the table of commands.
+/// The text of `interop --help` after the table of commands.
 pub(crate) const DETAILS: &str = "\
 Suites (all of them when none is named):
   sse    builds a server of event streams with github.com/launchdarkly/eventsource (Go 1.24), then follows it while it
@@ -49,7 +49,7 @@ Suites (all of them when none is named):
   --only WORD    of `durable`: only the steps with that word in their name
   --keep         keep the directory with the logs, also when everything passed";
 
-/// The server of the `parsec` suite, for what is measured against it.
+/// The server of the `parsec` suite, for benchmarks.
 pub(crate) fn parsec_peer() -> Result<PathBuf> {
     parsec::build_peer()
 }
@@ -65,7 +65,7 @@ const SUITES: &[(&str, Suite)] = &[
     ("autoconfig", autoconfig::run),
 ];
 
-/// Runs the named suites and prints what passed, one line each, and a count as the last line.
+/// Runs the named suites. Prints one line for each step, and a count as the last line.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let options = Options::parse(arguments)?;
     let suites = SUITES
@@ -120,10 +120,10 @@ impl Options {
     }
 }
 
-/// One run of one suite: where it works, and what came of it so far.
+/// One run of one suite: its directory, and its results so far.
 struct Run {
     suite: &'static str,
-    /// A directory of this run: logs, keys, data. Gone afterwards, unless something failed.
+    /// A directory for logs, keys and data of this run. It is removed afterwards, unless something failed.
     directory: tempfile::TempDir,
     relay: Option<PathBuf>,
     only: Option<String>,
@@ -163,7 +163,7 @@ impl Run {
         }
     }
 
-    /// Takes one step of the suite; a failing step is recorded and the suite goes on.
+    /// Runs one step of the suite. A failing step is recorded, and the suite continues.
     fn step(&mut self, name: &str, step: impl FnOnce() -> Result<()>) {
         if self.only.as_ref().is_some_and(|only| !name.contains(only)) {
             return;
@@ -186,7 +186,7 @@ impl Run {
         }
     }
 
-    /// Says that a part of the suite cannot be run here, and why.
+    /// Reports that a part of the suite cannot be run here, and why.
     fn skip(&mut self, part: &str, why: &anyhow::Error) {
         self.skipped += 1;
         println!("SKIPPED {part}: {why:#}");
@@ -204,7 +204,7 @@ impl Run {
     }
 }
 
-/// Asks again and again until there is an answer; what went wrong last is part of the error at the deadline.
+/// Repeats a request until there is an answer. At the deadline, the error includes the last failure.
 fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {

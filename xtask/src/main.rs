@@ -118,7 +118,7 @@ fn overview() -> String {
     text
 }
 
-/// The caller misused the command line: reported with exit code 2.
+/// A wrong use of the command line, which ends with exit code 2.
 #[derive(Debug)]
 struct Usage(String);
 

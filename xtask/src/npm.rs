@@ -1,4 +1,4 @@
-//! Packages of npm, installed as a lock file of ours says, into an ignored folder.
+//! Installs packages of npm, as a lock file of this project says, into an ignored folder.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
-/// Paths for users of the packages.
+/// The error for users who lack the programs.
 const NEEDS: &str = "this needs Node.js 20 or later with npm on the PATH, and for the first run a way to the packages \
                      of npm";
 
-/// Fails when Node.js or npm is not there.
+/// Fails if Node.js or npm is missing.
 pub(crate) fn check_programs() -> Result<()> {
     for program in ["node", "npm"] {
         if let Err(error) = workspace::output(Command::new(program).arg("--version")) {
@@ -27,7 +27,7 @@ pub(crate) fn install(source: &Path, folder: &Path, files: &[&str]) -> Result<()
     check_programs()?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let lock = std::fs::read(source.join("package-lock.json"))?;
-    // Written last: an installation that was cut short has none.
+    // This file is written last, so an installation that was interrupted has none.
     let done = folder.join("installed-lock.json");
     let installed = std::fs::read(&done).is_ok_and(|installed| installed == lock);
     for file in files {

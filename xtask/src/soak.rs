@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::workspace::{cargo, check, target_directory};
 
-/// What `cargo xtask soak --help` says.
+/// The text of `cargo xtask soak --help`.
 pub(crate) const DETAILS: &str = "\
 Eight followers (replay or plain state, filtered or not, conflated or not) follow real relays of a simulated cluster
 through links that fail, while relays restart and followers are killed. Every event and acknowledgement is checked against
@@ -20,7 +20,7 @@ an API server, NATS and subscribers are cut off, and the bus and NATS are killed
 have got, and what it must not. Takes the same options.
 A short run is part of `cargo xtask test`.";
 
-/// The soak is a crate of its own: it brings the client and the server along, which this program should not wait for.
+/// The soak is a separate crate: it depends on client and server, and this program should build without them.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut command = cargo();
     command.args(["run", "--quiet", "--locked", "--package=relay-soak", "--"]);

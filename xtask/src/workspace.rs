@@ -1,4 +1,4 @@
-//! Paths of the workspace, and running programs in it.
+//! Paths of the workspace, and functions that run programs in it.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies one level below the root")
 }
 
-/// The cargo that runs us, so that a toolchain override stays in force.
+/// The cargo that runs this program, so that a toolchain override stays in force.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
@@ -26,13 +26,13 @@ pub(crate) fn metadata(root: &Path) -> Result<Value> {
     serde_json::from_str(&output(&mut command)?).context("cargo metadata did not print JSON")
 }
 
-/// The directory cargo builds into, whatever variable or file decides it.
+/// The directory that cargo builds into, whichever variable or file sets it.
 pub(crate) fn target_directory() -> Result<PathBuf> {
     let metadata = metadata(root())?;
     Ok(metadata["target_directory"].as_str().context("cargo metadata names no target directory")?.into())
 }
 
-/// Runs a program with our terminal; an unsuccessful end is an error that shows the command.
+/// Runs a program on this terminal; if it fails, the error shows the command.
 pub(crate) fn check(command: &mut Command) -> Result<()> {
     let shown = show(command);
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot run `{shown}`"))?;

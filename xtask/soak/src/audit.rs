@@ -6,13 +6,13 @@ use crate::ledger::{Ledger, Place};
 
 /// Checks one follower of a replay stream against the ledger, event by event.
 ///
-/// It knows up to where every event that concerns the follower was handed over or announced lost. Whatever goes beyond
-/// that must not leave an event out.
+/// It knows the place up to which every event for the follower was handed over or announced as lost. An event or
+/// acknowledgement beyond that place must not leave out an event.
 pub(crate) struct Audit {
     ledger: Ledger,
     filtered: bool,
     whole: Option<Place>,
-    /// The last acknowledgement: it stands until there is another, also over a gap.
+    /// The last acknowledgement. It stays valid until the next one, also over a gap.
     acknowledged: Option<EventHash>,
 }
 
@@ -21,7 +21,7 @@ impl Audit {
         Self { ledger, filtered, whole: None, acknowledged: None }
     }
 
-    /// The follower begins anew from what it had persisted.
+    /// The follower starts again from its saved position.
     pub(crate) fn restart(&mut self, persisted: Option<&EventHash>) {
         self.whole = persisted.and_then(|hash| self.ledger.place(hash));
         self.acknowledged = persisted.cloned();
@@ -40,7 +40,7 @@ impl Audit {
         Ok(())
     }
 
-    /// A gap was announced.
+    /// A gap was reported.
     pub(crate) fn gap(&mut self, gap: &Gap) {
         let log = gap.epoch.as_ref().and_then(|epoch| self.ledger.log(epoch.as_str()));
         self.whole = log.zip(gap.sequence).map(|(log, sequence)| Place { log, sequence });
@@ -52,12 +52,12 @@ impl Audit {
             return Ok(());
         }
         self.acknowledged = Some(hash.clone());
-        // Further back than the ledger remembers: an old one that nothing has moved on.
+        // The ledger has forgotten this position: it is an old acknowledgement that was repeated.
         let Some(place) = self.ledger.place(hash) else { return Ok(()) };
         self.reaches(place, "an acknowledgement")
     }
 
-    /// Whether everything up to the end of the newest log was handed over or announced lost.
+    /// Whether everything up to the end of the newest log was handed over or announced as lost.
     pub(crate) fn is_complete(&self) -> bool {
         let head = self.ledger.head();
         let at = self.whole.filter(|whole| whole.log == head.log);
@@ -65,7 +65,7 @@ impl Audit {
     }
 
     fn reaches(&mut self, place: Place, what: &str) -> Result<(), String> {
-        // Nothing is known before the first event or acknowledgement: that is where it begins.
+        // Before the first event or acknowledgement nothing is known, so the check begins there.
         let Some(whole) = self.whole else {
             self.whole = Some(place);
             return Ok(());
@@ -89,8 +89,8 @@ mod tests {
     use relay_pods::{EventType, Filter, GapReason};
     use relay_proto::pods::PodBuilder;
 
-    /// Plays words: `e.3` an event, `!e.3` an acknowledgement, `?e.3` a gap, `^e.3` a restart, `^` one with nothing
-    /// persisted. Says at which word it objects.
+    /// Plays a script: `e.3` is an event, `!e.3` an acknowledgement, `?e.3` a gap, `^e.3` a restart, `^` a restart
+    /// without a saved position. Returns the word at which the audit finds an error.
     fn play(filtered: bool, script: &str) -> Option<String> {
         let filter = Filter::new().namespace("prod").unwrap();
         let ledger = Ledger::new(filter).with_log("e", "+--+-+").with_log("f", "++");

@@ -20,18 +20,18 @@ use serde_json::Value;
 
 use crate::process::{Directory, Process};
 
-/// Longest time until both agree once nothing happens any more.
+/// The longest time until both agree after the last change.
 const SOON: Duration = Duration::from_secs(60);
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AutoconfigReport {
-    /// Rounds, each ending in agreement.
+    /// Rounds. At the end of each, client and service agreed.
     pub rounds: u64,
-    /// Changes of the file, broken ones included.
+    /// Changes of the file, including those that break a rule.
     pub changes: u64,
-    /// How many of these broke a rule.
+    /// How many of them broke a rule.
     pub broken: u64,
     /// Connections that were cut.
     pub cuts: u64,
@@ -39,9 +39,9 @@ pub struct AutoconfigReport {
     pub service_kills: u64,
     /// Kills of the client.
     pub client_kills: u64,
-    /// Keys whose time was over.
+    /// Keys that expired.
     pub expired: u64,
-    /// Lines of the client that were looked at.
+    /// Lines of the client that were checked.
     pub lines: u64,
 }
 
@@ -57,10 +57,10 @@ impl fmt::Display for AutoconfigReport {
     }
 }
 
-/// Runs the two with this binary for so long; a round is always finished.
+/// Runs both processes with this binary for this time; a round is always finished.
 ///
 /// # Errors
-/// What is not as promised.
+/// The first broken guarantee.
 pub async fn autoconfig(relay: &Path, seed: u64, time: Duration) -> Result<AutoconfigReport> {
     let directory = Directory::new("autoconfig")?;
     let mut soak = Soak::start(relay, seed, &directory.0).await?;
@@ -89,7 +89,7 @@ pub async fn autoconfig(relay: &Path, seed: u64, time: Duration) -> Result<Autoc
 struct Wanted {
     name: u64,
     key: u64,
-    /// The key before, and the end of its time.
+    /// The previous key, and its expiry.
     old: Option<(u64, u64)>,
 }
 
@@ -101,12 +101,12 @@ struct Soak {
     address: SocketAddr,
     link: FaultLink,
     client: Process,
-    /// Lives of clients so far: each has a file of lines.
+    /// The number of clients that were started; each has a file for its lines.
     lives: u64,
     read: u64,
-    /// What the client of now knows: version and name.
+    /// The state of the present client: version and name.
     known: BTreeMap<String, (i64, String)>,
-    /// The highest version of each id that anybody ever printed.
+    /// The highest version of each id that any client printed.
     highest: BTreeMap<String, i64>,
     wanted: BTreeMap<String, Wanted>,
     report: AutoconfigReport,
@@ -169,7 +169,7 @@ impl Soak {
             tokio::time::sleep(Duration::from_millis(self.rng.below(120))).await;
             self.look()?;
         }
-        // Now nothing happens any more.
+        // From here on nothing changes any more.
         self.link.set(Faults::none());
         self.write(&text(&self.wanted))?;
         let deadline = Instant::now() + SOON;
@@ -198,7 +198,7 @@ impl Soak {
         self.write(&text(&self.wanted))
     }
 
-    /// Replaces the file, or writes over it so that somebody may see half of it.
+    /// Replaces the file, or overwrites it so that a reader may see half of it.
     fn write(&mut self, text: &str) -> Result<()> {
         self.report.changes += 1;
         let file = self.directory.join("e.yaml");
@@ -210,13 +210,13 @@ impl Soak {
         Ok(std::fs::rename(new, file)?)
     }
 
-    /// Folds what the client has printed since the last look.
+    /// Folds the lines that the client has printed since the last call.
     fn look(&mut self) -> Result<()> {
         let mut file = File::open(lines_of(&self.directory, self.lives))?;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(self.read))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        // The last line may be half-written.
+        // The last line may be incomplete.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         self.read += whole as u64;
         for line in String::from_utf8(bytes[..whole].to_vec())?.lines() {
@@ -258,7 +258,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Whether the client knows what the file says, in the versions that the service sends.
+    /// Whether the client has the state of the file, in the versions that the service sends.
     fn agreed(&self) -> Result<()> {
         let names: BTreeMap<&str, String> =
             self.wanted.iter().map(|(id, wanted)| (id.as_str(), format!("n{}", wanted.name))).collect();
@@ -331,7 +331,7 @@ fn serve(relay: &Path, directory: &Path, listen: &str) -> Result<(Process, Socke
         if let Some(address) = line.trim().strip_prefix("relay autoconfig listening on http://") {
             return Ok((process, address.parse()?));
         }
-        // It does not start with a file that breaks a rule: somebody mends it.
+        // The service does not start with a file that breaks a rule, so the file is corrected.
         ensure!(Instant::now() < deadline, "the service does not start: {line:?}");
         std::fs::write(&file, "environments: {}\n")?;
     }

@@ -1,9 +1,9 @@
 //! A bus as a process, between an API server, NATS and subscribers that all fail, while objects come and go.
 //!
-//! The bus is the real binary; the API server is the testkit's, NATS a real one where it is installed. Rounds take
-//! turns: the memory engine, then the one on JetStream. In each everything goes wrong for a while, and then nothing
-//! does any more: the bus must agree with the objects, and everything that a ledger says is owed must have arrived.
-//! Nobody may ever get a message of another channel, nor any after its subscription went.
+//! The bus is the real binary; the API server is the testkit's, and NATS is a real one if it is installed. Rounds
+//! alternate between the memory engine and the one on JetStream. In each round all kinds of faults happen for a while,
+//! and then they stop. After that the bus must agree with the objects, and every message that a ledger expects must
+//! have arrived. No subscription may ever get a message of another channel, or one after its removal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -26,26 +26,26 @@ use crate::process::{Directory, Process};
 mod ledger;
 mod wire;
 
-/// Longest time until everything is as it should be once nothing happens any more.
+/// The longest time until everything is right after the last fault.
 const SOON: Duration = Duration::from_secs(90);
 const CHANNELS: &str = "channels.knative.dev/v1alpha1/channels";
 const SUBSCRIPTIONS: &str = "channels.knative.dev/v1alpha1/subscriptions";
-/// Channels and subscriptions that may be there.
+/// The highest number of channels, and of subscriptions.
 const MOST: (u64, u64) = (3, 9);
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BusReport {
-    /// Rounds, each ending in agreement.
+    /// Rounds. At the end of each, bus and objects agreed.
     pub rounds: u64,
     /// How many of these were on JetStream.
     pub stored: u64,
     /// Messages that were answered with 202.
     pub accepted: u64,
-    /// Requests that subscribers got.
+    /// Requests that subscribers received.
     pub delivered: u64,
-    /// Objects that came, changed or went.
+    /// Objects that were added, changed or deleted.
     pub changes: u64,
     /// Connections that were cut.
     pub cuts: u64,
@@ -55,7 +55,7 @@ pub struct BusReport {
     pub kills: u64,
     /// Kills of NATS.
     pub nats_kills: u64,
-    /// Lines that tell of a failed try or of a dropped message.
+    /// Lines that report a failed attempt or a dropped message.
     pub told: u64,
 }
 
@@ -73,10 +73,10 @@ impl fmt::Display for BusReport {
     }
 }
 
-/// Runs a bus with this binary for so long; a round is always finished.
+/// Runs a bus with this binary for this time; a round is always finished.
 ///
 /// # Errors
-/// What is not as promised.
+/// The first broken guarantee.
 pub async fn bus(relay: &Path, seed: u64, time: Duration) -> Result<BusReport> {
     let directory = Directory::new("bus")?;
     let nats = Command::new("nats-server").arg("--version").stdout(Stdio::null()).status().is_ok();
@@ -90,7 +90,7 @@ pub async fn bus(relay: &Path, seed: u64, time: Duration) -> Result<BusReport> {
     soak.end()
 }
 
-/// NATS on a port that it keeps through restarts.
+/// NATS on a port that it keeps over restarts.
 struct Nats {
     port: u16,
     directory: PathBuf,
@@ -112,19 +112,19 @@ struct Soak {
     directory: PathBuf,
     rng: Rng,
     cluster: ApiServer,
-    /// In front of the API server, of NATS, of the subscribers.
+    /// The links to the API server, to NATS, and to the subscribers.
     links: [FaultLink; 3],
     nats: Option<Nats>,
     subscribers: Subscribers,
     bus: Option<Process>,
     address: SocketAddr,
     admin: SocketAddr,
-    /// Lives of the bus so far: each has a file of lines.
+    /// The number of buses that were started; each has a file for its lines.
     lives: u64,
     read: u64,
-    /// Subscriptions that are there.
+    /// The existing subscriptions.
     wanted: BTreeMap<String, String>,
-    /// Channels that are there.
+    /// The existing channels.
     channels: BTreeSet<String>,
     ledger: Arc<Mutex<Ledger>>,
     messages: u64,
@@ -178,7 +178,7 @@ impl Soak {
         })
     }
 
-    /// Rounds take turns.
+    /// The engine of this round; rounds alternate.
     fn engine(&self) -> &'static str {
         if self.nats.is_some() && self.report.rounds % 2 == 1 { "jetstream" } else { "memory" }
     }
@@ -214,7 +214,7 @@ impl Soak {
     }
 
     async fn round(&mut self) -> Result<()> {
-        // The other engine begins anew, with what the objects say.
+        // The other engine starts without messages, with the present objects.
         self.kill()?;
         self.serve()?;
         self.agree().await.context("at its begin")?;
@@ -230,7 +230,7 @@ impl Soak {
             tokio::time::sleep(Duration::from_millis(self.rng.below(250))).await;
             self.look()?;
         }
-        // Now nothing happens any more.
+        // From here on nothing changes any more.
         sending.abort();
         let _ = sending.await;
         self.links.iter().for_each(|link| link.set(Faults::none()));
@@ -300,7 +300,7 @@ impl Soak {
         Ok(())
     }
 
-    /// An object comes, changes or goes.
+    /// Adds, changes or deletes an object.
     fn change(&mut self) {
         self.report.changes += 1;
         let named = |name: &str| json!({"namespace": "ns", "name": name});
@@ -309,7 +309,7 @@ impl Soak {
             let channel = format!("c{}", self.rng.below(MOST.0));
             if self.channels.remove(&channel) {
                 self.cluster.delete(CHANNELS, "ns", &channel);
-                // What its storage held is gone with it.
+                // The messages in its storage are deleted with the channel.
                 for subscription in self.wanted.keys().filter(|name| channel_of(name) == channel) {
                     self.ledger().removed(subscription);
                 }
@@ -343,7 +343,7 @@ impl Soak {
         tokio::spawn(async move {
             for number in first.. {
                 let (channel, message) = (format!("c{}", number % MOST.0), format!("m{round}-{number}"));
-                // Before it is on its way, as it may arrive before its answer does.
+                // Recorded before it is sent, because it may arrive before its answer.
                 ledger.lock().unwrap_or_else(PoisonError::into_inner).sent(&message, &channel, None);
                 let status = send(address, &channel, &message).await;
                 ledger.lock().unwrap_or_else(PoisonError::into_inner).sent(&message, &channel, status);
@@ -352,8 +352,8 @@ impl Soak {
         })
     }
 
-    /// Waits until the bus serves exactly what the objects say: each subscription gets a message, and there are no more
-    /// subscriptions than these.
+    /// Waits until the bus serves exactly the existing objects: each subscription gets a message, and there are no other
+    /// subscriptions.
     async fn agree(&mut self) -> Result<()> {
         let there: BTreeMap<_, _> =
             self.wanted.clone().into_iter().filter(|(_, channel)| self.channels.contains(channel)).collect();
@@ -372,7 +372,7 @@ impl Soak {
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
-        // From here on the removed ones must get nothing.
+        // From here on, removed subscriptions must get nothing.
         let before: BTreeMap<String, u64> = self.removed(&there);
         for _ in 0..3 {
             for channel in self.channels.clone() {
@@ -394,13 +394,13 @@ impl Soak {
         Ok(())
     }
 
-    /// Subscriptions whose channel is there, too.
+    /// Subscriptions whose channel exists, too.
     fn there(&self) -> BTreeMap<String, String> {
         let wanted = self.wanted.clone().into_iter();
         wanted.filter(|(_, channel)| self.channels.contains(channel)).collect()
     }
 
-    /// How many requests came for each subscription that is not there.
+    /// The number of requests for each subscription that does not exist.
     fn removed(&self, there: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
         let got = self.subscribers.got();
         let gone = got.iter().filter(|(name, _)| !there.contains_key(*name));
@@ -451,7 +451,8 @@ impl Soak {
         }
     }
 
-    /// Every object says that it is served, and what others wrote into it is still there.
+    /// Checks that every object has a condition that says it is served, and that conditions of other writers are still
+    /// there.
     async fn conditions(&mut self) -> Result<()> {
         self.eventually("the conditions", |soak| {
             let channels = soak.channels.iter().map(|name| (CHANNELS, name, "Provisioned"));
@@ -468,13 +469,13 @@ impl Soak {
         .await
     }
 
-    /// Takes in what the bus has printed since the last look.
+    /// Reads the lines that the bus has printed since the last call.
     fn look(&mut self) -> Result<()> {
         let Ok(mut file) = File::open(self.lines()) else { return Ok(()) };
         file.seek(SeekFrom::Start(self.read))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        // The last line may be half-written.
+        // The last line may be incomplete.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         self.read += whole as u64;
         for line in String::from_utf8(bytes[..whole].to_vec())?.lines() {
@@ -513,7 +514,7 @@ impl Soak {
     }
 }
 
-/// The channel of a subscription: its name says it.
+/// The channel of a subscription, which is a part of its name.
 fn channel_of(subscription: &str) -> String {
     let number: u64 = subscription.trim_start_matches('s').parse().unwrap_or(0);
     format!("c{}", number % MOST.0)

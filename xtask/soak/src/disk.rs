@@ -1,4 +1,4 @@
-//! Logs on a simulated disk, by a seed: longer than those whose every crash point a test can try.
+//! Logs on a simulated disk, from a seed. They are longer than those of which a test can try every crash point.
 //!
 //! Each seed is one disk and one log, which is opened many times. Each time, one or several callers append batches;
 //! the log is trimmed, checkpointed, given another retention; the disk fails sometimes; and the run ends in order,
@@ -16,21 +16,21 @@ use relay_log::{
 };
 use relay_testkit::Rng;
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DiskReport {
-    /// Disks, one for each seed.
+    /// The number of disks, one for each seed.
     pub disks: u64,
-    /// Lives of their logs.
+    /// The number of times that their logs were opened.
     pub lives: u64,
-    /// How many of these ended by a power loss.
+    /// How many of these runs ended with a power loss.
     pub power_losses: u64,
-    /// How many by a kill.
+    /// How many ended with a kill.
     pub kills: u64,
-    /// New epochs that were taken.
+    /// The number of new epochs.
     pub epochs: u64,
-    /// Entries that were announced.
+    /// The number of announced entries.
     pub entries: u64,
 }
 
@@ -45,10 +45,10 @@ impl std::fmt::Display for DiskReport {
     }
 }
 
-/// Tries seed after seed for so long, at least one.
+/// Tries one seed after another for this time, and at least one.
 ///
 /// # Errors
-/// What is not as promised, with the seed that shows it again.
+/// The first broken guarantee, and the seed that reproduces it.
 pub fn disks(seed: u64, time: Duration) -> Result<DiskReport, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
@@ -63,20 +63,20 @@ pub fn disks(seed: u64, time: Duration) -> Result<DiskReport, String> {
     Ok(report)
 }
 
-/// What is known of a log over all of its lives.
+/// What is known of a log over all of its runs.
 #[derive(Default)]
 struct Story {
     created: bool,
     epoch: String,
-    /// What was announced or seen at a position of an epoch.
+    /// The entry that was announced or read at a position of an epoch.
     told: BTreeMap<(String, u64), Vec<u8>>,
     /// The newest position that was announced, or found when the log was opened.
     head: u64,
-    /// What may stand at a position: what was found there, and what was handed over since.
+    /// The entries that may be at a position: those that were found there, and those that were appended since.
     possible: BTreeMap<u64, Vec<Vec<u8>>>,
     /// The newest checkpoint whose saving succeeded.
     checkpoint: Option<u64>,
-    /// Whether something failed in this life after which a log may close itself.
+    /// Whether an error occurred in this run after which a log may close itself.
     failed: bool,
     turn: u64,
 }
@@ -112,7 +112,7 @@ async fn disk(seed: u64, report: &mut DiskReport) -> Result<(), String> {
                 4 => FaultKind::NoRoom,
                 _ => FaultKind::Short,
             };
-            // Not before the log is open: an opening that fails is another test's.
+            // The fault comes only after the log is open, because other tests cover openings that fail.
             disk.set_fault(Some(Fault { at: disk.operations() + 40 + random.below(1500), kind }));
         }
         let store = DiskStore::open_on(Arc::new(disk.clone()), Path::new("d"), options.clone());
@@ -130,7 +130,7 @@ async fn disk(seed: u64, report: &mut DiskReport) -> Result<(), String> {
         };
         if end == End::Orderly {
             let closed = logs.close().await;
-            // A log whose sync fails in the background closes itself, perhaps when nobody calls it any more.
+            // If a sync fails in the background, the log closes itself, possibly when nobody calls it any more.
             let by_its_store =
                 log.closed().is_some_and(|why| why.to_string().contains("its store was closed"));
             if closed.is_err() || !by_its_store {
@@ -154,7 +154,7 @@ async fn disk(seed: u64, report: &mut DiskReport) -> Result<(), String> {
     Ok(())
 }
 
-/// One life: some hundred turns, of which the disk may fail some.
+/// One run: up to a few hundred steps, some of which may fail because of the disk.
 async fn live(log: &Log, random: &mut Rng, story: &mut Story, report: &mut DiskReport) {
     for _ in 0..20 + random.below(300) {
         let head = log.bounds().head;
@@ -189,7 +189,7 @@ async fn live(log: &Log, random: &mut Rng, story: &mut Story, report: &mut DiskR
     }
 }
 
-/// Appends a batch, or some at the same time. Whether one failed.
+/// Appends one batch, or several at the same time. Returns whether one failed.
 async fn append(log: &Log, random: &mut Rng, story: &mut Story, report: &mut DiskReport) -> bool {
     let callers = if random.one_in(4) { 1 + random.below(4) } else { 1 };
     let mut batches = Vec::new();
@@ -202,7 +202,7 @@ async fn append(log: &Log, random: &mut Rng, story: &mut Story, report: &mut Dis
             .collect();
         batches.push(batch);
     }
-    // Any of them may come to stand at any of these positions.
+    // Each of them may end up at any of these positions.
     let first = log.bounds().head + 1;
     let all: Vec<Vec<u8>> = batches.concat();
     for position in first..first + all.len() as u64 {
@@ -230,7 +230,7 @@ fn state(position: u64) -> String {
     format!("state at {position}")
 }
 
-/// Holds what was opened against everything that was promised.
+/// Compares an opened log with all guarantees.
 async fn check(
     log: &Log,
     story: &mut Story,

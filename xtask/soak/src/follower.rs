@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::audit::Audit;
 use crate::ledger::Ledger;
 
-/// What kind of stream it follows. There is one follower of each.
+/// The kind of a follower's stream. There is one follower of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kind {
     pub(crate) replay: bool,
@@ -37,18 +37,18 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Its settings.
+/// The orders for a follower.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
-    /// Takes its time over each snapshot.
+    /// Whether the follower takes long for each snapshot.
     pub(crate) slow: bool,
     /// Grows by one with each kill.
     pub(crate) kills: u64,
-    /// The round whose events and faults are over: say when all of it has arrived.
+    /// The round whose events and faults are over: the follower reports when everything has arrived.
     pub(crate) calm: Option<u64>,
 }
 
-/// What it has done, and how it stands.
+/// The counts of a follower.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tally {
     pub(crate) snapshots: u64,
@@ -62,15 +62,15 @@ pub(crate) struct Tally {
     pub(crate) duplicates: u64,
 }
 
-/// How far it has come, for the one who gives orders.
+/// The progress of a follower, for the part that gives the orders.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     pub(crate) tally: Tally,
-    /// What its present stream has counted.
+    /// The statistics of its present stream.
     pub(crate) life: Statistics,
-    /// The last round of which all has arrived.
+    /// The last round of which everything has arrived.
     pub(crate) settled: Option<u64>,
-    /// Why it has not, for the one after.
+    /// The reason why the next round has not arrived.
     pub(crate) why: String,
 }
 
@@ -83,14 +83,14 @@ pub(crate) struct Follower {
     orders: watch::Receiver<Orders>,
     progress: Arc<Mutex<Progress>>,
     rng: Rng,
-    /// What survives a kill.
+    /// The position that survives a kill.
     persisted: Option<EventHash>,
     pods: Pods,
     live: bool,
 }
 
 impl Progress {
-    /// What it has done in all its lives.
+    /// The counts over all of its runs.
     pub(crate) fn tally(&self) -> Tally {
         Tally {
             reconnects: self.tally.reconnects + self.life.reconnects,
@@ -116,10 +116,10 @@ impl Follower {
         Self { kind, url, filter, ledger, audit, orders, progress, rng, persisted, pods, live: false }
     }
 
-    /// Follows, one life after the other, until nobody gives orders any more.
+    /// Follows, one run after the other, until there are no more orders.
     ///
     /// # Errors
-    /// What it was shown and should not have been.
+    /// The first wrong snapshot or acknowledgement.
     pub(crate) async fn run(mut self) -> Result<(), String> {
         loop {
             match self.live().await {
@@ -130,7 +130,7 @@ impl Follower {
         }
     }
 
-    /// One life: true when it ended by a kill.
+    /// One run; true if it ended with a kill.
     async fn live(&mut self) -> Result<bool, String> {
         let client = Client::builder(&self.url).build().map_err(|error| error.to_string())?;
         let mut options = StreamOptions::new()
@@ -222,7 +222,7 @@ impl Follower {
         self.persist(handle)
     }
 
-    /// Notes what was counted, and keeps what is acknowledged now and then: a kill may come before it.
+    /// Records the statistics, and saves the acknowledgement now and then, because a kill may come before a save.
     fn persist(&mut self, handle: &StreamHandle) -> Result<(), String> {
         self.with_progress(|progress| progress.life = handle.statistics());
         let Some(ack) = handle.acknowledgement().filter(|_| self.kind.replay) else { return Ok(()) };
@@ -233,7 +233,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Looks whether all of a round has arrived, and says so, or why not.
+    /// Checks whether everything of a round has arrived, and records it, or the reason why not.
     fn settle(&mut self, round: u64, handle: &StreamHandle) {
         if self.with_progress(|progress| progress.settled == Some(round)) {
             return;

@@ -1,4 +1,4 @@
-//! The ledger: every event of the relays' logs, recorded where the store takes it.
+//! The ledger: every event of the relays' logs, recorded at the moment when the store accepts it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use relay_proto::pods::Message;
 use relay_proto::sse::{Decoder, Frame};
 use relay_testkit::Oracle;
 
-/// Events that are remembered of one log, and logs. Followers are never further behind than relays retain.
+/// The number of events of one log, and of logs, that are kept. Followers are never further behind than relays retain.
 const EVENTS: usize = 20_000;
 const LOGS: usize = 4;
 
@@ -19,12 +19,12 @@ const LOGS: usize = 4;
 pub(crate) struct Ledger(Arc<Mutex<Book>>);
 
 struct Book {
-    /// What the filtered streams ask for.
+    /// The filter of the filtered streams.
     filter: Filter,
     logs: VecDeque<Log>,
-    /// Logs that were begun.
+    /// The number of logs so far.
     begun: u64,
-    /// Where each remembered hash is.
+    /// The place of each kept hash.
     places: HashMap<EventHash, Place>,
     events: u64,
     broken: Option<String>,
@@ -33,7 +33,7 @@ struct Book {
 struct Log {
     number: u64,
     epoch: String,
-    /// Sequence of the first remembered event.
+    /// The sequence of the first kept event.
     first: u64,
     events: VecDeque<Entry>,
     pods: Oracle,
@@ -41,7 +41,7 @@ struct Log {
 
 struct Entry {
     hash: EventHash,
-    /// Whether a filtered stream sees it.
+    /// Whether a filtered stream gets the event.
     filtered: bool,
 }
 
@@ -62,13 +62,13 @@ impl Ledger {
         access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A store of a new log, in memory, which outlives the relays that use it.
+    /// A store in memory for a new log, which is kept longer than the relays that use it.
     pub(crate) fn store(&self) -> Recorded {
         let ledger = self.clone();
         let identity = LogIdentity::random();
-        // The relay of the log before this one may still be appending to that one, so each store knows its log.
+        // The relay of the previous log may still append to that log, so each store knows its own log.
         let log = self.begin(identity.epoch().as_str(), identity.genesis());
-        // First the ledger: what the store has taken may be on its way to a follower already.
+        // The ledger is first, because the store's event may already be on its way to a follower.
         let store = Intercept::new(Arc::new(MemoryStore::new()), move |group| {
             group.iter().for_each(|batch| ledger.take(log, batch));
             Box::pin(std::future::ready(Ok(())))
@@ -142,12 +142,12 @@ impl Ledger {
         });
     }
 
-    /// Events of all logs.
+    /// The number of events of all logs.
     pub(crate) fn events(&self) -> u64 {
         self.with(|book| book.events)
     }
 
-    /// What the logs themselves did wrong.
+    /// The first error in the logs themselves.
     pub(crate) fn broken(&self) -> Option<String> {
         self.with(|book| book.broken.clone())
     }
@@ -161,7 +161,7 @@ impl Ledger {
         self.with(|book| book.logs.iter().find(|log| log.epoch == epoch).map(|log| log.number))
     }
 
-    /// The first event after a place, up to a sequence, that such a stream should have seen.
+    /// The first event after a place, up to a sequence, that such a stream must have got.
     pub(crate) fn first_between(&self, after: Place, up_to: u64, filtered: bool) -> Option<u64> {
         self.with(|book| {
             let log = book.logs.iter().find(|log| log.number == after.log)?;
@@ -191,7 +191,7 @@ impl Ledger {
     }
 }
 
-/// A store that tells the ledger what it takes.
+/// A store that records its events in the ledger.
 #[derive(Clone)]
 pub(crate) struct Recorded {
     pub(crate) store: Arc<dyn Store>,
@@ -200,7 +200,7 @@ pub(crate) struct Recorded {
 
 #[cfg(test)]
 impl Ledger {
-    /// A log of made-up events: `+` is seen by filtered streams, `-` is not. Their hashes are `EPOCH.N`.
+    /// A log of invented events: filtered streams get `+`, and do not get `-`. Their hashes are `EPOCH.N`.
     pub(crate) fn with_log(self, epoch: &str, events: &str) -> Self {
         let hash = |n: usize| EventHash::new(&format!("{epoch}.{n}")).expect("a hash");
         let log = self.begin(epoch, hash(0));

@@ -8,12 +8,12 @@
 //! acknowledgement is checked: no event comes twice, none is lost without a gap, none is acknowledged before it was
 //! seen.
 //!
-//! Beside that, [`disks`] lets logs live and die on simulated disks, by a seed: there a run is repeated exactly, but
-//! for syncs at an interval, which have a thread of their own.
+//! In addition, [`disks`] runs logs on simulated disks from a seed. There a run can be repeated exactly, except for
+//! syncs at an interval, which have a thread of their own.
 //!
-//! **What it does not do:** it does not repeat a run exactly. The seed decides the faults and their order; sockets
-//! and the scheduler decide where in the stream they strike. Nor does it reorder bytes, as TCP keeps their order;
-//! messages out of order are tried against the fold alone, in `relay-state`. It is no part of the product.
+//! **What it does not do:** it cannot repeat a run exactly. The seed decides the faults and their order; sockets and
+//! the scheduler decide where in the stream they occur. It does not reorder bytes either, as TCP keeps their order;
+//! `relay-state` tests messages out of order with the fold alone. It is not part of the product.
 //!
 //! ```no_run
 //! use std::time::Duration;

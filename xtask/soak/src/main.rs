@@ -10,7 +10,7 @@ const USAGE: &str = "relay-soak [autoconfig|bus RELAY] [--for 10m] [--seed N]";
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    // Processes of this binary, instead of followers in this one.
+    // The tests with processes of the real binary, instead of followers in this process.
     let of = arguments.first().cloned().filter(|first| matches!(first.as_str(), "autoconfig" | "bus"));
     let relay =
         of.filter(|_| arguments.len() > 1).map(|of| (of, arguments.drain(..2).nth(1).unwrap_or_default()));
@@ -38,7 +38,7 @@ fn main() -> anyhow::Result<ExitCode> {
             }
         });
     }
-    // A tenth of the time for logs on simulated disks, and the rest for relays.
+    // A tenth of the time is for logs on simulated disks, and the rest for relays.
     match disks(seed, time / 10) {
         Ok(report) => println!("passed: {report}"),
         Err(why) => {
@@ -63,7 +63,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The duration as text and as time, and the seed: the clock's when none is given.
+/// The duration as text and as time, and the seed, which comes from the clock if none is given.
 fn parse(arguments: &[String]) -> Option<(String, Duration, u64)> {
     let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (mut text, mut seed) = ("10m".to_owned(), clock.as_secs());

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// What the process holds at one moment. `None` where the system does not tell (it does on Linux).
+/// The resources of the process at one moment. `None` if the system does not report it (Linux does).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Sample {
     /// Resident memory in KiB.
     pub memory: Option<u64>,
-    /// Open file descriptors: sockets, nearly all of them.
+    /// Open file descriptors; nearly all of them are sockets.
     pub descriptors: Option<u64>,
     /// Tasks of the runtime that have not ended.
     pub tasks: u64,
@@ -41,15 +41,14 @@ impl fmt::Display for Sample {
     }
 }
 
-/// The fewest samples of which something can be said.
+/// The least number of samples for a comparison.
 const ENOUGH: usize = 16;
 
-/// Compares the medians of the second and the last quarter of a run: `None` when there are too few samples. The last
-/// may be higher by a tenth, and by 8 MiB, 16 descriptors or 16 tasks on top, which is what a moment can differ by
-/// from another.
+/// Compares the medians of the second and the last quarter of a run; `None` if there are too few samples. The last one
+/// may be higher by a tenth, plus 8 MiB, 16 descriptors or 16 tasks, which is the usual difference between two moments.
 ///
 /// # Errors
-/// What grew, and from what to what.
+/// The resource that grew, and its two medians.
 pub(crate) fn flat(samples: &[Sample]) -> Result<Option<(Sample, Sample)>, String> {
     if samples.len() < ENOUGH {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Processes of the real binary, and where they keep their files.
+//! Processes of the real binary, and the folders of their files.
 
 use std::path::PathBuf;
 use std::process::Child;
@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
-/// A folder that is gone when this is dropped.
+/// A folder that is removed when this is dropped.
 pub(crate) struct Directory(pub(crate) PathBuf);
 
 impl Directory {
@@ -20,12 +20,12 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What is left behind is a temporary folder.
+        // If it cannot be removed, a temporary folder is left behind.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// A process that does not outlive us.
+/// A process that is killed when this is dropped.
 pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
@@ -38,7 +38,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may be gone already.
+        // It may have ended already.
         let _ = self.kill();
     }
 }

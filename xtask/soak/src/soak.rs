@@ -17,24 +17,24 @@ use crate::follower::{Follower, Kind, Orders, Progress, Tally};
 use crate::ledger::{Ledger, Recorded};
 use crate::meter::{Sample, flat};
 
-/// Pods of the cluster, its events per second, and the events that a relay retains.
+/// The number of pods of the cluster, its events per second, and the number of events that a relay retains.
 const PODS: usize = 30;
 const RATE: f64 = 250.0;
 const RETAINED: u64 = 3_000;
-/// How long followers may take until all has arrived once the faults are over.
+/// The longest time until everything has arrived after the last fault.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How a run is made.
+/// The settings of a run.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Soak {
     /// Decides the faults and their order; sockets and the scheduler decide the rest. Default 1.
     pub seed: u64,
-    /// How long new rounds are begun. Default none.
+    /// The time during which new rounds begin. Default none.
     pub time: Duration,
-    /// The fewest rounds, whatever the time. Default 6, in which every fault happens.
+    /// The least number of rounds, whatever the time is. Default 6, in which every fault happens.
     pub rounds: u64,
-    /// How long faults last in a round; then all must arrive. Default 3 s.
+    /// How long faults last in a round; after that everything must arrive. Default 3 s.
     pub faults_for: Duration,
 }
 
@@ -44,33 +44,33 @@ impl Default for Soak {
     }
 }
 
-/// What a run has seen, so far or in all.
+/// The results of a run, so far or in all.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Report {
-    /// How long it took.
+    /// The length of the run.
     pub time: Duration,
     /// Rounds of faults, each with a comparison at its end.
     pub rounds: u64,
     /// Events of the relays' logs.
     pub events: u64,
-    /// Events handed over to the eight followers, and snapshots.
+    /// Events that were handed over to the eight followers.
     pub handed_over: u64,
     /// Snapshots handed over.
     pub snapshots: u64,
     /// Snapshots of several events.
     pub conflated: u64,
-    /// How the followers got over faults, by name.
+    /// How often followers recovered from faults, by kind.
     pub recoveries: BTreeMap<&'static str, u64>,
-    /// Holes that clients found. A relay that keeps its word makes none.
+    /// Holes that clients found. The relays cause none.
     pub holes: u64,
-    /// Messages that were sent twice.
+    /// Messages that came twice.
     pub duplicates: u64,
-    /// Faults by name. None of them is zero at the end of a run that passed.
+    /// Faults by name. In a run that passed, none of them is zero.
     pub faults: BTreeMap<&'static str, u64>,
     /// The last measurement.
     pub sample: Sample,
-    /// The medians of the second and the last quarter, when the run was long enough.
+    /// The medians of the second and the last quarter, if the run was long enough.
     pub medians: Option<(Sample, Sample)>,
 }
 
@@ -101,10 +101,11 @@ impl fmt::Display for Report {
 }
 
 impl Soak {
-    /// Runs it in the present runtime, telling of each minute.
+    /// Runs the soak in the present runtime, and reports every minute.
     ///
     /// # Errors
-    /// What was lost, shown wrongly, never arrived, grew, or never happened.
+    /// An event that was lost, a wrong snapshot, data that never arrived, a resource that grew, or a fault that never
+    /// occurred.
     pub async fn run(self, mut tell: impl FnMut(&Report)) -> Result<Report, String> {
         let began = Instant::now();
         let mut world = World::start(&self).await?;
@@ -134,7 +135,7 @@ impl Soak {
     }
 }
 
-/// What happens to a relay, or to a follower.
+/// A fault of a relay, or of a follower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {
     RestartSameEpoch,
@@ -158,7 +159,7 @@ impl Blow {
         Self::Trim,
         Self::SourceAway,
     ];
-    /// So many in each round, one after the other.
+    /// The number of them in each round, one after the other.
     const PER_ROUND: usize = 3;
 
     fn name(self) -> &'static str {
@@ -175,7 +176,7 @@ impl Blow {
     }
 }
 
-/// What a link does in a round. They go round, so that every follower meets each of them.
+/// The faults of a link in a round. They rotate, so that every follower meets each of them.
 fn profile(n: u64, rng: &mut Rng) -> Faults {
     let faults = Faults::none();
     match n % 8 {
@@ -197,11 +198,11 @@ struct World {
     consumers: Vec<Consumer>,
     running: JoinSet<Result<(), String>>,
     blows: BTreeMap<&'static str, u64>,
-    /// Blows given so far: the next one is the next of the row.
+    /// The number of faults so far: the next one is the next in the list.
     given: usize,
 }
 
-/// A follower as seen from outside, and the link that it goes through.
+/// A follower seen from outside, and its link.
 struct Consumer {
     kind: Kind,
     link: FaultLink,
@@ -212,7 +213,7 @@ struct Consumer {
 impl World {
     async fn start(soak: &Soak) -> Result<Self, String> {
         let rng = Rng::new(soak.seed);
-        // Pods get this label and lose it.
+        // Pods get this label and lose it again.
         let filter = Filter::new().label("track=stable").map_err(|error| error.to_string())?;
         let ledger = Ledger::new(filter.clone());
         let store = ledger.store();
@@ -239,7 +240,7 @@ impl World {
         Ok(Self { rng, ledger, relay, consumers, running, blows, given: 0 })
     }
 
-    /// Faults for a while; then everything has to arrive, and to be what the ledger says.
+    /// Causes faults for a while. After that, everything must arrive and match the ledger.
     async fn round(&mut self, round: u64, time: Duration) -> Result<(), String> {
         for (n, consumer) in (0..).zip(&self.consumers) {
             consumer.link.set(profile(n + round, &mut self.rng));
@@ -280,7 +281,7 @@ impl World {
         self.ledger.broken().map_or(Ok(()), Err)
     }
 
-    /// Lets time pass, unless a follower objects.
+    /// Lets time pass, and fails if a follower reports an error.
     async fn pass(&mut self, time: Duration) -> Result<(), String> {
         tokio::select! {
             biased;
@@ -298,7 +299,7 @@ impl World {
         match blow {
             Blow::RestartSameEpoch => self.restart(None).await?,
             Blow::RestartNewEpoch => {
-                // First the end of the old log: the ledger writes into the newest.
+                // The old log must end first, because the ledger records into the newest one.
                 self.relay.quiet().await?;
                 let store = self.ledger.store();
                 self.restart(Some(store)).await?;
@@ -324,7 +325,7 @@ impl World {
         Ok(())
     }
 
-    /// Ends the relay and starts another on its port: over the same log, or a new one.
+    /// Ends the relay and starts another one on its port, over the same log or a new one.
     async fn restart(&mut self, new: Option<Recorded>) -> Result<(), String> {
         self.relay.quiet().await?;
         let pods = new.is_none().then(|| self.relay.handle.publisher().current());
@@ -335,7 +336,7 @@ impl World {
         Ok(())
     }
 
-    /// A follower to which not all of a round has come, and what is wrong with it.
+    /// A follower that has not got everything of a round, and its reason.
     fn unsettled(&self, round: u64) -> Option<String> {
         self.consumers.iter().find_map(|consumer| {
             let progress = consumer.progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -389,7 +390,7 @@ impl World {
     }
 }
 
-/// A relay on its port, and the cluster that it watches.
+/// A relay on its port, and its cluster.
 struct Relay {
     address: SocketAddr,
     store: Recorded,
@@ -399,7 +400,7 @@ struct Relay {
 }
 
 impl Relay {
-    /// `pods`: what the cluster has now, when the log may have forgotten it.
+    /// `pods`: the present pods of the cluster, if the log may have forgotten them.
     async fn start(address: SocketAddr, store: Recorded, pods: Option<Vec<Pod>>) -> Result<Self, String> {
         let config =
             Config::default().heartbeat(Duration::from_millis(250)).drain(Duration::from_millis(200));
@@ -412,7 +413,7 @@ impl Relay {
                 .retention(DEFAULT_RETENTION.entries(RETAINED));
             match builder.bind(address).await {
                 Ok(server) => break server,
-                // The port of the one before may not be free yet.
+                // The previous relay may not have released the port yet.
                 Err(error) if Instant::now() > deadline => return Err(error.to_string()),
                 Err(_) => sleep(Duration::from_millis(10)).await,
             }
@@ -428,7 +429,7 @@ impl Relay {
         Ok(Self { address: handle.local_addr(), store, handle, serving, source: None })
     }
 
-    /// The cluster begins to change.
+    /// Starts the changes of the cluster.
     fn begin(&mut self, seed: u64) {
         let stop = CancellationToken::new();
         let cluster = Box::new(SimSource::default().seed(seed).pods(PODS).rate(RATE));
@@ -437,7 +438,7 @@ impl Relay {
         self.source = Some((stop, source));
     }
 
-    /// The cluster stands still.
+    /// Stops the changes of the cluster.
     async fn quiet(&mut self) -> Result<(), String> {
         let Some((stop, source)) = self.source.take() else { return Ok(()) };
         stop.cancel();

@@ -1,4 +1,4 @@
-//! `cargo xtask bench table`: people wait no longer for a table than programs for the JSON.
+//! `cargo xtask bench table`: a table must not take longer than the JSON.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::interop::process::{Process, first_line};
 use crate::workspace::{cargo, check, root, target_directory};
 
 const PODS: usize = 100_000;
-/// Most that a table may take, next to the JSON.
+/// The highest time of a table relative to the JSON.
 const BAR: f64 = 1.2;
 
 pub(super) fn run(quick: bool) -> Result<()> {
@@ -32,7 +32,7 @@ pub(super) fn run(quick: bool) -> Result<()> {
     let url = first_line(output)?.rsplit(' ').next().unwrap_or_default().to_owned();
     let file = folder.path().join("out");
     let begin = Instant::now();
-    // It listens before it has all pods.
+    // The relay listens before it has all pods.
     while list(&relay, &url, "json", &file).map(|_| lines(&file)).ok() != Some(PODS) {
         ensure!(begin.elapsed() < Duration::from_secs(120), "the relay never lists {PODS} pods");
         std::thread::sleep(Duration::from_millis(200));

@@ -10,18 +10,19 @@ use anyhow::{Result, bail};
 
 use crate::workspace::output;
 
-/// An address that is ours until it is dropped. Should that never happen, the kernel takes it away after half an hour.
+/// An address that belongs to this run until it is dropped. If it is not dropped, the kernel removes it after half an
+/// hour.
 pub(super) struct Address(Ipv4Addr);
 
 impl Address {
-    /// Gives the loopback device an address that it does not have yet. Needs the right to do so, as root has it.
+    /// Gives the loopback device an address that it does not have yet. This needs the rights of root.
     pub(super) fn take() -> Result<Self> {
         for last in 1..=9 {
             let address = Ipv4Addr::new(192, 0, 2, last);
             let lifetime = ["valid_lft", "1800", "preferred_lft", "1800"];
             match ip("add", address, &lifetime) {
                 Ok(()) => return Ok(Self(address)),
-                // Another run's.
+                // Another run has added it.
                 Err(error) if error.to_string().contains("File exists") => {}
                 Err(error) => return Err(error),
             }

@@ -15,7 +15,7 @@ use super::json_lines::JsonLines;
 use super::process::{Process, first_line};
 use super::{Run, golang};
 
-/// Longest time for anything to happen.
+/// The longest time that a step waits for one thing.
 const LIMIT: Duration = Duration::from_secs(30);
 const KEY: &str = "auto-config-key-0123";
 
@@ -45,7 +45,7 @@ struct World {
     directory: PathBuf,
 }
 
-/// The first lines up to one that fits.
+/// The lines up to the first one that matches.
 fn until(lines: &JsonLines, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
     lines.wait(what, LIMIT, |mut lines| {
         let at = lines.iter().position(&fits)?;
@@ -133,7 +133,7 @@ fn everything(version: i64) -> Value {
         "filters": {"p.small": {"projKey": "p", "key": "small", "version": 1}}})
 }
 
-/// Names and ids of the lines that are no status.
+/// Names and ids of the lines that are not a status.
 fn words(lines: &[Value]) -> Vec<String> {
     let told = lines.iter().filter(|line| line["event"] != "status");
     told.map(|line| {
@@ -158,7 +158,7 @@ fn followed(world: &World) -> Result<()> {
     )?;
     service.say("delete", &json!({"path": "/filters/p.small", "version": 3}))?;
     service.say("delete", &json!({"path": "/environments/b", "version": 2}))?;
-    // A put of many lines' worth.
+    // A put that takes many lines.
     let many: BTreeMap<String, Value> = (0..2000)
         .map(|i| (format!("e{i:04}"), environment(&format!("e{i:04}"), 1, &format!("sdk-{i}"))))
         .collect();
@@ -192,7 +192,7 @@ fn followed(world: &World) -> Result<()> {
 fn reconnected(world: &World) -> Result<()> {
     let service = world.service("reconnected", "127.0.0.1:0", &everything(1))?;
     let watch = world.watch("reconnected", &service, KEY)?;
-    // The lines up to that many puts.
+    // The lines up to this many puts.
     let complete = |count: usize| {
         watch.wait(&format!("{count} puts"), LIMIT, |lines| {
             let puts = lines.iter().filter(|line| line["event"] == "received_all").count();
@@ -206,7 +206,7 @@ fn reconnected(world: &World) -> Result<()> {
     complete(3)?;
     service.publish("patch", r#"{"path":"/environments/a","data":{"version":1.5}}"#)?;
     complete(4)?;
-    // Its encoder writes a data line although there is no data.
+    // Its encoder writes a data line even if there is no data.
     service.publish("reconnect", "")?;
     let lines = complete(5)?;
     ensure!(
@@ -247,7 +247,7 @@ fn refused(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The event and the path, and of an environment its version.
+/// The event and the path, and the version of an environment.
 fn heard(line: &Value) -> Result<(String, Value)> {
     let data: Value = serde_json::from_str(line["data"].as_str().context("no data")?)?;
     Ok((

@@ -20,13 +20,13 @@ mod nats;
 mod of_2018;
 mod subscriber;
 
-/// Kills of the bus under traffic, and messages a second then.
+/// The number of kills of the bus under traffic, and the messages per second during that time.
 const KILLS: usize = 20;
 const RATE: u64 = 500;
 
 /// Runs the suite.
 pub(super) fn run(run: &mut Run) -> Result<()> {
-    // NATS first: it is the one thing that may be missing.
+    // NATS comes first, because it may be missing.
     let mut nats = Nats::start(run.directory())?;
     let relay = run.relay()?;
     in_one_chain(run, &relay)?;
@@ -107,7 +107,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         nats.kill()?;
         let (started, url) = world.serve()?;
         ensure!(send(&url, "c.default", "early")? == 503);
-        // Long enough that delays of calls that fail have grown.
+        // Long enough for the delays of failing calls to grow.
         std::thread::sleep(Duration::from_secs(4));
         ensure!(send(&url, "c.default", "early")? == 503);
         nats.run()?;
@@ -121,7 +121,8 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     });
     run.step("a consumer that somebody deleted is made again, and so is a stream", || {
         let (_, url) = bus.as_ref().context("no bus")?;
-        // NATS 2.9 may write to the consumer's directory while it removes it, and then says that it failed.
+        // NATS 2.9 may write to the directory of the consumer while it removes it, and then reports that the removal
+        // failed.
         wait_for("the deletion", SOON, || {
             let deleted = nats.ask("$JS.API.CONSUMER.DELETE.relay_default_c.relay_default_one", "")?;
             Ok((deleted["success"] == true || deleted["error"]["code"] == 404).then_some(()))
@@ -178,7 +179,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Ours and one of 2018 in one chain of channels.
+/// A bus of this project and one of 2018 in one chain of channels.
 fn in_one_chain(run: &mut Run, relay: &Path) -> Result<()> {
     let of_2018 = of_2018::build()?;
     let directory = run.directory().to_owned();
@@ -222,7 +223,7 @@ impl World {
         [("one", self.one.url()), ("two", self.two.url()), ("three", self.three.url())]
     }
 
-    /// Writes a channel, if there is to be one, and subscriptions by name and subscriber.
+    /// Writes a channel, if it is wanted, and subscriptions by name and subscriber.
     fn write(&self, subscriptions: &[(&str, String)], channel: bool) -> Result<()> {
         let version = "apiVersion: channels.knative.dev/v1alpha1";
         let mut text = String::new();
@@ -240,7 +241,7 @@ impl World {
         Ok(())
     }
 
-    /// Starts a bus, and says where it listens once it is ready.
+    /// Starts a bus. Returns its URL once it is ready.
     fn serve(&self) -> Result<(Printing, String)> {
         let file = self.directory.join("objects.yaml").display().to_string();
         let words = ["bus", "serve", "--listen", "127.0.0.1:0", "--file", &file, "--engine", "jetstream"];

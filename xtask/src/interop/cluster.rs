@@ -13,19 +13,19 @@ use super::process::Process;
 use super::{golang, wait_for};
 use crate::workspace::check;
 
-/// How long the server may take to answer; a restart takes 2 to 4 s on two cores.
+/// The longest time that the server may take to answer; a restart takes 2 to 4 s on two cores.
 const READY: Duration = Duration::from_secs(90);
 
-/// The user who may do everything; the tokens are worth nothing outside this machine's loopback and this run.
+/// The token of a user with all rights. The tokens are only valid on this machine's loopback during this run.
 pub(super) const TOKEN: &str = "interop";
 
-/// A user who may do nothing.
+/// The token of a user without rights.
 pub(super) const STRANGER: &str = "interop-stranger";
 
-/// A user who may do what is granted to a bus.
+/// The token of a user with the rights that a bus needs.
 pub(super) const BUS: &str = "interop-bus";
 
-/// A cluster of an API server alone: pods are objects, nothing runs them.
+/// A cluster that has only an API server: pods are objects, and nothing runs them.
 pub(super) struct Cluster {
     binary: PathBuf,
     directory: PathBuf,
@@ -43,7 +43,7 @@ impl Cluster {
             directory.join("tokens"),
             format!("{TOKEN},admin,1,\"system:masters\"\n{STRANGER},stranger,2\n{BUS},bus,3\n"),
         )?;
-        // The server cannot be told to choose a port, and keeps it through restarts.
+        // The server cannot choose a port, and keeps its port over restarts.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let agent = ureq::Agent::new_with_defaults();
         let mut cluster = Self { binary, directory, port, process: None, agent };
@@ -59,7 +59,7 @@ impl Cluster {
         }
     }
 
-    /// Starts the server on the data it left behind and waits until it is ready.
+    /// Starts the server with the data of its last run, and waits until it is ready.
     pub(super) fn run(&mut self) -> Result<()> {
         let at = |name: &str| self.directory.join(name).display().to_string();
         let mut command = Command::new(&self.binary);
@@ -90,20 +90,20 @@ impl Cluster {
         Ok(())
     }
 
-    /// Keeps a copy of what is stored. The server must not run.
+    /// Copies the stored data. The server must not run.
     pub(super) fn save(&self) -> Result<()> {
         let (data, copy) = (self.directory.join("etcd"), self.directory.join("etcd.saved"));
         check(Command::new("cp").arg("-a").args([data, copy]))
     }
 
-    /// Puts the copy in the place of what is stored: versions go back. The server must not run.
+    /// Replaces the stored data by the copy, so that versions go back. The server must not run.
     pub(super) fn restore(&self) -> Result<()> {
         std::fs::remove_dir_all(self.directory.join("etcd"))?;
         std::fs::rename(self.directory.join("etcd.saved"), self.directory.join("etcd"))?;
         Ok(())
     }
 
-    /// Creates what a YAML document describes, under this path.
+    /// Creates the objects of a YAML document under this path.
     pub(super) fn create_from_yaml(&self, path: &str, document: &str) -> Result<()> {
         self.ask("POST", path, "application/yaml", Some(document.to_owned())).map(drop)
     }
@@ -113,14 +113,14 @@ impl Cluster {
         self.port
     }
 
-    /// Writes a kubeconfig that reaches the server through `port`, and returns its path.
+    /// Writes a kubeconfig for the server at `port`, and returns its path.
     pub(super) fn kubeconfig(&self, port: u16) -> Result<PathBuf> {
         self.kubeconfig_of(port, TOKEN)
     }
 
     /// The same for the user with this token.
     pub(super) fn kubeconfig_of(&self, port: u16, token: &str) -> Result<PathBuf> {
-        // JSON is YAML.
+        // A kubeconfig as JSON, which is also YAML.
         let text = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "interop",
             "clusters": [{"name": "interop", "cluster":
@@ -150,7 +150,7 @@ impl Cluster {
         Ok(created["metadata"]["uid"].as_str().context("the created pod has no UID")?.to_owned())
     }
 
-    /// What a scheduler would do; the node need not exist.
+    /// Does what a scheduler would do; the node need not exist.
     pub(super) fn bind_pod(&self, namespace: &str, name: &str, node: &str) -> Result<()> {
         let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
         self.call("POST", &format!("{}/binding", pod_path(namespace, name)), Some(&binding))?;
@@ -163,7 +163,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// What a kubelet would report once the pod's only container runs.
+    /// Writes the status that a kubelet would report once the pod's only container runs.
     pub(super) fn run_pod(&self, namespace: &str, name: &str, ip: &str) -> Result<()> {
         let now = "2026-01-02T03:04:05Z";
         let status = json!({"status": {
@@ -182,8 +182,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes a service of that port whose only endpoint is this address, as one of the running pod `name`. Such a pod
-    /// is made too.
+    /// Makes a service with this port whose only endpoint is this address, which appears as the address of the running
+    /// pod `name`. The pod is created, too.
     pub(super) fn serve_at(&self, namespace: &str, name: &str, port: u16, at: SocketAddr) -> Result<()> {
         let (pod, ip) = (format!("{name}-0"), at.ip().to_string());
         self.create_pod(namespace, &pod, &[])?;
@@ -202,7 +202,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The status and the `Location` of what the server answers to a GET; redirects are not followed.
+    /// The status and the `Location` of the server's answer to a GET; redirects are not followed.
     pub(super) fn head(&self, path: &str) -> Result<(u16, Option<String>)> {
         let url = format!("https://127.0.0.1:{}{path}", self.port);
         let request = ureq::http::Request::get(url).header("authorization", format!("Bearer {TOKEN}"));
@@ -220,12 +220,12 @@ impl Cluster {
         }
     }
 
-    /// The certificate that the server shows, which is its own authority.
+    /// The certificate of the server, which is its own authority.
     pub(super) fn certificate(&self) -> PathBuf {
         self.directory.join("certificates/apiserver.crt")
     }
 
-    /// One request as the user who may do everything.
+    /// Makes one request as the user with all rights.
     pub(super) fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         self.ask(method, path, kind, body.map(Value::to_string))
@@ -235,7 +235,7 @@ impl Cluster {
         let url = format!("https://127.0.0.1:{}{path}", self.port);
         let request = ureq::http::Request::builder().method(method).uri(url);
         let request = request.header("authorization", format!("Bearer {TOKEN}")).header("content-type", kind);
-        // A POST in YAML would be answered in YAML.
+        // A POST with YAML would be answered with YAML.
         let request = request.header("accept", "application/json");
         let answer = match body {
             Some(body) => self.agent.run(request.body(body)?),
@@ -246,7 +246,7 @@ impl Cluster {
         if !head.status.is_success() {
             bail!("{method} {path}: {}: {}", head.status, text.trim());
         }
-        // Probes answer in words.
+        // Probes are answered with text.
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 }

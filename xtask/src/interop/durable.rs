@@ -1,4 +1,4 @@
-//! `interop durable`: durable streams against the packages of the protocol's authors.
+//! `interop durable`: durable streams with the packages of the protocol's authors.
 
 use std::path::PathBuf;
 
@@ -34,12 +34,12 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// What every step needs.
+/// The data that every step needs.
 struct World {
     /// The authors' packages, installed.
     packages: Packages,
     /// The binary `relay`.
     relay: PathBuf,
-    /// Where logs and data go.
+    /// The directory for logs and data.
     directory: PathBuf,
 }

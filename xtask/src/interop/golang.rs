@@ -1,4 +1,4 @@
-//! The programs in Go that suites bring along, each in a directory of `xtask/interop` with the versions it needs.
+//! The Go programs of the suites, each in a directory of `xtask/interop` with the versions that it needs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,14 +7,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
-/// Builds the program in that directory and returns where it is; Go sees for itself when there is nothing to do.
+/// Builds the program in that directory and returns its path; Go itself checks whether there is anything to do.
 ///
-/// `needs` is what to say when there is no Go.
+/// `needs` is the text of the error if there is no Go.
 pub(super) fn build(directory: &str, name: &str, needs: &str) -> Result<PathBuf> {
     build_in(&workspace::root().join("xtask/interop").join(directory), name, needs)
 }
 
-/// The same for a directory that was put together elsewhere.
+/// The same for a directory that was made elsewhere.
 pub(super) fn build_in(directory: &Path, name: &str, needs: &str) -> Result<PathBuf> {
     if let Err(error) = workspace::output(Command::new("go").arg("version")) {
         bail!("{needs}: {error:#}");

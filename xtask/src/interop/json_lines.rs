@@ -1,4 +1,4 @@
-//! A program that prints JSON lines into a file, for reading them again.
+//! A program that writes JSON lines to a file, from which they can be read again.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -28,11 +28,11 @@ impl JsonLines {
 
     fn read(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(&self.file)?;
-        // The last line may be half-written.
+        // The last line may be incomplete.
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
-    /// Waits until `look` finds what it wants in the lines.
+    /// Waits until `look` finds something in the lines.
     pub(super) fn wait<T>(
         &self,
         what: &str,

@@ -15,7 +15,7 @@ use super::{Run, kube_bus, proxy, wait_for};
 
 /// Runs the suite.
 pub(super) fn run(run: &mut Run) -> Result<()> {
-    // Go first: it is the one thing that may be missing.
+    // Go comes first, because it may be missing.
     let api_server = cluster::build()?;
     let relay = run.relay()?;
     let mut cluster = Cluster::start(api_server, run.directory())?;
@@ -58,7 +58,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         same_everywhere(&cluster, &server, &mut follower)?;
         cluster.delete_pod("prod", "job-1")?;
         same_everywhere(&cluster, &server, &mut follower)?;
-        // The third change is the request to delete: the pod has a deletion time before it is gone.
+        // The third change is the request to delete: the pod gets a deletion time before it is removed.
         let kinds = ["ADDED", "MODIFIED", "MODIFIED", "MODIFIED", "DELETED"];
         expect(&changes(&follower, start, false)?, &kinds.map(|kind| format!("{kind} prod/job-1")))
     });
@@ -110,7 +110,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         let start = follower.seen.len();
         link.cut();
         wait_for("a stale source", SOON, || Ok((server.source_state()? == "stale").then_some(())))?;
-        // The new server knows no version before its start: these two changes are out of a watch's reach for good.
+        // The new server knows no version from before its start, so a watch can never deliver these two changes.
         cluster.delete_pod("prod", "web-1")?;
         cluster.delete_pod("staging", "web-0")?;
         cluster.kill()?;
@@ -188,7 +188,7 @@ fn same_everywhere(cluster: &Cluster, server: &Server, follower: &mut Follower) 
     Ok(())
 }
 
-/// What the events after the first `start` lines did, checking for each whether a relist made it.
+/// The types of the events after the first `start` lines. Checks for each of them whether a relist made it.
 fn changes(follower: &Follower, start: usize, synthetic: bool) -> Result<Vec<String>> {
     let mut changes = Vec::new();
     for event in follower.events_since(start) {

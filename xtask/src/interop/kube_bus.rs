@@ -12,7 +12,7 @@ use super::relay::SOON;
 use super::{Run, wait_for};
 use crate::workspace::output;
 
-/// Channels, and threads that make them.
+/// The number of channels, and of threads that create them.
 const CHANNELS: usize = 2000;
 const MAKERS: usize = 8;
 const GROUP: &str = "/apis/channels.knative.dev/v1alpha1";
@@ -74,7 +74,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         cluster.save()?;
         cluster.run()?;
         create(cluster, "undone")?;
-        // The API server was killed twice within seconds, so the next attempt may be 30 s away.
+        // The API server was killed twice within seconds, so the next attempt may come after 30 s.
         let start = following.seen.len();
         following.until("the call", start, |line| line["channel"] == "bus/undone")?;
         let start = following.seen.len();
@@ -177,7 +177,7 @@ fn create(cluster: &Cluster, channel: &str) -> Result<()> {
     cluster.call("POST", &format!("{GROUP}/namespaces/bus/channels"), Some(&object)).map(drop)
 }
 
-/// Sets one condition as another writer would: with the version, again when somebody was faster.
+/// Sets one condition as another writer would: with the version, and again if somebody was faster.
 fn add_condition(cluster: &Cluster, channel: &str, condition: &Value) -> Result<()> {
     wait_for("a write", SOON, || {
         let object = cluster.call("GET", &path(channel), None)?;
@@ -191,7 +191,7 @@ fn add_condition(cluster: &Cluster, channel: &str, condition: &Value) -> Result<
     Ok(())
 }
 
-/// Waits until so many calls of a kind were printed from the `start`-th line on.
+/// Waits until this many calls of a kind were printed, beginning with the line `start`.
 fn until_calls(printing: &mut Printing, start: usize, call: &str, count: usize) -> Result<()> {
     let mut at = start;
     for _ in 0..count {

@@ -23,7 +23,7 @@ struct State {
 }
 
 impl Link {
-    /// Listens on a free port and joins what connects there to `target`.
+    /// Listens on a free port, and passes connections on to `target`.
     pub(super) fn new(target: u16) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port for the link")?;
         let port = listener.local_addr()?.port();
@@ -42,12 +42,12 @@ impl Link {
         self.port
     }
 
-    /// Closes what is open and refuses what comes, until [`Link::mend`].
+    /// Closes all connections and refuses new ones until [`Link::mend`].
     pub(super) fn cut(&self) {
         let mut state = lock(&self.state);
         state.cut = true;
         for stream in state.open.drain(..) {
-            // Fails only for a connection that its peer has closed already.
+            // Fails only if the peer has closed the connection already.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -71,7 +71,7 @@ fn join(client: TcpStream, target: u16, state: &Mutex<State>) -> io::Result<()> 
     Ok(())
 }
 
-/// Carries one direction in a thread of its own; an end of any kind closes both.
+/// Copies one direction in a separate thread; an end of any kind closes both.
 fn pump(mut from: TcpStream, mut to: TcpStream) {
     thread::spawn(move || {
         let _ = io::copy(&mut from, &mut to);

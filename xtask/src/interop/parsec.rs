@@ -1,4 +1,4 @@
-//! `interop parsec`: `relay parsec` against a server that embeds centrifuge, as Parsec's own does.
+//! `interop parsec`: `relay parsec` with a server that embeds centrifuge, like Parsec's own server.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,10 +13,10 @@ use super::json_lines::JsonLines;
 use super::process::{Process, first_line};
 use super::{Run, golang};
 
-/// Longest time for anything to happen.
+/// The longest time that a step waits for one thing.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Builds the server, and says where it is.
+/// Builds the server, and returns its path.
 pub(super) fn build_peer() -> Result<PathBuf> {
     let needs = "this needs Go 1.26 or later on the PATH, and for the first build a way to the Go module \
                  github.com/centrifugal/centrifuge";
@@ -78,7 +78,7 @@ impl World {
         Ok(Subscriber(JsonLines::start(&mut command, &self.directory, name)?))
     }
 
-    /// Publishes a payload per line, and gives the exit code and both outputs.
+    /// Publishes a payload per line. Returns the exit code and both outputs.
     fn publish(&self, peer: &str, lines: &str, arguments: &[&str]) -> Result<(i32, String, String)> {
         let mut command = self.command("publish", peer, arguments);
         let mut child =
@@ -98,9 +98,9 @@ impl World {
         Ok(())
     }
 
-    /// Each step counts from 1.
+    /// Removes the sequences, so that each step counts from 1.
     fn forget_sequences(&self) {
-        // One that is not there is forgotten already.
+        // The file may not exist.
         let _ = std::fs::remove_file(self.directory.join("sequences.json"));
     }
 }
@@ -133,7 +133,7 @@ fn post(peer: &str, path: &str, body: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// The numbers that arrived, in order.
+/// The sequences that arrived, in order.
 fn numbers(lines: &[Value]) -> Vec<u64> {
     let envelopes = lines.iter().filter(|line| line["event"] == "envelope");
     envelopes.filter_map(|line| line["envelope"]["payload"].as_u64()).collect()
@@ -217,7 +217,7 @@ fn forgotten(world: &World) -> Result<()> {
     world.publish_numbers(&peer.address, 1..=5)?;
     live.wait("envelope", 5)?;
     post(&peer.address, "/test/forget?channel=public:a.b", "")?;
-    // Epoch and offset stay, and what is asked for is gone.
+    // Epoch and offset stay, but the requested envelopes are gone.
     let arguments = ["public:a.b", "--after", &format!("{epoch}.3")];
     let late = world.subscribe("forgotten-late", &peer.address, &arguments)?;
     let lines = late.wait("gap", 1)?;
@@ -229,7 +229,7 @@ fn forgotten(world: &World) -> Result<()> {
         let lines = subscriber.wait("envelope", expected.clone().count())?;
         ensure!(numbers(&lines) == expected.collect::<Vec<_>>(), "{lines:?}");
         ensure!(of(&lines, "duplicate").is_empty(), "{lines:?}");
-        // Nothing was lost behind the removal, and nothing is said to be.
+        // Nothing was lost after the removal, and no gap is reported.
         let lost: u64 = of(&lines, "gap").iter().filter_map(|gap| gap["missing"].as_u64()).sum();
         ensure!(lost == if numbers(&lines).len() == 8 { 0 } else { 2 }, "{lines:?}");
     }
@@ -292,7 +292,7 @@ fn closes(world: &World) -> Result<()> {
         let end = subscriber.end()?;
         ensure!(end == expected, "{code}: it ended with {end}");
     }
-    // What is no JSON ends every subscriber that speaks JSON.
+    // A payload that is not JSON ends every subscriber that uses JSON.
     let peer = world.start(&["-open", "public:a.b"])?;
     let subscriber = world.subscribe("closes-raw", &peer.address, &["public:a.b"])?;
     subscriber.wait("subscribed", 1)?;

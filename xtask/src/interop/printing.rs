@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::process::Process;
 use super::relay::{SOON, command, lines};
 
-/// The command, with everything it printed so far.
+/// The command, with all lines that it has printed so far.
 pub(super) struct Printing {
     process: Process,
     lines: Receiver<String>,
@@ -25,13 +25,13 @@ impl Printing {
         Self::start_command(command, log)
     }
 
-    /// A command that was put together elsewhere.
+    /// Starts a command that was made elsewhere.
     pub(super) fn start_command(mut command: Command, log: &Path) -> Result<Self> {
         let (process, stdout) = Process::start_piped(&mut command, log)?;
         Ok(Self { process, lines: lines(stdout), seen: Vec::new() })
     }
 
-    /// Reads on until a line fits, from the `start`-th on, and gives that one.
+    /// Reads until a line matches, beginning with the line `start`, and returns it.
     pub(super) fn until(&mut self, what: &str, start: usize, fits: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + SOON;
         let mut at = start;
@@ -59,7 +59,7 @@ impl Printing {
         Ok(())
     }
 
-    /// Asks it to end, and checks that it ends with this code.
+    /// Tells the command to end, and checks that it ends with this code.
     pub(super) fn stop(self, code: i32) -> Result<()> {
         let status = self.process.terminate(SOON)?;
         ensure!(status.code() == Some(code), "SIGTERM ended it with {status}");

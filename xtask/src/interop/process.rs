@@ -18,20 +18,20 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts the program with both outputs in the log; an existing log is written on.
+    /// Starts the program with both outputs in the log; an existing log is extended.
     pub(super) fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let file = append(log)?;
         Self::spawn(command.stdout(file), log)
     }
 
-    /// Starts the program with its standard output in our hands and the errors in the log.
+    /// Starts the program with a pipe for its standard output, and the errors in the log.
     pub(crate) fn start_piped(command: &mut Command, log: &Path) -> Result<(Self, ChildStdout)> {
         let mut process = Self::spawn(command.stdout(Stdio::piped()), log)?;
         let stdout = process.child.stdout.take().context("the pipe was asked for above")?;
         Ok((process, stdout))
     }
 
-    /// Starts the program with its standard output where the command says, and the errors in the log.
+    /// Starts the program with the standard output of the command, and the errors in the log.
     pub(super) fn start_to(command: &mut Command, log: &Path) -> Result<Self> {
         Self::spawn(command, log)
     }
@@ -43,7 +43,7 @@ impl Process {
         Ok(Self { child, log: log.to_owned() })
     }
 
-    /// Fails when the program has ended, with the end of its log.
+    /// Fails if the program has ended, with the end of its log.
     pub(super) fn check_running(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
@@ -51,14 +51,14 @@ impl Process {
         }
     }
 
-    /// Kills the program outright (SIGKILL) and waits until it is gone.
+    /// Kills the program (SIGKILL) and waits until it has ended.
     pub(super) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Asks the program to end (SIGTERM) and returns how it did.
+    /// Tells the program to end (SIGTERM) and returns its exit status.
     pub(super) fn terminate(mut self, limit: Duration) -> Result<ExitStatus> {
         workspace::check(Command::new("kill").args(["-TERM", &self.child.id().to_string()]))?;
         self.wait(limit)
@@ -71,7 +71,7 @@ impl Process {
         end.with_context(|| self.log_end())
     }
 
-    /// The last lines of the log: what a failure should show.
+    /// The last lines of the log, for error messages.
     pub(super) fn log_end(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -82,7 +82,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only when the process is gone already, which is what is wanted.
+        // Both fail only if the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

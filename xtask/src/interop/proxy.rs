@@ -1,7 +1,7 @@
 //! The second part of `interop kube`: relay behind the service proxy of the API server.
 //!
 //! The consumer knows the API server's address, its certificate and a token for it, and has a token for the relay. The
-//! API server takes the `Authorization` header for itself and passes the rest on.
+//! API server uses the `Authorization` header itself and passes the others on.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use super::relay::{Access, Follower, Server, facts, kubernetes_facts};
 /// The relay's own token.
 const RELAY_TOKEN: &str = "relay-reader";
 
-/// Where the service is.
+/// The place of the service.
 const NAMESPACE: &str = "relay-system";
 const PROXY: &str = "/api/v1/namespaces/relay-system/services/http:relay:80/proxy";
 
@@ -51,7 +51,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
     };
     let access = via(&url, TOKEN, RELAY_TOKEN);
     let straight = server.access().with(&["--token", RELAY_TOKEN]);
-    // The API server is away for seconds at a time: no need to wait for longer.
+    // The API server is unavailable for seconds only, so there is no need for longer delays.
     let mut follower = access.follow(&["--reconnect-cap", "1s"], &log("proxied-replay.log"))?;
 
     run.step("list, history and one pod through the service proxy", || {
@@ -68,7 +68,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         Ok(())
     });
     run.step("a session through the service proxy: a POST with and without a slash at the base", || {
-        // The proxy's root has a slash; a request without it is redirected, and a POST would become a GET.
+        // The root of the proxy ends with a slash. A request without it is redirected, and a POST would become a GET.
         let root = cluster.head(PROXY)?;
         ensure!(root == (301, Some(format!("{PROXY}/"))), "{root:?}");
         for url in [url.clone(), format!("{url}/")] {
@@ -129,7 +129,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
                 "{code}: {words}"
             );
         }
-        // What belongs to the API server never comes to the relay: without a token of its own there is none.
+        // Credentials for the API server do not reach the relay, so without a token of its own the client is refused.
         let open = Access::new(relay, &["--url", &url, "--ca-file", &ca, "--proxy-token", TOKEN]);
         let (code, words) = open.refused(&["pods"])?;
         ensure!(code == 4 && words.contains("the relay refused with 401"), "{code}: {words}");
@@ -168,7 +168,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
         server = Server::listen(relay, &at, &arguments, &log("proxied-serve.log"))?;
         cluster.create_pod("prod", "anew-0", &[])?;
         settled(cluster, &access, &mut follower)?;
-        // Its log was in memory: a new one is another epoch, and says so.
+        // The log was in memory: the new log has another epoch, and clients get a gap.
         let gaps = |f: &Follower| f.seen[start..].iter().filter(|line| !line["gap"].is_null()).count();
         follower.until("the gap", |f| Ok(gaps(f) == 1))?;
         settled(cluster, &access, &mut follower)?;
@@ -181,7 +181,7 @@ pub(super) fn run(run: &mut Run, relay: &Path, cluster: &mut Cluster) -> Result<
     Ok(())
 }
 
-/// Waits until the consumer and the list through the proxy have the pods of the API server.
+/// Waits until the consumer, and the list through the proxy, have the pods of the API server.
 fn settled(cluster: &Cluster, access: &Access, follower: &mut Follower) -> Result<()> {
     let expected = kubernetes_facts(&cluster.pods()?);
     let end = follower.until("the API server's pods at the consumer", |f| Ok(facts(&f.pods) == expected));
@@ -190,8 +190,8 @@ fn settled(cluster: &Cluster, access: &Access, follower: &mut Follower) -> Resul
     Ok(())
 }
 
-/// Waits for a stream that ended to be caught up again, and checks that it went on where it was: no gap, and every
-/// sequence once.
+/// Waits until a stream that ended has caught up again, and checks that it continued where it was: there is no gap, and
+/// every sequence came once.
 fn resumed(follower: &mut Follower, start: usize) -> Result<()> {
     let phase = |f: &Follower, phase: &str| f.seen[start..].iter().any(|line| line["phase"] == phase);
     follower.until("the end of the catch-up", |f| Ok(phase(f, "CatchupComplete")))?;

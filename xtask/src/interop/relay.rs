@@ -14,16 +14,16 @@ use serde_json::Value;
 use super::process::Process;
 use crate::workspace::{self, cargo, check, output};
 
-/// How long anything may take to show on the other side: four times the longest delay between two attempts.
+/// The longest time for anything to appear on the other side: four times the longest delay between two attempts.
 pub(super) const SOON: Duration = Duration::from_secs(120);
 
-/// Builds the command line and returns where it is.
+/// Builds the command line and returns its path.
 pub(super) fn build() -> Result<PathBuf> {
     check(cargo().args(["build", "--quiet", "--locked", "--package=relay-cli", "--bin=relay"]))?;
     Ok(workspace::target_directory()?.join("debug/relay"))
 }
 
-/// A command of relay, deaf to settings of the caller's environment.
+/// A command of relay that ignores settings in the caller's environment.
 pub(super) fn command(binary: &Path) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_")) {
@@ -51,13 +51,13 @@ impl Access {
         access
     }
 
-    /// Runs a command of relay, which prints one object per line.
+    /// Runs a command of relay that prints one object per line.
     pub(super) fn ask(&self, words: &[&str]) -> Result<Vec<Value>> {
         let text = output(self.command(words).args(["-o", "json"]))?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
-    /// How a command that must fail does: the exit code and what it printed as its errors.
+    /// Runs a command that must fail. Returns the exit code and its errors.
     pub(super) fn refused(&self, words: &[&str]) -> Result<(i32, String)> {
         let end = self.command(words).output()?;
         ensure!(!end.status.success(), "{words:?} succeeded: {}", String::from_utf8_lossy(&end.stdout));
@@ -92,12 +92,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts the server on a loopback port of the system's choice and waits for the line that says where it listens.
+    /// Starts the server on a free loopback port, and waits for the line with its address.
     pub(super) fn start(binary: &Path, arguments: &[&str], log: &Path) -> Result<Self> {
         Self::listen(binary, "127.0.0.1:0", arguments, log)
     }
 
-    /// Starts the server there.
+    /// Starts the server at this address.
     pub(super) fn listen(binary: &Path, at: &str, arguments: &[&str], log: &Path) -> Result<Self> {
         let mut serve = command(binary);
         let (process, stdout) =
@@ -120,16 +120,16 @@ impl Server {
         self.url.trim_start_matches("http://")
     }
 
-    /// What `/health` says about the source: `live` or `stale`.
+    /// The state of the source in `/health`: `live` or `stale`.
     pub(super) fn source_state(&self) -> Result<String> {
-        // While degraded the answer is 503 and the command fails, but the body is printed all the same.
+        // While the relay is degraded, the answer is 503 and the command fails, but it prints the body nevertheless.
         let answer = self.access.command(&["health", "-o", "json"]).output()?;
         let health: Value =
             serde_json::from_slice(&answer.stdout).context("relay health did not print JSON")?;
         Ok(health["source"]["state"].as_str().context("health names no source state")?.to_owned())
     }
 
-    /// Asks the server to shut down and checks that it does so in order.
+    /// Tells the server to shut down, and checks that it ends properly.
     pub(super) fn stop(self) -> Result<()> {
         let status = self.process.terminate(SOON)?;
         ensure!(status.success(), "SIGTERM ended the server with {status}");
@@ -142,22 +142,22 @@ impl Server {
     }
 }
 
-/// `relay replay`, with everything it printed so far.
+/// `relay replay`, with all lines that it has printed so far.
 pub(super) struct Follower {
     process: Process,
     lines: Receiver<String>,
-    /// Every line, without its pod set.
+    /// Every line, without its set of pods.
     pub(super) seen: Vec<Value>,
-    /// The pod set of the last line.
+    /// The set of pods of the last line.
     pub(super) pods: Vec<Value>,
 }
 
 impl Follower {
-    /// Reads on until the condition holds, which it may do already.
+    /// Reads until the condition holds, which may be so at once.
     pub(super) fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + SOON;
         while !holds(self)? {
-            // A condition may depend on the other side alone, so it is asked again when nothing comes.
+            // A condition may depend only on the other side, so it is also checked when no line comes.
             let patience = Duration::from_millis(100).min(deadline.saturating_duration_since(Instant::now()));
             match self.lines.recv_timeout(patience) {
                 Ok(line) => self.take(&line)?,
@@ -190,8 +190,8 @@ impl Follower {
         self.seen[start..].iter().map(|line| &line["event"]).filter(|event| !event.is_null())
     }
 
-    /// Checks what must hold for a consumer that was never disconnected: the phases in order, no gap, and every event
-    /// exactly one after the one before.
+    /// Checks the rules for a consumer that was never disconnected: the phases are in order, there is no gap, and every
+    /// event directly follows the one before.
     pub(super) fn check_unbroken(&self) -> Result<()> {
         let mut phases: Vec<&str> = self.seen.iter().filter_map(|line| line["phase"].as_str()).collect();
         phases.dedup();
@@ -227,7 +227,7 @@ impl Follower {
     }
 }
 
-/// What has to be the same on both sides, per pod.
+/// The fields of a pod that must be the same on both sides.
 #[derive(Debug, PartialEq)]
 pub(super) struct Facts {
     uid: Value,
@@ -295,12 +295,12 @@ fn labels(labels: &Value) -> BTreeMap<String, Value> {
     labels.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Reads a pipe to its end in a thread of its own, so that its writer never blocks.
+/// Reads a pipe to its end in a separate thread, so that its writer never blocks.
 pub(super) fn lines(stdout: ChildStdout) -> Receiver<String> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            // A receiver that is gone does not want the rest, but the pipe is drained all the same.
+            // If the receiver is gone, nobody needs the rest, but the pipe must still be read.
             let _ = sender.send(line);
         }
     });

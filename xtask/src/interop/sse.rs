@@ -1,7 +1,7 @@
 //! `interop sse`: the event stream client with a server in Go.
 //!
-//! The steps are tests of relay-transport, and of relay-cli for `relay sse`. This builds the server and runs each
-//! test with it. Each test starts its own servers.
+//! The steps are tests of relay-transport, and of relay-cli for `relay sse`. This builds the server and runs each test
+//! with it. Each test starts its own servers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Run, golang};
 use crate::workspace::{cargo, output};
 
-/// The module of their tests that is run.
+/// The module of the tests that are run.
 const MODULE: &str = "golang::";
 
 /// Runs the suite.
@@ -56,7 +56,7 @@ fn build(package: &str) -> Result<PathBuf> {
     executable(&messages).context("cargo named no test binary")
 }
 
-/// The binary of the tests that cargo's messages name; a package may have others.
+/// The binary of the tests in cargo's messages; a package may have others.
 fn executable(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let tests = messages.filter(|message| message["target"]["kind"][0] == "test");

@@ -20,7 +20,7 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
 
 const WHAT: &str = "an error that repeats its source; `chain` prints both";
 
-/// `#[error("..")]` of thiserror: the text against the fields that are a source.
+/// `#[error("..")]` of thiserror: the text must not show the fields that are a source.
 fn check_derived(path: &Path, text: &str, findings: &mut Vec<Finding>) {
     let lines: Vec<&str> = text.lines().collect();
     for (at, line) in lines.iter().enumerate() {
@@ -37,9 +37,9 @@ fn check_derived(path: &Path, text: &str, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The fields, by name or number, that are a source of the variant or struct that these lines begin with.
+/// The fields, by name or number, that are a source of the variant or struct at the beginning of these lines.
 fn sources(lines: &[&str]) -> Vec<String> {
-    // Up to where the next one begins, or this one ends.
+    // Up to the beginning of the next one, or to the end of this one.
     let ends = |line: &&&str| line.trim_start().starts_with("#[error(") || **line == "}";
     let body: Vec<&str> = lines.iter().take_while(|line| !ends(line)).map(|line| line.trim()).collect();
     let body = body.iter().filter(|line| !line.starts_with("//")).copied().collect::<Vec<_>>().join(" ");
@@ -59,7 +59,7 @@ fn sources(lines: &[&str]) -> Vec<String> {
     found
 }
 
-/// Whether a field stands in a text to be filled in, or behind it.
+/// Whether a message has a field as an argument, inside the text or after it.
 fn shows(message: &str, field: &str) -> bool {
     let inside = [format!("{{{field}}}"), format!("{{{field}:")].iter().any(|shown| message.contains(shown));
     let behind = message.rsplit_once('"').map_or("", |(_, behind)| behind);
@@ -67,7 +67,7 @@ fn shows(message: &str, field: &str) -> bool {
     inside || words.into_iter().any(|word| word.trim_start_matches('.') == field)
 }
 
-/// A `Display` written by hand, of a type that has a source: the source does not stand in it.
+/// A `Display` that is written by hand, of a type with a source: it must not print the source.
 fn check_written(path: &Path, text: &str, findings: &mut Vec<Finding>) {
     let lines: Vec<&str> = text.lines().collect();
     for (at, line) in lines.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! No two files of a crate import each other: such code belongs into a third file.
+//! No two files of a crate import each other: code that both need belongs into a third file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::{Finding, files};
 
-/// Pairs that are still to be parted. One that is parted goes from this list, and none is added.
+/// Pairs that still import each other. A pair that is separated is removed from this list, and none is added.
 const LEFT: &[(&str, &str)] = &[];
 
 /// Looks at every crate below `root`: a folder with a `src/lib.rs` or a `src/main.rs`.
@@ -27,7 +27,7 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
     };
     let met: BTreeSet<usize> = findings.iter().filter_map(named).collect();
     findings.retain(|finding| named(finding).is_none());
-    // Small trees of tests have none of these files.
+    // The small trees of the tests have none of these files.
     let parted =
         LEFT.iter().enumerate().filter(|(at, (one, _))| !met.contains(at) && root.join(one).is_file());
     findings.extend(parted.map(|(_, (one, other))| {
@@ -40,8 +40,8 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// The folder of the crate's sources and the path of the module, such as `client::dial`; the root's is empty. `None`
-/// for files that are no part of a library or program, and for tests.
+/// The folder of the crate's sources, and the path of the module, such as `client::dial`; the path of the root is
+/// empty. `None` for tests, and for files that do not belong to a library or program.
 fn module_of(path: &Path) -> Option<(PathBuf, String)> {
     let parts: Vec<&str> = path.iter().map(|part| part.to_str().unwrap_or_default()).collect();
     let at = parts.iter().position(|part| *part == "src")?;
@@ -52,19 +52,19 @@ fn module_of(path: &Path) -> Option<(PathBuf, String)> {
     (!test).then(|| (parts[..=at].iter().collect(), module.to_owned()))
 }
 
-/// A module of a crate, as far as this rule looks at it.
+/// A module of a crate, with the parts that this rule needs.
 struct Module<'m> {
     path: &'m Path,
     imports: Vec<Import>,
 }
 
-/// One name that a `use` brings in.
+/// One name that a `use` imports.
 struct Import {
-    /// From the root of the crate.
+    /// The path from the root of the crate.
     path: Vec<String>,
-    /// The name it has here.
+    /// The name that it has here.
     name: String,
-    /// Whether others can take it from here.
+    /// Whether other modules can import it from here.
     public: bool,
 }
 
@@ -91,7 +91,7 @@ fn mutual(files: &BTreeMap<String, (PathBuf, String)>) -> Vec<Finding> {
     findings
 }
 
-/// A module and the parts of it, in files of its folder, are one thing told in several files.
+/// A module and its parts, which are files in its folder, count as one file.
 fn are_one(one: &str, other: &str) -> bool {
     let part = |whole: &str, part: &str| {
         part.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
@@ -99,7 +99,7 @@ fn are_one(one: &str, other: &str) -> bool {
     part(one, other) || part(other, one)
 }
 
-/// The module in which what a path names is at home: where a module only passes a name on, the one it has it from.
+/// The module that defines the name of a path: if a module only re-exports the name, the module from which it comes.
 fn home<'m>(modules: &BTreeMap<&'m str, Module<'_>>, path: &[String], depth: u8) -> Option<&'m str> {
     let (length, (name, module)) = (0..=path.len())
         .rev()
@@ -114,7 +114,7 @@ fn home<'m>(modules: &BTreeMap<&'m str, Module<'_>>, path: &[String], depth: u8)
     Some(name)
 }
 
-/// What the text imports from its own crate. What stands in tests at the end of a file does not count.
+/// The imports of a text from its own crate. Tests at the end of a file do not count.
 fn imports(module: &str, text: &str) -> Vec<Import> {
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let own: Vec<&str> = module.split("::").filter(|part| !part.is_empty()).collect();
@@ -155,7 +155,7 @@ fn imports(module: &str, text: &str) -> Vec<Import> {
     found
 }
 
-/// The name of a module that a line declares to be in a file of its own.
+/// The name of a module that a line declares as a separate file.
 fn declared(line: &str) -> Option<&str> {
     let line = line.strip_prefix("pub(crate) ").or(line.strip_prefix("pub(super) ")).unwrap_or(line);
     line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod ")?.strip_suffix(';')

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Finding;
 use crate::workspace;
 
-/// The layers from the ground up. A crate may depend on crates of lower layers, never on its own layer.
+/// The layers from the bottom up. A crate may depend on crates of lower layers, never on its own layer.
 const LAYERS: &[&[&str]] = &[
     &["relay-proto"],
     &["relay-state"],
@@ -29,7 +29,7 @@ const LAYERS: &[&[&str]] = &[
     &["relay-cli"],
 ];
 
-/// Crates that may be taken alone, on any runtime or none: nothing below may appear in their dependencies.
+/// Crates that can be used alone, with any runtime or none: the crates below must not be in their dependencies.
 const PURE: &[&str] = &["relay-proto", "relay-state"];
 const RUNTIMES: &[&str] = &[
     "async-io",
@@ -94,7 +94,7 @@ pub(super) fn check(metadata: &Value) -> Vec<Finding> {
     findings
 }
 
-/// Asks cargo for everything the pure crates bring along, with all their features on.
+/// Asks cargo for all dependencies of the pure crates, with all their features on.
 pub(super) fn check_pure_crates(root: &Path, metadata: &Value) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
@@ -135,8 +135,8 @@ fn impure(name: &str, tree: &str) -> Vec<Finding> {
     found.into_iter().map(|what| Finding::new(format!("crates/{name}/Cargo.toml"), 0, what)).collect()
 }
 
-/// What stands in crates/ is the product. Tools and test beds stand in xtask/: they may use any layer, and no part of
-/// the product may need them to be built.
+/// The crates in crates/ are the product. Tools and test beds are in xtask/: they may use any layer, and no part of the
+/// product may need them for its build.
 fn is_product(package: &Value) -> bool {
     text(&package["manifest_path"]).contains("/crates/")
 }

@@ -25,7 +25,7 @@ pub(super) fn check(root: &Path, metadata: &Value) -> Result<Vec<Finding>> {
 
 type Table<'a> = BTreeMap<&'a str, BTreeSet<&'a str>>;
 
-/// Which crates of `crates/` each of them needs, tests aside.
+/// The crates of `crates/` that each of them needs, without tests.
 fn dependencies(metadata: &Value) -> Table<'_> {
     let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
@@ -44,7 +44,7 @@ fn dependencies(metadata: &Value) -> Table<'_> {
     packages.iter().filter(ours).filter_map(|p| Some((p["name"].as_str()?, of(p)))).collect()
 }
 
-/// Compares the rows `| crate | crate, crate |` below the heading `## Dependencies` with what is so.
+/// Compares the rows `| crate | crate, crate |` below the heading `## Dependencies` with the manifests.
 fn compare(page: &str, real: &Table<'_>) -> Vec<Finding> {
     let mut told = BTreeMap::new();
     let mut inside = false;
@@ -83,8 +83,8 @@ fn compare(page: &str, real: &Table<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The places that a row of the map begins with, in backticks: `crates/..`, `xtask/..`, `fixtures..`, `docs/..`. A name
-/// after such a path stands in the same folder.
+/// The paths at the beginning of a row of the map, in backticks: `crates/..`, `xtask/..`, `fixtures..`, `docs/..`. A
+/// name after such a path is in the same folder.
 fn named_paths(line: &str) -> impl Iterator<Item = String> {
     let first = line.strip_prefix("| ").and_then(|rest| rest.split(" |").next()).unwrap_or_default();
     let mut folder = None;

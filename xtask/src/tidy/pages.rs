@@ -29,7 +29,7 @@ fn read(root: &Path, path: &Path) -> Result<String> {
     std::fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Where a page's links lead, with the lines they stand in. What stands in code is no link.
+/// The targets of a page's links, with their lines. Text in code is not a link.
 fn links(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut in_code = false;
@@ -40,7 +40,7 @@ fn links(text: &str) -> Vec<(usize, String)> {
         if in_code {
             continue;
         }
-        // Every other piece is inside of backticks.
+        // Every second piece is inside of backticks.
         for piece in line.split('`').step_by(2) {
             for rest in piece.split("](").skip(1) {
                 let target = rest.split(')').next().unwrap_or_default();
@@ -51,7 +51,7 @@ fn links(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// What is wrong with a link of this page, if anything.
+/// The error in a link of this page, if there is one.
 fn broken(root: &Path, page: &Path, link: &str) -> Result<Option<String>> {
     if link.contains("://") || link.starts_with("mailto:") {
         return Ok(None);
@@ -71,7 +71,7 @@ fn broken(root: &Path, page: &Path, link: &str) -> Result<Option<String>> {
     Ok(Some(format!("{link}: {} has no such heading", target.display())))
 }
 
-/// The headings of a page, as links name them.
+/// The headings of a page, in the form that links use.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut in_code = false;
     let headings = text.lines().filter(|line| {

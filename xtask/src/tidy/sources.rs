@@ -6,17 +6,17 @@ use anyhow::{Context, Result};
 
 use super::{Finding, files};
 
-/// The most lines a Rust file may have, tests included.
+/// The highest number of lines in a Rust file, including tests.
 const LONGEST: usize = 700;
 
-/// The most columns of a line of comments.
+/// The highest number of columns in a line of comments.
 const WIDEST_COMMENT: usize = 120;
 
-/// File names that say nothing about what is inside, and so collect everything.
+/// File names that say nothing about their content, and therefore collect everything.
 const JUNK_DRAWERS: &[&str] =
     &["utils.rs", "util.rs", "types.rs", "common.rs", "helpers.rs", "helper.rs", "misc.rs"];
 
-/// What must not stand in a file, and why. Written in pieces, so that this file may pass its own check.
+/// Texts that must not be in a file, and why. They are written in pieces, so that this file passes its own check.
 const LEFTOVERS: &[(&str, &str)] = &[
     (concat!("to", "do!"), "unfinished code"),
     (concat!("unimple", "mented!"), "unfinished code"),
@@ -59,7 +59,7 @@ fn check_rust_file(path: &Path, text: &str, findings: &mut Vec<Finding>) {
         }
         let code = line.trim_start();
         let columns = line.chars().count();
-        // The rows of a table cannot be broken.
+        // The rows of a table cannot be wrapped.
         let row = code.trim_start_matches(['/', '!', ' ']).starts_with('|');
         if code.starts_with("//") && columns > WIDEST_COMMENT && !row {
             let what = format!("a comment of {columns} columns, at most {WIDEST_COMMENT}");
@@ -73,7 +73,7 @@ fn check_rust_file(path: &Path, text: &str, findings: &mut Vec<Finding>) {
 
 fn check_manifest(root: &Path, path: &Path, text: &str, findings: &mut Vec<Finding>) -> Result<()> {
     let is_crate = text.lines().any(|line| line.trim() == "[package]");
-    // Benchmarks and fuzz targets are workspaces of their own.
+    // Benchmarks and fuzz targets are separate workspaces.
     let own = ["xtask/bench", "xtask/fuzz"].iter().any(|own| path.starts_with(own));
     let is_member = (path.starts_with("crates") || path.starts_with("xtask")) && !own;
     if !(is_crate && is_member) {
@@ -95,14 +95,14 @@ fn check_manifest(root: &Path, path: &Path, text: &str, findings: &mut Vec<Findi
     Ok(())
 }
 
-/// The page a user meets first: what the crate does, and an example that compiles.
+/// The first page that a user reads: what the crate does, and an example that compiles.
 fn check_crate_docs(path: &Path, text: &str, findings: &mut Vec<Finding>) {
     if !text.starts_with("//! ") {
         findings.push(Finding::new(path, 1, "begins with the crate's documentation"));
     }
     let docs = text.lines().take_while(|line| line.starts_with("//") || line.trim().is_empty());
     let fences: Vec<&str> = docs.filter_map(|line| line.strip_prefix("//! ```")).collect();
-    // Opening and closing fences alternate; what follows an opening one says how the block is treated.
+    // Opening and closing fences alternate; the text after an opening one says how the block is treated.
     let compiles = |info: &str| {
         let mut words = info.split([',', ' ']).filter(|word| !word.is_empty());
         words.all(|word| matches!(word, "rust" | "no_run" | "should_panic") || word.starts_with("edition"))
@@ -124,7 +124,7 @@ mod tests {
     const GOOD_LIB: &str = "//! Does one thing.\n//!\n//! ```\n//! assert!(true);\n//! ```\n";
     const GOOD_MANIFEST: &str = "[package]\nname = \"a\"\n\n[lints]\nworkspace = true\n";
 
-    /// Writes a small tree and returns what is wrong with it.
+    /// Writes a small tree and returns its findings.
     fn check_tree(tree: &[(&str, &str)]) -> Vec<String> {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in tree {

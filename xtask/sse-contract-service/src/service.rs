@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::subject::{Options, Subject};
 
-/// Everything that this service claims; the harness tests no more than that.
+/// The capabilities that this service claims; the harness tests only these.
 const CAPABILITIES: [&str; 10] = [
     "bom",
     "comments",
@@ -31,7 +31,7 @@ const CAPABILITIES: [&str; 10] = [
     "server-directed-shutdown-request",
 ];
 
-/// Largest order accepted.
+/// The highest number of bytes of an order.
 const LARGEST: usize = 1 << 20;
 
 struct Service {
@@ -61,7 +61,7 @@ pub(crate) async fn serve(listener: TcpListener) -> io::Result<()> {
                 let service = service.clone();
                 async move { Ok::<_, Infallible>(service.answer(request).await) }
             });
-            // A connection that breaks is the harness's business.
+            // If a connection breaks, the harness notices it itself.
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(socket), answer)
                 .await;
@@ -109,7 +109,8 @@ impl Service {
         }
     }
 
-    /// Begins to follow a stream, in the background: the harness expects an answer before the stream's server has one.
+    /// Begins to follow a stream in the background, because the harness expects an answer before the stream's server
+    /// gives one.
     fn create(&self, body: &[u8]) -> Option<u64> {
         let options: Options = serde_json::from_slice(body).ok()?;
         let subject = Subject::start(self.http.clone(), options)?;

@@ -13,7 +13,7 @@ use relay_transport::{EventStream, Handle, HttpClient};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-/// What the harness wants of a stream.
+/// The harness's options for a stream.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Options {
@@ -59,7 +59,7 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// `None` when no request can be made of the options.
+    /// `None` if the options do not give a valid request.
     pub(crate) fn start(http: HttpClient, options: Options) -> Option<Self> {
         let template = options.request()?;
         let stream = EventStream::new(http.clone(), options.config(), move |_| {
@@ -70,7 +70,7 @@ impl Subject {
         Some(Self { handle, following })
     }
 
-    /// Whether the order was understood.
+    /// Carries out an order. Returns whether it was understood.
     pub(crate) fn obey(&self, order: &Order) -> bool {
         match order.command.as_str() {
             "restart" => self.handle.restart("ordered"),
@@ -108,7 +108,7 @@ impl Options {
     }
 }
 
-/// Tells the harness what comes, one thing after the other, until it does not listen any more.
+/// Reports every item to the harness, one after the other, until the harness no longer listens.
 async fn follow(http: HttpClient, mut stream: EventStream, callback_url: String) {
     let mut number = 0;
     while let Some(item) = stream.next().await {
@@ -118,7 +118,7 @@ async fn follow(http: HttpClient, mut stream: EventStream, callback_url: String)
                 Message::Event { event }
             }
             Ok(Item::Frame(Frame::Comment(comment))) => Message::Comment { comment: comment.text() },
-            // A stream that ends is the server's right, and so is what the harness itself has ordered.
+            // A server may end an open stream, and the harness itself may have ordered a restart; neither is an error.
             Ok(Item::Ended(ended)) if ended.opened && !matches!(ended.cause, Cause::Idle(_)) => continue,
             Ok(Item::Ended(ended)) => Message::Error { error: ended.cause.to_string() },
             Err(Stop::NoContent) => continue,
@@ -137,6 +137,6 @@ async fn tell(http: &HttpClient, url: &str, message: &Message<'_>) -> Option<()>
     let request =
         Request::post(url).header(header::CONTENT_TYPE, "application/json").body(Full::from(body)).ok()?;
     let response = http.send(request).await.ok()?;
-    // Read to its end, so that the connection can be used again.
+    // The body is read to its end, so that the connection can be used again.
     response.into_body().collect().await.ok().map(drop)
 }

@@ -1,4 +1,4 @@
-//! What each subscription must have been sent, and what it must not.
+//! The messages that each subscription must get, and those that it must not get.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,32 +6,32 @@ use anyhow::{Result, ensure};
 
 use super::wire::Subscribers;
 
-/// What is promised for what was answered with 202.
+/// The guarantee for a message that was answered with 202.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Promise {
-    /// It reaches every subscription, or a line says that it did not; unless the bus was killed in between.
+    /// It reaches every subscription, or a line reports its loss; unless the bus was killed in between.
     Told,
     /// It reaches every subscription at least once.
     Delivered,
 }
 
-/// Messages, and the subscriptions that were there for all of a round.
+/// Messages, and the subscriptions that existed during a whole round.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// Channel of each message ever sent, whatever was answered.
+    /// The channel of each message that was sent, whatever the answer was.
     sent: BTreeMap<String, String>,
     /// Messages of this round that were answered with 202, by channel.
     accepted: BTreeMap<String, BTreeSet<String>>,
-    /// Subscriptions that were there when the round began, and still are, with their channels.
+    /// Subscriptions that existed when the round began and still exist, with their channels.
     steady: BTreeMap<String, String>,
-    /// By subscription: lines of this round that tell of a message that did not arrive.
+    /// For each subscription, the lines of this round that report a lost message.
     told: BTreeMap<String, u64>,
     killed: bool,
     accepted_ever: u64,
 }
 
 impl Ledger {
-    /// A round begins with everybody agreeing on these subscriptions.
+    /// A round begins; everybody agrees on these subscriptions.
     pub(super) fn begin(&mut self, subscriptions: &BTreeMap<String, String>) {
         (self.accepted, self.told, self.killed) = (BTreeMap::new(), BTreeMap::new(), false);
         self.steady.clone_from(subscriptions);
@@ -50,7 +50,7 @@ impl Ledger {
         self.accepted_ever
     }
 
-    /// A subscription went: nothing is owed to it any more.
+    /// A subscription was removed: from now on it need not get anything.
     pub(super) fn removed(&mut self, subscription: &str) {
         self.steady.remove(subscription);
     }
@@ -59,12 +59,12 @@ impl Ledger {
         self.killed = true;
     }
 
-    /// The bus told of so many messages that a subscription does not get.
+    /// The bus has reported that this many messages are lost for a subscription.
     pub(super) fn told(&mut self, subscription: &str, count: u64) {
         *self.told.entry(subscription.to_owned()).or_default() += count;
     }
 
-    /// Whether what is owed was delivered by now.
+    /// Checks that everything that must arrive has arrived.
     pub(super) fn settled(&self, promise: Promise, subscribers: &Subscribers) -> Result<()> {
         if promise == Promise::Told && self.killed {
             return Ok(());
@@ -91,7 +91,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Nobody was ever sent a message of another channel, or one that nobody sent.
+    /// Checks that nobody got a message of another channel, or one that was never sent.
     pub(super) fn nothing_strange(
         &self,
         channel_of: impl Fn(&str) -> String,

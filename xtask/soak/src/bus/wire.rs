@@ -10,15 +10,15 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What subscriptions were sent: by path, how often each message came.
+/// The messages that subscriptions got: by path, how often each one came.
 type Got = BTreeMap<String, BTreeMap<String, u64>>;
 
-/// All subscribers in one server: the path names the subscription.
+/// All subscribers in one server; the path is the name of the subscription.
 #[derive(Clone)]
 pub(super) struct Subscribers {
     pub(super) address: SocketAddr,
     got: Arc<Mutex<Got>>,
-    /// One in so many answers is a failure, or none at all.
+    /// One in this many requests gets an error, or no answer.
     failing: Arc<AtomicU64>,
 }
 
@@ -37,7 +37,7 @@ impl Subscribers {
         Ok(subscribers)
     }
 
-    /// Every n-th request from now on is answered with 500, or its connection ended; 0 is never.
+    /// From now on, every n-th request is answered with 500, or its connection is closed; 0 means never.
     pub(super) fn fail_one_in(&self, n: u64) {
         self.failing.store(n, Ordering::Release);
     }
@@ -46,7 +46,7 @@ impl Subscribers {
         self.got.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a subscription has this message.
+    /// Whether a subscription has got this message.
     pub(super) fn has(&self, subscription: &str, message: &str) -> bool {
         self.got().get(subscription).is_some_and(|got| got.contains_key(message))
     }
@@ -72,7 +72,7 @@ impl Subscribers {
     }
 }
 
-/// First line and body of a request or answer.
+/// The first line and the body of a request or an answer.
 async fn read(stream: &mut BufReader<TcpStream>) -> Result<(String, String)> {
     let (mut first, mut length) = (String::new(), 0);
     stream.read_line(&mut first).await?;
@@ -91,7 +91,7 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Result<(String, String)> {
     Ok((first, String::from_utf8(body)?))
 }
 
-/// Asks a server once: status and body.
+/// Makes one request to a server. Returns the status and the body.
 async fn ask(to: SocketAddr, request: String) -> Result<(u16, String)> {
     let asked = async {
         let mut stream = BufReader::new(TcpStream::connect(to).await?);
@@ -103,7 +103,7 @@ async fn ask(to: SocketAddr, request: String) -> Result<(u16, String)> {
     tokio::time::timeout(Duration::from_secs(20), asked).await.context("no answer within 20 s")?
 }
 
-/// Sends a message to a channel of the namespace `ns`: the status, unless nothing answers.
+/// Sends a message to a channel of the namespace `ns`. Returns the status, or `None` without an answer.
 pub(super) async fn send(to: SocketAddr, channel: &str, message: &str) -> Option<u16> {
     let length = message.len();
     let request = format!(
@@ -112,7 +112,7 @@ pub(super) async fn send(to: SocketAddr, channel: &str, message: &str) -> Option
     Some(ask(to, request).await.ok()?.0)
 }
 
-/// The value of a metric, or of something else that is said by a line of its own.
+/// The value of a metric, or of another line with a name and a value.
 pub(super) async fn metric(admin: SocketAddr, name: &str) -> Option<u64> {
     let request = "GET /metrics HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n\r\n".to_owned();
     let (_, text) = ask(admin, request).await.ok()?;

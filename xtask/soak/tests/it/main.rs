@@ -9,7 +9,7 @@ use relay_testkit::within;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_few_rounds_with_every_fault_lose_nothing() {
     let mut soak = Soak::default();
-    // The seed, and every fault of a row at least once.
+    // The seed; the number of rounds, in which every fault occurs at least once; and the length of the faults.
     (soak.seed, soak.rounds, soak.faults_for) = (7, 4, Duration::from_millis(1200));
     let seed = soak.seed;
     let report = within("the rounds", soak.run(|_| {})).await;

@@ -13,7 +13,7 @@ use crate::interop::process::Process;
 use crate::interop::relay::SOON;
 use crate::interop::wait_for;
 
-/// The server, on a port that it keeps through restarts.
+/// The server, on a port that it keeps over restarts.
 pub(super) struct Nats {
     directory: PathBuf,
     port: u16,
@@ -34,7 +34,7 @@ impl Nats {
         Ok(nats)
     }
 
-    /// Starts it on the data that it left behind.
+    /// Starts it with the data of its last run.
     pub(super) fn run(&mut self) -> Result<()> {
         let mut command = Command::new("nats-server");
         command.args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"]);
@@ -60,7 +60,7 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// One request by NATS' own protocol, and its JSON answer.
+    /// Makes one request with NATS' own protocol, and returns its JSON answer.
     pub(super) fn ask(&self, subject: &str, payload: &str) -> Result<Value> {
         let stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;

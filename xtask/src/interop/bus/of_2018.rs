@@ -1,4 +1,4 @@
-//! A bus of 2018 and ours in one chain of channels: whoever sends and subscribes cannot tell them apart.
+//! A bus of 2018 and one of this project in one chain of channels: senders and subscribers cannot distinguish them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,9 +16,9 @@ use crate::interop::relay::{SOON, command};
 use crate::interop::{golang, wait_for};
 use crate::workspace;
 
-/// The last version of the module that is as it was in 2018.
+/// The last version of the module that still has the state of 2018.
 const MODULE: &str = "github.com/knative/eventing@v0.2.1";
-/// What is taken of it: receiver, dispatcher, and what they are made of. The rest needs a cluster to be built.
+/// The files that are used: receiver, dispatcher, and what they need. The rest cannot be built without a cluster.
 const FILES: [&str; 4] = ["message.go", "message_dispatcher.go", "message_receiver.go", "references.go"];
 
 /// Builds the bus of 2018.
@@ -38,21 +38,21 @@ pub(super) fn build() -> Result<PathBuf> {
         std::fs::copy(here.join(file), source.join(file))?;
     }
     for file in FILES {
-        // Files of the module are read-only, and so would their copies be.
+        // Files of the module are read-only, and so would be their copies.
         let text = std::fs::read(module.join("pkg/provisioners").join(file))?;
         std::fs::write(source.join("provisioners").join(file), text)?;
     }
     golang::build_in(&source, "bus-2018", &needs)
 }
 
-/// Which bus stands in a place of the chain.
+/// The bus at a place of the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Ours,
     Of2018,
 }
 
-/// What somebody was sent: first line, headers that are not the transport's, body.
+/// A received request: its first line, its headers without those of the transport, and its body.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Seen {
     first: String,
@@ -60,7 +60,7 @@ struct Seen {
     body: Vec<u8>,
 }
 
-/// Headers that belong to a connection or a client library, not to a message. `prefer: reply` is what ours adds.
+/// Headers that belong to a connection or a client library, not to a message. Our bus adds `prefer: reply`.
 const TRANSPORT: [&str; 9] = [
     "host",
     "user-agent",
@@ -73,7 +73,7 @@ const TRANSPORT: [&str; 9] = [
     "accept",
 ];
 
-/// Subscribers, and a proxy that knows where channels are, as a mesh does.
+/// Subscribers, and a proxy that knows the addresses of channels, as a mesh does.
 #[derive(Clone)]
 struct Mesh {
     address: SocketAddr,
@@ -132,7 +132,7 @@ impl Mesh {
 
 const ANSWER_ACCEPTED: &str = "HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n";
 
-/// What the subscriber of the first channel answers to each message.
+/// The answer of the first channel's subscriber to each message.
 fn answer_to(id: &str) -> String {
     let with = |status: &str, headers: &str, body: &str| {
         format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
@@ -155,7 +155,7 @@ fn answer_to(id: &str) -> String {
     }
 }
 
-/// A request or answer, and its Host.
+/// A request or an answer, and its Host.
 fn read(reading: &mut BufReader<TcpStream>) -> Result<(Seen, String)> {
     let (mut first, mut length, mut host) = (String::new(), 0, String::new());
     ensure!(reading.read_line(&mut first)? > 0, "the end");
@@ -163,7 +163,7 @@ fn read(reading: &mut BufReader<TcpStream>) -> Result<(Seen, String)> {
     loop {
         let mut line = Vec::new();
         ensure!(reading.read_until(b'\n', &mut line)? > 0, "the end");
-        // Values are bytes: each stands for the character of its number.
+        // Values are bytes: each byte becomes the character with its number.
         let line: String = line.iter().map(|byte| char::from(*byte)).collect();
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         let (name, value) = (name.to_ascii_lowercase(), value.trim());
@@ -181,7 +181,7 @@ fn read(reading: &mut BufReader<TcpStream>) -> Result<(Seen, String)> {
     Ok((Seen { first: first.trim_end().to_owned(), headers, body }, host))
 }
 
-/// Posts a message: the status, and the answer's body.
+/// Posts a message. Returns the status and the body of the answer.
 fn send(to: SocketAddr, message: &Seen, host: &str) -> Result<(u16, Vec<u8>)> {
     let stream = TcpStream::connect(to)?;
     stream.set_read_timeout(Some(SOON))?;
@@ -209,14 +209,14 @@ enum Bus {
     Of2018 { _process: Process, _output: ChildStdout },
 }
 
-/// The programs, and where they may write.
+/// The programs, and the folder for their files.
 pub(super) struct Chain<'a> {
     pub(super) relay: &'a Path,
     pub(super) of_2018: &'a Path,
     pub(super) directory: &'a Path,
 }
 
-/// What a sender and the two subscribers of a chain saw.
+/// What the sender and the two subscribers of a chain got.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Story {
     statuses: Vec<(String, u16)>,
@@ -279,7 +279,8 @@ impl Chain<'_> {
         }
     }
 
-    /// Sends everything through a chain of two buses, the reply of the first channel's subscriber going to the second.
+    /// Sends all messages through a chain of two buses. The reply of the first channel's subscriber goes to the second
+    /// channel.
     pub(super) fn run(&self, first: Kind, second: Kind) -> Result<Story> {
         let mesh = Mesh::start()?;
         let to = |name: &str| format!("http://{}/{name}", mesh.address);
@@ -305,13 +306,13 @@ impl Chain<'_> {
     }
 }
 
-/// Messages that reach the first subscriber, and the second.
+/// The number of messages that reach the first subscriber, and the second one.
 const AT_X: usize = 8;
 const AT_Y: usize = 4;
 
 type Request = (&'static str, &'static str, Vec<&'static str>, Vec<u8>);
 
-/// Method and path, Host, headers, body. The last message is answered, so that it is the end of both ways.
+/// Method and path, Host, headers, body. The last message is answered, so it comes last at both subscribers.
 fn requests() -> Vec<Request> {
     let text = |text: &str| text.as_bytes().to_vec();
     let host = "c.ns.channels.cluster.local";

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::interop::relay::SOON;
 use crate::interop::wait_for;
 
-/// Answers with a status that can be changed; 0 is no answer at all.
+/// A subscriber that answers with a status that can be changed; 0 means no answer.
 #[derive(Clone)]
 pub(super) struct Subscriber {
     address: SocketAddr,
@@ -68,7 +68,7 @@ impl Subscriber {
     }
 }
 
-/// First line and body of a request or answer; `None` at the end.
+/// The first line and the body of a request or an answer; `None` at the end.
 fn read(reading: &mut BufReader<TcpStream>) -> Result<Option<(String, String)>> {
     let (mut first, mut length) = (String::new(), 0);
     if reading.read_line(&mut first)? == 0 {
@@ -106,7 +106,7 @@ impl Sender {
         Ok(Self { host: channel.to_owned(), connection: BufReader::new(stream) })
     }
 
-    /// The status of the answer.
+    /// Sends a message and returns the status of the answer.
     pub(super) fn send(&mut self, body: &str) -> Result<u16> {
         let request =
             format!("POST / HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n{body}", self.host, body.len());
@@ -116,7 +116,7 @@ impl Sender {
     }
 }
 
-/// Sends one message over a connection of its own.
+/// Sends one message over its own connection.
 pub(super) fn send(url: &str, channel: &str, body: &str) -> Result<u16> {
     Sender::connect(url, channel)?.send(body)
 }

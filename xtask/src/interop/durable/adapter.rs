@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::workspace;
 
-/// Longest time for one command.
+/// The longest time for one command.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Builds it, and says where it is.
+/// Builds the adapter, and returns its path.
 pub(super) fn build() -> Result<PathBuf> {
     workspace::check(workspace::cargo().args(["build", "--quiet", "-p", "durable-conformance-adapter"]))?;
     Ok(workspace::target_directory()?.join("debug/durable-conformance-adapter"))
@@ -28,7 +28,7 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    /// Starts one and tells it where the server is. All features must be there: a case is never skipped.
+    /// Starts an adapter and gives it the server's URL. It must support all features, because no case is skipped.
     pub(super) fn start(program: &Path, url: &str) -> Result<Self> {
         let mut child = Command::new(program)
             .stdin(Stdio::piped())
@@ -52,13 +52,13 @@ impl Adapter {
         Ok(adapter)
     }
 
-    /// Sends a command whose answer is waited for later.
+    /// Sends a command; its answer is read later.
     pub(super) fn send(&mut self, command: &Value) -> Result<()> {
         writeln!(self.stdin, "{command}")?;
         Ok(self.stdin.flush()?)
     }
 
-    /// The answer to the oldest command that has none.
+    /// The answer to the oldest command without one.
     pub(super) fn answer(&mut self) -> Result<Value> {
         let line = self.lines.recv_timeout(PATIENCE).context("the adapter does not answer")?;
         serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
@@ -70,7 +70,7 @@ impl Adapter {
         self.answer()
     }
 
-    /// Ends it as the suite does.
+    /// Ends the adapter in the way of the suite.
     pub(super) fn shut_down(mut self) -> Result<()> {
         self.ask(&json!({"type": "shutdown"}))?;
         let end = self.child.wait()?;

@@ -29,7 +29,7 @@ pub(super) fn load() -> Result<Vec<Value>> {
     Ok(cases)
 }
 
-/// Plays all cases, prints those that fail, and fails when one did.
+/// Plays all cases, prints those that fail, and fails if one did.
 pub(super) fn play_all(cases: &[Value], program: &Path, url: &str) -> Result<()> {
     let mut failed = Vec::new();
     let mut adapter = Adapter::start(program, url)?;
@@ -41,7 +41,7 @@ pub(super) fn play_all(cases: &[Value], program: &Path, url: &str) -> Result<()>
         if let Err(error) = played {
             println!("   {name}: {error:#}");
             failed.push(name);
-            // It may be in the middle of something.
+            // The adapter may be busy with something.
             adapter = Adapter::start(program, url)?;
         }
         adapter.ask(&json!({"type": "clear-dynamic"}))?;
@@ -57,7 +57,7 @@ struct Player<'c> {
     agent: ureq::Agent,
     url: &'c str,
     name: &'c str,
-    /// Streams, offsets and texts by the names that the case gives them.
+    /// Streams, offsets and texts by their names in the case.
     names: HashMap<String, String>,
 }
 
@@ -78,7 +78,7 @@ impl<'c> Player<'c> {
         Ok(())
     }
 
-    /// Replaces names by what they stand for.
+    /// Replaces names by their values.
     fn value(&self, value: &Value) -> Result<Value> {
         Ok(match value {
             Value::String(text) => Value::String(self.text(text)?),
@@ -182,7 +182,7 @@ impl<'c> Player<'c> {
         self.judge(&answer, &step["want"])
     }
 
-    /// Compares an answer of the adapter with what a case wants.
+    /// Compares an answer of the adapter with the expectation of a case.
     fn judge(&mut self, answer: &Value, want: &Value) -> Result<()> {
         let failed = answer["type"] == "error";
         let may_fail = want.get("error").is_some()
@@ -226,7 +226,7 @@ impl<'c> Player<'c> {
         true
     }
 
-    /// Appends past the adapter, which may be busy, or with the headers of a producer.
+    /// Appends without the adapter, which may be busy, or with the headers of a producer.
     fn post(&mut self, step: &Value) -> Result<()> {
         let stream = self.text(step["stream"].as_str().context("a post without a stream")?)?;
         let url = format!("{}{stream}", self.url);
@@ -268,7 +268,7 @@ impl<'c> Player<'c> {
         Ok(())
     }
 
-    /// Arms the server's hook: the next requests for the stream go wrong.
+    /// Sets up a fault at the server for the next requests for the stream.
     fn fault(&mut self, step: &Value) -> Result<()> {
         let mut order = Map::new();
         for (ours, theirs) in [
@@ -307,12 +307,12 @@ const PRODUCING: &[(&str, &str)] = &[
 
 const DYNAMIC: &[(&str, &str)] = &[("name", "name"), ("value", "valueType"), ("initial", "initialValue")];
 
-/// The data of all chunks; those that are no text count in base64.
+/// The data of all chunks; those that are not text are in base64.
 fn joined(chunks: &[Value]) -> Result<String> {
     chunks.iter().map(|chunk| chunk["data"].as_str().context("a chunk without data")).collect()
 }
 
-/// Whether an object has all that another has. A wanted value `null` is any.
+/// Whether an object contains everything of another one. A wanted value `null` matches any value.
 fn holds(answer: &Value, wanted: &Value) -> bool {
     let fits = |(name, value): (&String, &Value)| match answer.get(name) {
         Some(found) => value.is_null() || found == value,

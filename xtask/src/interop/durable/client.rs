@@ -1,4 +1,4 @@
-//! `relay durable` against the authors' server, through its faults and a link that is cut.
+//! `relay durable` with the authors' server, with its faults and over a link that is cut.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -15,7 +15,7 @@ use super::peer::Peer;
 use super::{Run, World};
 use crate::workspace;
 
-/// Faults of the server's hook, each of which one attempt meets.
+/// The faults of the server. Each of them affects one attempt.
 fn faults() -> [(&'static str, Value); 4] {
     [
         ("503", json!({"status": 503})),
@@ -96,7 +96,7 @@ impl Place<'_> {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// A fresh stream; its path.
+    /// Creates a new stream, and returns its path.
     fn create(&self, name: &str, kind: &str) -> Result<String> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -120,13 +120,13 @@ impl Place<'_> {
         self.done(&["read", stream, "--url", self.url], "")
     }
 
-    /// Twelve messages, one to a batch, while one thing goes wrong: all are there, once, in order.
+    /// Sends twelve messages, one per batch, with one fault. All of them must be there, once and in order.
     fn produced_through(&self, in_flight: &str, spoil: impl Fn(&str, &Cutter) -> Result<()>) -> Result<()> {
         let stream = self.create("probe", "application/json")?;
         let cutter = Cutter::new(self.url)?;
         spoil(&stream, &cutter)?;
         let flags = ["--url", &cutter.url(), "--max-batch-items", "1", "--in-flight", in_flight];
-        // The type is known, so the first answer is the one to the first batch.
+        // The type is given, so the first answer is the one to the first batch.
         let known = ["--content-type", "application/json"];
         let input = numbers(0..12);
         self.done(&[&["produce", &stream], &flags[..], &known].concat(), &input)?;
@@ -179,7 +179,7 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// A tail that is cut while a producer writes, to the end of the stream.
+    /// A tail that is cut while a producer writes, until the end of the stream.
     fn tailed(&self, kind: &str, live: &str) -> Result<()> {
         let stream = self.create("tail", kind)?;
         let cutter = Cutter::new(self.url)?;
@@ -194,7 +194,7 @@ impl Place<'_> {
                 let last: &[&str] = if part == 9 { &["--close"] } else { &[] };
                 let produce = ["produce", &stream, "--url", self.url, "--max-batch-items", "25"];
                 self.done(&[&produce[..], last].concat(), &lines)?;
-                // In the middle of an event or a body as well as between two.
+                // The cuts come in the middle of an event or a body, and between two of them.
                 cutter.cut_after(97 + 211 * usize::try_from(part)?);
                 if part % 3 == 2 {
                     cutter.cut();
@@ -236,7 +236,7 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// The example of a worker takes the work of two streams, in two pieces.
+    /// The example of a worker processes the work of two streams, in two pieces.
     fn woken(&self) -> Result<()> {
         let mut build = workspace::cargo();
         build.args(["build", "--quiet", "-p", "relay-durable", "--example", "durable_worker"]);
@@ -291,7 +291,7 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// Runs a command, killing it after a while, a little longer each time, until it gets to its end.
+    /// Runs a command until it ends by itself, and kills it after longer and longer times until then.
     fn until_done(&self, args: &[&str], mut patience: Duration) -> Result<()> {
         for _ in 0..200 {
             let mut child = self.relay(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
@@ -311,7 +311,7 @@ impl Place<'_> {
     }
 }
 
-/// Numbers, a line for each.
+/// Numbers, one per line.
 fn numbers(range: std::ops::Range<u32>) -> String {
     let mut lines = String::new();
     for number in range {

@@ -16,14 +16,14 @@ pub(super) struct Cutter {
 
 #[derive(Default)]
 struct State {
-    /// For each connection to be cut: the bytes of answers that it passes on from then on.
+    /// For each connection to be cut: the number of answer bytes that it still passes on.
     orders: VecDeque<usize>,
     connections: usize,
     open: Vec<TcpStream>,
 }
 
 impl Cutter {
-    /// Listens on a free port and passes on to the server of this URL.
+    /// Listens on a free port, and passes connections on to the server of this URL.
     pub(super) fn new(url: &str) -> Result<Self> {
         let (_, port) = url.rsplit_once(':').context("a URL without a port")?;
         let target: u16 = port.trim_end_matches('/').parse()?;
@@ -33,7 +33,7 @@ impl Cutter {
         let shared = state.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // One that cannot be joined is closed, as over a broken network.
+                // A connection that cannot be made is closed, as on a broken network.
                 let _ = join(client, target, &shared);
             }
         });
@@ -44,7 +44,7 @@ impl Cutter {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The next connection with an answer is cut behind so many bytes of it: 0 loses the answer.
+    /// Cuts the next connection with an answer after this many bytes of it; 0 loses the answer.
     pub(super) fn cut_after(&self, bytes: usize) {
         lock(&self.state).orders.push_back(bytes);
     }
@@ -56,12 +56,12 @@ impl Cutter {
         }
     }
 
-    /// How many connections there were.
+    /// The number of connections so far.
     pub(super) fn connections(&self) -> usize {
         lock(&self.state).connections
     }
 
-    /// How many orders are left.
+    /// The number of orders that are left.
     pub(super) fn orders(&self) -> usize {
         lock(&self.state).orders.len()
     }

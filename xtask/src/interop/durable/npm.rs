@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::{npm, workspace};
 
-/// The files that go to where the packages are installed: what to install, and the programs that use it.
+/// The files that are copied to the installed packages: the list of packages, and the programs that use them.
 const FILES: &[&str] = &["package.json", "package-lock.json", "server.test.mjs", "peer.mjs"];
 
 /// A folder with installed packages.
@@ -21,19 +21,19 @@ pub(super) fn install() -> Result<Packages> {
 }
 
 impl Packages {
-    /// Where they are: the working directory of every program that uses them.
+    /// The folder: the working directory of every program that uses the packages.
     pub(super) fn folder(&self) -> &Path {
         &self.0
     }
 
-    /// Node.js with a script of the folder.
+    /// A command that runs a script of the folder with Node.js.
     pub(super) fn node(&self, script: &str) -> Command {
         let mut node = Command::new("node");
         node.current_dir(self.folder()).arg(script);
         node
     }
 
-    /// A program that a package brings along, such as `vitest`.
+    /// A command that runs a program of a package, such as `vitest`.
     pub(super) fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.0.join("node_modules/.bin").join(name));
         command.current_dir(self.folder());

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::World;
 
-/// A running server; it ends with this.
+/// A running server. Dropping it ends it.
 pub(super) struct Peer {
     child: Child,
     _stdin: ChildStdin,
@@ -17,7 +17,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Starts one in memory, or in a directory of the run.
+    /// Starts a server in memory, or in a directory of the run.
     pub(super) fn start(world: &World, directory: Option<&str>) -> Result<Self> {
         let mut node = world.packages.node("peer.mjs");
         if let Some(directory) = directory {
@@ -27,7 +27,7 @@ impl Peer {
         let stdin = child.stdin.take().context("piped above")?;
         let stdout = child.stdout.take().context("piped above")?;
         let (sender, url) = channel();
-        // In a directory it says more than its URL, and goes on to: all of it is read.
+        // With a directory it prints more than its URL, also later, so all of it is read.
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if let Some(url) = line.strip_prefix("URL ") {

@@ -1,4 +1,4 @@
-//! The public suite for servers against `relay durable serve`, in memory and in a directory.
+//! The public suite for servers with `relay durable serve`, in memory and in a directory.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use super::super::process::Process;
 use super::super::{Run, wait_for};
 use super::World;
 
-/// Tests of the suite that must pass, of the 332 that run. Whichever does not is explained in `docs/durable.md`.
+/// The number of tests that must pass, of the 332 that run. `docs/durable.md` explains those that do not.
 const MUST_PASS: usize = 330;
 
 /// Runs the suite against both kinds of store.
@@ -29,7 +29,7 @@ fn suite(world: &World, name: &str, directory: Option<&str>) -> Result<()> {
     vitest.args(["run", "server.test.mjs", "--reporter=json"]).arg("--outputFile").arg(&report);
     vitest.env("SERVER_URL", &server.url).stdout(std::fs::File::create(&log)?);
     let mut running = Process::start_to(&mut vitest, &log)?;
-    // Its exit code says only whether every test passed; the report says which did not.
+    // The exit code only says whether every test passed; the report says which did not.
     running.wait(Duration::from_secs(300))?;
     let text = std::fs::read_to_string(&report).with_context(|| running.log_end())?;
     let outcome = Outcome::read(&text)?;
@@ -50,7 +50,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts one whose long-polls wait 2 s, so that tests of their ends are quick.
+    /// Starts a server whose long-polls wait 2 s, so that tests of their ends are fast.
     pub(super) fn start(world: &World, log: &str, directory: Option<&str>) -> Result<Self> {
         let log = world.directory.join(log);
         let mut command = Command::new(&world.relay);
@@ -68,7 +68,7 @@ impl Server {
     }
 }
 
-/// The URL in the line that a server begins with.
+/// The URL in the first line of a server.
 fn address(log: &Path) -> Result<Option<String>> {
     let text = std::fs::read_to_string(log)?;
     let line =
@@ -76,7 +76,7 @@ fn address(log: &Path) -> Result<Option<String>> {
     Ok(line.map(|(_, url)| url.trim().to_owned()))
 }
 
-/// What came of a run of vitest.
+/// The result of a run of vitest.
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
     passed: usize,
@@ -85,7 +85,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Reads a report of vitest's reporter `json`.
+    /// Reads a report of vitest's `json` reporter.
     fn read(report: &str) -> Result<Self> {
         let report: Value = serde_json::from_str(report).context("the report is not JSON")?;
         let files = report["testResults"].as_array().context("the report has no results")?;

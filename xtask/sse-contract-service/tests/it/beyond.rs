@@ -18,7 +18,7 @@ async fn the_service_itself() {
     ] {
         assert_eq!(harness.ask(method, path, &body).await.0, expected, "{method} {path}");
     }
-    // Answered although the stream's server is not.
+    // The service answers although the stream's server does not.
     let silent = Peer::start(Script::new().opening(relay_testkit::Opening::Silence)).await;
     let stream = harness.follow(&silent.url(), json!({})).await;
     assert_eq!(stream.order(json!({"command": "listen", "listen": {"type": "put"}})).await, 202);
@@ -91,7 +91,7 @@ async fn blocks_without_data_and_bytes_that_are_no_text() {
         b"event: only\n\nretry: 1\n\ndata: a\xff\xc3(\n\nid: quiet\n\nid: \xe2\x80\xa6\n\n:\xfe\n";
     let script = Script::new()
         .on("/", Reply::sse().chunked().send(first).cut())
-        // The end comes right behind a CR, which had ended the block.
+        // The end comes directly after a CR, which has ended the block.
         .on("/", Reply::sse().chunked().send("data: b\r\r").cut())
         .on("/", body("data: c\n\n"));
     let peer = Peer::start(script).await;
@@ -100,7 +100,7 @@ async fn blocks_without_data_and_bytes_that_are_no_text() {
     assert_eq!(stream.told().await, json!({"kind": "comment", "comment": "\u{fffd}"}));
     stream.expect_events(&[("message", "b", "\u{2026}"), ("message", "c", "\u{2026}")]).await;
     stream.end().await;
-    // A header's bytes, not its characters.
+    // The bytes of the header are compared, not its characters.
     let request = peer.request(1).await;
     let wanted = "last-event-id: \u{2026}\r\n".as_bytes();
     assert!(request.head().windows(wanted.len()).any(|window| window == wanted), "{request:?}");

@@ -67,7 +67,7 @@ async fn no_content_is_the_end() {
     let peer = Peer::start(Script::new().always("/", Reply::empty(204))).await;
     let stream = harness.follow(&peer.url(), json!({"initialDelayMs": 0})).await;
     peer.played(0).await;
-    // Another stream gets all the time that a reconnect without delay would have needed.
+    // Another stream is followed meanwhile, which takes longer than a reconnect without delay would.
     drop(stream);
     for _ in 0..20 {
         let other = Peer::start(Script::new().on("/", body("data: x\n\n"))).await;
@@ -94,7 +94,7 @@ async fn redirects() {
         for (what, reply) in [("an empty", Reply::redirect(status, "")), ("a missing", Reply::empty(status))]
         {
             documented(&format!("{status} with {what} Location"));
-            // An error, and after that another attempt, not a loop.
+            // The client reports an error and makes another attempt, without a loop.
             let peer = Peer::start(Script::new().on("/", reply).on("/", body("data: x\n\n"))).await;
             let mut stream = harness.follow(&peer.url(), json!({"initialDelayMs": 0})).await;
             assert!(stream.expect_error().await.contains("without a Location"));
@@ -105,7 +105,7 @@ async fn redirects() {
     }
 }
 
-/// What each connection's request said, for streams that end or are cut one after the other.
+/// The `Last-Event-Id` of each connection's request, for streams that end or are cut one after the other.
 async fn last_ids(case: &str, bodies: &[(&'static str, usize)]) -> Vec<Option<String>> {
     documented(case);
     let mut harness = Harness::start().await;

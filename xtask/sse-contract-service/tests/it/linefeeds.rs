@@ -1,4 +1,4 @@
-//! The three line ends, alone and cut apart.
+//! The three line ends, whole and split.
 
 use super::*;
 
@@ -46,7 +46,7 @@ async fn a_line_end_cut_apart() {
         Reply::sse().chunked().send("data: Hello\r\n\r").hold(&gate).send("\ndata: World\r\n\r\n").silence();
     let peer = Peer::start(Script::new().on("/", reply)).await;
     let mut stream = harness.follow(&peer.url(), json!({})).await;
-    // At once: nobody waits for the LF.
+    // The event comes at once: the client does not wait for the LF.
     stream.expect_events(&[("message", "Hello", "")]).await;
     gate.open();
     stream.expect_events(&[("message", "World", "")]).await;

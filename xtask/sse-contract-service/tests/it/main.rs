@@ -1,5 +1,5 @@
-//! The cases of the public contract tests, and some they lack: the service as a process, orders over its socket,
-//! streams from a scripted peer, callbacks read from a raw socket.
+//! The cases of the public contract tests, and some that these lack: the service runs as a process, gets orders over a
+//! socket and streams from a scripted peer, and its callbacks are read from a raw socket.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod beyond;
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-/// The service, and the place it calls back to.
+/// The service, and the server for its callbacks.
 struct Harness {
     _service: Child,
     addr: String,
@@ -56,7 +56,7 @@ impl Harness {
         Self { _service: service, addr, callback_url, callbacks, streams: 0 }
     }
 
-    /// Status, `Location` and body of an answer of the service.
+    /// The status, the `Location` and the body of an answer of the service.
     async fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, String, String) {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let mut socket = TcpStream::connect(&self.addr).await.unwrap();
@@ -72,7 +72,7 @@ impl Harness {
         (head[9..12].parse().unwrap(), location.to_owned(), body.to_owned())
     }
 
-    /// Has a stream followed, with these options beside the URLs.
+    /// Orders the service to follow a stream, with these options in addition to the URLs.
     async fn follow(&mut self, stream_url: &str, mut options: Value) -> Followed<'_> {
         self.streams += 1;
         let name = format!("/callback{}", self.streams);
@@ -104,7 +104,7 @@ async fn hear(socket: TcpStream, tell: mpsc::UnboundedSender<(String, Value)>) -
 }
 
 impl Followed<'_> {
-    /// The next callback. They are numbered from 1.
+    /// The next callback. Callbacks are numbered from 1.
     async fn told(&mut self) -> Value {
         let (path, message) = within("a callback", self.harness.callbacks.recv()).await.unwrap();
         self.told += 1;
@@ -112,7 +112,7 @@ impl Followed<'_> {
         message
     }
 
-    /// The next callback, which is an event, as type, data and id.
+    /// The next callback, which must be an event, as type, data and id.
     async fn event(&mut self) -> (String, String, String) {
         let mut message = self.told().await;
         assert_eq!(message["kind"], "event", "{message}");
@@ -140,7 +140,7 @@ impl Followed<'_> {
         self.harness.ask("POST", &self.path, &order).await.0
     }
 
-    /// Gives the stream up; nothing more may have been told.
+    /// Tells the service to give the stream up. There must be no more callbacks.
     async fn end(self) {
         assert_eq!(self.harness.ask("DELETE", &self.path, &Value::Null).await.0, 204);
         let left = self.harness.callbacks.try_recv();
@@ -148,18 +148,18 @@ impl Followed<'_> {
     }
 }
 
-/// A stream that sends these chunks, each a chunk of the transfer encoding, so that they reach the decoder as they are;
-/// then stays open.
+/// A stream that sends these chunks and stays open. Each of them is a chunk of the transfer encoding, so that it
+/// reaches the decoder unchanged.
 fn chunks(chunks: impl IntoIterator<Item = impl Into<Bytes>>) -> Reply {
     chunks.into_iter().fold(Reply::sse().chunked(), |reply, chunk| reply.send(chunk)).silence()
 }
 
-/// A stream that sends this and stays open.
+/// A stream that sends this text and stays open.
 fn body(text: impl Into<Bytes>) -> Reply {
     chunks([text])
 }
 
-/// The case has a row in the documentation.
+/// Checks that the case has a row in the documentation.
 fn documented(case: &str) {
     const TABLE: &str = include_str!("../../../../docs/sse-contract.md");
     assert!(TABLE.lines().any(|line| line.starts_with(&format!("| {case} |"))), "no row for {case:?}");

@@ -2,19 +2,19 @@
 
 use super::*;
 
-/// What a stream is expected to tell.
+/// An expected callback of a stream.
 enum Told {
     Event(&'static str, &'static str, &'static str),
     Comment(&'static str),
 }
 use Told::{Comment, Event};
 
-/// Data of a message of the default type without an id.
+/// The data of a message with the default type and without an id.
 const fn data(text: &'static str) -> Told {
     Event("message", text, "")
 }
 
-/// Its name in the documentation, the chunks that are sent, what is told.
+/// The name of the case in the documentation, the chunks that are sent, and the expected callbacks.
 type Case = (&'static str, &'static [&'static [u8]], &'static [Told]);
 
 const BASIC: &[Case] = &[
@@ -175,7 +175,7 @@ async fn many_and_tiny() {
 #[tokio::test]
 async fn large() {
     let mut harness = Harness::start().await;
-    // As long as 5 MiB in base64, and characters as random as those.
+    // The text is as long as 5 MiB in base64, and its characters are as random.
     let mut seed = relay_testkit::Rng::new(5);
     let mut text = |mebibytes: usize| -> String {
         let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
