@@ -22,12 +22,12 @@ mod store;
 /// A fake API server on a free loopback port: objects of any type, lists in pages, watches with bookmarks, creates,
 /// merge patches with versions, status subresources, deletions. Dropping it ends every connection.
 ///
-/// Types are named `VERSION/PLURAL` in the core group (`v1/pods`) and `GROUP/VERSION/PLURAL` in others. A type need
-/// not be told before: all are there, empty, and have a status subresource unless
+/// Types are named `VERSION/PLURAL` in the core group (`v1/pods`) and `GROUP/VERSION/PLURAL` in others. Types need not
+/// be declared: all of them exist, have no objects at first, and have a status subresource unless
 /// [`without_status`](Self::without_status) says otherwise. Namespaces are not checked.
 ///
-/// What real ones do at times is done when a test says so: versions expire or go back, watches end, further pages are
-/// gone, tokens and namespaces are refused, and any kind of request gets any [`Reply`] in the place of an answer.
+/// Faults of real servers occur only when a test asks for them: versions expire or go back, watches end, further pages
+/// are gone, tokens and namespaces are refused, and any kind of request gets any [`Reply`] instead of an answer.
 ///
 /// ```
 /// use relay_testkit::{ApiServer, Ask, Reply};
@@ -46,7 +46,7 @@ pub struct ApiServer {
     accepting: JoinHandle<()>,
 }
 
-/// A kind of request, told apart as a list-and-watch makes them.
+/// A kind of request, as a list-and-watch distinguishes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Ask {
@@ -74,7 +74,7 @@ pub enum Ask {
 
 struct Shared {
     state: Mutex<State>,
-    /// Counts changes of the state; watches and waiting tests look at it then.
+    /// Counts changes of the state. Watches and waiting tests look at the state after each change.
     changed: watch::Sender<u64>,
 }
 
@@ -87,7 +87,7 @@ struct State {
     token: Option<String>,
     forbidden: BTreeSet<String>,
     requests: Vec<(Ask, Request)>,
-    /// Watches opened before are to end.
+    /// Watches that were opened before have to end.
     watch_generation: u64,
     bookmarks: u64,
 }
@@ -105,10 +105,10 @@ impl Shared {
 }
 
 impl ApiServer {
-    /// Listens on a free port of 127.0.0.1, without an object, at version 1.
+    /// Listens on a free port of 127.0.0.1, with no object, at version 1.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is no free port.
     pub async fn start() -> Self {
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let addr = listener.local_addr().expect("a bound socket has an address");
@@ -124,7 +124,8 @@ impl ApiServer {
         format!("http://{}", self.addr)
     }
 
-    /// A kubeconfig (JSON is YAML) whose current context is this cluster, as this user: `{}` is nobody.
+    /// A kubeconfig (as JSON, which is also YAML) whose current context is this cluster, with this user: `{}` has no
+    /// credentials.
     pub fn kubeconfig(&self, user: &Value) -> String {
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "fake",
@@ -135,8 +136,8 @@ impl ApiServer {
         .to_string()
     }
 
-    /// Creates an object or replaces it, and notifies watches. The version is the cluster's next one, a UID is made
-    /// up unless the object has one or is there already.
+    /// Creates an object or replaces it, and notifies watches. It gets the next version of the cluster, and a new UID
+    /// unless it has one or exists already.
     ///
     /// # Panics
     /// When it has no name.
@@ -149,7 +150,7 @@ impl ApiServer {
         self.shared.change(|state| state.store.delete(&Place::new(kind, namespace, name)).is_ok())
     }
 
-    /// An object as it is; an empty namespace is that of types without one.
+    /// An object in its present state. The namespace is empty for types without one.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         self.shared.state().store.get(&Place::new(kind, namespace, name)).cloned()
     }
@@ -159,12 +160,12 @@ impl ApiServer {
         self.shared.state().store.version()
     }
 
-    /// This type has no status subresource: patches of a status are 404, and those of an object may change it.
+    /// This type has no status subresource: a patch of a status is 404, and a patch of an object may change the status.
     pub fn without_status(&self, kind: &str) {
         self.shared.change(|state| state.store.without_status(kind));
     }
 
-    /// The answer to the next request of this kind, in the place of the usual one; several are used in their order.
+    /// The answer to the next request of this kind, instead of the usual one. Several answers are used in order.
     pub fn reply(&self, ask: Ask, reply: Reply) {
         self.shared.change(|state| state.next.entry(ask).or_default().push_back(reply));
     }
@@ -185,8 +186,8 @@ impl ApiServer {
         self.shared.change(|state| state.store.expire());
     }
 
-    /// The version goes back, as after etcd was restored from a backup: open watches stay open and silent, and so do
-    /// new ones from a later version.
+    /// The version goes back, as after etcd was restored from a backup. Open watches stay open and silent, and so do
+    /// new ones that start from a later version.
     pub fn go_back(&self, version: u64) {
         self.shared.change(|state| state.store.go_back(version));
     }
@@ -196,7 +197,7 @@ impl ApiServer {
         self.shared.change(|state| state.store.expire_pages());
     }
 
-    /// Ends all open watches as a time-out does.
+    /// Ends all open watches, as a time-out does.
     pub fn end_watches(&self) {
         self.shared.change(|state| state.watch_generation += 1);
     }
@@ -206,7 +207,7 @@ impl ApiServer {
         self.shared.change(|state| state.bookmarks += 1);
     }
 
-    /// Answers 401 to every request without this bearer token; `None` asks for none.
+    /// Answers 401 to every request without this bearer token; with `None` no token is needed.
     pub fn require_token(&self, token: Option<&str>) {
         self.shared.change(|state| state.token = token.map(str::to_owned));
     }
@@ -216,17 +217,17 @@ impl ApiServer {
         self.shared.change(|state| state.forbidden.insert(namespace.to_owned()));
     }
 
-    /// Takes [`forbid`](Self::forbid) back.
+    /// Ends the effect of [`forbid`](Self::forbid).
     pub fn allow(&self, namespace: &str) {
         self.shared.change(|state| state.forbidden.remove(namespace));
     }
 
-    /// Every request so far, in the order they came.
+    /// Every request so far, in order.
     pub fn requests(&self) -> Vec<(Ask, Request)> {
         self.shared.state().requests.clone()
     }
 
-    /// How many requests of this kind have come so far.
+    /// The number of requests of this kind so far.
     pub fn count(&self, ask: Ask) -> usize {
         self.shared.state().requests.iter().filter(|(kind, _)| *kind == ask).count()
     }
@@ -308,7 +309,7 @@ async fn serve(mut socket: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// What a request is about.
+/// The object or list of a request.
 struct Asked {
     ask: Ask,
     place: Place,
@@ -443,7 +444,7 @@ impl Following {
         }
     }
 
-    /// What is to be told, and whether that is the end.
+    /// The events to send, and whether the watch ends after them.
     fn news(&mut self, state: &mut State) -> (Vec<Value>, bool) {
         let events = match state.store.since(&self.place, self.from) {
             Ok(events) => events,

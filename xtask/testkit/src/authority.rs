@@ -1,4 +1,4 @@
-//! Certificates of our own, and encryption in front of a peer.
+//! Certificates for tests, and TLS in front of a peer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,16 +27,16 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// A year until which a certificate is valid in every test.
+    /// A year in the future: certificates that end then are valid in every test.
     pub const FUTURE: i32 = 2200;
 
-    /// An authority with a key and a name of its own.
+    /// A new authority with its own key and name.
     #[allow(clippy::new_without_default, reason = "each one is another")]
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
-        // No two have the same name, as no two have the same key.
+        // Two authorities never have the same name, just as they never have the same key.
         params
             .distinguished_name
             .push(DnType::CommonName, format!("authority {:x?}", &key.public_key_raw()[1..9]));
@@ -44,7 +44,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Certificate and key in PEM, valid from 2019 until that year begins.
+    /// A certificate and its key in PEM, valid from 2019 until this year begins.
     pub fn sign(&self, name: &str, year: i32) -> (String, String) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         params.distinguished_name.push(DnType::CommonName, name);
@@ -54,7 +54,8 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
     }
 
-    /// A server with such a certificate. With an authority for `clients` it wants certificates that are signed by it.
+    /// The settings of a server with such a certificate. With an authority for `clients` it requires client
+    /// certificates that this authority signed.
     pub fn server(&self, name: &str, year: i32, clients: Option<&Self>) -> ServerConfig {
         let (certificate, key) = self.sign(name, year);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -74,7 +75,8 @@ impl Authority {
         builder.with_single_cert(vec![certificate_of(&certificate)], key).expect("they belong together")
     }
 
-    /// Encryption in front of a peer, as [`server`](Self::server) has it; the URL is that of `localhost`.
+    /// Puts TLS in front of a peer, with the settings of [`server`](Self::server). Returns a URL with the host
+    /// `localhost`.
     pub async fn front(&self, name: &str, clients: Option<&Self>, to: SocketAddr) -> String {
         let acceptor = TlsAcceptor::from(Arc::new(self.server(name, Self::FUTURE, clients)));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -82,7 +84,7 @@ impl Authority {
         tokio::spawn(accept(listener, move |socket| {
             let acceptor = acceptor.clone();
             async move {
-                // A client that refuses the certificate hangs up.
+                // A client that refuses the certificate closes the connection.
                 let Ok(mut tls) = acceptor.accept(socket).await else { return };
                 let Ok(mut plain) = TcpStream::connect(to).await else { return };
                 let _ = tokio::io::copy_bidirectional(&mut tls, &mut plain).await;

@@ -1,4 +1,4 @@
-//! A server that speaks centrifuge's JSON protocol and Parsec's Twirp, within the test's process.
+//! A server with centrifuge's JSON protocol and Parsec's Twirp, in the process of the test.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -21,11 +21,12 @@ use super::reply::Next;
 
 mod socket;
 
-/// Subscriptions over WebSockets at `/connection/websocket`, everything else by Twirp in JSON, as servers that embed
-/// centrifuge have it; and on request what goes wrong with those.
+/// Has subscriptions over WebSockets at `/connection/websocket`, and everything else over Twirp with JSON, like servers
+/// that embed centrifuge. Produces the faults of such servers on request.
 ///
-/// A channel exists once it was [opened](Self::open). It keeps its newest publications, 1,000 by default. A channel
-/// whose name begins with `private:` wants the token `token-of-NAME`. Dropping it closes the port and all connections.
+/// A channel exists once it was [opened](Self::open). It retains its newest publications, 1,000 by default. A channel
+/// whose name begins with `private:` requires the token `token-of-NAME`. Dropping the server closes the port and all
+/// connections.
 pub struct CentrifugeServer {
     addr: SocketAddr,
     shared: Arc<Shared>,
@@ -37,13 +38,13 @@ pub(crate) struct Shared {
     journal: watch::Sender<Journal>,
 }
 
-/// What has come so far.
+/// What the server has received so far.
 #[derive(Default)]
 struct Journal {
-    /// Lines over WebSockets, in order.
+    /// Lines from WebSockets, in order.
     lines: Vec<String>,
     requests: Vec<Request>,
-    /// WebSockets that were opened, and those that are over.
+    /// The numbers of WebSockets that were opened, and that have ended.
     opened: usize,
     over: usize,
 }
@@ -53,11 +54,11 @@ struct State {
     epochs: u64,
     retain: usize,
     connected: Connected,
-    /// Statuses in the place of the next upgrades.
+    /// Answers instead of the next upgrades.
     upgrades: VecDeque<Reply>,
-    /// Errors in the place of the next subscriptions.
+    /// Errors instead of the next subscriptions.
     refusals: VecDeque<CommandError>,
-    /// Answers in the place of the next Twirp calls, by method.
+    /// Answers instead of the next Twirp calls, by method.
     twirp: BTreeMap<String, VecDeque<Reply>>,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
@@ -78,7 +79,7 @@ impl CentrifugeServer {
     /// Listens on a free port of 127.0.0.1.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is no free port.
     pub async fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("there is a free port");
         let addr = listener.local_addr().expect("a bound socket has an address");
@@ -105,34 +106,34 @@ impl CentrifugeServer {
         format!("http://{}", self.addr)
     }
 
-    /// Opens a channel, or gives it another epoch and nothing retained.
+    /// Opens a channel, or gives it a new epoch and removes its publications.
     pub fn open(&self, channel: &str) {
         let mut state = self.shared.state();
         state.open(channel);
     }
 
-    /// Sets how many publications a channel keeps, from the next one on.
+    /// Sets how many publications a channel retains, from the next publication on.
     pub fn retain(&self, publications: usize) {
         self.shared.state().retain = publications;
     }
 
-    /// Drops all but the newest publications that a channel keeps; its epoch and offset stay.
+    /// Drops the publications of a channel except for the newest ones; its epoch and offset stay.
     ///
     /// # Panics
-    /// When it is not open.
+    /// When the channel is not open.
     pub fn trim(&self, channel: &str, keep: usize) {
         let mut state = self.shared.state();
         let log = &mut state.channels.get_mut(channel).expect("the channel is open").log;
         log.drain(..log.len().saturating_sub(keep));
     }
 
-    /// Announces pings from the next connection on; they are sent by [`say`](Self::say) only.
+    /// Announces pings from the next connection on. They are sent only with [`say`](Self::say).
     pub fn pings(&self, seconds: u64, pong: bool) {
         let mut state = self.shared.state();
         (state.connected.ping, state.connected.pong) = (seconds, pong);
     }
 
-    /// Publishes to a channel, and gives the offset. Waits for connections that are behind.
+    /// Publishes to a channel, and returns the offset. Waits for connections that lag.
     ///
     /// # Panics
     /// When the channel is not open.
@@ -140,28 +141,28 @@ impl CentrifugeServer {
         self.shared.publish(channel, data.into()).await.expect("the channel is open").0
     }
 
-    /// Sends a publication with that offset to all who are subscribed, and keeps nothing of it.
+    /// Sends a publication with this offset to all subscribers, and does not retain it.
     pub async fn push(&self, channel: &str, data: impl Into<Bytes>, offset: u64) {
         let publication = Publication { data: data.into(), offset };
         let line = Line::Publication { channel: channel.into(), publication }.to_line();
         self.say(line).await;
     }
 
-    /// Sends a text frame over every connection, whatever it says.
+    /// Sends any text frame over every connection.
     pub async fn say(&self, text: impl Into<String>) {
         self.send(vec![Message::text(text.into())]).await;
     }
 
-    /// Sends these frames over every connection, as they are.
+    /// Sends these frames unchanged over every connection.
     pub async fn send(&self, frames: Vec<Message>) {
         let outs: Vec<_> = self.shared.state().connections.values().map(|open| open.out.clone()).collect();
         for out in outs {
-            // It may be over by now.
+            // The connection may have ended.
             let _ = out.send(frames.clone()).await;
         }
     }
 
-    /// Ends a subscription at the server's wish.
+    /// Ends a subscription from the server's side.
     pub async fn unsubscribe(&self, channel: &str, code: u32) {
         let line = Line::Unsubscribe { channel: channel.into(), code, reason: "as asked".into() }.to_line();
         for connection in self.shared.state().connections.values_mut() {
@@ -170,47 +171,47 @@ impl CentrifugeServer {
         self.say(line).await;
     }
 
-    /// Ends every connection with a close frame; without a code, with none.
+    /// Ends every connection with a close frame; without a code, the frame has none.
     pub async fn close(&self, code: Option<u16>, reason: &str) {
         self.send(vec![socket::close(code, reason)]).await;
     }
 
-    /// Ends every connection without a word.
+    /// Ends every connection without a close frame.
     pub fn cut(&self) {
         self.shared.state().connections.clear();
     }
 
-    /// What the next wish for a WebSocket is answered with.
+    /// The answer to the next request for a WebSocket.
     pub fn refuse_upgrade(&self, reply: Reply) {
         self.shared.state().upgrades.push_back(reply);
     }
 
-    /// What the next subscribe is answered with.
+    /// The error for the next subscribe.
     pub fn refuse_subscribe(&self, code: u32, message: &str, temporary: bool) {
         self.shared.state().refusals.push_back(CommandError { code, message: message.into(), temporary });
     }
 
-    /// What the next call of a Twirp method is answered with.
+    /// The answer to the next call of a Twirp method.
     pub fn answer(&self, method: &str, reply: Reply) {
         self.shared.state().twirp.entry(method.into()).or_default().push_back(reply);
     }
 
-    /// The lines that came over WebSockets so far.
+    /// The lines that were received over WebSockets so far.
     pub fn lines(&self) -> Vec<String> {
         self.shared.journal.borrow().lines.clone()
     }
 
-    /// The HTTP requests so far, upgrades included.
+    /// The HTTP requests so far, including upgrades.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.journal.borrow().requests.clone()
     }
 
-    /// WebSockets that were opened so far.
+    /// The number of WebSockets that were opened so far.
     pub fn connections(&self) -> usize {
         self.shared.journal.borrow().opened
     }
 
-    /// Waits for the `n`-th line that holds this text, from 0.
+    /// Waits for the `n`-th line with this text, counted from 0.
     ///
     /// # Panics
     /// When it does not come within 60 s of real time.
@@ -220,7 +221,7 @@ impl CentrifugeServer {
         self.until(&format!("line {n} with {text:?}"), look).await
     }
 
-    /// Waits until so many WebSockets were opened.
+    /// Waits until this many WebSockets were opened.
     ///
     /// # Panics
     /// When that takes longer than 60 s of real time.
@@ -228,7 +229,7 @@ impl CentrifugeServer {
         self.until(&format!("{count} WebSockets"), |journal| (journal.opened >= count).then_some(())).await;
     }
 
-    /// Waits until so many WebSockets are over.
+    /// Waits until this many WebSockets have ended.
     ///
     /// # Panics
     /// When that takes longer than 60 s of real time.
@@ -286,7 +287,7 @@ impl State {
 }
 
 impl Channel {
-    /// What a subscribe is answered with. In the answer that recovers, the offset is the one that was asked for.
+    /// The answer to a subscribe. If it recovers, its offset is the requested one.
     fn subscribe(&self, recover: Option<Recover>) -> Subscribed {
         let mut answer = Subscribed {
             recoverable: true,
@@ -330,13 +331,13 @@ impl Shared {
             (offset, epoch, open.map(|open| open.out.clone()).collect::<Vec<_>>(), line)
         };
         for out in outs {
-            // It may be over by now.
+            // The connection may have ended.
             let _ = out.send(vec![Message::text(line.clone())]).await;
         }
         Some((offset, epoch))
     }
 
-    /// A connection's command. `None`: there is nothing to say. `Err`: the connection ends with this code.
+    /// Handles a command of a connection. `None`: there is no answer. `Err`: the connection ends with this code.
     fn command(&self, connection: u64, line: &str, greeted: &mut bool) -> Result<Option<String>, u16> {
         self.journal.send_modify(|journal| journal.lines.push(line.to_owned()));
         let (id, command) = Command::from_line(line).map_err(|_| 3501_u16)?;

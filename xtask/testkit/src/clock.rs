@@ -8,10 +8,10 @@ use std::time::Duration;
 
 /// Tokio's clock, frozen: it moves when the test says so, and never by itself.
 ///
-/// A paused tokio clock jumps to the next timer whenever no task can run. That is right for a test without I/O and
-/// wrong for one with sockets: bytes on their way through the kernel are nothing a runtime knows of, so a deadline of
-/// 45 s passes while a local connection is being set up. This clock holds the jump back, so that sockets take no
-/// virtual time at all.
+/// A paused tokio clock jumps to the next timer whenever no task can run. That is right for a test without I/O, and
+/// wrong for one with sockets: the runtime does not know of bytes that are in transit through the kernel, so a deadline
+/// of 45 s passes while a local connection is being made. This clock prevents the jump, so that sockets take no virtual
+/// time.
 ///
 /// Needs a current-thread runtime. Time runs again when the value is dropped.
 ///
@@ -26,7 +26,7 @@ use std::time::Duration;
 /// # }
 /// ```
 pub struct Clock {
-    /// Its end releases the thread that holds time back.
+    /// Dropping it ends the thread that prevents the jump.
     _hold: mpsc::Sender<()>,
     start: tokio::time::Instant,
 }
@@ -35,7 +35,7 @@ impl Clock {
     /// Stops the runtime's clock.
     ///
     /// # Panics
-    /// Outside a current-thread runtime, or when the clock is paused already.
+    /// Outside a current-thread runtime, or if the clock is paused already.
     pub fn freeze() -> Self {
         tokio::time::pause();
         let (hold, released) = mpsc::channel::<()>();
@@ -44,20 +44,19 @@ impl Clock {
         Self { _hold: hold, start: tokio::time::Instant::now() }
     }
 
-    /// Lets every ready task run, moves time ahead at once, and lets run what became ready by that. Timers in between
-    /// fire late, all at the same moment; where their order matters use [`run`](Self::run). Tokio rounds timers up to
-    /// the next millisecond: move a little further than the deadline.
+    /// Lets every ready task run, moves time ahead in one step, and lets the tasks run that became ready. Timers in
+    /// between fire late, all at the same moment; if their order matters, use [`run`](Self::run). Tokio rounds timers
+    /// up to the next millisecond: move a little further than the deadline.
     pub async fn advance(&self, by: Duration) {
         settle().await;
         tokio::time::advance(by).await;
         settle().await;
     }
 
-    /// Drives `future` to its end, moving time by `step` whenever about a millisecond of real time has passed without
-    /// that.
+    /// Drives `future` to its end. Whenever about a millisecond of real time has passed without that, moves time by
+    /// `step`.
     ///
-    /// The outcome must not depend on how far time has moved in the end: how many steps it takes depends on the
-    /// machine.
+    /// The outcome must not depend on the final time: the number of steps depends on the machine.
     ///
     /// # Panics
     /// When the future is not done after 60 s of real time.
@@ -65,7 +64,7 @@ impl Clock {
         let mut future = pin!(future);
         let mut steps = pin!(async {
             loop {
-                // Real time: the runtime's own clock is frozen. Sockets get it to deliver.
+                // This is real time, because the runtime's own clock is frozen. Meanwhile, sockets deliver their data.
                 tokio::task::spawn_blocking(|| std::thread::park_timeout(Duration::from_millis(1)))
                     .await
                     .expect("parking does not panic");
@@ -100,17 +99,17 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Lets tasks run, and what they wake, and what that wakes.
+/// Lets tasks run, and then the tasks that these wake, and so on.
 async fn settle() {
     for _ in 0..8 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Awaits `future` for 60 s of real time at most, whatever the runtime's clock says.
+/// Awaits `future` for at most 60 s of real time, whatever the runtime's clock says.
 ///
 /// # Panics
-/// When the time is over; `what` names what was waited for.
+/// When the time is over; `what` names the thing that did not happen.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     const LIMIT: Duration = Duration::from_secs(60);
     let (done, finished) = mpsc::channel::<()>();

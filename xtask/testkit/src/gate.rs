@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::clock::within;
 
 /// A barrier between a script and its test: [`Reply::hold`](crate::Reply::hold) stops there until the test opens it.
-/// Clones are one gate.
+/// Clones are the same gate.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<watch::Sender<(bool, usize)>>);
 
@@ -17,12 +17,12 @@ impl Gate {
         Self::default()
     }
 
-    /// Lets everybody through, from now on.
+    /// Lets all scripts through, from now on.
     pub fn open(&self) {
         self.0.send_modify(|(open, _)| *open = true);
     }
 
-    /// Waits until a script stands at the gate, or has gone through.
+    /// Waits until a script has stopped at the gate, or has passed it.
     ///
     /// # Panics
     /// When none comes within 60 s of real time.

@@ -5,18 +5,17 @@
 //!   relay's messages.
 //! * [`ApiServer`] is a Kubernetes API server with objects of any type, which fails on demand.
 //! * [`CentrifugeServer`] has channels over WebSockets and by Twirp, and fails on demand.
-//! * [`FaultLink`] stands in front of a real server and cuts, stalls, splits and slows what it sends, the same way for
-//!   the same seed.
-//! * [`Oracle`] folds events into pods in a slow and obvious way, and [`audit`] compares a client's items with the
-//!   log.
+//! * [`FaultLink`] is a proxy for a real server that cuts, stalls, splits and slows its data, in the same way for the
+//!   same seed.
+//! * [`Oracle`] folds events into pods in a slow and simple way, and [`audit`] compares a client's items with the log.
 //! * `Authority` (feature `tls`) signs certificates, and puts TLS in front of a peer.
 //! * [`Clock`] freezes tokio's time although sockets are in use, and moves it by hand.
 //!
-//! It is no HTTP server: requests are cut apart at their blank line and `Content-Length`, nothing is negotiated,
-//! nothing is checked. For plain REST with matchers, wiremock is better. Unlike the rest of the workspace it panics
-//! when a test is wrong: a request that never comes, a script with an error.
+//! It is not an HTTP server: requests are split at their blank line and `Content-Length`; nothing is negotiated, and
+//! nothing is checked. For plain REST with matchers, wiremock is better. Unlike the rest of the workspace it panics if
+//! a test is wrong: if a request never comes, or a script has an error.
 //!
-//! Nothing here sleeps: tests wait for events, within a limit of real time ([`within`]).
+//! Nothing here sleeps: tests wait for events, with a limit of real time ([`within`]).
 //!
 //! ```
 //! use relay_testkit::{Conversation, Peer, RelayScript};

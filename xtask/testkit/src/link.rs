@@ -18,20 +18,21 @@ use super::seed::Rng;
 mod blocks;
 use blocks::Scanner;
 
-/// A TCP proxy on a free loopback port in front of a real server. What the client sends passes unharmed; what the
-/// server sends meets the [`Faults`]. Dropping it closes the port and every connection.
+/// A TCP proxy on a free loopback port in front of a real server. The client's bytes pass unchanged; the [`Faults`]
+/// apply to the server's bytes. Dropping it closes the port and every connection.
 ///
-/// Each connection draws from its own part of the seed, by the order in which connections were accepted.
+/// Each connection uses its own part of the seed, by the order in which connections were accepted.
 pub struct FaultLink {
     addr: SocketAddr,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
 }
 
-/// What a link does to the bytes from the server. The default is nothing.
+/// The faults of a link for the bytes from the server. The default has none.
 ///
-/// Events are counted on each connection for itself: the blocks of `text/event-stream` bodies that a blank line ends,
-/// comments alone included. A count that is no more than the messages that open each stream lets nothing through, ever.
+/// Events are counted on each connection separately. An event is a block of a `text/event-stream` body that a blank
+/// line ends; a block of comments also counts. If a count is not higher than the number of messages at the beginning of
+/// each stream, nothing else ever passes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Faults {
@@ -52,38 +53,38 @@ impl Faults {
         Self::default()
     }
 
-    /// Ends a connection after this many events: every other time on average right behind the last one, else inside
-    /// the event that follows.
+    /// Ends a connection after this many events: in half of the cases on average directly after the last one, otherwise
+    /// inside the next event.
     #[must_use]
     pub fn cut_every(mut self, events: u64) -> Self {
         self.cut_every = Some(events.max(1));
         self
     }
 
-    /// Ends a connection after this many bytes from the server, whatever they are: heads and lists too.
+    /// Ends a connection after this many bytes from the server of any kind, including heads and lists.
     #[must_use]
     pub fn cut_bytes(mut self, bytes: u64) -> Self {
         self.cut_bytes = Some(bytes.max(1));
         self
     }
 
-    /// Makes every other cut on average an RST instead of a FIN. An RST may take bytes with it that the client has
-    /// not read.
+    /// Makes half of the cuts on average an RST instead of a FIN. An RST may discard bytes that the client has not
+    /// read.
     #[must_use]
     pub fn reset(mut self) -> Self {
         self.reset = true;
         self
     }
 
-    /// Holds back what comes after each time this many events have passed, for this long on tokio's time.
+    /// Each time this many events have passed, holds back the following bytes for this long on tokio's time.
     #[must_use]
     pub fn stall(mut self, events: u64, time: Duration) -> Self {
         (self.stall_every, self.stall) = (Some(events.max(1)), time);
         self
     }
 
-    /// After this many events a connection passes nothing any more and stays open until the client closes it: a peer
-    /// that is gone without a FIN.
+    /// After this many events a connection passes nothing more, and stays open until the client closes it, like a peer
+    /// that has disappeared without a FIN.
     #[must_use]
     pub fn hang_every(mut self, events: u64) -> Self {
         self.hang_every = Some(events.max(1));
@@ -114,7 +115,7 @@ impl Faults {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident)*) => {
-        /// What a link has done so far. Tests assert that a fault they rely on did happen.
+        /// What a link has done so far. Tests assert that the faults that they rely on have occurred.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
@@ -191,7 +192,7 @@ impl FaultLink {
         Self { addr, shared, accepting }
     }
 
-    /// Where it listens.
+    /// The address of the link.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -201,17 +202,17 @@ impl FaultLink {
         format!("http://{}", self.addr)
     }
 
-    /// What it has done so far.
+    /// What the link has done so far.
     pub fn counters(&self) -> Counters {
         self.shared.tally.read()
     }
 
-    /// Changes the faults, for connections that are open too. What they have counted so far stands.
+    /// Changes the faults, also for open connections. Their counts so far are kept.
     pub fn set(&self, faults: Faults) {
         self.shared.faults.send_replace(Arc::new(faults));
     }
 
-    /// Ends every open connection with a FIN towards the client, now.
+    /// Ends every open connection at once, with a FIN towards the client.
     pub fn cut_all(&self) {
         self.shared.cut.send_modify(|times| *times += 1);
     }
@@ -248,7 +249,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// How the link ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// As one of the two sides did.
+    /// With the end of one of the two sides.
     Passed,
     Fin,
     Reset,
@@ -260,7 +261,7 @@ async fn connection(mut client: TcpStream, mut rng: Rng, shared: Arc<Shared>) {
         let _ = client.set_zero_linger();
         return;
     }
-    // A server that is down is a connection that ends at once.
+    // If the server is down, the connection ends at once.
     let Ok(mut server) = TcpStream::connect(shared.upstream).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let mut cut_all = shared.cut.subscribe();
@@ -280,7 +281,7 @@ async fn connection(mut client: TcpStream, mut rng: Rng, shared: Arc<Shared>) {
     let end = {
         let up = async {
             pass_up(&mut from_client, &mut to_server, &shared).await;
-            // The client is done sending; the answer may still be on its way, unless nothing passes any more.
+            // The client has finished sending. The answer may still arrive, unless nothing passes any more.
             hung.notified().await;
         };
         tokio::select! {
@@ -299,9 +300,9 @@ async fn connection(mut client: TcpStream, mut rng: Rng, shared: Arc<Shared>) {
         }
         End::Fin | End::Passed => {
             let _ = to_client.shutdown().await;
-            // The server's end first: it must see that its client is gone.
+            // The server's connection ends first, because the server must see that its client is gone.
             drop(server);
-            // What the client still sends must not turn the FIN into an RST.
+            // The rest of the client's data is read, so that the FIN does not become an RST.
             let mut rest = [0; 1024];
             while from_client.read(&mut rest).await.unwrap_or(0) > 0 {}
         }
@@ -326,7 +327,7 @@ async fn pass_up(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, shared: &Share
 
 /// The direction from the server to the client.
 struct Down {
-    /// Told when nothing passes any more: the connection then ends when its client leaves.
+    /// Notified when nothing passes any more: the connection then ends when its client leaves.
     hung: Arc<Notify>,
     scanner: Scanner,
     faults: watch::Receiver<Arc<Faults>>,
@@ -336,7 +337,7 @@ struct Down {
     events: u64,
     /// Bytes passed on this connection.
     bytes: u64,
-    /// When the next byte may pass under `slow`.
+    /// The time when the next byte may pass with `slow`.
     free_at: Instant,
 }
 
@@ -392,7 +393,7 @@ impl Down {
         if !cut {
             return None;
         }
-        // Inside the next event only if it is here already: waiting for it could take for ever on a quiet stream.
+        // Cuts inside the next event only if it has arrived, because on a quiet stream the wait could take for ever.
         let inside = self.rng.one_in(2);
         let length = self.scanner.next_block(rest).0 as u64;
         if inside && length > 1 {
@@ -414,7 +415,7 @@ impl Down {
         End::Fin
     }
 
-    /// Writes, in pieces and slowly if so asked. False when the client is gone.
+    /// Writes the bytes, in pieces and slowly if that is set. False if the client is gone.
     async fn write(&mut self, to: &mut WriteHalf<'_>, mut bytes: &[u8], faults: &Faults) -> bool {
         while !bytes.is_empty() {
             let mut size = bytes.len();
@@ -423,9 +424,10 @@ impl Down {
                 self.shared.count(|tally| &tally.pieces, 1);
             }
             if let Some(rate) = faults.slow {
-                // At most a tenth of a second's worth at a time, so that the stream is thin rather than in bursts.
+                // Writes at most the bytes of a tenth of a second at a time, so that the stream is slow and does not
+                // come in bursts.
                 size = size.min(usize::try_from(rate / 10).unwrap_or(usize::MAX).max(1));
-                // Timers are late by a millisecond or two; what they are late is made up for.
+                // Timers are late by a millisecond or two; the next piece makes up for it.
                 let now = Instant::now();
                 let due = self.free_at.max(now.checked_sub(Duration::from_millis(20)).unwrap_or(now));
                 self.free_at = due + Duration::from_secs_f64(size as f64 / rate as f64);
@@ -439,7 +441,7 @@ impl Down {
                 return false;
             }
             if faults.split.is_some() {
-                // Lets a reader on the same runtime see the piece by itself.
+                // Lets a reader on the same runtime read the piece alone.
                 tokio::task::yield_now().await;
             }
             self.bytes += size as u64;

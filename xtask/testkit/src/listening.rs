@@ -8,12 +8,12 @@ use tokio::task::JoinSet;
 
 use crate::clock::within;
 
-/// Takes connections until it is dropped, which ends all of them.
+/// Accepts connections until it is dropped, which ends all of them.
 pub(crate) async fn accept<F>(listener: TcpListener, mut serve: impl FnMut(TcpStream) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    // Dropped with this future.
+    // Dropped with this future, which ends all connections.
     let mut connections = JoinSet::new();
     loop {
         let Ok((socket, _)) = listener.accept().await else { continue };

@@ -1,19 +1,19 @@
-//! Expected results, computed in a slow and obvious way.
+//! Expected results, computed in a slow and simple way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use relay_proto::pods::{EventType, Pod, PodEvent, PodKey};
 
-/// The pods after a list of events: a map, and one rule per event type. No versions, no positions, no filters: it
-/// believes the order it is given.
+/// The pods after a list of events: a map, and one rule per event type. It knows no versions, positions or filters, and
+/// trusts the order of the events.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Oracle {
     pods: BTreeMap<PodKey, Pod>,
 }
 
 impl Oracle {
-    /// The pods after `events`, from nothing.
+    /// The pods after `events`, starting with none.
     pub fn fold<'a>(events: impl IntoIterator<Item = &'a PodEvent>) -> Self {
         let mut oracle = Self::default();
         for event in events {
@@ -36,12 +36,12 @@ impl Oracle {
         }
     }
 
-    /// Puts a pod in the place of what has its name.
+    /// Adds a pod, or replaces the pod with its name.
     pub fn put(&mut self, pod: Pod) {
         self.pods.insert(pod.key().clone(), pod);
     }
 
-    /// Takes what has this name away.
+    /// Removes the pod with this name.
     pub fn remove(&mut self, key: &PodKey) {
         self.pods.remove(key);
     }
@@ -51,10 +51,10 @@ impl Oracle {
         self.pods.values()
     }
 
-    /// Compares with what somebody else holds, in any order.
+    /// Compares with the pods of somebody else, in any order.
     ///
     /// # Panics
-    /// When a pod is missing, too much, twice there or different; names up to ten of them.
+    /// When a pod is missing, unexpected, duplicated or different; the message names up to ten of them.
     pub fn assert_same<'a>(&self, pods: impl IntoIterator<Item = &'a Pod>) {
         let mut left: BTreeMap<&PodKey, &Pod> = self.pods.iter().collect();
         let mut wrong = Vec::new();
@@ -71,7 +71,7 @@ impl Oracle {
     }
 }
 
-/// What a client saw of a log, compared by hash. `Display` sums it up with examples.
+/// The events of a log that a client saw, compared by hash. `Display` summarises it with examples.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Audit {
@@ -79,7 +79,7 @@ pub struct Audit {
     pub missing: Vec<String>,
     /// Seen events that the log does not have.
     pub unknown: Vec<String>,
-    /// Events seen more than once: how often too often, in all.
+    /// The number of repetitions of events that were seen more than once.
     pub repeated: usize,
     /// Events seen for the first time after a later one of the log.
     pub late: Vec<String>,
@@ -110,7 +110,7 @@ impl fmt::Display for Audit {
     }
 }
 
-/// Compares the hashes a client `saw`, in its order, with those of the `log`, in the log's order.
+/// Compares the hashes that a client `saw`, in its order, with those of the `log`, in the log's order.
 pub fn audit<L: AsRef<str>, S: AsRef<str>>(
     log: impl IntoIterator<Item = L>,
     saw: impl IntoIterator<Item = S>,

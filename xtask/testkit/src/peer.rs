@@ -14,17 +14,17 @@ use tokio::task::JoinHandle;
 use super::Reply;
 use super::listening;
 
-/// A server on a free loopback port that plays a [`Script`] and records what it is asked. Dropping it closes the port
-/// and every connection.
+/// A server on a free loopback port that plays a [`Script`] and records its requests. Dropping it closes the port and
+/// every connection.
 pub struct Peer {
     addr: SocketAddr,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
 }
 
-/// What a peer answers: replies per path, used up in their order, and how connections begin.
+/// The answers of a peer: replies for each path, which are used in order, and how connections begin.
 ///
-/// A request that nothing is scripted for is answered with 500 and listed by [`Peer::unscripted`].
+/// A request without a scripted reply is answered with 500 and listed by [`Peer::unscripted`].
 #[derive(Default)]
 pub struct Script {
     /// Keyed by the path without the query.
@@ -46,7 +46,7 @@ pub enum Opening {
     Reset,
     /// Closed before a byte is read.
     Close,
-    /// Accepted, then nothing: no byte is read or written.
+    /// It is accepted, and then no byte is read or written.
     Silence,
 }
 
@@ -63,13 +63,13 @@ impl Script {
         self
     }
 
-    /// What a path answers once the replies added by [`on`](Self::on) are used up, every time.
+    /// The reply of a path once the replies added by [`on`](Self::on) are used up. It can be used any number of times.
     #[must_use]
     pub fn always(self, path: &str, reply: Reply) -> Self {
         self.answer(path, move |_| reply.clone())
     }
 
-    /// Like [`always`](Self::always), made from the request.
+    /// Like [`always`](Self::always), with a reply that is made from the request.
     #[must_use]
     pub fn answer(mut self, path: &str, reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         self.always.insert(path.into(), Arc::new(reply));
@@ -104,7 +104,7 @@ impl fmt::Debug for Script {
 
 struct Shared {
     script: Mutex<Script>,
-    /// What happened so far; waiters look at it after every change.
+    /// What has happened so far. Waiting tests look at it after every change.
     journal: watch::Sender<Journal>,
 }
 
@@ -117,9 +117,9 @@ struct Journal {
 struct Entry {
     request: Request,
     scripted: bool,
-    /// The reply was played to its end.
+    /// Whether the reply was played to its end.
     played: bool,
-    /// The client ended the connection.
+    /// Whether the client has ended the connection.
     closed: bool,
 }
 
@@ -133,15 +133,15 @@ impl Peer {
     /// Listens on a free port of 127.0.0.1.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is no free port.
     pub async fn start(script: impl Into<Script>) -> Self {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
     }
 
-    /// Listens on this address: for a peer that comes back on the port of one that was dropped.
+    /// Listens on this address, for a peer that comes back on the port of one that was dropped.
     ///
     /// # Panics
-    /// When the address is taken.
+    /// When the address is in use.
     pub async fn start_at(addr: SocketAddr, script: impl Into<Script>) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap_or_else(|error| panic!("bind {addr}: {error}"));
         let addr = listener.local_addr().expect("a bound socket has an address");
@@ -156,7 +156,7 @@ impl Peer {
         Self { addr, shared, accepting }
     }
 
-    /// Where it listens.
+    /// The address of the peer.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -166,24 +166,24 @@ impl Peer {
         format!("http://{}", self.addr)
     }
 
-    /// Adds a reply to the running script, behind those its path has.
+    /// Adds a reply to the running script, after those of its path.
     pub fn on(&self, path: &str, reply: Reply) {
         self.shared.script().replies.entry(path.into()).or_default().push_back(reply);
     }
 
-    /// The `n`-th request of all, from 0, as soon as it has come.
+    /// The `n`-th request, counted from 0, as soon as it has arrived.
     ///
     /// # Panics
-    /// When it does not come within 60 s of real time.
+    /// When it does not arrive within 60 s of real time.
     pub async fn request(&self, n: usize) -> Request {
         let look = |journal: &Journal| journal.requests.get(n).map(|entry| entry.request.clone());
         self.until(&format!("request {n}"), look).await
     }
 
-    /// The `n`-th request for a path (without query), from 0, as soon as it has come.
+    /// The `n`-th request for a path (without query), counted from 0, as soon as it has arrived.
     ///
     /// # Panics
-    /// When it does not come within 60 s of real time.
+    /// When it does not arrive within 60 s of real time.
     pub async fn request_to(&self, path: &str, n: usize) -> Request {
         self.until(&format!("request {n} for {path}"), |journal| {
             journal.requests.iter().map(|entry| &entry.request).filter(|r| r.path() == path).nth(n).cloned()
@@ -191,7 +191,7 @@ impl Peer {
         .await
     }
 
-    /// Waits until the reply to the `n`-th request of all has been played to its end.
+    /// Waits until the reply to the `n`-th request has been played to its end.
     ///
     /// # Panics
     /// When that takes longer than 60 s of real time.
@@ -200,7 +200,7 @@ impl Peer {
         self.until(&what, |journal| journal.requests.get(n).filter(|entry| entry.played).map(|_| ())).await;
     }
 
-    /// Waits until the client has ended the connection of the `n`-th request of all.
+    /// Waits until the client has ended the connection of the `n`-th request.
     ///
     /// # Panics
     /// When that takes longer than 60 s of real time.
@@ -209,7 +209,7 @@ impl Peer {
         self.until(&what, |journal| journal.requests.get(n).filter(|entry| entry.closed).map(|_| ())).await;
     }
 
-    /// Waits for the `n`-th accepted connection, from 0.
+    /// Waits for the `n`-th accepted connection, counted from 0.
     ///
     /// # Panics
     /// When it does not come within 60 s of real time.
@@ -217,23 +217,23 @@ impl Peer {
         self.until(&format!("connection {n}"), |journal| (journal.connections > n).then_some(())).await;
     }
 
-    /// How many connections were accepted so far.
+    /// The number of connections that were accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.journal.borrow().connections
     }
 
-    /// Every request so far, in the order they came.
+    /// Every request so far, in order.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.journal.borrow().requests.iter().map(|entry| entry.request.clone()).collect()
     }
 
-    /// Requests that no reply was scripted for. A test that wants none asserts that this is empty.
+    /// Requests without a scripted reply. A test that allows none asserts that this is empty.
     pub fn unscripted(&self) -> Vec<Request> {
         let journal = self.shared.journal.borrow();
         journal.requests.iter().filter(|entry| !entry.scripted).map(|entry| entry.request.clone()).collect()
     }
 
-    /// How many replies added by `on` were not asked for yet.
+    /// The number of replies added by `on` that were not used yet.
     pub fn unused(&self) -> usize {
         self.shared.script().replies.values().map(VecDeque::len).sum()
     }
@@ -299,7 +299,7 @@ async fn serve(mut socket: TcpStream, opening: Opening, shared: Arc<Shared>) {
             }
             Next::Fin => {
                 let _ = writing.shutdown().await;
-                // What the client still sends must not turn the FIN into an RST.
+                // The rest of the client's data is read, so that the FIN does not become an RST.
                 until_closed(&mut reading, &mut buffer).await;
                 mark(|entry| entry.closed = true);
             }
@@ -315,7 +315,7 @@ async fn serve(mut socket: TcpStream, opening: Opening, shared: Arc<Shared>) {
     }
 }
 
-/// Reads until the client ends the connection. Received bytes are kept, up to a bound, for the next request.
+/// Reads until the client ends the connection. The bytes are kept, up to a limit, for the next request.
 pub(crate) async fn until_closed(reading: &mut tokio::net::tcp::ReadHalf<'_>, buffer: &mut BytesMut) {
     loop {
         if buffer.len() > Request::MAX_HEAD {
@@ -328,7 +328,7 @@ pub(crate) async fn until_closed(reading: &mut tokio::net::tcp::ReadHalf<'_>, bu
     }
 }
 
-/// A request as it came.
+/// A request as it was received.
 #[derive(Clone)]
 pub struct Request {
     head: Bytes,
@@ -343,7 +343,7 @@ impl Request {
         &self.head
     }
 
-    /// The body, when a `Content-Length` announced one.
+    /// The body, if a `Content-Length` announced one.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
@@ -353,12 +353,12 @@ impl Request {
         self.word(0)
     }
 
-    /// Path and query as they came.
+    /// The path and the query as they were received.
     pub fn target(&self) -> &str {
         self.word(1)
     }
 
-    /// The path as it came, still percent-encoded.
+    /// The path as it was received, still percent-encoded.
     pub fn path(&self) -> &str {
         self.target().split('?').next().unwrap_or("")
     }
@@ -370,12 +370,12 @@ impl Request {
         pairs.filter(|(key, _)| percent_decode(key) == name).map(|(_, value)| percent_decode(value)).collect()
     }
 
-    /// The decoded value of a query parameter, the first when there are several.
+    /// The decoded value of a query parameter; the first one if there are several.
     pub fn query(&self, name: &str) -> Option<String> {
         self.query_all(name).into_iter().next()
     }
 
-    /// The value of a header, the first when there are several. Names are compared without case.
+    /// The value of a header; the first one if there are several. Names are compared without case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = std::str::from_utf8(&self.head).ok()?.split("\r\n").skip(1);
         let mut pairs = lines.filter_map(|line| line.split_once(':'));
@@ -387,7 +387,7 @@ impl Request {
         std::str::from_utf8(line).unwrap_or("").split(' ').nth(n).unwrap_or("")
     }
 
-    /// Reads the next request; `None` when the connection ended before it was whole.
+    /// Reads the next request; `None` if the connection ended before it was complete.
     pub(crate) async fn read(socket: &mut TcpStream, buffer: &mut BytesMut) -> Option<Self> {
         let end = loop {
             if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {

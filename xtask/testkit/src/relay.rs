@@ -39,7 +39,7 @@ pub struct RelayScript {
 }
 
 impl RelayScript {
-    /// A relay whose log has this epoch; nothing is answered yet but `/health`.
+    /// A relay whose log has this epoch. At first it only answers `/health`.
     pub fn new(epoch: &str) -> Self {
         Self {
             epoch: epoch.into(),
@@ -57,7 +57,7 @@ impl RelayScript {
         self
     }
 
-    /// The next answer to `/pods`: these pods at this sequence. The last one is not repeated.
+    /// The next answer to `/pods`: these pods at this sequence. The last answer is not repeated.
     #[must_use]
     pub fn seed<'a>(self, sequence: u64, pods: impl IntoIterator<Item = &'a Pod>) -> Self {
         let (path, reply) = (self.paths.pods.clone(), pods_reply(&self.epoch, sequence, pods));
@@ -71,8 +71,8 @@ impl RelayScript {
         self.on(&path, conversation.into())
     }
 
-    /// Tickets `s-1`, `s-2` and so on for who asks. Whether a stream was opened with the right one is for the test to
-    /// look up in the recorded requests.
+    /// Answers requests for tickets with `s-1`, `s-2` and so on. A test checks in the recorded requests whether a
+    /// stream was opened with the right one.
     #[must_use]
     pub fn sessions(self) -> Self {
         let minted = AtomicU64::new(0);
@@ -82,14 +82,14 @@ impl RelayScript {
         )
     }
 
-    /// Any other reply, or a fault in the place of one: 401 for a stream, 503 for a list.
+    /// Any other reply, or a fault instead of one: 401 for a stream, 503 for a list.
     #[must_use]
     pub fn on(mut self, path: &str, reply: Reply) -> Self {
         self.script = self.script.on(&format!("{}{path}", self.prefix), reply);
         self
     }
 
-    /// What a path answers whenever nothing else is left for it.
+    /// The reply of a path when no other reply is left for it.
     #[must_use]
     pub fn always(mut self, path: &str, reply: Reply) -> Self {
         self.script = self.script.always(&format!("{}{path}", self.prefix), reply);
@@ -112,8 +112,9 @@ impl From<RelayScript> for Script {
     }
 }
 
-/// What a relay says on one stream connection. It counts as a relay does: sequences grow by one, `previous_hash` is the
-/// hash before, `sent` is what was sent. The hash of sequence `n` in epoch `e` is `e.n` ([`hash_of`]).
+/// The messages of a relay on one stream connection. They are counted as a relay does: sequences grow by one,
+/// `previous_hash` is the hash before, and `sent` is the number of sent messages. The hash of sequence `n` in epoch `e`
+/// is `e.n` ([`hash_of`]).
 #[derive(Debug, Clone)]
 pub struct Conversation {
     epoch: String,
@@ -125,12 +126,12 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// A 200 answer of a relay whose log has this epoch; nothing said yet.
+    /// A 200 answer of a relay whose log has this epoch, without messages at first.
     pub fn new(epoch: &str) -> Self {
         Self { epoch: epoch.into(), filtered: false, sequence: 0, sent: 0, replayed: 0, reply: Reply::sse() }
     }
 
-    /// Speaks as on a narrowed stream: `sent` in the place of `previous_hash`. To be said before
+    /// Sends the messages of a filtered stream: `sent` instead of `previous_hash`. Call it before
     /// [`connected`](Self::connected).
     #[must_use]
     pub fn filtered(mut self) -> Self {
@@ -145,13 +146,13 @@ impl Conversation {
         self
     }
 
-    /// `connected`: events after this sequence follow; the log's head is there too.
+    /// `connected`: the events after this sequence follow, and the log's head is at this sequence.
     #[must_use]
     pub fn connected(self, after: u64) -> Self {
         self.connected_to(after, after)
     }
 
-    /// `connected` with a head of its own.
+    /// `connected` with another head.
     #[must_use]
     pub fn connected_to(mut self, after: u64, head: u64) -> Self {
         let position = |sequence| json!({"hash": hash_of(&self.epoch, sequence), "sequence": sequence});
@@ -170,8 +171,8 @@ impl Conversation {
         self.pod_at(next, kind, pod)
     }
 
-    /// An event with a sequence of its own: again, out of order, beyond a hole. The next one follows it. Its
-    /// `previous_hash` is that of the sequence before it; on a narrowed stream it counts as sent.
+    /// An event with any sequence: repeated, out of order, or after a hole. The next event follows it. Its
+    /// `previous_hash` is that of the sequence before it; on a filtered stream it counts as sent.
     #[must_use]
     pub fn pod_at(mut self, sequence: u64, kind: &str, pod: &Pod) -> Self {
         let bytes = self.pod_bytes(sequence, kind, pod);
@@ -181,7 +182,7 @@ impl Conversation {
         self.bytes(bytes)
     }
 
-    /// The next event, cut after half of its bytes: the connection ends there with a FIN.
+    /// The next event, cut after half of its bytes: the connection then ends with a FIN.
     #[must_use]
     pub fn cut_inside(self, kind: &str, pod: &Pod) -> Self {
         let mut bytes = self.pod_bytes(self.sequence + 1, kind, pod);
@@ -189,7 +190,7 @@ impl Conversation {
         self.bytes(bytes).cut()
     }
 
-    /// Loses events: the log goes on after them, and nothing says so.
+    /// Loses events: the log continues after them, and no message says so.
     #[must_use]
     pub fn lose(mut self, events: u64) -> Self {
         self.sequence += events;
@@ -210,7 +211,7 @@ impl Conversation {
         self.heartbeat_with(json!({}))
     }
 
-    /// `heartbeat` with fields of its own, such as `{"catching_up": true}` or `{"source": "stale"}`.
+    /// `heartbeat` with other fields, such as `{"catching_up": true}` or `{"source": "stale"}`.
     #[must_use]
     pub fn heartbeat_with(self, fields: Value) -> Self {
         let mut beat = json!({"catching_up": false, "time": time_of(self.sequence), "source": "live", "stale_since": null});
@@ -221,7 +222,7 @@ impl Conversation {
         self.event("heartbeat", None, &data)
     }
 
-    /// `gap`: events after this sequence follow.
+    /// `gap`: the events after this sequence follow.
     #[must_use]
     pub fn gap(mut self, reason: &str, sequence: u64) -> Self {
         self.sequence = sequence;
@@ -262,7 +263,7 @@ impl Conversation {
         self
     }
 
-    /// Stalls until the gate is open.
+    /// Waits until the gate is open.
     #[must_use]
     pub fn hold(mut self, gate: &Gate) -> Self {
         self.reply = self.reply.hold(gate);
@@ -276,14 +277,14 @@ impl Conversation {
         self
     }
 
-    /// Ends the connection with an RST. What the client has not read by then may be lost to it.
+    /// Ends the connection with an RST. Bytes that the client has not read by then may be lost.
     #[must_use]
     pub fn reset(mut self) -> Self {
         self.reply = self.reply.reset();
         self
     }
 
-    /// Says nothing any more and stays.
+    /// Sends nothing more, and keeps the connection open.
     #[must_use]
     pub fn silence(mut self) -> Self {
         self.reply = self.reply.silence();
@@ -315,7 +316,7 @@ impl Conversation {
         sse_event("pod", Some(&hash), &data.to_string()).into()
     }
 
-    /// Adds the position, and what a narrowed stream says with it.
+    /// Adds the position, and the fields of a filtered stream.
     fn positioned(&self, data: Value) -> Value {
         let mut fields = match data {
             Value::Object(fields) => fields,
@@ -344,7 +345,7 @@ pub fn hash_of(epoch: &str, sequence: u64) -> String {
 /// One SSE event with its blank line; lines of `data` become `data:` lines.
 ///
 /// # Panics
-/// When the kind or the id holds a line end or NUL.
+/// When the kind or the id contains a line end or NUL.
 pub fn sse_event(kind: &str, id: Option<&str>, data: &str) -> Bytes {
     let mut bytes = Vec::new();
     Encoder::new(&mut bytes).event(Some(kind), id, data).expect("a kind and an id of one line");

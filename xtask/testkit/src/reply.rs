@@ -9,14 +9,13 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::gate::Gate;
 use super::seed::Rng;
 
-/// One answer of a script: a head, bytes in the chunks given, pauses in between, and an end.
+/// One answer of a script: a head, bytes in the given chunks, pauses between them, and an end.
 ///
-/// Each `send` is one write to the socket, and the runtime runs once before the next, so that a reader on the same
-/// runtime sees the chunks one by one as long as it keeps reading. Where a test depends on that, a [`Gate`] between
-/// makes it sure.
+/// Each `send` is one write to the socket, and the runtime runs once before the next one. So a reader on the same
+/// runtime sees each chunk alone, if it keeps reading. A test that depends on this needs a [`Gate`] between the chunks.
 ///
-/// An answer with a known length leaves the connection open for the next request, as servers do. One that runs out of
-/// steps without a length ends with a FIN.
+/// After an answer with a known length, the connection stays open for the next request, as with real servers. An answer
+/// without a length ends with a FIN after its last step.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// `None`: the script writes its own head, if any.
@@ -28,7 +27,7 @@ pub struct Reply {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
-    /// No length: the end of the connection ends the body.
+    /// Without a length: the end of the connection ends the body.
     UntilEnd,
     /// `Content-Length` of all that is sent.
     Length,
@@ -48,7 +47,7 @@ pub(crate) enum Step {
     Silence,
 }
 
-/// How the connection goes on after a reply.
+/// What happens on the connection after a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     /// The next request may come.
@@ -69,7 +68,7 @@ impl Reply {
         Self::new(status, "application/json", body.to_string())
     }
 
-    /// An answer with nothing in it, such as 204.
+    /// An answer without a body, such as 204.
     pub fn empty(status: u16) -> Self {
         Self::with_framing(Some(status), Framing::Length)
     }
@@ -79,14 +78,14 @@ impl Reply {
         Self::empty(status).header("location", location)
     }
 
-    /// A 200 event stream; what is sent is the body, ended by the end of the connection.
+    /// A 200 event stream. The bytes that are sent are the body, and the end of the connection ends it.
     pub fn sse() -> Self {
         Self::with_framing(Some(200), Framing::UntilEnd)
             .header("content-type", "text/event-stream")
             .header("cache-control", "no-store")
     }
 
-    /// Exact bytes from the first one on: the script writes status line and head itself.
+    /// Exact bytes from the first one on: the script writes the status line and the head itself.
     pub fn raw() -> Self {
         Self::with_framing(None, Framing::UntilEnd)
     }
@@ -102,22 +101,23 @@ impl Reply {
         self
     }
 
-    /// Announces a body of `length` bytes, whatever is sent: more than that is a body cut short.
+    /// Announces a body of `length` bytes, whatever is sent. If it is higher than the number of sent bytes, the body is
+    /// cut short.
     #[must_use]
     pub fn declare_length(mut self, length: u64) -> Self {
         self.framing = Framing::Declared(length);
         self
     }
 
-    /// Uses chunked transfer encoding: one chunk per `send`, and a last chunk when the script runs to its end. After
-    /// a cut there is none, which is how a client tells the two apart.
+    /// Uses chunked transfer encoding: one chunk per `send`, and a last chunk when the script ends. After a cut there
+    /// is no last chunk, which is how a client distinguishes the two.
     #[must_use]
     pub fn chunked(mut self) -> Self {
         self.framing = Framing::Chunked;
         self
     }
 
-    /// Sends bytes in one write. An empty chunk is nothing.
+    /// Sends bytes in one write. An empty chunk has no effect.
     #[must_use]
     pub fn send(self, bytes: impl Into<Bytes>) -> Self {
         self.step(Step::Send(bytes.into()))
@@ -153,37 +153,37 @@ impl Reply {
         self.step(Step::Delay(time))
     }
 
-    /// Stalls until the gate is open.
+    /// Waits until the gate is open.
     #[must_use]
     pub fn hold(self, gate: &Gate) -> Self {
         self.step(Step::Hold(gate.clone()))
     }
 
-    /// Ends the connection with a FIN, here and now.
+    /// Ends the connection with a FIN at this point.
     #[must_use]
     pub fn cut(self) -> Self {
         self.step(Step::Fin)
     }
 
-    /// Ends the connection with an RST. What the reader has not read by then may be lost to it.
+    /// Ends the connection with an RST. Bytes that the reader has not read by then may be lost.
     #[must_use]
     pub fn reset(self) -> Self {
         self.step(Step::Reset)
     }
 
-    /// Sends nothing any more and never ends: to the client, a peer that is gone without a FIN.
+    /// Sends nothing more and never ends, like a peer that has disappeared without a FIN.
     #[must_use]
     pub fn silence(self) -> Self {
         self.step(Step::Silence)
     }
 
-    /// Takes over the steps of a body made elsewhere.
+    /// Takes over the steps of a body that was made elsewhere.
     pub(crate) fn step(mut self, step: Step) -> Self {
         self.steps.push_back(step);
         self
     }
 
-    /// The whole script of the connection, head included, and how it goes on.
+    /// The whole script of the connection, including the head, and what happens after it.
     fn compile(mut self) -> (VecDeque<Step>, Next) {
         let cut = self.steps.iter().position(|step| matches!(step, Step::Fin | Step::Reset | Step::Silence));
         let next = match (cut.map(|at| &self.steps[at]), self.framing) {
@@ -226,7 +226,7 @@ impl Reply {
         (self.steps, next)
     }
 
-    /// Plays the script; `Err` when the client is gone.
+    /// Plays the script; `Err` if the client is gone.
     pub(crate) async fn play(self, socket: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<Next> {
         let (steps, next) = self.compile();
         for step in steps {

@@ -10,8 +10,7 @@ impl Rng {
         Self(seed)
     }
 
-    /// A generator of its own for one part of a test, such as one connection: parts stay as they are when others
-    /// change.
+    /// A separate generator for one part of a test, such as one connection: a part stays the same when others change.
     #[must_use]
     pub fn fork(&self, part: u64) -> Self {
         let mut mixed = Self(self.0 ^ part.wrapping_mul(0xd134_2543_de82_ef95));
@@ -29,7 +28,7 @@ impl Rng {
 
     /// A number from 0 to `end`, without `end`. An `end` of 0 gives 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        // The bias of the multiplication is below one in 2^32 for every range a test uses.
+        // For every range that a test uses, the bias of the multiplication is below one in 2^32.
         ((u128::from(self.next_u64()) * u128::from(end)) >> 64) as u64
     }
 
@@ -46,7 +45,7 @@ mod tests {
     #[test]
     fn numbers_are_those_of_splitmix64() {
         let mut rng = Rng::new(1_234_567);
-        // The reference implementation's first numbers for this seed.
+        // The first numbers of the reference implementation for this seed.
         assert_eq!(rng.next_u64(), 6_457_827_717_110_365_317);
         assert_eq!(rng.next_u64(), 3_203_168_211_198_807_973);
         let mut small = Rng::new(7);

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::peer::{Request, percent_decode};
 
-/// Where an object is. An empty namespace is that of types without one, or stands for all; an empty name stands for
-/// all.
+/// The place of an object. The namespace is empty for types without one, and for all namespaces; an empty name means
+/// all objects.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     /// `v1/pods`, or with a group.
@@ -21,7 +21,7 @@ impl Place {
         Self { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// What a path of the API is about, and whether it is about the status of that.
+    /// The place that a path of the API names, and whether the path is for its status.
     pub(super) fn of_path(path: &str) -> Option<(Self, bool)> {
         let parts: Vec<String> = path.strip_prefix('/')?.split('/').map(percent_decode).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -30,7 +30,7 @@ impl Place {
             ["apis", group, version, ref rest @ ..] => (format!("{group}/{version}"), rest),
             _ => return None,
         };
-        // A namespace is an object of its own, too.
+        // A namespace is also an object.
         let (namespace, rest) = match rest {
             ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
             rest => ("", rest),
@@ -44,7 +44,7 @@ impl Place {
         Some((Self::new(&format!("{prefix}/{plural}"), namespace, name), status))
     }
 
-    /// Whether an object at this place is meant by a list of `scope`.
+    /// Whether a list of `scope` contains an object at this place.
     fn is_in(&self, scope: &Self) -> bool {
         self.kind == scope.kind && (scope.namespace.is_empty() || self.namespace == scope.namespace)
     }
@@ -68,14 +68,14 @@ impl Failure {
     }
 }
 
-/// Version, kind of event, where, and the object as it was then.
+/// The version, the kind of event, the place, and the object in its state at that time.
 type Change = (u64, &'static str, Place, Value);
 
 pub(super) struct Store {
     version: u64,
     objects: BTreeMap<Place, Value>,
     history: Vec<Change>,
-    /// Changes up to this version are forgotten.
+    /// Changes up to this version were forgotten.
     forgotten: u64,
     uids: u64,
     without_status: BTreeSet<String>,
@@ -206,7 +206,7 @@ impl Store {
         }
         let mut after = before.clone();
         merge(&mut after, patch);
-        // Each of the two ways leaves alone what belongs to the other.
+        // A patch of the status keeps everything else, and a patch of the object keeps the status.
         if status {
             let new = after["status"].take();
             after = before.clone();

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use super::{Connection, Shared};
 use crate::peer::Request;
 
-/// Frames that wait for one connection.
+/// The number of frames that may wait for one connection.
 const QUEUE: usize = 64;
 
 /// Accepts the WebSocket, and serves it until either side ends it.
@@ -42,7 +42,7 @@ pub(super) async fn run(mut socket: TcpStream, request: &Request, shared: &Share
     loop {
         tokio::select! {
             frames = outgoing.recv() => {
-                // Cut: no close frame, no word.
+                // The connection is cut without a close frame.
                 let Some(frames) = frames else { break };
                 let mut failed = false;
                 for frame in frames {
@@ -50,7 +50,7 @@ pub(super) async fn run(mut socket: TcpStream, request: &Request, shared: &Share
                     failed |= socket.send(frame).await.is_err() || last;
                 }
                 if failed {
-                    // What the client still sends must not turn the end into a reset.
+                    // The rest of the client's data is read, so that the end does not become a reset.
                     while let Some(Ok(_)) = socket.next().await {}
                     break;
                 }

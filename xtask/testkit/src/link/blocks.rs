@@ -1,19 +1,20 @@
-//! Where events end in what an HTTP/1.1 server sends.
+//! Finds the ends of events in the bytes of an HTTP/1.1 server.
 
-/// Follows responses byte by byte and finds the ends of SSE blocks: in bodies of `text/event-stream` alone, and through
-/// chunked transfer encoding, whose own line ends must not count. It knows no request, so answers to HEAD confuse it.
+/// Follows responses byte by byte and finds the ends of SSE blocks: only in bodies of `text/event-stream`, and through
+/// chunked transfer encoding, whose own line ends must not count. It does not know the requests, so answers to HEAD
+/// confuse it.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
     state: State,
-    /// The head, or the chunk's size line, so far.
+    /// The bytes so far of the head, or of the size line of a chunk.
     line: Vec<u8>,
     sse: bool,
     chunked: bool,
     /// Bytes since the last line end of the event stream's body; `None` before the first byte.
     line_length: Option<u64>,
-    /// The last byte of the body was CR, and a LF would belong to it.
+    /// Whether the last byte of the body was a CR, so that a following LF belongs to it.
     after_cr: bool,
-    /// Something of an event was seen since the last blank line.
+    /// Whether a part of an event was seen since the last blank line.
     in_event: bool,
 }
 
@@ -28,16 +29,17 @@ enum State {
     ChunkSize,
     /// A chunk with this many bytes left.
     Chunk(u64),
-    /// The line end behind a chunk.
+    /// The line end after a chunk.
     ChunkEnd,
-    /// The lines behind the last chunk.
+    /// The lines after the last chunk.
     Trailer,
 }
 
 impl Scanner {
-    /// Takes bytes up to the end of the next event, or all of them. Returns how many, and whether an event ended there.
+    /// Takes bytes up to the end of the next event, or all of them. Returns the number of bytes, and whether an event
+    /// ended.
     ///
-    /// The line end of a chunk behind the event stays for the next call.
+    /// The line end of a chunk after the event is left for the next call.
     pub(super) fn next_block(&mut self, bytes: &[u8]) -> (usize, bool) {
         for (at, byte) in bytes.iter().enumerate() {
             if self.step(*byte) {
@@ -122,8 +124,8 @@ impl Scanner {
 
     /// Takes a byte of a body; true when it ends an event.
     ///
-    /// A blank line right after another one, or at the start, ends nothing. The LF of a CRLF is taken as part of what
-    /// follows when the CR has ended the event.
+    /// A blank line directly after another one, or at the start, ends nothing. The LF of a CRLF belongs to the next
+    /// line if the CR has ended the event.
     fn body(&mut self, byte: u8) -> bool {
         if !self.sse {
             return false;
@@ -147,7 +149,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The pieces that a text is cut into at the ends of its events.
+    /// The pieces of a text that is split at the ends of its events.
     fn pieces(text: &str, chunk: usize) -> Vec<String> {
         let (mut scanner, mut pieces) = (Scanner::default(), vec![String::new()]);
         for mut bytes in text.as_bytes().chunks(chunk) {
@@ -211,7 +213,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any bytes: nothing is lost, nothing panics, chunking does not matter.
+        /// For any bytes, nothing is lost, nothing panics, and chunking does not matter.
         #[test]
         fn any_input_passes(tail in "[ -~\r\n]{0,80}", chunk in 1..20_usize, framing in 0..3_usize) {
             let framing = ["", "content-length: 30\r\n", "transfer-encoding: chunked\r\n"][framing];

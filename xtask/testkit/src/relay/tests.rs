@@ -1,4 +1,4 @@
-//! What the scripted relay says is read back with the decoders a client uses.
+//! The messages of the scripted relay are read with the decoders that a client uses.
 
 use super::*;
 use crate::peer::Peer;

@@ -14,7 +14,7 @@ fn body() -> String {
     events.map(|event| String::from_utf8(event.to_vec()).unwrap()).collect()
 }
 
-/// A peer that sends the same events to everybody, some of them chunk by chunk.
+/// A peer that sends the same events to every client, some of them chunk by chunk.
 async fn peer() -> Peer {
     let script = Script::new()
         .always("/s", Reply::sse().send(body()))
@@ -28,7 +28,7 @@ async fn link(peer: &Peer, seed: u64, faults: Faults) -> FaultLink {
     FaultLink::start(peer.addr(), seed, faults).await
 }
 
-/// What a client gets of one stream, without the head.
+/// What a client receives of one stream, without the head.
 async fn stream(link: &FaultLink, path: &str) -> (String, bool) {
     let (text, clean) = within("the end of a stream", rest(&mut ask(link.addr(), path).await)).await;
     (text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default(), clean)
@@ -169,7 +169,7 @@ async fn a_server_that_is_down_and_a_client_that_leaves() {
     assert_eq!(rest(&mut ask(through.addr(), "/s").await).await.0, "");
 }
 
-/// A client that gives up on a silent connection must not leave sockets and a task behind.
+/// If a client gives up on a silent connection, no sockets and no task may be left behind.
 #[tokio::test]
 async fn a_hung_connection_ends_with_its_client() {
     let peer = peer().await;

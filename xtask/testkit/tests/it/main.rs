@@ -1,4 +1,4 @@
-//! The testkit from outside: raw sockets against the scripted peer and the fault link.
+//! The testkit from outside: raw sockets with the scripted peer and the fault link.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -8,7 +8,7 @@ mod peer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A connection that has asked for `path`.
+/// A connection that has requested `path`.
 async fn ask(addr: std::net::SocketAddr, path: &str) -> TcpStream {
     let mut socket = TcpStream::connect(addr).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nX-Relay-Token: secret\r\n\r\n");
@@ -16,7 +16,7 @@ async fn ask(addr: std::net::SocketAddr, path: &str) -> TcpStream {
     socket
 }
 
-/// What comes until the end, and whether that was an orderly one.
+/// The bytes up to the end, and whether the end was a proper one.
 async fn rest(socket: &mut TcpStream) -> (String, bool) {
     let mut bytes = Vec::new();
     let clean = socket.read_to_end(&mut bytes).await.is_ok();

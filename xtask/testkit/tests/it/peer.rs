@@ -1,4 +1,4 @@
-//! Scripts against raw sockets.
+//! Scripts with raw sockets.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn replies_of_a_path_come_in_order_and_then_the_standing_one() {
         .answer("/a", |request| Reply::new(200, "text/plain", request.query("n").unwrap_or_default()).cut());
     let peer = Peer::start(script).await;
     assert_eq!(peer.unused(), 3);
-    // All on one connection.
+    // All requests are on one connection.
     let mut socket = ask(peer.addr(), "/a").await;
     for target in ["/a", "/b", "/none", "/a?n=standing"] {
         socket.write_all(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
