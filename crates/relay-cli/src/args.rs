@@ -70,7 +70,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Reads the command line and the environment; ends the program when they are wrong, or ask for help.
+    /// Reads the command line and the environment. Ends the program if they are wrong, or ask for help.
     pub(crate) fn read() -> Self {
         let command = with_rules(without_empty_variables(Self::with_examples()));
         let is_brief = brief::is_asked(std::env::args_os().skip(1));
@@ -79,12 +79,12 @@ impl Args {
         Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// The command line as clap knows it, each command with its examples.
+    /// The command line as clap represents it, with the examples of each command.
     pub(crate) fn with_examples() -> clap::Command {
         examples::with_examples(Self::command())
     }
 
-    /// The command, with what was given before its name.
+    /// The command, with the flags that were given before its name.
     pub(crate) fn into_command(self) -> Result<Command, Usage> {
         let Self { kube, color: _, mut command } = self;
         match (command.peer(), kube.given()) {
@@ -100,7 +100,7 @@ impl Args {
     }
 }
 
-/// An empty variable is how a variable is taken away where it cannot be unset.
+/// An empty variable counts as absent, for places where a variable cannot be unset.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command
@@ -108,8 +108,8 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// What values of a kind have in common in every command. Numbers and durations may begin with a hyphen, so that their
-/// own rules say that they may not be negative: what is said of an unknown flag `-5` helps nobody.
+/// Rules that all values of a kind have in common. Numbers and durations may begin with a hyphen, so that the error is
+/// about the negative value and not about an unknown flag `-5`.
 fn with_rules(command: clap::Command) -> clap::Command {
     let allow = |arg: clap::Arg| {
         let names = arg.get_value_names().unwrap_or_default();
@@ -123,7 +123,7 @@ fn with_rules(command: clap::Command) -> clap::Command {
         }
     };
     let command = command.mut_args(allow).mut_subcommands(with_rules);
-    // What is counted there are no lines: the data of an event may have several.
+    // This command counts events and not lines: the data of an event may have several lines.
     if command.get_name() == "sse" {
         return command.mut_arg("max", |max| max.help("End after so many events"));
     }
@@ -179,7 +179,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The server, of the commands that talk to one that may stand behind an API server.
+    /// The server of a command that uses one which may be behind an API server.
     fn peer(&mut self) -> Option<&mut dyn TakesKubeFlags> {
         Some(match self {
             Self::Pods(args) => &mut args.connect,

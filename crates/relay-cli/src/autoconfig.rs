@@ -33,7 +33,7 @@ enum AutoconfigCommand {
 }
 
 impl AutoconfigArgs {
-    /// Whether it tells on stderr how it fares, as servers do.
+    /// Whether it logs its state on stderr, as servers do.
     pub(crate) fn is_server(&self) -> bool {
         matches!(self.command, AutoconfigCommand::Serve(_))
     }

@@ -30,7 +30,7 @@ pub(crate) async fn run(args: BusArgs) -> anyhow::Result<Exit> {
     }
 }
 
-/// SIGTERM is how a server is asked to end: it is done.
+/// SIGTERM is the normal way to end a server, so the result is success.
 fn served(exit: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     exit.map(|exit| if matches!(exit, Exit::Terminated) { Exit::Done } else { exit })
 }
@@ -73,8 +73,8 @@ fn builder(which: &WhichBus, component: relay_bus::Component) -> MonitorBuilder 
         .finalizer(which.finalizer)
 }
 
-/// Runs a monitor until a signal, the end of its time, an error, or the end of who reads our lines; then until its
-/// calls under way are done, or for `patience`. Also says when its end began.
+/// Runs a monitor until a signal, the end of its time, an error, or the end of the output's reader. After that, waits
+/// until its calls in progress have ended, but at most for `patience`. Also returns when the end began.
 async fn follow<H: MonitorHandler>(
     monitor: &Monitor<H>,
     bus: Option<&BusReference>,

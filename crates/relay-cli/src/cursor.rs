@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 /// Time between two writes.
 const COALESCE: Duration = Duration::from_millis(100);
 
-/// Acknowledgements on their way into a file; without a file they go nowhere.
+/// Acknowledgements that are saved to a file; without a file they are dropped.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     store: Option<FileCursorStore>,
@@ -30,7 +30,7 @@ impl Cursor {
         Ok(Self { store, saved: loaded.clone(), loaded, waiting: None, next_write: Instant::now() })
     }
 
-    /// What the file held at the start.
+    /// The content of the file at the start.
     pub(crate) fn loaded(&self) -> Option<&EventHash> {
         self.loaded.as_ref()
     }
@@ -39,7 +39,7 @@ impl Cursor {
         self.store.is_some()
     }
 
-    /// Takes an acknowledgement: it is written now, or once the last write is 100 ms old.
+    /// Takes an acknowledgement. It is written at once, or when the last write is 100 ms old.
     pub(crate) fn acknowledge(&mut self, ack: EventHash) -> Result<(), CursorError> {
         if self.store.is_some() && self.saved.as_ref() != Some(&ack) {
             self.waiting = Some(ack);
@@ -50,7 +50,7 @@ impl Cursor {
         Ok(())
     }
 
-    /// Ready when an acknowledgement has waited for long enough; never while none waits.
+    /// Ready when an acknowledgement has waited long enough; never ready if none waits.
     pub(crate) async fn due(&self) {
         match self.waiting {
             Some(_) => sleep_until(self.next_write).await,
@@ -58,7 +58,7 @@ impl Cursor {
         }
     }
 
-    /// Writes what waits.
+    /// Writes the acknowledgement that waits.
     pub(crate) fn flush(&mut self) -> Result<(), CursorError> {
         if let (Some(ack), Some(store)) = (self.waiting.take(), &mut self.store) {
             store.save(&ack)?;

@@ -19,22 +19,22 @@ use crate::follow::{Ending, Printing, follow_replay};
 use crate::output::Output;
 use crate::rows::Changes;
 
-/// Pods of the demo's cluster.
+/// The number of pods of the demo's cluster.
 const PODS: usize = 24;
 
-/// How fast things happen.
+/// The speed of the demo.
 struct Tempo {
     /// Events per second.
     rate: f64,
-    /// The connection is cut after this time, and a gap is forced once it has passed again.
+    /// The connection is cut after this time, and a gap is forced after the same time again.
     trouble_after: Duration,
-    /// What the client waits for about before it connects again.
+    /// The approximate time before the client reconnects.
     reconnect: Duration,
 }
 
 const FOR_PROGRAMS: Tempo =
     Tempo { rate: 8.0, trouble_after: Duration::from_millis(1500), reconnect: Duration::from_millis(200) };
-/// Each event can be read, and one or two come while the connection is gone.
+/// Each event can be read, and one or two occur while the connection is gone.
 const FOR_PEOPLE: Tempo =
     Tempo { rate: 3.0, trouble_after: Duration::from_secs(2), reconnect: Duration::from_millis(600) };
 

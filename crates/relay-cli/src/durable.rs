@@ -60,7 +60,7 @@ enum DurableCommand {
 }
 
 impl DurableArgs {
-    /// The server, of the commands that talk to one.
+    /// The server of a command that uses one.
     pub(crate) fn peer(&mut self) -> Option<&mut dyn TakesKubeFlags> {
         Some(match &mut self.command {
             DurableCommand::Create(args) => &mut args.reach,

@@ -19,19 +19,19 @@ pub(crate) enum Exit {
     Done,
     /// 130: interrupted by Ctrl-C.
     Interrupted,
-    /// 143: a client was asked to end.
+    /// 143: a client was stopped by SIGTERM.
     Terminated,
-    /// 3: what was asked for does not exist.
+    /// 3: the requested object does not exist.
     NotFound(String),
-    /// 4: a credential is missing or does not do.
+    /// 4: a credential is missing or not accepted.
     NotAuthorised(String),
-    /// 5: what was waited for did not happen in time.
+    /// 5: the awaited condition was not met in time.
     TimedOut(String),
-    /// 1 to 7: an error, told apart by its kind.
+    /// 1 to 7: an error, whose kind decides the code.
     Failed(anyhow::Error),
 }
 
-/// A mistake in how the program was called: exit code 2.
+/// A wrong use of the command line: exit code 2.
 #[derive(Debug)]
 pub(crate) struct Usage(pub(crate) String);
 
@@ -60,7 +60,7 @@ impl std::error::Error for NeverConnected {}
 pub(crate) struct NoStream {
     pub(crate) url: String,
     pub(crate) status: u16,
-    /// What the server said, or what its answer was instead.
+    /// The server's error text, or a description of its answer.
     pub(crate) detail: Option<String>,
 }
 
@@ -91,7 +91,7 @@ impl fmt::Display for NoStream {
 
 impl std::error::Error for NoStream {}
 
-/// Nobody knows whether an append was taken: exit code 7.
+/// It is unknown whether an append was accepted: exit code 7.
 #[derive(Debug)]
 pub(crate) struct OutcomeUnknown(pub(crate) String);
 
@@ -105,7 +105,7 @@ impl std::error::Error for OutcomeUnknown {}
 
 impl From<anyhow::Error> for Exit {
     fn from(error: anyhow::Error) -> Self {
-        // The reader of our output went away: nothing is wrong, and nobody is there to be told.
+        // The reader of the output is gone. This is not an error, and there is nobody to report it to.
         match error.downcast_ref::<std::io::Error>() {
             Some(io) if io.kind() == std::io::ErrorKind::BrokenPipe => Self::Done,
             _ => Self::Failed(error),
@@ -114,7 +114,7 @@ impl From<anyhow::Error> for Exit {
 }
 
 impl Exit {
-    /// Tells what is to be told on stderr, and gives the code.
+    /// Prints the message on stderr, and returns the code.
     pub(crate) fn report(self) -> ExitCode {
         let code = match &self {
             Self::Done => 0,
@@ -143,7 +143,7 @@ impl Exit {
     }
 }
 
-/// For an HTTP status that ended the command.
+/// The exit code for an HTTP status that ended the command.
 fn code_of_status(status: u16) -> u8 {
     match status {
         401 | 403 => 4,
@@ -199,7 +199,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
     match error.downcast_ref::<Error>() {
         Some(Error::Usage { .. }) => 2,
-        // The relay said that there is nothing more to come: that is an end, and it was named.
+        // The relay said that there will be no more events: this is a normal end, and it was reported.
         Some(Error::Finished { .. }) => 0,
         Some(error) => error.status().map_or(1, code_of_status),
         None => 1,
@@ -213,7 +213,7 @@ const NO_HTTP: &str =
     "what answers there speaks no HTTP, or hangs up: check http or https, host and port of --url";
 const IN_FRONT: &str = "that is the word of what stands in front of the relay: does the relay behind it run?";
 
-/// What to do about a connection that failed, by what is said of it.
+/// Advice about a failed connection, chosen by the text of its error.
 pub(crate) fn advice_on(text: &str) -> Option<&'static str> {
     let says = |any: &[&str]| any.iter().any(|part| text.contains(part));
     let is_gateways = |status: &str| {
@@ -239,12 +239,12 @@ pub(crate) fn advice_on(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether what answered is no relay.
+/// Whether the server that answered is not a relay.
 pub(crate) fn is_no_relay(error: &anyhow::Error) -> bool {
     advice(error) == Some(NOT_ONE)
 }
 
-/// What to do about it, where the error itself does not say so.
+/// Advice about an error, if the error itself does not say what to do.
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
     if let Some(relay_parsec::Error::SequenceConflict { .. }) = error.downcast_ref() {
         return Some("--sequence-file FILE keeps the number from one run to the next");
@@ -252,12 +252,12 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
     if let Some(refused) = error.downcast_ref::<NoStream>() {
         return refused.advice();
     }
-    // A list that ends early is a relay's; what is no list at all is somebody else's.
+    // A list that ends early comes from a relay; an answer that is not a list comes from another server.
     let is_strange = |error: &Error| match error {
         Error::Answer { source, .. } => !matches!(source, AnswerError::List(_)),
         _ => false,
     };
-    // Errors of retried connections are texts by now.
+    // Errors of retried connections are only texts at this point.
     let text = chain(error.as_ref()).to_string();
     match advice_on(&text) {
         Some(NOT_ONE) if durable_error(error).is_some() => return Some(NO_STREAMS),
@@ -269,7 +269,7 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
     }
     match error.downcast_ref::<Error>() {
         Some(Error::Refused { problem, .. }) => match problem.status {
-            // The relay was not even asked: its own token would not help.
+            // The request did not reach the relay, so the relay's own token would not help.
             401 if problem.from_kubernetes => Some("give a credential that the API server knows"),
             403 if problem.from_kubernetes => {
                 Some("the API server's account may not reach services/proxy there")
@@ -279,7 +279,7 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
             }
             401 => Some("give a token that the relay knows, with --token-file or --token"),
             403 => Some("the token does not cover this: ask for less with -n, or take another token"),
-            // A relay, and an API server, say what is not there.
+            // A relay and an API server both name the missing object.
             404 if problem.code.is_none() && !problem.from_kubernetes => Some(NOT_ONE),
             _ => None,
         },
@@ -294,7 +294,7 @@ fn durable_error(error: &anyhow::Error) -> Option<&relay_durable::Error> {
         .or_else(|| error.downcast_ref::<std::sync::Arc<relay_durable::Error>>().map(AsRef::as_ref))
 }
 
-/// Waits for Ctrl-C or SIGTERM, and tells which. They are caught from the call on, before the first poll.
+/// Waits for Ctrl-C or SIGTERM, and returns which one came. They are caught from the call on, before the first poll.
 pub(crate) fn signalled() -> impl Future<Output = Exit> + Send + use<> {
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     async move {

@@ -17,7 +17,7 @@ use crate::query::until;
 use crate::rows::{self, Changes, group_cells, group_json, snapshot_json, snapshot_row};
 use crate::tally::Tally;
 
-/// How often a bookmark's acknowledgement is looked for.
+/// How often the acknowledgement of bookmarks is checked.
 const BOOKMARKS: Duration = Duration::from_millis(100);
 
 pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
@@ -108,7 +108,7 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
                 None => snapshot.pods.iter().filter(|pod| pod.label(label).is_none()).collect(),
             };
             let tally: Tally = of_group.iter().copied().collect();
-            // People see nothing in a line that says again what the last one said.
+            // A table leaves out a line that is the same as the last one.
             let told = groups.insert(group.map(str::to_owned), tally.clone());
             if out.is_table() && told.as_ref() == Some(&tally) {
                 continue;
@@ -125,10 +125,10 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Most pods of a first list that are shown to people one by one.
+/// The highest number of pods of a first list that are printed one by one.
 const MOST_LISTED: usize = 50;
 
-/// Shows people which pods the first list has.
+/// Prints the pods of the first list in a table.
 fn list_pods(out: &mut Output, snapshot: &Snapshot) -> anyhow::Result<()> {
     if !out.is_table() {
         return Ok(());
@@ -143,7 +143,7 @@ fn list_pods(out: &mut Output, snapshot: &Snapshot) -> anyhow::Result<()> {
     }
 }
 
-/// The groups that a snapshot touched: by value, and the pods without the label.
+/// The groups that a snapshot changed: by value, and the pods without the label.
 fn touched_groups<'a>(snapshot: &'a Snapshot, label: &'a str) -> Vec<Option<&'a str>> {
     let changes = &snapshot.changed;
     let values: BTreeSet<_> = changes.iter().flat_map(|change| change.touched_groups(label)).collect();
@@ -152,7 +152,7 @@ fn touched_groups<'a>(snapshot: &'a Snapshot, label: &'a str) -> Vec<Option<&'a 
     values.into_iter().map(Some).chain(none.then_some(None)).collect()
 }
 
-/// Done, unless the time is over and no connection was ever made.
+/// Success, unless the time is over and there never was a connection.
 fn ever_connected(exit: Exit, handle: &StreamHandle) -> Exit {
     if !matches!(exit, Exit::Done) || handle.statistics().connections > 0 {
         return exit;
@@ -190,7 +190,7 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
     follow_replay(&client, options, cursor, printing).await
 }
 
-/// How a replay is printed and when it ends.
+/// The format of a replay, and when it ends.
 pub(crate) struct Printing {
     pub(crate) out: Output,
     pub(crate) changes: Changes,
@@ -199,7 +199,7 @@ pub(crate) struct Printing {
     pub(crate) until: Until,
 }
 
-/// Prints a replay, and keeps its acknowledgements: a line is written and flushed before its ack may be persisted.
+/// Prints a replay and saves its acknowledgements: a line is written and flushed before its ack may be saved.
 pub(crate) async fn follow_replay(
     client: &relay_pods::Client,
     options: StreamOptions,
@@ -211,7 +211,7 @@ pub(crate) async fn follow_replay(
     let handle = snapshots.handle();
     let mut ending = Ending::new(printing.until);
     let exit = print_replay(&mut snapshots, &handle, &mut cursor, &mut printing, &mut ending).await;
-    // However it ended: what was processed is not to come again.
+    // Whatever ended the replay, processed events must not come again.
     cursor.flush()?;
     exit
 }
@@ -272,12 +272,12 @@ async fn print_replay(
     }
 }
 
-/// Live is entered with the list after the catch-up, even when no event comes.
+/// The phase Live begins with the list after the catch-up, even if no event comes.
 fn reaches(snapshot: &Snapshot, phase: Phase) -> bool {
     snapshot.phase == phase || (phase == Phase::Live && snapshot.is_live())
 }
 
-/// When a command ends by itself: a number of lines, a time, a signal.
+/// The conditions that end a command: a number of lines, a time, a signal.
 pub(crate) struct Ending {
     max: Option<u64>,
     deadline: Option<Instant>,
@@ -286,7 +286,7 @@ pub(crate) struct Ending {
 
 impl Ending {
     pub(crate) fn new(until: Until) -> Self {
-        // A time beyond the clock is for ever.
+        // A time beyond the range of the clock means no limit.
         let deadline = until.time.and_then(|time| Instant::now().checked_add(time));
         Self { max: until.max, deadline, signal: Box::pin(signalled()) }
     }

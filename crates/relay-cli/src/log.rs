@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Most bytes that wait to be written.
+/// The highest number of bytes that wait to be written.
 const ROOM: usize = 1 << 20;
 
-/// How long the program's end waits for stderr to take what was said.
+/// How long the end of the program waits until stderr has accepted all lines.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 static LOG: Log = Log { queue: Mutex::new(Queue::new()), changed: Condvar::new() };
@@ -27,15 +27,15 @@ struct Log {
 struct Queue {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Lines for which there was no room since the last one that was written.
+    /// The number of lines without room since the last line that was written.
     lost: u64,
-    /// Whether lines were taken that are not written yet.
+    /// Whether lines were taken from the queue and are not written yet.
     writing: bool,
     /// Whether there is a thread that writes.
     started: bool,
 }
 
-/// Begins to write. Before it, and if no thread can be had, lines only wait.
+/// Starts writing. Before that, and if no thread can be started, lines only wait.
 pub(crate) fn start() {
     let writer = std::thread::Builder::new().name("log".into()).spawn(|| LOG.write_for_ever());
     LOG.queue().started = writer.is_ok();
@@ -74,7 +74,7 @@ impl Log {
             }
             let lines = queue.take();
             drop(queue);
-            // A line at a time: two programs may write to one terminal.
+            // Writes one line at a time, because two programs may write to one terminal.
             for line in lines {
                 let _ = io::stderr().write_all(&line);
             }
@@ -99,7 +99,7 @@ impl Queue {
         self.lines.push_back(line.to_vec());
     }
 
-    /// What is to be written next.
+    /// The lines to be written next.
     fn take(&mut self) -> VecDeque<Vec<u8>> {
         self.writing = true;
         self.bytes = 0;
@@ -112,7 +112,7 @@ impl Queue {
     }
 }
 
-/// Where `tracing` writes an event, which is one call.
+/// The writer for `tracing`, which writes each event in one call.
 pub(crate) struct Lines;
 
 impl Write for Lines {

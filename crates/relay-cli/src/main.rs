@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Err(error) => return Exit::Failed(error.into()).report(),
     };
     let exit = runtime.block_on(run(command));
-    // Tasks that are still running have nothing left to say.
+    // Tasks that are still running have no more output.
     runtime.shutdown_background();
     exit.report()
 }
@@ -82,7 +82,7 @@ async fn run(command: Command) -> Exit {
     work.await
 }
 
-/// Warnings, among them every error that is retried, go to stderr. `RELAY_LOG` changes what is told, in the syntax of
+/// Warnings go to stderr, including every error that is retried. `RELAY_LOG` changes what is logged, in the syntax of
 /// `tracing_subscriber::EnvFilter`.
 fn start_logging(command: &Command) -> Result<(), Usage> {
     let server = match command {
@@ -93,21 +93,21 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
     };
     let default = match command {
         _ if server => "info",
-        // It breaks its own client's connection on purpose, and its lines say so.
+        // The demo breaks its own client's connection on purpose, and its lines say so.
         Command::Demo(_) => "warn,relay_pods=error",
-        // Its subscriber that stalls is cut off at the end, as its introduction says.
+        // The stalled subscriber of the demo is cut off at the end, as the introduction says.
         Command::Bus(args) if args.is_demo() => "warn,relay_transport=error",
         _ => "warn",
     };
     let asked = std::env::var("RELAY_LOG").ok().filter(|asked| !asked.is_empty());
     let asked = asked.unwrap_or_else(|| default.into());
     let rule = "write error, warn, info, debug or trace, or TARGET=LEVEL, several with commas between them";
-    // A single word that is no level would be taken for a target, and silence everything else.
+    // A single word that is not a level would be taken for a target, and would silence everything else.
     let is_word = asked.chars().all(|c| c.is_ascii_alphanumeric());
     if is_word && asked.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
         return Err(Usage(format!("RELAY_LOG={asked:?}: {rule}")));
     }
-    // Some say what they wait for in their tables, some on stderr, and nobody says it twice.
+    // Some commands report their retries in a table, others on stderr, and none reports them twice.
     let in_table = match command {
         Command::State(args) => Some(Output::new(args.print).is_table()),
         Command::Replay(args) => Some(Output::new(args.print).is_table()),

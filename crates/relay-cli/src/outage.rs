@@ -13,24 +13,24 @@ use tracing_subscriber::layer::Context;
 use crate::exit::advice_on;
 use crate::output::{Output, Text, Tone, note};
 
-/// An outage that lasts for less is told by what follows it alone.
+/// A shorter outage is not reported; only the lines after it show it.
 const SHORT: Duration = Duration::from_millis(400);
-/// How often a stream is looked at.
+/// How often a stream is checked.
 const EVERY: Duration = Duration::from_millis(100);
-/// Time between two lines about one outage.
+/// The time between two lines about one outage.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Looks at a stream for outages: says when one goes on, at each attempt, and when it is over.
+/// Checks a stream for outages. Reports an outage, each attempt, and its end.
 pub(crate) struct OutageWatch {
     handle: StreamHandle,
     told: Option<Told>,
 }
 
-/// What was said last.
+/// The last report.
 struct Told {
-    /// Since when there was no connection.
+    /// The time since which there was no connection.
     since: SystemTime,
-    /// The attempt that it named.
+    /// The attempt that was reported.
     next_try: SystemTime,
     at: SystemTime,
 }
@@ -40,7 +40,7 @@ impl OutageWatch {
         Self { handle, told: None }
     }
 
-    /// Ready when there is something to tell.
+    /// Ready when there is something to report.
     pub(crate) async fn look(&self) {
         while !self.has_news() {
             sleep(EVERY).await;
@@ -56,10 +56,10 @@ impl OutageWatch {
         }
     }
 
-    /// A line of a table, where there is something to tell. Elsewhere the [`Voice`] tells it.
+    /// Prints a line of a table, if there is something to report. Without a table, the [`Voice`] reports it.
     ///
     /// # Errors
-    /// When nobody reads the output any more.
+    /// When nobody reads the output.
     pub(crate) fn tell(&mut self, out: &mut Output) -> anyhow::Result<()> {
         if !self.has_news() {
             return Ok(());
@@ -81,10 +81,10 @@ impl OutageWatch {
     }
 }
 
-/// Tells people on standard error what is waited for, at each attempt, where there is no table to tell it in.
+/// Reports on standard error what a command waits for, at each attempt, if there is no table for it.
 pub(crate) struct Voice;
 
-/// What the [`Voice`] is for: warnings about attempts, and not an orderly end of a connection.
+/// The events that the [`Voice`] reports: warnings about attempts, but not a proper end of a connection.
 pub(crate) fn retries() -> Targets {
     Targets::new().with_target(RETRY_TARGET, Level::WARN)
 }
@@ -121,7 +121,7 @@ impl Visit for Failed {
     }
 }
 
-/// The next attempt stands before the cause, which may be long; and what to do, while there never was a connection.
+/// The next attempt comes before the cause, which may be long. If there never was a connection, advice follows.
 fn during(outage: &Outage, again: bool, never: bool, now: SystemTime) -> Text {
     let next = in_time(outage.next_try.duration_since(now).unwrap_or_default());
     let what = if again {

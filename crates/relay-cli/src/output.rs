@@ -22,15 +22,15 @@ pub(crate) use table::Column;
 use table::Table;
 pub(crate) use text::{Text, Tone, escaped};
 
-/// Bytes of a list that are written at once.
+/// The number of bytes of a list that are written at once.
 const BLOCK: usize = 64 * 1024;
 
 /// A row of a table.
 #[derive(Debug)]
 pub(crate) enum Row {
-    /// A cell for each column, shown or not.
+    /// A cell for each column, including hidden ones.
     Cells(Vec<Text>),
-    /// Cells for the first columns, and a sentence in the place of all others.
+    /// Cells for the first columns, and a sentence instead of all others.
     Sentence {
         /// The cells.
         first: Vec<Text>,
@@ -45,7 +45,7 @@ impl From<Vec<Text>> for Row {
     }
 }
 
-/// Standard output, a line at a time, flushed after each.
+/// Standard output, one line at a time, flushed after each.
 #[derive(Debug)]
 pub(crate) struct Output {
     format: Format,
@@ -53,12 +53,12 @@ pub(crate) struct Output {
     timestamps: bool,
     color: bool,
     table: Option<Table>,
-    /// Lines, without headings.
+    /// The number of lines, without headings.
     pub(crate) lines: u64,
 }
 
 impl Output {
-    /// As the flags say; a table on a terminal and JSON elsewhere when they do not.
+    /// The output with the format of the flags. By default it is a table on a terminal and JSON elsewhere.
     pub(crate) fn new(print: impl Into<Print>) -> Self {
         let print = print.into();
         let default = if io::stdout().is_terminal() { Format::Table } else { Format::Json };
@@ -74,7 +74,7 @@ impl Output {
         Self { format, headings: true, timestamps: false, color, table: None, lines: 0 }
     }
 
-    /// Whether people read it, and want to know everything.
+    /// Whether the output is a table with all columns.
     pub(crate) fn is_wide(&self) -> bool {
         self.format == Format::Wide
     }
@@ -83,15 +83,15 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// Whether people read it: a table, wide or not.
+    /// Whether the output is a table, wide or not.
     pub(crate) fn is_table(&self) -> bool {
         matches!(self.format, Format::Table | Format::Wide)
     }
 
-    /// Prints one line: the JSON, or the text. In YAML it is a document; where names are asked for, nothing.
+    /// Prints one line: the JSON, or the text. In YAML it is a document; if only names are wanted, nothing.
     ///
     /// # Errors
-    /// When nobody reads the output any more.
+    /// When nobody reads the output.
     pub(crate) fn line<T: Into<Text>>(
         &mut self,
         json: impl FnOnce() -> Value,
@@ -107,10 +107,10 @@ impl Output {
         write(&out)
     }
 
-    /// As [`line`](Self::line), of what has to be read to its end: no terminal cuts it.
+    /// Like [`line`](Self::line), for text that must be complete: it is not cut at the width of the terminal.
     ///
     /// # Errors
-    /// When nobody reads the output any more.
+    /// When nobody reads the output.
     pub(crate) fn answer<T: Into<Text>>(
         &mut self,
         json: impl FnOnce() -> Value,
@@ -123,11 +123,11 @@ impl Output {
         self.whole(&text().into())
     }
 
-    /// As [`line`](Self::line), of JSON that was written already: it may hold numbers and spellings that a `Value`
-    /// would change.
+    /// Like [`line`](Self::line), for JSON that was written already: it may contain numbers and spellings that a
+    /// `Value` would change.
     ///
     /// # Errors
-    /// When nobody reads the output any more.
+    /// When nobody reads the output.
     pub(crate) fn written<T: Into<Text>>(
         &mut self,
         json: impl FnOnce() -> String,
@@ -140,10 +140,10 @@ impl Output {
         write(&(text::tame_json(json()) + "\n"))
     }
 
-    /// Prints a sentence for people only, in as many lines as it takes. It counts as no line.
+    /// Prints a sentence for people only, in as many lines as it needs. It does not count as a line.
     ///
     /// # Errors
-    /// When nobody reads the output any more.
+    /// When nobody reads the output.
     pub(crate) fn heading(&mut self, text: impl Into<Text>) -> anyhow::Result<()> {
         if !self.is_table() {
             return Ok(());
@@ -156,10 +156,10 @@ impl Output {
         write(&out)
     }
 
-    /// Prints a line for people only, whole even where the terminal ends: for what has to be read to its end.
+    /// Prints a line for people only, without cutting it at the width of the terminal, for text that must be complete.
     ///
     /// # Errors
-    /// When nobody reads the output any more.
+    /// When nobody reads the output.
     pub(crate) fn whole(&mut self, text: &Text) -> anyhow::Result<()> {
         if !self.is_table() {
             return Ok(());
@@ -178,7 +178,7 @@ impl Output {
     /// Prints a row of the table that was begun: a cell for each of its columns, shown or not, or a sentence.
     ///
     /// # Errors
-    /// When nobody reads the output any more.
+    /// When nobody reads the output.
     pub(crate) fn row<R: Into<Row>>(
         &mut self,
         name: impl FnOnce() -> String,
@@ -195,10 +195,10 @@ impl Output {
         write(&out)
     }
 
-    /// Prints a row for people only. It counts as no line.
+    /// Prints a row for people only. It does not count as a line.
     ///
     /// # Errors
-    /// When nobody reads the output any more.
+    /// When nobody reads the output.
     pub(crate) fn more(&mut self, row: impl Into<Row>) -> anyhow::Result<()> {
         if !self.is_table() {
             return Ok(());
@@ -225,10 +225,10 @@ impl Output {
         }
     }
 
-    /// Prints a list that is known as a whole: headings, unless there is nothing below them, and a row per item.
+    /// Prints a complete list: headings, unless there are no rows, and a row per item.
     ///
     /// # Errors
-    /// When nobody reads the output any more.
+    /// When nobody reads the output.
     pub(crate) fn list<T>(
         &mut self,
         columns: &[Column],
@@ -259,7 +259,7 @@ impl Output {
         write(&out)
     }
 
-    /// A line of text as far as the terminal goes.
+    /// Writes a line of text, cut at the width of the terminal.
     fn text(&self, text: &Text, out: &mut String) {
         match screen::stdout_columns() {
             Some(columns) => text.cut_end(columns).render(self.color, out),
@@ -286,13 +286,13 @@ impl Output {
     }
 }
 
-/// A document of its own.
+/// A separate YAML document.
 fn yaml(value: &Value) -> String {
     match serde_saphyr::to_string(value) {
         Ok(document) if document.lines().all(text::harmless) => {
             format!("---\n{}\n", document.trim_end_matches('\n'))
         }
-        // JSON is YAML too, and has an escape for everything.
+        // JSON is also YAML, and can escape everything.
         _ => format!("---\n{}\n", text::tame_json(value.to_string())),
     }
 }
@@ -303,7 +303,7 @@ fn write(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes what has come together once it is a block.
+/// Writes the collected text once it is as long as a block.
 fn write_block(out: &mut String) -> anyhow::Result<()> {
     if out.len() >= BLOCK {
         write(out)?;
@@ -312,7 +312,7 @@ fn write_block(out: &mut String) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything we print has string keys and no failing parts.
+/// All values that are printed have string keys and cannot fail.
 pub(crate) fn to_value(thing: impl Serialize) -> Value {
     serde_json::to_value(thing).unwrap_or(Value::Null)
 }

@@ -42,7 +42,7 @@ enum ParsecCommand {
 }
 
 impl ParsecArgs {
-    /// The server, of the commands that talk to one.
+    /// The server of a command that uses one.
     pub(crate) fn peer(&mut self) -> Option<&mut dyn TakesKubeFlags> {
         Some(match &mut self.command {
             ParsecCommand::Publish(args) => &mut args.reach,
@@ -54,7 +54,7 @@ impl ParsecArgs {
         })
     }
 
-    /// Whether it is a server, which tells more of itself.
+    /// Whether it is a server, which logs more.
     pub(crate) fn is_server(&self) -> bool {
         matches!(self.command, ParsecCommand::Serve(_))
     }

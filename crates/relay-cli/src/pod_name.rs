@@ -4,10 +4,10 @@ use relay_pods::PodKey;
 
 use crate::exit::Usage;
 
-/// The variable that names a namespace for every command. It is a default: a name with a namespace goes before it.
+/// The variable with a namespace for every command. It is a default: a namespace in a name takes precedence over it.
 const VARIABLE: &str = "RELAY_NAMESPACE";
 
-/// Words that kubectl writes before a name for what is not a pod.
+/// The words that kubectl writes before names of other kinds.
 const OTHER_KINDS: [&str; 14] = [
     "cronjob",
     "daemonset",
@@ -33,7 +33,7 @@ pub(crate) struct Namespace<'a> {
 }
 
 impl<'a> Namespace<'a> {
-    /// `name` is what the flag or its variable says.
+    /// `name` is the value of the flag or of its variable.
     pub(crate) fn new(name: &'a str) -> Self {
         let from_flag = std::env::var(VARIABLE).map_or(true, |variable| variable != name);
         Self { name, from_flag }
@@ -47,7 +47,7 @@ impl<'a> Namespace<'a> {
 /// Reads `NAMESPACE/NAME`; with a namespace also `NAME`, and as kubectl prints it `pod/NAME`.
 ///
 /// # Errors
-/// When it is none of these, or contradicts the namespace that was asked for by a flag.
+/// When it is none of these, or contradicts the namespace of the flag.
 pub(crate) fn pod_key(text: &str, namespace: Option<Namespace<'_>>) -> Result<PodKey, Usage> {
     let wrong = |rule: &str| Usage(format!("pod {text:?}: {rule}"));
     let rule = || wrong("write NAMESPACE/NAME, or NAME with one --namespace");

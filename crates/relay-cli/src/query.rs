@@ -72,7 +72,7 @@ pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
     let now = rows::now();
     out.list(rows::PODS, &pods, pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
     let Some(last) = missing.pop() else { return Ok(Exit::Done) };
-    // A stranger has no pods either.
+    // A server that is not a relay has no pods either.
     let strange = match client.health().await {
         Ok((_, health)) => is_strange(&health),
         Err(error) => is_no_relay(&error.into()),
@@ -88,11 +88,11 @@ pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
     Ok(Exit::NotFound(told(&last)))
 }
 
-/// The pods that were named.
+/// The pods that were named in the arguments.
 fn pod_keys(args: &PodArgs) -> Result<Vec<PodKey>, Usage> {
     let namespace = args.namespace.as_deref().map(Namespace::new);
     match args.pods.as_slice() {
-        // NAMESPACE NAME, unless a flag says the namespace of both.
+        // NAMESPACE NAME, unless a flag gives the namespace of both.
         [first, second]
             if !first.contains('/')
                 && !second.contains('/')
@@ -120,10 +120,10 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
         .filter(args.which.filter()?);
     let mut out = Output::new(args.print);
     out.table(rows::EVENTS);
-    // Read backwards, an event comes before what it changed.
+    // If the events are read backwards, an event comes before the state that it changed.
     let mut changes = (out.is_table() && args.order == OrderArg::Oldest).then(Changes::default);
     let deadline = args.until.time.and_then(|time| tokio::time::Instant::now().checked_add(time));
-    // Where the events go to the terminal, they themselves show that something happens.
+    // If the events go to the terminal, they themselves show the progress.
     let mut bar = (!std::io::stdout().is_terminal()).then(|| Progress::new("events"));
     let work = async {
         let mut print = async |event: relay_pods::PodEvent| {
@@ -191,12 +191,12 @@ pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<Exit> {
     if healthy { Ok(Exit::Done) } else { Ok(Exit::Failed(anyhow::anyhow!("the relay is not well"))) }
 }
 
-/// Whether a health document says nothing that a relay's says.
+/// Whether a health document has nothing that the one of a relay has.
 fn is_strange(health: &Health) -> bool {
     health.status.is_none() && health.head.is_none()
 }
 
-/// Waits until then; for ever without a time.
+/// Waits until the deadline; for ever without one.
 pub(crate) async fn until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,

@@ -28,7 +28,7 @@ pub(crate) const PODS: &[Column] = &[
     Column::name("NODE").wide().dispensable(5),
 ];
 
-/// Now, as the relay's times are told: milliseconds since 1970.
+/// The present time in milliseconds since 1970, to be compared with the relay's times.
 pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -52,7 +52,7 @@ pub(crate) fn pod_cells(pod: &Pod, now: i64) -> Vec<Text> {
     ]
 }
 
-/// What `-o name` prints, and what commands take that are about one pod.
+/// The text of `-o name`, which commands about one pod take as an argument.
 pub(crate) fn pod_name(pod: &Pod) -> String {
     pod.key().to_string()
 }
@@ -87,13 +87,13 @@ fn status(pod: &Pod, printed: &Printed) -> Text {
     tone.text(&printed.status)
 }
 
-/// When the event of a snapshot was, or when a list was read.
+/// The time of the event of a snapshot, or the time when a list was read.
 pub(crate) fn time(snapshot: &Snapshot) -> Text {
     let time = snapshot.event.as_ref().and_then(|event| event.timestamp.as_ref());
     time.map_or_else(time_now, |time| time.as_str().into())
 }
 
-/// The columns of an event, after those of what it came with.
+/// The columns of an event, which come after those of its snapshot.
 const EVENT: [Column; 6] = [
     Column::new("TIME").timed().least(24).dispensable(2),
     Column::new("SEQUENCE").right().dispensable(3),
@@ -155,13 +155,13 @@ pub(crate) fn event_cells(event: &PodEvent, before: Option<&Pod>) -> Vec<Text> {
 pub(crate) fn event_json(event: &PodEvent) -> Value {
     let mut value = to_value(event);
     if let Value::Object(fields) = &mut value {
-        // How positions link up is the client's business.
+        // The links between positions matter only to the client.
         fields.remove("previous_hash");
     }
     value
 }
 
-/// The fields of `state`; `replay` adds its own.
+/// The fields of `state`; `replay` adds others.
 pub(crate) fn snapshot_json(snapshot: &Snapshot, with_pods: bool, with_phase: bool) -> Value {
     let mut line = serde_json::Map::new();
     if with_phase {
@@ -179,7 +179,7 @@ pub(crate) fn snapshot_json(snapshot: &Snapshot, with_pods: bool, with_phase: bo
     Value::Object(line)
 }
 
-/// The row of [`REPLAY`], or without the phase of [`STATE`]. `wide`: with the position that may be kept.
+/// The row of [`REPLAY`], or without the phase that of [`STATE`]. With `wide`, it has the position that may be saved.
 pub(crate) fn snapshot_row(snapshot: &Snapshot, before: Option<&Pod>, with_phase: bool, wide: bool) -> Row {
     let count = snapshot.pods.len().to_string().into();
     let phase = Some(Tone::Strong.text(snapshot.phase.as_str())).filter(|_| with_phase);
@@ -206,12 +206,12 @@ pub(crate) fn listed_cells(pod: &Pod) -> Vec<Text> {
     vec![time_now(), empty(), empty(), word, pod_name(pod).into(), changes::state(pod), empty()]
 }
 
-/// The time of what has no time of its own: when it was printed, by the clock of this machine.
+/// For lines without a time: the time of printing, by the clock of this machine.
 pub(crate) fn time_now() -> Text {
     Timestamp::from_unix_millis(now()).as_str().into()
 }
 
-/// What a snapshot says that is not about one event.
+/// The text of a snapshot that is not about one event.
 fn list_read(snapshot: &Snapshot) -> Text {
     let mut text = Text::default();
     if let Some(gap) = &snapshot.gap {
@@ -249,7 +249,7 @@ pub(crate) const GROUPS: &[Column] = &[
     Column::sentence("PHASES"),
 ];
 
-/// The group of the pods without the label: no label has such a value.
+/// The group of the pods without the label. No label can have this value.
 const NO_GROUP: &str = "(none)";
 
 /// The fields of `state --group-by`.

@@ -10,7 +10,7 @@ use crate::output::Output;
 
 pub(crate) async fn run(args: ServeArgs) -> Exit {
     match serve(args).await {
-        // SIGTERM is how a server is asked to end: it is done.
+        // SIGTERM is the normal way to end a server, so the result is success.
         Ok(Exit::Terminated) => Exit::Done,
         Ok(exit) => exit,
         Err(error) => error.into(),
@@ -44,12 +44,12 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
             tracing::warn!("without --tokens-file everybody who can connect can read {address}");
         }
     }
-    // Whoever has read the line may end the server.
+    // A program that has read the line may stop the server at once.
     let signalled = signalled();
     let line = format!("relay listening on http://{}", server.local_addr());
     let told = Output::in_format(Format::Table).answer(|| serde_json::Value::Null, || line.clone());
     if let Err(error) = told {
-        // Whoever wanted to know is gone; the relay's clients are not.
+        // The reader of the line is gone, but the relay's clients are not.
         tracing::warn!(%error, "{line}, which cannot be told on stdout");
     }
     let (ended, signal) = tokio::sync::oneshot::channel();
@@ -58,11 +58,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
             let _ = ended.send(signalled.await);
         })
         .await?;
-    // Without a signal the server was ended from within.
+    // Without a signal, the server has ended by itself.
     Ok(signal.await.unwrap_or(Exit::Done))
 }
 
-/// The store on disk, if there is to be one. Bytes of the newest events are kept in memory, for streams at the head.
+/// The store on disk, if there is one. The bytes of the newest events are kept in memory, for streams at the head.
 fn store(args: &ServeArgs) -> anyhow::Result<Option<DiskStore>> {
     const CACHE: u64 = 16 << 20;
     let dir = match (args.store, &args.data_dir) {
@@ -71,7 +71,7 @@ fn store(args: &ServeArgs) -> anyhow::Result<Option<DiskStore>> {
             tracing::warn!("events are kept in memory only: --store memory does not use {}", dir.display());
             return Ok(None);
         }
-        // Disk without a directory is refused with the flags.
+        // A disk store without a directory was refused when the flags were checked.
         (_, None) => {
             tracing::info!("events are kept in memory only; with --data-dir DIR they survive a restart");
             return Ok(None);
@@ -89,11 +89,11 @@ fn store(args: &ServeArgs) -> anyhow::Result<Option<DiskStore>> {
     Ok(Some(store))
 }
 
-/// The source, fit to begin: nobody is to be told of a server that ends at once.
+/// The source, after its checks. A server that would end at once must not say that it listens.
 async fn source(args: &ServeArgs) -> Result<Box<dyn Source>, SourceError> {
     match args.source {
         SourceArg::Sim => {
-            // Who asks for a seed wants everything from it.
+            // A seed means that the times come from it, too.
             let real = args.sim_clock.map_or(args.sim_seed.is_none(), |clock| clock == ClockArg::Real);
             let cluster = SimSource::default().seed(args.sim_seed.unwrap_or(1)).real_time(real);
             Ok(Box::new(cluster.pods(args.sim_pods).rate(args.sim_rate)))

@@ -6,7 +6,7 @@ use relay_transport::{HttpClientBuilder, Outer};
 
 use crate::exit::Usage;
 
-/// A port of a service, and how it speaks: `NAMESPACE/NAME:PORT`, or `NAMESPACE/https:NAME:PORT`.
+/// A port of a service and its scheme: `NAMESPACE/NAME:PORT`, or `NAMESPACE/https:NAME:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KubeService {
     namespace: String,
@@ -30,7 +30,8 @@ impl KubeService {
         if Filter::new().namespace(namespace).is_err() {
             return Err(wrong("a namespace is a DNS-1123 label"));
         }
-        // A service's name follows a stricter rule than a namespace's, a port's name the same with fewer characters.
+        // The rule for names of services is stricter than that for namespaces; the rule for names of ports allows fewer
+        // characters.
         if Filter::new().namespace(name).is_err() {
             return Err(wrong("the name of a service is a DNS label"));
         }
@@ -46,14 +47,14 @@ impl KubeService {
         Ok(Self { namespace: namespace.into(), service: format!("{scheme}:{name}:{port}") })
     }
 
-    /// Where the service's paths begin.
+    /// The base URL of the service.
     pub(crate) fn url(&self, server: &str) -> String {
         let (server, Self { namespace, service }) = (server.trim_end_matches('/'), self);
         format!("{server}/api/v1/namespaces/{namespace}/services/{service}/proxy")
     }
 }
 
-/// Trusts, and shows, what the kubeconfig says; what was `given` on the command line takes its place.
+/// Uses the authority and the credentials of the kubeconfig, unless they were `given` on the command line.
 pub(crate) async fn apply(
     access: Access,
     given: CallerSettings,

@@ -36,7 +36,7 @@ pub(crate) fn man(args: &ManArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// A page for the command, and one for each below it.
+/// Writes a page for the command, and one for each of its subcommands.
 fn write_pages(command: &Command, folder: &Path, pages: &mut usize) -> std::io::Result<()> {
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         write_pages(sub, folder, pages)?;
@@ -48,7 +48,7 @@ fn write_pages(command: &Command, folder: &Path, pages: &mut usize) -> std::io::
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
-    // `clap_mangen` leaves out the text of what is not in the short help.
+    // `clap_mangen` leaves out the text of flags that are hidden in the short help.
     let whole = command.clone().mut_args(|arg| arg.hide_short_help(false));
     Man::new(whole).render_options_section(&mut page)?;
     if command.has_subcommands() {
@@ -71,7 +71,7 @@ fn write_pages(command: &Command, folder: &Path, pages: &mut usize) -> std::io::
     std::fs::write(folder.join(man.get_filename()), page)
 }
 
-/// As in the help of `relay`.
+/// The same as in the help of `relay`.
 const EXIT_CODES: [(&str, &str); 10] = [
     ("0", "done"),
     ("1", "failed"),

@@ -1,4 +1,4 @@
-//! `relay sse`: any event stream, over as many connections as it takes.
+//! `relay sse`: any event stream, over any number of connections.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -45,7 +45,7 @@ pub(crate) async fn sse(args: SseArgs) -> anyhow::Result<Exit> {
     let mut out = Output::new(args.print);
     out.table(COLUMNS);
     let exit = follow(&args, &url, stream, &mut out, cursor.as_mut()).await;
-    // However it ended: what was printed is not to come again.
+    // Whatever ended the command, printed events must not come again.
     if let Some(cursor) = &mut cursor {
         cursor.write()?;
     }
@@ -94,12 +94,12 @@ async fn follow(
                 connected = true;
                 if args.verbose {
                     note(&format!("{url}: connected"));
-                    // It comes before the first event, which does not go through the log.
+                    // The log line must come before the first event, which does not go through the log.
                     crate::log::flush();
                 }
             }
             Some(Ok(Item::Ended(ended))) => {
-                // The standard has it that what is no event stream will not become one.
+                // By the standard, an answer that is not an event stream is final.
                 if let Cause::ContentType(_) = ended.cause {
                     let detail = Some(ended.cause.to_string());
                     return Err(NoStream { url: url.into(), status: 200, detail }.into());
@@ -194,12 +194,12 @@ fn request(args: &SseArgs) -> Result<Request<Full<Bytes>>, Usage> {
     Ok(request)
 }
 
-/// The address without what may be a secret.
+/// The URL without the parts that may be secret.
 fn shown(url: &str) -> String {
     without_userinfo(url.split(['?', '#']).next().unwrap_or_default())
 }
 
-/// The last event id on its way into a file: at most every 100 ms, and at the end.
+/// The last event id, which is saved at most every 100 ms, and at the end.
 struct IdFile {
     file: LockedFile,
     url: String,
@@ -236,7 +236,7 @@ impl IdFile {
         Ok(Self { file, url: url.into(), waiting: saved.clone(), saved, written: Instant::now() })
     }
 
-    /// When to write what waits.
+    /// The time at which the waiting id must be written.
     fn due(&self) -> Option<Instant> {
         (self.waiting != self.saved).then(|| self.written + Self::COALESCE)
     }

@@ -75,7 +75,7 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
             };
             let exported = export_store(&data_dir, with_key, &mut *writer, &mut progress).await;
             bar.clear();
-            // As with other commands, a reader of stdout that has seen enough is no failure.
+            // As with other commands, it is not an error if the reader of stdout closes the pipe.
             if out.is_none() && exported.as_ref().is_err_and(is_broken_pipe) {
                 return Ok(Exit::Done);
             }
@@ -110,7 +110,7 @@ fn is_broken_pipe(error: &TransferError) -> bool {
     false
 }
 
-/// A file that only its owner may read: it may hold a key.
+/// A file that only its owner may read, because it may contain a key.
 fn private(path: &std::path::Path) -> anyhow::Result<File> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true);

@@ -7,19 +7,19 @@ use serde_json::{Map, Value, json};
 
 use crate::args::label_key;
 
-/// What pods are counted by.
+/// The value by which pods are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum GroupBy {
     Namespace,
     Node,
-    /// The word that is printed under STATUS.
+    /// The text that is printed under STATUS.
     Status,
     /// The value of the label with this key.
     Label(String),
 }
 
 impl GroupBy {
-    /// Reads `namespace`, `node`, `status`, or the key of a label; `label:node` is the label of that name.
+    /// Reads `namespace`, `node`, `status`, or the key of a label; `label:node` is the label with that key.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         match text {
             "namespace" => Ok(Self::Namespace),
@@ -31,7 +31,7 @@ impl GroupBy {
         }
     }
 
-    /// What it is called in lines.
+    /// The name in the output.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Namespace => "namespace",
@@ -50,7 +50,7 @@ impl GroupBy {
         }
     }
 
-    /// The groups in the order of their names, the pods that are in none last.
+    /// The groups in the order of their names; pods without a group come last.
     pub(crate) fn groups(&self, pods: &[Pod]) -> Vec<(Option<String>, Tally)> {
         let mut groups: BTreeMap<(bool, Option<String>), Vec<&Pod>> = BTreeMap::new();
         for pod in pods {
@@ -65,7 +65,7 @@ impl GroupBy {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) pods: usize,
-    /// Pods whose `Ready` condition holds, as the relay tells it.
+    /// The number of pods whose `Ready` condition is true, as the relay reports it.
     pub(crate) ready: usize,
     /// Pods by their phase; a pod without one counts as `Unknown`.
     pub(crate) phases: BTreeMap<String, usize>,

@@ -27,22 +27,22 @@ use crate::tally::Tally;
 
 pub(crate) use condition::Condition;
 
-/// Time without a word for people who wait in front of a terminal.
+/// The time without output, for people in front of a terminal.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Most pods that are told of one by one when the time is over.
+/// The highest number of pods that are named one by one after the timeout.
 const MOST_TOLD: usize = 20;
-/// Longest time for a health document, and the time between two of a relay whose source is away.
+/// The longest time for a health document, and the time between two requests while the source is unavailable.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 const HEALTH_AGAIN: Duration = Duration::from_secs(1);
-/// Ceilings of the first and of every delay while somebody else answers in the relay's place.
+/// The ceilings of the first and of every delay while another server answers instead of the relay.
 const ABSENT_BASE: Duration = Duration::from_millis(500);
 const ABSENT_CAP: Duration = Duration::from_secs(5);
 
 pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
-    // Looking once takes a moment too: a relay that is away is given the default time.
+    // A single check also takes time: an unavailable relay gets the default time limit.
     let once = args.timeout.is_zero();
     let limit = if once { DEFAULT_WAIT } else { args.timeout };
-    // A time beyond the clock is for ever.
+    // A time beyond the range of the clock means no limit.
     let deadline = Instant::now().checked_add(limit);
     let names = names(&args)?;
     let mut filter = args.which.filter()?;
@@ -50,7 +50,7 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
         filter = filter.namespace(name.namespace()).map_err(|error| Usage(error.to_string()))?;
     }
     let options = args.reconnect.options(filter);
-    // A credential plugin may take its time.
+    // A credential plugin may be slow.
     let client = tokio::select! {
         client = args.connect.client() => client?,
         () = until(deadline) => {
@@ -63,7 +63,7 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<Exit> {
     let ended = {
         let mut work = pin!(view.wait_for(once));
         tokio::select! {
-            // A condition that is met at the last moment is met.
+            // A condition that is met at the last moment counts.
             biased;
             ended = &mut work => Some(ended?),
             exit = signalled => return Ok(exit),
@@ -101,7 +101,7 @@ fn names(args: &WaitArgs) -> Result<Vec<PodKey>, Usage> {
     args.pods.iter().map(|name| pod_key(name, namespace)).collect()
 }
 
-/// What is waited for, and of which pods: of those that were named, else of all that match.
+/// The conditions, and the pods that they are about: the named ones, or all that match.
 struct Wanted {
     conditions: Vec<Condition>,
     names: Vec<PodKey>,
@@ -128,7 +128,7 @@ impl Wanted {
         self.conditions.iter().all(|condition| condition.holds(tally, missing))
     }
 
-    /// How far those are that do not hold; all of them when all hold.
+    /// The progress of the conditions that do not hold; of all of them if all hold.
     fn progress(&self, tally: &Tally) -> String {
         let open = |condition: &&Condition| !condition.holds(tally, 0);
         let mut words: Vec<_> = self.conditions.iter().filter(open).map(|c| c.progress(tally)).collect();
@@ -138,7 +138,7 @@ impl Wanted {
         words.join("; ")
     }
 
-    /// Which pods stand in the way, and why.
+    /// The pods that do not meet a condition, and why.
     fn lacks(&self, pods: &Pods) -> Vec<String> {
         let mut lines = Vec::new();
         for condition in &self.conditions {
@@ -157,29 +157,29 @@ impl Wanted {
     }
 }
 
-/// The pods of one stream, judged only while they show the present.
+/// The pods of one stream, used only while they show the present.
 struct LiveView {
     wanted: Wanted,
-    /// Those of the pods that were named which have been there; if none was named, any one that matched.
+    /// The named pods that have existed; if none was named, any pod that matched.
     seen: HashSet<PodKey>,
-    /// It was told that no pod matches.
+    /// Whether a message said that no pod matches.
     told_of_none: bool,
     client: Client,
     options: StreamOptions,
     snapshots: SnapshotStream,
     handle: StreamHandle,
     freshness: Freshness,
-    /// Something was read of the relay: it is there.
+    /// Whether anything was read from the relay, which shows that it is there.
     met: bool,
-    /// Delays while somebody else answers in its place.
+    /// The delays while another server answers instead of the relay.
     backoff: Backoff,
     /// The latest pods, unless they are history.
     pods: Option<Pods>,
-    /// What was judged last.
+    /// The state that was checked last.
     judged: Option<Tally>,
-    /// The relay says that what it tells is of the past.
+    /// Whether the relay says that its pods may be out of date.
     source_is_away: bool,
-    /// What was said in the place of a relay.
+    /// The answer of another server instead of the relay.
     refused: Option<String>,
 }
 
@@ -207,7 +207,7 @@ impl LiveView {
         }
     }
 
-    /// Waits until the conditions hold, or for the first judgement. Gives it, and what was judged.
+    /// Waits until the conditions hold, or for the first check. Returns the result, and the state that was checked.
     async fn wait_for(&mut self, once: bool) -> anyhow::Result<(bool, Tally)> {
         let on_terminal = std::io::stderr().is_terminal();
         let (mut patient_until, mut said) = (Instant::now() + PATIENCE, String::new());
@@ -218,7 +218,8 @@ impl LiveView {
                 }
                 self.judged = Some(tally.clone());
                 if holds || once {
-                    // A stream knows by its next heartbeat only, so who is about to say yes asks.
+                    // A stream learns this only with its next heartbeat, so `/health` is requested before success is
+                    // reported.
                     self.source_is_away = self.source_is_away().await;
                     if !self.source_is_away {
                         return Ok((holds, tally));
@@ -248,7 +249,7 @@ impl LiveView {
         Some((self.wanted.hold(pods, &tally), tally))
     }
 
-    /// Says of which pods the end was waited for that were never there: a typing error would look the same.
+    /// Names the pods whose deletion was awaited and that never existed, because a typing error would look the same.
     fn never_seen(&self) -> Option<String> {
         if !self.wanted.conditions.iter().any(|condition| matches!(condition, Condition::Deleted(_))) {
             return None;
@@ -270,7 +271,7 @@ impl LiveView {
         }
     }
 
-    /// Tells which pods stand in the way, a line each.
+    /// Prints the pods that do not meet a condition, one per line.
     fn tell_what_is_missing(&self) {
         let lines = self.pods.as_ref().map(|pods| self.wanted.lacks(pods)).unwrap_or_default();
         lines.iter().take(MOST_TOLD).for_each(|line| note(line));
@@ -279,11 +280,11 @@ impl LiveView {
         }
     }
 
-    /// Waits for pods, or for another freshness.
+    /// Waits for new pods, or for a change of the freshness.
     async fn news(&mut self) -> anyhow::Result<()> {
         let snapshot = poll_fn(|cx| {
             let polled = std::pin::Pin::new(&mut self.snapshots).poll_next(cx);
-            // It changes only while the stream is polled, and not every change comes with a snapshot.
+            // The freshness changes only while the stream is polled, and not every change comes with a snapshot.
             let freshness = self.handle.freshness();
             match polled {
                 Poll::Ready(item) => {
@@ -304,7 +305,7 @@ impl LiveView {
                 self.met = true;
                 self.pods = Some(snapshot.pods).filter(|_| !snapshot.historic);
                 if let Some(pods) = &self.pods {
-                    // Of pods without names, it only counts whether there were any.
+                    // Without names, it only matters whether there were any pods.
                     let any = pods.iter().next().filter(|_| self.wanted.names.is_empty());
                     let named = self.wanted.names.iter().filter(|name| pods.get(name).is_some());
                     self.seen.extend(
@@ -316,7 +317,7 @@ impl LiveView {
                 }
                 Ok(())
             }
-            // An end, and not the one that was waited for.
+            // The stream has ended without meeting the condition.
             Some(Some(Err(error @ Error::Finished { .. }))) => {
                 Err(anyhow::anyhow!("the condition was not met before the end: {error}"))
             }
@@ -333,8 +334,8 @@ impl LiveView {
         }
     }
 
-    /// Whether a 404 came from what stands in front of a relay that is not there yet: an ingress without a back end,
-    /// say. A relay's own 404 names its code, for the path that was asked or for its health document.
+    /// Whether a 404 came from something in front of a relay that is not available yet, such as an ingress without a
+    /// back end. A relay's own 404 has its code, for the requested path or for its health document.
     async fn is_of_somebody_else(&self, error: &Error) -> bool {
         let own = |error: &Error| match error {
             Error::Refused { problem, .. } => problem.is(ProblemCode::NOT_FOUND),
@@ -347,13 +348,13 @@ impl LiveView {
         !matches!(health, Ok(Err(error)) if own(&error))
     }
 
-    /// Whether the relay's health document says so; one that cannot be had says nothing.
+    /// Whether the relay's health document says so. A missing document counts as no.
     async fn source_is_away(&self) -> bool {
         let health = tokio::time::timeout(HEALTH_TIMEOUT, self.client.health()).await;
         matches!(health, Ok(Ok((_, health))) if health.raw["source"]["state"] == "stale")
     }
 
-    /// How far it is, for those who watch it wait.
+    /// The progress, for people who watch the command.
     fn so_far(&self) -> String {
         match &self.judged {
             Some(tally) => self.wanted.progress(tally),
@@ -361,7 +362,7 @@ impl LiveView {
         }
     }
 
-    /// What was seen last, and whether it can be trusted.
+    /// The last state, and whether it can be trusted.
     fn last_words(&self) -> String {
         let doubt = match self.handle.freshness() {
             _ if self.source_is_away => Some("the relay's source is away".to_owned()),

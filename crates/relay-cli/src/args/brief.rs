@@ -2,12 +2,12 @@
 
 use clap::{Arg, ArgAction, Command};
 
-/// Lines and columns of a small terminal, whose last line is for the prompt.
+/// The lines and columns of a small terminal, whose last line is for the prompt.
 pub(super) const LINES: usize = 23;
 pub(super) const COLUMNS: usize = 80;
 
-/// Headings whose flags are left out first when there is no room, the least wanted ones first. What stands under no
-/// heading goes last.
+/// Headings whose flags are left out first when there is no room, the least important ones first. Flags without a
+/// heading are left out last.
 const LAST: [&str; 7] = [
     "Transport",
     "Through a Kubernetes API server",
@@ -17,7 +17,7 @@ const LAST: [&str; 7] = [
     "Simulated cluster",
     "Authentication",
 ];
-/// Flags that stay to the end, whatever they stand under.
+/// Flags that are kept longest, whatever their heading is.
 const FIRST: [&str; 10] = [
     "url",
     "namespaces",
@@ -30,7 +30,7 @@ const FIRST: [&str; 10] = [
     "cursor_file",
     "state",
 ];
-/// Commands that few look for.
+/// Commands that are rarely needed.
 const RARE: [&str; 3] = ["session", "completions", "man"];
 
 /// Whether `-h` was given.
@@ -62,7 +62,7 @@ fn root(command: Command) -> Command {
         .after_help(format!("Also: {}. relay COMMAND --help tells everything.", RARE.join(", ")))
 }
 
-/// One clause, without what the environment may say.
+/// Keeps one clause, without the value from the environment.
 fn shorten(arg: Arg) -> Arg {
     let help = arg.get_help().map(|help| {
         let help = help.to_string();
@@ -97,7 +97,7 @@ fn can_go(arg: &Arg) -> bool {
         && !arg.is_hide_set()
 }
 
-/// The greater, the sooner it goes.
+/// Flags with a higher rank are left out earlier.
 fn rank(arg: &Arg) -> usize {
     if FIRST.contains(&arg.get_id().as_str()) {
         return 0;
@@ -110,7 +110,7 @@ fn rank(arg: &Arg) -> usize {
     }
 }
 
-/// How many lines its help takes on a small terminal.
+/// The number of lines of the help on a small terminal.
 pub(super) fn lines(command: &Command) -> usize {
     command.clone().term_width(COLUMNS).render_help().to_string().trim_end().lines().count()
 }

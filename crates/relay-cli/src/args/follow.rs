@@ -11,7 +11,7 @@ use super::value::{duration, hash, label_key, phase};
 use super::{Connect, PrintLines, Reconnect, Since, Until, Which};
 use crate::wait::Condition;
 
-/// How long `wait` waits unless it is told.
+/// The default time limit of `wait`.
 pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, ClapArgs)]

@@ -11,15 +11,15 @@ use super::transport::Transport;
 use crate::exit::Usage;
 use crate::service_proxy::{self, KubeService};
 
-/// What differs between the systems.
+/// The differences between the systems.
 pub(crate) trait System: std::fmt::Debug + Clone + Send + Sync + 'static {
-    /// What `--help` says of `--url`.
+    /// The text for `--url` in `--help`.
     const URL_HELP: &'static str;
-    /// Where the server is when nothing is said.
+    /// The URL of the server by default.
     const URL: &'static str;
     /// The variable with the URL.
     const URL_VARIABLE: &'static str;
-    /// What `--help` says of `--kube-service`.
+    /// The text for `--kube-service` in `--help`.
     const SERVICE_HELP: &'static str;
     /// The variable with the service.
     const SERVICE_VARIABLE: &'static str;
@@ -102,9 +102,9 @@ fn given(service: Option<&String>, context: &KubeContext) -> Option<&'static str
     .find_map(|(name, given)| given.then_some(name))
 }
 
-/// A command with a server, whatever its system: it can be told of one before its name.
+/// A command with a server of any system, which can be given before the name of the command.
 pub(crate) trait TakesKubeFlags {
-    /// Takes what was given before the name of the command, unless it was given again after it.
+    /// Uses the flags before the name of the command, unless they were given again after it.
     fn fall_back_to(&mut self, before: KubeFlags);
 }
 
@@ -118,28 +118,28 @@ impl<S: System> TakesKubeFlags for Peer<S> {
     }
 }
 
-/// Everything that a client is made of.
+/// Everything that is needed to make a client.
 pub(crate) struct Route {
     pub(crate) url: String,
-    /// Still to be told how long to wait.
+    /// The time limits are still to be set.
     pub(crate) http: HttpClientBuilder,
     pub(crate) token: Option<TokenSource>,
     pub(crate) outer: Outer,
 }
 
-/// Where the server is.
+/// The address of the server.
 enum Place {
     Url(String),
     Service { service: KubeService, context: Option<String>, kubeconfig: Option<PathBuf> },
 }
 
-/// An empty variable counts as none.
+/// An empty variable counts as absent.
 pub(crate) fn in_environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl<S: System> Peer<S> {
-    /// The way to the server, by way of the flags, the environment and the kubeconfig.
+    /// The route to the server, from the flags, the environment and the kubeconfig.
     pub(crate) async fn route(&self) -> anyhow::Result<Route> {
         let place = self.place()?;
         let mut http = self.transport.http();
@@ -165,12 +165,12 @@ impl<S: System> Peer<S> {
         Ok(Route { url, http, token: self.token(), outer })
     }
 
-    /// Whether the way leads through an API server.
+    /// Whether the route leads through an API server.
     pub(crate) fn is_through_api_server(&self) -> bool {
         matches!(self.place(), Ok(Place::Service { .. }))
     }
 
-    /// Flags beat the environment.
+    /// Flags take precedence over the environment.
     fn token(&self) -> Option<TokenSource> {
         let (token, file) = match (&self.token, &self.token_file) {
             (None, None) => match in_environment("RELAY_TOKEN") {
@@ -185,7 +185,7 @@ impl<S: System> Peer<S> {
         }
     }
 
-    /// Flags beat the environment; what excludes each other is an error.
+    /// Flags take precedence over the environment. Contradicting settings are an error.
     fn place(&self) -> anyhow::Result<Place> {
         let kube = given(self.kube_service.as_ref(), &self.kubeconfig);
         if let (Some(_), Some(flag)) = (&self.url, kube) {

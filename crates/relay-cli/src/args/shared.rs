@@ -12,7 +12,7 @@ use super::value::{duration, positive_duration, time};
 use crate::exit::Usage;
 use crate::rows::now;
 
-/// Heading of the flags that say which events.
+/// The heading of the flags that select events.
 pub(super) const EVENTS: &str = "Which events";
 
 /// A point in time to begin at
@@ -33,7 +33,7 @@ pub(crate) struct Since {
 }
 
 impl Since {
-    /// The point in time, with what was counted back from now.
+    /// The point in time. A duration is counted back from now.
     pub(crate) fn time(&self) -> Option<Timestamp> {
         self.since.map(|since| before(now(), since)).or_else(|| self.since_time.clone())
     }
@@ -86,7 +86,7 @@ impl Which {
         Ok(filter)
     }
 
-    /// Says that no pod was found, as what was asked for.
+    /// Says that no pod was found, with the filters that were given.
     pub(crate) fn nothing(&self) -> String {
         let namespaces = self.namespaces().map(|namespace| format!(" -n {namespace}"));
         let labels = self.labels.iter().filter(|label| !label.is_empty()).map(|label| format!(" -l {label}"));
@@ -102,7 +102,7 @@ impl Which {
         self.labels.iter().any(|label| !label.is_empty())
     }
 
-    /// The only namespace, for naming one pod.
+    /// The only namespace, if there is exactly one.
     pub(crate) fn only_namespace(&self) -> Option<&str> {
         let mut namespaces = self.namespaces();
         namespaces.next().filter(|_| namespaces.next().is_none()).map(String::as_str)
@@ -124,7 +124,7 @@ pub(crate) enum Format {
     Name,
 }
 
-/// The formats of commands that print what has no name.
+/// The formats for commands whose output has no names.
 fn without_names() -> impl TypedValueParser<Value = Format> {
     PossibleValuesParser::new(["table", "wide", "json", "yaml"])
         .try_map(|name| <Format as ValueEnum>::from_str(&name, false))

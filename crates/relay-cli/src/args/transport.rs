@@ -48,7 +48,7 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    /// A client that is still to be told how long to wait.
+    /// A client whose time limits are still to be set.
     pub(crate) fn http(&self) -> HttpClientBuilder {
         let mut http = HttpClient::builder().connect_timeout(self.connect_timeout);
         if let Some(file) = &self.ca_file {

@@ -21,7 +21,7 @@ pub(super) fn phase(text: &str) -> Result<relay_pods::Phase, String> {
 pub(crate) fn label_key(text: &str) -> Result<String, String> {
     let selector = Selector::parse(text).map_err(|error| error.rule().to_owned())?;
     match selector.requirements().next() {
-        // Nothing but a key is spelled like its key.
+        // Only a selector of one key is written like the key.
         Some(requirement) if requirement.key() == text => Ok(text.to_owned()),
         _ => Err("a label key, without a value".into()),
     }
@@ -73,7 +73,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A duration in the largest unit that divides it: what [`duration`] reads.
+/// A duration in the largest unit that divides it, in the form that [`duration`] reads.
 pub(crate) fn written(duration: Duration) -> String {
     let millis = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];

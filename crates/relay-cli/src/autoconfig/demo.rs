@@ -13,13 +13,13 @@ use crate::exit::Exit;
 use crate::follow::Ending;
 use crate::output::Output;
 
-/// Between two changes of the file.
+/// The time between two changes of the file.
 const PAUSE: Duration = Duration::from_millis(700);
-/// How long a key that was replaced is still accepted.
+/// How long a replaced key is still accepted.
 const GRACE: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
-    // Caught before the first line.
+    // Signals are caught before the first line.
     let ending = Ending::new(Until { max: None, time: args.time });
     let folder = Folder::new()?;
     let file = folder.0.join("environments.yaml");
@@ -46,7 +46,7 @@ pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
         async move {
             tell(file, server).await;
             tokio::time::sleep(PAUSE).await;
-            // When nobody reads it, the next event ends the command.
+            // If nobody reads the output, the next event ends the command.
             let _ = ended.heading("That was all that changes; Ctrl-C ends the demo.");
         }
     });
@@ -101,7 +101,7 @@ fn environments(name: &str, key: &str, expiring: Option<(&str, u128)>, with_test
     text + "filters:\n  shop.small: {projKey: shop, key: small}\n"
 }
 
-/// A folder that is gone when this is dropped.
+/// A folder that is removed when this is dropped.
 struct Folder(std::path::PathBuf);
 
 impl Folder {

@@ -3,7 +3,7 @@
 use relay_autoconfig::{AcceptedKey, Environment, Event, Origin, RefusedIn, Status};
 use relay_proto::time::Timestamp;
 
-/// Begins with the event's name and the id.
+/// A line that begins with the event's name and the id.
 pub(super) fn text(event: &Event) -> String {
     let id = event.id().unwrap_or_default();
     let details = match event {
@@ -112,7 +112,7 @@ fn key_text<K>(key: &AcceptedKey<K>, masked: String) -> String {
     format!("{name}{masked}{until}")
 }
 
-/// A point in time; far away, the number of its milliseconds.
+/// A point in time. Beyond the range of dates, the number of its milliseconds.
 fn time(unix_ms: u64) -> String {
     i64::try_from(unix_ms)
         .map_or_else(|_| unix_ms.to_string(), |ms| Timestamp::from_unix_millis(ms).as_str().to_owned())

@@ -36,7 +36,7 @@ pub(super) struct ServeArgs {
 }
 
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
-    // Whoever has read the first line may end it.
+    // A program that has read the first line may stop the server at once.
     let signalled = signalled();
     let keys = match args.key.get()? {
         None => Keys::Anyone,
@@ -58,7 +58,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
         let _ = ended.send(signalled.await);
     };
     server.run(shutdown).await;
-    // SIGTERM is how a server is asked to end: it is done.
+    // SIGTERM is the normal way to end a server, so the result is success.
     Ok(match signal.await {
         Ok(Exit::Terminated) | Err(_) => Exit::Done,
         Ok(exit) => exit,

@@ -83,14 +83,14 @@ pub(super) struct KeyArgs {
     key_file: Option<PathBuf>,
 }
 
-/// Where a key comes from.
+/// The source of a key.
 pub(super) enum Key {
     Text(String),
     File(PathBuf),
 }
 
 impl KeyArgs {
-    /// Flags beat the environment, and there is at most one of both.
+    /// Flags take precedence over the environment, and there is at most one source in each.
     pub(super) fn get(&self) -> Result<Option<Key>, Usage> {
         let (key, file) = match (&self.key, &self.key_file) {
             (None, None) => (
@@ -156,8 +156,8 @@ impl WatchArgs {
     }
 }
 
-/// The cache; `None`, with a warning, when what stands there cannot be read at all. On a disk that takes nothing it is
-/// read all the same: that is when it is needed.
+/// The cache; `None`, with a warning, if it cannot be read at all. On a full or read-only disk it is read nevertheless,
+/// because it may be needed most then.
 fn cache(file: &Path) -> anyhow::Result<Option<FileCache>> {
     match FileCache::open(file) {
         Ok(cache) => Ok(Some(cache)),
@@ -183,7 +183,7 @@ fn usage(error: relay_autoconfig::ConfigError) -> anyhow::Error {
     Usage(relay_proto::error::chain(&error).to_string()).into()
 }
 
-/// Prints what changes until it is over.
+/// Prints changes until the end.
 pub(super) async fn follow(mut events: Events, mut out: Output, mut ending: Ending) -> anyhow::Result<Exit> {
     while !ending.reached(&out) {
         let event = tokio::select! {

@@ -21,9 +21,9 @@ use crate::args::{Show, Until};
 use crate::exit::Exit;
 use crate::follow::Ending;
 
-/// How long a subscriber has: the one that stalls has this to lose.
+/// The time limit of a subscriber, after which the stalled one loses a message.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Calls at a time and messages that wait, so small that the one that stalls loses some soon.
+/// Calls at a time, and messages that wait. Both are so small that the stalled subscriber soon loses messages.
 const IN_FLIGHT: usize = 1;
 const QUEUE: usize = 2;
 
@@ -44,12 +44,12 @@ pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
         dispatcher,
         EngineOptions::default().in_flight(IN_FLIGHT).queue(QUEUE),
         Arc::<Metrics>::default(),
-        // What the subscriber of `orders` answers is not what the sender sent.
+        // The answers of the subscriber of `orders` are not messages of the sender.
         move |event| {
             counted.count(event);
             match event {
                 Event::Received { channel } if channel.name() != "orders" => {}
-                // The verdict says it.
+                // The verdict reports it.
                 Event::Unsent { .. } => {}
                 event => told.event(event, true),
             }
@@ -103,7 +103,7 @@ const INTRODUCTION: [&str; 6] = [
     "",
 ];
 
-/// What became of the messages, by subscription.
+/// The counts of messages, by subscription.
 #[derive(Clone, Default)]
 struct Verdict(Arc<Mutex<Counts>>);
 
@@ -153,7 +153,7 @@ impl Counts {
     }
 }
 
-/// One that answers, one that fails every other time, one that stalls, and one for the answers.
+/// A subscriber that answers, one that fails every other time, one that stalls, and one for the replies.
 struct Subscribers {
     answers: String,
     fails: String,
@@ -175,7 +175,7 @@ impl Subscribers {
     }
 }
 
-/// A subscriber that answers its n-th message so, or never.
+/// A subscriber that answers its n-th message like this, or never.
 async fn subscriber(
     stop: &CancellationToken,
     answer: fn(u64) -> Option<(StatusCode, &'static str)>,
@@ -216,7 +216,7 @@ fn objects(to: &Subscribers) -> String {
     text
 }
 
-/// A message per second, posted as anybody would post it.
+/// Sends a message per second over HTTP, like any other program.
 async fn send(address: std::net::SocketAddr, ready: Arc<Notify>) {
     ready.notified().await;
     let channel = ChannelReference::new("orders", "shop");

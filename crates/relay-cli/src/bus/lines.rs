@@ -10,11 +10,11 @@ use serde_json::{Map, Value, json};
 use crate::args::Format;
 use crate::output::Output;
 
-/// Lines from several tasks. When nobody reads them any more, `gone` is cancelled.
+/// Lines from several tasks. If nobody reads the output, `gone` is cancelled.
 #[derive(Clone)]
 pub(super) struct Lines {
     out: Arc<Mutex<Output>>,
-    /// Of the table: whether lines after the first go to stderr.
+    /// Whether, in a table, lines after the first go to stderr.
     aside: bool,
     pub(super) gone: CancellationToken,
 }
@@ -28,13 +28,13 @@ impl Lines {
         Self::new(Output::in_format(format), aside)
     }
 
-    /// The line that says where it listens; always on stdout.
+    /// Prints the line with the address; always on stdout.
     pub(super) fn listening(&self, what: &str, address: std::net::SocketAddr) -> anyhow::Result<()> {
         let address = format!("http://{address}");
         let text = format!("relay bus {what} on {address}");
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         out.answer(|| json!({"event": "listening", "address": address}), || text)?;
-        // It is no message.
+        // This line is not a message.
         out.lines = 0;
         Ok(())
     }
@@ -47,7 +47,7 @@ impl Lines {
         }
     }
 
-    /// Prints a line, and says how many there were.
+    /// Prints a line, and returns the number of lines so far.
     pub(super) fn print(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> u64 {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let printed = if self.aside && !out.is_json() {
@@ -62,7 +62,7 @@ impl Lines {
         out.lines
     }
 
-    /// What happened to messages; what only the demo shows is left out elsewhere.
+    /// Prints an event about messages. With `all` false, events that only the demo shows are left out.
     pub(super) fn event(&self, event: &Event, all: bool) {
         let json = match event {
             Event::Received { channel } if all => json!({"event": "sent", "channel": channel.to_string()}),
@@ -103,7 +103,7 @@ impl Lines {
         self.print(|| json, || text)
     }
 
-    /// What a monitor of `serve` tells.
+    /// Prints a report of the monitor of `serve`.
     pub(super) fn report(&self, report: &Report) {
         match report {
             Report::Ready { channels, subscriptions } => {
@@ -119,7 +119,7 @@ impl Lines {
             }
             Report::Called { job, error: Some(error) } => {
                 let (call, attempt) = (job.call.name(), job.attempt);
-                // Once; it is tried again for ever.
+                // It is printed once, although it is retried for ever.
                 if attempt == 1 {
                     tracing::warn!(about = %job.key, call, error, "a call failed, and is tried again");
                 } else {
@@ -152,7 +152,7 @@ fn text_of(json: &Value) -> String {
     text
 }
 
-/// The line of a call, without how it ended.
+/// The line of a call, without its result.
 pub(super) fn call_line(job: &Job) -> Map<String, Value> {
     let json = match &job.call {
         Call::Bus { bus, spec } => json!({"bus": bus.to_string(), "spec": spec.as_value()}),

@@ -32,7 +32,7 @@ pub(super) async fn run(args: BusMonitorArgs) -> anyhow::Result<Exit> {
         .report({
             let (lines, stop, printed, max) = (lines.clone(), stop.clone(), printed.clone(), args.until.max);
             move |report| {
-                // What ended after the last line that was asked for is not told.
+                // Calls that end after the last wanted line are not printed.
                 if max.is_some_and(|max| printed.load(Ordering::Acquire) >= max) {
                     return;
                 }
@@ -97,12 +97,12 @@ async fn execute(command: &str, line: String) -> Result<(), HandlerError> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        // Ctrl-C is for us: calls under way end.
+        // Ctrl-C must reach only this program, so that calls in progress can end.
         .process_group(0)
         .spawn()
         .map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // Who does not read it does not need it.
+        // A command that does not read its input does not need it.
         let _ = stdin.write_all(line.as_bytes()).await;
     }
     let output = child.wait_with_output().await.map_err(failed)?;

@@ -20,7 +20,7 @@ use crate::args::BusReceiveArgs;
 use crate::exit::{Exit, signalled};
 use crate::output::Output;
 
-/// Bytes of a message that are taken.
+/// The highest number of bytes of a message.
 const LARGEST: usize = 64 << 20;
 
 pub(super) async fn run(args: BusReceiveArgs) -> anyhow::Result<Exit> {
@@ -62,7 +62,7 @@ struct Subscriber {
 impl Service for Subscriber {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
         let (head, body) = request.into_parts();
-        // A body that broke off is no message.
+        // An incomplete body is not a message.
         let body = http_body_util::Limited::new(body, LARGEST).collect().await.map_err(|_| Cut)?.to_bytes();
         let host = match head.uri.authority() {
             Some(authority) => authority.to_string(),
@@ -79,7 +79,7 @@ impl Service for Subscriber {
         };
         let number = self.taken.fetch_add(1, Ordering::AcqRel) + 1;
         if self.args.until.max.is_some_and(|max| number > max) {
-            // One too many, that came before the port was closed.
+            // This message came after the last wanted one, before the port was closed.
             return Err(Cut);
         }
         self.lines.print(

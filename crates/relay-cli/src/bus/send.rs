@@ -24,7 +24,7 @@ pub(super) async fn run(args: BusSendArgs) -> anyhow::Result<Exit> {
     }
 }
 
-/// The sender, and how its last failure ends the program.
+/// The sender, and the result of the program after its last failure.
 struct Sender {
     http: HttpClient,
     url: http::Uri,

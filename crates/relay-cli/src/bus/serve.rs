@@ -66,7 +66,7 @@ pub(super) async fn run(args: BusServeArgs) -> anyhow::Result<Exit> {
     }
 }
 
-/// A bus with this engine, from the port's opening to the end.
+/// Runs a bus with this engine, from opening the port to the end.
 async fn serve<E: Engine>(
     args: BusServeArgs,
     bus: Option<BusReference>,
@@ -82,7 +82,7 @@ async fn serve<E: Engine>(
         Some(address) => Some(bind(address, &settings).await?),
         None => None,
     };
-    // Whoever has read the line may end the server.
+    // A program that has read the line may stop the server at once.
     let ending = Ending::new(Until { max: None, time: None });
     lines.listening("listening", server.local_addr())?;
 
@@ -119,7 +119,7 @@ async fn serve<E: Engine>(
     let (exit, asked) =
         super::follow(&monitor, bus.as_ref(), concurrency, Some(drain), &stop, &lines, ending).await;
     stop.cancel();
-    // Messages that wait are sent meanwhile.
+    // Waiting messages are still sent meanwhile.
     let _ = receiving.await;
     engine.drain((asked + drain).saturating_duration_since(Instant::now())).await;
     attending.abort();
@@ -137,7 +137,7 @@ struct State {
     live: AtomicBool,
 }
 
-/// Health and metrics, on a port of their own.
+/// Health and metrics, on a separate port.
 struct Admin<E> {
     metrics: Arc<Metrics>,
     state: Arc<State>,

@@ -14,7 +14,7 @@ use crate::follow::Ending;
 use crate::output::{Output, Text, Tone};
 use crate::rows::{self, Changes, snapshot_row};
 
-/// Follows the relay, explains what comes, and says at the end, whatever the end is, what was lost.
+/// Follows the relay and explains each phase. At the end, however it comes, prints what was lost.
 pub(super) async fn teach(
     client: &Client,
     options: StreamOptions,
@@ -83,7 +83,7 @@ impl Lesson {
         let is_shown = if is_event {
             self.pace.admits(self.start.elapsed())
         } else {
-            // Where nothing is new, the heading says it all.
+            // If nothing is new, the heading is enough.
             !snapshot.changed.is_empty() || snapshot.gap.is_some() || snapshot.cause.is_some()
         };
         if is_shown {
@@ -99,7 +99,7 @@ impl Lesson {
         Ok(())
     }
 
-    /// A heading for a phase that begins; a cut and a gap are set off.
+    /// Prints a heading for a phase that begins. Those of a cut and of a gap are set off.
     fn explain(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
         let phase = snapshot.phase;
         let last = self.verdict.last().map_or("the start".into(), |number| format!("#{number}"));
@@ -141,7 +141,7 @@ impl Lesson {
         more.into_iter().try_for_each(|line: String| self.out.heading(line))
     }
 
-    /// Lines that were left out are counted.
+    /// Prints the number of lines that were left out.
     fn tell_skipped(&mut self) -> anyhow::Result<()> {
         match self.pace.take_skipped() {
             0 => Ok(()),

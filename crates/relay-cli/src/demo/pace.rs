@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Most lines in any second.
+/// The highest number of lines in any second.
 pub(super) const LINES_A_SECOND: usize = 4;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Says which lines are printed, so that there are never more than [`LINES_A_SECOND`] within a second.
+/// Decides which lines are printed, so that there are never more than [`LINES_A_SECOND`] within a second.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// When the last lines were printed, oldest first; [`LINES_A_SECOND`] at most.
@@ -16,7 +16,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Whether a line may be printed now, a time since the start. If not, it counts as skipped.
+    /// Whether a line may be printed at this time since the start. If not, it counts as skipped.
     pub(super) fn admits(&mut self, now: Duration) -> bool {
         while self.printed.front().is_some_and(|at| now.saturating_sub(*at) >= SECOND) {
             self.printed.pop_front();
@@ -30,7 +30,7 @@ impl Pace {
         admits
     }
 
-    /// Lines that were skipped since this was last asked.
+    /// The number of skipped lines since the last call.
     pub(super) fn take_skipped(&mut self) -> u64 {
         std::mem::take(&mut self.skipped)
     }

@@ -2,16 +2,16 @@
 
 use relay_pods::{Phase, Snapshot};
 
-/// What the verdict needs of a snapshot.
+/// The parts of a snapshot that the verdict needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     /// An event with its number.
     Event(Option<u64>),
-    /// Everything retained was replayed, or a list was read while nothing was wrong.
+    /// Everything retained was replayed, or a list was read without an error before it.
     Connected,
     /// The connection dropped.
     Cut,
-    /// The relay said that so many events were lost, and the list was read again.
+    /// The relay reported that this many events were lost, and the list was read again.
     Gap(Option<u64>),
 }
 
@@ -31,21 +31,21 @@ impl Seen {
 pub(super) struct Verdict {
     /// The number of the last event.
     last: Option<u64>,
-    /// The start, and then whatever happened.
+    /// The start, and each later fault.
     parts: Vec<Part>,
 }
 
-/// The time after something happened, until the next thing happens.
+/// The time from one fault to the next.
 #[derive(Debug)]
 struct Part {
     kind: Kind,
-    /// The last event before it.
+    /// The last event before the fault.
     after: Option<u64>,
     connected: bool,
     events: u64,
-    /// Numbers that were left out where the relay had announced it.
+    /// Numbers that are missing where the relay had announced it.
     announced: u64,
-    /// Numbers that were left out anywhere else.
+    /// Numbers that are missing anywhere else.
     lost: u64,
     twice: u64,
 }
@@ -76,7 +76,7 @@ impl Part {
         }
     }
 
-    /// Whether it went as it should.
+    /// Whether there was no error.
     fn is_good(&self) -> bool {
         let as_told = match self.kind {
             Kind::Gap { missed } => self.events == 0 || missed == Some(self.announced),
@@ -114,7 +114,7 @@ impl Verdict {
         Self { last: None, parts: vec![Part::new(Kind::Start, None)] }
     }
 
-    /// Takes note of the next snapshot.
+    /// Records the next snapshot.
     pub(super) fn saw(&mut self, seen: Seen) {
         match seen {
             Seen::Cut => self.parts.push(Part::new(Kind::Cut, self.last)),
@@ -143,17 +143,17 @@ impl Verdict {
         self.last
     }
 
-    /// Whether the last thing that happened is a cut.
+    /// Whether the last fault is a cut.
     pub(super) fn was_cut(&self) -> bool {
         self.parts.last().is_some_and(|part| part.kind == Kind::Cut)
     }
 
-    /// Whether everything went as it should.
+    /// Whether there was no error at all.
     pub(super) fn is_good(&self) -> bool {
         self.parts.iter().all(Part::is_good)
     }
 
-    /// What happened, one after the other. The start is told of when it is all there is, or when it went wrong.
+    /// The faults, one after the other. The start is included only if there is nothing else, or if it had an error.
     pub(super) fn text(&self) -> String {
         let told = self
             .parts

@@ -178,7 +178,7 @@ async fn stream(reach: &Reach, stream: &str) -> anyhow::Result<DurableStream> {
     reach.stream(stream, reach.patience(), &Notes::new(reach.patience())).await
 }
 
-/// Prints what came of it as one line, unless a signal came before.
+/// Prints the result as one line, unless a signal comes first.
 async fn print(print: PrintLines, work: impl Future<Output = anyhow::Result<Value>>) -> anyhow::Result<Exit> {
     let line = tokio::select! {
         line = work => line?,

@@ -14,27 +14,27 @@ use crate::exit::Usage;
 /// Time between two writes.
 const COALESCE: Duration = Duration::from_millis(100);
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Content {
     version: u32,
     stream: String,
     offset: Offset,
     cursor: Option<String>,
-    /// Messages or bytes after the offset that were given out too.
+    /// Messages or bytes after the offset that were given out, too.
     skip: u64,
-    /// Length of the output file up to there.
+    /// The length of the output file at that position.
     out_bytes: Option<u64>,
     closed: bool,
 }
 
-/// A checkpoint on its way into a file.
+/// A checkpoint that is saved to a file.
 pub(super) struct CheckpointFile {
     file: LockedFile,
     stream: String,
     loaded: Option<Content>,
     waiting: Option<Content>,
-    /// The file says how long the output file was.
+    /// Whether the file has the length of the output file.
     covers_out: bool,
     next_write: Instant,
 }
@@ -72,7 +72,7 @@ impl CheckpointFile {
         })
     }
 
-    /// What the file held at the start.
+    /// The position in the file at the start.
     pub(super) fn position(&self) -> Option<Checkpoint> {
         self.loaded.as_ref().map(|content| Checkpoint {
             offset: content.offset.clone(),
@@ -81,7 +81,7 @@ impl CheckpointFile {
         })
     }
 
-    /// The length that the output file had then.
+    /// The length of the output file at that time.
     pub(super) fn out_bytes(&self) -> Option<u64> {
         self.loaded.as_ref().and_then(|content| content.out_bytes)
     }
@@ -91,12 +91,12 @@ impl CheckpointFile {
         self.loaded.as_ref().is_some_and(|content| content.closed)
     }
 
-    /// Whether the file says to which length an output file is to be cut back.
+    /// Whether the file has the length to which an output file must be cut back.
     pub(super) fn covers_out(&self) -> bool {
         self.covers_out
     }
 
-    /// Takes a position behind what was written and flushed. It is stored by [`write`](Self::write).
+    /// Records a position up to which everything was written and flushed. [`write`](Self::write) stores it.
     pub(super) fn reached(&mut self, position: &Checkpoint, out_bytes: Option<u64>, closed: bool) {
         self.waiting = Some(Content {
             version: 1,
@@ -109,12 +109,12 @@ impl CheckpointFile {
         });
     }
 
-    /// When the position that waits is to be written.
+    /// The time at which a waiting position must be written.
     pub(super) fn due(&self) -> Option<Instant> {
         self.waiting.as_ref().map(|_| self.next_write)
     }
 
-    /// Writes what waits.
+    /// Writes the waiting position.
     pub(super) fn write(&mut self) -> anyhow::Result<()> {
         if let Some(content) = self.waiting.take() {
             let mut line = serde_json::to_vec(&content).context("the checkpoint")?;

@@ -41,7 +41,7 @@ impl Story {
     fn tell(&self, what: &str) {
         let millis = self.1.elapsed().as_millis();
         let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who does not read on still gets the exit code.
+        // If nobody reads the output, the exit code is still right.
         let _ = out.line(
             || json!({"at_ms": u64::try_from(millis).unwrap_or(u64::MAX), "event": what}),
             || format!("{:>7.3} s  {what}", millis as f64 / 1000.0),
@@ -86,7 +86,8 @@ pub(super) async fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Produces and reads through a link that fails; gives how many messages were produced, and what was read.
+/// Produces and reads through a link that fails. Returns the number of produced messages, and the messages that were
+/// read.
 async fn play(
     args: &DemoArgs,
     story: &Story,

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-/// The bytes of the input that are read and not acknowledged, and a digest of those that are. Clones share it.
+/// The input bytes that were read and are not acknowledged, and a digest of the acknowledged ones. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct InputDigest(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
     hasher: Sha256,
-    /// Bytes in the digest.
+    /// The number of bytes in the digest.
     at: u64,
     waiting: VecDeque<Bytes>,
 }

@@ -1,4 +1,4 @@
-//! The input of a producer: read by a thread, cut into messages.
+//! The input of a producer: read by a thread, and split into messages.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,12 +21,12 @@ pub(super) enum Framing {
     None,
 }
 
-/// Largest read of the input.
+/// The largest number of bytes in one read.
 const CHUNK: usize = 64 << 10;
-/// Longest message of the input.
+/// The longest message, in bytes.
 pub(super) const LONGEST: usize = 64 << 20;
 
-/// Reads stdin or a file in a thread of its own, one chunk ahead. The channel ends with the input, or with an error.
+/// Reads stdin or a file in a separate thread, one chunk ahead. The channel ends with the input, or with an error.
 pub(super) fn read(file: Option<&Path>) -> anyhow::Result<mpsc::Receiver<io::Result<Bytes>>> {
     let mut input: Box<dyn Read + Send> = match file {
         None => Box::new(io::stdin()),
@@ -57,27 +57,27 @@ pub(super) fn read(file: Option<&Path>) -> anyhow::Result<mpsc::Receiver<io::Res
     Ok(receiver)
 }
 
-/// A message, and where in the input it ends.
+/// A message, and the position in the input where it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
     pub(super) bytes: Bytes,
     pub(super) end: u64,
 }
 
-/// Cuts the input into messages, however it comes.
+/// Splits the input into messages, whatever the chunks are.
 #[derive(Debug)]
 pub(super) struct Framer {
     framing: Framing,
     json: bool,
     /// The beginning of the next message.
     partial: BytesMut,
-    /// Bytes of the input taken.
+    /// The number of input bytes so far.
     taken: u64,
     /// Messages and blank lines so far.
     records: u64,
 }
 
-/// What is wrong with the input.
+/// An error in the input.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadInput {
     #[error("line {line} of the input is not JSON: {why}")]
@@ -87,12 +87,12 @@ pub(super) enum BadInput {
 }
 
 impl Framer {
-    /// At that position of the input.
+    /// A framer that starts at this position of the input.
     pub(super) fn new(framing: Framing, json: bool, at: u64) -> Self {
         Self { framing, json, partial: BytesMut::new(), taken: at, records: 0 }
     }
 
-    /// Takes a chunk and gives each message that ends in it.
+    /// Takes a chunk, and adds each message that ends in it.
     pub(super) fn feed(
         &mut self,
         mut chunk: Bytes,
@@ -128,7 +128,7 @@ impl Framer {
         Ok(())
     }
 
-    /// The input has ended: its last message needs no end of its own.
+    /// The input has ended: its last message needs no delimiter.
     pub(super) fn finish(&mut self, messages: &mut VecDeque<Message>) -> Result<(), BadInput> {
         if self.partial.is_empty() {
             return Ok(());
@@ -155,7 +155,7 @@ impl Framer {
         } else {
             record
         };
-        // An empty record is nothing that a stream could hold.
+        // A stream cannot hold an empty record.
         if !bytes.is_empty() {
             messages.push_back(Message { bytes, end: self.taken });
         }
@@ -168,7 +168,7 @@ impl Framer {
         self.records
     }
 
-    /// Counts the lines of what is skipped.
+    /// Counts the lines that are skipped.
     pub(super) fn skip_records(&mut self, records: u64) {
         self.records += records;
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use relay_durable::Retry;
 
-/// Tells of retries, each cause once until something went well.
+/// Reports retries, each cause once until the next success.
 #[derive(Debug, Clone)]
 pub(super) struct Notes {
     told: Arc<Mutex<Option<String>>>,
-    /// How long it is tried without progress.
+    /// The longest time without progress.
     patience: Option<Duration>,
 }
 
@@ -27,13 +27,13 @@ impl Notes {
         }
     }
 
-    /// Something went well.
+    /// Records a success.
     pub(super) fn well(&self) {
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-/// One line on stderr, without anything that a terminal obeys.
+/// Prints one line on stderr, without characters that a terminal interprets.
 pub(super) fn note(text: &str) {
     crate::log::say(&format!("relay: {}", crate::output::escaped(text)));
 }

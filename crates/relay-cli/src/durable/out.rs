@@ -21,7 +21,7 @@ pub(super) enum ReadFormat {
     Json,
 }
 
-/// An output that knows how long its file is.
+/// An output that knows the length of its file.
 pub(super) struct Sink {
     target: Target,
     /// Length of the file.
@@ -38,7 +38,7 @@ impl Sink {
         Self { target: Target::Stdout, bytes: 0 }
     }
 
-    /// Goes on at the end of a file, which is first cut back to `length`.
+    /// Appends to a file, which is first cut back to `length`.
     pub(super) fn file(path: &Path, length: Option<u64>) -> anyhow::Result<Self> {
         let shown = path.display();
         let mut file = File::options()
@@ -87,7 +87,7 @@ impl Sink {
         }
     }
 
-    /// Makes sure that what was written survives.
+    /// Syncs the file, so that the written bytes survive a power loss.
     pub(super) fn sync(&self) -> io::Result<()> {
         match &self.target {
             Target::Stdout => Ok(()),
@@ -149,12 +149,12 @@ fn field(out: &mut Vec<u8>, name: &str, value: &Value) {
     out.extend_from_slice(format!("\"{name}\":{value}").as_bytes());
 }
 
-/// A message as it came; line breaks, which can only be white space in it, become spaces.
+/// A message unchanged, except that line breaks, which can only be white space in it, become spaces.
 fn one_line(out: &mut Vec<u8>, message: &[u8]) {
     out.extend(message.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
 }
 
-/// Refuses a format that a stream cannot have.
+/// Converts a size that was given by a flag.
 pub(super) fn size(name: &str, bytes: u64) -> anyhow::Result<usize> {
     match usize::try_from(bytes) {
         Ok(bytes) if bytes > 0 => Ok(bytes),

@@ -82,10 +82,10 @@ pub(super) struct ProduceArgs {
     print: PrintLines,
 }
 
-/// After a signal, what was read is delivered within this time.
+/// After a signal, the input that was read is delivered within this time.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What was acknowledged.
+/// Counts of the acknowledged messages.
 struct Tally {
     out: Output,
     messages: u64,
@@ -97,7 +97,7 @@ struct Tally {
     closed: bool,
 }
 
-/// The tally, which the producer's notices write.
+/// The tally, which the producer's events update.
 #[derive(Clone)]
 struct Told(Arc<Mutex<Tally>>, Notes);
 
@@ -133,7 +133,7 @@ async fn run(args: ProduceArgs, told: &Told) -> anyhow::Result<Exit> {
     let mut signalled = Box::pin(signalled());
     let digest = InputDigest::default();
     let mut chunks = input::read(args.file.as_deref())?;
-    // Nothing is asked of the server before it is clear that the input is what it was.
+    // The input is compared with that of the last run before any request is made.
     let skipping = replay::skip(&mut chunks, &digest, known.as_ref(), args.framing);
     let skipped = tokio::select! {
         skipped = skipping => skipped?,
@@ -179,18 +179,18 @@ async fn run(args: ProduceArgs, told: &Told) -> anyhow::Result<Exit> {
     let fed = tokio::select! {
         fed = feeding.feed() => fed,
         exit = &mut signalled => {
-            // What was read of the input is delivered too, as far as it is whole.
+            // The complete messages that were read are delivered, too.
             return Ok(deliver_after(&producer, feeding.hand_over(), exit).await);
         }
     };
     let delivering = async {
         producer.flush().await?;
-        // What came before the mistake is delivered.
+        // The messages before the error are delivered.
         fed?;
         if args.close {
             producer.close().await?;
         }
-        // The state that says so is on the disk before the command says so.
+        // The state is on disk before the command reports success.
         producer.end().await?;
         Ok(Exit::Done)
     };
@@ -201,7 +201,7 @@ async fn run(args: ProduceArgs, told: &Told) -> anyhow::Result<Exit> {
     Ok(deliver_after(&producer, async { Ok(()) }, exit).await)
 }
 
-/// Delivers what was read, unless it takes too long or there is another signal.
+/// Delivers the messages that were read, unless it takes too long or another signal comes.
 async fn deliver_after(
     producer: &IdempotentProducer,
     handing_over: impl Future<Output = anyhow::Result<()>>,
@@ -227,7 +227,7 @@ fn producer_id(args: &ProduceArgs, known: Option<&Content>) -> anyhow::Result<St
     };
     if let (Some(epoch), Some(known)) = (args.epoch, known)
         && epoch != known.epoch
-        // The same flags as before, and a name that was taken over since.
+        // The flags are the same as before, but the name was taken over since then.
         && !(epoch < known.epoch && (args.auto_claim || args.new_epoch))
     {
         return Err(contradicts("--epoch", &epoch, &known.epoch).into());
@@ -248,7 +248,7 @@ fn random_id() -> String {
     format!("relay-{:016x}{:016x}", part(0), part(1))
 }
 
-/// From where the producer goes on.
+/// The position from which the producer continues.
 fn resume(
     args: &ProduceArgs,
     known: Option<&Content>,
@@ -275,7 +275,7 @@ fn resume(
     Ok(Some(state))
 }
 
-/// The stream's type; makes the stream when that is asked for.
+/// The stream's type. Creates the stream if that is wanted.
 async fn content_type(args: &ProduceArgs, stream: &DurableStream) -> anyhow::Result<String> {
     if args.create {
         let options = CreateOptions::new().content_type(args.content_type.clone());
@@ -287,16 +287,16 @@ async fn content_type(args: &ProduceArgs, stream: &DurableStream) -> anyhow::Res
     }
 }
 
-/// The input on its way into the producer.
+/// The input of the producer while it is being read.
 struct Feeding<'p> {
     producer: &'p IdempotentProducer,
     chunks: tokio::sync::mpsc::Receiver<std::io::Result<bytes::Bytes>>,
     framer: Framer,
-    /// What was read of the input before, and not used.
+    /// Bytes that were read before and not used.
     rest: Option<bytes::Bytes>,
-    /// Where the bytes are kept until they are acknowledged.
+    /// Keeps the bytes until they are acknowledged.
     digest: Option<InputDigest>,
-    /// What was read and not given to the producer.
+    /// Messages that were read and not given to the producer.
     messages: VecDeque<Message>,
     ended: bool,
 }
@@ -306,7 +306,7 @@ impl Feeding<'_> {
         loop {
             self.hand_over().await?;
             let chunk = match self.rest.take() {
-                // It went into the digest when it was read.
+                // These bytes were added to the digest when they were read.
                 Some(rest) => Some(rest),
                 None if self.ended => None,
                 None => {
@@ -377,7 +377,7 @@ impl Told {
                 if batch.offset.is_some() {
                     tally.offset.clone_from(&batch.offset);
                 }
-                // Whoever does not read the lines still wants the messages delivered.
+                // If nobody reads the output, the messages must still be delivered.
                 let _ = tally.out.line(
                     || {
                         json!({
@@ -412,7 +412,7 @@ impl Told {
         }
     }
 
-    /// The last line.
+    /// Prints the last line.
     fn end(&self, ended: &anyhow::Result<Exit>) {
         let mut tally = self.lock();
         let (messages, bytes, batches, duplicates) =

@@ -46,11 +46,11 @@ pub(super) struct Reach {
     retry_for: Option<Duration>,
 }
 
-/// How long a command goes on without success unless it is told.
+/// The default time limit of a command without success.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Idle connections are given up before the usual server does.
+/// Idle connections are closed before a usual server closes them.
 const IDLE: Duration = Duration::from_secs(4);
-/// A name may lead elsewhere meanwhile.
+/// A host name may get other addresses in the meantime.
 const AGE: Duration = Duration::from_secs(15 * 60);
 
 impl Reach {
@@ -59,23 +59,23 @@ impl Reach {
     }
 
     pub(super) fn retry(&self) -> (Duration, Duration) {
-        // A base above the cap means the cap.
+        // A base above the cap counts as the cap.
         (self.retry_base.min(self.retry_cap), self.retry_cap)
     }
 
-    /// For commands that end by themselves.
+    /// The time limit of commands that end by themselves.
     pub(super) fn patience(&self) -> Option<Duration> {
         Some(self.retry_for.unwrap_or(PATIENCE))
     }
 
-    /// For commands that go on.
+    /// The time limit of commands that run until they are stopped.
     pub(super) fn endless(&self) -> Option<Duration> {
         self.retry_for
     }
 
     pub(super) async fn client(&self, retry_for: Option<Duration>, notes: &Notes) -> anyhow::Result<Client> {
         let route = self.peer.route().await?;
-        // Whoever waits for an answer does not wait longer for a connection.
+        // The time limit for an answer also limits the time to connect.
         let connect_timeout = self.peer.transport.connect_timeout.min(self.timeout);
         let http =
             route.http.connect_timeout(connect_timeout).idle_timeout(IDLE).connection_age(AGE).build()?;

@@ -144,7 +144,7 @@ async fn run(
     };
     let progress = reading.progress || (reading.out.is_some() && std::io::stderr().is_terminal());
     let exit = reader.run(reading.time, progress).await;
-    // What was written is kept, whatever ended the command.
+    // Whatever ended the command, the position of the written data is kept.
     let kept = reader.keep();
     let exit = exit?;
     kept?;
@@ -153,7 +153,7 @@ async fn run(
 
 struct Reader {
     reads: Reads,
-    /// Away while a piece is being written.
+    /// Empty while a piece is being written.
     sink: Option<Sink>,
     file: Option<CheckpointFile>,
     position: Checkpoint,
@@ -163,7 +163,7 @@ struct Reader {
     seen: Seen,
 }
 
-/// What is shown as progress.
+/// The counts that are shown as progress.
 struct Seen {
     since: Instant,
     bytes: u64,
@@ -214,7 +214,7 @@ impl Reader {
                     }
                     tokio::select! {
                         written = self.write(data) => written?,
-                        // The reader of our output may never take it.
+                        // The write may wait for ever, if nobody reads the output.
                         exit = &mut signalled => return Ok(exit),
                     }
                     self.position = piece.checkpoint;
@@ -235,7 +235,7 @@ impl Reader {
         }
     }
 
-    /// Keeps of a piece what may still be given out; whether it is the last one.
+    /// Keeps the part of a piece that may still be given out. Returns whether it is the last one.
     fn cut(&mut self, mut piece: Piece) -> (Piece, bool) {
         let Some(left) = &mut self.left else { return (piece, false) };
         match &mut piece.content {
@@ -249,7 +249,7 @@ impl Reader {
                 let kept = *left;
                 messages.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
                 *left = 0;
-                // The offset covers more than what is given out.
+                // The offset covers more than the part that is given out.
                 let before = self.position.clone();
                 piece.checkpoint = Checkpoint { skip: before.skip + kept, ..before };
                 (piece.whole, piece.up_to_date, piece.closed) = (false, false, false);
@@ -265,7 +265,7 @@ impl Reader {
         }
     }
 
-    /// Writes without holding up signals.
+    /// Writes without blocking signals.
     async fn write(&mut self, data: Vec<u8>) -> anyhow::Result<()> {
         let Some(mut sink) = self.sink.take() else { return Ok(()) };
         let writing = tokio::task::spawn_blocking(move || {
@@ -277,7 +277,7 @@ impl Reader {
         Ok(written?)
     }
 
-    /// Before anything is written to a file: stores how long it is, so that it can be cut back to that.
+    /// Before anything is written to a file, stores its length, so that it can be cut back to it.
     fn begin(&mut self) -> anyhow::Result<()> {
         let (Some(file), Some(sink)) = (&mut self.file, &self.sink) else { return Ok(()) };
         let Some(length) = sink.file_bytes().filter(|_| !file.covers_out()) else { return Ok(()) };
@@ -286,7 +286,7 @@ impl Reader {
         file.write()
     }
 
-    /// Stores the position, once what it covers is safe.
+    /// Stores the position, once the data before it is safe.
     fn keep(&mut self) -> anyhow::Result<()> {
         let (Some(file), Some(sink)) = (&mut self.file, &self.sink) else { return Ok(()) };
         if file.due().is_some() {

@@ -37,7 +37,7 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
     let server = Server::bind(args.listen, config)
         .await
         .with_context(|| format!("cannot serve on {}", args.listen))?;
-    // Whoever has read the line may end the server.
+    // A program that has read the line may stop the server at once.
     let signalled = signalled();
     note(&format!("listening on http://{}", server.local_addr()));
     let stop = server.stop_token();
@@ -51,6 +51,6 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
             exit
         }
     };
-    // SIGTERM is how a server is asked to end: it is done.
+    // SIGTERM is the normal way to end a server, so the result is success.
     Ok(if matches!(exit, Exit::Terminated) { Exit::Done } else { exit })
 }

@@ -10,20 +10,20 @@ use serde::{Deserialize, Serialize};
 use super::digest::InputDigest;
 use crate::exit::Usage;
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Content {
     version: u32,
     stream: String,
     pub(super) producer_id: String,
     pub(super) epoch: u64,
-    /// The number of the next batch that was never sent.
+    /// The number of the next batch, which was never sent.
     next_seq: u64,
-    /// Bytes of the input that are acknowledged.
+    /// The number of acknowledged bytes of the input.
     pub(super) input_bytes: u64,
-    /// Digest of them: SHA-256.
+    /// The SHA-256 digest of these bytes.
     pub(super) input_sha256: String,
-    /// Batches that were sent and are not known to be acknowledged.
+    /// Batches that were sent and may not be acknowledged.
     pub(super) in_flight: Vec<Bounds>,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct StateFile {
 }
 
 impl StateFile {
-    /// Takes the file, and reads what it holds.
+    /// Locks the file, and reads its content.
     pub(super) fn open(path: &Path, stream: &str) -> anyhow::Result<(LockedFile, Option<Content>)> {
         let file = LockedFile::open("state file", path)?;
         let Some(bytes) = file.read()? else { return Ok((file, None)) };

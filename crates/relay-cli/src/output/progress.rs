@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::screen::stderr_columns;
 
-/// A line on standard error that says how far something is, how fast it goes, and how long it will take. It is shown
-/// when that is a terminal and the work takes more than a second, is written over in place, and goes away with
-/// [`clear`](Self::clear) or when it is dropped.
+/// A line on standard error that shows how far a piece of work is, how fast it is, and how long it will take. It is
+/// shown if standard error is a terminal and the work takes more than a second. It is overwritten in place, and removed
+/// with [`clear`](Self::clear) or when it is dropped.
 ///
-/// Whoever prints meanwhile clears it before: both may be the same terminal.
+/// Other output must clear it first, because both may be on the same terminal.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// What is counted, such as `pods`.
+    /// The name of the counted things, such as `pods`.
     unit: &'static str,
     began: Instant,
     shown: Option<Instant>,
@@ -20,20 +20,20 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// What takes less is over before a line could be read.
+    /// Shorter work ends before a line could be read.
     const AFTER: Duration = Duration::from_secs(1);
     const EVERY: Duration = Duration::from_millis(100);
-    /// Characters of a bar, where the terminal is wide enough.
+    /// The length of a bar, if the terminal is wide enough.
     const BAR: usize = 40;
 
-    /// Begins to count the time. `unit` is what is counted where it is not known how many there will be.
+    /// Starts to measure the time. `unit` names the counted things, for work whose total is not known.
     pub(crate) fn new(unit: &'static str) -> Self {
-        // A dumb terminal cannot write over a line.
+        // A dumb terminal cannot overwrite a line.
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self { unit, began: Instant::now(), shown: None, terminal: !dumb && io::stderr().is_terminal() }
     }
 
-    /// So many are done, and there are so many in all, if that is known. May be called as often as one likes.
+    /// This many things are done, of this total, if that is known. May be called any number of times.
     pub(crate) fn show(&mut self, done: u64, all: Option<u64>) {
         let now = Instant::now();
         let soon = self.shown.is_some_and(|shown| now - shown < Self::EVERY);
@@ -42,11 +42,11 @@ impl Progress {
         }
         self.shown = Some(now);
         let line = line(self.unit, done, all, now - self.began, stderr_columns().unwrap_or(80));
-        // Nobody is left to be told when it fails. What the former line has more is wiped out.
+        // A failure here cannot be reported to anybody. The rest of the last line is erased.
         let _ = write!(io::stderr(), "\r{line}\x1b[K");
     }
 
-    /// Takes the line away.
+    /// Removes the line.
     pub(crate) fn clear(&mut self) {
         if self.shown.take().is_some() {
             let _ = write!(io::stderr(), "\r\x1b[K");
@@ -60,7 +60,7 @@ impl Drop for Progress {
     }
 }
 
-/// The text, which leaves the last column free: some terminals break the line there.
+/// The text. It leaves the last column free, because some terminals wrap the line there.
 fn line(unit: &str, done: u64, all: Option<u64>, since: Duration, columns: usize) -> String {
     let seconds = since.as_secs();
     let per_second = done as f64 / since.as_secs_f64().max(0.001);
@@ -70,7 +70,7 @@ fn line(unit: &str, done: u64, all: Option<u64>, since: Duration, columns: usize
         Some(all) => {
             let done = done.min(all);
             let percent = u128::from(done) * 100 / u128::from(all);
-            // What comes behind it takes about as much.
+            // The text after the bar needs about as much room.
             let width = Progress::BAR.min(columns.saturating_sub(36));
             let filled = (width as u128 * u128::from(done) / u128::from(all)) as usize;
             let bar = match width {

@@ -17,7 +17,7 @@ pub(crate) enum Color {
 }
 
 impl Color {
-    /// Makes it the choice for everything that this process prints.
+    /// Applies the choice to everything that this process prints.
     pub(crate) fn apply(self) {
         match self {
             Self::Auto => ColorChoice::Auto,
@@ -36,13 +36,13 @@ pub(crate) fn stderr_in_color() -> bool {
     AutoStream::choice(&io::stderr()) != ColorChoice::Never
 }
 
-/// Columns of the terminal that standard output is; `None` when it is none, or does not know how wide it is. Asked for
-/// each line, as it may change.
+/// The width of the terminal on standard output in columns; `None` if it is not a terminal, or does not know its width.
+/// It is read for each line, because it may change.
 pub(crate) fn stdout_columns() -> Option<usize> {
     columns(terminal_size::terminal_size_of(io::stdout()))
 }
 
-/// Columns of the terminal that standard error is, as [`stdout_columns`].
+/// The width of the terminal on standard error, like [`stdout_columns`].
 pub(super) fn stderr_columns() -> Option<usize> {
     columns(terminal_size::terminal_size_of(io::stderr()))
 }
@@ -51,8 +51,8 @@ fn columns(size: Option<(terminal_size::Width, terminal_size::Height)>) -> Optio
     size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
 }
 
-/// Tells people something beside the output: a line on standard error.
+/// Prints a line for people on standard error, in addition to the output.
 pub(crate) fn note(text: &str) {
-    // Nobody is left to be told when it fails.
+    // A failure here cannot be reported to anybody.
     crate::log::say(&format!("relay: {}", super::text::escaped(text)));
 }

@@ -8,15 +8,15 @@ pub(crate) struct Column {
     heading: &'static str,
     cut: Cut,
     shown: Shown,
-    /// Columns that it takes at least, unless the terminal is too narrow: for tables that are printed before all of
-    /// their rows are known.
+    /// The least width, unless the terminal is too narrow. It is for tables that are printed before all of their rows
+    /// are known.
     least: usize,
     right: bool,
-    /// The columns with the greatest number are left out first where there is no room; 0: it stays.
+    /// Columns with the highest number are left out first if there is no room; 0 means never.
     dispensable: u8,
 }
 
-/// Which tables have a column.
+/// The tables that have a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shown {
     Always,
@@ -39,7 +39,7 @@ impl Column {
         Self { heading, cut: Cut::Never, shown: Shown::Always, least: 0, right: false, dispensable: 0 }
     }
 
-    /// A column of names: what tells them apart is often their end, so they are cut in the middle.
+    /// A column of names. They often differ at their end only, so they are cut in the middle.
     pub(crate) const fn name(heading: &'static str) -> Self {
         Self { cut: Cut::Middle, ..Self::new(heading) }
     }
@@ -64,50 +64,50 @@ impl Column {
         Self { shown: Shown::Untimed, ..self }
     }
 
-    /// At least so wide: for tables that are printed before all of their rows are known.
+    /// With at least this width, for tables that are printed before all of their rows are known.
     pub(crate) const fn least(self, least: usize) -> Self {
         Self { least, ..self }
     }
 
-    /// Left out where there is no room for all columns, those with greater numbers first.
+    /// Left out if there is no room for all columns, those with higher numbers first.
     pub(crate) const fn dispensable(self, order: u8) -> Self {
         Self { dispensable: order, ..self }
     }
 
-    /// Numbers stand at the right.
+    /// Right-aligned, for numbers.
     pub(crate) const fn right(self) -> Self {
         Self { right: true, ..self }
     }
 }
 
-/// Spaces between two columns; one when it is narrow.
+/// The spaces between two columns; one if the terminal is narrow.
 const GAP: usize = 3;
-/// Columns that a name or a sentence keeps while there is another one to be cut, or to be left out.
+/// The width that a name or a sentence keeps while another column can be cut or left out.
 const ENOUGH: usize = 12;
-/// Columns of a sentence for which there should be room before wide spaces are used.
+/// The width that a sentence should have before wide spaces are used.
 const SENTENCE: usize = 36;
-/// Columns that a word or number may take of the ones behind it, in a table whose rows come one by one.
+/// The highest width of a word or number in a table whose rows come one by one, so that later columns keep some room.
 const MOST: usize = 40;
-/// Columns that a sentence beside cells needs, and how far it is moved in when it goes below them.
+/// The least width of a sentence next to cells, and its indentation if it goes below them.
 const BESIDE: usize = 24;
 const BELOW: usize = 2;
 
-/// The columns of a table and how wide their cells have been so far.
+/// The columns of a table, and the greatest width of their cells so far.
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: Vec<Column>,
-    /// Which of the cells that a row has are shown.
+    /// The indexes of the cells that are shown.
     shown: Vec<usize>,
     widths: Vec<usize>,
-    /// Where the columns stand, and for how much room, of a table whose rows come one by one.
+    /// The positions and the total width of the columns, for a table whose rows come one by one.
     standing: Option<(Option<usize>, Layout)>,
 }
 
-/// Where the columns of a table stand.
+/// The positions of the columns of a table.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     room: Option<usize>,
-    /// None: left out.
+    /// `None` for a column that is left out.
     widths: Vec<Option<usize>>,
     gap: usize,
 }
@@ -126,26 +126,27 @@ impl Table {
         Self { columns, shown, widths, standing: None }
     }
 
-    /// Takes note of how wide the cells of a row are, which has a cell for each column, shown or not.
+    /// Records the widths of the cells of a row, which has a cell for each column, including hidden ones.
     pub(crate) fn measure(&mut self, row: &[Text]) {
         for (width, at) in self.widths.iter_mut().zip(&self.shown) {
             *width = (*width).max(row[*at].width());
         }
     }
 
-    /// The cells of a row, once it was measured.
+    /// Records the widths of a row's cells, and returns the cells.
     pub(crate) fn measured(&mut self, row: Vec<Text>) -> Vec<Text> {
         self.measure(&row);
         row
     }
 
-    /// Where the columns stand in so much room, all rows having been measured.
+    /// The positions of the columns within this width, after all rows were measured.
     pub(crate) fn layout(&self, room: Option<usize>) -> Layout {
         self.fit(&self.widths, room)
     }
 
-    /// Where the columns stand in a table whose rows come one by one. They stay where they are as long as the room is
-    /// the same: only a number or a word that is longer than all before it moves those behind it.
+    /// The positions of the columns in a table whose rows come one by one. They do not change as long as the width of
+    /// the terminal is the same, except that a number or word that is longer than all before it moves the columns after
+    /// it.
     pub(crate) fn standing(&mut self, row: &[Text], room: Option<usize>) -> Layout {
         for (at, width) in self.widths.iter_mut().enumerate() {
             let cell = row.get(self.shown[at]).map_or(0, Text::width).min(MOST);
@@ -158,7 +159,7 @@ impl Table {
             Some((of, layout)) if *of == room => layout.clone(),
             _ => {
                 let mut widths = self.widths.clone();
-                // A sentence takes what the others leave.
+                // A sentence gets the room that the others leave.
                 for (column, width) in self.columns.iter().zip(&mut widths) {
                     *width = if column.cut == Cut::End { (*width).max(room.unwrap_or(0)) } else { *width };
                 }
@@ -175,13 +176,13 @@ impl Table {
         self.write(&cells.iter().collect::<Vec<_>>(), layout, color, out);
     }
 
-    /// A row: one line, as wide as the room at most.
+    /// A row as one line, at most as wide as the terminal.
     pub(crate) fn row(&self, row: &[Text], layout: &Layout, color: bool, out: &mut String) {
         self.write(&self.shown.iter().map(|at| &row[*at]).collect::<Vec<_>>(), layout, color, out);
     }
 
-    /// A row that is a sentence behind the first cells. It takes the place of all other columns, and more lines where
-    /// it needs them.
+    /// A row that is a sentence after the first cells. It takes the place of all other columns, and more lines if it
+    /// needs them.
     pub(crate) fn sentence(
         &self,
         first: &[Text],
@@ -225,7 +226,7 @@ impl Table {
         out.push('\n');
     }
 
-    /// The cells in their columns, up to the last one that is not empty.
+    /// The cells in their columns, up to the last cell that is not empty.
     fn cells(&self, cells: &[&Text], layout: &Layout) -> Text {
         let is_last = |at: &usize| layout.widths[*at].is_some() && !cells[*at].is_empty();
         let last = (0..cells.len()).rev().find(is_last).unwrap_or(0);
@@ -252,12 +253,12 @@ impl Table {
         line
     }
 
-    /// How wide each column is in so much room, and the space between them.
+    /// The width of each column within this total width, and the space between columns.
     fn fit(&self, widths: &[usize], room: Option<usize>) -> Layout {
         let all = || widths.iter().copied().map(Some).collect::<Vec<_>>();
         let Some(room) = room else { return Layout { room, widths: all(), gap: GAP } };
         let mut widths = all();
-        // The widest ones give first, down to what is enough. Then columns are left out that others can do without.
+        // The widest columns are made narrower first, down to [`ENOUGH`]. Then dispensable columns are left out.
         let gap = loop {
             let (gap, over) = self.shrink(&mut widths.clone(), room, ENOUGH);
             let dispensable = |at: &usize| self.columns[*at].dispensable > 0 && widths[*at].is_some();
@@ -276,8 +277,8 @@ impl Table {
         Layout { room: Some(room), widths, gap }
     }
 
-    /// Makes names and sentences narrower, down to so many columns. Gives the space between columns, and how much is
-    /// still too much.
+    /// Makes names and sentences narrower, down to this width. Returns the space between columns, and how much is still
+    /// too wide.
     fn shrink(&self, widths: &mut [Option<usize>], room: usize, floor: usize) -> (usize, usize) {
         let gaps = widths.iter().flatten().count().saturating_sub(1);
         let sum = |most: usize| -> usize {
@@ -294,7 +295,7 @@ impl Table {
             };
             let width = |at: usize| widths[at].unwrap_or(0);
             let Some(at) = (0..widths.len()).filter(cuttable).max_by_key(|at| width(*at)) else { break };
-            // Down to the next widest, or in one step when it is the only one.
+            // Down to the next widest column, or in one step if there is only one.
             let others = (0..widths.len()).filter(|other| *other != at).filter(cuttable);
             let next = others.map(width).max().unwrap_or(0).max(floor);
             let step = over.min((width(at) - next).max(1));

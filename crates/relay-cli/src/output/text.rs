@@ -9,20 +9,20 @@ use unicode_width::UnicodeWidthChar;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     Plain,
-    /// As it should be.
+    /// Everything is in order.
     Good,
-    /// On the way, or to be looked at.
+    /// In progress, or worth a look.
     Warn,
-    /// Wrong.
+    /// An error.
     Bad,
-    /// Beside the point.
+    /// Less important.
     Faint,
-    /// A heading, or the point.
+    /// A heading, or the most important part.
     Strong,
 }
 
 impl Tone {
-    /// A piece of text that means this.
+    /// A piece of text with this meaning.
     pub(crate) fn text(self, text: impl AsRef<str>) -> Text {
         Text::default().and(self, text)
     }
@@ -40,12 +40,13 @@ impl Tone {
     }
 }
 
-/// Text in pieces. Whatever would give orders to a terminal, or change the direction of what follows, is written as an
-/// escape when the text is made: there is no way around it.
+/// Text in pieces. Characters that a terminal interprets, or that change the direction of text, are escaped when the
+/// text is made, so they can never be printed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Text {
     text: String,
-    /// Where each piece ends, and what it means; the last one ends with the text. None: all of it is plain.
+    /// The end of each piece and its meaning; the last piece ends with the text. If it is empty, all of the text is
+    /// plain.
     tones: Vec<(usize, Tone)>,
 }
 
@@ -57,7 +58,7 @@ impl Text {
         self
     }
 
-    /// Adds a piece that means nothing in particular.
+    /// Adds a piece without a special meaning.
     #[must_use]
     pub(crate) fn plain(self, text: impl AsRef<str>) -> Self {
         self.and(Tone::Plain, text)
@@ -77,14 +78,14 @@ impl Text {
         }
     }
 
-    /// Adds what another text says.
+    /// Adds another text.
     pub(crate) fn extend(&mut self, other: &Self) {
         for (tone, piece) in other.pieces() {
             self.push(tone, piece);
         }
     }
 
-    /// This, and then another text.
+    /// This text, followed by another one.
     #[must_use]
     pub(crate) fn joined(mut self, other: &Self) -> Self {
         self.extend(other);
@@ -101,7 +102,7 @@ impl Text {
         self.text.is_empty()
     }
 
-    /// Columns that it takes.
+    /// The width in columns.
     pub(crate) fn width(&self) -> usize {
         width(&self.text)
     }
@@ -115,7 +116,7 @@ impl Text {
             .scan(0, |start, (end, tone)| Some((tone, &self.text[std::mem::replace(start, end)..end])))
     }
 
-    /// The text with its beginning and its end, and an ellipsis for the middle, in at most so many columns.
+    /// The text cut to this width, with an ellipsis in the middle.
     pub(crate) fn cut_middle(&self, columns: usize) -> Self {
         if self.width() <= columns {
             return self.clone();
@@ -126,7 +127,7 @@ impl Text {
         self.without(head, tail, columns)
     }
 
-    /// The beginning of the text, and an ellipsis for the rest, in at most so many columns.
+    /// The text cut to this width, with an ellipsis at the end.
     pub(crate) fn cut_end(&self, columns: usize) -> Self {
         if self.width() <= columns {
             return self.clone();
@@ -134,7 +135,7 @@ impl Text {
         self.without(self.head(columns.saturating_sub(1)), self.text.len(), columns)
     }
 
-    /// Lines of at most so many columns, broken between words; a word that is longer than a line goes on in the next.
+    /// Lines of at most this width, broken between words; a word that is longer than a line continues on the next one.
     pub(crate) fn wrapped(&self, columns: usize) -> Vec<Self> {
         let (mut lines, mut start) = (Vec::new(), 0);
         loop {
@@ -145,7 +146,7 @@ impl Text {
                 return lines;
             }
             let space = if rest[fits..].starts_with(' ') { Some(fits) } else { rest[..fits].rfind(' ') };
-            // At least one character, so that it comes to an end.
+            // At least one character, so that the loop ends.
             let least = rest.chars().next().map_or(1, char::len_utf8);
             let taken = space.filter(|space| *space > 0).unwrap_or(fits).max(least);
             lines.push(self.part(start, start + taken));
@@ -156,7 +157,7 @@ impl Text {
         }
     }
 
-    /// What stands between two places, in bytes.
+    /// The text between two positions, in bytes.
     fn part(&self, from: usize, to: usize) -> Self {
         let (mut part, mut at) = (Self::default(), 0);
         for (tone, piece) in self.pieces() {
@@ -169,12 +170,12 @@ impl Text {
         part
     }
 
-    /// Bytes of the longest beginning that fits.
+    /// The number of bytes of the longest beginning that fits.
     fn head(&self, columns: usize) -> usize {
         head_end(&self.text, columns)
     }
 
-    /// What is before `head` and from `tail` on, with an ellipsis between them.
+    /// The text before `head` and from `tail` on, with an ellipsis between them.
     fn without(&self, head: usize, tail: usize, columns: usize) -> Self {
         let mut cut = Self::default();
         let mut at = 0;
@@ -192,7 +193,7 @@ impl Text {
         cut
     }
 
-    /// Writes it, in colour or not.
+    /// Writes the text, with or without colour.
     pub(crate) fn render(&self, color: bool, out: &mut String) {
         if !color || self.tones.is_empty() {
             out.push_str(&self.text);
@@ -225,7 +226,7 @@ impl From<String> for Text {
     }
 }
 
-/// Columns of a text.
+/// The width of a text in columns.
 pub(crate) fn width(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { text.chars().map(char_width).sum() }
 }
@@ -234,7 +235,7 @@ fn char_width(c: char) -> usize {
     c.width().unwrap_or(0)
 }
 
-/// Bytes of the longest beginning that fits.
+/// The number of bytes of the longest beginning that fits.
 fn head_end(text: &str, columns: usize) -> usize {
     let mut used = 0;
     let fits = text.char_indices().find(|(_, c)| {
@@ -244,7 +245,7 @@ fn head_end(text: &str, columns: usize) -> usize {
     fits.map_or(text.len(), |(at, _)| at)
 }
 
-/// Where the longest end begins that fits; not between a character and what combines with it.
+/// The position where the longest end that fits begins. It is not between a character and those that combine with it.
 fn tail_start(text: &str, columns: usize) -> usize {
     let mut used = 0;
     let mut start = text.len();
@@ -260,7 +261,7 @@ fn tail_start(text: &str, columns: usize) -> usize {
     start
 }
 
-/// Whether a text can be written to a terminal as it is.
+/// Whether a text can be written to a terminal unchanged.
 pub(crate) fn harmless(text: &str) -> bool {
     if text.is_ascii() {
         return !text.bytes().any(|byte| byte.is_ascii_control());
@@ -268,13 +269,13 @@ pub(crate) fn harmless(text: &str) -> bool {
     !text.chars().any(commands)
 }
 
-/// Control characters; marks that turn the direction of text, so that it reads as something else; line separators.
+/// Control characters; marks that change the direction of text, so that it can be misread; line separators.
 pub(crate) fn commands(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text with an escape for everything that is no harmless character.
+/// The text with escapes for all characters that are not harmless.
 pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
@@ -290,8 +291,8 @@ pub(crate) fn escaped(text: &str) -> String {
     out
 }
 
-/// JSON whose strings hold nothing raw that a terminal takes as an order: the JSON writer leaves everything above
-/// U+001F as it is. What it means is the same.
+/// JSON whose strings contain no raw characters that a terminal interprets, with the same meaning. The JSON writer does
+/// not escape characters above U+001F.
 pub(crate) fn tame_json(json: String) -> String {
     if json.bytes().all(|byte| byte != 0x7f && byte < 0x80) || harmless(&json) {
         return json;

@@ -90,10 +90,10 @@ fn parent(text: &str) -> Result<Causation, String> {
     if channel.is_empty() { Err(rule()) } else { Ok(Causation::new(channel, sequence)) }
 }
 
-/// Longest line that is read: what is longer is no envelope, and is passed over.
+/// The longest line that is read. A longer line is not an envelope, and is skipped.
 const LONGEST: u64 = 1 << 20;
 
-/// Why a line is not published.
+/// The reason why a line is not published.
 struct Failure {
     code: String,
     text: String,
@@ -168,7 +168,7 @@ async fn publish_all(client: &Client, args: &PublishArgs) -> anyhow::Result<Exit
     if failed { Err(anyhow::anyhow!("not every line was published")) } else { Ok(Exit::Done) }
 }
 
-/// Its error, with the place, and with its exit code.
+/// The error of a failure, with its place and its exit code.
 fn gave_up(failure: Failure, place: &str) -> anyhow::Error {
     match failure.error {
         Some(error) => anyhow::Error::new(*error).context(place.to_owned()),
@@ -188,7 +188,7 @@ async fn publish_one(
     };
     let Sent { envelope, position, duplicate, .. } = match sent {
         Ok(sent) => sent,
-        // Without its numbers it cannot go on at all.
+        // Without its numbers, the publisher cannot continue at all.
         Err(error @ Error::Snapshot(_)) => return Err(error.into()),
         Err(error) => return Ok(Err(error.into())),
     };
@@ -214,7 +214,8 @@ async fn publish_one(
     Ok(Ok(()))
 }
 
-/// Reads a line without its end; its length, which may be more than what is kept. `None` at the end of the input.
+/// Reads a line without its end. Returns its length, which may be more than what is kept; `None` at the end of the
+/// input.
 async fn next_line(input: &mut BufReader<Stdin>, line: &mut Vec<u8>) -> std::io::Result<Option<u64>> {
     line.clear();
     let mut length = (&mut *input).take(LONGEST + 1).read_until(b'\n', line).await? as u64;
@@ -225,7 +226,7 @@ async fn next_line(input: &mut BufReader<Stdin>, line: &mut Vec<u8>) -> std::io:
         line.pop();
         return Ok(Some(length - 1));
     }
-    // The rest of a line that is too long anyway is counted and dropped.
+    // The rest of a line that is too long is counted and dropped.
     while length > LONGEST {
         let chunk = input.fill_buf().await?;
         let end = chunk.iter().position(|byte| *byte == b'\n');
@@ -263,13 +264,13 @@ fn outgoing(args: &PublishArgs, payload: &str) -> Result<Outgoing, Failure> {
         .causation(args.parent.clone().unwrap_or_default()))
 }
 
-/// A line of `--envelopes`: what it says beats the flags, and members that it does not know are passed over.
+/// A line of `--envelopes`: its members take precedence over the flags, and unknown members are ignored.
 fn envelope(args: &PublishArgs, text: &str) -> Result<Outgoing, Failure> {
     Payload::parse(text).map_err(|error| Failure::new("not-json", error.to_string()))?;
     let wrong = |field: &str, rule: &str| Failure::new("bad-envelope", format!("{field} is not {rule}"));
     let line: BTreeMap<String, Box<RawValue>> =
         serde_json::from_str(text).map_err(|_| wrong("the line", "a JSON object"))?;
-    // Null is none, as in an envelope; but a payload that is null is one.
+    // A member that is null counts as absent, as in an envelope; but a null payload is a payload.
     let member = |name: &str| line.get(name).map(|value| value.get()).filter(|value| *value != "null");
     let words = |name: &str| -> Result<Option<String>, Failure> {
         member(name).map(|value| serde_json::from_str(value).map_err(|_| wrong(name, "a text"))).transpose()
@@ -294,7 +295,7 @@ fn envelope(args: &PublishArgs, text: &str) -> Result<Outgoing, Failure> {
         .causation(parent.unwrap_or_default()))
 }
 
-/// Reads a causation, or names the member that is none.
+/// Reads a causation, or names the invalid member.
 fn causation(text: &str) -> Result<Causation, &'static str> {
     let parts: BTreeMap<String, Value> = serde_json::from_str(text).map_err(|_| "causation")?;
     let channel = match parts.get("parent_channel") {

@@ -71,7 +71,7 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         .validate(args.schemas.validate)
         .data_dir(args.data_dir);
     let server = ParsecServer::bind(args.listen, config).await.context("cannot serve")?;
-    // Whoever has read the line may end the server.
+    // A program that has read the line may stop the server at once.
     let signalled = signalled();
     if open && !args.listen.ip().is_loopback() {
         tracing::warn!(
@@ -89,6 +89,6 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         exit
     };
     let ((), exit) = tokio::join!(serving, ended);
-    // SIGTERM is how a server is asked to end: it is done.
+    // SIGTERM is the normal way to end a server, so the result is success.
     Ok(if matches!(exit, Exit::Terminated) { Exit::Done } else { exit })
 }

@@ -45,7 +45,7 @@ pub(super) struct SubscribeArgs {
     print: PrintLines,
 }
 
-/// What a subscription's stream brings to the common loop.
+/// An item of a subscription for the common loop.
 enum Said {
     Item(Box<Item>),
     Failed(Error),

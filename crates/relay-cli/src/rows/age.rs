@@ -1,7 +1,7 @@
 //! Ages as `kubectl` writes them: at most two units, finer for younger ones.
 
-/// The age of something that happened so many milliseconds ago. A time that is yet to come is `0s` within two
-/// seconds, as clocks differ, and `<invalid>` beyond.
+/// The age of something that happened this many milliseconds ago. A time in the future is `0s` within two seconds,
+/// because clocks differ, and `<invalid>` beyond that.
 pub(super) fn written(millis: i64) -> String {
     let seconds = millis.div_euclid(1000);
     if seconds < -1 {

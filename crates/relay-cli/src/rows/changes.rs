@@ -6,29 +6,29 @@ use relay_pods::{EventType, Phase, Pod, PodEvent, PodKey, Pods, Snapshot};
 
 use crate::output::{Text, Tone};
 
-/// The pods as the last line about each of them left them, so that the next one can say what is new.
+/// The state of each pod in the last line about it, so that the next line can say what has changed.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    /// Pods of events, which beat the list.
+    /// Pods of events, which take precedence over the list.
     seen: HashMap<PodKey, Option<Pod>>,
-    /// The last list, unless events from before it are being replayed.
+    /// The last list, unless earlier events are being replayed.
     list: Option<Pods>,
 }
 
 impl Changes {
-    /// The pod before this event, where it is known; takes note of the event.
+    /// The pod before this event, if it is known. Records the event.
     pub(crate) fn before(&mut self, event: &PodEvent) -> Option<Pod> {
         let after = (event.kind != EventType::Deleted).then(|| event.pod.clone());
         let seen = self.seen.insert(event.pod.key().clone(), after);
         seen.unwrap_or_else(|| self.list.as_ref()?.get(event.pod.key()).cloned())
     }
 
-    /// The pod before the event of a snapshot; takes note of the snapshot.
+    /// The pod before the event of a snapshot. Records the snapshot.
     pub(crate) fn before_snapshot(&mut self, snapshot: &Snapshot) -> Option<Pod> {
         match &snapshot.event {
             Some(event) if snapshot.phase == Phase::Backfill => self.before(event),
             Some(event) => {
-                // The pods themselves say what was there before, and are kept anyway.
+                // The pods of the stream have the state before the event, and are kept anyway.
                 let key = event.pod.key();
                 let change = snapshot.changed.iter().find(|change| change.key() == key);
                 let before = match change {
@@ -39,7 +39,7 @@ impl Changes {
                 before
             }
             None => {
-                // What is replayed next is older than this list, unless it goes on live.
+                // Unless the stream is live, the events that are replayed next are older than this list.
                 self.seen.clear();
                 self.list = (snapshot.goes_on == Phase::Live).then(|| snapshot.pods.clone());
                 None
@@ -48,7 +48,7 @@ impl Changes {
     }
 }
 
-/// What the event says: of a pod that is new or gone how it is, else what it changed.
+/// The text of an event: the state of a pod that is new or gone, otherwise the changes.
 pub(super) fn what(event: &PodEvent, before: Option<&Pod>) -> Text {
     let pod = &event.pod;
     let mut text = match (&event.kind, before) {
@@ -85,7 +85,7 @@ fn times(count: u32, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Everything that differs, what matters most first. Never empty.
+/// All differences, the most important first. Never empty.
 fn difference(before: &Pod, after: &Pod) -> Text {
     let mut parts: Vec<Text> = Vec::new();
     if let (Some(old), Some(new)) = (before.uid(), after.uid())
@@ -162,7 +162,7 @@ fn one(name: &str, old: Option<&str>, new: Option<&str>) -> Text {
     format!("{name}: {} -> {}", old.unwrap_or("-"), new.unwrap_or("-")).into()
 }
 
-/// Values that came, went or changed.
+/// Values that were added, removed or changed.
 fn pairs<'a>(
     what: &str,
     before: impl Iterator<Item = (&'a str, &'a str)>,
@@ -179,7 +179,7 @@ fn pairs<'a>(
     }
 }
 
-/// What changed in containers and is not in the counts above.
+/// Changes of containers that are not in the counts above.
 fn containers(before: &Pod, after: &Pod, parts: &mut Vec<Text>) {
     let by_name = |pod: &Pod| {
         let named = pod.containers().iter().map(|container| (container.name.clone(), container.clone()));

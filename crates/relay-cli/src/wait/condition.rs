@@ -6,16 +6,16 @@ use relay_pods::{Pod, PodKey};
 
 use crate::tally::Tally;
 
-/// What is waited for.
+/// An awaited condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Condition {
-    /// At least so many pods are ready.
+    /// At least this many pods are ready.
     Ready(usize),
     /// There are pods, and all of them are ready.
     AllReady(Spelling),
     /// There are pods, and none of them is ready.
     NoneReady,
-    /// Exactly so many pods match.
+    /// Exactly this many pods match.
     Count(usize),
     /// No pod matches.
     Deleted(Spelling),
@@ -23,7 +23,7 @@ pub(crate) enum Condition {
     Phase(&'static str),
 }
 
-/// How a condition was written that can be written in several ways: it is told in the same way.
+/// The spelling of a condition that has several; it is printed in the same way.
 type Spelling = &'static str;
 
 /// The phases of a pod.
@@ -73,7 +73,7 @@ impl Condition {
         }
     }
 
-    /// Whether it holds. `missing`: how many of the pods that were named are not there.
+    /// Whether it holds. `missing` is the number of named pods that do not exist.
     pub(crate) fn holds(&self, tally: &Tally, missing: usize) -> bool {
         let all = tally.pods > 0 && missing == 0;
         match *self {
@@ -86,12 +86,12 @@ impl Condition {
         }
     }
 
-    /// Whether it is for pods that are there.
+    /// Whether it needs pods that exist.
     pub(crate) fn needs_pods(&self) -> bool {
         !matches!(self, Self::Deleted(_) | Self::Count(0))
     }
 
-    /// How far it is from being met.
+    /// Its progress, as a text.
     pub(crate) fn progress(&self, tally: &Tally) -> String {
         let pods = tally.pods;
         match *self {
@@ -111,7 +111,7 @@ impl Condition {
         }
     }
 
-    /// What this pod lacks, when it stands in the way.
+    /// What this pod lacks, if it does not meet the condition.
     pub(crate) fn lacks(&self, pod: &Pod) -> Option<String> {
         let (printed, phase) = (pod.printed(), pod.phase().unwrap_or("Unknown"));
         let state = format!("{} {}/{}", printed.status, printed.ready, printed.containers);
@@ -124,7 +124,7 @@ impl Condition {
         }
     }
 
-    /// What it means that a pod that was named is not there, when that stands in the way.
+    /// The text for a named pod that does not exist, if that contradicts the condition.
     pub(crate) fn lacks_missing(&self, _: &PodKey) -> Option<String> {
         self.needs_pods().then(|| "there is no such pod".into())
     }

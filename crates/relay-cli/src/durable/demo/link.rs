@@ -1,4 +1,4 @@
-//! A way to a server that fails on order.
+//! A link to a server that fails on command.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Passes connections on, until it is told otherwise. Dropping it takes no more of them.
+/// Passes connections on, with faults on command. Dropping it stops new connections.
 pub(super) struct Link {
     address: SocketAddr,
     cuts: watch::Sender<u64>,
@@ -48,7 +48,7 @@ impl Link {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Cuts a connection in the place of passing on the next answer to a POST.
+    /// Cuts a connection instead of passing on the next answer to a POST.
     pub(super) fn lose_an_answer(&self) {
         self.lose.store(true, Ordering::Release);
     }

@@ -12,28 +12,28 @@ use super::super::digest::InputDigest;
 use super::super::input::{Framer, Framing, Message};
 use super::super::state::Content;
 
-/// Where the input goes on.
+/// The place where the input continues.
 pub(super) struct Replayed {
-    /// The messages of each batch that was on its way.
+    /// The messages of each batch that was in flight.
     pub(super) batches: Vec<VecDeque<Message>>,
     pub(super) framer: Framer,
-    /// What was read and belongs to what follows.
+    /// Bytes that were read and belong to the following messages.
     pub(super) rest: Option<Bytes>,
     pub(super) ended: bool,
-    /// Lines that were skipped.
+    /// The number of skipped lines.
     pub(super) skipped: u64,
 }
 
-/// What is left of the input behind what is acknowledged.
+/// The rest of the input after the acknowledged part.
 pub(super) struct Skipped {
     rest: Bytes,
-    /// Where it begins.
+    /// The position where it begins.
     at: u64,
-    /// Records before it.
+    /// The number of records before it.
     records: u64,
 }
 
-/// Reads over what is acknowledged, and checks that it is what it was.
+/// Skips the acknowledged input, and checks that it is the same as before.
 pub(super) async fn skip(
     chunks: &mut mpsc::Receiver<io::Result<Bytes>>,
     digest: &InputDigest,
@@ -57,13 +57,13 @@ pub(super) async fn skip(
     Ok(Skipped { rest: input.rest, at: known.input_bytes, records })
 }
 
-/// How many records end in these bytes.
+/// The number of records that end in these bytes.
 fn ends(framing: Framing, bytes: &[u8]) -> u64 {
     let end = if framing == Framing::Nul { 0 } else { b'\n' };
     bytes.iter().filter(|byte| **byte == end).count() as u64
 }
 
-/// Reads the batches that were on their way.
+/// Reads the batches that were in flight.
 pub(super) async fn replay(
     chunks: &mut mpsc::Receiver<io::Result<Bytes>>,
     digest: &InputDigest,
@@ -101,7 +101,7 @@ pub(super) async fn replay(
     Ok(Replayed { batches, framer, rest, ended: input.ended, skipped: records })
 }
 
-/// The input, in pieces of a chosen length.
+/// The input, in pieces of a given length.
 struct Input<'i> {
     chunks: &'i mut mpsc::Receiver<io::Result<Bytes>>,
     digest: &'i InputDigest,
@@ -110,7 +110,7 @@ struct Input<'i> {
 }
 
 impl Input<'_> {
-    /// At most so many bytes; `None` at the end.
+    /// At most this many bytes; `None` at the end.
     async fn take(&mut self, most: u64) -> anyhow::Result<Option<Bytes>> {
         if self.rest.is_empty() {
             match self.chunks.recv().await.transpose().context("the input cannot be read")? {
