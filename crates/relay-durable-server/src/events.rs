@@ -19,7 +19,7 @@ use crate::fold::Position;
 use crate::handler::Handler;
 use crate::streams::Stream;
 
-/// Time limit for a reader's connection to take events.
+/// After this time without data an empty comment is sent, so that a closed connection is noticed.
 const BREATH: Duration = Duration::from_secs(15);
 
 /// The position of a reader.
@@ -31,7 +31,7 @@ struct Reading {
     changes: watch::Receiver<u64>,
     until: Instant,
     base64: bool,
-    /// Whether it was told that it is up to date.
+    /// Whether the reader was told that it is up to date.
     told: bool,
     ended: bool,
 }
@@ -150,7 +150,8 @@ fn line(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'\n');
 }
 
-/// The lines of a text, which end with CR, LF or both. Behind a last end there is an empty one.
+/// The lines of a text. Each ends with CR, LF or both; what follows the last line end counts as a line, even if it is
+/// empty.
 fn lines(text: &[u8]) -> Vec<&[u8]> {
     let (mut lines, mut start, mut at) = (Vec::new(), 0, 0);
     while at < text.len() {

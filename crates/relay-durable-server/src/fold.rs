@@ -12,10 +12,10 @@ pub(crate) struct About {
     pub(crate) content_type: String,
     pub(crate) ttl: Option<u64>,
     pub(crate) expires_at: Option<String>,
-    /// It was closed from the beginning.
+    /// Whether the stream was created closed.
     pub(crate) born_closed: bool,
     pub(crate) fork: Option<Fork>,
-    /// When it was made, in milliseconds since 1970.
+    /// When the stream was created, in milliseconds since 1970.
     #[serde(default)]
     pub(crate) created: i64,
     /// It was created with data, or with a part of a record of its source: without that record its creation is
@@ -84,7 +84,7 @@ pub(crate) struct Fold {
     pub(crate) at: u64,
     /// The last recorded use of the stream, in milliseconds since 1970.
     pub(crate) used: i64,
-    /// Behind the last record with data.
+    /// The position after the last record with data.
     pub(crate) tail: Position,
     pub(crate) closed: bool,
     pub(crate) deleted: bool,
@@ -105,7 +105,7 @@ pub(crate) enum Verdict {
     Stale {
         epoch: u64,
     },
-    /// A new epoch begins with 0.
+    /// The append begins a new epoch with a number other than 0.
     NotZero,
     Gap {
         expected: u64,

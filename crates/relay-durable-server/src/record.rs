@@ -16,7 +16,7 @@ pub(crate) struct Head {
     /// The writer's sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seq: Option<String>,
-    /// The stream ends with it.
+    /// The stream is closed by this record.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) close: bool,
     /// The stream is deleted, but has forks.

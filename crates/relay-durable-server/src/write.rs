@@ -186,7 +186,7 @@ impl Handler {
                 return Ok((position.entry, Some((Head { messages, ..Head::default() }, rest))));
             }
             left -= count;
-            // One record at a time: the position behind the first of the part.
+            // One record at a time: move to the position after the first remaining record.
             position = source.after(position).await.map_err(refused)?;
         }
         Ok((position.entry, None))

@@ -1,4 +1,4 @@
-//! Follows a stream, and keeps the checkpoint of what it has worked on: started again, it goes on there.
+//! Follows a stream and stores a checkpoint of what it has processed: after a restart it continues there.
 //!
 //! ```sh
 //! cargo run -p relay-durable --example durable_follow -- http://127.0.0.1:4437/numbers numbers.checkpoint

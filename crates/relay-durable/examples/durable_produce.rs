@@ -1,4 +1,4 @@
-//! Writes lines of standard input to a stream, each once, and says where they are.
+//! Writes the lines of standard input to a stream, each exactly once, and prints their offsets.
 //!
 //! ```sh
 //! relay durable serve &

@@ -1,11 +1,11 @@
-//! A worker: is woken by a subscription, takes its work, reads what is new and acknowledges it.
+//! A worker: a subscription wakes it, it claims the work, reads the new data and acknowledges it.
 //!
 //! ```sh
 //! cargo run -p relay-durable --example durable_worker -- http://127.0.0.1:4437/v1/stream 'orders/*' 1
 //! ```
 //!
-//! The server must serve subscriptions, as the protocol's reference server does. The arguments are the root of its
-//! streams, a pattern, and after how many pieces of work to end.
+//! The server must offer subscriptions, as the protocol's reference server does. The arguments are the root of the
+//! streams, a pattern, and the number of pieces of work after which the worker ends.
 #![allow(clippy::print_stdout, reason = "an example talks to its terminal")]
 
 use futures_util::StreamExt;
@@ -28,7 +28,7 @@ async fn main() -> Result<()> {
     let subscription = client.subscription("example")?;
     subscription.create(&SubscriptionOptions::new("wakes").pattern(pattern)).await?;
     println!("ready");
-    // Whatever was missed while nobody was here shows in the first claim.
+    // Work that arrived while no worker was connected is found by the first claim.
     let mut woken = wakes.read_raw(ReaderConfig::default(), Checkpoint::at(Offset::NOW));
     loop {
         while let Some(lease) = claimed(&subscription).await? {
@@ -46,7 +46,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// The work, if there is some and nobody has it.
+/// Claims the work, if there is any and no other worker has it.
 async fn claimed(subscription: &Subscription) -> Result<Option<Lease>> {
     match subscription.claim("example-worker").await {
         Ok(lease) => Ok(Some(lease)),
@@ -67,7 +67,7 @@ async fn work(client: &Client, lease: Lease) -> Result<()> {
     Ok(())
 }
 
-/// Reads to the end of what there is; gives the offset behind it.
+/// Reads to the present end of the stream, and returns the offset there.
 async fn read(stream: &DurableStream, from: Offset) -> Result<Offset> {
     let mut reads = stream.read(ReaderConfig::default().mode(LiveMode::Off), Checkpoint::at(from));
     while let Some(event) = reads.next().await {

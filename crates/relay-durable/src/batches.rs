@@ -25,7 +25,7 @@ pub enum Delivery<C> {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Batch<C> {
-    /// The data; may be empty when it is news that the reader is up to date.
+    /// The data; empty in a batch that only reports that the reader is up to date.
     pub items: C,
     /// The checkpoint after it.
     pub checkpoint: Checkpoint,

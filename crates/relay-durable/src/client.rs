@@ -151,7 +151,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Headers that are made anew for every request of every kind, reconnects and retries included.
+    /// Headers that are computed again for every request of every kind, reconnects and retries included.
     #[must_use]
     pub fn dynamic_headers<F>(mut self, headers: F) -> Self
     where
@@ -161,7 +161,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Parameters of the query that are made anew for every request of every kind.
+    /// Parameters of the query that are computed again for every request of every kind.
     #[must_use]
     pub fn dynamic_params<F>(mut self, params: F) -> Self
     where

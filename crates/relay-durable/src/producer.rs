@@ -293,8 +293,8 @@ impl IdempotentProducer {
         }
     }
 
-    /// Closes the stream with the producer's next number, after everything appended. Safe to repeat, also by a
-    /// producer that goes on from the same state. Gives the final offset.
+    /// Closes the stream with the producer's next number, after everything appended. Safe to repeat, also by a producer
+    /// that continues from the same state. Returns the final offset.
     ///
     /// # Errors
     /// Why the producer has ended.
@@ -316,11 +316,11 @@ impl IdempotentProducer {
         }
     }
 
-    /// Waits until everything appended is on the server, then goes on one epoch higher with number 0, and gives
+    /// Waits until everything appended is on the server, then continues in the next epoch with number 0, and returns
     /// that epoch. Other producers with the old epoch are refused from the next batch on.
     ///
     /// # Errors
-    /// Those of [`flush`](Self::flush), and [`ErrorKind::Closed`] behind a close.
+    /// Those of [`flush`](Self::flush), and [`ErrorKind::Closed`] after a close.
     pub async fn restart(&self) -> Result<u64, Arc<Error>> {
         loop {
             self.flush().await?;

@@ -57,7 +57,7 @@ pub struct CreateOptions {
 pub struct ForkOptions {
     /// The offset of the fork in its source. Default: the source's end.
     pub at: Option<Offset>,
-    /// Messages (JSON) or bytes behind [`at`](Self::at).
+    /// Messages (JSON) or bytes after [`at`](Self::at).
     pub sub_offset: Option<u64>,
     /// When it is deleted. Default: as its source.
     pub expiry: Option<Expiry>,
@@ -101,7 +101,7 @@ setters! { AppendOptions {
     resend: bool,
 } }
 
-/// `new` for options that are the defaults at first.
+/// Defines `new` for options: it returns the defaults.
 macro_rules! news {
     ($($options:ident)*) => {
         $(impl $options {
@@ -135,7 +135,7 @@ pub struct Created {
 pub struct AppendOutcome {
     /// The status.
     pub status: u16,
-    /// The offset behind it.
+    /// The offset after the appended data.
     pub offset: Option<Offset>,
     /// Whether the stream is closed.
     pub closed: bool,
@@ -155,7 +155,7 @@ pub struct Head {
     pub closed: bool,
     /// Seconds until it is deleted without use.
     pub ttl_seconds: Option<u64>,
-    /// When it ends to be, as the server writes it.
+    /// When the stream expires, as the server writes it.
     pub expires_at: Option<String>,
     /// For `If-None-Match`.
     pub etag: Option<String>,
@@ -177,7 +177,7 @@ pub enum Fetched {
 pub struct Snapshot {
     /// The data: for a JSON stream an array of messages.
     pub body: Bytes,
-    /// The offset behind it.
+    /// The offset after the data.
     pub offset: Offset,
     /// For the next [`DurableStream::get`] from the same offset.
     pub etag: Option<String>,
@@ -389,8 +389,9 @@ impl DurableStream {
     /// Dropping the future leaves the outcome unknown.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for an empty message and for what is not JSON; [`ErrorKind::OutcomeUnknown`] when nobody
-    /// knows whether it was taken; [`ErrorKind::Closed`], [`ErrorKind::SequenceConflict`], [`ErrorKind::ContentType`],
+    /// [`ErrorKind::Usage`] for an empty message and for what is not JSON; [`ErrorKind::OutcomeUnknown`] when it is
+    /// unknown whether the server stored it; [`ErrorKind::Closed`], [`ErrorKind::SequenceConflict`],
+    /// [`ErrorKind::ContentType`],
     /// [`ErrorKind::TooLarge`] and others by kind.
     pub async fn append(
         &self,

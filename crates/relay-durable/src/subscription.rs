@@ -167,7 +167,7 @@ impl Ack {
 /// Longest answer taken, in bytes.
 const LONGEST: usize = 16 << 20;
 
-/// An answer with its body, and whether an attempt before it may have been taken.
+/// An answer with its body, and whether the server may have accepted an earlier attempt.
 type Told = (Answer, Bytes, bool);
 
 #[derive(Deserialize)]
@@ -201,7 +201,7 @@ struct Reason {
 }
 
 impl Client {
-    /// A handle to a subscription of the server behind the base URL, without any I/O.
+    /// A handle to a subscription of the server at the base URL, without any I/O.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] when the id is empty.
@@ -307,7 +307,7 @@ impl Subscription {
         self.tell(method, path, body, bearer).await.map_err(|(error, _)| error)
     }
 
-    /// Like [`ask`](Self::ask); an error comes with whether an attempt before it may have been taken.
+    /// Like [`ask`](Self::ask); an error also says whether the server may have accepted an earlier attempt.
     async fn tell<B: Serialize>(
         &self,
         method: Method,
@@ -385,8 +385,8 @@ struct Progress<'p> {
     done: bool,
 }
 
-/// The work of a subscription, held by one worker until the lease is over. Dropping it does nothing: the work becomes
-/// free when the time has run out.
+/// The work of a subscription, held by one worker until the lease is over. Dropping the lease does nothing: the work
+/// becomes free when its time has run out.
 pub struct Lease {
     subscription: Subscription,
     wake: Wake,
@@ -440,7 +440,7 @@ impl Lease {
     /// Releases the claim; unacknowledged work comes again.
     ///
     /// # Errors
-    /// By kind. A lease that is over is given back.
+    /// By kind. Releasing a lease that is already over is no error.
     pub async fn release(self) -> Result<(), Error> {
         let released =
             self.subscription.ask(Method::POST, "/release", Some(&self.wake), Some(&self.token)).await;

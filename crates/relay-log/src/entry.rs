@@ -75,7 +75,7 @@ impl Batch {
         self.after
     }
 
-    /// Checks that a log may take it.
+    /// Checks that a log may accept the batch.
     ///
     /// # Errors
     /// [`Error::BadBatch`] for no entries, or more than [`Self::MAX_ENTRIES`] or [`Self::MAX_BYTES`].
@@ -228,8 +228,8 @@ impl Bounds {
 
 /// Limits of a log: the first that is reached counts. By default nothing is dropped.
 ///
-/// Count and bytes are checked with each append, even if the newest entry has to be dropped; age with each append
-/// and by [`Log::expire`](crate::Log::expire) is called.
+/// Count and bytes are checked with each append, even if the newest entry has to be dropped; age is checked with each
+/// append and by [`Log::expire`](crate::Log::expire).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retention {

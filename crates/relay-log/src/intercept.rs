@@ -11,17 +11,17 @@ use crate::{
     Store, StoredLog, Work,
 };
 
-/// What is done before each group of batches is appended; an error in place of it.
+/// Called before each group of batches is appended; an error is returned in place of the append.
 type Before = Arc<dyn Fn(&[Batch]) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 
-/// Stands before another store.
+/// Wraps another store.
 pub struct Intercept {
     inner: Arc<dyn Store>,
     before: Before,
 }
 
 impl Intercept {
-    /// Calls `before` with each group before the store gets it. The store gets it when that is done, unless it fails.
+    /// Calls `before` with each group, and appends the group to the inner store when `before` has succeeded.
     pub fn new(
         inner: Arc<dyn Store>,
         before: impl Fn(&[Batch]) -> BoxFuture<'static, Result<(), Error>> + Send + Sync + 'static,

@@ -112,8 +112,8 @@ impl Log {
         self.begin_read(after, limit).done().await
     }
 
-    /// [`Self::read`] that begins at once: what takes a while goes on while nobody waits for it, so that the next page
-    /// may come while this one is worked on.
+    /// Begins a read at once: it makes progress even before the result is awaited, so that the next page can be read
+    /// while this one is being processed. Otherwise like [`Self::read`].
     pub fn begin_read(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {
         self.inner.stored.read(after, limit)
     }
@@ -131,7 +131,8 @@ impl Log {
         self.inner.stored.wait(after).done().await
     }
 
-    /// Whether the log is closed, and why: it was deleted, its store ended, or its medium cannot be trusted any more.
+    /// Whether the log is closed, and why: it was deleted, its store was closed, or its medium can no longer be
+    /// trusted.
     pub fn closed(&self) -> Option<Error> {
         self.inner.stored.closed()
     }
@@ -265,12 +266,12 @@ impl Inner {
 /// The right to write, held by one at a time.
 struct Turn {
     log: Arc<Inner>,
-    /// False once it was given back.
+    /// False once the turn has been given back.
     held: Cell<bool>,
 }
 
 impl Turn {
-    /// Writes the queue while the store answers at once; a task does the rest.
+    /// Writes the queue as long as the store answers at once; then a task takes over.
     fn go_on(self) {
         while let Some((group, callers)) = self.next_group() {
             match self.log.stored.append(group) {
@@ -323,7 +324,7 @@ struct Caller {
     _room: OwnedSemaphorePermit,
 }
 
-/// A caller may be gone.
+/// Sends the results to the callers. A caller may be gone.
 fn tell(callers: Vec<Caller>, results: Vec<Result<Positions, Error>>) {
     for (caller, result) in callers.into_iter().zip(results) {
         let _ = caller.answer.send(result);

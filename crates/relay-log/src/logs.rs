@@ -38,7 +38,7 @@ impl Logs {
         &self.store
     }
 
-    /// Begins a log.
+    /// Creates a log.
     ///
     /// # Errors
     /// [`Error::Exists`] when there is one of this name, [`Error::BadBatch`] when the options are refused, or when the
@@ -65,7 +65,7 @@ impl Logs {
         Ok(open.insert(name, stored))
     }
 
-    /// Opens a log, or begins it. The options count only for a new one, but for the retention, which is set either way.
+    /// Opens a log, or creates it. The options count only for a new log, except for the retention, which is always set.
     ///
     /// # Errors
     /// Those of [`Self::open`] and [`Self::create`].
@@ -100,9 +100,9 @@ impl Logs {
         Ok(())
     }
 
-    /// Begins the log `name` with the entries of `source` up to position `at`: same positions, same times. What comes
-    /// after is its own; it has an epoch of its own and no checkpoint, and what happens to the source later does not
-    /// concern it.
+    /// Creates the log `name` with the entries of `source` up to position `at`, with the same positions and times. From
+    /// there on the two logs are independent: the new one has its own epoch and no checkpoint, and later changes of the
+    /// source do not affect it.
     ///
     /// # Errors
     /// [`Error::NotFound`] without a source, [`Error::Exists`], [`Error::OutOfBounds`] when `at` is not between the
@@ -150,7 +150,7 @@ impl Logs {
 
 impl Open {
     fn get(&self, name: &LogName) -> Option<Log> {
-        // One that was deleted, perhaps by somebody else at the same store, is not what its name means now.
+        // A log that was deleted, perhaps through another handle to the store, is no longer the log of this name.
         self.held.get(name).and_then(Log::upgrade).filter(|log| log.closed().is_none())
     }
 

@@ -136,7 +136,8 @@ impl Pack {
     /// Bytes of a block. A block stays in memory until the last of its entries is dropped.
     const TOGETHER: usize = 64 << 10;
 
-    /// The body, where the log has it. `held` is how many bytes the log has: a short one gets little room ahead.
+    /// Copies a small body into the block and returns the copy. `held` is how many bytes the log has: a small log gets
+    /// small blocks.
     fn add(&mut self, body: Bytes, held: u64) -> Bytes {
         if body.len() > Self::SMALL {
             return body;
@@ -159,7 +160,7 @@ impl MemoryLog {
         Self { identity, about: options.about, epoch_base, kept: RwLock::new(kept), head }
     }
 
-    // A panic while the lock was held cannot leave it torn: nothing that can panic stands between two changes.
+    // Nothing can panic between two changes of the state, so it is consistent even after a panic under the lock.
     fn kept(&self) -> RwLockReadGuard<'_, Kept> {
         self.kept.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,7 +170,7 @@ impl MemoryLog {
     }
 
     fn end(&self, why: &str) {
-        // Under the lock, so that no append is under way when it is closed.
+        // Taken so that no append is in progress when the log is closed.
         let _kept = self.kept_mut();
         self.head.close(&Error::Closed { why: why.into() });
     }

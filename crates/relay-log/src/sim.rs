@@ -1,9 +1,9 @@
 //! A simulated disk in memory that loses unsynced data, and fails on demand.
 //!
-//! It keeps two versions of everything: what a process sees, and what is on the platter. A write, a new length, a new
-//! name stands only in the first until [`DiskFile::sync`] or [`Disk::sync_dir`] puts it into the second. When the
-//! power is lost, any part of what is not there yet may have got there, in any order: [`SimDisk::after_power_loss`]
-//! is asked about each.
+//! It keeps two versions of everything: what processes see, and what is on the platter. A write, a new length or a new
+//! name changes only the first, until [`DiskFile::sync`] or [`Disk::sync_dir`] puts it into the second. When the power
+//! is lost, any part of the unsynced changes may have reached the platter, in any order: the caller of
+//! [`SimDisk::after_power_loss`] decides for each of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,16 +52,16 @@ enum Naming {
     Renamed(String, String),
 }
 
-/// Something that goes wrong, once, at an operation that is counted from 0.
+/// A fault, which happens once, at the operation with this number. Operations are counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// At which operation.
+    /// The number of the operation.
     pub at: u64,
-    /// What.
+    /// The kind of fault.
     pub kind: FaultKind,
 }
 
-/// What goes wrong.
+/// The kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultKind {
@@ -73,7 +73,7 @@ pub enum FaultKind {
     NoRoom,
     /// A write writes half and says so; nothing else fails.
     Short,
-    /// A signal interrupts it, and nothing was done.
+    /// A signal interrupts the operation, and nothing was done.
     Interrupted,
 }
 
@@ -101,12 +101,12 @@ impl SimDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets something go wrong at a later operation.
+    /// Sets the fault of a later operation.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.state().fault = fault;
     }
 
-    /// Leaves no room for what is written from now on, or makes room again.
+    /// Makes the disk full, or makes room again.
     pub fn set_full(&self, full: bool) {
         self.state().full = full;
     }
@@ -116,7 +116,7 @@ impl SimDisk {
         self.state().operations
     }
 
-    /// How many writes and names are not on the platter.
+    /// How many writes and names have not been synced.
     pub fn pending(&self) -> usize {
         let state = self.state();
         let pending = |node: &Node| match node {
@@ -126,7 +126,7 @@ impl SimDisk {
         state.nodes.iter().map(pending).sum()
     }
 
-    /// The disk as the next process of this boot finds it: with everything that was done.
+    /// The disk as the next process finds it after a kill, in the same boot: every change is there.
     #[must_use]
     pub fn after_kill(&self) -> Self {
         let mut state = self.state().clone();
@@ -134,9 +134,9 @@ impl SimDisk {
         Self::of(state)
     }
 
-    /// The disk as the next boot finds it. `survives` is asked about each write and name that was not synced, in the
-    /// order in which they were made within each file and directory: how much of it got to the platter, of 8 eighths; a
-    /// name does with the eighth.
+    /// The disk as the next boot finds it. `survives` is called for each write and name that was not synced, in the
+    /// order in which they were made within each file and directory. It returns how many eighths of the change reached
+    /// the platter, 0 to 8; a name is there with 8 only.
     #[must_use]
     pub fn after_power_loss(&self, mut survives: impl FnMut() -> u8) -> Self {
         let mut state = self.state().clone();
@@ -171,14 +171,14 @@ impl fmt::Debug for SimDisk {
 }
 
 impl Write {
-    /// Puts as many eighths of it as are said into a file; what is missing in between is zeros.
+    /// Applies so many eighths of the change to a file; a gap before it is filled with zeros.
     fn apply(&self, into: &mut Vec<u8>, eighths: u8) {
         match self {
             Self::Length(len) if eighths > 0 => into.resize(*len, 0),
             Self::Length(_) => {}
             Self::Bytes { at, bytes } => {
                 let some = &bytes[..bytes.len() * usize::from(eighths.min(8)) / 8];
-                // A new length may get there without the bytes that it is for.
+                // The new length may be there without the new bytes.
                 let end = if eighths == 0 { 0 } else { at + bytes.len() };
                 if into.len() < end {
                     into.resize(end, 0);
@@ -205,14 +205,14 @@ impl Naming {
     }
 }
 
-/// What an operation is to do.
+/// How much of an operation is done.
 enum Turn {
     All,
     Half(Option<io::Error>),
 }
 
 impl State {
-    /// Counts an operation, and lets it go wrong if it is its turn.
+    /// Counts an operation, and applies the fault that is due.
     fn turn(&mut self, takes_room: bool) -> io::Result<Turn> {
         let at = self.operations;
         self.operations += 1;
@@ -234,7 +234,7 @@ impl State {
         }
     }
 
-    /// An operation that is done or not.
+    /// Counts an operation that is done completely or not at all.
     fn whole(&mut self, takes_room: bool) -> io::Result<()> {
         match self.turn(takes_room)? {
             Turn::All | Turn::Half(None) => Ok(()),
@@ -420,7 +420,7 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        // What a failed sync leaves on the platter is anybody's guess: as much as if there had been none.
+        // After a failed sync the state of the platter is unknown: here it is as without the sync.
         state.whole(false)?;
         if let Node::File { now, platter, pending } = &mut state.nodes[self.node] {
             platter.clone_from(now);

@@ -93,11 +93,11 @@ impl LogOptions {
     }
 }
 
-/// Keeps logs by their names. Applications use it through [`Logs`](crate::Logs); a new medium implements it, and passes
-/// the module `suite` (behind the feature of that name).
+/// Keeps logs by their names. Applications use it through [`Logs`](crate::Logs). A store for a new medium implements
+/// it, and passes the tests of the module `suite` (behind the feature of that name).
 ///
-/// Several processes may stand before one medium, when the medium can do that: nothing here assumes that this one
-/// is alone, but that [`StoredLog::append`] is all-or-none.
+/// Several processes may share one medium, if the medium supports it: callers do not assume that they are alone, only
+/// that [`StoredLog::append`] is all-or-none.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// A short name for people and metrics, such as `memory`.
     fn kind(&self) -> &'static str;
@@ -108,15 +108,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Creates a log. It exists once this is done, with the store's durability.
     fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>>;
 
-    /// Opens a log. The same state stands behind every handle of one log.
+    /// Opens a log. All handles of one log share one state.
     fn open(&self, name: &LogName) -> Work<Result<Arc<dyn StoredLog>, Error>>;
 
     /// Removes a log with everything in it; handles of it are closed. A log of this name created later is another one.
     fn delete(&self, name: &LogName) -> Work<Result<(), Error>>;
 
-    /// Begins a log with the entries of another one up to position `at`, at the same positions and with the same times.
-    /// What comes after is its own: its epoch is new unless the options give one, and there is no checkpoint.
-    /// [`Error::OutOfBounds`] unless `at` can be read up to.
+    /// Creates a log with the entries of another one up to position `at`, at the same positions and with the same
+    /// times. From there on the two are independent: the new log's epoch is new unless the options give one, and it has
+    /// no checkpoint. [`Error::OutOfBounds`] unless the entries up to `at` can be read.
     fn fork(
         &self,
         source: &LogName,
@@ -128,19 +128,20 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The names of all logs, sorted.
     fn names(&self) -> Work<Result<Vec<LogName>, Error>>;
 
-    /// Closes in order: appended entries are made as durable as possible, and everything is closed.
+    /// Closes the store in an orderly way: appended entries are made as durable as possible, and all logs are closed.
     fn close(&self) -> Work<Result<(), Error>>;
 }
 
 /// One log, as its store keeps it.
 ///
-/// Appends of several callers come one group after another from each [`Logs`](crate::Logs); when several stand before
-/// one log, the store puts their groups in a row.
+/// Each [`Logs`](crate::Logs) appends one group of batches after another. When several of them share one log, the store
+/// serialises their groups.
 pub trait StoredLog: fmt::Debug + Send + Sync + 'static {
     /// Epoch and key.
     fn identity(&self) -> Identity;
 
-    /// The position after which entries belong to this epoch: 0 but for a log that lost its tail once, or is a fork.
+    /// The position after which entries belong to this epoch: 0 except for a fork and for a log that lost its tail
+    /// once.
     fn epoch_base(&self) -> u64;
 
     /// The bytes that were given when it was created.
@@ -170,10 +171,10 @@ pub trait StoredLog: fmt::Debug + Send + Sync + 'static {
     /// Done as soon as the head is beyond `after`, or the log is closed.
     fn wait(&self, after: u64) -> Work<Result<u64, Error>>;
 
-    /// Makes `to` the base, unless the base is higher already.
+    /// Makes `to` the base, unless the base is already higher.
     fn trim(&self, to: u64) -> Work<Result<(), Error>>;
 
-    /// Drops what is too old at `now`, in milliseconds since 1970.
+    /// Drops the entries that are too old at `now`, in milliseconds since 1970.
     fn expire(&self, now: i64) -> Work<Result<(), Error>>;
 
     /// Changes how much can be read, from the next append on. It does not survive a reopening.

@@ -20,7 +20,7 @@ pub trait Subject: Send + Sync {
     /// An empty store.
     fn fresh(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 
-    /// The same store after [`Store::close`], opened again; `None` when it survives no closing.
+    /// The same store after [`Store::close`], opened again; `None` when its content does not survive closing.
     fn reopened<'a>(&'a self, store: &'a Arc<dyn Store>) -> BoxFuture<'a, Option<Arc<dyn Store>>>;
 
     /// Makes its medium refuse writes, or accept them again. False when it cannot.
@@ -65,7 +65,7 @@ fn body(position: u64) -> Bytes {
     Bytes::from(format!("entry {position}"))
 }
 
-/// A batch of what belongs at these positions, each second of the clock one position.
+/// A batch of the entries for these positions. Its time is the first position in seconds.
 fn batch(positions: std::ops::RangeInclusive<u64>) -> Batch {
     let at = i64::try_from(*positions.start()).expect("small") * 1000;
     Batch::new(positions.map(body)).at(at)
@@ -115,7 +115,7 @@ async fn all_entries(log: &Log, after: u64) -> Vec<Entry> {
     }
 }
 
-/// The positions of entries that follow `after` and are what was appended there.
+/// The positions of the entries that follow `after`. Panics unless each is the entry that was appended there.
 fn checked(entries: &[Entry], after: u64) -> Vec<u64> {
     for (at, entry) in entries.iter().enumerate() {
         let expected = after + 1 + at as u64;
@@ -146,7 +146,7 @@ async fn a_batch_is_taken_whole_or_not_at_all(subject: &dyn Subject) {
     let error = log.append(vec![huge; 8]).await.expect_err("too many bytes");
     assert!(matches!(error, Error::BadBatch { .. }), "{error}");
     assert_eq!((log.bounds().head, log.bounds().entries()), (3, 3), "nothing of what was refused");
-    // Nothing, many zeros and all bytes there are come back as they went in.
+    // Bodies are returned unchanged: an empty one, one of many zeros, and one with every value of a byte.
     let odd = [Bytes::new(), Bytes::from(vec![0; 100_000]), (0..=255).collect::<Vec<u8>>().into()];
     log.append(Batch::new(odd.clone())).await.expect("odd entries");
     let entries = all_entries(&log, 3).await;
@@ -163,7 +163,7 @@ async fn a_batch_that_must_follow_a_position_does(subject: &dyn Subject) {
     }
     log.append(batch(3..=3).after(2)).await.expect("follows the head");
     assert_eq!(positions(&log, 0, Limit::default()).await, Some(vec![1, 2, 3]));
-    // Of several that want the same place one gets it, and the rest are told.
+    // Of several appends that expect the same head one succeeds, and the others are refused.
     let race = join_all((0..8).map(|_| log.append(batch(4..=4).after(3)))).await;
     assert_eq!(race.iter().filter(|result| result.is_ok()).count(), 1, "{race:?}");
     assert_eq!(log.bounds().head, 4);
@@ -292,7 +292,7 @@ async fn waiting_ends_when_there_is_more(subject: &dyn Subject) {
 
 async fn many_writers_share_one_log(subject: &dyn Subject) {
     let store = subject.fresh().await;
-    // Two that know nothing of each other, each with many tasks.
+    // Two handles that do not know of each other, each with many tasks.
     let fronts = [Logs::shared(store.clone()), Logs::shared(store)];
     fronts[0].create(&name("shared"), LogOptions::default()).await.expect("a new log");
     let mut appends = Vec::new();

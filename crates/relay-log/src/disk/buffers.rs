@@ -1,10 +1,10 @@
-//! Memory that pages are read into, used again: to get and clear it anew costs as much as to check what is read.
+//! Reused memory for reading pages: allocating and clearing it again costs as much as checking what is read.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Buffers that wait for the next page, at most.
+/// How many unused buffers are kept, at most.
 const KEPT: usize = 8;
-/// Bytes of a buffer that is worth keeping.
+/// Sizes of buffers that are worth keeping, in bytes.
 const WORTH: std::ops::RangeInclusive<usize> = 64 << 10..=1 << 20;
 
 /// Gives buffers, and takes them back once nobody holds an entry in them any more. Holds at most 8 MiB.
@@ -14,7 +14,7 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// So many bytes, with anything in them. An entry keeps at most twice as many in memory.
+    /// A buffer of `len` bytes with arbitrary content. It takes at most twice as much memory.
     pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let fits = |buffer: &Vec<u8>| (len..=2 * len).contains(&buffer.len());
         let found = WORTH.contains(&len).then(|| {
@@ -31,7 +31,7 @@ impl Buffers {
     }
 }
 
-/// Bytes that go back to where they came from.
+/// Bytes that return to their pool when they are dropped.
 #[derive(Debug)]
 pub(super) struct Buffer {
     bytes: Vec<u8>,
@@ -56,7 +56,7 @@ impl Drop for Buffer {
         if WORTH.contains(&self.bytes.len()) {
             let mut free = self.home.free();
             if free.len() >= KEPT {
-                // The sizes that are asked for may have changed.
+                // The requested sizes may have changed, so the oldest buffer goes.
                 free.remove(0);
             }
             free.push(std::mem::take(&mut self.bytes));

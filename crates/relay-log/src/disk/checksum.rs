@@ -2,12 +2,13 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-/// CRC32C over these parts, one behind the other.
+/// CRC32C over these parts, one after the other.
 ///
-/// Each page of a disk is summed before it is served, so that this is a fair part of a replay. By `crc-fast`, because
-/// it folds with the widest instructions that the processor has, which entries of some hundred bytes gain most by.
+/// Every page that is read from a disk is checked before it is returned, so this is a considerable part of a replay.
+/// `crc-fast` is used because it takes the widest instructions of the processor, which helps most with entries of some
+/// hundred bytes.
 pub(super) fn crc32c(parts: &[&[u8]]) -> u32 {
-    // The algorithm by its other name.
+    // Another name of the same algorithm.
     let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
     parts.iter().for_each(|part| digest.update(part));
     u32::try_from(digest.finalize()).expect("it has 32 bits")

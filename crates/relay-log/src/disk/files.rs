@@ -11,7 +11,7 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Creates a directory that only its owner may enter, with its parents.
     ///
     /// # Errors
-    /// When it cannot; not when it is there already.
+    /// When it cannot be created. An existing directory is no error.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
     /// The names in a directory, in no order.
@@ -20,13 +20,13 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// When it cannot be read.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
 
-    /// Opens a file that is there.
+    /// Opens an existing file.
     ///
     /// # Errors
     /// When it cannot be opened.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Creates a file that only its owner may read; one that is there is emptied.
+    /// Creates a file that only its owner may read. An existing file is emptied.
     ///
     /// # Errors
     /// When it cannot be created.
@@ -53,51 +53,51 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Makes the names in a directory survive a power loss.
     ///
     /// # Errors
-    /// When they may not. What was to be synced is then in doubt, and trying again says nothing about it.
+    /// When they may not survive. The state of the names is then unknown, and a repeated call cannot tell more.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Takes an exclusive lock until the returned value is dropped; [`io::ErrorKind::WouldBlock`] when another one
-    /// has it. Creates the file when `create` is set.
+    /// Takes an exclusive lock until the returned value is dropped; [`io::ErrorKind::WouldBlock`] when it is taken.
+    /// Creates the file when `create` is set.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// When the lock cannot be taken.
     fn lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn Debug + Send + Sync>>;
 
-    /// An id of the present run of the operating system; `None` if there is none: then each start counts as one
-    /// after a power loss unless the end was orderly.
+    /// An id of the present run of the operating system, or `None` when it has none: then each start counts as one
+    /// after a power loss, unless the previous end was orderly.
     fn boot(&self) -> Option<String>;
 }
 
 /// An open file. Calls block, and may be made from several threads.
 pub trait DiskFile: Debug + Send + Sync + 'static {
-    /// Reads at an offset; less than was asked for only at the end of the file, or by chance.
+    /// Reads at an offset. It may read less than was requested, at the end of the file and elsewhere.
     ///
     /// # Errors
     /// When it cannot be read.
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes at an offset; perhaps less than was asked for.
+    /// Writes at an offset. It may write less than was requested.
     ///
     /// # Errors
-    /// When it cannot be written. Any part may have been.
+    /// When it cannot be written. Any part of it may have been written.
     fn write_at(&self, from: &[u8], offset: u64) -> io::Result<usize>;
 
     /// Makes content and length survive a power loss.
     ///
     /// # Errors
-    /// When they may not. What was to be synced is then in doubt, and trying again says nothing about it.
+    /// When they may not survive. The state of the file is then unknown, and a repeated call cannot tell more.
     fn sync(&self) -> io::Result<()>;
 
     /// Its length in bytes.
     ///
     /// # Errors
-    /// When it cannot be told.
+    /// When it cannot be determined.
     fn len(&self) -> io::Result<u64>;
 
     /// Whether it has no bytes.
     ///
     /// # Errors
-    /// When it cannot be told.
+    /// When it cannot be determined.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
@@ -163,7 +163,7 @@ impl Disk for SystemDisk {
     }
 }
 
-/// A file that only its owner may read, created when it is not there.
+/// Options of a file that only its owner may read; it is created when it does not exist.
 fn owned() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true);

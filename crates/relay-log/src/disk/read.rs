@@ -18,7 +18,7 @@ use crate::{Error, Limit, Page};
 const STRIDE: u64 = 256 << 10;
 /// Waypoints of a log, at most.
 const WAYPOINTS: usize = 2048;
-/// Bytes that are read for a page, at least, if they are there.
+/// The least number of bytes that are read for a page, if the segment has them.
 const LEAST: u64 = 16 << 10;
 
 impl View {
@@ -34,7 +34,7 @@ impl View {
         self.waypoints.insert(position, place);
     }
 
-    /// The segment of a position, and the nearest known place in it that is not behind it.
+    /// The segment of a position, and the nearest known place in it that is not after the position.
     fn nearest(&self, position: u64) -> Option<(Extent, u64, u64)> {
         let after = self.segments.partition_point(|segment| segment.first <= position);
         let extent = *self.segments.get(after.checked_sub(1)?)?;
@@ -120,8 +120,8 @@ impl DiskLog {
             problem: problem.into(),
         };
         let left = extent.end - offset;
-        // As much as the entries that may be returned are likely to take. Their heads count as bytes here, so that
-        // hardly anything is read twice: what does not fit is the next page's.
+        // Reads about as much as the requested entries are likely to take. Their heads count as bytes here, so that
+        // hardly anything is read twice: what does not fit is left to the next page.
         let records = self.view().average(extent).saturating_mul(limit.entries.max(1) as u64);
         let most = (limit.bytes as u64).min(records.saturating_add(records / 4));
         let mut want = most.max(LEAST).min(left);
@@ -197,7 +197,7 @@ impl DiskLog {
 }
 
 impl View {
-    /// Bytes that a record of a segment takes, more or less.
+    /// The approximate size of a record of a segment, in bytes.
     fn average(&self, extent: Extent) -> u64 {
         let next = self.segments.iter().find(|segment| segment.first > extent.first).map(|next| next.first);
         let newest = self.waypoints.keys().next_back().copied();

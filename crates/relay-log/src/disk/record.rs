@@ -122,7 +122,7 @@ pub(super) enum Found {
     Record(Head),
     /// An incomplete record: it takes this many bytes.
     More(usize),
-    /// None.
+    /// No record; the text says why.
     Bad(&'static str),
 }
 
@@ -203,7 +203,7 @@ pub(super) enum Step {
 }
 
 impl<'a> Walk<'a> {
-    /// Begins at the record of `position`, which stands at `offset`. `checked` walks compare checksums.
+    /// Begins at the record of `position`, which is at `offset`. `checked` walks compare checksums.
     pub(super) fn new(file: &'a dyn DiskFile, offset: u64, position: u64, end: u64, checked: bool) -> Self {
         Self { file, end, offset, position, checked, buffer: Vec::new(), buffer_at: offset, chunk: CHUNK }
     }
@@ -254,8 +254,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// A complete record after a bad one, if there is one: its position, and its note of how much was synced. Looks for
-/// positions from `position` on.
+/// A complete record after a bad one, if there is one: its position, and its note of how much was synced. Only
+/// positions from `position` on count.
 pub(super) fn record_behind(
     file: &dyn DiskFile,
     offset: u64,

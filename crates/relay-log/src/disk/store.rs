@@ -166,7 +166,7 @@ fn prepare(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn fmt::Debug + Send + Sy
 /// Checks that a directory is a store without a running process, changing nothing.
 ///
 /// # Errors
-/// [`Error::Refused`] when it is none, or somebody has it; [`Error::Damaged`] when its mark cannot be read.
+/// [`Error::Refused`] when it is not a store, or is in use; [`Error::Damaged`] when its marker file cannot be read.
 pub fn look(dir: &Path) -> Result<(), Error> {
     look_at(&SystemDisk, dir).map(drop)
 }
@@ -331,7 +331,7 @@ impl Shared {
         }
     }
 
-    /// Reads what is there. The caller has the name's stripe.
+    /// Opens the log in a folder. The caller holds the lock of the name.
     fn load(self: &Arc<Self>, name: &LogName, dir: PathBuf) -> Result<Arc<DiskLog>, Error> {
         // A folder without a manifest is damaged, not missing.
         if matches!(self.medium.disk.list(&dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
@@ -394,7 +394,7 @@ impl Shared {
         for folder in folders.iter().filter(|name| !folder::is_passing(name)) {
             match Manifest::load(&*self.medium.disk, &logs.join(folder)) {
                 Ok(manifest) => names.push(manifest.name),
-                // Deleted since.
+                // The log was deleted in the meantime.
                 Err(error)
                     if framed::is_missing(&error) && self.medium.disk.list(&logs.join(folder)).is_err() => {}
                 Err(error) => return Err(error),

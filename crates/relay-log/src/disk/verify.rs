@@ -176,7 +176,7 @@ fn whole_until(disk: &dyn Disk, path: &Path, first: u64) -> u64 {
 }
 
 impl Verified {
-    /// Notes what is wrong; what is no property of the files is an error of the look itself.
+    /// Notes a problem of the files. Any other error ends the check, and is returned.
     fn problem(&mut self, error: Error) -> Result<(), Error> {
         let (file, offset, position, problem) = match error {
             Error::Damaged { file, offset, last_good, problem } => (file, offset, last_good, problem),

@@ -180,7 +180,7 @@ impl DiskLog {
             let head = record::segment_head(&writer.manifest.uid, first, self.identity.epoch());
             let file = disk.create(&path).map_err(|source| failed("creating", &path, source))?;
             write_full(&*file, &head, 0).map_err(|source| failed("writing", &path, source))?;
-            // Before the manifest speaks of it.
+            // The file must be durable before the manifest names it.
             file.sync().and_then(|()| disk.sync_dir(&self.dir)).map_err(|source| {
                 unsynced = true;
                 failed("syncing", &path, source)
