@@ -1,4 +1,4 @@
-//! A bus of one's own: it counts the bytes of each provisioned channel, and prints them at the end.
+//! A bus of your own: it counts the bytes of each provisioned channel, and prints them at the end.
 //!
 //! `cargo run -p relay-bus --example bus_own -- objects.yaml`, then `relay bus send --url http://127.0.0.1:8080 ..`
 #![allow(clippy::print_stdout, reason = "an example talks to its terminal")]
@@ -31,7 +31,7 @@ impl Receive for Counter {
     }
 }
 
-/// Serves until `stop`, and says how many bytes each channel got.
+/// Serves until `stop`, then prints how many bytes each channel received.
 pub(crate) async fn count(
     file: Option<PathBuf>,
     server: HttpServer,

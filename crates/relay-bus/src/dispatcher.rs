@@ -96,7 +96,7 @@ impl DispatcherOptions {
     }
 }
 
-/// Redirects that are followed in a row.
+/// The number of redirects that are followed in a row.
 const MAX_REDIRECTS: usize = 5;
 const GRACE: Duration = Duration::from_secs(1);
 /// Bytes kept of an error response, for diagnosis.
@@ -247,7 +247,7 @@ impl MessageDispatcher {
                 }
                 url = next.url().to_owned();
                 trail = Some(next);
-                // Read, so that the connection can be used again.
+                // The body is read so that the connection can be reused.
                 let _ = Limited::new(body, MAX_ERROR_BODY).collect().await;
                 continue;
             }
@@ -277,7 +277,7 @@ impl Answering<'_> {
                 ResponseHead::new(status, &url).header("retry-after", &after).retry_after()
             });
             let mut start = Vec::new();
-            // The status is known; errors of reading the body do not matter.
+            // The status is known, so errors of reading the body do not matter.
             let _ = tokio::time::timeout_at(until, read_start(body, limit, &mut start)).await;
             return Err(CallError::Status { status, retry_after, body: start.into() });
         }
@@ -331,7 +331,7 @@ pub enum DispatchError {
         #[source]
         source: CallError,
     },
-    /// The first call succeeded, sending its reply failed.
+    /// The first call succeeded, but sending its reply failed.
     #[error("Failed to forward reply: {}", source.line())]
     Reply {
         /// How.
@@ -368,9 +368,9 @@ pub enum CallError {
     /// The response did not come in time.
     #[error("no answer from {url} within {after:?}")]
     Late {
-        /// From whom.
+        /// The URL that was called.
         url: String,
-        /// The time it was given.
+        /// The time limit.
         after: Duration,
     },
     /// The status was not 2xx.
@@ -378,7 +378,7 @@ pub enum CallError {
     Status {
         /// What it answered.
         status: u16,
-        /// The delay that it asked for.
+        /// The delay that the response asked for.
         retry_after: Option<Duration>,
         /// The first 1,024 bytes of its body.
         body: Bytes,
@@ -386,21 +386,21 @@ pub enum CallError {
     /// It redirected without a usable URL, or too often.
     #[error("redirect by {url} not followed: {rule}")]
     Redirect {
-        /// Who redirected.
+        /// The URL that redirected.
         url: String,
-        /// Why that was not followed.
+        /// Why the redirect was not followed.
         rule: &'static str,
     },
     /// The response is encoded, although the request did not allow it.
     #[error("the answer of {url} is encoded")]
     Encoded {
-        /// Who.
+        /// The URL that was called.
         url: String,
     },
     /// The response is too large.
     #[error("the answer of {url} is over {limit} bytes")]
     TooLarge {
-        /// Who.
+        /// The URL that was called.
         url: String,
         /// Bytes.
         limit: usize,
@@ -408,7 +408,7 @@ pub enum CallError {
     /// The response ended too early.
     #[error("the answer of {url} broke off")]
     Cut {
-        /// Who.
+        /// The URL that was called.
         url: String,
         /// How.
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -22,7 +22,7 @@ const MAX_FILE: u64 = 256 << 20;
 pub(crate) struct FileSource {
     path: PathBuf,
     seen: Option<Stamp>,
-    /// A hash of its last content, so that touching it changes nothing.
+    /// A hash of the last content: if only the modification time changes, nothing is reported.
     content: Option<u64>,
 }
 
@@ -83,7 +83,7 @@ fn hash(content: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Length, time and number: one of them is another after a write or a rename.
+/// Length, modification time and inode number. At least one of them changes with a write or a rename.
 async fn stamp(path: &Path) -> std::io::Result<Stamp> {
     let metadata = tokio::fs::metadata(path).await?;
     #[cfg(unix)]
@@ -93,7 +93,7 @@ async fn stamp(path: &Path) -> std::io::Result<Stamp> {
     Ok((metadata.len(), metadata.modified().ok(), number))
 }
 
-/// The whole of it, or one byte more than a file may have: a device says that its length is 0.
+/// Reads the whole file, or one byte more than the limit. It does not rely on the length, which is 0 for devices.
 async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut content = Vec::new();
     tokio::fs::File::open(path).await?.take(MAX_FILE + 1).read_to_end(&mut content).await?;
@@ -108,7 +108,8 @@ fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
             return Ok(documents);
         }
     }
-    // The file's own limit holds. Those of the library, made for small files, would refuse some thousand objects.
+    // Only the limit of the file's size applies. The library's own limits are for small files, and some thousand
+    // objects would exceed them.
     let most = MAX_FILE as usize;
     let budget = serde_saphyr::budget! {
         max_documents: most,
@@ -139,7 +140,8 @@ fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
     })
 }
 
-/// The limit that a document breaks. Those that a file of the size we read cannot reach are told in the parser's words.
+/// The limit that a document breaks, in our words. Limits that a file of the allowed size cannot reach keep the
+/// parser's text.
 fn over(breach: &BudgetBreach) -> String {
     let limits = serde_saphyr::Budget::default();
     match breach {

@@ -11,7 +11,7 @@ use relay_state::bus::{Call, Job};
 /// The five calls of a [`Monitor`](crate::Monitor). A call that is not implemented counts as not set: it is not
 /// made, has no condition or event, and counts as done.
 ///
-/// A call that fails is made again, for ever, with growing delays. Calls about one object never overlap.
+/// A failed call is repeated for ever, with growing delays. Calls about one object never overlap.
 pub trait MonitorHandler: Send + Sync + 'static {
     /// The bus is new, or its spec changed.
     fn bus(
@@ -34,7 +34,7 @@ pub trait MonitorHandler: Send + Sync + 'static {
         async { Err(HandlerError::NotSet) }
     }
 
-    /// A channel is gone. It has no subscriptions any more.
+    /// A channel is gone. It no longer has subscriptions.
     fn unprovision(
         &self,
         channel: &ChannelReference,
@@ -65,7 +65,7 @@ pub trait MonitorHandler: Send + Sync + 'static {
         async { Err(HandlerError::NotSet) }
     }
 
-    /// Makes one of the five calls. Override it only to treat all of them alike.
+    /// Dispatches to one of the five calls. Override it only to treat all of them alike.
     fn call(&self, job: &Job) -> impl Future<Output = Result<(), HandlerError>> + Send {
         async move {
             match &job.call {

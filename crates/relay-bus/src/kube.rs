@@ -26,7 +26,7 @@ pub(crate) enum Input {
         name: String,
         namespace: String,
     },
-    /// The file changed, and its lists were given.
+    /// The file changed; its lists came before this.
     Changed,
     /// The file changed and cannot be used.
     Refused(String),
@@ -38,7 +38,7 @@ fn resource(kind: Kind) -> Resource {
     Resource::new(GROUP, VERSION, kind.plural())
 }
 
-/// Follows a bus, its channels and subscriptions. A Bus needs its own namespace only.
+/// Follows a bus, its channels and subscriptions. For a Bus only its own namespace is watched.
 pub(crate) fn follow(client: &KubeClient, bus: &BusReference) -> BoxStream<'static, Vec<Input>> {
     let of_bus = if bus.is_namespaced() { Kind::Bus } else { Kind::ClusterBus };
     let watches = [of_bus, Kind::Channel, Kind::Subscription].map(|kind| {
@@ -95,7 +95,7 @@ impl Failing {
         self.told.insert(code)
     }
 
-    /// The object was written, or is gone. Whether that was the last one.
+    /// Notes that the object was written or is gone. Returns whether it was the last one with a failed write.
     fn settled(&mut self, object: &Key) -> bool {
         let last = self.objects.remove(object) && self.objects.is_empty();
         if last {
@@ -177,14 +177,14 @@ impl Writer {
             if written.as_ref().err().and_then(Error::status).is_none_or(|status| status.code != 404) {
                 return written;
             }
-            // No such object, or no such path: the object itself knows.
+            // Either the object or the path does not exist. Reading the object tells which.
             self.client.get::<Value>(resource, namespace, name).await?;
             plain.store(true, Ordering::Release);
         }
         self.client.merge_patch(resource, namespace, name, patch).await
     }
 
-    /// Sends an event. One that fails is logged, nothing more.
+    /// Sends an event. A failure is only logged.
     pub(crate) async fn note(&self, note: Note) {
         let namespace = if note.namespace.is_empty() { "default" } else { &*note.namespace };
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

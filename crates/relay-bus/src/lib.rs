@@ -11,7 +11,7 @@
 //! differ. What it deliberately does not do: TLS on the receiving side (put a proxy in front), the controllers that
 //! make Services and Deployments, webhooks. It does not print and does not read flags.
 //!
-//! A bus of one's own is a receiver with a function:
+//! A bus of your own is a receiver with a function:
 //!
 //! ```
 //! use relay_bus::{

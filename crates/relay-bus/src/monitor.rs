@@ -23,7 +23,7 @@ use crate::file::{FileSource, lists};
 use crate::handler::{HandlerError, MonitorHandler};
 use crate::kube::{Input, Writer, follow};
 
-/// The part of a bus that a monitor is for: it is in the reporter of events and in the finalizer.
+/// The component that a monitor belongs to. Its name is in the reporter of events and in the finalizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Component {
     /// Receives messages and sends them to subscribers.
@@ -54,26 +54,26 @@ impl fmt::Display for Component {
 pub enum Report {
     /// All lists are complete.
     Synced {
-        /// Channels in them, ours or not.
+        /// Number of channels in the lists, including those of other buses.
         channels: usize,
-        /// Subscriptions in them, ours or not.
+        /// Number of subscriptions in the lists, including those of other buses.
         subscriptions: usize,
     },
-    /// Every listed object has been called once.
+    /// Every listed object has been handled once.
     Ready {
         /// Provisioned channels.
         channels: usize,
         /// Subscriptions that are subscribed.
         subscriptions: usize,
     },
-    /// A changed file is in force.
+    /// The new content of a changed file is in use.
     Reloaded {
         /// Provisioned channels.
         channels: usize,
         /// Subscriptions that are subscribed.
         subscriptions: usize,
     },
-    /// A changed file cannot be used; its last content stays in force.
+    /// A changed file cannot be used; the last valid content stays in use.
     ReloadFailed {
         /// Object and rule.
         error: String,
@@ -89,12 +89,12 @@ pub enum Report {
     MissingArguments {
         /// The channel or subscription.
         key: Key,
-        /// Their names, sorted.
+        /// Names of the missing arguments, sorted.
         missing: Vec<String>,
     },
     /// Whether changes are received.
     Following {
-        /// Whether they are, for all kinds.
+        /// Whether changes of all kinds are received.
         live: bool,
     },
 }
@@ -251,12 +251,12 @@ impl<H: MonitorHandler> Monitor<H> {
         self.0.wake.notify_one();
     }
 
-    /// Whether an object asks for this channel, provisioned or not.
+    /// Whether objects request this channel, provisioned or not.
     pub fn wants_channel(&self, channel: &ChannelReference) -> bool {
         self.machine().as_ref().is_some_and(|machine| machine.wants_channel(channel))
     }
 
-    /// Whether objects ask for this subscription to this channel, subscribed or not.
+    /// Whether objects request this subscription to this channel, subscribed or not.
     pub fn wants_subscription(
         &self,
         subscription: &SubscriptionReference,
@@ -285,13 +285,12 @@ impl<H: MonitorHandler> Monitor<H> {
         }
     }
 
-    /// Follows the objects of the bus until `stop`, with so many calls at a time; returns when those under way have
-    /// ended.
-    /// `None`, for a file without a bus, means every channel.
+    /// Follows the objects of the bus until `stop`, with at most `concurrency` calls at a time. Returns when the calls
+    /// in progress have ended. A `bus` of `None`, for a file without a bus, means every channel.
     ///
     /// # Errors
-    /// When the set-up fails, the file cannot be used, or the bus is not there once all lists are whole. An API server
-    /// that is away or refuses is no error: it is tried again, for ever.
+    /// When the set-up fails, the file cannot be used, or the bus does not exist once all lists are complete. An
+    /// unavailable or refusing API server is no error: requests are retried for ever.
     pub async fn run(
         &self,
         bus: impl Into<Option<&BusReference>>,
@@ -458,7 +457,7 @@ impl<H: MonitorHandler> Work<'_, H> {
         (self.monitor.0.config.tell)(report);
     }
 
-    /// Does what the machine asks for.
+    /// Performs the actions that the machine requests.
     fn drain(&mut self) -> Result<(), NoBus> {
         while let Some(action) = self.with(Machine::poll) {
             match action {
@@ -576,7 +575,7 @@ pub enum MonitorError {
         /// File, object and rule.
         error: String,
     },
-    /// All lists are whole and the bus is not in them.
+    /// All lists are complete and do not contain the bus.
     #[error("there is no bus {bus}")]
     NoBus {
         /// The bus.

@@ -134,7 +134,8 @@ impl<R: Receive> MessageReceiver<R> {
         Self(Arc::new(Inner { receive, options, metrics }))
     }
 
-    /// Serves until `stop`: `POST /` for messages, 404 and 405 for the rest. Answers under way end then.
+    /// Serves until `stop`: `POST /` for messages, 404 and 405 for the rest. At the end, responses in progress are
+    /// completed.
     pub async fn run(self, server: HttpServer, stop: CancellationToken) {
         server.run(Arc::new(self), stop.cancelled()).await;
     }

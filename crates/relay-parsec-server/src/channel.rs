@@ -21,23 +21,23 @@ pub(crate) struct Channel {
     genesis: Position,
     /// Serialises publishes: sequences are checked and recorded in the order of the log.
     writer: tokio::sync::Mutex<Writer>,
-    /// Boxed, because a node of the map has room for eleven, and most channels have one.
+    /// Boxed, because a map node reserves space for eleven entries, and most channels have one.
     listeners: Mutex<BTreeMap<u64, Box<PresenceEntry>>>,
     /// The time of the last publish, or of the last end of a stream.
     touched: Mutex<Instant>,
-    /// Bytes that the hub has counted for it.
+    /// The channel's bytes in the count of the hub.
     pub(crate) counted: AtomicU64,
 }
 
 pub(crate) struct Writer {
     marks: ProducerMarks,
-    /// Producer (its hash), sequence and offset of what is retained, to find a retry's original.
+    /// Producer (its hash), sequence and offset of retained envelopes, to find the original of a retry.
     recent: VecDeque<(u64, i64, u64)>,
-    /// Whether used sequences are stored for another process.
+    /// Whether used sequences are stored, so that they survive the process.
     durable: bool,
-    /// Publishes since they were.
+    /// Publishes since used sequences were stored.
     since_checkpoint: u32,
-    /// It was forgotten: holders look it up again.
+    /// Whether the hub has forgotten the channel. Callers that still hold it look it up again.
     pub(crate) gone: bool,
 }
 
@@ -96,7 +96,7 @@ impl Channel {
         })
     }
 
-    /// A position of this life.
+    /// A position in the present epoch.
     pub(crate) fn at(&self, offset: u64) -> Position {
         self.genesis.at(offset)
     }
@@ -141,7 +141,8 @@ impl Channel {
             writer.since_checkpoint = 0;
             let marks: Vec<(&str, i64)> = writer.marks.iter().collect();
             let body = serde_json::to_vec(&marks).unwrap_or_default().into();
-            // The envelope is taken; what is held since the last checkpoint still has all that this one would say.
+            // The envelope is accepted. The entries since the last checkpoint are kept, and contain what this one
+            // would.
             if let Err(error) = self.log.save_checkpoint(Checkpoint { position: positions.last, body }).await
             {
                 tracing::error!(channel = self.name, %error, "the taken sequences cannot be written down");
@@ -150,7 +151,7 @@ impl Channel {
         Ok(Published::new(self.at(positions.last), false))
     }
 
-    /// The position of the same text with the same sequence, if it is retained.
+    /// The position of the envelope with the same text and the same sequence, if it is retained.
     async fn original(
         &self,
         writer: &Writer,
@@ -209,7 +210,7 @@ fn hash(producer: &str) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The answer when a log does not do what it should.
+/// The response when a log fails.
 pub(crate) fn unavailable(error: &relay_log::Error) -> Refusal {
     tracing::error!(%error, "a log cannot be used");
     Box::new(Problem::new(ProblemCode::NOT_READY, "the channel's log cannot be used now"))

@@ -31,7 +31,7 @@ use crate::history::{self, Asked};
 use crate::hub::Hub;
 use crate::stream::{Seat, Start, Subscriber};
 
-/// Bytes of a request body that are read, so that a larger envelope can be told its size.
+/// Bytes of a request body that are read. It exceeds the limit of an envelope, so that the refusal can name the size.
 const MAX_BODY: usize = 1 << 20;
 /// Bytes of `conn_info`.
 const MAX_CONN_INFO: usize = 1 << 10;
@@ -79,7 +79,7 @@ impl ParsecServer {
             Some(path) => Some(Arc::new(TokenWatch::open(path)?)),
             None => None,
         };
-        // Room for every stream, and for as many others as a server has anyway.
+        // Connections for every stream, in addition to those that a server usually has.
         let settings = Settings::default();
         let most = config.max_streams.saturating_add(settings.max_connections);
         let settings = settings.max_connections(most);

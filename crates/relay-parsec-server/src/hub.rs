@@ -123,13 +123,13 @@ impl Hub {
         self.retained.fetch_add(channel.growth(), Ordering::AcqRel);
     }
 
-    /// Bytes that all channels keep.
+    /// Bytes of the retained envelopes of all channels.
     pub(crate) fn retained_bytes(&self) -> u64 {
         u64::try_from(self.retained.load(Ordering::Acquire)).unwrap_or(0)
     }
 
-    /// Drops from the channel with the oldest envelope; a little more than needed, so that it is not done at each
-    /// publish.
+    /// Drops entries of the channel with the oldest envelope. Drops a little more than needed, so that this is not
+    /// necessary with each publish.
     async fn shrink(&self) {
         let goal = self.config.retain_bytes - self.config.retain_bytes / 64;
         let channels: Vec<_> = self.lock().values().cloned().collect();
@@ -169,8 +169,8 @@ impl Hub {
         }
     }
 
-    /// Whether it is empty, without subscribers, and former subscribers had time to reconnect: a new epoch would
-    /// give them a gap although nothing is missing.
+    /// Whether the channel is empty and without subscribers, and its former subscribers have had time to reconnect. A
+    /// new epoch would show them a gap although nothing is missing.
     fn is_over(&self, channel: &Channel) -> bool {
         channel.log.bounds().entries() == 0
             && channel.listeners().is_empty()
@@ -182,7 +182,7 @@ impl Hub {
         let mut writer = channel.writer().await;
         {
             let mut channels = self.lock();
-            // A stream or a publish may have come in between; both hold the map or the writer while they do.
+            // A stream or a publish may have started meanwhile. Both hold the map or the writer while they register.
             if !self.is_over(channel) {
                 return;
             }
@@ -212,7 +212,7 @@ impl Hub {
         current
     }
 
-    /// How all channels are doing that pass.
+    /// Information about the channels that `pass` accepts.
     pub(crate) fn infos(&self, pass: impl Fn(&str) -> bool) -> Vec<ChannelInfo> {
         let channels = self.lock();
         let info = |channel: &Arc<Channel>| {

@@ -40,7 +40,7 @@ pub(crate) struct Subscriber {
     _seat: Seat,
 }
 
-/// Where a stream begins.
+/// The start of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Start {
     Latest,
@@ -49,7 +49,7 @@ pub(crate) enum Start {
     After(String),
 }
 
-/// A place among the listeners of a channel and the streams of the server.
+/// A registration among the listeners of a channel and the streams of the server.
 pub(crate) struct Seat {
     hub: Arc<Hub>,
     channel: Option<Arc<Channel>>,
@@ -150,7 +150,7 @@ impl Subscriber {
             return None;
         }
         if !self.opening.is_empty() {
-            // As a whole: a split buffer would keep its memory for the life of the stream.
+            // Sent as a whole: a split buffer would keep its memory for the life of the stream.
             return Some(Ok(std::mem::take(&mut self.opening).freeze()));
         }
         loop {
@@ -161,7 +161,7 @@ impl Subscriber {
                 StreamFrame::write_closing(&mut out, &reason, retry());
                 return Some(Ok(out.freeze()));
             }
-            // A future of its own, so that a waiting subscriber does not hold its memory.
+            // A separate future, so that a waiting subscriber does not hold its memory.
             match Box::pin(self.look()).await {
                 Ok(Some(bytes)) => {
                     self.last_message = Instant::now();
@@ -279,7 +279,7 @@ fn lifetime(lifetime: Duration) -> Option<Duration> {
     Some(lifetime + lifetime.mul_f64(0.1 * random_fraction()))
 }
 
-/// 0.1 to 2.1 s, so that they do not come back together either.
+/// A delay of 0.1 to 2.1 s, so that clients do not reconnect all at once.
 fn retry() -> Duration {
     Duration::from_millis(100) + Duration::from_secs(2).mul_f64(random_fraction())
 }

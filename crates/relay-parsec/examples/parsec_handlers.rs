@@ -19,7 +19,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Says something, answers it, and tells what was heard.
+/// Publishes an envelope, answers it, and prints what was received.
 async fn run() -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let client = Client::builder(MemoryTransport::new()).producer(Producer::agent("echo")).build()?;
     let (heard, mut hear) = mpsc::channel(8);

@@ -1,4 +1,4 @@
-//! Sequences that are kept somewhere else than in a file.
+//! Stores sequences elsewhere than in a file.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use relay_parsec::{Client, FileIo, FileSnapshotter, MemoryTransport, Outgoing, SnapshotError};
 use relay_proto::parsec::Producer;
 
-/// A place that outlives the client; a row of a database, say.
+/// A place that outlives the client, such as a row of a database.
 #[derive(Clone, Default)]
 struct Row(Arc<Mutex<Option<Vec<u8>>>>);
 
@@ -31,7 +31,7 @@ async fn main() -> Result<(), relay_parsec::Error> {
     Ok(())
 }
 
-/// Two lives of one publisher; the second goes on counting.
+/// Two lives of one publisher; the second continues the count.
 async fn run() -> Result<i64, relay_parsec::Error> {
     let row = Row::default();
     let mut last = 0;

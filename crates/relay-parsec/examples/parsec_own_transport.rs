@@ -1,4 +1,4 @@
-//! A transport of one's own: here one that counts what passes through another.
+//! A transport of your own: this one counts what passes through another.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::sync::Arc;
@@ -46,7 +46,7 @@ async fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// Publishes twice, and asks for what this transport does not have.
+/// Publishes twice, and makes a call that this transport does not support.
 async fn run() -> Result<String, Error> {
     let published = Arc::new(AtomicU64::new(0));
     let transport = Counting { inner: MemoryTransport::new(), published: published.clone() };

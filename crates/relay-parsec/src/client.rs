@@ -38,12 +38,12 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// Begins a client over a transport.
+    /// Builds a client over a transport.
     pub fn builder(transport: impl Transport) -> ClientBuilder {
         Self::builder_boxed(Box::new(transport))
     }
 
-    /// Begins a client over a transport that was chosen at run time.
+    /// Builds a client over a transport that was chosen at run time.
     pub fn builder_boxed(transport: Box<dyn Transport>) -> ClientBuilder {
         ClientBuilder {
             transport: transport.into(),
@@ -60,13 +60,13 @@ impl Client {
     /// Connects the transport. Other methods do this too, if necessary.
     ///
     /// # Errors
-    /// What the transport says; [`Error::Closed`].
+    /// The transport's errors; [`Error::Closed`].
     pub async fn connect(&self) -> Result<(), Error> {
         self.inner.connect().await
     }
 
-    /// Ends all subscriptions, waits for their handlers to end, and closes the transport. Final: later calls are
-    /// [`Error::Closed`]. Within a handler, spawn it instead of waiting for it.
+    /// Ends all subscriptions, waits for their handlers to end, and closes the transport. This is final: later calls
+    /// fail with [`Error::Closed`]. Within a handler, spawn it instead of awaiting it.
     pub async fn close(&self) {
         self.inner.cancel.cancel();
         self.inner.tasks.close();
@@ -88,7 +88,8 @@ impl Client {
     /// while the outcome is unknown. Publishes of one channel are sequential.
     ///
     /// # Errors
-    /// [`Error::Rejected`], [`Error::Envelope`] and a refusal at the first try spend no number; every other does.
+    /// [`Error::Rejected`], [`Error::Envelope`] and a refusal at the first attempt use no sequence; every other error
+    /// does.
     pub async fn publish(&self, channel: &str, outgoing: Outgoing) -> Result<Sent, Error> {
         self.inner.publish(channel, outgoing).await
     }
@@ -96,7 +97,7 @@ impl Client {
     /// Opens a subscription. Nothing is received before it has handlers or is used as a stream.
     ///
     /// # Errors
-    /// [`Error::Closed`], and what the transport says at once; what it meets later comes in the stream.
+    /// [`Error::Closed`], and errors that the transport reports at once; later errors come in the stream.
     pub async fn subscribe(&self, channel: &str, options: SubscribeOptions) -> Result<Subscriber, Error> {
         self.connect().await?;
         check_channel(channel)?;
@@ -124,7 +125,7 @@ impl Client {
     /// A part of a channel's history, oldest first.
     ///
     /// # Errors
-    /// What the transport says.
+    /// The transport's errors.
     pub async fn history(&self, channel: &str, options: &HistoryOptions) -> Result<Vec<HistoryItem>, Error> {
         self.inner.history(channel, options).await
     }
@@ -132,28 +133,28 @@ impl Client {
     /// The subscribers of a channel.
     ///
     /// # Errors
-    /// What the transport says.
+    /// The transport's errors.
     pub async fn presence(&self, channel: &str) -> Result<Presence, Error> {
         self.inner.presence(channel).await
     }
 }
 
 impl ClientBuilder {
-    /// Sets who publishes. Needed for publishing only.
+    /// Sets the producer of envelopes. Needed for publishing only.
     #[must_use]
     pub fn producer(mut self, producer: Producer) -> Self {
         self.producer = Some(producer);
         self
     }
 
-    /// Sets the counts to share with others. Default: its own, from 1.
+    /// Sets the sequence counts, which several clients may share. Default: its own, from 1.
     #[must_use]
     pub fn sequence_tracker(mut self, tracker: SequenceTracker) -> Self {
         self.tracker = tracker;
         self
     }
 
-    /// Sets where the counts are kept. Default: nowhere.
+    /// Sets where the sequence counts are stored. Default: nowhere.
     #[must_use]
     pub fn snapshotter(mut self, snapshotter: impl SequenceSnapshotter) -> Self {
         self.snapshotter = Some(Arc::new(snapshotter));
@@ -167,21 +168,21 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how long a publish is tried. Default 30 s.
+    /// Sets how long publishing an envelope is attempted. Default 30 s.
     #[must_use]
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
         self
     }
 
-    /// Sets the ceilings of the first and of every delay between tries to publish. Default 0.8 s and 30 s.
+    /// Sets the ceilings of the first delay and of every delay between attempts to publish. Default 0.8 s and 30 s.
     #[must_use]
     pub fn backoff(mut self, base: Duration, cap: Duration) -> Self {
         (self.base, self.cap) = (base, cap);
         self
     }
 
-    /// The client. Reads what the snapshotter has kept.
+    /// Builds the client. Reads the stored sequence counts.
     ///
     /// # Errors
     /// [`Error::Usage`] for a producer without an id or of an unknown kind; [`Error::Snapshot`].

@@ -38,7 +38,7 @@ pub struct EndpointBuilder {
 }
 
 impl Endpoint {
-    /// Begins with a base URL, which may carry a path prefix and is kept as given.
+    /// Builds an endpoint with a base URL, which may have a path prefix and is kept as given.
     pub fn builder(base_url: impl Into<String>) -> EndpointBuilder {
         EndpointBuilder {
             base_url: base_url.into(),
@@ -54,7 +54,7 @@ impl Endpoint {
     /// reads it.
     ///
     /// # Errors
-    /// What the server says; that it has none is a 404.
+    /// The server's errors; 404 when it has none.
     pub async fn schemas(&self) -> Result<Bytes, Error> {
         self.get("schemas", "parsec/schemas", &[]).await
     }
@@ -88,7 +88,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Sends a JSON body; errors tell whether a retry may help.
+    /// Sends a JSON body; errors say whether a retry may help.
     pub(crate) async fn post(
         &self,
         what: &str,
@@ -109,7 +109,7 @@ impl Endpoint {
         }
     }
 
-    /// Asks for a JSON document, once.
+    /// Requests a JSON document, once.
     pub(crate) async fn get(&self, what: &str, path: &str, query: &[(&str, &str)]) -> Result<Bytes, Error> {
         let request = self.request(Method::GET, path, query, Bytes::new()).await?;
         self.exchange(what, request).await.map_err(|(error, _)| error)
@@ -146,7 +146,7 @@ pub(crate) fn answer(what: &str, reason: String) -> Error {
     Error::Answer { what: what.to_owned(), reason }
 }
 
-/// An answer that is no document of the kind that was asked for: the place, and nothing of what stands there.
+/// The error for a response that is not the expected document: it has the position, and nothing of the content.
 pub(crate) fn unreadable(what: &str, wanted: &str, error: &serde_json::Error) -> Error {
     let (line, column) = (error.line(), error.column());
     answer(what, format!("it is no {wanted}: reading ended at line {line} column {column}"))
@@ -205,7 +205,7 @@ impl EndpointBuilder {
         self
     }
 
-    /// The endpoint.
+    /// Builds the endpoint.
     ///
     /// # Errors
     /// When the URL cannot be used.

@@ -26,15 +26,15 @@ pub enum Error {
     NotImplemented {
         /// The transport's name.
         transport: &'static str,
-        /// What was asked for.
+        /// The call.
         call: &'static str,
     },
     /// The server refused.
     #[error("{what}: {problem}")]
     Refused {
-        /// What was asked for.
+        /// The call.
         what: String,
-        /// What it said.
+        /// The server's answer.
         problem: Box<Problem>,
     },
     /// The sequence was used before: by another process with this producer id, or by this one, which has lost its
@@ -51,26 +51,26 @@ pub enum Error {
         producer: String,
         /// The sequence that was refused.
         sequence: i64,
-        /// The last one that the server took, if it says.
+        /// The last sequence that the server accepted, if it says so.
         last: Option<i64>,
     },
-    /// The envelope was handed over, and whether the server took it is not known. Its sequence stays spent.
+    /// The envelope was sent, but it is unknown whether the server accepted it. Its sequence stays used.
     #[error("whether sequence {sequence} in channel {channel} was taken is not known")]
     OutcomeUnknown {
         /// The channel.
         channel: String,
         /// The sequence.
         sequence: i64,
-        /// What happened last.
+        /// The last error.
         #[source]
         source: Box<Error>,
     },
     /// The server ended the subscription for good.
     #[error("{reason}")]
     Ended {
-        /// Of which kind it is.
+        /// Its kind.
         kind: ErrorKind,
-        /// In words, with the server's code.
+        /// Its text, with the server's code.
         reason: String,
     },
     /// The server cannot be reached, or violates the protocol.
@@ -79,9 +79,9 @@ pub enum Error {
     /// The response is not of the expected form.
     #[error("{what}: {reason}")]
     Answer {
-        /// What was asked for.
+        /// The call.
         what: String,
-        /// What is wrong with the answer.
+        /// What is wrong with the response.
         reason: String,
     },
     /// The sequences cannot be stored. Nothing was sent.
@@ -89,13 +89,13 @@ pub enum Error {
     Snapshot(#[from] SnapshotError),
 }
 
-/// Kinds of errors, as callers tell them apart.
+/// Kinds of errors, for callers that distinguish them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The credential is not good enough.
+    /// The credential is missing, invalid or without the necessary rights.
     Denied,
-    /// There is no such thing.
+    /// The requested object does not exist.
     NotFound,
     /// The server has ended the stream for good.
     Finished,
@@ -104,7 +104,7 @@ pub enum ErrorKind {
 }
 
 impl Error {
-    /// Of which kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Refused { problem, .. } => match problem.status {
@@ -118,7 +118,7 @@ impl Error {
         }
     }
 
-    /// The code that names it: the server's where there is one, else one of ours.
+    /// The code of the error: the server's if it sent one, otherwise one of ours.
     pub fn code(&self) -> &str {
         match self {
             Self::Envelope(EnvelopeError::TooLarge { .. }) => "envelope-too-large",

@@ -17,21 +17,21 @@ use crate::{Error, Event, Feed};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SubscriptionState {
-    /// Its first connection.
+    /// It waits for its first connection.
     #[default]
     Connecting,
-    /// What comes over an open connection.
+    /// It waits for frames of an open connection.
     Live,
-    /// The next attempt to connect.
+    /// It waits for the next attempt to connect.
     Waiting,
-    /// Nothing: it is over.
+    /// It waits for nothing: the subscription is over.
     Ended,
 }
 
-/// The items of a channel, in order, over as many connections as it takes.
+/// The items of a channel, in order, across reconnects.
 ///
 /// Nothing happens unless it is polled: a subscriber that does not read only stalls its own transport. It yields at
-/// most one error, as its last item; when it was unsubscribed or the client was closed, it just ends.
+/// most one error, as its last item. When it was unsubscribed or the client was closed, it ends without an error.
 pub struct Items {
     feed: Box<dyn Feed>,
     follow: Follow,
@@ -62,7 +62,7 @@ impl Items {
         self.follow.position()
     }
 
-    /// What it waits for, for watching.
+    /// A receiver of the subscription's state: what it waits for.
     pub fn state(&self) -> watch::Receiver<SubscriptionState> {
         self.shared.state.subscribe()
     }
@@ -74,7 +74,7 @@ impl Items {
         }
     }
 
-    /// Takes in what the feed says. `Err` ends the subscription.
+    /// Applies an event of the feed. `Err` ends the subscription.
     fn take(&mut self, event: Event) -> Result<(), Error> {
         match event {
             Event::Opened => self.follow.handle_open(),

@@ -1,4 +1,4 @@
-//! Enveloped channels: publish and subscribe with sequences, gaps and schemas that hold.
+//! Enveloped channels: publish and subscribe with sequences, gaps and schemas.
 //!
 //! A [`Client`] publishes under one producer id, with a sequence per channel that is stored before an envelope is
 //! sent, and subscribes to channels as a `Stream` of [`Item`]s or with handlers. A [`Transport`] carries the

@@ -18,8 +18,8 @@ use crate::{
 
 /// Channels within this process: for tests, and for programs that are their own server. Clones share the channels.
 ///
-/// A channel keeps its newest envelopes, 1,000 and 16 MiB of them by default. A subscriber that is more than a queue
-/// behind what is published, 64 by default, loses the oldest of them: a [`Frame::Lag`] counts them.
+/// A channel retains its newest envelopes, by default 1,000 and 16 MiB of them. A subscriber that is further behind
+/// than a queue holds, by default 64, loses the oldest of them: a [`Frame::Lag`] counts them.
 #[derive(Clone)]
 pub struct MemoryTransport {
     shared: Arc<Mutex<Channels>>,
@@ -62,7 +62,7 @@ impl Default for MemoryTransport {
 }
 
 impl MemoryTransport {
-    /// Without channels.
+    /// A transport without channels.
     pub fn new() -> Self {
         Self { shared: Arc::default(), queue: 64, retain: 1000, retain_bytes: 16 << 20 }
     }
@@ -147,7 +147,7 @@ impl Transport for MemoryTransport {
         let channel = channels.open(name);
         channel.subscribers.insert(client, None);
         let (history, asked) = (channel.head, matches!(start, Start::After(_)));
-        // What is published from now on counts, even before the feed is read.
+        // The subscription receives what is published from now on, even before its feed is read.
         let start = match start {
             Start::Latest => Start::After(channel.genesis.at(channel.head)),
             other => other,
@@ -208,13 +208,13 @@ struct MemoryFeed {
     channel: String,
     client: u64,
     start: Start,
-    /// The head when it began: what is up to there is history, and waits for its reader.
+    /// The head when the feed was opened. Envelopes up to it are history, which is kept for the reader.
     history: u64,
-    /// The start is a position that the caller gave, and not one of this feed.
+    /// Whether the start is a position that the caller gave, and not one of this feed.
     asked: bool,
-    /// Said, and not yet taken.
+    /// Events that have not been returned yet.
     queued: VecDeque<Event>,
-    /// Everything up to here was handed over.
+    /// Everything up to this offset was returned.
     place: Option<u64>,
 }
 
@@ -269,7 +269,8 @@ impl Stream for MemoryFeed {
             this.begin(channel);
             return Poll::Ready(this.queued.pop_front());
         };
-        // A reader that is still at its history is behind only when that is gone; one that is beyond, by its queue.
+        // A reader of the history loses only what the channel has dropped; after the history, also what its queue
+        // cannot hold.
         let mut reachable = channel.base();
         if *place >= this.history {
             reachable = reachable.max(channel.head.saturating_sub(transport.queue as u64)).max(this.history);

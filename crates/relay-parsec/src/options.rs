@@ -2,22 +2,22 @@
 
 use relay_proto::parsec::{Causation, Payload, Position};
 
-/// Something to publish.
+/// An envelope to publish.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Outgoing {
-    /// What it is about.
+    /// Its aspect.
     pub aspect: String,
-    /// What it carries; none for an envelope without.
+    /// Its payload, if it has one.
     pub payload: Option<Payload>,
-    /// A reference to a schema; empty for none.
+    /// A reference to the payload's schema; empty for none.
     pub schema_ref: String,
-    /// What led to it.
+    /// The envelope that caused it.
     pub causation: Causation,
 }
 
 impl Outgoing {
-    /// Of an aspect, without anything else.
+    /// An envelope of an aspect, without anything else.
     pub fn new(aspect: impl Into<String>) -> Self {
         Self {
             aspect: aspect.into(),
@@ -41,7 +41,7 @@ impl Outgoing {
         self
     }
 
-    /// Sets what led to it.
+    /// Sets the envelope that caused it.
     #[must_use]
     pub fn causation(mut self, causation: Causation) -> Self {
         self.causation = causation;
@@ -49,18 +49,17 @@ impl Outgoing {
     }
 }
 
-/// Options of a subscription. By default every aspect, from now on.
+/// Options of a subscription. By default it receives every aspect, from now on.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct SubscribeOptions {
-    /// Aspects to hand over; empty for all.
+    /// The aspects to receive; empty for all.
     pub aspects: Vec<String>,
-    /// Begin with the oldest that is retained, and hand over what has a greater sequence than this, of whatever
-    /// producer.
+    /// Begin with the oldest retained envelope, and receive those with a greater sequence than this, of any producer.
     pub from_sequence: Option<i64>,
-    /// Begin with the oldest that is retained.
+    /// Begin with the oldest retained envelope.
     pub from_start: bool,
-    /// Begin after this position: beats the two above.
+    /// Begin after this position: takes precedence over the two above.
     pub after: Option<Position>,
 }
 
@@ -98,18 +97,18 @@ impl SubscribeOptions {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct HistoryOptions {
-    /// Envelopes at most, the newest that match; 1 to 1,000.
+    /// The maximum number of envelopes: the newest that match. 1 to 1,000.
     pub limit: Option<u32>,
-    /// Sequences above this.
+    /// Only sequences above this.
     pub since: Option<i64>,
-    /// Sequences up to this.
+    /// Only sequences up to this.
     pub until: Option<i64>,
-    /// Only of this producer.
+    /// Only envelopes of this producer.
     pub producer: Option<String>,
 }
 
 impl HistoryOptions {
-    /// Sets the most.
+    /// Sets the maximum number of envelopes.
     #[must_use]
     pub fn limit(mut self, limit: u32) -> Self {
         self.limit = Some(limit);
@@ -137,7 +136,7 @@ impl HistoryOptions {
         self
     }
 
-    /// Whether a sequence of a producer is asked for.
+    /// Whether the options include a sequence of a producer.
     pub(crate) fn takes(&self, producer: &str, sequence: i64) -> bool {
         let bound = |bound: Option<i64>| bound.filter(|bound| *bound != 0);
         bound(self.since).is_none_or(|since| sequence > since)

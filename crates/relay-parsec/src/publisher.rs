@@ -19,7 +19,7 @@ use crate::{
     SnapshotError, Transport,
 };
 
-/// One producer's counts on one transport.
+/// One producer's sequence counts on one transport.
 pub(crate) struct Publisher {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) producer: Producer,
@@ -30,7 +30,7 @@ pub(crate) struct Publisher {
     pub(crate) base: Duration,
     pub(crate) cap: Duration,
     pub(crate) connected: OnceCell<()>,
-    /// One at a time per channel.
+    /// A lock per channel: publishes to one channel are sequential.
     pub(crate) turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     pub(crate) cancel: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -110,7 +110,7 @@ impl Publisher {
             .with_payload(payload);
         let bytes = Bytes::from(envelope.encode()?);
         self.save().await?;
-        // From now on the number may have been seen, whatever happens to this call.
+        // From here on the server may have seen the sequence, even if this call is dropped.
         number.spent = true;
         match self.hand_over(channel, &bytes, number.sequence).await {
             Ok(receipt) => Ok(Sent { envelope, position: receipt.position, duplicate: receipt.duplicate }),
@@ -182,7 +182,7 @@ impl Publisher {
 
     async fn save(&self) -> Result<(), Error> {
         let Some(snapshotter) = self.snapshotter.clone() else { return Ok(()) };
-        // Taken within the task, so that the newest numbers are the last to be written.
+        // Read within the task, so that the newest sequences are written last.
         let tracker = self.tracker.clone();
         let saving = tokio::task::spawn_blocking(move || {
             static ORDER: Mutex<()> = Mutex::new(());
@@ -200,7 +200,7 @@ impl Publisher {
         turns.entry(channel.to_owned()).or_default().clone()
     }
 
-    /// Nobody waits for it; it is made again when needed.
+    /// Removes the lock of a channel if no call waits for it; it is created again when needed.
     fn forget_turn(&self, channel: &str) {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         if turns.get(channel).is_some_and(|turn| Arc::strong_count(turn) == 1) {
@@ -209,7 +209,7 @@ impl Publisher {
     }
 }
 
-/// Further rules for names are those of the server.
+/// Checks a channel's name. Further rules are those of the server.
 pub(crate) fn check_channel(name: &str) -> Result<(), Error> {
     if name.is_empty() || name.bytes().any(|byte| byte.is_ascii_control()) {
         return Err(Error::Usage("a channel's name is not empty and has no control characters".into()));
@@ -217,7 +217,7 @@ pub(crate) fn check_channel(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// A number that is given back unless it was spent.
+/// A sequence that becomes free again unless it was used.
 struct Reserved<'a> {
     tracker: &'a SequenceTracker,
     channel: &'a str,

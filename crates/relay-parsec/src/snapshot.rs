@@ -8,34 +8,34 @@ use std::path::Path;
 use relay_state::files::{FileError, LockedFile};
 use serde_json::Value;
 
-/// Stores the last number of each channel. `save` must not return before the numbers survive a kill.
+/// Stores the last sequence of each channel. `save` must not return before they would survive a kill.
 pub trait SequenceSnapshotter: Send + Sync + 'static {
-    /// What was saved last; empty when nothing ever was.
+    /// The map that was saved last; empty if none was.
     ///
     /// # Errors
-    /// When it cannot be read or is invalid. Nothing may be published then: numbers would be used twice.
+    /// When it cannot be read or is invalid. Then nothing may be published, because sequences would be used twice.
     fn load(&self) -> Result<BTreeMap<String, i64>, SnapshotError>;
 
-    /// Replaces what was saved.
+    /// Replaces the saved map.
     ///
     /// # Errors
-    /// When it cannot be kept.
+    /// When it cannot be saved.
     fn save(&self, snapshot: &BTreeMap<String, i64>) -> Result<(), SnapshotError>;
 }
 
-/// The numbers cannot be stored, or are invalid.
+/// The sequences cannot be stored, or are invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 #[non_exhaustive]
 pub struct SnapshotError {
-    /// What was tried with what.
+    /// The failed operation, and its file.
     pub what: String,
-    /// Why it failed, if there is more to say.
+    /// The cause, if there is one.
     pub source: Option<io::Error>,
 }
 
 impl SnapshotError {
-    /// An error in words.
+    /// An error with this text.
     pub fn new(what: impl Into<String>, source: impl Into<Option<io::Error>>) -> Self {
         Self { what: what.into(), source: source.into() }
     }
@@ -51,7 +51,7 @@ impl From<FileError> for SnapshotError {
     }
 }
 
-/// Where a [`FileSnapshotter`] reads and writes.
+/// The place where a [`FileSnapshotter`] reads and writes.
 pub trait FileIo: Send + Sync + 'static {
     /// Names the place in errors.
     fn place(&self) -> String;
@@ -62,7 +62,7 @@ pub trait FileIo: Send + Sync + 'static {
     /// When it cannot be read.
     fn read(&self) -> Result<Option<Vec<u8>>, SnapshotError>;
 
-    /// Replaces the content, whole or not at all.
+    /// Replaces the content, completely or not at all.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -83,25 +83,25 @@ impl FileIo for LockedFile {
     }
 }
 
-/// Keeps the numbers as one JSON object, channel to number: `{"public:a.b.c":5}`.
+/// Stores the sequences as one JSON object, from channel to sequence: `{"public:a.b.c":5}`.
 ///
-/// A file is replaced atomically and synced, has mode 0600, and is locked while the value lives. A content that is no
-/// such object is an error and stays as it is.
+/// The file is replaced atomically and synced, has mode 0600, and is locked while the value lives. Other content than
+/// such an object is an error, and is not overwritten.
 pub struct FileSnapshotter {
     io: Box<dyn FileIo>,
 }
 
 impl FileSnapshotter {
-    /// On a file, which need not exist yet.
+    /// Stores them in a file, which need not exist yet.
     ///
     /// # Errors
-    /// When another process uses it, or its lock cannot be made.
+    /// When another process uses the file, or its lock cannot be created.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, SnapshotError> {
         let file = LockedFile::open("sequence file", path.as_ref())?.private();
         Ok(Self::with_io(file))
     }
 
-    /// On something else.
+    /// Stores them elsewhere.
     pub fn with_io(io: impl FileIo) -> Self {
         Self { io: Box::new(io) }
     }

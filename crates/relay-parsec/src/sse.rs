@@ -42,7 +42,7 @@ pub struct SseConfig {
     pub base: Duration,
     /// Ceiling of every delay. Default 30 s.
     pub cap: Duration,
-    /// Bytes of one event; what is larger is reported and skipped. Default 1 MiB.
+    /// Size limit of an event, in bytes. A larger one is reported and skipped. Default 1 MiB.
     pub max_event_bytes: usize,
 }
 
@@ -60,7 +60,7 @@ impl SseConfig {
         self
     }
 
-    /// Sets the largest event.
+    /// Sets the size limit of an event.
     #[must_use]
     pub fn max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
@@ -69,7 +69,7 @@ impl SseConfig {
 }
 
 impl SseTransport {
-    /// To a server.
+    /// A transport to a server.
     pub fn new(endpoint: Endpoint, config: SseConfig) -> Self {
         Self { endpoint, config }
     }
@@ -148,14 +148,14 @@ impl Transport for SseTransport {
 struct SseFeed {
     stream: EventStream,
     what: String,
-    /// Where the next connection goes on.
+    /// The position after which the next connection continues.
     resume: Arc<Mutex<Option<Position>>>,
     max_event_bytes: u64,
-    /// The position of the last envelope, whose memory the next one shares.
+    /// The position of the last envelope. The next one shares its memory.
     near: Option<Position>,
-    /// Nothing has come over this connection.
+    /// Whether nothing has arrived over this connection yet.
     fresh: bool,
-    /// Said, and not yet taken.
+    /// An event that has not been returned yet.
     queued: Option<Event>,
     over: bool,
 }
@@ -209,7 +209,8 @@ impl SseFeed {
         }
     }
 
-    /// What nearly every event is: as [`StreamFrame::decode`] has it, without a share of the event that is kept.
+    /// Decodes an envelope, the most frequent event, like [`StreamFrame::decode`] but without a reference to the event
+    /// that would keep its memory.
     fn envelope(&mut self, event: sse::Event) -> Frame {
         self.fresh = false;
         let position = Position::parse_near(event.last_event_id(), self.near.as_ref()).ok();
@@ -222,7 +223,7 @@ impl SseFeed {
         Frame::Text { position, text, part }
     }
 
-    /// What another event means to the subscription; nothing when it is only the connection's.
+    /// The meaning of any other event for the subscription; `None` when it concerns only the connection.
     fn event(&mut self, event: &sse::Event) -> Option<Event> {
         let fresh = std::mem::take(&mut self.fresh);
         let frame = match StreamFrame::decode(event, self.near.as_ref()) {
@@ -256,7 +257,7 @@ impl SseFeed {
                 let envelope = legacy.map_or_else(|| event.data_bytes(), |legacy| legacy.envelope);
                 let frame = Frame::Envelope { position: None, envelope };
                 if fresh {
-                    // Such a server says nothing first.
+                    // Such a server does not begin with `connected`.
                     self.queued = Some(Event::Frame(frame));
                     Frame::Connected { resumes_after: None }
                 } else {
@@ -376,8 +377,8 @@ impl fmt::Debug for SseFeed {
     }
 }
 
-/// Whether a status of a stream's answer is worth another attempt is decided by the connection machine, by the same
-/// rule as for publishes.
+/// The connection machine decides whether the status of a stream's response allows a retry, by the same rule as for
+/// publishes.
 #[cfg(test)]
 mod tests {
     use relay_proto::eventsource::Verdict;

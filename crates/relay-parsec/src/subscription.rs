@@ -19,7 +19,7 @@ use crate::{Error, HistoryItem, HistoryOptions, Items, Outgoing, Presence, Sent,
 type Handler<T> = Box<dyn FnMut(T) -> BoxFuture<'static, ()> + Send>;
 
 /// A subscription that has not started: give it handlers and [`start`](Self::start) it, or use it as
-/// [`items`](Self::items). Nothing is read before, so nothing is lost.
+/// [`items`](Self::items). Nothing is read before that, so nothing is lost.
 pub struct Subscriber {
     publisher: Arc<Publisher>,
     items: Items,
@@ -29,7 +29,7 @@ pub struct Subscriber {
 
 #[derive(Default)]
 struct Handlers {
-    /// Those of envelopes, in the order in which they were given; of one aspect, or of all.
+    /// Handlers of envelopes, in the order in which they were added; each is for one aspect, or for all.
     envelopes: Vec<(Option<String>, Handler<Handled>)>,
     gaps: Vec<Handler<(Gap, Subscription)>>,
     items: Vec<Handler<Item>>,
@@ -42,7 +42,7 @@ pub struct Handled {
     subscription: Subscription,
 }
 
-/// A handle to a subscription that runs. Cheap to clone; dropping it changes nothing.
+/// A handle to a running subscription. Cheap to clone; dropping it changes nothing.
 #[derive(Clone)]
 pub struct Subscription {
     publisher: Arc<Publisher>,
@@ -59,7 +59,7 @@ impl Subscriber {
         self.items
     }
 
-    /// Calls this with every envelope.
+    /// Adds a handler that is called with every envelope.
     #[must_use]
     pub fn on_envelope<F, R>(mut self, mut handler: F) -> Self
     where
@@ -70,7 +70,7 @@ impl Subscriber {
         self
     }
 
-    /// Calls this with every envelope of an aspect.
+    /// Adds a handler that is called with every envelope of an aspect.
     #[must_use]
     pub fn on_aspect<F, R>(mut self, aspect: impl Into<String>, mut handler: F) -> Self
     where
@@ -82,7 +82,7 @@ impl Subscriber {
         self
     }
 
-    /// Calls this with the payload of every envelope of an aspect, read as a type, or with why it is none.
+    /// Adds a handler that is called with the payload of every envelope of an aspect: read as a type, or the error.
     #[must_use]
     pub fn on_aspect_typed<T, F, R>(self, aspect: impl Into<String>, mut handler: F) -> Self
     where
@@ -96,7 +96,7 @@ impl Subscriber {
         })
     }
 
-    /// Calls this with every gap, before the envelope that showed it.
+    /// Adds a handler that is called with every gap, before the envelope that revealed it.
     #[must_use]
     pub fn on_gap<F, R>(mut self, mut handler: F) -> Self
     where
@@ -107,8 +107,8 @@ impl Subscriber {
         self
     }
 
-    /// Calls this with every item, before the handlers of envelopes and gaps: also with duplicates and what cannot be
-    /// read.
+    /// Adds a handler that is called with every item, before the handlers of envelopes and gaps. It also gets
+    /// duplicates and what cannot be read.
     #[must_use]
     pub fn on_item<F, R>(mut self, mut handler: F) -> Self
     where
@@ -119,8 +119,8 @@ impl Subscriber {
         self
     }
 
-    /// Begins to call the handlers, one after another on one task. A slow one delays its own subscription; one that
-    /// panics is logged, and the others go on.
+    /// Starts to call the handlers, one after another on one task. A slow handler delays its own subscription only. A
+    /// panic of a handler is logged, and the others continue.
     pub fn start(self) -> Subscription {
         let subscription = Subscription { publisher: self.publisher.clone(), shared: self.shared };
         let run = run(self.items, self.handlers, subscription.clone());
@@ -178,22 +178,22 @@ impl Handled {
         &self.delivered.envelope
     }
 
-    /// Where it stands; `None` when the server keeps no positions.
+    /// Its position; `None` when the server has no positions.
     pub fn position(&self) -> Option<&Position> {
         self.delivered.position.as_ref()
     }
 
-    /// The envelope with what goes along.
+    /// The envelope with its position and other data of the delivery.
     pub fn delivered(&self) -> &Delivered {
         &self.delivered
     }
 
-    /// The subscription it came over.
+    /// The subscription that received it.
     pub fn subscription(&self) -> &Subscription {
         &self.subscription
     }
 
-    /// Publishes an envelope to the same channel, which names this one as what led to it.
+    /// Publishes an envelope to the same channel, which names this one as its cause.
     ///
     /// # Errors
     /// Those of [`Client::publish`](crate::Client::publish).
@@ -210,13 +210,13 @@ impl Subscription {
         &self.shared.channel
     }
 
-    /// What it waits for, for watching.
+    /// A receiver of the subscription's state: what it waits for.
     pub fn state(&self) -> watch::Receiver<SubscriptionState> {
         self.shared.state.subscribe()
     }
 
-    /// Publishes an envelope to the same channel, which names the last one that was handed over as what led to it:
-    /// within a handler, the one being handled.
+    /// Publishes an envelope to the same channel, which names the last delivered one as its cause: within a handler,
+    /// the one being handled.
     ///
     /// # Errors
     /// Those of [`Client::publish`](crate::Client::publish).
@@ -230,15 +230,15 @@ impl Subscription {
     /// A part of the channel's history, oldest first.
     ///
     /// # Errors
-    /// What the transport says.
+    /// The transport's errors.
     pub async fn history(&self, options: &HistoryOptions) -> Result<Vec<HistoryItem>, Error> {
         self.publisher.history(self.channel(), options).await
     }
 
-    /// Who listens to the channel.
+    /// The subscribers of the channel.
     ///
     /// # Errors
-    /// What the transport says.
+    /// The transport's errors.
     pub async fn presence(&self) -> Result<Presence, Error> {
         self.publisher.presence(self.channel()).await
     }
@@ -248,7 +248,7 @@ impl Subscription {
         self.shared.cancel.cancel();
     }
 
-    /// Waits until it has ended, for whatever reason.
+    /// Waits until the subscription has ended, for whatever reason.
     pub async fn ended(&self) {
         let mut state = self.state();
         // The sender lives as long as this handle.

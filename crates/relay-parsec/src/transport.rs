@@ -26,14 +26,14 @@ pub trait Transport: Send + Sync + 'static {
         std::future::ready(()).boxed()
     }
 
-    /// Sends an envelope once. The client makes retries.
+    /// Sends an envelope once. The client does the retries.
     fn publish<'a>(
         &'a self,
         channel: &'a str,
         envelope: Bytes,
     ) -> BoxFuture<'a, Result<Receipt, PublishFailure>>;
 
-    /// Opens a channel's feed, over as many connections as it takes.
+    /// Opens a channel's feed, which reconnects by itself.
     fn subscribe<'a>(&'a self, channel: &'a str, start: Start)
     -> BoxFuture<'a, Result<Box<dyn Feed>, Error>>;
 
@@ -47,13 +47,13 @@ pub trait Transport: Send + Sync + 'static {
         std::future::ready(Err(self.not_implemented("history"))).boxed()
     }
 
-    /// Who listens to a channel.
+    /// The subscribers of a channel.
     fn presence<'a>(&'a self, channel: &'a str) -> BoxFuture<'a, Result<Presence, Error>> {
         let _ = channel;
         std::future::ready(Err(self.not_implemented("presence"))).boxed()
     }
 
-    /// The error for a call that it does not have.
+    /// The error for a call that the transport does not support.
     fn not_implemented(&self, call: &'static str) -> Error {
         Error::NotImplemented { transport: self.name(), call }
     }
@@ -63,15 +63,15 @@ pub trait Transport: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// With what is published from now on.
+    /// Begin with what is published from now on.
     Latest,
-    /// With the oldest that is retained.
+    /// Begin with the oldest retained envelope.
     Oldest,
-    /// After a position.
+    /// Begin after a position.
     After(Position),
 }
 
-/// The frames of a channel, over as many connections as it takes.
+/// The frames of a channel, across reconnects.
 ///
 /// It ends with [`Event::Ended`], or just ends when it was closed. After [`Event::Waiting`],
 /// [`resume`](Self::resume) sets where it continues.
@@ -80,10 +80,10 @@ pub trait Feed: Stream<Item = Event> + Send + Unpin {
     /// [`Event::Waiting`].
     fn resume(&mut self, after: Option<&Position>);
 
-    /// Drops the connection, because something is missing; an [`Event::Waiting`] follows.
+    /// Closes the connection because something is missing; an [`Event::Waiting`] follows.
     fn restart(&mut self, reason: &str);
 
-    /// The connection made progress: the next delay is a first delay again.
+    /// Reports progress of the connection: the next delay is a first delay again.
     fn progress(&mut self) {}
 }
 
@@ -95,14 +95,14 @@ pub enum Event {
     Opened,
     /// A frame.
     Frame(Frame),
-    /// There is no connection; there will be another.
+    /// There is no connection; the feed will reconnect.
     Waiting {
-        /// Why the last one, or the attempt at one, has ended.
+        /// Why the last connection, or the last attempt to connect, ended.
         reason: String,
         /// The delay before the next attempt.
         delay: Duration,
     },
-    /// It is over.
+    /// The feed has ended.
     Ended(Error),
 }
 
@@ -110,14 +110,14 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// Where it stands, if that is said.
+    /// The envelope's position, if the server sends it.
     pub position: Option<Position>,
-    /// It had been taken before: an answer was lost.
+    /// The server had accepted it before: an earlier response was lost.
     pub duplicate: bool,
 }
 
 impl Receipt {
-    /// Of a position.
+    /// A receipt with a position.
     pub fn new(position: impl Into<Option<Position>>, duplicate: bool) -> Self {
         Self { position: position.into(), duplicate }
     }
@@ -129,11 +129,11 @@ impl Receipt {
 pub enum PublishFailure {
     /// It was refused for good.
     Refused(Error),
-    /// It may have been accepted, or may be on a retry.
+    /// It may have been accepted already, or a retry may succeed.
     Unavailable {
-        /// What happened.
+        /// The error.
         error: Error,
-        /// Not to be tried again before this time.
+        /// The earliest time of the next attempt.
         retry_after: Option<Duration>,
     },
 }
@@ -142,16 +142,16 @@ pub enum PublishFailure {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct HistoryItem {
-    /// Where it stands.
+    /// The envelope's position.
     pub position: Option<Position>,
-    /// The envelope, or why it is none.
+    /// The envelope, or why it cannot be decoded.
     pub envelope: Result<Envelope, DecodeError>,
     /// Its bytes.
     pub bytes: usize,
 }
 
 impl HistoryItem {
-    /// Reads an envelope, by the same rules as a subscription does.
+    /// Decodes an envelope, by the same rules as a subscription does.
     pub fn decode(position: Option<Position>, envelope: Bytes) -> Self {
         let bytes = envelope.len();
         let envelope = Envelope::decode(envelope).and_then(|envelope| envelope.usable().map(|()| envelope));
@@ -159,25 +159,25 @@ impl HistoryItem {
     }
 }
 
-/// Who listens.
+/// The subscribers of a channel.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Presence {
-    /// How many.
+    /// The number of subscribers.
     pub subscribers: u64,
-    /// Each of them, where the server says; else empty.
+    /// The subscribers, if the server lists them; otherwise empty.
     pub entries: Vec<PresenceEntry>,
-    /// Whether the server says who they are, and not only how many.
+    /// Whether the server lists the subscribers, and not only counts them.
     pub named: bool,
 }
 
 impl Presence {
-    /// A list of those who listen.
+    /// A list of subscribers.
     pub fn named(entries: Vec<PresenceEntry>) -> Self {
         Self { subscribers: entries.len() as u64, entries, named: true }
     }
 
-    /// A count without entries.
+    /// A count without a list.
     pub fn count(subscribers: u64) -> Self {
         Self { subscribers, entries: Vec::new(), named: false }
     }

@@ -24,8 +24,8 @@ use self::hub::{Hub, Local};
 use crate::endpoint::unreadable;
 use crate::{Endpoint, Error, Event, Feed, Presence, PublishFailure, Receipt, Start, Transport};
 
-/// Carries envelopes to and from a server that embeds centrifuge, as Parsec's own does: subscriptions over one
-/// WebSocket, publishes and presence by Twirp in JSON. There is no history.
+/// A transport to a server that embeds centrifuge, as Parsec's own does: subscriptions over one WebSocket, publishes
+/// and presence by Twirp in JSON. It has no history.
 ///
 /// One server subscription per channel, however many local ones. A subscriber whose queue is full loses further
 /// envelopes, which a [`Frame::Lag`](relay_state::sequences::Frame::Lag) counts; it does not delay others.
@@ -41,13 +41,13 @@ pub struct WebSocketTransport {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct WebSocketConfig {
-    /// Ceiling of the first delay before another connection or subscribe. Default 0.8 s.
+    /// Ceiling of the first delay before a reconnect or another subscribe. Default 0.8 s.
     pub base: Duration,
     /// Ceiling of every delay. Default 30 s.
     pub cap: Duration,
-    /// How often a subscribe that fails with error 100 is tried in a row. Default 5.
+    /// Number of attempts in a row for a subscribe that fails with error 100. Default 5.
     pub subscribe_tries: u32,
-    /// Envelopes that wait for one subscriber; at least 1. Default 64.
+    /// Size of each subscriber's queue, in envelopes; at least 1. Default 64.
     pub queue: usize,
     /// Whether a channel is opened (`OpenPublic`) before the first publish to it. Default no.
     pub open_channels: bool,
@@ -66,21 +66,21 @@ impl Default for WebSocketConfig {
 }
 
 impl WebSocketConfig {
-    /// Sets the ceilings of the first and of every delay.
+    /// Sets the ceilings of the first delay and of every delay.
     #[must_use]
     pub fn backoff(mut self, base: Duration, cap: Duration) -> Self {
         (self.base, self.cap) = (base, cap);
         self
     }
 
-    /// Sets how often error 100 is tried again.
+    /// Sets the number of attempts after error 100.
     #[must_use]
     pub fn subscribe_tries(mut self, tries: u32) -> Self {
         self.subscribe_tries = tries;
         self
     }
 
-    /// Sets how many envelopes wait for one subscriber.
+    /// Sets the size of each subscriber's queue, in envelopes.
     #[must_use]
     pub fn queue(mut self, envelopes: usize) -> Self {
         self.queue = envelopes;
@@ -96,7 +96,7 @@ impl WebSocketConfig {
 }
 
 impl WebSocketTransport {
-    /// To a server. Nothing is sent before the first subscribe or publish.
+    /// A transport to a server. Nothing is sent before the first subscribe or publish.
     pub fn new(endpoint: Endpoint, config: WebSocketConfig) -> Self {
         let mut session = Config::default();
         (session.base, session.cap) = (config.base, config.cap);
@@ -128,7 +128,7 @@ impl WebSocketTransport {
         }
         match self.call("OpenPublic", channel, twirp_name(channel)).await {
             Ok(_) => {}
-            // It is open already.
+            // The channel is already open.
             Err(PublishFailure::Refused(Error::Refused { problem, .. })) if problem.status == 409 => {}
             Err(failure) => return Err(failure),
         }
@@ -137,7 +137,7 @@ impl WebSocketTransport {
     }
 }
 
-/// A Twirp server's error as any other.
+/// Converts a Twirp server's error.
 fn in_words(channel: &str, error: Error) -> Error {
     let Error::Refused { what, mut problem } = error else { return error };
     let said = serde_json::json!({"code": problem.code, "msg": problem.members.get("msg")});
@@ -161,7 +161,7 @@ impl Transport for WebSocketTransport {
             self.hub.close();
             let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(task) = task {
-                // One that panicked has ended, too.
+                // A task that panicked has ended, too.
                 let _ = task.await;
             }
         }
@@ -236,7 +236,7 @@ impl Stream for WebSocketFeed {
 
 impl Feed for WebSocketFeed {
     fn resume(&mut self, _: Option<&Position>) {
-        // The hub knows what was queued, and this feed takes all of it.
+        // The hub knows what was queued, and this feed returns all of it.
     }
 
     fn restart(&mut self, reason: &str) {

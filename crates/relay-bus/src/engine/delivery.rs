@@ -95,7 +95,7 @@ pub(super) struct Delivery<'d, C> {
     pub(super) message: &'d Message,
     stage: Stage,
     tries: u32,
-    /// Made when a try fails, which most never do.
+    /// Created when an attempt fails, which is rare.
     backoff: Option<Backoff>,
 }
 
@@ -159,7 +159,7 @@ impl<'d, C: Channels> Delivery<'d, C> {
         Step::Again(self.next_delay().max(error.retry_after().unwrap_or_default()))
     }
 
-    /// The delay after a try that failed.
+    /// The delay after a failed attempt.
     fn next_delay(&mut self) -> Duration {
         let (first, tries) = (self.out.options.retry_delay, self.tries);
         let backoff = self.backoff.get_or_insert_with(|| {

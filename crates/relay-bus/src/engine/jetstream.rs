@@ -59,7 +59,7 @@ struct Inner {
     /// The first connection was waited for.
     began: AtomicBool,
     state: Mutex<State>,
-    /// A subscription must be subscribed again.
+    /// Wakes the task that requests subscribing again.
     lost: Notify,
     held: AtomicU64,
     idle: Notify,
@@ -75,7 +75,7 @@ struct State {
     /// channel would miss a subscription.
     missing_channels: BTreeSet<ChannelReference>,
     missing: BTreeMap<SubscriptionReference, ChannelReference>,
-    /// Subscriptions of this process: if their consumer is made again, it begins with all stored messages.
+    /// Subscriptions of this process. If the consumer of one is created again, it begins with all stored messages.
     known: BTreeSet<SubscriptionReference>,
     lost: BTreeSet<SubscriptionReference>,
     /// Recently deleted streams.
@@ -96,11 +96,11 @@ struct Route {
     target: Target,
     stream: String,
     durable: String,
-    /// Places for messages whose replies wait.
+    /// Limits the messages that wait for the sending of their reply.
     room: Arc<Semaphore>,
-    /// No more is taken.
+    /// Cancelled when the worker must take no more messages.
     stop: CancellationToken,
-    /// What is under way ends, too.
+    /// Cancelled when deliveries in progress must end, too.
     gone: CancellationToken,
 }
 
@@ -283,7 +283,7 @@ impl Inner {
         }
     }
 
-    /// Makes a deleted stream again, and has its subscriptions subscribe again.
+    /// Creates a deleted stream again, and has its subscriptions subscribe again.
     fn heal(self: &Arc<Self>, channel: &ChannelReference) {
         if !self.is_up() || !lock(&self.state).missing_channels.insert(channel.clone()) {
             return;
@@ -291,14 +291,14 @@ impl Inner {
         tracing::warn!(%channel, "its stream is gone, and made again");
         let (inner, channel) = (self.clone(), channel.clone());
         tokio::spawn(async move {
-            // Known by its error to who calls; here the next message tries again.
+            // Other callers report the error. Here it is dropped: the next message tries again.
             let _ = inner.remake_stream(&channel).await;
             lock(&inner.state).missing_channels.remove(&channel);
         });
     }
 
-    /// Makes a stream again. It has no consumers: all subscriptions of the channel have to subscribe again, before a
-    /// message is taken.
+    /// Creates a stream again. It has no consumers: all subscriptions of the channel have to subscribe again before a
+    /// message is accepted.
     async fn remake_stream(&self, channel: &ChannelReference) -> Result<(), HandlerError> {
         {
             let mut state = lock(&self.state);
@@ -328,7 +328,7 @@ impl Inner {
             subjects: vec![names::subject(channel)],
             retention: RetentionPolicy::Interest,
             storage: StorageType::File,
-            // A full store refuses: what it took it keeps.
+            // A full store refuses new messages and keeps the stored ones.
             discard: DiscardPolicy::New,
             ..StreamConfig::default()
         };
@@ -341,7 +341,7 @@ impl Inner {
         }
     }
 
-    /// Whether the consumer of a route is there.
+    /// Whether the consumer of a route exists.
     async fn has_consumer(&self, route: &Route) -> Result<bool, HandlerError> {
         Ok(self.consumer(&route.stream, &route.durable).await?.is_some())
     }
@@ -394,7 +394,7 @@ impl Inner {
         if !gone {
             return Err(of_consumer(&refusal));
         }
-        // Somebody deleted it: the channel is provisioned.
+        // The channel is provisioned, so its stream was deleted by someone else.
         self.remake_stream(channel).await?;
         let made = self.context.create_consumer_on_stream(config, stream).await;
         made.map(drop).map_err(|error| of_consumer(&error))
@@ -463,13 +463,13 @@ impl Inner {
 }
 
 impl State {
-    /// The stream of a channel is being deleted, or was.
+    /// Notes that the stream of a channel is being deleted, or was.
     fn delete(&mut self, channel: &ChannelReference) {
         self.deleted.retain(|_, deleted| deleted.elapsed() < REMOVAL);
         self.deleted.insert(channel.clone(), Instant::now());
     }
 
-    /// The consumer of a route is not there any more.
+    /// Notes that the consumer of a route no longer exists.
     fn lose(&mut self, route: &Route) {
         let subscription = route.target.subscription.clone();
         self.missing.insert(subscription.clone(), route.target.channel.clone());
@@ -478,7 +478,7 @@ impl State {
     }
 }
 
-/// Neither the consumer nor, perhaps, its stream is there.
+/// Whether the error means that the consumer or its stream does not exist.
 fn is_gone(error: &ConsumerError) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(refusal)
         if matches!(refusal.error_code(), ErrorCode::CONSUMER_NOT_FOUND | ErrorCode::STREAM_NOT_FOUND))

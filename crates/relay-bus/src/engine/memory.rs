@@ -46,7 +46,7 @@ type Routes = RwLock<Vec<Arc<Route>>>;
 struct Route {
     target: Target,
     lanes: Mutex<Lanes>,
-    /// The tasks that deliver: as many as there are calls, and none while nothing happens.
+    /// The tasks that deliver: at most as many as concurrent calls are allowed, and none while there are no messages.
     tasks: TaskTracker,
     /// Messages queued or in progress, and their bytes.
     held: AtomicUsize,
@@ -57,14 +57,14 @@ struct Route {
 /// Messages that wait for a slot, and slots that wait for a message: never both.
 struct Lanes {
     waiting: VecDeque<Queued>,
-    /// Messages between two tries whose delay is over; they go first.
+    /// Messages whose delay between two attempts is over. They go first.
     resuming: VecDeque<oneshot::Sender<()>>,
-    /// Slots that are free.
+    /// The number of free slots.
     free: usize,
     closed: bool,
 }
 
-/// A message with its place among those that are held.
+/// A message and its share of the limits.
 struct Queued {
     message: Message,
     _place: Place,
@@ -185,7 +185,7 @@ impl Inner {
         }
         let queued = Queued { message: message.clone(), _place: place };
         let mut lanes = lock(&route.lanes);
-        // Nothing is owed to a subscription that went.
+        // Messages for a removed subscription are dropped silently.
         if lanes.closed {
             return;
         }
@@ -219,7 +219,7 @@ impl Channels for Arc<Inner> {
 }
 
 impl Route {
-    /// The next message for a slot that is done with one. Without one the slot is free, or another's.
+    /// The next message for a slot that has finished one. `None` when the slot became free, or went to a retry.
     fn next(&self) -> Option<Queued> {
         let mut lanes = lock(&self.lanes);
         while let Some(resuming) = lanes.resuming.pop_front() {
@@ -243,11 +243,11 @@ impl Route {
             }
             lanes.resuming.push_back(free);
         }
-        // It fails only where the route ends, and this with it.
+        // This fails only when the route ends, and this task ends with it.
         let _ = freed.await;
     }
 
-    /// Ends what is under way, and loses what waits. Nothing is sent after that.
+    /// Ends deliveries in progress, and drops queued messages. Nothing is sent after that.
     async fn end(&self) {
         self.stop.cancel();
         let waiting = {
@@ -261,12 +261,12 @@ impl Route {
     }
 }
 
-/// Starts to deliver with a slot that is the message's.
+/// Starts a task that delivers this message and then the queued ones; the slot was reserved by the caller.
 fn start(inner: &Arc<Inner>, route: &Arc<Route>, first: Queued) {
     route.tasks.spawn(work(inner.clone(), route.clone(), first));
 }
 
-/// Delivers one message after the other, for as long as there are some.
+/// Delivers one message after the other, until the queue is empty.
 async fn work(inner: Arc<Inner>, route: Arc<Route>, first: Queued) {
     let all = async {
         let mut next = Some(first);

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 
 use crate::{Error, ErrorKind, Event, Start};
 
-/// Bytes of envelopes that wait for one subscriber, whatever their number. Those that a Parsec server takes have 64 KiB
-/// at most, but not every server is one.
+/// Size limit of one subscriber's queue, in bytes. A Parsec server accepts envelopes of at most 64 KiB, but other
+/// servers may allow more.
 const MOST_BYTES: usize = 16 << 20;
 
 /// State shared by the connection's task and the subscriptions.
@@ -27,20 +27,21 @@ pub(super) struct Hub {
 #[derive(Default)]
 struct State {
     channels: BTreeMap<String, Channel>,
-    /// Somebody has joined or left since the session was told: it need not look at all channels for each frame.
+    /// Whether a local subscription was added or removed since the last update of the session. It saves a look at all
+    /// channels with each frame.
     changed: bool,
     restart: Option<String>,
     closed: bool,
-    /// The session is over for good.
+    /// Whether the session is over for good.
     over: Option<End>,
 }
 
 #[derive(Default)]
 struct Channel {
     locals: Vec<Arc<Local>>,
-    /// The session has it.
+    /// Whether the session knows the channel.
     known: bool,
-    /// Those who were there have been told that it is open.
+    /// Whether the local subscriptions have been told that the channel is open.
     open: bool,
 }
 
@@ -58,9 +59,9 @@ struct Queue {
     waker: Option<Waker>,
     /// Everything up to here was queued, or counted as dropped.
     position: Option<Position>,
-    /// It was told of a connection at least once.
+    /// Whether a connection was announced to it at least once.
     attached: bool,
-    /// Dropped since the queue was full: so many, up to this position.
+    /// The number of envelopes dropped since the queue was full.
     dropped: u64,
     /// Bytes of the envelopes in the queue.
     bytes: usize,
@@ -126,7 +127,7 @@ impl Hub {
         self.news.notify_one();
     }
 
-    /// Opens and closes the session's channels by the local subscriptions. False at the end.
+    /// Opens and closes the session's channels according to the local subscriptions. False at the end.
     pub(super) fn reconcile(&self, session: &mut Session, now: Duration) -> bool {
         let mut state = self.lock();
         if state.closed {
@@ -147,7 +148,7 @@ impl Hub {
             if channel.known {
                 for local in fresh {
                     match &local.start {
-                        // Whatever comes next is the latest.
+                        // The subscription begins with the next envelope.
                         Start::Latest if channel.open => {
                             local.attach(session.position(name).cloned());
                         }
@@ -240,7 +241,7 @@ impl State {
 }
 
 impl Queue {
-    /// Reports dropped envelopes before the next event, which would otherwise show a hole.
+    /// Reports dropped envelopes before the next event, which would otherwise follow a hole.
     fn say_lag(&mut self) {
         if self.dropped > 0 {
             let (dropped, resumes_after) = (std::mem::take(&mut self.dropped), self.position.clone());
@@ -254,7 +255,7 @@ impl Local {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection has begun for it. What it has already is not sent to it again.
+    /// Announces a connection. Envelopes that the subscriber already has are not sent again.
     fn attach(&self, resumes_after: Option<Position>) {
         let mut queue = self.lock();
         queue.say_lag();
@@ -279,7 +280,8 @@ impl Local {
         queue.say_lag();
         let missed = match &queue.position {
             Some(own) if own.same_epoch(resumes_after) && own.offset() == resumes_after.offset() => {
-                // It has everything up to there; but what was lost from the start on is lost to who asked for it.
+                // The subscriber has everything up to there. But one that asked for the oldest must learn what was lost
+                // before.
                 if self.start != Start::Oldest || missed.is_none_or(|missed| missed == 0) {
                     return;
                 }
@@ -309,7 +311,8 @@ impl Local {
         if position.is_some() {
             queue.position = position.cloned();
         }
-        // Once something was dropped, everything is until the rest was taken: order is kept, and the count is one.
+        // Once an envelope was dropped, all are dropped until the queue has been read: this keeps the order, and one
+        // count is enough.
         let full = queue.events.len() >= self.most || queue.bytes > MOST_BYTES;
         if queue.dropped > 0 || full {
             queue.dropped += 1;
@@ -326,7 +329,7 @@ impl Local {
         self.add(&mut queue, event);
     }
 
-    /// Adds what is no envelope even to a full queue; a reader that never comes must not make it grow for ever.
+    /// Adds an event other than an envelope, even to a full queue. There is a limit for readers that never come.
     fn add(&self, queue: &mut Queue, event: Event) {
         if queue.events.len() >= self.most * 2 + 16 {
             let lost = queue.events.drain(..).map(|event| match event {

@@ -94,12 +94,12 @@ pub(super) async fn drive(endpoint: Endpoint, hub: Arc<Hub>) {
         }
     }
     if let Some(mut socket) = socket {
-        // A server that does not answer is left.
+        // A server that does not answer is not waited for.
         let _ = tokio::time::timeout(Duration::from_secs(1), socket.close(None)).await;
     }
 }
 
-/// Deadlines move with every frame: a timer that is early is left alone, and set anew when it fires.
+/// Deadlines move with every frame. A timer that is too early is not reset at once, but when it fires.
 async fn sleep_until(timer: &mut Pin<Box<Sleep>>, begun: Instant, until: Option<Duration>) {
     let Some(at) = until.and_then(|until| begun.checked_add(until)) else {
         return std::future::pending().await;
@@ -129,7 +129,7 @@ fn receive(session: &mut Session, frame: Option<Result<Message, SocketError>>, n
     }
 }
 
-/// The token for private channels; without one they will be refused, and say so.
+/// The token for private channels. Without a token the server refuses them.
 async fn token(endpoint: &Endpoint) -> String {
     match endpoint.token().await {
         Ok(token) => token.map_or_else(String::new, |token| token.expose().to_owned()),
@@ -151,7 +151,7 @@ impl From<Error> for Unopened {
     }
 }
 
-/// Asks for a WebSocket over the same connections, proxies and certificates as everything else.
+/// Opens a WebSocket over the same connections, proxies and certificates as all other requests.
 async fn open(endpoint: &Endpoint) -> Result<(Socket, String), Unopened> {
     let key = generate_key();
     let mut request = endpoint.request(Method::GET, "connection/websocket", &[], Bytes::new()).await?;

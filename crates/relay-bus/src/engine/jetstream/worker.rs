@@ -3,7 +3,7 @@
 //! ```text
 //!   free slots ──> a request for so many messages ──> message: a slot, a try ──> ack after the reply went through
 //!                                                                          └──> failed: nak with a delay
-//!   while a try runs, the server is told every 1.5 s that it does; after a kill it waits 5 s and sends again
+//!   during a try the server gets a sign of life every 1.5 s; 5 s without one (after a kill), and it sends again
 //! ```
 
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) const ACK_WAIT: Duration = Duration::from_secs(5);
 const PROGRESS: Duration = Duration::from_millis(1500);
 /// Time limit of a request for messages.
 const OPEN: Duration = Duration::from_secs(10);
-/// How long more slots are waited for once there is one.
+/// How long to wait for more free slots after the first one.
 const GATHER: Duration = Duration::from_millis(2);
 /// Delay after a refused request.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -73,7 +73,7 @@ async fn take(inner: &Arc<Inner>, route: &Arc<Route>, calls: &mut JoinSet<()>) -
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return End::Closed };
         let mut free = vec![slot];
-        // A request for each message costs as much as the message: under load some slots are waited for.
+        // A request for one message costs as much as the message, so under load the worker waits for several slots.
         let some = slots.clone().acquire_many_owned((in_flight / 4) as u32);
         if let Ok(Ok(mut some)) = timeout(GATHER, some).await {
             free.extend(std::iter::from_fn(|| some.split(1)));
@@ -129,7 +129,7 @@ async fn fill(
                 return if deleted { Some(End::Vanished) } else { judge(inner, route).await };
             }
             StatusCode::IDLE_HEARTBEAT => free.push(slot),
-            // Nothing came in time, or there is nothing.
+            // No message arrived in time, or there is none.
             _ => return None,
         }
     }
@@ -158,7 +158,7 @@ async fn deliver(
     let _held = Held(&inner);
     let Some(reply) = message.reply.clone() else { return };
     let answer = |text: Bytes| async {
-        // Lost at worst: then the server sends the message again.
+        // If this is lost, the server sends the message again.
         let _ = inner.client.publish(reply.clone(), text).await;
     };
     // `$JS.ACK.STREAM.CONSUMER.DELIVERED...`, or with domain and account before the stream.
@@ -180,7 +180,8 @@ async fn deliver(
                     return format!("-NAK {{\"delay\":{}}}", delay.as_nanos()).into();
                 }
                 Step::Again(delay) => {
-                    // The subscriber has it: only the reply is retried, in a slot of its own if there is one.
+                    // The subscriber has the message: only the reply is retried. It gives its slot back if `room` has a
+                    // place for it.
                     if inner.out.options.in_flight > 1 && room.is_none() {
                         room = route.room.clone().try_acquire_owned().ok();
                         slot = slot.filter(|_| room.is_none());
@@ -212,7 +213,7 @@ async fn deliver(
     let said = tokio::select! {
         said = work => said,
         () = keep => return,
-        // Not finished in time: the server sends it again to the next worker.
+        // Not finished in time: the server sends the message again to the next worker.
         () = inner.cut.cancelled() => return,
     };
     answer(said).await;
