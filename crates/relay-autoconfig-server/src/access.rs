@@ -14,8 +14,8 @@ pub enum Keys {
     Anyone,
     /// One key.
     Fixed(AutoConfigKey),
-    /// Those in a file, one per line, read again when it changes. White space around keys and empty lines are
-    /// ignored.
+    /// The keys in a file, one per line. The file is read again when it changes. White space around keys and empty
+    /// lines are ignored.
     File(PathBuf),
 }
 
@@ -31,7 +31,7 @@ pub enum AccessError {
         /// Why.
         source: std::io::Error,
     },
-    /// It holds no key, so every subscriber would be refused.
+    /// It contains no key, so every subscriber would be refused.
     #[error("key file {} holds no key", path.display())]
     Empty {
         /// The file.
@@ -39,7 +39,7 @@ pub enum AccessError {
     },
 }
 
-/// The keys in force.
+/// The accepted keys.
 #[derive(Debug)]
 pub(crate) struct Access {
     file: Option<PathBuf>,
@@ -59,7 +59,7 @@ impl Access {
         })
     }
 
-    /// Reads the file again, if there is one. When that fails, the last keys stay in force.
+    /// Reads the file again, if there is one. When that fails, the last keys remain valid.
     pub(crate) fn refresh(&self) -> Result<(), AccessError> {
         if let Some(file) = &self.file {
             let keys = read(file)?;

@@ -243,7 +243,7 @@ const SERVED_ON: &str = "what was last good is served on";
 struct FileCheck {
     file: PathBuf,
     format: Format,
-    /// The content that was last accepted or reported as invalid.
+    /// The last content that was accepted, or reported as invalid.
     seen: Vec<u8>,
     /// The last error of reading the file or storing versions, so that it is reported once.
     complained: Option<String>,

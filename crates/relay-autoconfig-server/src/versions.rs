@@ -27,7 +27,7 @@ pub enum VersionsError {
     /// The system has no random numbers.
     #[error("no random bytes for a salt")]
     Random,
-    /// An entry has changed, and its version is the highest that there is: nobody would take the change.
+    /// An entry has changed, but its version is already the highest possible one, so clients would ignore the change.
     #[error(
         "{place} has version {}, the highest there is, so that no change of it can be told: undo it, or use another id",
         i64::MAX

@@ -136,16 +136,16 @@ impl Builder {
         self
     }
 
-    /// Delays after failures that pass: the n-th is between half of and all of `base * 2^n`, at most `cap`. A
-    /// usable event resets them. Default 1 s and 30 s.
+    /// Delays after temporary failures: the n-th is between half of and all of `base * 2^n`, at most `cap`. A usable
+    /// event resets them. Default 1 s and 30 s.
     #[must_use]
     pub fn reconnect(mut self, base: Duration, cap: Duration) -> Self {
         self.reconnect = (base, cap);
         self
     }
 
-    /// Delays after errors that are unlikely to pass: 4xx but 400, 408, 425 and 429. By the same rule. Default 5
-    /// min and 1 h.
+    /// Delays after failures that are probably permanent: 4xx except 400, 408, 425 and 429. The same rule applies.
+    /// Default 5 min and 1 h.
     #[must_use]
     pub fn long_reconnect(mut self, base: Duration, cap: Duration) -> Self {
         self.long = (base, cap);
@@ -167,7 +167,7 @@ impl Builder {
         self
     }
 
-    /// Size limit of an event's data, unpacked. Default 64 MiB, held while such an event comes.
+    /// Size limit of an event's data, unpacked. Default 64 MiB, which are in memory only while such an event arrives.
     #[must_use]
     pub fn max_event(mut self, bytes: usize) -> Self {
         self.max_event = bytes;

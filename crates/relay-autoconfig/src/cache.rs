@@ -8,12 +8,12 @@ use relay_state::files::{self, FileError, LockedFile};
 
 use crate::service::{service, shown};
 
-/// Stores one text, which contains keys. It is called between messages, which wait for it.
+/// Stores one text, which contains keys. Calls are made between messages; the next message waits for them.
 pub trait Cache: Send {
     /// The stored text; `None` when there is none.
     ///
     /// # Errors
-    /// When it cannot be read: the program goes on without a cache, and stores nothing.
+    /// When it cannot be read: the client then continues without a cache, and stores nothing.
     fn load(&mut self) -> Result<Option<String>, Box<dyn Error + Send + Sync>>;
 
     /// Replaces the text atomically.

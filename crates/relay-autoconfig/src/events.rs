@@ -128,7 +128,7 @@ impl Events {
         self.end.as_ref()
     }
 
-    /// Ends the stream: nothing is sent any more, and the last event says `off`.
+    /// Ends the stream: no further request is sent, and the last event says `off`.
     pub fn close(&mut self) {
         if self.end.is_none() {
             self.finish(End::Closed, None);
@@ -233,7 +233,7 @@ impl Events {
         self.warn();
     }
 
-    /// Handles a refused key, and the key that the source has now.
+    /// Handles a refused key, and compares it with the source's present key.
     fn handle_unauthorized(&mut self, ended: &Ended, status: u16, fresh: Option<Secret>) {
         let error = error_of(&ended.cause);
         if let Some(sent) = self.sent.lock().unwrap_or_else(PoisonError::into_inner).take()

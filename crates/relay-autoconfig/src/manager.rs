@@ -82,14 +82,13 @@ impl StreamManager {
         self.status.clone()
     }
 
-    /// Why it is over, if it is.
+    /// Why the stream has ended, if it has.
     pub fn end(&self) -> Option<End> {
         self.end.borrow().clone()
     }
 
-    /// Ends it for good: the task is cancelled at its next `await`, also within a call of the handler. When this
-    /// returns, nothing is sent any more and no call is made. May be called again, and before
-    /// [`start`](Self::start).
+    /// Ends the stream for good: the task is cancelled at its next `await`, also within a call of the handler. After
+    /// this returns, no request is sent and no call is made. It may be called again, and before [`start`](Self::start).
     pub async fn close(&self) {
         self.closed.cancel();
         drop(self.take_work());

@@ -50,7 +50,7 @@ impl Pem {
     }
 }
 
-/// What is said in `Authorization`.
+/// The content of the `Authorization` header.
 pub(crate) enum Credential {
     None,
     Token(Secret),
@@ -128,7 +128,7 @@ impl Access {
     /// The API server's URL.
     ///
     /// # Errors
-    /// [`Error::Config`] with the name of the cluster entry when it is none.
+    /// [`Error::Config`] with the name of the cluster entry when the address is not a URL.
     pub fn server(&self) -> Result<BaseUrl, Error> {
         let what = || format!("cluster {:?}: server", self.cluster);
         BaseUrl::parse(&self.server).map_err(|error| Error::config_with(what(), error))
@@ -265,11 +265,11 @@ pub struct CallerSettings {
     pub ca_file: bool,
     /// A client certificate.
     pub identity: bool,
-    /// What is said in `Authorization`.
+    /// The content of the `Authorization` header.
     pub credential: bool,
 }
 
-/// What is said in `Authorization`. Clones share the cached value.
+/// The content of the `Authorization` header. Clones share the cached value.
 #[derive(Debug, Clone)]
 pub struct Authorization {
     source: TokenSource,
@@ -286,7 +286,7 @@ impl Authorization {
         &self.source
     }
 
-    /// Whether the text is a bearer token; else it is the whole header.
+    /// Whether the text is a bearer token; otherwise it is the whole header.
     pub fn is_bearer(&self) -> bool {
         self.bearer
     }

@@ -78,7 +78,7 @@ impl KubeClient {
     /// One page of a list, or a whole one when the query sets no limit.
     ///
     /// # Errors
-    /// See [`Error`]; one object that is no `T` is no error but an [`Object`] without a value.
+    /// See [`Error`]. An object that cannot be decoded as `T` is no error, but an [`Object`] without a value.
     pub async fn list<T: DeserializeOwned>(
         &self,
         resource: &Resource,
@@ -121,7 +121,7 @@ impl KubeClient {
     /// One object.
     ///
     /// # Errors
-    /// See [`Error`]; one that is not there is [`Error::Refused`] with code 404.
+    /// See [`Error`]; a missing object is [`Error::Refused`] with code 404.
     pub async fn get<T: DeserializeOwned>(
         &self,
         resource: &Resource,
@@ -132,10 +132,10 @@ impl KubeClient {
         self.json("get", Method::GET, &url, None).await
     }
 
-    /// Creates an object, or asks for a review.
+    /// Creates an object, or requests a review.
     ///
     /// # Errors
-    /// See [`Error`]; one that is there already is [`Error::Refused`] with code 409.
+    /// See [`Error`]; an existing object is [`Error::Refused`] with code 409.
     pub async fn create<T: DeserializeOwned>(
         &self,
         resource: &Resource,
@@ -150,7 +150,7 @@ impl KubeClient {
     /// when the object has that version.
     ///
     /// # Errors
-    /// See [`Error`]; another version is [`Error::Refused`] with code 409.
+    /// See [`Error`]; another version of the object is [`Error::Refused`] with code 409.
     pub async fn merge_patch<T: DeserializeOwned>(
         &self,
         resource: &Resource,
@@ -165,7 +165,7 @@ impl KubeClient {
     /// [`merge_patch`](Self::merge_patch) of the status subresource.
     ///
     /// # Errors
-    /// As there; code 404 also when the type has no status subresource.
+    /// As for `merge_patch`; code 404 also when the type has no status subresource.
     pub async fn merge_patch_status<T: DeserializeOwned>(
         &self,
         resource: &Resource,
@@ -359,7 +359,7 @@ impl ListQuery {
         Self::default()
     }
 
-    /// At most so many objects; the page then has a token for the next. Default: no limit.
+    /// At most so many objects; the page then has a token for the next one. Default: no limit.
     #[must_use]
     pub fn limit(mut self, limit: u32) -> Self {
         self.limit = Some(limit);

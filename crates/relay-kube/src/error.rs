@@ -12,19 +12,18 @@ use serde::Deserialize;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A kubeconfig, or a file that it names, cannot be used. The text names the file, and the user or cluster
-    /// entry.
+    /// A kubeconfig, or a file that it names, cannot be used. The text names the file, and the user or cluster entry.
     #[error("{what}")]
     Config {
-        /// Which part, and what is wrong with it.
+        /// The part that cannot be used, and why.
         what: String,
         /// The cause, if there is one.
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
-    /// A context that the caller named does not exist, or there is no current context.
+    /// The named context does not exist, or there is no current context.
     #[error("{what}")]
     Usage {
-        /// What was named, and what there is.
+        /// The requested name, and the existing ones.
         what: String,
     },
     /// The API server could not be reached, or credentials were not available.
@@ -32,7 +31,7 @@ pub enum Error {
     Transport {
         /// The request: `list`, `watch`, ...
         doing: &'static str,
-        /// What happened to it.
+        /// What went wrong.
         source: Box<relay_transport::Error>,
     },
     /// The API server refused.
@@ -42,7 +41,7 @@ pub enum Error {
         doing: &'static str,
         /// The status that it sent.
         status: Box<Status>,
-        /// The delay that it asked for, in a header or in the body.
+        /// The delay that the response asks for, in a header or in the body.
         retry_after: Option<Duration>,
     },
     /// The response is not of the expected form. The error describes it and does not quote it.
@@ -190,7 +189,7 @@ impl WireStatus {
         (status.kind.as_deref() == Some("Status")).then_some(status)
     }
 
-    /// The status, and the delay that it asks for. Without a code it has that of the response.
+    /// The status, and the delay that it asks for. A missing code is replaced by that of the response.
     pub(crate) fn told(self, code: u16) -> (Status, Option<Duration>) {
         let code = self.code.filter(|&code| code > 0).unwrap_or(code);
         let text = |text: Option<String>| text.unwrap_or_default();

@@ -144,7 +144,7 @@ impl Kubeconfig {
     }
 
     /// Whether the environment, or the home directory, has a kubeconfig for [`load`](Self::load). A file that the
-    /// environment names counts as there: if it is missing, `load` says so.
+    /// environment names counts even if it is missing; then `load` reports that.
     fn is_there() -> bool {
         if std::env::var_os("RELAY_KUBECONFIG").is_some_and(|list| !list.is_empty()) {
             return true;
@@ -272,7 +272,7 @@ fn text_of(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// The first document that is not empty. A mark at the start of a line ends a document wherever it stands, also in
+/// The first document that is not empty. A document mark at the start of a line ends a document everywhere, even within
 /// a block of text.
 fn first_document(text: &str) -> &str {
     let (mut at, mut content) = (0, false);

@@ -281,7 +281,7 @@ impl<T: DeserializeOwned + Send + 'static> Watcher<T> {
         }
     }
 
-    /// Reads one event of a watch. Says whether the watch goes on.
+    /// Reads one event of a watch. Returns whether the watch continues.
     async fn read(&mut self, open: &mut Open) -> bool {
         let until = open.refusal.unwrap_or(open.silence);
         match timeout_at(until, open.body.next_line()).await {

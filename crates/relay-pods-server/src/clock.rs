@@ -32,30 +32,30 @@ impl Clock {
         Self(Kind::System { start: Instant::now(), wall_at_start: wall() })
     }
 
-    /// A clock that stands at a number of milliseconds since 1970-01-01T00:00:00Z until it is moved with
+    /// A manual clock: it shows this number of milliseconds since 1970-01-01T00:00:00Z until it is moved with
     /// [`Self::advance`].
     pub fn manual(unix_millis: i64) -> Self {
         let (steady, ahead) = (AtomicI64::new(unix_millis), AtomicI64::new(0));
         Self(Kind::Manual(Arc::new(Manual { steady, ahead })))
     }
 
-    /// Moves a manual clock, for every clone of it. The system's clock is left alone.
+    /// Moves a manual clock and all its clones forward. Does nothing to the system's clock.
     pub fn advance(&self, by: Duration) {
         if let Kind::Manual(manual) = &self.0 {
             manual.steady.fetch_add(millis(by), Ordering::Relaxed);
         }
     }
 
-    /// Sets the time of day of a manual clock so many milliseconds on, or back, as an administrator or a time server
-    /// does. No time passes by that.
+    /// Moves the time of day of a manual clock forward or back, as an administrator or a time server does. Ages and
+    /// deadlines do not change.
     pub fn set_time_of_day(&self, by_millis: i64) {
         if let Kind::Manual(manual) = &self.0 {
             manual.ahead.fetch_add(by_millis, Ordering::Relaxed);
         }
     }
 
-    /// For ages and deadlines: milliseconds since 1970-01-01T00:00:00Z as the time of day was when the clock was made,
-    /// and from then on by a clock that only runs forward. A jump of the time of day changes nothing here.
+    /// For ages and deadlines, in milliseconds. It starts with the time of day at which the clock was created, and then
+    /// only runs forward: a jump of the time of day does not change it.
     pub fn unix_millis(&self) -> i64 {
         match &self.0 {
             Kind::System { start, wall_at_start } => wall_at_start.saturating_add(millis(start.elapsed())),

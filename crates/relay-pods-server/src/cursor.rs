@@ -26,7 +26,7 @@ pub struct LogIdentity {
 }
 
 impl LogIdentity {
-    /// Characters of the epoch that stand in every hash.
+    /// The number of characters of the epoch that are part of every hash.
     const TAG_LEN: usize = 8;
 
     /// A new epoch with a new key, from the operating system's randomness.

@@ -39,14 +39,14 @@ const BATCH: usize = 512;
 pub(crate) struct Log {
     pub(crate) events: Events,
     pub(crate) clock: Clock,
-    /// Writers take turns.
+    /// Held by the present writer.
     turn: tokio::sync::Mutex<()>,
     queue: Queue,
     view: RwLock<Arc<View>>,
     head: watch::Sender<u64>,
     source: watch::Sender<SourceStatus>,
     unreadable: AtomicU64,
-    /// Why the store did not take the last append.
+    /// Why the store refused the last append.
     not_taken: Mutex<Option<String>>,
     /// Why the store could not be read.
     not_read: OnceLock<String>,
@@ -58,7 +58,7 @@ pub(crate) struct View {
     pub(crate) pods: OrdMap<PodKey, Entry>,
     pub(crate) sequence: u64,
     pub(crate) hash: EventHash,
-    /// When the newest event was taken, in milliseconds since 1970.
+    /// When the newest event was stored, in milliseconds since 1970.
     pub(crate) last_event: Option<i64>,
 }
 
@@ -79,7 +79,7 @@ impl PartialEq for Entry {
 /// Runs a future that is ready at once, because the store is in memory.
 #[cfg(test)]
 pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
-    // Of the calls of one test, however many.
+    // Without a limit for the number of calls in one test.
     let future = tokio::task::unconstrained(future);
     futures_util::FutureExt::now_or_never(future).expect("a store in memory answers at once")
 }
@@ -158,7 +158,7 @@ impl Log {
             let problem = format!("there is no checkpoint, and the log begins after {}", recovery.position());
             return Err(StoreError::Fold { problem });
         } else {
-            // Without a checkpoint what was trimmed is missing from this fold; the first relist adds it again.
+            // Without a checkpoint, trimmed pods are missing from this fold; the first relist adds them again.
             view.sequence = recovery.position();
         }
         loop {
@@ -249,7 +249,7 @@ impl Log {
         matches!(synced, Ok(Ok(_)))
     }
 
-    /// Looks a cursor up, and waits for a future position. [`Resolved::Ahead`] when it did not come in time.
+    /// Looks a cursor up, and waits for a future position. [`Resolved::Ahead`] when it was not reached in time.
     pub(crate) async fn resolve_within(&self, cursor: &str, limit: Duration) -> Result<Resolved, StoreError> {
         let found = resolve(&self.events, cursor).await?;
         let sequence = match found {
@@ -432,7 +432,7 @@ impl Writer<'_> {
         let Some((key, held)) = self.view.pods.get_key_value(key) else { return Ok(()) };
         let (key, held) = (key.clone(), held.clone());
         let (labels, previous_labels, json) = match last {
-            // This is about a former pod, whose deletion is in the log already.
+            // This is about a former pod. Its deletion is already in the log.
             Some(last) if last.replaces(&held) => return Ok(()),
             Some(last) if last.labels != held.labels => {
                 (last.labels, Some(held.labels), Bytes::from(last.json))
@@ -473,12 +473,12 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Queues the rest; then the store has taken everything, unless the writer is ahead.
+    /// Queues the rest, and waits until the store has everything, unless the writer is `ahead`.
     pub(crate) async fn finish(mut self) -> Result<(), StoreError> {
         self.hand_over().await
     }
 
-    /// [`Self::finish`], and the store has taken everything in any case.
+    /// Like [`Self::finish`], but always waits until the store has everything.
     pub(crate) async fn finish_whole(mut self) -> Result<(), StoreError> {
         self.hand_over().await?;
         self.log.taken_up_to(self.view.sequence).await

@@ -192,7 +192,7 @@ impl Server {
                     }
                 }
             };
-            // Before the server stops, so that every stream has the reason.
+            // Reported before the server stops, so that every stream has the reason.
             relay.control.send_modify(|control| control.closing = Some(ClosingReason::Shutdown));
             stop.cancel();
             outcome

@@ -20,7 +20,7 @@ mod sim;
 pub use kube::KubeSource;
 pub use sim::SimSource;
 
-/// Watches something that has pods and tells a [`Publisher`] about them.
+/// Watches something that has pods and reports them to a [`Publisher`].
 ///
 /// ```
 /// use relay_proto::pods::PodBuilder;

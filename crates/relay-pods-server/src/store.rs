@@ -34,7 +34,7 @@ pub(crate) struct Events {
     identity: LogIdentity,
     /// Sequence and hash of the newest event whose append has returned.
     last: Arc<Mutex<(u64, EventHash)>>,
-    /// A turn for each page that streams may have read before they need it. Those that get none read when they do.
+    /// One permit for each page that streams may read ahead. A stream without a permit reads its page when it needs it.
     pub(crate) ahead: Arc<Semaphore>,
 }
 
@@ -144,7 +144,7 @@ impl Events {
         }
     }
 
-    /// Begins to read as [`Self::read`] does, without decoding, and at most so many bytes.
+    /// Starts a read like [`Self::read`], but without decoding, and with a limit in bytes.
     pub(crate) fn begin_read(
         &self,
         after: u64,
@@ -169,7 +169,7 @@ impl Events {
             } else {
                 match self.records(base).await?.first() {
                     Some(oldest) => (oldest.previous_hash(), Some(oldest.hash())),
-                    // Dropped between the two reads.
+                    // The events were dropped between the two reads.
                     None => continue,
                 }
             };
@@ -189,20 +189,20 @@ impl Events {
     }
 }
 
-/// The position of a point in time in a log.
+/// The position in a log that belongs to a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// The position right before the first event stored then or later; the head when there is none.
+    /// The position right before the first event stored at that time or later; the head when there is none.
     After(u64, EventHash),
-    /// Events stored then or later may be gone.
+    /// Events stored at that time or later may be gone.
     Expired,
 }
 
-/// Finds the first event that was stored at a time or later, in milliseconds since 1970-01-01T00:00:00Z as `now`
-/// is, by a binary search.
+/// Finds, by a binary search, the first event that was stored at the time `millis` or later; `now` is the present time.
+/// Both are in milliseconds since 1970-01-01T00:00:00Z.
 ///
-/// When events are gone, some may be as old as the oldest one that is kept, to the millisecond: only a time after
-/// that one is known to have all of its events.
+/// When events are gone, some of them may be as old as the oldest retained one, to the millisecond: only for a later
+/// time is it known that all of its events are retained.
 pub(crate) async fn moment(events: &Events, millis: i64, now: i64) -> Result<Moment, StoreError> {
     let bounds = events.bounds().await?;
     let (mut low, mut high, mut hash) = (bounds.base, bounds.head, bounds.head_hash);

@@ -128,7 +128,7 @@ enum Line {
     },
     /// One of `after` to `head`.
     Event { sequence: u64, time: i64, record: String },
-    /// The pods at a sequence; stands behind the event of that sequence.
+    /// The pods at a sequence; this line follows the event with that sequence.
     Pods { sequence: u64, fold: String },
     /// The last.
     End { events: u64 },
@@ -172,7 +172,7 @@ impl From<relay_log::Error> for TransferError {
     }
 }
 
-/// Writes the log of a data directory as JSON lines: everything that [`import_store`] needs, but for the key, which is
+/// Writes the log of a data directory as JSON lines: everything that [`import_store`] needs, except the key, which is
 /// added with `with_key`. Returns how many events were written. Blocks between awaits while it writes.
 ///
 /// # Errors

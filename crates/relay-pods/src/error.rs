@@ -13,7 +13,7 @@ pub enum Error {
     /// The relay, or a Kubernetes API server in front of it, refused: the response had a status other than success.
     #[error("{url}: {}refused with {problem}", if problem.from_kubernetes { "" } else { "the relay " })]
     Refused {
-        /// What was asked.
+        /// The request.
         url: String,
         /// The problem, and who sent it.
         problem: Box<Problem>,
@@ -23,7 +23,7 @@ pub enum Error {
     /// The relay's response cannot be used.
     #[error("{url}: the answer cannot be used")]
     Answer {
-        /// What was asked.
+        /// The request.
         url: String,
         /// The cause.
         source: AnswerError,
@@ -31,7 +31,7 @@ pub enum Error {
     /// The relay ended the stream for good, with status 204.
     #[error("{url}: the relay has nothing more to send (204)")]
     Finished {
-        /// What was asked.
+        /// The request.
         url: String,
     },
     /// A message of the stream cannot be read. On raw streams only, and the stream goes on.
@@ -51,7 +51,7 @@ pub enum Error {
     /// A response took longer than the client allows.
     #[error("{url}: over the limit of {limit:?} without an answer")]
     TooLate {
-        /// What was asked.
+        /// The request.
         url: String,
         /// The limit.
         limit: Duration,
@@ -59,7 +59,7 @@ pub enum Error {
     /// A response is larger than the client allows.
     #[error("{url}: over the limit of {limit} bytes of an answer")]
     TooLarge {
-        /// What was asked.
+        /// The request.
         url: String,
         /// The limit, in bytes.
         limit: usize,
@@ -67,7 +67,7 @@ pub enum Error {
     /// The connection could not be made or broke.
     #[error("{}", broken(url, source.as_ref()))]
     Transport {
-        /// What was asked.
+        /// The request.
         url: String,
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,

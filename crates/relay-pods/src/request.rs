@@ -57,8 +57,8 @@ pub struct StreamOptions {
     pub filter: Filter,
     /// Events after this position: the last persisted acknowledgement. Default: none, everything retained is replayed.
     pub since: Option<EventHash>,
-    /// Without a cursor: begin with the first event that the relay took at this time or later. When events of that time
-    /// may be gone, a gap comes first. Goes before `start_latest`. Default: none.
+    /// Without a cursor: begin with the first event that the relay stored at this time or later. When events of that
+    /// time may be gone, a gap comes first. Takes precedence over `start_latest`. Default: none.
     pub since_time: Option<Timestamp>,
     /// Without a cursor: begin with events from now on, instead of replaying what is retained. Default: false.
     pub start_latest: bool,
@@ -71,8 +71,8 @@ pub struct StreamOptions {
     /// rather than each event. Never across a list, a gap, a drop or the end of the replay. Snapshot streams only.
     /// Default: false.
     pub conflate: bool,
-    /// The most events of one conflated snapshot, which holds them all: the pod of each as it was sent, usually 1 to
-    /// 4 KiB. What is added ends, beside that, with `read_ahead_bytes`. At least 1. Default 1,024.
+    /// The maximum number of events in one conflated snapshot. It holds them all: the pod of each as it was sent,
+    /// usually 1 to 4 KiB. `read_ahead_bytes` is a second limit. At least 1. Default 1,024.
     pub conflate_most: usize,
     /// Ceiling of the first delay before a reconnect. Default 0.8 s.
     pub reconnect_base: Duration,
@@ -143,7 +143,7 @@ setters! { StreamOptions {
     yield_bookmarks: bool,
     /// Sets whether available events are handed over together.
     conflate: bool,
-    /// Sets how many of them at most.
+    /// Sets the maximum number of conflated events.
     conflate_most: usize,
     /// Sets the first delay's ceiling.
     reconnect_base: Duration,

@@ -61,7 +61,7 @@ impl SnapshotStream {
         Self { stream: Box::pin(stream), handle }
     }
 
-    /// A handle to observe the stream from elsewhere.
+    /// A handle to observe the stream, for example from another task.
     pub fn handle(&self) -> StreamHandle {
         self.handle.clone()
     }

@@ -192,12 +192,12 @@ impl StreamHandle {
         self.with(|status| status.last_read = Some(LastRead { at, since, limit }));
     }
 
-    /// A message, before it is applied.
+    /// Counts a message, before it is applied.
     pub(crate) fn record_message(&self, message: &Message) {
         self.with(|status| status.log.record_message(message));
     }
 
-    /// A list, before it is applied.
+    /// Counts a list, before it is applied.
     pub(crate) fn record_list(&self, list: &PodList) {
         self.with(|status| status.log.record_list(list));
     }
@@ -284,7 +284,7 @@ impl LogPosition {
         self.head = self.head.max(sequence);
     }
 
-    /// Up to this sequence, or up to where the stream is.
+    /// Sets the position handed over: this sequence, or that of the stream.
     fn hand_over(&mut self, continuity: &Continuity, sequence: Option<u64>) {
         if continuity.epoch() == self.epoch.as_ref() {
             self.in_hand = sequence.or(continuity.last_sequence());

@@ -154,7 +154,7 @@ impl Machine {
         }
     }
 
-    /// The cluster knows the version.
+    /// The cluster still knows the version.
     pub(super) fn known(&mut self) {
         self.step = Step::Watch;
     }

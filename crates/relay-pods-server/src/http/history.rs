@@ -91,7 +91,7 @@ pub(crate) async fn page(
     Ok(server::full(StatusCode::OK, "application/json", page.finish()))
 }
 
-/// The sequence of a cursor, or the response that it has none any more.
+/// The sequence of a cursor; otherwise the response, because the cursor is invalid or its position is gone.
 async fn place(
     relay: &Relay,
     parameter: &'static str,
@@ -132,7 +132,7 @@ impl Select<'_> {
 
 enum Scan {
     Whole,
-    /// The first event of the page was dropped during the search.
+    /// The first event of the page was dropped while the page was being filled.
     StartGone,
 }
 
@@ -193,7 +193,7 @@ async fn scan_back(
     Ok(Scan::Whole)
 }
 
-/// Every event after `from` up to `until`: a store may return fewer at a time.
+/// Reads every event after `from` up to `until`: the store may return fewer in one read.
 async fn read_whole(relay: &Relay, from: u64, until: u64) -> Result<Page, StoreError> {
     let mut all = Vec::new();
     let mut after = from;

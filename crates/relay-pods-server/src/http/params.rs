@@ -22,10 +22,10 @@ impl Query {
         self.0.all(name)
     }
 
-    /// The value of a name that may stand once.
+    /// The value of a name that may occur only once.
     ///
     /// # Errors
-    /// 400 when it stands twice.
+    /// 400 when it occurs twice.
     pub(crate) fn single(&self, name: &'static str) -> Result<Option<&str>, Refusal> {
         match self.0.all(name).nth(1) {
             // A ticket is a secret.
@@ -39,7 +39,7 @@ impl Query {
     /// Like [`Self::single`], for a name whose empty value means that it is absent.
     ///
     /// # Errors
-    /// 400 when it stands twice.
+    /// 400 when it occurs twice.
     pub(crate) fn optional(&self, name: &'static str) -> Result<Option<&str>, Refusal> {
         Ok(self.single(name)?.filter(|value| !value.is_empty()))
     }
@@ -62,7 +62,7 @@ impl Query {
     /// `since_time`: the first millisecond since 1970-01-01T00:00:00Z that is not before it.
     ///
     /// # Errors
-    /// 400 when it is not RFC 3339, or stands twice.
+    /// 400 when it is not RFC 3339, or occurs twice.
     pub(crate) fn since_time(&self) -> Result<Option<i64>, Refusal> {
         let Some(text) = self.optional("since_time")? else { return Ok(None) };
         let time = Timestamp::parse_rfc3339(text).and_then(|time| time.unix_millis_at_or_after());
@@ -75,7 +75,7 @@ impl Query {
     /// `client_id`.
     ///
     /// # Errors
-    /// 400 when it is not 1 to 128 visible ASCII characters, or stands twice.
+    /// 400 when it is not 1 to 128 visible ASCII characters, or occurs twice.
     pub(crate) fn client_id(&self) -> Result<Option<&str>, Refusal> {
         self.single("client_id")?.map(check_client_id).transpose()
     }
@@ -117,7 +117,7 @@ impl Query {
         }
     }
 
-    /// `type`: the changes asked for; empty means all.
+    /// `type`: the requested types of changes; empty means all.
     ///
     /// # Errors
     /// 400 for anything but the three names.

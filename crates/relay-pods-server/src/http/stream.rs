@@ -1,4 +1,4 @@
-//! One subscriber: a position in the log, and what it must be told.
+//! One subscriber: its position in the log, and the messages that it gets.
 
 mod pages;
 
@@ -21,10 +21,10 @@ use crate::store::{Bounds, Events, Record, StoreError};
 use pages::Pages;
 use relay_transport::server::{Cut, seconds};
 
-/// Bytes after which a piece of the stream is handed to the connection. As large as a page, so that a stream whose
-/// client does not read holds one piece and no rest of a page.
+/// Bytes after which a piece of the stream is handed to the connection. It is the size of a page, so that a stream
+/// whose client does not read holds one piece and no rest of a page.
 const PIECE: usize = pages::BYTES;
-/// Events looked at, none of which passed the filter, before others get a turn.
+/// After this many events without a match for the filter, other tasks get a turn.
 const SCAN: usize = 2048;
 
 /// A stream from its first byte to its last.
@@ -44,9 +44,9 @@ pub(crate) struct Subscriber {
     /// Everything up to here is sent, or does not pass the filter.
     sequence: u64,
     hash: EventHash,
-    /// `connected`, and the gap that may follow; and what was written before a wait for the store.
+    /// `connected` and perhaps a gap; also what was written before a wait for the store.
     opening: BytesMut,
-    /// What is read of the log. The first page is read together with the bounds that the opening names, so that a trim
+    /// The pages read from the log. The first page is read together with the bounds in the opening, so that a trim
     /// cannot come in between.
     pages: Pages,
     phase: Phase,
@@ -66,26 +66,27 @@ pub(crate) struct Subscriber {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// On the way to the head as sampled at the connect, or, the second time, when that was reached.
+    /// Before the head that was sampled at the connect; `second`: before the head that was sampled when the first was
+    /// reached.
     Replay { target: u64, second: bool },
     /// `catchup_complete` was sent.
     Live,
 }
 
-/// What all streams are told.
+/// Instructions for all streams.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Control {
-    /// Say `closing` and end.
+    /// Send `closing` with this reason, and end.
     pub(crate) closing: Option<ClosingReason>,
-    /// Grows when all open streams are to be cut without a word.
+    /// Increases when all open streams are to be cut without a message.
     pub(crate) cuts: u64,
-    /// Grows when all open streams are to say `closing` with reason `rebalance`.
+    /// Increases when all open streams are to send `closing` with reason `rebalance`.
     pub(crate) rebalances: u64,
     /// Stop reading the log.
     pub(crate) paused: bool,
 }
 
-/// A place among the bounded number of streams.
+/// A place among the limited number of streams.
 pub(crate) struct Slot {
     relay: Arc<Relay>,
     consumer: String,
@@ -108,7 +109,7 @@ impl Drop for Slot {
     }
 }
 
-/// Where a stream begins.
+/// The start of a stream.
 #[derive(Debug, Clone)]
 pub(crate) enum Start {
     /// At the oldest retained event.
@@ -117,22 +118,22 @@ pub(crate) enum Start {
     Latest,
     /// After this position.
     After(EventHash, u64),
-    /// At the oldest retained event, because the cursor is not good.
+    /// At the oldest retained event, because the cursor cannot be used.
     Gap {
         reason: GapReason,
-        /// The cursor as it came; nothing when a time was asked for.
+        /// The cursor as it was received; `None` when the request named a time.
         requested: Option<String>,
-        /// Its sequence, when it is one of ours.
+        /// The cursor's sequence, if it is one of ours.
         sequence: Option<u64>,
     },
 }
 
 impl Start {
-    /// Tries to read the events right after the bounds were taken before a trim came in between.
+    /// Attempts to read the first events with the bounds unchanged, in case a trim comes in between.
     const TRIES: usize = 16;
 
-    /// The start as it is right now: a cursor may have expired since it was looked up. The entries are the first to be
-    /// sent; none when there are none, or they have to be read again.
+    /// The start at this moment: a cursor may have expired since it was looked up. The entries are the first ones to
+    /// send. They may be empty, also when they have to be read again.
     async fn settle(self, events: &Events) -> Result<(Self, Bounds, Vec<Entry>), StoreError> {
         let mut tries = Self::TRIES;
         loop {
@@ -153,7 +154,7 @@ impl Start {
             match pages::begin(events, sequence, bounds.head).done().await {
                 Ok(Page::Entries(first)) => return Ok((start, bounds, first)),
                 Ok(Page::Gone) if tries > 0 => {}
-                // An error shows again when the stream reads.
+                // A lasting error shows again when the stream reads.
                 Ok(_) | Err(_) => return Ok((start, bounds, Vec::new())),
             }
         }
@@ -168,11 +169,11 @@ impl Start {
     }
 }
 
-/// What the request asked for.
+/// The parameters of a request for a stream.
 pub(crate) struct Order {
     pub(crate) principal: Principal,
     pub(crate) client_id: Option<String>,
-    /// Narrowed by the credential already.
+    /// Already narrowed to what the credential may see.
     pub(crate) filter: Filter,
     pub(crate) start: Start,
     pub(crate) slot: Slot,
@@ -229,10 +230,10 @@ struct Closing<'a> {
     reason: &'a ClosingReason,
 }
 
-/// What a look at the log gave.
+/// The result of a look at the log.
 enum Found {
     Messages(Bytes),
-    /// Events that do not pass the filter.
+    /// Only events that do not pass the filter.
     Nothing,
     AtHead,
 }
@@ -298,7 +299,7 @@ impl Subscriber {
                 false => match self.look().await {
                     Ok(found) => found,
                     Err(error) => {
-                        // Health and readiness say so too; the reader comes back with its cursor.
+                        // Health and readiness report it, too. The client reconnects with its cursor.
                         self.relay.log.cannot_read(&error);
                         self.ended = true;
                         return Some(Err(Cut));
@@ -330,7 +331,7 @@ impl Subscriber {
     /// Reads on in the log until a piece is full, the head is reached or nothing passes for a while.
     async fn look(&mut self) -> Result<Found, StoreError> {
         let mut out = std::mem::take(&mut self.opening);
-        // Marked as seen before the store is read, so that what is appended afterwards wakes the wait.
+        // Marked as seen before the store is read, so that later appends wake the wait.
         self.head.borrow_and_update();
         let mut scanned = 0;
         loop {
@@ -356,7 +357,7 @@ impl Subscriber {
                     Phase::Replay { target, .. } => target,
                     Phase::Live => u64::MAX,
                 };
-                // Stored where a dropped future does not lose it.
+                // Stored here because the future may be dropped at the next await.
                 self.opening = out;
                 let events = &self.relay.log.events;
                 let there = self.pages.turn(events, self.sequence, until).await;
@@ -372,7 +373,7 @@ impl Subscriber {
                     continue;
                 }
             }
-            // None are left at the head. And some may have been appended after the streams were told to hold back.
+            // At the head there are no entries left. The streams may also have been paused meanwhile.
             if self.pages.left().is_empty() || self.control.borrow().paused {
                 return Ok(if out.is_empty() { Found::AtHead } else { Found::Messages(out.freeze()) });
             }
@@ -391,8 +392,8 @@ impl Subscriber {
         }
     }
 
-    /// Writes events as the log has them, for a stream that sees all of them, until a piece is full or the page is used
-    /// up. Returns how many that were.
+    /// Writes events unchanged, for a stream without a filter, until a piece is full or the page is used up. Returns
+    /// how many.
     fn write_frames(&mut self, out: &mut BytesMut) -> Result<usize, StoreError> {
         let left = self.pages.left();
         let room = PIECE.saturating_sub(out.len());
@@ -405,7 +406,7 @@ impl Subscriber {
         let entries = &left[..left.iter().take_while(fits).count()];
         let Some(last) = entries.last() else { return Ok(0) };
         let last = Record::decode(last)?;
-        // All places first: then memory is asked for many of them at a time.
+        // The frames are located first, so that the memory loads of several events overlap.
         let frames = entries.iter().map(Record::frame_of).collect::<Result<Vec<_>, _>>()?;
         out.reserve(frames.iter().map(|frame| frame.len()).sum());
         frames.iter().for_each(|frame| out.extend_from_slice(frame));
@@ -414,7 +415,7 @@ impl Subscriber {
         Ok(count)
     }
 
-    /// Writes what the filter sees, likewise.
+    /// Writes the events that pass the filter, in the same way.
     fn write_filtered(&mut self, out: &mut BytesMut) -> Result<usize, StoreError> {
         let (mut count, mut seen, mut last) = (0, 0, None);
         for entry in self.pages.left() {
@@ -435,7 +436,7 @@ impl Subscriber {
         Ok(count)
     }
 
-    /// Moves on behind an event, after so many of the page were looked at and so many of them sent.
+    /// Moves the position to an event, after `events` entries of the page were looked at and `sent` of them were sent.
     fn looked_at(&mut self, events: usize, sent: u64, last: &Record) {
         self.pages.looked_at(events);
         (self.sequence, self.hash) = (last.sequence(), last.hash());
@@ -479,7 +480,7 @@ impl Subscriber {
         write(out, "connected", &connected);
     }
 
-    /// Moves to the oldest retained event and says so.
+    /// Moves to the oldest retained event, and writes a gap.
     fn write_gap(
         &mut self,
         out: &mut BytesMut,

@@ -100,7 +100,7 @@ impl Queue {
         !std::mem::replace(&mut state.writing, true)
     }
 
-    /// Drops queued events, because the events before them were not taken.
+    /// Drops queued events, because the store refused the events before them.
     fn give_back(&self, view: View, error: &StoreError) {
         let mut state = self.state();
         state.view = view;
@@ -116,7 +116,7 @@ impl Queue {
         self.room.notify_waiters();
     }
 
-    /// Whether a sequence is in the queue; an error when it will never be taken.
+    /// Whether a sequence is in the queue; an error when the store will never get it.
     fn still_has(&self, sequence: u64) -> Result<bool, StoreError> {
         let state = self.state();
         match &state.dead {
@@ -188,7 +188,7 @@ impl Log {
                 return Ok(());
             }
             if !self.queue.still_has(sequence)? {
-                // It was not taken, and is not retried.
+                // It was refused, and is not retried.
                 return Err(self.ended());
             }
             tokio::select! {

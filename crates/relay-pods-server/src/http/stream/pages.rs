@@ -21,39 +21,40 @@ pub(super) const BYTES: usize = 512 << 10;
 ///   page    | looked at |  left  |
 ///   ahead                        |  being read, or waiting to be the page  |
 /// ```
-/// At most one page is read ahead, and only where reading takes a while.
+/// At most one page is read ahead, and only if the store does not answer at once.
 #[derive(Default)]
 pub(super) struct Pages {
     page: vec::IntoIter<Entry>,
     ahead: Option<Ahead>,
 }
 
-/// A page on its way.
+/// A page that is being read.
 struct Ahead {
     after: u64,
     reading: BoxFuture<'static, Result<Page, relay_log::Error>>,
-    /// Nothing for a page that is waited for.
+    /// `None` for a page that the stream waits for.
     _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Pages {
-    /// Begins with a page that was read already.
+    /// Begins with a page that has already been read.
     pub(super) fn of(first: Vec<Entry>) -> Self {
         Self { page: first.into_iter(), ahead: None }
     }
 
-    /// The entries of the page that were not looked at yet, oldest first.
+    /// The remaining entries of the page, oldest first.
     pub(super) fn left(&self) -> &[Entry] {
         self.page.as_slice()
     }
 
-    /// So many of them were.
+    /// Removes the first entries of the page.
     pub(super) fn looked_at(&mut self, entries: usize) {
         self.page.by_ref().take(entries).for_each(drop);
     }
 
-    /// Reads the page after a position, once the former is used up. It has no entry beyond `until`, and is empty there
-    /// and at the head. False when the entry after the position is no longer kept. Dropping the future loses nothing.
+    /// Reads the page after a position, once the previous page is used up. The new page ends at `until`, and is empty
+    /// there and at the head. False when the entry after the position is no longer retained. Dropping the future loses
+    /// nothing.
     pub(super) async fn turn(&mut self, events: &Events, after: u64, until: u64) -> Result<bool, StoreError> {
         if after >= until {
             return Ok(true);
@@ -65,7 +66,7 @@ impl Pages {
                 Work::Later(reading) => Ahead { after, reading, _turn: None },
             },
         };
-        // Stored where a dropped future does not lose it.
+        // Stored here because the future may be dropped at the next await.
         let page = (&mut self.ahead.insert(due).reading).await;
         self.ahead = None;
         let there = self.show(page?);

@@ -9,9 +9,9 @@ use super::plan::{Draw, Plan, Weather, mix};
 
 /// The pods, which change by one event at a time.
 ///
-/// Everything the next step depends on is in the pods, the seed and the revision, as controllers of a real cluster keep
+/// The next step depends only on the pods, the seed and the revision, because controllers of a real cluster, too, keep
 /// nothing but what the API server has. So a cluster that is [adopted](Self::adopt) from the fold of its own events
-/// goes on exactly as the one that made them.
+/// continues exactly like the original.
 ///
 /// ```text
 ///  (reconcile: create)              (advance)                                  (reconcile, drain: delete)
@@ -149,8 +149,8 @@ impl Cluster {
         self.pods.values().map(|held| &held.pod)
     }
 
-    /// Says what time it is, in milliseconds since 1970; `None`: times come from the numbers of the events. Nothing
-    /// but times depends on it.
+    /// Sets the present time, in milliseconds since 1970; with `None`, times come from the numbers of the events.
+    /// Nothing but times depends on it.
     pub(super) fn tell_time(&mut self, clock: Option<i64>) {
         self.plan.clock = clock;
     }
