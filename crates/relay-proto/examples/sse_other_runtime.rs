@@ -1,6 +1,5 @@
-//! Decodes inside a runtime that the crate has never heard of: here one of thirty lines, which polls a task when it
-//! is woken and parks its thread otherwise. Any code that feeds bytes and pulls frames is a driver; there is
-//! nothing to adapt.
+//! Decodes inside a runtime that the crate does not know: here one of thirty lines, which polls a task when it is
+//! woken, and parks its thread otherwise. Any code that feeds bytes and takes frames is a driver; no adapter is needed.
 //!
 //! ```sh
 //! cargo run -p relay-proto --example sse_other_runtime
@@ -31,7 +30,7 @@ fn main() {
     sender.join().expect("the sender does not panic");
 }
 
-/// The driver: receive, feed, drain.
+/// The driver: it receives a chunk, feeds it, and takes all frames.
 async fn decode(source: Pipe) -> Vec<Event> {
     let mut decoder = Decoder::default();
     let mut events = Vec::new();

@@ -5,7 +5,7 @@
 //! which request to make so that nothing is lost or repeated, [`Producer`] decides which batch to send so that each
 //! message is written once. Time and seeds are arguments.
 //!
-//! Not here: sockets, credentials, redirects, and the choice of a token after a 401.
+//! **What it does not do:** sockets, credentials, redirects, and the choice of a token after a 401.
 //!
 //! ```
 //! use relay_proto::durable::{Answer, Refusal};

@@ -1,4 +1,4 @@
-//! On a thread of its own, with `std::net`.
+//! A driver on a thread of its own, with `std::net`.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

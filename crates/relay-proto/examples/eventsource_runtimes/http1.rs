@@ -6,12 +6,12 @@ use std::io;
 use bytes::{Buf, Bytes, BytesMut};
 use relay_proto::eventsource::{Attempt, Refused};
 
-/// A seed that no other process has.
+/// A random seed for this process.
 pub(crate) fn seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-/// Whom to ask for what.
+/// The target of a request.
 pub(crate) struct Target {
     pub(crate) url: String,
     /// Host and port to connect to.
@@ -76,7 +76,7 @@ enum State {
     Length(u64),
     ChunkSize,
     Chunk(u64),
-    /// CR and LF behind a chunk.
+    /// CR and LF after a chunk.
     ChunkEnd,
     Done,
 }
@@ -85,7 +85,7 @@ enum State {
 const LARGEST: usize = 16 << 10;
 
 impl Reader {
-    /// Takes what was read; nothing means the end of the connection.
+    /// Adds bytes that were read; no bytes mean the end of the connection.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.eof |= bytes.is_empty();
         self.buffer.extend_from_slice(bytes);
@@ -126,7 +126,7 @@ impl Reader {
                     let digits = line[..].split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
                     let text = std::str::from_utf8(digits).map_err(bad)?;
                     self.state = match u64::from_str_radix(text, 16).map_err(bad)? {
-                        // What may follow the last chunk is of no interest.
+                        // Whatever follows the last chunk is ignored.
                         0 => State::Done,
                         size => State::Chunk(size),
                     };
@@ -142,7 +142,7 @@ impl Reader {
         }
     }
 
-    /// Bytes of the body, at most so many.
+    /// At most `most` bytes of the body.
     fn body(&mut self, most: u64, then: impl Fn(u64) -> State) -> io::Result<Option<Part>> {
         if self.buffer.is_empty() {
             return self.more();

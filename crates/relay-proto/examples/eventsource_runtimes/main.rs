@@ -1,7 +1,7 @@
 //! The connection machine without tokio: on [`blocking`] sockets, and on the [smol](on_smol) executor.
 //!
-//! Two drivers to read and to copy, each a loop that asks the machine and does what it says. They have no TLS, no
-//! proxies and no connection pool: `relay-transport` has.
+//! Two drivers to read and to copy. Each is a loop that polls the machine and does what it says. They have no TLS, no
+//! proxies and no connection pool; `relay-transport` has these.
 //!
 //! ```sh
 //! cargo run -p relay-proto --example eventsource_runtimes -- blocking http://127.0.0.1:8080/events/stream

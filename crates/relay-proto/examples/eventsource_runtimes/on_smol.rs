@@ -1,4 +1,4 @@
-//! On the smol executor, or on any other: nothing here needs a particular one.
+//! A driver on the smol executor. Nothing here depends on it, so any other executor works, too.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -54,7 +54,7 @@ pub(crate) async fn follow(
             };
             Err(io::ErrorKind::TimedOut.into())
         };
-        // Bytes first: the deadline may have passed while the caller was busy.
+        // Bytes are read before the clock: the deadline may have passed while the caller was busy.
         let part = or(connection.next(), timeout).await;
         let now = start.elapsed();
         match part {

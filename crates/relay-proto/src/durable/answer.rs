@@ -27,11 +27,11 @@ pub struct Answer {
     retry_after: Option<Duration>,
 }
 
-/// Why a request was refused.
+/// The reason of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// 404: there is no such stream.
+    /// 404: the stream does not exist.
     NotFound,
     /// 410: the stream was deleted and has forks, or the offset is no longer retained.
     Gone,
@@ -42,9 +42,9 @@ pub enum Refusal {
         /// The epoch that the server knows.
         epoch: u64,
     },
-    /// 409 to a stream that is closed.
+    /// 409, and the stream is closed.
     Closed,
-    /// 409 to a producer whose number is not the next one.
+    /// 409, and the producer's number is not the next one.
     Gap {
         /// The number that the server expects.
         expected: u64,
@@ -53,7 +53,7 @@ pub enum Refusal {
     Conflict,
     /// 413.
     TooLarge,
-    /// 429, and 5xx but 501 and 505: later it may work.
+    /// 429, and 5xx except 501 and 505: a retry may succeed.
     Busy,
     /// Anything else, which is final.
     Other,
@@ -85,11 +85,11 @@ impl Answer {
         answer
     }
 
-    /// Takes a header; names are compared without case, values that make no sense are ignored. `Retry-After` is taken
-    /// in seconds only: see [`from_headers`](Self::from_headers).
+    /// Adds a header. Names are compared without case, and invalid values are ignored. `Retry-After` is accepted in
+    /// seconds only: see [`from_headers`](Self::from_headers).
     #[must_use]
     pub fn header(mut self, name: &str, value: &[u8]) -> Self {
-        // Names as long as any of those below are worth a look.
+        // Only names with the length of one of the names below are compared.
         let mut lower = [0; 24];
         let Some(lower) = lower.get_mut(..name.len()) else { return self };
         lower.copy_from_slice(name.as_bytes());
@@ -137,12 +137,12 @@ impl Answer {
         self.up_to_date
     }
 
-    /// The stream ends at [`next_offset`](Self::next_offset).
+    /// Whether the stream ends at [`next_offset`](Self::next_offset).
     pub fn closed(&self) -> bool {
         self.closed
     }
 
-    /// To be echoed with the next live read.
+    /// The cursor that the next live read must send back.
     pub fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
     }
@@ -157,17 +157,17 @@ impl Answer {
         self.content_encoding.as_deref()
     }
 
-    /// For `If-None-Match`.
+    /// The value for `If-None-Match`.
     pub fn etag(&self) -> Option<&str> {
         self.etag.as_deref()
     }
 
-    /// The epoch that the server knows of this producer.
+    /// The newest epoch of this producer that the server knows.
     pub fn epoch(&self) -> Option<u64> {
         self.epoch
     }
 
-    /// The highest number accepted of this producer.
+    /// The highest accepted number of this producer.
     pub fn seq(&self) -> Option<u64> {
         self.seq
     }
@@ -192,7 +192,7 @@ impl Answer {
         self.retry_after
     }
 
-    /// 2xx.
+    /// Whether the status is 2xx.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -228,7 +228,7 @@ impl Answer {
                 Some(epoch) => Refusal::Fenced { epoch },
                 None => Refusal::Unauthorised,
             },
-            // In the order in which the server looks.
+            // In the order in which servers check.
             409 if self.closed => Refusal::Closed,
             409 => match self.expected {
                 Some(expected) => Refusal::Gap { expected },
@@ -242,7 +242,7 @@ impl Answer {
     }
 }
 
-/// Whether a stream of this type is one of JSON messages: compared without parameters and case.
+/// Whether a stream of this type has JSON messages. Parameters and case are ignored.
 pub fn is_json(content_type: &str) -> bool {
     essence(content_type).eq_ignore_ascii_case("application/json")
 }

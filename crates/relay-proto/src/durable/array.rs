@@ -25,13 +25,13 @@ pub struct ArraySplitter {
     /// The part of the current element from earlier chunks.
     partial: BytesMut,
     state: State,
-    /// The element before the white space.
+    /// The finished element, while the white space after it is skipped.
     element: Bytes,
     /// Bytes before the chunk, for errors.
     before: u64,
-    /// Where in the chunk the search goes on.
+    /// The position in the chunk at which the search continues.
     at: usize,
-    /// Where in the chunk the element begins.
+    /// The position in the chunk at which the element begins.
     start: usize,
 }
 
@@ -39,15 +39,15 @@ pub struct ArraySplitter {
 enum State {
     /// Nothing but white space yet.
     Before,
-    /// Behind the bracket that opens.
+    /// After the opening bracket.
     First,
-    /// Behind a comma.
+    /// After a comma.
     Next,
-    /// In an element: how deep, whether in a string, whether behind a backslash there.
+    /// In an element: its depth, whether in a string, and whether after a backslash there.
     Element { depth: u32, string: bool, escape: bool },
-    /// Behind an element and white space.
+    /// After an element and white space.
     Behind,
-    /// Behind the bracket that closes.
+    /// After the closing bracket.
     Done,
 }
 
@@ -72,7 +72,7 @@ pub enum ArrayError {
 }
 
 impl ArraySplitter {
-    /// For one array whose elements have at most `limit` bytes each.
+    /// A splitter for one array whose elements have at most `limit` bytes each.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -86,7 +86,7 @@ impl ArraySplitter {
         }
     }
 
-    /// Takes the next bytes. All messages of the bytes before must have been taken.
+    /// Adds the next bytes. All messages of the earlier bytes must have been taken.
     pub fn feed(&mut self, chunk: impl Into<Bytes>) {
         debug_assert_eq!(self.at, self.chunk.len(), "the messages before are still to be taken");
         self.before += self.chunk.len() as u64;
@@ -94,7 +94,7 @@ impl ArraySplitter {
         (self.at, self.start) = (0, 0);
     }
 
-    /// The next whole element, or `None` when more bytes are needed.
+    /// The next complete element, or `None` when more bytes are needed.
     ///
     /// # Errors
     /// [`ArrayError`]. The splitter is of no use afterwards.
@@ -108,7 +108,7 @@ impl ArraySplitter {
                         (_, b'\\') => State::Element { depth, string: true, escape: true },
                         (_, b'"') => State::Element { depth, string: false, escape: false },
                         _ => {
-                            // Most of a string is neither.
+                            // Most characters of a string are neither.
                             let rest = &self.chunk[self.at..];
                             self.at += memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
                             continue;
@@ -177,7 +177,7 @@ impl ArraySplitter {
         Ok(None)
     }
 
-    /// Whether the end of the array was read, or nothing but white space: an empty body means an empty array.
+    /// Whether the array was read to its end, or nothing but white space came: an empty body means an empty array.
     ///
     /// # Errors
     /// [`ArrayError::Malformed`] when the array is not complete.

@@ -1,4 +1,4 @@
-//! Received data that was not given out yet, and how much of it to skip.
+//! Received data that has not been returned yet, and how much of it to skip.
 
 use alloc::vec::Vec;
 use core::mem;
@@ -7,16 +7,16 @@ use bytes::{Bytes, BytesMut};
 
 use super::Content;
 
-/// Messages or bytes that wait for their offset. Bounded: excess data is given out as a piece of its own.
+/// Messages or bytes that wait for their offset. Bounded: excess data is returned as a separate piece.
 #[derive(Debug)]
 pub(super) struct Held {
-    /// Bytes that a piece may have.
+    /// Size limit of a piece, in bytes.
     most: usize,
-    /// Messages or bytes that were given out before and are repeated.
+    /// The number of messages or bytes that were returned before and come again.
     skip: u64,
     messages: Vec<Bytes>,
     bytes: BytesMut,
-    /// Of the messages.
+    /// Total size of the messages, in bytes.
     size: usize,
 }
 
@@ -25,7 +25,7 @@ impl Held {
         Self { most: most.max(1), skip: 0, messages: Vec::new(), bytes: BytesMut::new(), size: 0 }
     }
 
-    /// Drops data that was not given out: it is requested again, and the first `skip` units of it were given out.
+    /// Drops data that was not returned. It is requested again, and the first `skip` units of it were returned before.
     pub(super) fn restart(&mut self, skip: u64) {
         self.messages = Vec::new();
         self.bytes = BytesMut::new();
@@ -37,7 +37,7 @@ impl Held {
         self.skip
     }
 
-    /// Adds a message; returns a piece when there was no room for it.
+    /// Adds a message. Returns a piece when there is no room for the message.
     pub(super) fn push_message(&mut self, message: Bytes) -> Option<Content> {
         if self.skip > 0 {
             self.skip -= 1;
@@ -57,7 +57,7 @@ impl Held {
         self.bytes.extend_from_slice(&bytes[skipped..]);
     }
 
-    /// A full piece, when there is more than one. It does not end within a character.
+    /// Returns a full piece, if there is more data than that. The piece does not end within a character.
     pub(super) fn overflow(&mut self) -> Option<Content> {
         if self.bytes.len() <= self.most {
             return None;
@@ -73,7 +73,7 @@ impl Held {
         Some(Content::Bytes(self.bytes.split_to(end).freeze()))
     }
 
-    /// All of it.
+    /// Takes everything.
     pub(super) fn take(&mut self) -> Option<Content> {
         self.size = 0;
         if !self.messages.is_empty() {

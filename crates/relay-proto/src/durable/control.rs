@@ -16,13 +16,13 @@ use super::Offset;
 pub struct Control {
     /// The start of the next read.
     pub stream_next_offset: Offset,
-    /// To be echoed with the next live read; may be missing when the stream is closed.
+    /// The cursor that the next live read must send back; may be missing when the stream is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_cursor: Option<String>,
-    /// Everything that exists was sent.
+    /// Whether all existing data was sent.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub up_to_date: bool,
-    /// The stream ends here.
+    /// Whether the stream ends here.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub stream_closed: bool,
 }

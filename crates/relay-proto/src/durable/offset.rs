@@ -27,7 +27,7 @@ enum Text {
 /// Longest accepted offset, in bytes. The protocol guarantees fewer than 256 characters.
 const LONGEST: usize = 1024;
 
-/// This cannot be an offset: it is empty, longer than 1,024 bytes, or has control characters or spaces.
+/// The text is not an offset: it is empty, longer than 1,024 bytes, or has control characters or spaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an offset has 1 to 1024 bytes, without spaces and control characters")]
 pub struct InvalidOffset;
@@ -72,7 +72,7 @@ impl Offset {
         self.as_str() == "now"
     }
 
-    /// Whether a server gave it: neither [`START`](Self::START) nor [`NOW`](Self::NOW).
+    /// Whether a server issued it: it is neither [`START`](Self::START) nor [`NOW`](Self::NOW).
     pub fn is_minted(&self) -> bool {
         !self.is_start() && !self.is_now()
     }
@@ -127,7 +127,7 @@ impl PartialOrd for Offset {
 
 impl Ord for Offset {
     fn cmp(&self, other: &Self) -> core::cmp::Ordering {
-        // The beginning is before everything, the end behind everything.
+        // The beginning is before everything, the end after everything.
         let rank = |offset: &Self| match (offset.is_start(), offset.is_now()) {
             (true, _) => 0,
             (_, true) => 2,
@@ -167,16 +167,16 @@ impl<'de> Deserialize<'de> for Offset {
 /// The position of a reader, and all it needs to continue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// Everything before this was given out.
+    /// Everything before this offset was returned.
     pub offset: Offset,
-    /// The server's last cursor, to be echoed.
+    /// The server's last cursor, to be sent back.
     pub cursor: Option<String>,
-    /// Messages (JSON streams) or bytes (others) after `offset` that were given out too.
+    /// Messages (JSON streams) or bytes (others) after `offset` that were returned, too.
     pub skip: u64,
 }
 
 impl Checkpoint {
-    /// A position with nothing but an offset.
+    /// A position that consists of an offset only.
     pub fn at(offset: Offset) -> Self {
         Self { offset, cursor: None, skip: 0 }
     }

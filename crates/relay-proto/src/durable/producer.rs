@@ -30,8 +30,8 @@ use parcel::{Parcel, Stage};
 ///                                                         └── anything else: stop, nothing behind it is sent
 /// ```
 ///
-/// A batch keeps its number, epoch and bytes through all attempts. **What [`state`](Self::state) says must be stored
-/// before an attempt that is [`first`](Attempt::first) goes out**, if the producer is to survive its process.
+/// A batch keeps its number, epoch and bytes in all attempts. **The [`state`](Self::state) must be stored before an
+/// attempt that is [`first`](Attempt::first) is sent**, if the producer is to survive its process.
 #[derive(Debug)]
 pub struct Producer {
     config: ProducerConfig,
@@ -41,7 +41,7 @@ pub struct Producer {
     /// The caller's mark after the acknowledged messages.
     acknowledged: u64,
     messages_done: u64,
-    /// Not acknowledged, in order of their numbers.
+    /// Batches that are not acknowledged, in the order of their numbers.
     parcels: VecDeque<Parcel>,
     open: Option<(Parcel, Duration)>,
     /// Bytes in all parcels, with the overhead of each message.
@@ -105,7 +105,8 @@ impl Producer {
         producer.epoch = state.epoch;
         producer.next_seq = state.in_flight.first().map_or(state.next_seq, |bounds| bounds.seq);
         producer.acknowledged = state.acknowledged;
-        // Once something of this epoch is acknowledged it is ours, or a newer producer took over.
+        // Once a batch of this epoch is acknowledged, the epoch is ours; a later refusal means that a newer producer
+        // took over.
         producer.claimable &= producer.next_seq == 0;
         producer
     }
@@ -137,8 +138,8 @@ impl Producer {
         self.load
     }
 
-    /// Whether a message of this size may be pushed within [`ProducerConfig::max_buffer`]. One always may when
-    /// nothing is held.
+    /// Whether a message of this size may be pushed within [`ProducerConfig::max_buffer`]. One message is always
+    /// allowed when the producer holds nothing.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.load == 0 || self.load + bytes + OVERHEAD <= self.config.max_buffer
     }
@@ -148,7 +149,7 @@ impl Producer {
         self.parcels.is_empty() && self.open.is_none()
     }
 
-    /// Takes a message: for a JSON stream the text of one JSON value. `mark` is the caller's position behind it.
+    /// Adds a message: for a JSON stream the text of one JSON value. `mark` is the caller's position after it.
     pub fn push(&mut self, message: &[u8], mark: u64, now: Duration) {
         let json = self.config.json;
         if self.open.as_ref().is_some_and(|(parcel, _)| self.is_full(parcel, message.len())) {
@@ -165,8 +166,8 @@ impl Producer {
         }
     }
 
-    /// Like [`push`](Self::push), for a message in memory of its own. One that fills more than half a batch is a batch
-    /// of its own, and is not copied unless the stream takes JSON.
+    /// Like [`push`](Self::push), for a message in its own memory. A message that fills more than half a batch becomes
+    /// a batch of its own, and is not copied unless the stream takes JSON.
     pub fn push_owned(&mut self, message: Bytes, mark: u64, now: Duration) {
         if self.config.json || message.len() <= self.config.max_batch_bytes / 2 {
             return self.push(&message, mark, now);
@@ -185,8 +186,7 @@ impl Producer {
             || parcel.len() >= self.config.max_batch_items
     }
 
-    /// Takes a batch that was in flight in an earlier process, with its messages; it keeps its number and its
-    /// bounds.
+    /// Adds a batch that was in flight in an earlier process, with its messages. It keeps its number and its bounds.
     pub fn push_batch<'m>(&mut self, messages: impl Iterator<Item = (&'m [u8], u64)>, now: Duration) {
         let from = self.mark();
         let mut parcel = Parcel::new(self.config.json, from);
@@ -199,7 +199,7 @@ impl Producer {
         self.seal();
     }
 
-    /// The mark behind everything pushed.
+    /// The mark after everything pushed.
     fn mark(&self) -> u64 {
         let last = self.open.as_ref().map(|(parcel, _)| parcel).or(self.parcels.back());
         last.map_or(self.acknowledged, Parcel::last_mark)
@@ -218,14 +218,14 @@ impl Producer {
         self.flushing = true;
     }
 
-    /// Goes on one epoch higher, with number 0, if everything is acknowledged and nothing is being closed; `false`
-    /// otherwise.
+    /// Continues in the next epoch, with number 0, if everything is acknowledged and no close is in progress; otherwise
+    /// `false`.
     pub fn restart(&mut self) -> bool {
         let may = self.is_idle() && self.close == Close::Open && self.stop.is_none();
         if may {
             self.epoch += 1;
             self.next_seq = 0;
-            // Nothing is known of the new epoch.
+            // Nothing is known about the new epoch.
             self.proven = false;
         }
         may
@@ -254,7 +254,7 @@ impl Producer {
             self.pause = None;
         }
         self.halve();
-        // Nothing is known of the epoch before the first acknowledgement: one batch finds out.
+        // Before the first acknowledgement nothing is known about the epoch: one batch finds out.
         let window = if self.proven { self.config.in_flight.max(1) } else { 1 };
         let mut linger = None;
         if self.parcels.len() < window
@@ -267,7 +267,7 @@ impl Producer {
                 linger = Some(due);
             }
         }
-        // Nothing goes out behind a batch that is to be halved.
+        // No batch is sent after one that is to be halved.
         let halving = self.parcels.iter().position(|parcel| parcel.halve);
         for at in 0..self.parcels.len().min(window).min(halving.unwrap_or(usize::MAX)) {
             if self.parcels[at].stage == Stage::Ready {
@@ -326,7 +326,7 @@ impl Producer {
         match answer.refusal() {
             None if answer.is_taken() => {
                 let duplicate = answer.status() == 204;
-                // The server has taken more under this name than was ever sent here.
+                // The server has accepted more under this name than we ever sent.
                 let ours = self.parcels.iter().rfind(|parcel| parcel.attempts > 0 || parcel.known);
                 let foreign = answer.seq() > ours.map(|parcel| parcel.seq);
                 let parcel = &mut self.parcels[at];
@@ -350,7 +350,7 @@ impl Producer {
                 self.failed(&cause_of(answer), answer.retry_after(), now);
             }
             Some(Refusal::Fenced { epoch }) => {
-                // What was sent in an earlier life may have been taken before a newer producer took over: it is not
+                // A batch of an earlier process may have been accepted before a newer producer took over, so it is not
                 // sent again under another epoch.
                 if self.claimable && epoch >= self.epoch && !self.parcels[at].known {
                     return self.claim(epoch);
@@ -358,13 +358,13 @@ impl Producer {
                 self.refuse(at, Refused::Fenced { epoch });
             }
             Some(Refusal::Gap { expected }) => {
-                // Something earlier is still on its way: this one comes after it.
+                // An earlier batch is still in flight: this one waits for it.
                 let parcel = &mut self.parcels[at];
                 let seq = parcel.seq;
                 if expected < seq && at > 0 {
                     parcel.stage = Stage::Behind;
                 } else if expected < seq && !parcel.alone {
-                    // It was on its way together with them, and this answer is older than theirs.
+                    // It was in flight together with the earlier ones, and this response is older than theirs.
                     parcel.stage = Stage::Ready;
                 } else {
                     self.refuse(at, Refused::Gap { expected, seq });
@@ -429,8 +429,8 @@ impl Producer {
         let second = self.parcels[at].split(self.config.json);
         self.parcels.insert(at + 1, second);
         if late {
-            // What was lost on the way might arrive late under a number that now means something else; an epoch more
-            // keeps it out. Nothing of this epoch from here on was taken.
+            // A delayed attempt might arrive under a number that now belongs to another batch. A new epoch prevents
+            // that: no batch of the old epoch from here on was accepted.
             self.epoch += 1;
             self.proven = false;
             self.renumber(0, 0);
@@ -451,7 +451,7 @@ impl Producer {
         self.next_seq = seq;
     }
 
-    /// Claims the name from another producer.
+    /// Takes the name over from another producer.
     fn claim(&mut self, epoch: u64) {
         self.claimable = false;
         self.epoch = epoch.saturating_add(1);
@@ -480,7 +480,7 @@ impl Producer {
             self.proven = true;
             self.claimable = false;
             self.parcels.pop_front();
-            // What waited for this one may go.
+            // The batch that waited for this one may be sent.
             if let Some(next) = self.parcels.front_mut()
                 && next.stage == Stage::Behind
                 && !next.halve
@@ -540,7 +540,7 @@ impl Producer {
         self.events.push_back(Event::Retry { cause: cause.to_string(), delay });
     }
 
-    /// A batch was refused for good. If no attempt at it can have been taken, it is not in flight any more.
+    /// A batch was refused for good. If none of its attempts can have been accepted, it is no longer in flight.
     fn refuse(&mut self, at: usize, refused: Refused) {
         let parcel = &mut self.parcels[at];
         if !parcel.ambiguous && !parcel.known {
@@ -559,7 +559,7 @@ impl Producer {
     }
 }
 
-/// Why a response is followed by another attempt.
+/// The reason for another attempt after this response.
 fn cause_of(answer: &Answer) -> String {
     let page = if answer.is_page() { ", an HTML page" } else { "" };
     alloc::format!("status {}{page}", answer.status())

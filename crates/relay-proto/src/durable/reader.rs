@@ -21,7 +21,7 @@ mod config;
 
 pub use config::{Ask, Content, End, Live, LiveMode, Piece, ReaderConfig, ReaderStop, ReaderWant, Retry};
 
-/// Reads a stream without a gap and without a duplicate, over as many requests as it takes.
+/// Reads a stream without a gap and without a duplicate, with as many requests as necessary.
 ///
 /// ```text
 ///            HEAD (type, tail)            catch-up            up to date          live
@@ -33,17 +33,17 @@ pub use config::{Ask, Content, End, Live, LiveMode, Piece, ReaderConfig, ReaderS
 ///                            offset; nothing moved five times; out of time
 /// ```
 ///
-/// **After every call, call [`poll`](Self::poll) until it needs an input.** Data is given out with the offset that
-/// covers it. After a cut, received data that was not given out is dropped and requested again, and data that was
-/// given out is skipped.
+/// **After every call, call [`poll`](Self::poll) until it needs an input.** Data is returned with the offset that
+/// covers it. After a cut, received data that was not returned is dropped and requested again, and data that was
+/// returned is skipped.
 #[derive(Debug)]
 pub struct Reader {
     config: ReaderConfig,
-    /// Everything given out, exactly.
+    /// The exact position of everything returned.
     position: Checkpoint,
-    /// The start, once "now" is known.
+    /// The start of the reader; a start of "now" is replaced when it is known.
     began: Checkpoint,
-    /// The server gave the position, so it cannot go back.
+    /// Whether the server gave the position, so that it cannot go back.
     anchored: bool,
     json: Option<bool>,
     phase: Phase,
@@ -52,9 +52,9 @@ pub struct Reader {
     out: VecDeque<ReaderWant>,
     backoff: Backoff,
     failing_since: Option<Duration>,
-    /// Responses in a row without progress.
+    /// Responses without progress in a row.
     stuck: u32,
-    /// Short event connections in a row without progress.
+    /// Short event connections without progress in a row.
     short: u32,
     malformed_at: Option<Offset>,
     told_up_to_date: bool,
@@ -100,7 +100,7 @@ impl Reader {
     pub fn new(config: ReaderConfig, from: Checkpoint, seed: u64) -> Self {
         let phase = match config.mode {
             LiveMode::Off | LiveMode::Auto => Phase::CatchUp,
-            // "now" of the first answer is not that of the second; and events do not tell the stream's type.
+            // The "now" of two responses may differ, and events do not tell the stream's type, so a HEAD comes first.
             LiveMode::Sse => Phase::Head,
             LiveMode::LongPoll if from.offset.is_now() => Phase::Head,
             LiveMode::LongPoll => Phase::Live(Live::LongPoll),
@@ -124,8 +124,8 @@ impl Reader {
         }
     }
 
-    /// Takes it as known whether the stream is one of JSON messages, before the first poll: nobody is asked then,
-    /// unless for where "now" is.
+    /// Sets whether the stream has JSON messages, before the first poll. The reader then makes no request for that,
+    /// unless it has to find out where "now" is.
     #[must_use]
     pub fn known(mut self, json: bool) -> Self {
         self.json = Some(json);
@@ -135,7 +135,7 @@ impl Reader {
         self
     }
 
-    /// The position of the reader: everything before it was given out.
+    /// The position of the reader: everything before it was returned.
     pub fn position(&self) -> &Checkpoint {
         &self.position
     }
@@ -150,7 +150,7 @@ impl Reader {
         self.json
     }
 
-    /// What is to be done next. Times are on the clock of the caller's choice, which only goes forward.
+    /// The next action. Times are on a clock of the caller's choice, which must only go forward.
     pub fn poll(&mut self, now: Duration) -> ReaderWant {
         if let Some(out) = self.out.pop_front() {
             return out;
@@ -203,7 +203,7 @@ impl Reader {
         }
     }
 
-    /// The answer's head.
+    /// The head of a response.
     pub fn handle_answer(&mut self, answer: &Answer, now: Duration) {
         let State::Answer { asked } = self.state else { return };
         if let Some(refusal) = answer.refusal() {
@@ -231,7 +231,7 @@ impl Reader {
                     now,
                 );
             }
-            // One message may come in one event, whole, and in base64.
+            // One message may be an event of its own, and in base64.
             let most =
                 self.config.max_message.saturating_add(self.config.max_message / 2).saturating_add(4096);
             let limits = Limits::default().line(most).data(most);
@@ -262,7 +262,7 @@ impl Reader {
                 let discard = next.offset == self.position.offset;
                 self.state = State::Body { asked, read: now, next, splitter, discard };
             }
-            // Nobody is waited for in a catch-up: without a body it may skip what there is.
+            // A catch-up read does not wait, so a response without a body could skip existing data.
             204 if self.phase == Phase::CatchUp => {
                 self.malformed("204 to a read that does not wait".to_string(), now);
             }
@@ -271,7 +271,7 @@ impl Reader {
         }
     }
 
-    /// The stream's type and tail are known.
+    /// Notes the stream's type and tail.
     fn described(&mut self, answer: &Answer) {
         self.json = answer.content_type().map(is_json);
         if self.position.offset.is_now()
@@ -301,14 +301,14 @@ impl Reader {
         self.phase = Phase::Live(if events { Live::Sse } else { Live::LongPoll });
     }
 
-    /// Long-poll from now on, for good.
+    /// Uses long-polls from now on, permanently.
     fn give_up_events(&mut self) {
         self.short = SHORT_ONES;
         self.phase = Phase::Live(Live::LongPoll);
         self.state = State::Ask;
     }
 
-    /// Bytes of the body.
+    /// Bytes of a response's body.
     pub fn handle_bytes(&mut self, bytes: Bytes, now: Duration) {
         match &mut self.state {
             State::Body { read, splitter, discard, .. } => {
@@ -418,8 +418,8 @@ impl Reader {
         self.commit(next, now, None);
     }
 
-    /// An answer or a control event is complete: gives out what it covers. `asked` is when an answer was asked for;
-    /// the next request follows it.
+    /// Completes a response or a control event: returns the data that it covers. `asked` is the time of the request,
+    /// for responses; then the next request follows.
     fn commit(&mut self, next: Next, now: Duration, asked: Option<Duration>) {
         let before = &self.position;
         let offset_moved = next.offset != before.offset;
@@ -430,7 +430,7 @@ impl Reader {
         }
         let content = if offset_moved { self.held.take() } else { None };
         if !offset_moved {
-            // What no new offset covers comes again, or was there before.
+            // Data without a new offset comes again, or is a repetition.
             self.held.restart(before.skip);
         }
         self.position = Checkpoint {
@@ -465,7 +465,8 @@ impl Reader {
             }
             _ if offset_moved => {}
             _ if moved || !quick => {
-                // The server waited, or says that time went by: no failure, and no reason to hurry.
+                // The server waited, or a moved cursor says that time has passed: this is no failure, but no reason to
+                // hurry either.
                 if !quick {
                     self.stuck = 0;
                     self.backoff.reset();
@@ -484,7 +485,7 @@ impl Reader {
         self.state = State::Pause { until: now + self.backoff.next_delay() };
     }
 
-    /// Gives out what a new offset covers; what has no data only when it says something new.
+    /// Returns data that a new offset covers; a piece without data only when it says something new.
     fn piece(&mut self, content: Option<Content>, up_to_date: bool, closed: bool) {
         let news = closed || (up_to_date && !self.told_up_to_date);
         if content.is_none() && !news {
@@ -498,7 +499,7 @@ impl Reader {
         self.out.push_back(ReaderWant::Piece(Piece { content, checkpoint, whole: true, up_to_date, closed }));
     }
 
-    /// The body or the stream of events ended: as it should, or cut off.
+    /// The end of the body or of the event stream: regular, or cut off.
     pub fn handle_end(&mut self, cut: Option<&str>, now: Duration) {
         match core::mem::replace(&mut self.state, State::Ask) {
             State::Body { asked, next, splitter, discard, .. } => match (cut, splitter) {
@@ -534,19 +535,19 @@ impl Reader {
                 }
             }
             State::Answer { .. } => self.failed(cut.unwrap_or("the connection ended"), None, now),
-            // There is no connection: it is one that was dropped.
+            // The end belongs to a connection that was already dropped.
             other => self.state = other,
         }
     }
 
-    /// The request could not be sent, or no answer came.
+    /// The request could not be sent, or no response came.
     pub fn handle_failure(&mut self, cause: &str, now: Duration) {
         if matches!(self.state, State::Answer { .. } | State::Body { .. } | State::Events { .. }) {
             self.failed(cause, None, now);
         }
     }
 
-    /// A deadline that [`poll`](Self::poll) named may have come.
+    /// A deadline that [`poll`](Self::poll) returned may have been reached.
     pub fn handle_timeout(&mut self, now: Duration) {
         let deadline = match &self.state {
             State::Answer { asked } => *asked + self.patience(),
@@ -630,13 +631,13 @@ impl Reader {
     }
 }
 
-/// Whether an offset is before another. Offsets sort bytewise; a server that counts without padding, and says 10 behind
-/// 9, breaks that rule and is still not taken for one that goes back.
+/// Whether an offset is before another. Offsets sort bytewise. A server that counts without padding, with 10 after 9,
+/// breaks that rule; it still does not count as going back.
 fn went_back(before: &Offset, next: &Offset) -> bool {
     next < before && next.as_str().len() <= before.as_str().len()
 }
 
-/// Gives out a piece that no offset covers yet.
+/// Returns a piece that no offset covers yet.
 fn given(out: &mut VecDeque<ReaderWant>, position: &mut Checkpoint, content: Content) {
     position.skip += content.units();
     let checkpoint = position.clone();

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::Position;
 
-/// The answer to a publish.
+/// The response to a publish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Published {
@@ -15,13 +15,13 @@ pub struct Published {
     pub offset: u64,
     /// The epoch of the position.
     pub epoch: String,
-    /// Whether the same envelope had been accepted before, so that a response was lost.
+    /// Whether the same envelope had been accepted before, so that an earlier response was lost.
     #[serde(default)]
     pub duplicate: bool,
 }
 
 impl Published {
-    /// Of a position.
+    /// A receipt with a position.
     pub fn new(position: Position, duplicate: bool) -> Self {
         Self { offset: position.offset(), epoch: position.epoch().to_owned(), position, duplicate }
     }
@@ -33,14 +33,14 @@ impl Published {
 pub struct HistoryPage {
     /// The channel.
     pub channel: String,
-    /// The life of its log.
+    /// The epoch of its log.
     pub epoch: String,
     /// The newest offset, 0 when there is none.
     pub head: u64,
-    /// The oldest offset that is retained; `None` when nothing is.
+    /// The oldest retained offset; `None` when nothing is retained.
     #[serde(default)]
     pub oldest: Option<u64>,
-    /// The envelopes that were asked for.
+    /// The requested envelopes.
     pub envelopes: Vec<HistoryEntry>,
 }
 
@@ -51,11 +51,11 @@ impl HistoryPage {
     }
 }
 
-/// An envelope of a history, not looked into.
+/// An envelope of a history, not decoded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HistoryEntry {
-    /// Where it stands; `None` where the server does not say.
+    /// Its position; `None` when the server does not send it.
     #[serde(default)]
     pub position: Option<Position>,
     /// Its text.
@@ -75,7 +75,7 @@ impl HistoryEntry {
 pub struct PresenceList {
     /// The channel.
     pub channel: String,
-    /// How many.
+    /// The number of subscribers.
     pub subscribers: u64,
     /// One per open stream, sorted by client id.
     pub entries: Vec<PresenceEntry>,
@@ -97,7 +97,7 @@ pub struct PresenceEntry {
     pub user_id: String,
     /// The name that the subscriber gave.
     pub client_id: String,
-    /// What else it says of itself: any JSON.
+    /// Other information that the subscriber gave: any JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conn_info: Option<Box<RawValue>>,
 }
@@ -117,7 +117,7 @@ impl PresenceEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ChannelList {
-    /// Sorted by name, as far as the token may read them.
+    /// Sorted by name; only those that the token may read.
     pub channels: Vec<ChannelInfo>,
 }
 
@@ -135,13 +135,13 @@ impl ChannelList {
 pub struct ChannelInfo {
     /// Its name.
     pub channel: String,
-    /// The life of its log.
+    /// The epoch of its log.
     pub epoch: String,
     /// The newest offset, 0 when there is none.
     pub head: u64,
-    /// How many envelopes are retained.
+    /// The number of retained envelopes.
     pub retained: u64,
-    /// How many streams are open.
+    /// The number of open streams.
     pub subscribers: u64,
 }
 
@@ -151,11 +151,11 @@ pub struct ChannelInfo {
 pub struct Health {
     /// `ok`.
     pub status: String,
-    /// How many channels there are.
+    /// The number of channels.
     pub channels: u64,
-    /// How many streams are open.
+    /// The number of open streams.
     pub subscribers: u64,
-    /// Bytes of envelopes that are retained.
+    /// The size of the retained envelopes, in bytes.
     pub retained_bytes: u64,
 }
 

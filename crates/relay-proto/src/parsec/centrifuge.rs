@@ -1,6 +1,6 @@
-//! The JSON protocol (version 2) of `centrifuge` servers, and the Twirp calls that go with it, both directions.
+//! The JSON protocol (version 2) of `centrifuge` servers, in both directions, and the Twirp calls that belong to it.
 //!
-//! A text frame holds one or more lines, each a command, a reply or a push; the order of the lines is the order of
+//! A text frame holds one or more lines. Each line is a command, a reply or a push, and their order is the order of
 //! events. Zero values are left out on the wire, so every member may be missing. `data` is kept as its bytes.
 
 use std::borrow::Cow;
@@ -22,16 +22,16 @@ pub enum Command {
         /// The name of the client's software.
         name: String,
     },
-    /// Asks for the publications of a channel.
+    /// Subscribes to a channel.
     Subscribe {
         /// The channel.
         channel: String,
         /// The credential for the channel; empty for none.
         token: String,
-        /// From where to recover; `None` for what is published from now on.
+        /// The position to recover from; `None` for what is published from now on.
         recover: Option<Recover>,
     },
-    /// Wants no more of a channel.
+    /// Unsubscribes from a channel.
     Unsubscribe {
         /// The channel.
         channel: String,
@@ -40,13 +40,13 @@ pub enum Command {
     Pong,
 }
 
-/// From where to recover. Neither epoch nor offset: everything, if nothing was trimmed.
+/// The position to recover from. Without epoch and offset: everything, if nothing was trimmed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[allow(clippy::exhaustive_structs, reason = "as on the wire")]
 pub struct Recover {
-    /// The life of the stream; empty for any.
+    /// The epoch of the stream; empty for any.
     pub epoch: String,
-    /// What follows this offset.
+    /// What follows this offset is requested.
     pub offset: u64,
 }
 
@@ -54,11 +54,11 @@ pub struct Recover {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Message {
-    /// Asks whether the client is there.
+    /// Checks whether the client is alive.
     Ping,
     /// Answers a command.
     Reply {
-        /// Of which command.
+        /// The id of the command.
         id: u32,
         /// The result.
         result: Result<Reply, CommandError>,
@@ -67,38 +67,38 @@ pub enum Message {
     Publication {
         /// The channel.
         channel: String,
-        /// What was published.
+        /// The publication.
         publication: Publication,
     },
     /// The server ended a subscription.
     Unsubscribe {
         /// The channel.
         channel: String,
-        /// Below 2500: for good.
+        /// A code below 2500 means that the subscription is over for good.
         code: u32,
-        /// In words.
+        /// A text.
         reason: String,
     },
-    /// The server ends the connection.
+    /// The server closes the connection.
     Disconnect {
-        /// As in a close frame.
+        /// The code, as in a close frame.
         code: u32,
-        /// In words.
+        /// A text.
         reason: String,
     },
-    /// A push that this version does not know.
+    /// A push of an unknown kind.
     Other,
 }
 
-/// The answer to a command that was done.
+/// The reply to a successful command.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Reply {
-    /// To connect.
+    /// The reply to `connect`.
     Connect(Connected),
-    /// To subscribe.
+    /// The reply to `subscribe`.
     Subscribe(Subscribed),
-    /// To unsubscribe, or to something that this version does not know.
+    /// The reply to `unsubscribe`, or to an unknown command.
     Other,
 }
 
@@ -116,7 +116,7 @@ pub struct Connected {
     /// Seconds between pings; 0 for none.
     #[serde(skip_serializing_if = "is_zero")]
     pub ping: u64,
-    /// Whether pings are to be answered.
+    /// Whether the client must answer pings.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pong: bool,
 }
@@ -132,35 +132,35 @@ pub struct Subscribed {
     /// Whether the server checks positions.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub positioned: bool,
-    /// The life of the stream; empty when it has no positions.
+    /// The epoch of the stream; empty when it has no positions.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub epoch: String,
-    /// The newest offset; but **the one that was asked for** when the subscription was recovered.
+    /// The newest offset; but **the requested one** when the subscription was recovered.
     #[serde(skip_serializing_if = "is_zero")]
     pub offset: u64,
-    /// Whether nothing was lost since the position that was asked for.
+    /// Whether nothing was lost since the requested position.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
-    /// Whether recovery was asked for.
+    /// Whether recovery was requested.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub was_recovering: bool,
-    /// What was published since the position that was asked for.
+    /// The publications since the requested position.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publications: Vec<Publication>,
 }
 
 impl Subscribed {
-    /// The newest offset: the greater of `offset` and those of the publications.
+    /// The newest offset: the maximum of `offset` and the offsets of the publications.
     pub fn newest(&self) -> u64 {
         self.publications.iter().map(|publication| publication.offset).fold(self.offset, u64::max)
     }
 }
 
-/// Something that was published. `Debug` shows the size of the data, never the data.
+/// A publication. `Debug` shows the size of the data, never the data.
 #[derive(Clone, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "as on the wire")]
 pub struct Publication {
-    /// The bytes as they were published.
+    /// The bytes, unchanged.
     pub data: Bytes,
     /// Its offset in the stream; 0 when it has none.
     pub offset: u64,
@@ -172,7 +172,7 @@ impl std::fmt::Debug for Publication {
     }
 }
 
-/// Why a command was not done.
+/// Why a command failed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, thiserror::Error)]
 #[serde(default)]
 #[error("error {code}: {message}")]
@@ -181,14 +181,14 @@ pub struct CommandError {
     /// 100 internal, 101 unauthorized, 102 unknown channel, 103 permission denied, 105 already subscribed, 106 limit,
     /// 107 bad request, 108 not available, 109 token expired, 112 unrecoverable position.
     pub code: u32,
-    /// In words.
+    /// A text.
     pub message: String,
-    /// Whether another try may help.
+    /// Whether a retry may succeed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub temporary: bool,
 }
 
-/// A line that is neither a command, a reply nor a push. Holds nothing of it.
+/// The line is not a command, a reply or a push. The error contains nothing of the line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a line that is not of the protocol: {0}")]
 pub struct NotProtocol(String);
@@ -297,7 +297,7 @@ impl<'de> Deserialize<'de> for Publication {
 }
 
 impl Command {
-    /// The line, without its end. `id` is what the reply will name; a pong has none.
+    /// Writes the line, without its end. `id` identifies the command in the reply; a pong has none.
     pub fn to_line(&self, id: u32) -> String {
         let mut wire = CommandWire { id, connect: None, subscribe: None, unsubscribe: None };
         match self {
@@ -373,7 +373,7 @@ impl Message {
         Ok(Self::Reply { id: wire.id, result })
     }
 
-    /// The line, without its end. Data that is not JSON makes an empty line.
+    /// Writes the line, without its end. Data that is not JSON makes an empty line.
     pub fn to_line(&self) -> String {
         let mut wire = MessageWire { id: 0, error: None, connect: None, subscribe: None, push: None };
         let code = |code: &u32, reason: &String| Some(CodeWire { code: *code, reason: reason.clone() });
@@ -404,12 +404,12 @@ impl Message {
     }
 }
 
-/// Reads an object; serde alone would take a list for one.
+/// Reads an object. Serde alone would accept a list, too.
 fn read<'a, T: Deserialize<'a>>(line: &'a str) -> Result<T, NotProtocol> {
     if !line.trim_start().starts_with('{') {
         return Err(NotProtocol("it is no JSON object".into()));
     }
-    // serde's own words may quote what stands there.
+    // Serde's text may quote the content.
     serde_json::from_str(line)
         .map_err(|error| NotProtocol(format!("reading ended at column {}", error.column())))
 }
@@ -429,7 +429,7 @@ pub fn twirp_name(channel: &str) -> String {
     serde_json::json!({ "name": channel }).to_string()
 }
 
-/// The answer to `Publish`: where the envelope stands. Numbers may be texts, names in either case.
+/// The response to `Publish`: the envelope's position. Numbers may be texts, and names may have either case.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -441,29 +441,29 @@ pub struct TwirpPublished {
     pub epoch: String,
 }
 
-/// The answer to `Presence`.
+/// The response to `Presence`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct TwirpPresence {
-    /// How many listen.
+    /// The number of subscribers.
     #[serde(deserialize_with = "number", alias = "numSubscribers", alias = "num_subscribers")]
     pub subscribers: u64,
 }
 
-/// An error answer of a Twirp server.
+/// An error response of a Twirp server.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct TwirpError {
-    /// Such as `not_found`.
+    /// The code, such as `not_found`.
     pub code: String,
-    /// In words.
+    /// A text.
     pub msg: String,
 }
 
 impl TwirpError {
-    /// Reads the body of an error answer; `None` when it is another server's.
+    /// Reads the body of an error response; `None` when it is not from a Twirp server.
     pub fn from_body(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok().filter(|error: &Self| !error.code.is_empty())
     }

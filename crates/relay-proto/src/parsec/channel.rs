@@ -6,11 +6,11 @@ use std::str::FromStr;
 /// The name of a channel by the server's grammar: `<public|private>:<app>.<domain>[.<id>[.<topic>]]`.
 ///
 /// Each part is of `a-z`, `0-9`, `_` and `-`, a private one has at least three, and the whole at most 256 bytes.
-/// Clients do not insist on it: another server may have another grammar.
+/// Clients do not enforce it: another server may have another grammar.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Box<str>);
 
-/// Why a text names no channel; `Display` says the rule.
+/// Why a text is not the name of a channel; `Display` states the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidChannel {
@@ -35,7 +35,7 @@ impl ChannelName {
     /// Bytes of the longest name.
     pub const MAX_BYTES: usize = 256;
 
-    /// Takes a name that keeps the grammar.
+    /// Checks that a text follows the grammar.
     ///
     /// # Errors
     /// [`InvalidChannel`], the first rule that is broken.

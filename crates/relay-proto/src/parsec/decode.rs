@@ -10,7 +10,7 @@ use super::payload::{Payload, explain};
 use super::{NotJson, instant};
 use crate::json::{Scan, Scanner, Text, Unusual};
 
-/// Why a text is not an envelope. It names the member or the place, and contains nothing of the payload.
+/// Why a text is not an envelope. It names the member or the place, and quotes nothing of the payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -23,32 +23,32 @@ pub enum DecodeError {
     /// JSON, but not an object.
     #[error("not a JSON object")]
     NotAnObject,
-    /// A member is of another type.
+    /// A member has the wrong type.
     #[error("{field} is not {expected}")]
     Type {
-        /// The member, with a dot before what is within another.
+        /// The member; within an object, after the object's name and a dot.
         field: &'static str,
-        /// What it should be.
+        /// The expected type.
         expected: &'static str,
     },
     /// `produced_at` is a text, but not a time.
     #[error("produced_at {0:?} is not an RFC 3339 time")]
     ProducedAt(String),
-    /// A member that is needed is missing or empty, or a sequence is not above 0.
+    /// A required member is missing or empty, or a sequence is not above 0.
     #[error(transparent)]
     Missing(EnvelopeError),
-    /// Larger than a reader takes.
+    /// The envelope is larger than a reader accepts.
     #[error("{size} bytes are more than the {limit} that are read")]
     TooLarge {
-        /// Bytes that came.
+        /// The size of the envelope, in bytes.
         size: u64,
-        /// Bytes that are read at most.
+        /// The limit, in bytes.
         limit: u64,
     },
 }
 
 impl DecodeError {
-    /// The member that is wrong, as on the wire; `None` when it is the whole.
+    /// The name of the member as on the wire; `None` when the whole text is wrong.
     pub fn field(&self) -> Option<&'static str> {
         match self {
             Self::Type { field, .. } => Some(field),
@@ -59,12 +59,13 @@ impl DecodeError {
     }
 }
 
-/// Why a member's value was not taken; the scanner knows no reasons of its own.
+/// Why a member's value was refused. The scanner itself knows no reasons.
 type Wrong = Option<DecodeError>;
 
 impl Envelope {
-    /// Reads an envelope. Unknown members, an unknown producer kind and missing members are fine, and so is any size;
-    /// a member that is null counts as missing, of one that comes twice the last counts. It shares the bytes' memory.
+    /// Reads an envelope. Unknown members, an unknown producer kind, missing members and any size are accepted. A
+    /// member that is null counts as missing, and of a repeated member the last one counts. The envelope shares the
+    /// memory of the bytes.
     ///
     /// # Errors
     /// When it is no JSON object, or a known member has another type.
@@ -74,10 +75,10 @@ impl Envelope {
         Self::decode_part(text, all)
     }
 
-    /// As [`decode`](Self::decode), of a part of what is known to be text, such as the data of an event.
+    /// Like [`decode`](Self::decode), for a part of a text, such as the data of an event.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode); what is no part of the text is no JSON.
+    /// As [`decode`](Self::decode). A range outside of the text is no JSON.
     pub fn decode_part(text: ByteString, part: Range<usize>) -> Result<Self, DecodeError> {
         let written = text.get(part.clone()).unwrap_or_default();
         if let Ok(plain) = plain(written, part.start) {
@@ -94,7 +95,8 @@ impl Envelope {
         }
     }
 
-    /// What a subscriber needs beyond [`decode`](Self::decode): an aspect, a producer's id and a sequence above 0.
+    /// Checks what a subscriber needs beyond [`decode`](Self::decode): an aspect, a producer's id and a sequence above
+    /// 0.
     ///
     /// # Errors
     /// [`DecodeError::Missing`], the first that is missing.
@@ -112,7 +114,7 @@ impl Envelope {
     }
 }
 
-/// Where the members of an envelope stand in its text.
+/// The places of an envelope's members in its text.
 struct Plain {
     channel: Part,
     sequence: i64,
@@ -127,7 +129,7 @@ struct Plain {
 }
 
 impl Plain {
-    /// The envelope, which takes the text over.
+    /// Makes the envelope, which takes ownership of the text.
     fn of(self, text: ByteString) -> Envelope {
         let payload = self.payload.map(|payload| Payload(text.slice_ref(payload.of(&text))));
         let mut envelope = Envelope::of_text(text).with_payload(payload);
@@ -145,8 +147,8 @@ impl Plain {
     }
 }
 
-/// Reads an envelope as publishers write it: members in their order, no blanks between them, texts without escapes.
-/// Of everything else, right or wrong, [`read`] makes what it is. What is `written` begins at `start` of the text.
+/// Reads an envelope in the form that publishers write: members in a fixed order, no blanks between them, texts without
+/// escapes. Everything else, valid or not, is left to [`read`]. `written` begins at `start` of the text.
 fn plain(written: &str, start: usize) -> Scan<Plain> {
     let mut scanner = Scanner::new(written)?;
     let words = |scanner: &mut Scanner<'_>| -> Scan<Part> {
@@ -209,7 +211,7 @@ fn whole(scanner: &mut Scanner<'_>) -> Scan<i64> {
     i64::try_from(scanner.count()?).map_err(|_| Unusual)
 }
 
-/// Reads an envelope however it is written, and notes what is wrong with it.
+/// Reads an envelope in any form, and notes the first error.
 fn read(text: &ByteString, wrong: &mut Wrong) -> Scan<Envelope> {
     let mut scanner = Scanner::new(text)?;
     let mut producer = Producer { id: ByteString::new(), kind: ProducerKind::Other("".into()) };
@@ -270,7 +272,7 @@ fn read(text: &ByteString, wrong: &mut Wrong) -> Scan<Envelope> {
     Ok(envelope)
 }
 
-/// What a key says.
+/// The text of a key.
 fn name<'a>(text: &'a str, key: Text) -> Scan<Cow<'a, str>> {
     if key.escaped { unescape(text, key).map(Cow::Owned) } else { Ok(Cow::Borrowed(key.of(text))) }
 }
@@ -334,7 +336,7 @@ fn object(
     }
 }
 
-/// Passes a value of another type; null is none and no mistake.
+/// Skips a value of the wrong type, and notes the error; null counts as absent.
 fn miss(
     scanner: &mut Scanner<'_>,
     first: u8,

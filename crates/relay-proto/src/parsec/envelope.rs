@@ -14,7 +14,7 @@ pub const MAX_ENVELOPE_BYTES: usize = 65_536;
 /// A decoded one shares the memory of the text it was read from. `Debug` shows the payload's size, never its content.
 #[derive(Clone)]
 pub struct Envelope {
-    /// What channel, aspect and producer id are parts of. Few words, as an envelope is moved many times on its way.
+    /// The text that contains channel, aspect and producer id. The struct is small because envelopes are moved often.
     pub(super) text: ByteString,
     pub(super) channel: Part,
     pub(super) aspect: Part,
@@ -27,7 +27,7 @@ pub struct Envelope {
     rare: Option<Box<Rare>>,
 }
 
-/// A part of a text.
+/// A range of a text.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Part {
     start: u32,
@@ -35,7 +35,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// What begins at `start` of a text and is so long. A text of more than 4 GiB has no such part.
+    /// The range that begins at `start` and has this length. In a text of more than 4 GiB there is no such range.
     pub(super) fn new(start: usize, length: usize) -> Self {
         match (u32::try_from(start), u32::try_from(start + length)) {
             (Ok(start), Ok(end)) => Self { start, end },
@@ -62,14 +62,14 @@ struct Rare {
 /// The causation of envelopes without a parent.
 static ROOT: Causation = Causation { parent_channel: ByteString::from_static(""), parent_sequence: 0 };
 
-/// Who publishes.
+/// The producer's kind and id.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Producer {
     pub(super) id: ByteString,
     pub(super) kind: ProducerKind,
 }
 
-/// Who published an envelope.
+/// The producer of an envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProducerRef<'a> {
     id: &'a str,
@@ -82,50 +82,50 @@ pub struct ProducerRef<'a> {
 pub enum ProducerKind {
     /// A person.
     User,
-    /// A program that acts for itself.
+    /// An autonomous program.
     Agent,
     /// Any other program.
     #[default]
     Service,
-    /// Something that this version does not know, or nothing: readable, but not to be published.
+    /// An unknown kind, or none: it can be read, but not published.
     Other(Box<str>),
 }
 
-/// The envelope that led to this one. Empty for one that nothing led to ("root").
+/// The envelope that caused this one. Empty for one without a cause ("root").
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Causation {
-    /// The channel of the parent; empty when it is not said.
+    /// The channel of the parent; empty when unknown.
     pub parent_channel: ByteString,
-    /// The sequence of the parent; 0 when it is not said.
+    /// The sequence of the parent; 0 when unknown.
     pub parent_sequence: i64,
 }
 
-/// Why an envelope cannot be published. The first rule that is broken counts.
+/// Why an envelope cannot be published: the first broken rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvelopeError {
-    /// No channel.
+    /// The channel is missing.
     #[error("channel is required")]
     ChannelRequired,
-    /// No aspect.
+    /// The aspect is missing.
     #[error("aspect is required")]
     AspectRequired,
-    /// No producer id.
+    /// The producer's id is missing.
     #[error("producer.id is required")]
     ProducerRequired,
     /// A producer kind other than user, agent and service.
     #[error("producer.kind {0:?} is not one of user, agent, service")]
     ProducerKindUnknown(Box<str>),
-    /// A sequence of 0 or below.
+    /// The sequence is 0 or less.
     #[error("sequence {0} is not above 0")]
     SequenceNonPositive(i64),
-    /// No time.
+    /// The time is missing.
     #[error("produced_at is required")]
     ProducedAtZero,
-    /// Larger than it may be.
+    /// The envelope exceeds the size limit.
     #[error("the envelope of {size} bytes exceeds MaxEnvelopeSize, {limit} bytes")]
     TooLarge {
-        /// Its bytes.
+        /// Its size, in bytes.
         size: usize,
         /// [`MAX_ENVELOPE_BYTES`].
         limit: usize,
@@ -133,7 +133,7 @@ pub enum EnvelopeError {
 }
 
 impl EnvelopeError {
-    /// The member that breaks the rule, as on the wire; `None` when it is the whole.
+    /// The name of the member as on the wire; `None` when the whole envelope is wrong.
     pub fn field(&self) -> Option<&'static str> {
         match self {
             Self::ChannelRequired => Some("channel"),
@@ -148,7 +148,7 @@ impl EnvelopeError {
 }
 
 impl ProducerKind {
-    /// The kind as on the wire.
+    /// The name on the wire.
     pub fn as_str(&self) -> &str {
         match self {
             Self::User => "user",
@@ -158,7 +158,7 @@ impl ProducerKind {
         }
     }
 
-    /// The kind of that name.
+    /// The kind with this name.
     pub fn from_name(name: &str) -> Self {
         match name {
             "user" => Self::User,
@@ -168,7 +168,7 @@ impl ProducerKind {
         }
     }
 
-    /// Whether it is one that can be published.
+    /// Whether envelopes of this kind can be published.
     pub fn is_known(&self) -> bool {
         !matches!(self, Self::Other(_))
     }
@@ -185,7 +185,7 @@ impl Producer {
         Self::new(id, ProducerKind::User)
     }
 
-    /// A program that acts for itself.
+    /// An autonomous program.
     pub fn agent(id: impl Into<ByteString>) -> Self {
         Self::new(id, ProducerKind::Agent)
     }
@@ -219,12 +219,12 @@ impl<'a> ProducerRef<'a> {
 }
 
 impl Causation {
-    /// A parent in a channel.
+    /// A parent in another or the same channel.
     pub fn new(parent_channel: impl Into<ByteString>, parent_sequence: i64) -> Self {
         Self { parent_channel: parent_channel.into(), parent_sequence }
     }
 
-    /// Whether nothing is said of a parent.
+    /// Whether there is no parent.
     pub fn is_root(&self) -> bool {
         self.parent_channel.is_empty() && self.parent_sequence == 0
     }
@@ -243,7 +243,7 @@ impl Envelope {
         Self { channel, aspect, producer_id, producer_kind: kind, ..Self::of_text(text.into()) }
     }
 
-    /// One without anything, which has a text for its parts.
+    /// An envelope without content, whose parts will be ranges of this text.
     pub(super) fn of_text(text: ByteString) -> Self {
         Self {
             text,
@@ -305,17 +305,17 @@ impl Envelope {
         self.channel.of(&self.text)
     }
 
-    /// Its number among those of its producer in its channel, from 1. 0 when there was none.
+    /// Its number among the envelopes of its producer in its channel, from 1. 0 when it is missing.
     pub fn sequence(&self) -> i64 {
         self.sequence
     }
 
-    /// When it was made, in milliseconds since 1970; `None` when that is not said.
+    /// The time at which it was produced, in milliseconds since 1970; `None` when it is missing.
     pub fn produced_at_millis(&self) -> Option<i64> {
         self.produced_at
     }
 
-    /// When it was made: RFC 3339, UTC, three digits of a second.
+    /// The time at which it was produced: RFC 3339, UTC, with milliseconds.
     pub fn produced_at_text(&self) -> Option<String> {
         self.produced_at.map(|millis| {
             let mut text = String::with_capacity(24);
@@ -324,7 +324,7 @@ impl Envelope {
         })
     }
 
-    /// Who made it.
+    /// The producer.
     pub fn producer(&self) -> ProducerRef<'_> {
         ProducerRef { id: self.producer_id.of(&self.text), kind: &self.producer_kind }
     }
@@ -352,7 +352,7 @@ impl Envelope {
     /// The rules for publishing, in their order: channel, aspect, producer id and kind, sequence, time.
     ///
     /// # Errors
-    /// The first that is broken.
+    /// The first broken rule.
     pub fn validate(&self) -> Result<(), EnvelopeError> {
         if self.channel().is_empty() {
             Err(EnvelopeError::ChannelRequired)
@@ -384,8 +384,8 @@ impl Envelope {
         Ok(text)
     }
 
-    /// Its known members as one line of JSON, without checks: `produced_at` is null when it is missing, the payload
-    /// is as it came but for blanks, and what is empty is left out as on the wire.
+    /// Writes the known members as one line of JSON, without checks: `produced_at` is null when it is missing, the
+    /// payload is unchanged except for blanks, and empty members are left out as on the wire.
     pub fn to_json(&self) -> String {
         let payload = self.payload.as_ref().map_or("", Payload::as_str);
         let mut out = String::with_capacity(payload.len() + 200);

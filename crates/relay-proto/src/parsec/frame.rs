@@ -18,14 +18,14 @@ use crate::time::Timestamp;
 pub enum StreamFrame {
     /// The first of each connection.
     Connected(Connected),
-    /// An envelope, not looked into, with its position: the event's id. `None` when the id is none.
+    /// An envelope, not decoded, with its position, which is the event's id. `None` when the id is not a position.
     Envelope {
-        /// Where it stands.
+        /// Its position.
         position: Option<Position>,
         /// Its text.
         envelope: Bytes,
     },
-    /// The server cannot give all that follows the subscriber's position.
+    /// The server cannot send everything that follows the subscriber's position.
     Gap(StreamGap),
     /// Everything up to this position was sent.
     Heartbeat {
@@ -34,7 +34,7 @@ pub enum StreamFrame {
     },
     /// The server ends the connection. The delay before the next one comes as a `retry` line.
     Closing(ClosingReason),
-    /// An event that is none of these, such as one of a later version; or upstream's, which has no name.
+    /// An event of another name, such as one of a later version; or an event of upstream's servers, which has no name.
     Other {
         /// Its name; `message` when it had none.
         kind: String,
@@ -51,18 +51,18 @@ pub struct Connected {
     /// The channel.
     #[serde(default)]
     pub channel: String,
-    /// The life of the channel's log.
+    /// The epoch of the channel's log.
     #[serde(default)]
     pub epoch: String,
     /// The newest offset when the connection was made; 0 for none.
     #[serde(default)]
     pub head: u64,
-    /// What follows this position is sent.
+    /// Envelopes after this position follow.
     pub resumes_after: Position,
-    /// What presence calls the subscriber.
+    /// The name of the subscriber in presence lists.
     #[serde(default)]
     pub client_id: String,
-    /// After so many seconds of silence there is a heartbeat.
+    /// The heartbeat interval in seconds.
     #[serde(default = "fifteen")]
     pub heartbeat_seconds: f64,
 }
@@ -72,7 +72,7 @@ fn fifteen() -> f64 {
 }
 
 impl Connected {
-    /// Of this version's protocol.
+    /// The start of a connection with this version of the protocol.
     pub fn new(
         channel: &str,
         head: u64,
@@ -91,7 +91,7 @@ impl Connected {
         }
     }
 
-    /// The longest usual silence; `None` when the number is not one of 1 ms to a day.
+    /// The heartbeat interval; `None` when it is not from 1 ms to a day.
     pub fn heartbeat(&self) -> Option<Duration> {
         let usual = (0.001..=86_400.0).contains(&self.heartbeat_seconds);
         usual.then(|| Duration::from_secs_f64(self.heartbeat_seconds))
@@ -102,14 +102,14 @@ impl Connected {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StreamGap {
-    /// Why.
+    /// The reason.
     pub reason: GapReason,
-    /// The position that was asked for, as it was written.
+    /// The requested position, unchanged.
     #[serde(default)]
     pub requested: Option<String>,
-    /// What is retained after this position follows.
+    /// Retained envelopes after this position follow.
     pub resumes_after: Position,
-    /// How many envelopes; `None` when that is not known.
+    /// The number of lost envelopes; `None` when unknown.
     #[serde(default)]
     pub missed: Option<u64>,
 }
@@ -120,14 +120,14 @@ impl StreamGap {
         Self { reason, requested: None, resumes_after, missed: None }
     }
 
-    /// Sets what was asked for.
+    /// Sets the requested position.
     #[must_use]
     pub fn requested(mut self, requested: Option<String>) -> Self {
         self.requested = requested;
         self
     }
 
-    /// Sets the count.
+    /// Sets the number of lost envelopes.
     #[must_use]
     pub fn missed(mut self, missed: Option<u64>) -> Self {
         self.missed = missed;
@@ -135,26 +135,26 @@ impl StreamGap {
     }
 }
 
-/// Why a subscriber does not get all.
+/// Why a subscriber does not receive everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum GapReason {
-    /// The log no longer holds what follows the position.
+    /// The log no longer has the envelopes after the position.
     Trimmed,
     /// The position is of another epoch of the log.
     EpochChanged,
-    /// The position is ahead of the log, or none of this server's.
+    /// The position is ahead of the log, or was not made by this server.
     UnknownPosition,
     /// The subscriber was too slow: its next envelope was dropped from the log.
     SlowConsumer,
-    /// Something of a later version.
+    /// A reason of a later version.
     #[serde(untagged)]
     Other(String),
 }
 
 impl GapReason {
-    /// The reason as on the wire.
+    /// The name on the wire.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Trimmed => "trimmed",
@@ -166,26 +166,26 @@ impl GapReason {
     }
 }
 
-/// Why a server ends a connection.
+/// Why a server closes a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ClosingReason {
-    /// It ends itself.
+    /// The server ends.
     Shutdown,
-    /// The connection is old enough.
+    /// The connection has reached its age limit.
     Lifetime,
-    /// The token went away, or reaches the channel no longer.
+    /// The token was removed, or no longer includes the channel.
     Revoked,
-    /// The channel is gone: there is no use in another connection.
+    /// The channel is gone; a reconnect is of no use.
     Deleted,
-    /// Something of a later version.
+    /// A reason of a later version.
     #[serde(untagged)]
     Other(String),
 }
 
 impl ClosingReason {
-    /// The reason as on the wire.
+    /// The name on the wire.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Shutdown => "shutdown",
@@ -197,8 +197,8 @@ impl ClosingReason {
     }
 }
 
-/// What upstream's servers send in the place of envelopes: an event without name and id, whose data holds the
-/// envelope as a text.
+/// The form in which upstream's servers send envelopes: an event without name and id, whose data contains the envelope
+/// as a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LegacyFrame {
@@ -206,12 +206,12 @@ pub struct LegacyFrame {
     pub channel: String,
     /// The envelope's text.
     pub envelope: Bytes,
-    /// The server's offset.
+    /// The offset that the server gave it.
     pub offset: u64,
 }
 
 impl LegacyFrame {
-    /// Reads an event's data; `None` when it is something else.
+    /// Reads an event's data; `None` when it has another form.
     pub fn decode(data: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct Data<'a> {
@@ -227,7 +227,7 @@ impl LegacyFrame {
     }
 }
 
-/// An event of a known name that does not hold what it should. Names the event and the member.
+/// An event of a known name with wrong content. The error names the event and the member.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("event {event:?} cannot be read: {reason}")]
 #[non_exhaustive]
@@ -251,13 +251,13 @@ struct Closing {
 }
 
 impl StreamFrame {
-    /// Reads an event. `near` is the position of the one before, whose memory is shared.
+    /// Reads an event. `near` is the position of the previous event; the new position shares its memory.
     ///
     /// # Errors
-    /// [`FrameError`], never for an envelope: that is not looked into.
+    /// [`FrameError`], but never for an envelope, because that is not decoded.
     pub fn decode(event: &Event, near: Option<&Position>) -> Result<Self, FrameError> {
         fn read<'a, T: Deserialize<'a>>(event: &'static str, data: &'a str) -> Result<T, FrameError> {
-            // serde alone would take a list for an object.
+            // Serde alone would accept a list for an object.
             if !data.trim_start().starts_with('{') {
                 return Err(FrameError { event, reason: "it is no JSON object".into() });
             }
@@ -287,7 +287,7 @@ impl StreamFrame {
         write(out, "connected", None, connected);
     }
 
-    /// Appends an `envelope` event: the text is not looked into, and line ends in it begin another line of data.
+    /// Appends an `envelope` event. The text is not decoded; a line end in it starts another `data` line.
     pub fn write_envelope<B: BufMut + ?Sized>(out: &mut B, position: &Position, envelope: &str) {
         let id = position.to_string();
         // The type is fixed, and positions have no line ends.
@@ -319,7 +319,7 @@ fn write<B: BufMut + ?Sized>(out: &mut B, kind: &str, id: Option<&Position>, dat
     let _ = Encoder::new(out).event(Some(kind), id.as_deref(), &data);
 }
 
-/// A JSON text as it is, or null for what is none.
+/// A JSON text unchanged, or null when it is not JSON.
 pub(super) fn raw(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

@@ -1,8 +1,8 @@
 //! The time in an envelope: RFC 3339, kept as milliseconds.
 
-/// Milliseconds since 1970 of an RFC 3339 text; what is finer is cut off. `None` when it is no such text.
+/// Milliseconds since 1970 of an RFC 3339 text, rounded down. `None` when it is not such a text.
 ///
-/// A calendar of our own, as the general readers of times also take forms that RFC 3339 does not have.
+/// We have our own calendar because general readers of times also accept forms outside of RFC 3339.
 pub(super) fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     if let Ok(written) = bytes.try_into()
@@ -28,7 +28,7 @@ pub(super) fn parse(text: &str) -> Option<i64> {
         1..=12 => 31,
         _ => return None,
     };
-    // A leap second is one that RFC 3339 allows; it counts as the next one.
+    // RFC 3339 allows leap seconds; one counts as the next second.
     if !(1..=last).contains(&day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
@@ -58,7 +58,7 @@ pub(super) fn parse(text: &str) -> Option<i64> {
     Some(seconds * 1000 + millis)
 }
 
-/// Reads the form that publishers write, `2026-05-27T14:22:09.331Z`; `None` for what needs a closer look.
+/// Reads the form that publishers write, `2026-05-27T14:22:09.331Z`; `None` for any other form.
 #[inline]
 fn as_written(bytes: &[u8; 24]) -> Option<i64> {
     let &[c, d, y, z, b'-', m, o, b'-', a, e, b'T', h, r, b':', i, n, b':', s, t, b'.', f, g, k, b'Z'] =
@@ -67,7 +67,7 @@ fn as_written(bytes: &[u8; 24]) -> Option<i64> {
         return None;
     };
     let digits = [c, d, y, z, m, o, a, e, h, r, i, n, s, t, f, g, k];
-    // Without a branch for each.
+    // Computed without a branch for each digit.
     if digits.iter().fold(0, |worst, digit| worst.max(digit.wrapping_sub(b'0'))) > 9 {
         return None;
     }

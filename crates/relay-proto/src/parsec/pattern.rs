@@ -78,8 +78,8 @@ impl Pattern {
         &self.text
     }
 
-    /// The values of its variables for this channel, or `None` when it does not match. Of a name that comes twice
-    /// the last segment counts.
+    /// The values of its variables for this channel, or `None` when it does not match. If a name occurs twice, the last
+    /// segment counts.
     pub fn matches(&self, channel: &str) -> Option<Bindings> {
         let mut parts = channel.split(['.', ':']);
         let mut bindings = Bindings::new();
@@ -108,7 +108,8 @@ impl Pattern {
         self.segments.iter().map(weight).sum()
     }
 
-    /// Greater when it goes first: the more specific one, of equals the one with the smaller text.
+    /// The greater pattern takes precedence: the more specific one, and of equally specific ones the one with the
+    /// smaller text.
     pub fn precedence(&self, other: &Self) -> Ordering {
         self.specificity().cmp(&other.specificity()).then_with(|| other.text.cmp(&self.text))
     }

@@ -6,21 +6,21 @@ use bytestring::ByteString;
 
 use crate::json::Scanner;
 
-/// Any JSON value, as its text: big integers, key order, escapes and digits stay as they came; blanks between tokens
-/// may go.
+/// Any JSON value, as its text: big integers, key order, escapes and digits are kept; blanks between tokens may be
+/// removed.
 ///
 /// `Debug` shows the size, never the content.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload(pub(super) ByteString);
 
-/// The text is not one JSON value. The place is where reading ended.
+/// The text is not one JSON value. The position is where reading ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not JSON: {reason}")]
 #[non_exhaustive]
 pub struct NotJson {
-    /// What is wrong, with its line and column; it holds nothing of the text.
+    /// The error, with line and column; it quotes nothing of the text.
     pub reason: String,
-    /// The column at which it shows, in bytes from 1 within its line.
+    /// The column of the error, in bytes from 1 within its line.
     pub column: usize,
 }
 
@@ -28,7 +28,7 @@ impl Payload {
     /// Checks that a text is one JSON value, and keeps it without the blanks between its tokens.
     ///
     /// # Errors
-    /// [`NotJson`], also for what is nested deeper than 127 levels and for numbers beyond a double's range.
+    /// [`NotJson`], also for more than 127 levels and for numbers beyond the range of a double.
     pub fn parse(text: &str) -> Result<Self, NotJson> {
         check(text)?;
         Ok(Self(compact(text).into()))
@@ -37,7 +37,7 @@ impl Payload {
     /// The text of a value that serializes.
     ///
     /// # Errors
-    /// What the value's own serialization says.
+    /// The error of the value's own serialization.
     pub fn of<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         serde_json::to_string(value).map(|text| Self(text.into()))
     }
@@ -47,10 +47,10 @@ impl Payload {
         &self.0
     }
 
-    /// Reads it as a type.
+    /// Deserializes it.
     ///
     /// # Errors
-    /// When it is not of that shape.
+    /// When it does not have the shape of the type.
     pub fn to<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.0)
     }
@@ -62,7 +62,7 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// Says what is wrong with a text that should be one JSON value.
+/// The error for a text that is not one JSON value.
 pub(super) fn check(text: &str) -> Result<(), NotJson> {
     let scanned = Scanner::new(text).and_then(|mut scanner| {
         scanner.skip()?;
@@ -74,11 +74,11 @@ pub(super) fn check(text: &str) -> Result<(), NotJson> {
     Err(explain(text))
 }
 
-/// In serde's words, without anything of the text.
+/// Serde's description, without anything of the text.
 pub(super) fn explain(text: &str) -> NotJson {
     match serde_json::from_str::<serde_json::Value>(text) {
         Err(error) => NotJson { reason: error.to_string(), column: error.column() },
-        // The scanner is as strict as serde; should they ever differ, it is still refused.
+        // The scanner is as strict as serde. Should they ever differ, the text is refused nevertheless.
         Ok(_) => NotJson { reason: "it is not written as JSON is".into(), column: 0 },
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A position in one epoch of a channel's log: everything up to it is known. Written `EPOCH.OFFSET`, split at the
-/// last dot.
+/// A position in one epoch of a channel's log: it includes every envelope up to it. Written `EPOCH.OFFSET`; the last
+/// dot separates the two.
 ///
 /// The epoch is an opaque id of the log; the offset counts envelopes of all producers, from
 /// 1. `EPOCH.0` is before the first.
@@ -39,7 +39,7 @@ impl Position {
         Ok(Self::new(epoch, offset))
     }
 
-    /// As [`parse`](Self::parse), with the memory of a neighbour's epoch when it is the same.
+    /// Like [`parse`](Self::parse). If the neighbour has the same epoch, its memory is shared.
     pub fn parse_near(text: &str, neighbour: Option<&Self>) -> Result<Self, InvalidPosition> {
         if let Some(near) = neighbour
             && let Some(digits) = text.strip_prefix(&*near.epoch).and_then(|rest| rest.strip_prefix('.'))
@@ -66,7 +66,7 @@ impl Position {
         self.offset
     }
 
-    /// Goes to another position; cheaper than taking its place when both are of one epoch.
+    /// Replaces this position by another; cheaper than an assignment when both are in the same epoch.
     pub fn go_to(&mut self, other: &Self) {
         if !Arc::ptr_eq(&self.epoch, &other.epoch) {
             self.epoch = other.epoch.clone();
@@ -80,7 +80,7 @@ impl Position {
         Self { epoch: self.epoch.clone(), offset }
     }
 
-    /// Whether both are of one epoch.
+    /// Whether both are in the same epoch.
     pub fn same_epoch(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.epoch, &other.epoch) || self.epoch == other.epoch
     }

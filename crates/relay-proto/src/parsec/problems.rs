@@ -7,22 +7,22 @@ pub const BAD_ENVELOPE: ProblemCode = ProblemCode::new("bad-envelope", 400, "The
 /// The credential may not use this channel.
 pub const FORBIDDEN_CHANNEL: ProblemCode =
     ProblemCode::new("forbidden-channel", 403, "The channel is not allowed");
-/// The producer's sequence is not above the last one taken.
+/// The producer's sequence is not above the last accepted one.
 pub const SEQUENCE_CONFLICT: ProblemCode =
     ProblemCode::new("sequence-conflict", 409, "The sequence was used before");
-/// The envelope is over its limit.
+/// The envelope exceeds the size limit.
 pub const ENVELOPE_TOO_LARGE: ProblemCode =
     ProblemCode::new("envelope-too-large", 413, "The envelope is too large");
-/// The payload does not fit the schema of its aspect.
+/// The payload does not match the schema of its aspect.
 pub const PAYLOAD_INVALID: ProblemCode =
     ProblemCode::new("payload-invalid", 422, "The payload does not fit its schema");
-/// The channel's pattern declares no such aspect.
+/// The channel's pattern does not declare the aspect.
 pub const UNSUPPORTED_ASPECT: ProblemCode =
     ProblemCode::new("unsupported-aspect", 422, "The aspect is not declared");
-/// There are as many channels as there may be.
+/// The limit of channels is reached.
 pub const TOO_MANY_CHANNELS: ProblemCode = ProblemCode::new("too-many-channels", 429, "Too many channels");
 
-/// Those above.
+/// All of the constants above.
 pub const ALL: &[ProblemCode] = &[
     BAD_ENVELOPE,
     FORBIDDEN_CHANNEL,

@@ -13,13 +13,13 @@ use crate::time::Timestamp;
 pub struct ChannelPattern {
     /// The pattern's text; see [`Pattern`].
     pub pattern: String,
-    /// Words for people.
+    /// A description.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// Counts from 1; 0 asks for the next one.
+    /// The version, from 1; 0 requests the next one.
     #[serde(default)]
     pub version: u64,
-    /// The aspects, by name. A channel with a pattern takes no others in strict mode.
+    /// The aspects, by name. In strict mode a channel with a pattern accepts no others.
     #[serde(default)]
     pub aspects: BTreeMap<String, AspectSchema>,
     /// Roles, for documentation only.
@@ -31,16 +31,16 @@ pub struct ChannelPattern {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AspectSchema {
-    /// Its name again, if it was given.
+    /// Its name again, if it is present.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Words for people.
+    /// A description.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// The schema of payloads; none for any payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_schema: Option<Schema>,
-    /// Whether every such channel is meant to have it: documentation only.
+    /// Whether every such channel should have it: documentation only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,
 }
@@ -50,10 +50,10 @@ pub struct AspectSchema {
 #[serde(default)]
 #[non_exhaustive]
 pub struct Access {
-    /// Who publishes.
+    /// The roles that publish.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publish_roles: Vec<String>,
-    /// Who subscribes.
+    /// The roles that subscribe.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub subscribe_roles: Vec<String>,
     /// Notes.
@@ -61,28 +61,28 @@ pub struct Access {
     pub notes: String,
 }
 
-/// All patterns at one time.
+/// All patterns at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RegistrySnapshot {
     /// Sorted by their texts.
     pub patterns: Vec<ChannelPattern>,
-    /// When it was taken.
+    /// The time of the snapshot.
     pub at: Timestamp,
 }
 
-/// Something that changed in a registry.
+/// A change of a registry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Change {
-    /// What happened.
+    /// The kind of change.
     pub kind: ChangeKind,
-    /// To which pattern.
+    /// The pattern.
     pub pattern: String,
-    /// What it is now; none when it is gone.
+    /// The new declaration; `None` when it was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<ChannelPattern>,
-    /// When.
+    /// The time.
     pub at: Timestamp,
 }
 
@@ -91,11 +91,11 @@ pub struct Change {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ChangeKind {
-    /// It is new.
+    /// It was added.
     Registered,
-    /// It has another version.
+    /// Its version changed.
     Updated,
-    /// It is gone.
+    /// It was removed.
     Deregistered,
 }
 
@@ -103,24 +103,24 @@ pub enum ChangeKind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// The text is no pattern.
+    /// The text is not a pattern.
     #[error(transparent)]
     Invalid(#[from] InvalidPattern),
-    /// The pattern is there already.
+    /// The pattern exists already.
     #[error("pattern {0:?} is registered already")]
     Conflict(String),
-    /// There is no such pattern.
+    /// The pattern does not exist.
     #[error("pattern {0:?} is not registered")]
     NotFound(String),
     /// No pattern matches the channel.
     #[error("no pattern matches channel {0:?}")]
     NoMatch(String),
-    /// The pattern that matches declares no such aspect.
+    /// The matching pattern does not declare the aspect.
     #[error("pattern {pattern:?} declares no aspect {aspect:?}")]
     AspectNotFound {
         /// The pattern that matches.
         pattern: String,
-        /// The aspect that was asked for.
+        /// The requested aspect.
         aspect: String,
     },
     /// A document is neither `{"patterns":[..]}` nor a list of patterns.
@@ -128,7 +128,7 @@ pub enum RegistryError {
     Document(String),
 }
 
-/// Patterns by their text, with their former versions. A value: each change is returned, and told to nobody.
+/// Patterns by their text, with their former versions. A plain value: each change is returned, and nobody is notified.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     entries: BTreeMap<String, Registered>,
@@ -166,7 +166,7 @@ impl Registry {
     /// Adds a pattern; a version of 0 becomes 1.
     ///
     /// # Errors
-    /// [`RegistryError::Conflict`] when it is there, [`RegistryError::Invalid`] when it is none.
+    /// [`RegistryError::Conflict`] when it exists, [`RegistryError::Invalid`] when the text is not a pattern.
     pub fn register(&mut self, mut entry: ChannelPattern, at: Timestamp) -> Result<Change, RegistryError> {
         let pattern = Pattern::parse(&entry.pattern)?;
         if self.entries.contains_key(&entry.pattern) {
@@ -178,7 +178,7 @@ impl Registry {
         Ok(Change { kind: ChangeKind::Registered, pattern: name, schema: Some(entry), at })
     }
 
-    /// Gives a pattern another version; 0 becomes the next one. The former is kept in its history.
+    /// Sets another version of a pattern; 0 becomes the next one. The former version is kept in its history.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`].
@@ -218,7 +218,7 @@ impl Registry {
             .ok_or_else(|| RegistryError::NoMatch(channel.to_owned()))
     }
 
-    /// What the pattern that matches a channel declares for an aspect.
+    /// The declaration of an aspect by the pattern that matches a channel.
     ///
     /// # Errors
     /// [`RegistryError::NoMatch`], [`RegistryError::AspectNotFound`].
@@ -235,7 +235,7 @@ impl Registry {
         self.history(pattern).last()
     }
 
-    /// All versions of a pattern, oldest first; none when it is not there.
+    /// All versions of a pattern, oldest first; empty when it does not exist.
     pub fn history(&self, pattern: &str) -> &[ChannelPattern] {
         self.entries.get(pattern).map_or(&[], |entry| &entry.versions)
     }
@@ -245,7 +245,7 @@ impl Registry {
         self.entries.values().filter_map(|entry| entry.versions.last())
     }
 
-    /// Everything, as it may be sent.
+    /// A snapshot of everything, which can be sent.
     pub fn snapshot(&self, at: Timestamp) -> RegistrySnapshot {
         RegistrySnapshot { patterns: self.list().cloned().collect(), at }
     }
@@ -253,7 +253,7 @@ impl Registry {
     /// Replaces everything by a snapshot. Histories are dropped.
     ///
     /// # Errors
-    /// As [`register`](Self::register); then nothing has changed.
+    /// As [`register`](Self::register). After an error nothing has changed.
     pub fn load_snapshot(&mut self, snapshot: RegistrySnapshot) -> Result<(), RegistryError> {
         self.load(snapshot.patterns)
     }

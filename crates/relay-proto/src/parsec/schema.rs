@@ -4,11 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// A small part of JSON Schema (draft 2020-12): `type`, `required`, `properties`, `items`, `additionalProperties`
-/// (true or false), `enum`, `description`. Other keywords are not looked at.
+/// (true or false), `enum`, `description`. Other keywords are ignored.
 ///
-/// Two things are not as in JSON Schema, because those who write such schemas count on it: `object` and `array` also
-/// take
-/// `null` (but an object's `required` then fails), and a `type` that is not known checks nothing.
+/// There are two differences to JSON Schema, on which the authors of such schemas rely: `object` and `array` also
+/// accept `null` (but an object's `required` then fails), and an unknown `type` checks nothing.
 ///
 /// ```
 /// use relay_proto::parsec::Schema;
@@ -24,22 +23,22 @@ pub struct Schema {
     /// `object`, `array`, `string`, `number`, `integer`, `boolean` or `null`; empty for any.
     #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
     pub kind: String,
-    /// Members that an object must have.
+    /// Required members of an object.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub required: Vec<String>,
-    /// What members of an object must be, if they are there.
+    /// The schemas of an object's members, if they are present.
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub properties: std::collections::BTreeMap<String, Schema>,
-    /// What each item of an array must be.
+    /// The schema of each item of an array.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub items: Option<Box<Schema>>,
-    /// Whether an object may have members that `properties` does not name; default yes.
+    /// Whether an object may have members that `properties` does not name. Default: yes.
     #[serde(rename = "additionalProperties", skip_serializing_if = "Option::is_none")]
     pub additional_properties: Option<bool>,
-    /// The values to choose from; empty for any.
+    /// The allowed values; empty for any.
     #[serde(rename = "enum", skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<Value>,
-    /// Words for people.
+    /// A description.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
 }
@@ -49,9 +48,9 @@ pub struct Schema {
 #[error("{path}: {reason}")]
 #[non_exhaustive]
 pub struct Mismatch {
-    /// Such as `.a[0].b`, or `<root>`.
+    /// The path, such as `.a[0].b`, or `<root>`.
     pub path: String,
-    /// The rule that is broken.
+    /// The broken rule.
     pub reason: String,
 }
 
@@ -59,7 +58,7 @@ impl Schema {
     /// Checks the text of a payload; an empty one counts as `null`.
     ///
     /// # Errors
-    /// The first [`Mismatch`], members in the order of their names.
+    /// The first [`Mismatch`], with members in the order of their names.
     pub fn check(&self, payload: &str) -> Result<(), Mismatch> {
         let text = if payload.trim().is_empty() { "null" } else { payload };
         let value: Value = serde_json::from_str(text)

@@ -1,5 +1,4 @@
-//! A WebSocket connection to a `centrifuge` server, over as many connections as it takes, as a state machine
-//! without a socket.
+//! Connections to a `centrifuge` server over WebSockets, one after another, as a state machine without a socket.
 //!
 //! ```text
 //!                          +---------------------------- Wait <--------------------------+
@@ -10,8 +9,8 @@
 //!                                            +---- refused for good --+------------------+--> Stopped
 //! ```
 //!
-//! Time is an argument. Each channel has one subscription at the server, which is opened again with its position
-//! after every drop. Lost publications are reported by one [`Item::Gap`].
+//! Time is an argument. Each channel has one subscription at the server, which is opened again at its position after
+//! every drop. Lost publications are reported by one [`Item::Gap`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -28,17 +27,17 @@ pub use outcome::{Action, End, EndKind, From, Item, LossReason};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// The client's name for the server. Default `relay`.
+    /// The name of the client's software. Default `relay`.
     pub name: String,
-    /// Ceiling of the first delay before another connection or subscribe. Default 0.8 s.
+    /// Ceiling of the first delay before a reconnect or another subscribe. Default 0.8 s.
     pub base: Duration,
     /// Ceiling of every delay. Default 30 s.
     pub cap: Duration,
-    /// Longest time for the WebSocket handshake, and again for the answer to `connect`. Default 5 s.
+    /// Time limit for the WebSocket handshake, and again for the reply to `connect`. Default 5 s.
     pub handshake: Duration,
-    /// How much later than announced a ping may come. Default 10 s.
+    /// How late a ping may be. Default 10 s.
     pub ping_slack: Duration,
-    /// How often a subscribe that fails with error 100 is tried in a row. Default 5.
+    /// Number of attempts in a row for a subscribe that fails with error 100. Default 5.
     pub subscribe_tries: u32,
 }
 
@@ -86,9 +85,9 @@ struct Channel {
     from: From,
     backoff: Backoff,
     tries: u32,
-    /// A hole was seen after this position before.
+    /// A position after which a hole was seen before.
     hole_at: Option<Position>,
-    /// The server said that the position cannot be recovered: what was it?
+    /// The position that the server cannot recover, by its reply.
     unrecoverable: Option<Position>,
     token_renewed: bool,
 }
@@ -118,7 +117,7 @@ impl Session {
         }
     }
 
-    /// The position of a channel's subscription, after the last item.
+    /// The position of a channel's subscription after the last item that was returned.
     pub fn position(&self, channel: &str) -> Option<&Position> {
         match &self.channels.get(channel)?.from {
             From::After(position) => Some(position),
@@ -131,7 +130,7 @@ impl Session {
         self.channels.get(channel).is_some_and(|channel| channel.state == ChannelState::Open)
     }
 
-    /// Opens a channel's subscription, or opens it again from elsewhere.
+    /// Opens a channel's subscription, or opens it again with another start.
     pub fn subscribe(&mut self, channel: &str, from: From) {
         if matches!(self.phase, Phase::Stopped(_)) {
             return;
@@ -174,14 +173,14 @@ impl Session {
         }
     }
 
-    /// Drops the connection; another follows after the backoff.
+    /// Drops the connection; a reconnect follows after the backoff.
     pub fn restart(&mut self, reason: impl Into<String>, now: Duration) {
         if !matches!(self.phase, Phase::Idle | Phase::Wait { .. } | Phase::Stopped(_)) {
             self.lose(reason.into(), None, now);
         }
     }
 
-    /// Ends it for good.
+    /// Ends the session for good.
     pub fn close(&mut self) {
         self.channels.clear();
         self.items.clear();
@@ -201,7 +200,7 @@ impl Session {
         self.phase = Phase::Greeting { id, until: now.saturating_add(self.config.handshake) };
     }
 
-    /// The token that [`Action::Token`] asked for.
+    /// The token that [`Action::Token`] requested.
     pub fn handle_token(&mut self, token: impl Into<String>) {
         self.token = token.into();
         self.token_wanted = false;
@@ -212,7 +211,7 @@ impl Session {
         }
     }
 
-    /// The handshake was answered with this status in the place of 101.
+    /// The handshake was answered with this status instead of 101.
     pub fn handle_refused(&mut self, status: u16, retry_after: Option<Duration>, now: Duration) {
         if !matches!(self.phase, Phase::Opening { .. }) {
             return;
@@ -238,7 +237,7 @@ impl Session {
         self.disconnected(code.map(u32::from), reason, now);
     }
 
-    /// A frame that is not text came: that is not the protocol.
+    /// A frame that is not text was received, which violates the protocol.
     pub fn handle_binary(&mut self, now: Duration) {
         self.restart("a binary frame came", now);
     }
@@ -256,7 +255,7 @@ impl Session {
         }
     }
 
-    /// The time that was asked for has come. Before that time this does nothing.
+    /// The requested time has come. Before that time this does nothing.
     pub fn handle_timeout(&mut self, now: Duration) {
         match self.phase {
             Phase::Opening { until } if now >= until => self.lose("no WebSocket in time".into(), None, now),
@@ -311,7 +310,7 @@ impl Session {
         }
     }
 
-    /// Asks for the channels that are due.
+    /// Sends `subscribe` for the channels that are due.
     fn ask(&mut self, now: Duration) {
         let due = |channel: &Channel| match channel.state {
             ChannelState::Wanted => true,
@@ -409,7 +408,7 @@ impl Session {
         };
         match result {
             Ok(Reply::Subscribe(answer)) => self.subscribed(&name, answer, now),
-            // An empty answer may have lost its empty result, too.
+            // An empty reply may have lost its empty result, too.
             Ok(_) => self.subscribed(&name, Subscribed::default(), now),
             Err(error) => self.not_subscribed(name, &error, now),
         }
@@ -455,7 +454,7 @@ impl Session {
             }
         };
         channel.from = resumes_after.clone().map_or(From::Latest, From::After);
-        // A subscription that opens is not yet progress: only what comes over it is.
+        // An opened subscription is not yet progress, but its publications are.
         self.items.push_back(Item::Subscribed { channel: name.to_owned(), resumes_after });
         if let Some((reason, missed, resumes_after)) = gap {
             channel.from = From::After(resumes_after.clone());

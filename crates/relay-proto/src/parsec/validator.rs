@@ -10,18 +10,18 @@ use super::{Mismatch, Payload, Registry, RegistryError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ValidatorMode {
-    /// Everything passes.
+    /// Everything passes without a check.
     #[default]
     Off,
-    /// Everything passes, with a warning where it does not fit.
+    /// Everything passes, with a warning for mismatches.
     Warn,
-    /// What does not fit is rejected.
+    /// Mismatches are rejected.
     Strict,
 }
 
 /// Checks envelopes against a [`Registry`]. Cheap to clone.
 ///
-/// A channel that no pattern matches passes in every mode, and so does an aspect without a schema.
+/// A channel without a matching pattern passes in every mode, and so does an aspect without a schema.
 #[derive(Debug, Clone, Default)]
 pub struct Validator {
     registry: Option<Arc<Registry>>,
@@ -32,15 +32,15 @@ pub struct Validator {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Validation {
-    /// It fits, or nothing is declared.
+    /// The envelope matches, or there is no declaration for it.
     Passed,
-    /// It does not fit, and passes with this reason: warn mode.
+    /// The envelope does not match for this reason, but passes: warn mode.
     Warned(Rejection),
-    /// It does not fit: strict mode.
+    /// The envelope does not match: strict mode.
     Rejected(Rejection),
 }
 
-/// Why an envelope does not fit.
+/// Why an envelope does not match.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -52,7 +52,7 @@ pub enum Rejection {
         /// The aspect.
         aspect: String,
     },
-    /// The payload does not fit the aspect's schema.
+    /// The payload does not match the aspect's schema.
     #[error("payload does not fit the schema of aspect {aspect:?}")]
     PayloadInvalid {
         /// The aspect.
@@ -72,7 +72,7 @@ impl Rejection {
         }
     }
 
-    /// All of it on one line.
+    /// The reason, with its details, on one line.
     pub fn reason(&self) -> String {
         match self {
             Self::UnsupportedAspect { .. } => self.to_string(),
@@ -82,17 +82,17 @@ impl Rejection {
 }
 
 impl Validator {
-    /// One that checks against a registry.
+    /// A validator with a registry.
     pub fn new(registry: impl Into<Arc<Registry>>, mode: ValidatorMode) -> Self {
         Self { registry: Some(registry.into()), mode }
     }
 
-    /// How strict it is.
+    /// The mode.
     pub fn mode(&self) -> ValidatorMode {
         self.mode
     }
 
-    /// Checks what an envelope carries.
+    /// Checks an envelope's aspect and payload.
     pub fn check(&self, channel: &str, aspect: &str, payload: Option<&Payload>) -> Validation {
         let Some(registry) = self.registry.as_ref().filter(|_| self.mode != ValidatorMode::Off) else {
             return Validation::Passed;

@@ -14,27 +14,28 @@ use crate::setters;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ProducerConfig {
-    /// The stream takes JSON: a batch is an array, a message one of its elements. Default false: a batch is the
-    /// messages one after the other.
+    /// Whether the stream takes JSON: a batch is then an array, and a message one of its elements. Default false: a
+    /// batch is the messages one after the other.
     pub json: bool,
     /// The epoch to begin with. Default 0.
     pub epoch: u64,
     /// At the start, before anything is acknowledged, uses the epoch after that of the name's last user. Default
     /// false.
     pub auto_claim: bool,
-    /// Accepts a duplicate as the response to a batch's first attempt, if the name cannot be claimed. For a caller
-    /// that repeats its own batches with the same name and epoch; the messages are not compared. Default false:
-    /// somebody else used the name.
+    /// Accepts a duplicate as the response to a batch's first attempt, if the name cannot be claimed. For a caller that
+    /// repeats its own batches with the same name and epoch; the messages are not compared. Default false: a duplicate
+    /// means that another producer used the name.
     pub accept_duplicates: bool,
-    /// Largest body of a batch, in bytes, but for a single message that is larger. Default 1 MiB.
+    /// Size limit of a batch's body, in bytes; a single larger message is allowed. Default 1 MiB.
     pub max_batch_bytes: usize,
-    /// Most messages in a batch. Default 10,000.
+    /// Maximum number of messages in a batch. Default 10,000.
     pub max_batch_items: usize,
     /// How long a batch waits for more messages. Default 5 ms.
     pub linger: Duration,
     /// Batches in flight at once. Default 1.
     pub in_flight: usize,
-    /// Most bytes held, with 32 for each message; one message is always taken. Default 8 MiB.
+    /// Size limit of held messages, in bytes, with an overhead of 32 for each; one message is always accepted. Default
+    /// 8 MiB.
     pub max_buffer: usize,
     /// Ceiling of the first delay before a retry. Default 100 ms.
     pub retry_base: Duration,
@@ -83,9 +84,9 @@ setters! { ProducerConfig {
 pub struct ProducerState {
     /// Its epoch.
     pub epoch: u64,
-    /// The number of the next batch that was never sent.
+    /// The number of the next batch that has not been sent yet.
     pub next_seq: u64,
-    /// The caller's mark behind what is acknowledged.
+    /// The caller's mark after the acknowledged messages.
     pub acknowledged: u64,
     /// Batches that were sent and not acknowledged, in order.
     pub in_flight: Vec<Bounds>,
@@ -98,7 +99,7 @@ pub struct Bounds {
     pub seq: u64,
     /// The caller's mark before its first message.
     pub first: u64,
-    /// The caller's mark behind its last message.
+    /// The caller's mark after its last message.
     pub last: u64,
 }
 
@@ -111,11 +112,11 @@ pub struct Attempt {
     pub epoch: u64,
     /// `Producer-Seq`.
     pub seq: u64,
-    /// The body; empty when it only closes.
+    /// The body; empty when the request only closes.
     pub body: Bytes,
-    /// With `Stream-Closed: true`.
+    /// Whether to send `Stream-Closed: true`.
     pub close: bool,
-    /// Whether this number is sent for the first time: then store the state before.
+    /// Whether this number is sent for the first time: then store the state before sending.
     pub first: bool,
 }
 
@@ -123,30 +124,30 @@ pub struct Attempt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProducerWant {
-    /// Send this, and hand in the response or the failure; keep polling in between.
+    /// Send this, and pass the response or the failure to the producer; keep polling meanwhile.
     Send(Attempt),
-    /// Something happened.
+    /// An event.
     Event(Event),
-    /// Poll again at that time, or when there is an answer or a message.
+    /// Poll again at that time, or when there is a response or a message.
     Wait(Duration),
-    /// Poll again when there is an answer or a message.
+    /// Poll again when there is a response or a message.
     Idle,
-    /// The producer has ended, every time.
+    /// The producer has ended. Every later poll returns the same.
     Stop(ProducerStop),
 }
 
-/// What happened.
+/// An event of a producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// A batch is on the server, and so is everything before it.
     Acknowledged(Acknowledged),
-    /// The name was taken over.
+    /// Another producer's name was claimed.
     Claimed {
         /// The new epoch.
         epoch: u64,
     },
-    /// An attempt failed, and another follows.
+    /// An attempt failed; another one follows.
     Retry {
         /// What went wrong.
         cause: String,
@@ -155,7 +156,7 @@ pub enum Event {
     },
     /// The stream is closed.
     Closed {
-        /// Where it ends.
+        /// The final offset of the stream.
         offset: Option<Offset>,
     },
 }
@@ -164,21 +165,21 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Acknowledged {
-    /// The epoch it was written in.
+    /// Its epoch.
     pub epoch: u64,
     /// Its number.
     pub seq: u64,
-    /// Messages in it.
+    /// The number of its messages.
     pub messages: u64,
-    /// Bytes of its messages.
+    /// The total size of its messages, in bytes.
     pub bytes: u64,
-    /// The offset behind it. A server need not tell it of a duplicate.
+    /// The offset after it. A server may omit it for a duplicate.
     pub offset: Option<Offset>,
-    /// An earlier attempt had been taken.
+    /// Whether an earlier attempt had been accepted.
     pub duplicate: bool,
-    /// Attempts by this process.
+    /// The number of attempts by this process.
     pub attempts: u32,
-    /// The caller's mark behind its last message.
+    /// The caller's mark after its last message.
     pub mark: u64,
 }
 
@@ -186,11 +187,11 @@ pub struct Acknowledged {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProducerStop {
-    /// Why.
+    /// The reason.
     pub refused: Refused,
     /// Its epoch.
     pub epoch: u64,
-    /// The caller's mark behind what is acknowledged.
+    /// The caller's mark after the acknowledged messages.
     pub acknowledged: u64,
 }
 
@@ -198,41 +199,41 @@ pub struct ProducerStop {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refused {
-    /// A newer producer has the name.
+    /// A newer producer uses the name.
     Fenced {
         /// Its epoch.
         epoch: u64,
     },
-    /// The server expects another number, and no batch in flight can change that.
+    /// The server expects another number than any batch in flight has.
     Gap {
-        /// What it expects.
+        /// The expected number.
         expected: u64,
-        /// What was sent.
+        /// The number that was sent.
         seq: u64,
     },
-    /// The first attempt at a batch was answered as a duplicate: another producer used the name and the epoch
-    /// before.
+    /// The response to the first attempt of a batch says that it is a duplicate: another producer used the name and the
+    /// epoch before.
     UsedBefore {
         /// The batch's number.
         seq: u64,
     },
     /// A single message is too large.
     TooLarge {
-        /// The message of this process, counted from 1.
+        /// The number of the message in this process, counted from 1.
         message: u64,
         /// Its size.
         bytes: u64,
     },
     /// The server refused for good.
     Refusal {
-        /// Why.
+        /// The reason.
         refusal: Refusal,
         /// The status.
         status: u16,
-        /// Where the stream ends, when it is closed.
+        /// The final offset of the stream, when it is closed.
         offset: Option<Offset>,
     },
-    /// [`ProducerConfig::retry_for`] is over.
+    /// [`ProducerConfig::retry_for`] has passed.
     OutOfTime {
         /// The last failure.
         cause: String,

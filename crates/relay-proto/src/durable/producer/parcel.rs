@@ -12,17 +12,17 @@ pub(super) struct Parcel {
     pub(super) seq: u64,
     pub(super) stage: Stage,
     pub(super) attempts: u32,
-    /// It was in flight in an earlier process.
+    /// Whether it was in flight in an earlier process.
     pub(super) known: bool,
-    /// An attempt may have been accepted, or may still be.
+    /// Whether an attempt may have been accepted, or may still be.
     pub(super) ambiguous: bool,
-    /// All before it were acknowledged when it was sent last.
+    /// Whether all earlier batches were acknowledged when it was last sent.
     pub(super) alone: bool,
-    /// The server wants it smaller.
+    /// Whether the server requires a smaller batch.
     pub(super) halve: bool,
     building: BytesMut,
     body: Bytes,
-    /// Where each message ends in the body, and the caller's mark behind it.
+    /// The end of each message in the body, and the caller's mark after it.
     ends: Vec<(u32, u64)>,
     from: u64,
     payload: u64,
@@ -32,7 +32,7 @@ pub(super) struct Parcel {
 pub(super) enum Stage {
     Ready,
     Out(u64),
-    /// Waits until all before it are acknowledged.
+    /// Waits until all earlier batches are acknowledged.
     Behind,
     Acknowledged {
         offset: Option<Offset>,
@@ -41,7 +41,7 @@ pub(super) enum Stage {
 }
 
 impl Parcel {
-    /// An empty one behind that mark.
+    /// An empty batch that begins after the mark `from`.
     pub(super) fn new(json: bool, from: u64) -> Self {
         let mut building = BytesMut::new();
         if json {
@@ -63,7 +63,7 @@ impl Parcel {
         }
     }
 
-    /// A sealed one of one message that is its body.
+    /// A sealed batch of one message, whose memory is the body.
     pub(super) fn whole(message: Bytes, mark: u64, from: u64) -> Self {
         let length = message.len();
         let ends = alloc::vec![(u32::try_from(length).unwrap_or(u32::MAX), mark)];
@@ -79,7 +79,7 @@ impl Parcel {
         self.ends.push((u32::try_from(self.building.len()).unwrap_or(u32::MAX), mark));
     }
 
-    /// Bytes of the body if it were sealed with one message more, without that message.
+    /// The size of the sealed body with one more message, not counting that message.
     pub(super) fn size(&self, json: bool) -> usize {
         self.building.len() + if json { 2 } else { 0 }
     }
@@ -114,14 +114,14 @@ impl Parcel {
         self.body.clone()
     }
 
-    /// Nothing of it was ever sent under its present number.
+    /// Resets the attempts: nothing was sent under the present number.
     pub(super) fn unsent(&mut self) {
         self.attempts = 0;
         self.ambiguous = false;
         self.known = false;
     }
 
-    /// Keeps the first half of the messages and gives the second. Both are sealed.
+    /// Keeps the first half of the messages, and returns the second. Both are sealed.
     pub(super) fn split(&mut self, json: bool) -> Self {
         let middle = self.ends.len() / 2;
         let (_, mark) = self.ends[middle - 1];

@@ -13,10 +13,10 @@ use crate::setters;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ReaderConfig {
-    /// What follows once everything there is was read. Default [`LiveMode::Auto`].
+    /// What to do at the end of the existing data. Default [`LiveMode::Auto`].
     pub mode: LiveMode,
-    /// Largest piece given out, in bytes, but for a single message that is larger; as much is held at most. Default 1
-    /// MiB.
+    /// Size limit of a returned piece, in bytes, except for a single larger message; no more than this is held. Default
+    /// 1 MiB.
     pub batch_bytes: usize,
     /// Longest JSON message and longest event, in bytes. Default 64 MiB.
     pub max_message: usize,
@@ -62,25 +62,25 @@ setters! { ReaderConfig {
     retry_for: Option<Duration>,
 } }
 
-/// What follows once everything there is was read.
+/// What to do at the end of the existing data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum LiveMode {
-    /// The end.
+    /// End.
     Off,
-    /// Events for JSON streams, long-polls for others and where events do not work.
+    /// Use events for JSON streams; use long-polls for others, and where events do not work.
     #[default]
     Auto,
-    /// Long-polls from the first request on.
+    /// Use long-polls from the first request on.
     LongPoll,
-    /// Events from the first request on. In text, CR and CRLF may become LF on the way.
+    /// Use events from the first request on. In text, CR and CRLF may become LF on the way.
     Sse,
 }
 
-/// How new data is waited for.
+/// How to wait for new data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Live {
-    /// One answer per request.
+    /// One response per request.
     LongPoll,
     /// A stream of events.
     Sse,
@@ -89,13 +89,13 @@ pub enum Live {
 /// A request to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
-    /// HEAD instead of GET.
+    /// Whether to send HEAD instead of GET.
     pub head: bool,
     /// The query, encoded, its keys in order. Empty for none.
     pub query: String,
-    /// Whether the answer may take its time.
+    /// Whether the response may be delayed.
     pub live: Option<Live>,
-    /// Longest time to the answer's head.
+    /// Time limit for the head of the response.
     pub wait: Duration,
 }
 
@@ -103,23 +103,23 @@ pub struct Ask {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReaderWant {
-    /// Drop the connection, if there is one, and send this; then hand in the answer or the failure.
+    /// Drop the connection, if there is one, and send this; then pass the response or the failure to the reader.
     Ask(Ask),
-    /// The answer's head, until then; afterwards `handle_timeout`.
+    /// Wait for the response's head until then; afterwards call `handle_timeout`.
     Answer(Duration),
-    /// Bytes or the end of the body, until then; afterwards `handle_timeout`.
+    /// Wait for bytes or the end of the body until then; afterwards call `handle_timeout`.
     Bytes(Duration),
     /// Drop the connection, and poll again at that time.
     Wait(Duration),
-    /// This is for the caller.
+    /// Data for the caller.
     Piece(Piece),
     /// An attempt failed, and another will follow: for information only.
     Retry(Retry),
-    /// Nothing more comes.
+    /// The reader has ended.
     Stop(ReaderStop),
 }
 
-/// Why and when there will be another attempt.
+/// The reason and the time of another attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     /// What went wrong.
@@ -131,16 +131,16 @@ pub struct Retry {
 /// Data, and the checkpoint after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// The data; may be empty in the last piece and when it is news that the reader is up to date.
+    /// The data; may be empty in the last piece, and in one that only reports that the reader is up to date.
     pub content: Content,
     /// The checkpoint after this piece.
     pub checkpoint: Checkpoint,
-    /// The checkpoint's offset covers all of it. Otherwise the piece is a part of an answer that is longer than
-    /// [`ReaderConfig::batch_bytes`], and counted in [`Checkpoint::skip`].
+    /// Whether the checkpoint's offset covers all of it. Otherwise the piece is a part of a response that is longer
+    /// than [`ReaderConfig::batch_bytes`], and counted in [`Checkpoint::skip`].
     pub whole: bool,
-    /// Everything that existed at the time was given out.
+    /// Whether all data that existed at the time was returned.
     pub up_to_date: bool,
-    /// The stream ends here.
+    /// Whether the stream ends here.
     pub closed: bool,
 }
 
@@ -154,7 +154,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// Messages, or bytes: what [`Checkpoint::skip`] counts.
+    /// The number of messages, or of bytes: the unit of [`Checkpoint::skip`].
     pub fn units(&self) -> u64 {
         match self {
             Self::Messages(messages) => messages.len() as u64,
@@ -162,7 +162,7 @@ impl Content {
         }
     }
 
-    /// Whether there is nothing.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.units() == 0
     }
@@ -173,7 +173,7 @@ impl Content {
 pub enum End {
     /// The stream is closed, and was read to its end.
     Closed,
-    /// Everything there was is read ([`LiveMode::Off`]).
+    /// All existing data was read ([`LiveMode::Off`]).
     UpToDate,
 }
 
@@ -181,41 +181,41 @@ pub enum End {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReaderStop {
-    /// As it should.
+    /// A regular end.
     End(End),
-    /// The server does not give it.
+    /// The server refused.
     Refused {
-        /// Why.
+        /// The reason.
         refusal: Refusal,
         /// The status.
         status: u16,
-        /// What was asked for.
+        /// The request.
         offset: Offset,
     },
-    /// The response was malformed, twice from one offset.
+    /// The response was malformed, twice from the same offset.
     Malformed {
-        /// What was asked for.
+        /// The request.
         offset: Offset,
-        /// What is wrong with the answer.
+        /// What is wrong with the response.
         what: String,
     },
     /// A message or event is longer than [`ReaderConfig::max_message`].
     TooLarge {
-        /// What was asked for.
+        /// The request.
         offset: Offset,
         /// The limit, in bytes.
         limit: usize,
     },
-    /// Five quick answers in a row moved neither the offset nor the cursor.
+    /// Five quick responses in a row moved neither the offset nor the cursor.
     NoProgress {
-        /// What was asked for.
+        /// The request.
         offset: Offset,
     },
-    /// [`ReaderConfig::retry_for`] is over.
+    /// [`ReaderConfig::retry_for`] has passed.
     OutOfTime {
         /// The last failure.
         cause: String,
     },
-    /// It had ended before.
+    /// The reader had ended before.
     Over,
 }

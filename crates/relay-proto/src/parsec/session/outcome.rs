@@ -10,12 +10,12 @@ use crate::parsec::{GapReason, Position};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum From {
-    /// With what is published from now on.
+    /// Begin with what is published from now on.
     #[default]
     Latest,
-    /// With the oldest that is retained.
+    /// Begin with the oldest retained publication.
     Oldest,
-    /// After a position.
+    /// Begin after a position.
     After(Position),
 }
 
@@ -25,7 +25,7 @@ pub enum From {
 pub enum Action {
     /// Drop the connection if there is one, and wait for a command.
     Idle,
-    /// Drop the connection if there is one, begin another, poll again.
+    /// Drop the connection if there is one, open another, and poll again.
     Connect,
     /// Send this text frame and poll again.
     Send(String),
@@ -33,15 +33,15 @@ pub enum Action {
     Receive(Option<Duration>),
     /// Drop the connection and poll again at this time.
     Wait(Duration),
-    /// Hand this on and poll again.
+    /// Hand this to the caller and poll again.
     Item(Item),
-    /// Look up the token again and give it to [`Session::handle_token`](super::Session::handle_token).
+    /// Fetch the token again and pass it to [`Session::handle_token`](super::Session::handle_token).
     Token,
-    /// Drop the connection: it is over, for this reason.
+    /// Drop the connection: the session is over, for this reason.
     Stop(End),
 }
 
-/// What happened.
+/// An event of a session.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Item {
@@ -49,50 +49,50 @@ pub enum Item {
     Subscribed {
         /// The channel.
         channel: String,
-        /// What follows this position comes; `None` when the server keeps none.
+        /// Publications after this position follow; `None` when the server has no positions.
         resumes_after: Option<Position>,
     },
     /// Publications of a channel are lost.
     Gap {
         /// The channel.
         channel: String,
-        /// Why.
+        /// The reason.
         reason: LossReason,
-        /// How many; `None` when that is not known.
+        /// The number of lost publications; `None` when unknown.
         missed: Option<u64>,
-        /// What follows this position comes.
+        /// Publications after this position follow.
         resumes_after: Position,
     },
-    /// A publication, in order, without a hole to the one before.
+    /// A publication. Publications come in order and without holes.
     Publication {
         /// The channel.
         channel: String,
-        /// Where it stands; `None` when the server keeps no positions.
+        /// Its position; `None` when the server has no positions.
         position: Option<Position>,
         /// Its bytes.
         data: Bytes,
     },
-    /// A channel's subscription was not opened; it is tried again.
+    /// Opening a channel's subscription failed; it is retried.
     Refused {
         /// The channel.
         channel: String,
-        /// Why, in words.
+        /// The reason.
         reason: String,
-        /// When it is tried again.
+        /// The time of the next attempt.
         retry_at: Duration,
     },
     /// A channel's subscription is over.
     Ended {
         /// The channel.
         channel: String,
-        /// Why.
+        /// The reason.
         end: End,
     },
-    /// The connection is gone; there will be another.
+    /// The connection was lost; a reconnect follows.
     Lost {
-        /// Why, in words.
+        /// The reason.
         reason: String,
-        /// When.
+        /// The time of the next attempt.
         retry_at: Duration,
     },
 }
@@ -101,32 +101,32 @@ pub enum Item {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LossReason {
-    /// The server says, or its answer shows.
+    /// The server says so, or its reply shows it.
     Server(GapReason),
-    /// An offset was jumped over, and was again after another connection.
+    /// An offset was skipped, also after a reconnect.
     Hole,
 }
 
-/// Why something is over.
+/// Why a subscription or session is over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 #[non_exhaustive]
 pub struct End {
-    /// Of which kind it is.
+    /// Its kind.
     pub kind: EndKind,
     /// The server's code, if it gave one.
     pub code: Option<u32>,
-    /// In words, with the code.
+    /// A text, with the code.
     pub reason: String,
 }
 
-/// Kinds of ends, as callers tell them apart.
+/// Kinds of ends, for callers that distinguish them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndKind {
-    /// The credential is not good enough.
+    /// The credential is missing, invalid or without the necessary rights.
     Denied,
-    /// There is no such thing.
+    /// The requested channel does not exist.
     NotFound,
     /// Anything else.
     Failed,
