@@ -80,7 +80,7 @@ impl<'a> Scanner<'a> {
         if self.peek().is_err() { Ok(()) } else { Err(Unusual) }
     }
 
-    /// Reads an object. `member` is given each key and reads its value.
+    /// Reads an object. `member` is called with each key and reads its value.
     #[inline]
     pub(crate) fn object(&mut self, mut member: impl FnMut(&mut Self, Text) -> Scan<()>) -> Scan<()> {
         self.open(b'{')?;
@@ -342,7 +342,7 @@ impl<'a> Scanner<'a> {
         match kind {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(()),
             Some(b'u') => match self.hex()? {
-                // The first half of a pair asks for the second; a second half alone is nothing.
+                // The first half of a surrogate pair must be followed by the second; a second half alone is invalid.
                 0xd800..=0xdbff => {
                     if !self.text.as_bytes()[self.at..].starts_with(b"\\u") {
                         return Err(Unusual);
@@ -369,7 +369,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Where the run of plain characters that begins at `at` ends: at a quote, a backslash, a control character or the end.
+/// The end of the run of plain characters that begins at `at`: at a quote, a backslash, a control character or the end.
 #[inline]
 pub(crate) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);

@@ -91,7 +91,7 @@ impl Backoff {
         self.base = base;
     }
 
-    /// Counts a failure and says how long to wait before the next attempt.
+    /// Counts a failure and returns the delay before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
         let ceiling = self.ceiling();
         self.failures = self.failures.saturating_add(1);

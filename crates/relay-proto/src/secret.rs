@@ -1,7 +1,7 @@
 //! Comparison of secrets.
 
-/// Whether two texts are the same, in a time that depends on their lengths only: an answer's delay tells nothing about
-/// how much of a secret was guessed.
+/// Whether two texts are equal, in a time that depends only on their lengths: the duration reveals nothing about how
+/// much of a guess was right.
 ///
 /// ```
 /// use relay_proto::secret::same_in_constant_time;

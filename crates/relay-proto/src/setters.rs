@@ -1,7 +1,7 @@
 //! Setters of configurations, written once for the crates of this workspace.
 
-/// For each row `name: Type`, a method `name` that sets that field and passes the configuration on. A row `name:
-/// impl Into<Type>` takes any value that converts. Documentation may stand before a row; by default it names the
+/// For each row `name: Type`, a method `name` that sets that field and returns the configuration. A row
+/// `name: impl Into<Type>` accepts any value that converts. Documentation may precede a row; by default it names the
 /// field.
 #[doc(hidden)]
 #[macro_export]

@@ -309,7 +309,7 @@ pub enum FileError {
     /// The operating system refused.
     #[error("{kind} {}: cannot {action}", path.display())]
     Io {
-        /// What the file is.
+        /// The kind of file.
         kind: &'static str,
         /// The file.
         path: PathBuf,
@@ -321,7 +321,7 @@ pub enum FileError {
     /// The content is invalid.
     #[error("{kind} {}: {reason}; remove it to start anew", path.display())]
     Corrupt {
-        /// What the file is.
+        /// The kind of file.
         kind: &'static str,
         /// The file.
         path: PathBuf,
@@ -331,7 +331,7 @@ pub enum FileError {
     /// The file is a mount of its own, as containers mount single files: it cannot be replaced.
     #[error("{kind} {} is mounted by itself, so it cannot be replaced; mount the directory that holds it", path.display())]
     Mounted {
-        /// What the file is.
+        /// The kind of file.
         kind: &'static str,
         /// The file.
         path: PathBuf,
@@ -341,7 +341,7 @@ pub enum FileError {
     /// Another process uses the file.
     #[error("{kind} {} is in use by another process", path.display())]
     InUse {
-        /// What the file is.
+        /// The kind of file.
         kind: &'static str,
         /// The file.
         path: PathBuf,

@@ -1,7 +1,7 @@
 //! The event decoder as a `Stream` over any `http_body::Body`: a hyper response, a test body, a body of any framework.
 //!
-//! Whoever wants reconnects, redirects and deadlines as well uses this crate's own client; this is for those who have
-//! a response already.
+//! If you also want reconnects, redirects and deadlines, use this crate's own client. This example is for programs that
+//! already have a response.
 //!
 //! ```sh
 //! cargo run -p relay-transport --example sse_body_stream
@@ -56,7 +56,7 @@ impl<B: Body> Stream for Frames<B> {
             match ready!(body.as_mut().poll_frame(context)) {
                 Some(Ok(frame)) => {
                     if let Ok(mut data) = frame.into_data() {
-                        // No copy when the body's data is `Bytes` already.
+                        // If the body's data is `Bytes`, this copies nothing.
                         this.decoder.feed(data.copy_to_bytes(data.remaining()));
                     }
                 }

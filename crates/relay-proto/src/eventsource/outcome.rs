@@ -108,7 +108,7 @@ pub struct Refused {
     pub(super) retry: Retry,
 }
 
-/// Whether trying again can help.
+/// Whether another attempt may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Retry {
@@ -158,7 +158,7 @@ impl Refused {
         self.status
     }
 
-    /// Whether trying again can help.
+    /// Whether another attempt may succeed.
     pub fn retry_hint(&self) -> Retry {
         self.retry
     }

@@ -133,7 +133,7 @@ impl Facts<'_> {
         let sidecars = begun.iter().filter(|container| container.sidecar);
         printed.count_restarts(sidecars.chain(&self.app));
         let mut running = false;
-        // The first that has something to say is what is printed.
+        // The first container with a reason determines the text.
         for container in self.app.iter().rev() {
             match container.state {
                 State::Waiting(reason) if !reason.is_empty() => printed.status = reason.into(),
@@ -160,7 +160,7 @@ fn ended(code: i32, signal: i32, reason: &str) -> String {
     }
 }
 
-/// What flat fields say.
+/// The inputs of the rule from the flat fields.
 pub(super) struct Flat<'a> {
     pub(super) phase: Option<&'a str>,
     pub(super) reason: Option<&'a str>,
@@ -184,7 +184,7 @@ impl Flat<'_> {
             reason: self.reason,
             gated: false,
             ready: self.ready,
-            // Before that they are told to wait.
+            // Before that, they are always shown as waiting.
             initialized: app.iter().any(|fact| !matches!(fact.state, State::Waiting("" | "PodInitializing"))),
             deleting: self.deleting,
             init_containers: count(&[Init, Sidecar]),
@@ -211,7 +211,7 @@ impl<'a> Fact<'a> {
         };
         Self {
             sidecar: container.kind == ContainerKind::Sidecar,
-            // A probe of its start may still be missing; then the relay says what is printed.
+            // The startup probe may not have succeeded yet; then the relay sends the printed form.
             started: matches!(state, State::Running),
             ready: container.ready,
             restarts: container.restart_count,

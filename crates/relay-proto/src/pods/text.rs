@@ -7,9 +7,9 @@ use super::fields::Field;
 use super::layout::Layout;
 use crate::json::{Scan, Text, Unusual, plain_end};
 
-/// The JSON of a pod in one allocation of its own, read where it stands: a field costs four bytes beside the text.
+/// The JSON of a pod in one allocation of its own, read in place: a field costs four bytes besides the text.
 ///
-/// Behind the JSON stand the values that the JSON does not hold as they are: texts with escapes, and the labels when
+/// After the JSON come the values that the JSON does not contain literally: texts with escapes, and the labels when
 /// they are untidy. Each is written as its length in decimal digits, a colon, and the text.
 #[derive(Debug)]
 pub(super) struct PodText {
@@ -34,7 +34,7 @@ impl PodText {
     pub(super) fn new(source: &str, layout: &Layout) -> Scan<Self> {
         let (start, end) = (layout.start, layout.end);
         let json = &source[start as usize..end as usize];
-        // Only a value that stands in the source has a start, and it is behind the opening brace.
+        // Only a value that is in the source has a start, which is after the opening brace.
         let moved = |at: u32| at.saturating_sub(start);
         let mut this = Self {
             text: Box::default(),
@@ -99,7 +99,7 @@ impl PodText {
         Labels { text: self, at: self.labels as usize, left: self.label_count }
     }
 
-    /// Whether both have the same labels. Those that are written alike need not be read.
+    /// Whether both have the same labels. Labels that are written alike need not be parsed.
     pub(super) fn same_labels(&self, other: &Self) -> bool {
         let in_json = |text: &Self| text.labels < text.json;
         (in_json(self) == in_json(other) && self.written_labels() == other.written_labels())
@@ -115,14 +115,14 @@ impl PodText {
         &self.text[at..plain_end(self.text.as_bytes(), at)]
     }
 
-    /// The text whose length stands at `at`, behind the JSON.
+    /// The text after the JSON whose length is at `at`.
     fn counted(&self, at: usize) -> &str {
         let (len, rest) = self.text[at..].split_once(':').unwrap_or_default();
         len.parse().ok().and_then(|len| rest.get(..len)).unwrap_or_default()
     }
 }
 
-/// Appends a text behind its length and says where it begins.
+/// Appends a text with its length, and returns its start.
 fn append(text: &mut String, value: &str) -> Scan<u32> {
     use std::fmt::Write;
     let at = u32::try_from(text.len()).map_err(|_| Unusual)?;
@@ -130,7 +130,7 @@ fn append(text: &mut String, value: &str) -> Scan<u32> {
     Ok(at)
 }
 
-/// What a string says.
+/// The value of a string.
 pub(super) fn unescape(source: &str, text: Text) -> Scan<String> {
     let quoted = &source[text.start as usize - 1..=text.end as usize];
     serde_json::from_str(quoted).map_err(|_| Unusual)
@@ -140,7 +140,7 @@ pub(super) fn unescape(source: &str, text: Text) -> Scan<String> {
 #[derive(Debug, Clone)]
 pub(super) struct Labels<'a> {
     text: &'a PodText,
-    /// In the JSON somewhere before the next key's quote; behind it at the next length.
+    /// In the JSON, a position before the next key's quote; after the JSON, the next length.
     at: usize,
     left: u32,
 }

@@ -120,7 +120,7 @@ pub(super) enum Effect {
     Nothing,
     /// Its value is the data.
     FirstData,
-    /// Its value goes behind the data there is.
+    /// Its value is appended to the data.
     MoreData,
     Kind,
     Id,
@@ -139,7 +139,7 @@ pub(super) enum Start {
     /// In the chunk, as the first of the stream: a BOM may stand before it.
     #[default]
     OfStream,
-    /// In the chunk, maybe behind an LF that belongs to the CR which ended the chunk before.
+    /// In the chunk, perhaps after an LF that belongs to the CR at the end of the previous chunk.
     AfterReturn,
     /// In a chunk before this one; that part is held.
     Held(Number),
@@ -243,7 +243,7 @@ pub(super) enum Field {
     Unknown,
 }
 
-/// The field a line sets, and where its value begins. The line is not empty.
+/// The field that a line sets, and where its value begins. The line is not empty.
 #[inline(always)]
 pub(super) fn parse_line(line: &[u8]) -> (Field, usize) {
     if line.starts_with(b"data: ") {
@@ -339,7 +339,7 @@ pub(super) fn checked(bytes: Bytes) -> Result<ByteString, Bytes> {
 /// Smallest allocation for text that is put together; many small texts share one.
 const ARENA: usize = 8 << 10;
 
-/// Text longer than this is given away with its buffer: one huge event leaves nothing behind.
+/// Longer text is handed out with its buffer, so that one huge event leaves no memory behind.
 pub(super) const KEEP: usize = 256 << 10;
 
 /// Appends, taking room for many small texts at a time.
@@ -376,7 +376,7 @@ fn make_room(buffer: &mut BytesMut, length: usize) {
     buffer.reserve(length.max(ARENA.saturating_sub(buffer.len())));
 }
 
-/// The joined text, to be shared by a frame. The free space behind it stays in the buffer.
+/// The joined text, to be shared by a frame. The free space after it stays in the buffer.
 #[inline]
 pub(super) fn give(buffer: &mut BytesMut) -> Bytes {
     if buffer.len() > KEEP { mem::take(buffer).freeze() } else { buffer.split().freeze() }

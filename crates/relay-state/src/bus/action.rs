@@ -14,9 +14,9 @@ use serde_json::Value;
 /// The time, for delays and for timestamps in objects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Time since some fixed point, by a clock that never goes back.
+    /// Time since a fixed point, by a clock that never goes back.
     pub since_start: Duration,
-    /// Seconds since 1970-01-01T00:00:00Z, by the clock on the wall.
+    /// Seconds since 1970-01-01T00:00:00Z, by the wall clock.
     pub unix_seconds: i64,
 }
 
@@ -140,7 +140,7 @@ pub enum Call {
         channel: ChannelReference,
         /// Its bus, if there is one.
         bus: Option<BusReference>,
-        /// What it asks for.
+        /// Its spec.
         spec: Arc<ChannelSpec>,
         /// Its parameters with their values.
         parameters: Arc<ResolvedParameters>,
@@ -156,7 +156,7 @@ pub enum Call {
         subscription: SubscriptionReference,
         /// Its channel.
         channel: ChannelReference,
-        /// What it asks for.
+        /// Its spec.
         spec: Arc<SubscriptionSpec>,
         /// Its parameters with their values.
         parameters: Arc<ResolvedParameters>,
@@ -255,11 +255,11 @@ pub enum Written {
     Object(Box<Object>),
     /// The object has another version.
     Conflict,
-    /// There is no such object.
+    /// The object does not exist.
     Gone,
     /// It failed.
     Failed,
-    /// It failed, and the server asked to be left alone for so long.
+    /// It failed, and the server asked for a delay before the next attempt.
     Later(Duration),
 }
 
@@ -269,9 +269,9 @@ pub enum Written {
 pub enum Action {
     /// All lists are complete. Given once, before the first call.
     Synced {
-        /// Channels, ours or not.
+        /// Number of channels, including those of other buses.
         channels: usize,
-        /// Subscriptions, ours or not.
+        /// Number of subscriptions, including those of other buses.
         subscriptions: usize,
     },
     /// All lists are complete and the bus is not in them. Given once, as the last action.

@@ -120,7 +120,7 @@ impl Monitor {
         }
     }
 
-    /// An object is gone. The spec of a deleted bus stays in force.
+    /// An object is gone. The spec of a deleted bus remains in use.
     pub fn handle_deleted(&mut self, kind: Kind, name: &str, namespace: &str, _now: Now) {
         match kind {
             Kind::Bus | Kind::ClusterBus => {}

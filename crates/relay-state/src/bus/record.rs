@@ -207,7 +207,7 @@ impl<S: Spec> Record<S> {
         self.wanted.is_none() && self.done.is_none() && self.running.is_none() && !self.writing.running
     }
 
-    /// The successful call, if it is still in force.
+    /// The successful call, if it is still valid.
     pub(super) fn stands(&self) -> Option<&Done<S>> {
         let (wanted, done) = (self.wanted.as_ref()?, self.done.as_ref()?);
         (!done.torn && wanted.metadata.uid == done.uid).then_some(done)
@@ -236,7 +236,7 @@ pub(super) enum Refusal {
 /// The bus: its last object, and the spec of the last call.
 #[derive(Debug, Default)]
 pub(super) struct Bus {
-    /// The last object seen: it stays in force when the bus is deleted.
+    /// The last object seen: its spec remains in use when the bus is deleted.
     pub(super) seen: Option<(ByteString, Arc<BusSpec>)>,
     pub(super) listed: bool,
     pub(super) done: Option<(ByteString, Arc<BusSpec>)>,

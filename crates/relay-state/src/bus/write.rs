@@ -9,7 +9,7 @@ use super::limits::backoff;
 use super::monitor::{Monitor, Records};
 use super::record::{Record, Wanted, Writing};
 
-/// How long a server's wish to be left alone is heard.
+/// The longest delay that a server's request for a pause can cause.
 const LONGEST_WISH: Duration = Duration::from_secs(60);
 
 impl Monitor {
@@ -21,7 +21,7 @@ impl Monitor {
         let least = match written {
             Written::Failed => Some(Duration::ZERO),
             Written::Later(after) => Some(after.min(LONGEST_WISH)),
-            // The first conflict is worth another look at once; more of them in a row are failures like others.
+            // After the first conflict the object is read again at once; further conflicts in a row count as failures.
             Written::Conflict => {
                 self.writing(key).filter(|writing| writing.retry.is_some()).map(|_| Duration::ZERO)
             }

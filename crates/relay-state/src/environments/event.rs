@@ -47,7 +47,7 @@ pub struct Updated {
     pub changed: Vec<&'static str>,
     /// Masked keys that were not accepted before.
     pub accepted: Arc<[String]>,
-    /// Masked keys that are not accepted any more, from now on.
+    /// Masked keys that are no longer accepted, from now on.
     pub revoked: Arc<[String]>,
 }
 
@@ -55,7 +55,7 @@ pub struct Updated {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gone<I> {
-    /// Which.
+    /// The environment or filter.
     pub id: I,
     /// The version of the deletion; `None` when it was missing in a put.
     pub version: Option<i64>,
@@ -135,7 +135,7 @@ pub struct Refused {
     pub version: i64,
     /// Why.
     pub reason: Refusal,
-    /// The message that contained it.
+    /// The message that contained the environment.
     pub came_in: RefusedIn,
 }
 

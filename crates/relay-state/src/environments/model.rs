@@ -1,5 +1,5 @@
-//! The session against a slow and obvious model: the same inputs give the same events. Without one rule, some run
-//! must show it.
+//! Compares the session with a slow and simple model: the same inputs must give the same events. With any single rule
+//! switched off, at least one run must differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::rules::{Rule, without};
 use super::*;
 
-/// One thing that happens, over few ids, keys and versions so that they meet.
+/// One step of a run. There are only a few ids, keys and versions, so that steps often concern the same ones.
 #[derive(Debug, Clone)]
 enum Step {
     Put(Vec<Rep>, Vec<(u8, i64)>),
@@ -21,16 +21,16 @@ enum Step {
     PatchFilter(u8, i64),
     Delete(u8, i64),
     DeleteFilter(u8, i64),
-    /// Both clocks go on.
+    /// Both clocks advance.
     Time(u64),
-    /// Both clocks go on, and nobody looks: a machine that sleeps.
+    /// Both clocks advance without a call, as when a machine sleeps.
     Sleep(u64),
     /// The wall clock is set back.
     Back(u64),
-    /// The connection ends, and there is another one.
+    /// The connection ends, and a new one opens.
     Cut,
     Reconnect,
-    /// An event that nobody knows.
+    /// An event with an unknown name.
     Other,
     /// An event that cannot be read.
     Bad,
@@ -39,18 +39,18 @@ enum Step {
 #[derive(Debug, Clone)]
 struct Rep {
     id: u8,
-    /// Whether it says its own id.
+    /// Whether it has its own id (`envID`).
     own: bool,
     version: i64,
-    /// 0 for none.
+    /// The primary key; 0 for none.
     primary: u8,
     expiring: Option<(u8, u64)>,
-    /// Whether there is a list, with the primary key as its last entry.
+    /// Whether there is a list of keys, with the primary key as its last entry.
     listed: bool,
     others: Vec<Entry>,
-    /// An entry of the primary key: whether it is for a part only.
+    /// Whether the list's entry for the primary key is for a part of the environment only.
     primary_views: bool,
-    /// An old mobile key beside the primary one, in a list.
+    /// An old mobile key, listed together with the primary one.
     mobile: Option<(u8, u64)>,
 }
 
@@ -63,7 +63,7 @@ struct Entry {
 
 fn rep() -> impl Strategy<Value = Rep> {
     let entry = (0_u8..40, option::of(0_u64..60), prop::bool::weighted(0.2)).prop_map(|(key, end, views)| {
-        // Few are empty.
+        // Only few keys are empty.
         Entry { key: if key == 0 { 0 } else { 1 + key % 4 }, end, views }
     });
     let names = (0_u8..4, prop::bool::weighted(0.9), 0_i64..8, 0_u8..20);
@@ -93,7 +93,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// How long an empty put is held back, if at all, and what happens.
+/// A run: how long an empty put is held back (0 for not at all), and its steps.
 fn life() -> impl Strategy<Value = (u64, Vec<Step>)> {
     (prop_oneof![Just(0_u64), Just(12)], vec(step(), 1..40))
 }
@@ -110,7 +110,7 @@ impl Rep {
         entries
     }
 
-    /// Why it cannot be taken, in the order of the rules.
+    /// Why it is refused; the first rule that is broken.
     fn refusal(&self) -> Option<&'static str> {
         if !self.own {
             Some("id-mismatch")
@@ -131,7 +131,7 @@ impl Rep {
                 keys.sdk.insert(key, Some(end));
             }
         } else {
-            // As the last of several of one value counts, so does the model: a map.
+            // Of several entries with the same value the last one counts, as in a map.
             let last: BTreeMap<u8, &Entry> = entries.iter().map(|entry| (entry.key, entry)).collect();
             for (key, entry) in last.into_iter().filter(|(key, _)| *key != self.primary) {
                 if entry.views {
@@ -184,16 +184,16 @@ struct Keys {
     dropped: usize,
 }
 
-/// An empty put that waits for its deadline.
+/// An empty put that is held back until its deadline.
 struct HeldPut {
     due: u64,
     filters: Vec<(u8, i64)>,
-    /// Environments that changed since it came.
+    /// Environments that changed after the put arrived.
     touched: BTreeSet<u8>,
     touched_filters: BTreeSet<u8>,
 }
 
-/// Everything in maps, looked through from end to end each time.
+/// The model: plain maps, which are searched completely each time.
 #[derive(Default)]
 struct Model {
     hold: u64,
@@ -308,7 +308,7 @@ impl Model {
         self.status(state, true, false);
     }
 
-    /// What a put does; whether it restarts the connection, and whether it was refused in part.
+    /// Applies a put. Returns whether the connection has to restart, and whether a part of the put was refused.
     fn put(&mut self, reps: &[Rep], filters: &[(u8, i64)]) -> (bool, bool) {
         let named: BTreeMap<_, _> = reps.iter().map(|rep| (rep.id, rep)).collect();
         let refused: Vec<String> = named
@@ -431,14 +431,15 @@ fn word(event: &Event) -> String {
     }
 }
 
-/// The order in which keys of one environment end at one time is that of its list, which the model does not keep.
+/// Sorts expiries at the same time: keys of one environment then expire in the order of its list, which the model does
+/// not keep.
 fn sorted_ends(log: &mut [String]) {
     for run in log.chunk_by_mut(|a, b| a.starts_with("end ") && b.starts_with("end ")) {
         run.sort();
     }
 }
 
-/// Lives it, beside the model.
+/// Makes the steps of a run with the session and with the model.
 fn live(hold: u64, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut model = Model { hold, state: "initializing", connected: true, ..Model::default() };
     let mut session = Session::new(Environments::default().hold_empty(Duration::from_millis(hold)));
@@ -496,7 +497,7 @@ fn live(hold: u64, steps: &[Step]) -> Result<(), TestCaseError> {
         prop_assert_eq!(&told, &meant, "{:?}", step);
         log.extend(told);
 
-        // At every moment the set is what the last accepted version says.
+        // After each step, the keys are those of the last accepted version.
         let held: BTreeMap<String, Keys> = session.environments().environments().map(keys_of).collect();
         let meant: BTreeMap<_, _> =
             model.live.iter().map(|(id, keys)| (format!("e{id}"), keys.clone())).collect();
@@ -518,7 +519,7 @@ fn keys_of(environment: &std::sync::Arc<Environment>) -> (String, Keys) {
     (environment.id.to_string(), Keys { sdk, mobile, dropped: environment.dropped_keys })
 }
 
-/// Never an update or a delete of what is not there, never an add of what is.
+/// Checks that only existing items are updated or deleted, and only new ones added.
 fn consistent(log: &[String]) -> Result<(), TestCaseError> {
     let mut there = BTreeSet::new();
     for line in log {
@@ -548,7 +549,7 @@ proptest! {
     }
 }
 
-/// The same lives for each rule: with all rules they hold, without it one of them does not.
+/// Makes the same runs for each rule: with all rules they succeed; without the rule, one of them fails.
 #[test]
 fn every_rule_is_missed() {
     const LIVES: u32 = 4000;

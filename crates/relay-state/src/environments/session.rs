@@ -14,7 +14,7 @@ use super::status::{State, Status, StatusError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Next {
-    /// Read on. The event was understood, so the connection made progress.
+    /// Continue to read. The event was understood, so the connection made progress.
     Read,
     /// End the connection, and call [`Session::handle_ended`]. The reason is known, so the error of that call is
     /// ignored.
@@ -44,7 +44,7 @@ pub struct Session {
     /// Why the connection is being ended, if the received data is the reason.
     ending: Option<Ending>,
     events: VecDeque<Event>,
-    /// A complete configuration has come, and the status does not say so yet.
+    /// Whether a complete configuration has arrived that the status does not show yet.
     complete: bool,
     /// The state has changed since [`Session::take_unsaved`] was called last.
     unsaved: bool,
@@ -53,7 +53,7 @@ pub struct Session {
 #[derive(Debug)]
 enum Ending {
     Error(StatusError),
-    /// The service has asked for it.
+    /// Whether the service has asked for a reconnect.
     Asked,
 }
 

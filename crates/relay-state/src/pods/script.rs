@@ -1,4 +1,4 @@
-//! A small language for tests: a conversation as words, outputs as text.
+//! A small language for tests: a conversation written as words, and outputs as text.
 //!
 //! Positions are written `5` (hash `h5`, epoch `e`), `5f` (hash `f5`, epoch `f`) or `5x` (hash `x5`: the same sequence
 //! of epoch `e` under another hash). `#3` gives `sent`.

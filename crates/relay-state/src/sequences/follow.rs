@@ -16,19 +16,19 @@ use super::item::{Delivered, Gap, GapCause, Item};
 pub enum Frame {
     /// The first frame of each connection.
     Connected {
-        /// What follows this position comes; `None` from a server without positions.
+        /// Frames after this position follow; `None` from a server without positions.
         resumes_after: Option<Position>,
     },
     /// A published message.
     Envelope {
-        /// Where it stands; `None` when that is not said.
+        /// Its position; `None` when the server does not send it.
         position: Option<Position>,
         /// Its bytes.
         envelope: Bytes,
     },
     /// The same, as a part of what is known to be text.
     Text {
-        /// Where it stands; `None` when that is not said.
+        /// Its position; `None` when the server does not send it.
         position: Option<Position>,
         /// The text, such as that of an event.
         text: ByteString,
@@ -37,20 +37,20 @@ pub enum Frame {
     },
     /// A published message that is too large to be read.
     Oversized {
-        /// Where it stands; `None` when that is not said.
+        /// Its position; `None` when the server does not send it.
         position: Option<Position>,
-        /// Its bytes.
+        /// Its size, in bytes.
         size: u64,
         /// The limit, in bytes.
         limit: u64,
     },
     /// The server does not have everything after the requested position, or the transport lost it.
     Gap {
-        /// Why.
+        /// The reason.
         cause: GapCause,
-        /// How many; `None` when that is not known.
+        /// The number of lost envelopes; `None` when unknown.
         missed: Option<u64>,
-        /// What follows this position comes.
+        /// Frames after this position follow.
         resumes_after: Position,
     },
     /// Everything up to this position was sent.
@@ -60,9 +60,9 @@ pub enum Frame {
     },
     /// The transport's bounded queue was full, and dropped frames.
     Lag {
-        /// How many.
+        /// The number of dropped frames.
         dropped: u64,
-        /// What follows this position comes.
+        /// Frames after this position follow.
         resumes_after: Option<Position>,
     },
 }
@@ -71,9 +71,9 @@ pub enum Frame {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FollowOptions {
-    /// Aspects to hand over; empty for all. Default: all.
+    /// Aspects to return; empty for all. Default: all.
     pub aspects: BTreeSet<String>,
-    /// Envelopes with a sequence up to this are recorded, and not handed out. Default: 0, none.
+    /// Envelopes with a sequence up to this are recorded, but not returned. Default: 0, none.
     pub from_sequence: i64,
     /// The position to continue after. Default: chosen by the server.
     pub after: Option<Position>,

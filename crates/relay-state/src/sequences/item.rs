@@ -15,7 +15,7 @@ pub enum Item {
         /// Whether it continues from the position of an earlier connection, or of the caller.
         resumed: bool,
     },
-    /// An envelope that the subscriber asked for.
+    /// An envelope that matches the subscription.
     Envelope(Delivered),
     /// Lost envelopes, given before the one that showed the loss.
     Gap(Gap),
@@ -23,25 +23,25 @@ pub enum Item {
     Duplicate {
         /// The producer's id.
         producer: String,
-        /// The sequence that came.
+        /// The envelope's sequence.
         sequence: i64,
-        /// The highest one seen before.
+        /// The highest sequence seen before.
         high_water: i64,
-        /// Where it stands.
+        /// Its position.
         position: Option<Position>,
     },
     /// A message that is not an envelope. Its position counts.
     Undecodable {
-        /// Where it stands.
+        /// Its position.
         position: Option<Position>,
-        /// Bytes that came.
+        /// Its size, in bytes.
         bytes: u64,
         /// The error.
         error: DecodeError,
     },
     /// An envelope that the validator rejects.
     Rejected {
-        /// Where it stands.
+        /// Its position.
         position: Option<Position>,
         /// The producer's id.
         producer: String,
@@ -49,14 +49,14 @@ pub enum Item {
         sequence: i64,
         /// Its aspect.
         aspect: String,
-        /// Why.
+        /// The reason.
         rejection: Rejection,
     },
     /// The subscriber was too slow, and a bounded queue has dropped frames.
     Lag {
-        /// How many.
+        /// The number of dropped frames.
         dropped: u64,
-        /// What follows this position comes.
+        /// Envelopes after this position follow.
         position: Option<Position>,
     },
 }
@@ -65,7 +65,7 @@ pub enum Item {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Delivered {
-    /// Where it stands; `None` when the server keeps no positions.
+    /// Its position; `None` when the server has no positions.
     pub position: Option<Position>,
     /// The envelope.
     pub envelope: Envelope,
@@ -79,15 +79,15 @@ pub struct Delivered {
 pub struct Gap {
     /// Their producer; `None` when the channel's log lost them, from any producers.
     pub producer: Option<String>,
-    /// How many; `None` when that is not known.
+    /// Their number; `None` when unknown.
     pub missing: Option<u64>,
     /// The first sequence that is missing; `None` without a producer.
     pub from: Option<i64>,
     /// The last sequence that is missing; `None` without a producer.
     pub to: Option<i64>,
-    /// Why.
+    /// The reason.
     pub cause: GapCause,
-    /// What follows this position comes.
+    /// Envelopes after this position follow.
     pub position: Option<Position>,
 }
 

@@ -95,7 +95,7 @@ pub enum Outer {
     /// No proxy: `Authorization` is for the server.
     #[default]
     None,
-    /// A proxy that knows us already, by our certificate for example.
+    /// A proxy that needs no credential, for example because it knows our certificate.
     Known,
     /// A proxy that takes a bearer token.
     Bearer(TokenSource),

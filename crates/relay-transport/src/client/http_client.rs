@@ -367,9 +367,9 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Uses this proxy, `http://user:password@host:port`, for everything but the hosts in `except`, a list in the
-    /// format of `NO_PROXY`. Default: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment,
-    /// as in curl, but never for this machine itself (`localhost` and loopback addresses).
+    /// Uses this proxy, `http://user:password@host:port`, for everything except the hosts in `except`, a list in the
+    /// format of `NO_PROXY`. Default: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment, as in
+    /// curl, but never for this machine itself (`localhost` and loopback addresses).
     ///
     /// Encrypted connections go through a tunnel (`CONNECT`), plain requests are sent to the proxy.
     #[must_use]
@@ -443,8 +443,8 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Adds these headers to each request to this server, event streams and redirects included, and to none to another
-    /// origin. Default: none.
+    /// Adds these headers to each request to this server, including event streams and redirects, but to no request to
+    /// another origin. Default: none.
     #[must_use]
     pub fn headers_to(mut self, server: BaseUrl, headers: HeaderMap) -> Self {
         self.own_headers = Some((server, headers));

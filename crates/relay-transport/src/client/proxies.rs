@@ -63,7 +63,7 @@ impl Proxies {
         }
     }
 
-    /// One proxy for everything but the exceptions. `None` when `url` is not the URL of a proxy.
+    /// One proxy for everything except the given hosts. `None` when `url` is not the URL of a proxy.
     pub(crate) fn fixed(url: &str, except: &str) -> Option<Self> {
         let via = || Some(NamedProxy::new(url, "the proxy's URL"));
         via()?.intercept(&Uri::from_static("http://any"))?;

@@ -30,8 +30,8 @@ type Prepare = Box<dyn FnMut(&Attempt) -> BoxFuture<'static, Result<Request<Full
 
 /// An event stream over as many connections as it takes: a `Stream` of [`Item`]s.
 ///
-/// It yields at most one error, a [`Stop`], as its last item; after [`close`](Self::close) it just ends. An end
-/// that is followed by another attempt is an [`Item::Ended`].
+/// It yields at most one error, a [`Stop`], as its last item; after [`close`](Self::close) it ends without an error.
+/// The end of a connection that is followed by another attempt is an [`Item::Ended`].
 ///
 /// **Nothing happens unless it is polled**: it reads ahead no more than one read of the socket, so a slow caller
 /// slows the server down. Dropping it, or closing it, closes the connection. Polling is cancel-safe.

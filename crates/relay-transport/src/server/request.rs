@@ -243,7 +243,7 @@ impl Query {
     /// The value of a parameter that may be given once.
     ///
     /// # Errors
-    /// 400 when it stands twice.
+    /// 400 when it occurs twice.
     pub fn single(&self, name: &'static str) -> Result<Option<&str>, Refusal> {
         let mut values = self.all(name);
         let first = values.next();
@@ -257,7 +257,7 @@ impl Query {
     /// Like [`Self::single`], for a name whose empty value means that it is absent.
     ///
     /// # Errors
-    /// 400 when it stands twice.
+    /// 400 when it occurs twice.
     pub fn optional(&self, name: &'static str) -> Result<Option<&str>, Refusal> {
         Ok(self.single(name)?.filter(|value| !value.is_empty()))
     }

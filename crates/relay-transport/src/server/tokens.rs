@@ -28,9 +28,9 @@ pub trait Rights: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
 /// A credential's owner and rights. Cheap to clone where the rights are.
 #[derive(Clone)]
 pub struct Principal<R> {
-    /// Who it is, for logs; `None` while no tokens are configured.
+    /// The owner, for logs; `None` while no tokens are configured.
     pub subject: Option<Arc<str>>,
-    /// What it may do.
+    /// The rights.
     pub rights: R,
     /// Cancelled when the credential is withdrawn, or its rights change.
     pub revoked: CancellationToken,
@@ -54,7 +54,7 @@ impl<R: fmt::Debug> fmt::Debug for Principal<R> {
     }
 }
 
-/// The tokens of one reading of the file.
+/// The tokens of one version of the file.
 #[derive(Debug)]
 pub struct Tokens<R>(Vec<Token<R>>);
 
@@ -75,7 +75,7 @@ pub struct TokenWatch<R> {
 }
 
 impl<R: Rights> Tokens<R> {
-    /// Most lines with a token.
+    /// The maximum number of lines with a token.
     const MAX: usize = 10_000;
 
     /// Parses a file: `TOKEN SUBJECT RIGHTS..` per line.
@@ -109,7 +109,7 @@ impl<R: Rights> Tokens<R> {
         Ok(Self(tokens))
     }
 
-    /// The owner of a token. The time that it takes does not depend on the token.
+    /// The owner of a token. The time of the look-up does not depend on the token.
     pub fn find(&self, token: &[u8]) -> Option<Principal<R>> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         let mut found = None;

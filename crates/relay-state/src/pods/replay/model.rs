@@ -1,13 +1,14 @@
-//! The fold against a model of a relay, with faults.
+//! Tests the fold with a model of a relay and with faults.
 //!
-//! [`World`] is a relay, the real [`Replay`] with a driver and a caller that persists what it acknowledges, and what an
-//! onlooker knows of both. `random` runs long lives by a seed, `exhaustive` all short ones, `table` shows for each rule
-//! what goes wrong without it.
+//! [`World`] consists of a relay, the real [`Replay`] with a driver, a caller that persists what it acknowledges, and
+//! an observer that sees both sides. A *life* is a sequence of steps of such a world. `random` runs long random lives,
+//! `exhaustive` runs all short ones, and `table` shows for each rule what goes wrong without it.
 //!
-//! Checked at every step ([`Property`]): events are handed over in order, once, and after everything before them was
-//! handed over or announced lost; an acknowledgement covers nothing else; pods are those of the position they are shown
-//! for; phases follow each other as they may; positions move back only by a gap; gaps have a reason. At rest:
-//! everything was handed over or announced, and pods, phase and acknowledgement are those of the relay's head.
+//! Checked at every step ([`Property`]): each event is handed over in order, once, and after everything before it was
+//! handed over or announced as lost. An acknowledgement covers only such events. The pods are those of the position in
+//! the snapshot. Phases follow each other in a permitted order. Positions move back only with a gap. Gaps have a
+//! reason. At rest: everything was handed over or announced, and pods, phase and acknowledgement are those of the
+//! relay's head.
 
 mod checks;
 mod exhaustive;
@@ -24,40 +25,40 @@ use crate::pods::rules::{Rule, rule};
 use relay::{At, FOREIGN, Op, Relay, Said, Shown, Start};
 use relay_proto::pods::GapReason;
 
-/// What can go wrong.
+/// The faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Fault {
-    /// The next message is lost on the way.
+    /// The next message is lost in transit.
     MessageLost,
     MessageRepeated,
-    /// The next message cannot be read; if it is an event, never.
+    /// The next message cannot be read. If it is an event, it can never be read.
     MessageSpoilt,
     /// An event that can never be read, and has no id.
     MessageSpoiltWithoutId,
     /// The relay never sends the next event.
     EventWithheld,
-    /// The relay writes the event at its head anew, under the same epoch and sequence.
+    /// The relay replaces the event at its head by another, with the same epoch and sequence.
     Rewritten,
     /// The replay starts before the cursor.
     StartsEarly,
     /// The replica that answers lags behind the cursor.
     ReplicaLags,
-    /// The relay starts elsewhere than at the cursor and says no `gap`.
+    /// The relay starts elsewhere than at the cursor and sends no `gap`.
     GapUnsaid,
     Cut,
-    /// `closing`, and the end.
+    /// The relay sends `closing`, and the connection ends.
     Closing,
-    /// The client's process is killed and starts again from what it persisted.
+    /// The client's process is killed and starts again with what it has persisted.
     Restart,
-    /// The relay forgets everything retained.
+    /// The relay drops everything retained.
     Trim,
-    /// The relay restarts with a new log; what was on its way is lost.
+    /// The relay restarts with a new log; messages in transit are lost.
     NewEpoch,
-    /// The same, but what was on its way arrives.
+    /// The relay restarts with a new log, but messages in transit arrive.
     NewEpochLater,
-    /// A list from before the last event.
+    /// The client gets a list from before the last event.
     LaggingSeed,
-    /// A list of a log that no stream comes from.
+    /// The client gets a list of a log that no stream belongs to.
     ForeignSeed,
 }
 
@@ -82,7 +83,7 @@ impl Fault {
         Self::ForeignSeed,
     ];
 
-    /// Those that a gap may give as its reason.
+    /// Faults that a gap may have as its reason.
     const REASONS: [Self; 6] = [
         Self::GapUnsaid,
         Self::MessageLost,
@@ -96,17 +97,17 @@ impl Fault {
 /// One step of a life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Move {
-    /// The driver does what the fold asks for.
+    /// The driver makes the step that the fold asks for.
     Go,
     Append(Op),
-    /// The relay sends a heartbeat although it has more to say.
+    /// The relay sends a heartbeat although more messages are waiting.
     Beat,
     /// The driver notices the end of the connection while it waits for a list.
     EndSeen,
     Fault(Fault),
 }
 
-/// What must hold.
+/// The properties that must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Property {
     Phases,
@@ -133,7 +134,7 @@ fn broken<T>(property: Property, detail: impl Into<String>) -> Verdict<T> {
     Err(Broken { property, detail: detail.into() })
 }
 
-/// What may come next.
+/// Which phases may come next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     FirstSeed,
@@ -142,7 +143,7 @@ enum Stage {
     Live,
 }
 
-/// What the fold waits for.
+/// The input that the fold waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
     Output,
@@ -150,7 +151,7 @@ enum Due {
     Message,
 }
 
-/// How often what happened.
+/// How often each thing happened.
 type Counts = BTreeMap<String, u64>;
 
 thread_local! {
@@ -163,32 +164,32 @@ struct World {
     relay: Relay,
     client: Replay,
     persisted: Option<EventHash>,
-    /// Handed over, and finished by the caller.
+    /// Events handed over that the caller has finished.
     processed: BTreeSet<At>,
     in_hand: Option<At>,
-    /// Handed over in this life of the client: not to come again, unless a gap goes back before it.
+    /// Events handed over since the client's last start. They must not come again, unless a gap goes back before them.
     handed: BTreeSet<At>,
-    /// Announced lost, or before the first cursor: everything up to here.
+    /// Everything up to here was announced as lost, or is before the first cursor.
     covered: At,
-    /// The same, as far as this life of the client knows.
+    /// The same, as far as the client knows it since its last start.
     known: At,
-    /// A gap that does not say where: it ends at the next position.
+    /// A gap without a position: it ends at the next position.
     unplaced_gap: bool,
-    /// A message was delivered that had neither content nor id.
+    /// A message with neither content nor id was delivered.
     nameless: bool,
-    /// The start of a connection that was where the client wanted it: it was told the sequence of its cursor.
+    /// The start of a connection at the requested position: from it the client knows the sequence of its cursor.
     told: Option<At>,
     /// A gap was seen since the last acknowledgement.
     gapped: bool,
-    /// The list that was taken last.
+    /// The position of the last list.
     seed: Option<At>,
     stage: Stage,
-    /// A connection was open since the last drop was told.
+    /// A connection was open since the last drop was reported.
     opened: bool,
     /// Events were applied as history since the last list.
     historic: bool,
     shown: Shown,
-    /// How often the messages after a position were tampered with.
+    /// How often messages after a position were affected by a fault.
     tampered: BTreeMap<Option<At>, u8>,
     happened: BTreeSet<Fault>,
     trace: Option<Vec<String>>,
@@ -243,7 +244,7 @@ impl World {
         }
     }
 
-    /// Counts of the runs on this thread; a repeated run is not counted.
+    /// Counts for all runs on this thread; the repetition of a run is not counted.
     fn count(&self, what: &str) {
         if self.trace.is_none() {
             COUNTS.with_borrow_mut(|counts| match counts.get_mut(what) {
@@ -253,7 +254,7 @@ impl World {
         }
     }
 
-    /// Makes one step. False: nothing is left to do.
+    /// Makes one step. False when nothing is left to do.
     fn step(&mut self, step: Move) -> Verdict<bool> {
         self.note(|| format!("{step:?}"));
         match step {
@@ -276,7 +277,7 @@ impl World {
         Ok(true)
     }
 
-    /// The faults that mean something now.
+    /// The faults that are possible in this state.
     fn possible_faults(&self) -> Vec<Fault> {
         use Fault::*;
         let due = self.due();
@@ -325,8 +326,8 @@ impl World {
         faults
     }
 
-    /// The position of a list that lags, if a relay may answer with it. One that does not know `at_least` may; but a
-    /// client that was told nothing of a position but its hash, as after a message that cannot be read, has to trust
+    /// The position of a list that lags, if a relay may answer with it. A relay that does not know `at_least` may. But
+    /// a client that knows only the hash of a position, as after a message that cannot be read, has to rely on
     /// `at_least`.
     fn lagging_list(&self) -> Option<At> {
         let head = self.relay.head();
@@ -380,7 +381,7 @@ impl World {
         }
     }
 
-    /// Asks the fold, which says that the caller has finished with what it had in hand.
+    /// Polls the fold. For the fold this means that the caller has processed the last snapshot.
     fn poll(&mut self) -> Verdict<Step> {
         let step = self.client.poll();
         self.processed.extend(self.in_hand.take());
@@ -393,7 +394,7 @@ impl World {
         Ok(step)
     }
 
-    /// Does what the fold asks for, once.
+    /// Makes one step that the fold asks for.
     fn go(&mut self, fault: Option<Fault>) -> Verdict<bool> {
         match self.poll()? {
             Step::Snapshot(snapshot) => self.see(&snapshot)?,
@@ -475,13 +476,13 @@ impl World {
             _ => self.deliver(said)?,
         }
         if fault.is_some() {
-            // What is missing shows there, or once the message that was not lost has moved the position.
+            // The loss shows at the first position, or at the second, when a later message has moved the position.
             self.tampered_at([before, self.place()]);
         }
         Ok(true)
     }
 
-    /// The last position, as far as its hash is known.
+    /// The last position, if its hash is known.
     fn place(&self) -> Option<At> {
         self.client.continuity().last_hash().map(At::parse)
     }
@@ -496,7 +497,7 @@ impl World {
         let resume = self.client.resume().cloned();
         self.note(|| format!("  connects from {resume:?}"));
         match &resume {
-            // A consumer without a cursor begins with what is retained.
+            // A consumer without a cursor begins with the oldest retained event.
             None => self.cover(self.relay.oldest()),
             Some(resume) if At::parse(resume).epoch != FOREIGN => {
                 self.complete_up_to(At::parse(resume), None, "resumed from")?
@@ -535,7 +536,7 @@ impl World {
         Ok(())
     }
 
-    /// Tells states apart that may go on differently.
+    /// A hash of the state: states that may continue differently have different hashes.
     fn fingerprint(&self) -> u64 {
         let mut h = Mixer::default();
         self.relay.since(self.covered.epoch).hash(&mut h);
@@ -582,7 +583,7 @@ impl World {
     }
 }
 
-/// The standard hasher is half of the work in a build without optimisation.
+/// The standard hasher would take half of the time in a build without optimisation.
 #[derive(Default)]
 struct Mixer(u64);
 

@@ -71,7 +71,8 @@ pub(super) struct Direct {
 }
 
 const SMALLEST_READ: usize = 8 << 10;
-/// Half as much costs a tenth more time, twice as much saves little, and an event that is kept keeps all of it.
+/// With half of this, reading takes a tenth more time; with twice as much, it saves little, and an event that is kept
+/// holds all of it.
 const LARGEST_READ: usize = 128 << 10;
 
 impl Direct {

@@ -3,7 +3,7 @@
 use super::*;
 
 impl World {
-    /// The caller sees a snapshot.
+    /// Checks a snapshot that the caller gets.
     pub(super) fn see(&mut self, snapshot: &Snapshot) -> Verdict {
         self.note(|| {
             let (phase, goes_on) = (snapshot.phase, snapshot.goes_on);
@@ -84,7 +84,7 @@ impl World {
         if snapshot.phase == Phase::CatchupComplete
             && let Some(head) = self.relay.head_at_connect()
         {
-            // Still that connection, or its end is not known yet.
+            // The client still has that connection, or does not know yet that it ended.
             if rule(Rule::DiscardAfterHole) && self.client.is_connected() {
                 self.complete_up_to(head, None, "the head at the connect, caught up with")?;
             }
@@ -207,13 +207,14 @@ impl World {
             .map_err(|e| Broken { property: Property::AckIsProcessed, ..e })
     }
 
-    /// Everything up to a position, but for one event, was handed over or announced lost.
+    /// Checks that everything up to a position was handed over or announced as lost, except for one event.
     pub(super) fn complete_up_to(&self, at: At, but: Option<At>, why: &str) -> Verdict {
         if self.is_plain() || self.unplaced_gap {
-            // The plain state's first list stands for everything before it, and every list for what it holds.
+            // In the plain state each list stands for everything that it contains, and the first for everything before
+            // it.
             return Ok(());
         }
-        // Any writing of an event: that it was written anew is for the pods to show.
+        // Any version of a rewritten event counts here; a separate check of the pods finds rewritten events.
         let same = |a: &At, b: &At| (a.epoch, a.sequence) == (b.epoch, b.sequence);
         let in_hand = self.in_hand.filter(|_| why != "acknowledged");
         let known = |e: &At| self.processed.iter().chain(&in_hand).any(|known| same(known, e));
@@ -225,7 +226,7 @@ impl World {
         })
     }
 
-    /// Nothing is left to do.
+    /// Checks the state in which nothing is left to do.
     pub(super) fn rest(&mut self) -> Verdict<bool> {
         let head = self.relay.head();
         self.complete_up_to(head, None, "at rest")?;

@@ -1,29 +1,29 @@
-//! Every short life: all interleavings of a few events with up to so many faults.
+//! Runs every short life: all interleavings of a few events with a limited number of faults.
 //!
-//! A breadth-first search over the states of [`World`], each looked at once, so that the first life that breaks a
-//! property is a shortest one. From every state the fold is also left alone: it has to come to rest.
+//! A breadth-first search over the states of [`World`] that visits each state once, so the first life that breaks a
+//! property is a shortest one. From every state the fold must also come to rest when nothing else happens.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 
 use super::*;
 
-/// What a search looks at.
+/// The scope of a search.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub(super) mode: ReplayMode,
     pub(super) filtered: bool,
-    /// With history folded into the pods, and bookmarks yielded.
+    /// Whether history is folded into the pods, and bookmarks are yielded.
     pub(super) extras: bool,
-    /// Starts with a cursor of this sequence.
+    /// The sequence of the cursor at the start.
     pub(super) cursor: Option<u16>,
-    /// The relay leaves out previous hashes.
+    /// Whether the relay leaves out previous hashes.
     pub(super) lean: bool,
     pub(super) events: &'static [&'static [Op]],
     pub(super) faults: u8,
-    /// The faults to look at.
+    /// The faults that may happen.
     pub(super) only: &'static [Fault],
-    /// Heartbeats before the relay has said everything.
+    /// The number of heartbeats that may come while more messages are waiting.
     pub(super) beats: u8,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// A state, and what may still happen in it.
+/// A state, and what may still happen.
 #[derive(Clone)]
 struct Place {
     world: World,
@@ -63,7 +63,7 @@ impl Place {
         h.finish()
     }
 
-    /// What may happen beside the driver's next step.
+    /// The possible moves other than the driver's next step.
     fn moves(&self) -> Vec<Move> {
         let mut moves = Vec::new();
         let (world, relay) = (&self.world, &self.world.relay);
@@ -99,17 +99,17 @@ impl Place {
 struct Node {
     parent: u32,
     step: Move,
-    /// What it becomes when nothing more happens to it.
+    /// The next state when nothing else happens.
     quiet: u32,
 }
 
 const NONE: u32 = u32::MAX;
 
-/// What a search found.
+/// The result of a search.
 pub(super) struct Found {
     states: usize,
     steps: u64,
-    /// Most steps of the driver from a state that is left alone until it rests.
+    /// The maximum number of steps that the driver makes until it rests, when nothing else happens.
     to_rest: u32,
     pub(super) broken: Option<Counterexample>,
 }
@@ -123,7 +123,7 @@ pub(super) struct Counterexample {
 }
 
 impl Counterexample {
-    /// The life in all detail.
+    /// The life with all details.
     fn tell(&self) -> String {
         let mut world = self.plan.world();
         world.trace = Some(Vec::new());
@@ -132,7 +132,7 @@ impl Counterexample {
         format!("{property:?}: {detail}\n  {}, events {:?}\n  {trace}", self.plan, self.events)
     }
 
-    /// The life in short: what happened beside the driver's steps, and after how many of them.
+    /// The life in short form: each other move, with the number of driver's steps before it.
     pub(super) fn brief(&self) -> String {
         let mut told = Vec::new();
         let mut steps = 0;
@@ -148,7 +148,7 @@ impl Counterexample {
     }
 }
 
-/// Makes these steps, and then lets the fold alone until it rests.
+/// Makes these steps, and then only steps of the driver until it rests.
 pub(super) fn live(world: &mut World, life: &[Move]) -> Verdict {
     const LONGEST: usize = 200;
     for step in life.iter().copied().chain(std::iter::repeat_n(Move::Go, LONGEST)) {
@@ -159,7 +159,7 @@ pub(super) fn live(world: &mut World, life: &[Move]) -> Verdict {
     broken(Property::ComesToRest, "it goes round for ever")
 }
 
-/// Looks at every life of a plan, or up to the first that breaks a property.
+/// Runs the lives of a plan, until the first that breaks a property.
 pub(super) fn search(plan: Plan) -> Found {
     let mut nodes: Vec<Node> = Vec::new();
     let mut known: HashMap<u64, u32, BuildHasherDefault<Mixer>> = HashMap::default();
@@ -216,7 +216,7 @@ pub(super) fn search(plan: Plan) -> Found {
     Found { states: nodes.len(), steps, to_rest, broken }
 }
 
-/// Follows every state that is left alone: the longest way to rest, and a state that never does.
+/// Follows the driver's steps from every state: the longest way to rest, and a state that never rests.
 fn rest(nodes: &[Node]) -> (u32, Option<u32>) {
     const ON_THE_WAY: u32 = u32::MAX;
     let mut ways: Vec<Option<u32>> = vec![None; nodes.len()];
@@ -247,7 +247,7 @@ fn rest(nodes: &[Node]) -> (u32, Option<u32>) {
 const WHOLE: &[&[Op]] = &[&[Op::Delete(0), Op::Upsert(0)], &[Op::Upsert(0), Op::Upsert(1)]];
 const FILTERED: &[&[Op]] = &[&[Op::Relabel(0), Op::Relabel(0)], &[Op::Upsert(2), Op::Delete(0)]];
 
-/// After a message that cannot be read only previous hashes tell whether the next one follows it.
+/// After a message that cannot be read, only previous hashes show whether the next message follows it.
 const READABLE: &[Fault] = &[
     Fault::MessageLost,
     Fault::MessageRepeated,
@@ -260,7 +260,7 @@ const READABLE: &[Fault] = &[
     Fault::ForeignSeed,
 ];
 
-/// Every kind of stream.
+/// Plans for every kind of stream.
 pub(super) fn plans(faults: u8) -> Vec<Plan> {
     let whole = Plan {
         mode: ReplayMode::Phases,
@@ -285,7 +285,7 @@ pub(super) fn plans(faults: u8) -> Vec<Plan> {
     ]
 }
 
-/// Looks at every life, shows what happened, and that nothing was left out.
+/// Runs every life of a plan, prints the counts, and checks that nothing was left out.
 fn check(plan: Plan) {
     COUNTS.take();
     let found = search(plan);
@@ -312,8 +312,8 @@ fn one_fault_in_every_kind_of_stream() {
     }
 }
 
-/// With one pair of events each. `cargo test -p relay-state --features pods two_faults -- --include-ignored` looks at
-/// all pairs, and at the streams that have a cursor, yield bookmarks, show history or have no previous hashes.
+/// Each plan has one pair of events. `cargo test -p relay-state --features pods two_faults -- --include-ignored` runs
+/// all pairs, and also the streams that have a cursor, yield bookmarks, show history or have no previous hashes.
 macro_rules! two_faults {
     ($($test:ident: $plan:literal with $pair:literal,)*) => { $(
         #[test]

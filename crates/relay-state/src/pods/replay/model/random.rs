@@ -1,8 +1,8 @@
-//! Long lives by a seed: many events, many faults.
+//! Long random lives: many events, many faults.
 
 use super::*;
 
-/// splitmix64.
+/// The generator splitmix64.
 struct Seeded(u64);
 
 impl Seeded {
@@ -24,8 +24,8 @@ const KINDS: [(ReplayMode, bool); 4] = [
     (ReplayMode::State, true),
 ];
 
-/// What happens to a relay that follows the protocol, its network and its clients. (Where more than two things go wrong
-/// at once, a relay that breaks the protocol cannot be seen through.)
+/// The faults of the network and the clients, with a relay that follows the protocol. (A relay that breaks the protocol
+/// cannot always be detected when more than two things go wrong at once.)
 const FAULTS: [Fault; 13] = [
     Fault::MessageLost,
     Fault::MessageRepeated,
@@ -53,7 +53,7 @@ const OPS: [Op; 8] = [
     Op::Relabel(1),
 ];
 
-/// Steps of events, deliveries and faults, and then quiet until nothing happens any more.
+/// Makes steps of events, deliveries and faults, and then steps of the driver until it rests.
 fn live(world: &mut World, random: &mut Seeded, steps: usize) -> Verdict {
     for _ in 0..steps {
         let step = match random.choose(20) {

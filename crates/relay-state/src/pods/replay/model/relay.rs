@@ -1,4 +1,4 @@
-//! A small relay: logs, one stream, lists. It does what `docs/protocol.md` says, and the faults that it is told to do.
+//! A small relay: logs, one stream, lists. It follows `docs/protocol.md`, apart from the faults that a test requests.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use relay_proto::pods::{EventHash, ListDecoder, ListFormat, ListLimits, Message, PodList};
 use serde_json::{Value, json};
 
-/// A position: epoch, sequence, and how often the event there was written anew. Ordered as they come.
+/// A position: epoch, sequence, and how often the event there was rewritten. The order is that of these fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct At {
     pub(super) epoch: u16,
@@ -14,7 +14,7 @@ pub(super) struct At {
     pub(super) rewritten: u16,
 }
 
-/// The epoch of a list that is of no log of this relay.
+/// The epoch of a list that belongs to no log of this relay.
 pub(super) const FOREIGN: u16 = 99;
 
 impl At {
@@ -44,7 +44,7 @@ pub(super) enum Kind {
     Deleted,
 }
 
-/// What the source of the pods tells.
+/// A change reported by the source of the pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Op {
     /// The pod appears or changes.
@@ -54,7 +54,7 @@ pub(super) enum Op {
     Relabel(u8),
 }
 
-/// Pods below this pass the filter when they appear.
+/// Pods with a lower number pass the filter when they appear.
 const VISIBLE: u8 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,14 +71,14 @@ struct Event {
     pod: Pod,
     was_visible: bool,
     rewritten: u16,
-    /// Its frame can never be read; whether it has an id.
+    /// Set when its frame can never be read; the value is whether the frame has an id.
     spoilt: Option<bool>,
-    /// It is never sent.
+    /// Whether it is never sent.
     withheld: bool,
 }
 
 impl Event {
-    /// How a stream shows it, if it does: its kind, and whether the pod left the filter.
+    /// How a stream shows the event, if it does: the kind, and whether the pod left the filter.
     fn shown(&self, filtered: bool) -> Option<(Kind, bool)> {
         match (filtered, self.was_visible, self.pod.visible) {
             (true, false, false) => None,
@@ -93,7 +93,7 @@ impl Event {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Log {
     events: Vec<Event>,
-    /// Sequence of the last event that is gone.
+    /// The sequence of the last dropped event.
     trimmed: u16,
 }
 
@@ -123,7 +123,7 @@ impl Log {
     }
 }
 
-/// Why the relay says `gap`.
+/// The reason of a relay's `gap`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Lost {
     Unknown,
@@ -139,19 +139,19 @@ pub(super) struct Stream {
     gap: Option<Lost>,
     pub(super) caught_up: bool,
     sent: u16,
-    /// Nothing was said since the last heartbeat.
+    /// Whether nothing was sent since the last heartbeat.
     beaten: bool,
-    /// Said before anything else.
+    /// A message that is sent again before anything else.
     again: Option<Said>,
-    /// The connection has ended; its other side may not know yet.
+    /// Whether the connection has ended; the client may not know yet.
     pub(super) cut: bool,
-    /// The head when the stream began.
+    /// The head of the log when the stream began.
     head: u16,
-    /// The replica that answers knows nothing beyond this, until its first heartbeat.
+    /// The last sequence that the answering replica knows, until its first heartbeat.
     knows: Option<u16>,
 }
 
-/// What the relay says, before it is bytes.
+/// A message of the relay, not encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Said {
     Connected {
@@ -199,7 +199,7 @@ thread_local! {
 pub(super) type Shown = Vec<(String, String, String)>;
 
 impl Said {
-    /// As a client decodes it.
+    /// The message as a client decodes it.
     pub(super) fn message(self) -> Message {
         MESSAGES.with_borrow_mut(|messages| messages.entry(self).or_insert_with(|| self.decode()).clone())
     }
@@ -266,11 +266,11 @@ fn pod(name: &str, uid: &str, version: &str) -> Value {
     json!({"namespace": "ns", "name": name, "uid": uid, "resource_version": version})
 }
 
-/// One log after another, and at most one stream.
+/// A sequence of logs, and at most one stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Relay {
     filtered: bool,
-    /// Leaves out `previous_hash`.
+    /// Whether `previous_hash` is left out.
     lean: bool,
     logs: Vec<Log>,
     pub(super) stream: Option<Stream>,
@@ -319,14 +319,14 @@ impl Relay {
         self.log().at(self.epoch(), self.log().trimmed)
     }
 
-    /// What is left to look at when everything of older logs is past: for telling states apart.
+    /// The part of the state that still matters when older logs are over: to distinguish states.
     pub(super) fn since(&self, epoch: u16) -> impl std::hash::Hash + '_ {
         let from = usize::from(epoch).min(self.logs.len());
         let old = self.stream.as_ref().map(|s| &self.logs[usize::from(s.epoch)]);
         (self.logs.len(), &self.logs[from..], old, self.stream.as_ref(), self.version)
     }
 
-    /// Whether the op means anything now.
+    /// Whether the operation is possible now.
     pub(super) fn fits(&self, op: Op) -> bool {
         let pods = self.log().fold(self.log().head());
         match op {
@@ -353,7 +353,7 @@ impl Relay {
         self.log_mut().events.push(event);
     }
 
-    /// Restarts with a new log that begins with the pods as they are. What was on its way may still arrive.
+    /// Restarts with a new log that begins with the current pods. Messages in transit may still arrive.
     pub(super) fn new_epoch(&mut self, on_its_way_arrives: bool) {
         let pods = self.log().fold(self.log().head());
         let events = pods.into_iter().map(|(name, pod)| Event {
@@ -372,13 +372,13 @@ impl Relay {
         }
     }
 
-    /// Everything retained is gone.
+    /// Drops everything retained.
     pub(super) fn trim(&mut self) -> bool {
         let head = self.log().head();
         std::mem::replace(&mut self.log_mut().trimmed, head) < head
     }
 
-    /// The last event is replaced by another under its sequence, and its stream goes on with that one.
+    /// Replaces the last event by another with its sequence; the stream continues after the new one.
     pub(super) fn rewrite_head(&mut self) {
         self.version += 1;
         let (version, head) = (self.version, self.log().head());
@@ -392,14 +392,14 @@ impl Relay {
         }
     }
 
-    /// Whether the stream has said everything of a log that can be rewritten at its head.
+    /// Whether the stream has sent everything, so that the event at the head can be rewritten.
     pub(super) fn is_at_head(&self) -> bool {
         let (log, epoch) = (self.log(), self.epoch());
         let at_head = |s: &Stream| s.epoch == epoch && s.at == log.head() && s.gap.is_none() && !s.cut;
         log.head() > log.trimmed && self.stream.as_ref().is_some_and(at_head)
     }
 
-    /// A client connects.
+    /// Connects a client.
     pub(super) fn connect(&mut self, since: Option<&EventHash>, start: Start) {
         let (log, epoch) = (self.log(), self.epoch());
         let (mut at, mut gap) = self.start(since);
@@ -429,7 +429,7 @@ impl Relay {
         });
     }
 
-    /// Where a stream begins, and why that is not where it was to.
+    /// The start of a stream, and the reason if it is not at the cursor.
     fn start(&self, since: Option<&EventHash>) -> (u16, Option<Lost>) {
         let (log, epoch) = (self.log(), self.epoch());
         match since.map(At::parse) {
@@ -442,7 +442,7 @@ impl Relay {
         }
     }
 
-    /// The wrong starts that mean something with this cursor.
+    /// The wrong starts that are possible with this cursor.
     pub(super) fn wrong_starts(&self, since: Option<&EventHash>) -> &'static [Start] {
         match self.start(since) {
             (_, Some(_)) => &[Start::Unsaid],
@@ -451,7 +451,7 @@ impl Relay {
         }
     }
 
-    /// The head when the stream began.
+    /// The head of the log when the stream began.
     pub(super) fn head_at_connect(&self) -> Option<At> {
         self.stream.as_ref().map(|s| At::new(s.epoch, s.head))
     }
@@ -514,13 +514,13 @@ impl Relay {
             return Some(Said::CaughtUp { at: at(stream.at), sent: counted(stream.sent) });
         }
         if epoch != self.epoch() {
-            // The rest of what was on its way.
+            // Messages in transit are over.
             stream.cut = true;
         }
         None
     }
 
-    /// A heartbeat, unless one would say nothing new.
+    /// A heartbeat, unless it would contain nothing new.
     pub(super) fn heartbeat(&mut self) -> Option<Said> {
         let (logs, filtered, current) = (&self.logs, self.filtered, self.epoch());
         let stream = self.stream.as_mut()?;
@@ -529,20 +529,20 @@ impl Relay {
         if !quiet || stream.cut || stream.beaten || stream.at < log.trimmed || stream.epoch != current {
             return None;
         }
-        // A replica that was behind hears of the rest; what it says next is new.
+        // A replica that lagged catches up here, so its next heartbeat is new.
         stream.beaten = stream.knows.take().is_none();
         let sent = filtered.then_some(stream.sent);
         Some(Said::Heartbeat { at: log.at(stream.epoch, stream.at), sent, catching_up: !stream.caught_up })
     }
 
-    /// Says something once more.
+    /// Sends a message once more.
     pub(super) fn repeat(&mut self, said: Said) {
         if let Some(stream) = &mut self.stream {
             stream.again = Some(said);
         }
     }
 
-    /// From now on the frame of this event cannot be read.
+    /// Makes the frame of an event unreadable for ever.
     pub(super) fn spoil(&mut self, at: At, has_id: bool) {
         self.logs[usize::from(at.epoch)].events[usize::from(at.sequence) - 1].spoilt = Some(has_id);
     }
@@ -560,7 +560,7 @@ impl Relay {
         self.events(after, up_to).any(withheld)
     }
 
-    /// From now on this event is not sent, though it is counted.
+    /// Withholds an event for ever, although it is counted.
     pub(super) fn withhold(&mut self, at: At) {
         self.logs[usize::from(at.epoch)].events[usize::from(at.sequence) - 1].withheld = true;
     }
@@ -589,7 +589,7 @@ impl Relay {
         })
     }
 
-    /// The events that a consumer is to see, after one position and up to another.
+    /// The events that a consumer gets, after one position and up to another.
     pub(super) fn events(&self, after: At, up_to: At) -> impl Iterator<Item = At> {
         let logs = self.logs.iter().enumerate().skip(after.epoch.into());
         let logs = logs.take_while(move |(epoch, _)| *epoch <= usize::from(up_to.epoch));
@@ -604,7 +604,7 @@ impl Relay {
         })
     }
 
-    /// Whether an event is in the log as a deletion.
+    /// Whether an event of the log is a deletion.
     pub(super) fn is_deletion(&self, at: At) -> bool {
         self.logs[usize::from(at.epoch)].event(at.sequence).is_some_and(|event| event.kind == Kind::Deleted)
     }

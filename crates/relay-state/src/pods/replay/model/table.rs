@@ -4,8 +4,8 @@ use super::exhaustive::{Plan, live, plans, search};
 use super::*;
 use crate::pods::rules::without;
 
-/// Rule, the property that breaks without it, and the shortest life that shows it: what happened, and after how many
-/// steps of the driver.
+/// Rule, the property that breaks without it, and the shortest life that shows it: each fault or other move, with the
+/// number of driver's steps before it.
 #[rustfmt::skip]
 const TABLE: &[(Rule, Property, &str)] = &[
     (Rule::ConnectedFirst, Property::AckIsProcessed, "replay whole: 3 MessageLost, 3 MessageLost, 3 Beat"),
@@ -55,7 +55,7 @@ const TABLE: &[(Rule, Property, &str)] = &[
     (Rule::HistoryIsMarked, Property::PodsAreTheRelays, "replay whole, history and bookmarks shown, from 1: 4 Delete(0)"),
 ];
 
-/// The steps of a life as [`TABLE`] tells it.
+/// Parses a life as written in [`TABLE`].
 fn read(life: &str) -> (Plan, Vec<Move>) {
     let (name, happened) = life.split_once(": ").expect("a plan and what happened");
     let plan = plans(2).into_iter().find(|plan| plan.to_string() == name).expect("a plan");
@@ -95,7 +95,7 @@ fn every_rule_is_missed() {
     assert_eq!(rules, Rule::ALL, "every rule has its row");
 }
 
-/// Searches for the rows of [`TABLE`]. `RULES` names some, with commas.
+/// Searches for the rows of [`TABLE`]. The variable `RULES` limits it to some rules, separated by commas.
 #[test]
 #[ignore = "minutes"]
 fn find_what_misses_each_rule() {
@@ -107,7 +107,7 @@ fn find_what_misses_each_rule() {
             continue;
         }
         let mut found = None;
-        // Some need a third fault.
+        // Some rules need a third fault.
         let [whole, _, filtered, ..] = plans(3)[..] else { panic!("too few plans") };
         let deeper = [
             Plan { only: &[Fault::Rewritten, Fault::ForeignSeed, Fault::MessageRepeated], ..whole },
