@@ -4,8 +4,7 @@
 //! The meaning of messages is decided in `relay_state::environments`, reconnecting in `relay_proto::eventsource`;
 //! this crate joins them, and keeps the last good configuration in a [`Cache`] if there is one.
 //!
-//! - Calls come one after another. Nothing is read during a call, so a slow handler slows down the service's
-//! connection.
+//! - Calls come one after another. Nothing is read during a call, so a slow handler slows down the stream.
 //! - The stream ends only after a 204, a request that cannot be made, and, if [`Builder::unauthorized`] says so, a
 //!   401 or 403. Then [`Status::state`] is `Off`, and [`End`] has the reason.
 //! - A [`Status`] has three signals: `connected`, `configured` and `state`.

@@ -391,8 +391,7 @@ impl DurableStream {
     /// # Errors
     /// [`ErrorKind::Usage`] for an empty message and for what is not JSON; [`ErrorKind::OutcomeUnknown`] when it is
     /// unknown whether the server stored it; [`ErrorKind::Closed`], [`ErrorKind::SequenceConflict`],
-    /// [`ErrorKind::ContentType`],
-    /// [`ErrorKind::TooLarge`] and others by kind.
+    /// [`ErrorKind::ContentType`], [`ErrorKind::TooLarge`] and others by kind.
     pub async fn append(
         &self,
         data: impl Into<Bytes>,

@@ -17,8 +17,8 @@ use crate::{
 /// ```text
 ///   append --> queue --(all that waits is one group)--> StoredLog::append --> head moves --> wait returns
 ///                 |                                           |
-///     bounded: who finds it full waits              one group at a time; callers are told when
-///                                                   their batch is kept as the store promises
+///     bounded: when it is full,                     one group at a time; each append returns when
+///     appends wait                                  its batch is as durable as the store guarantees
 /// ```
 #[derive(Clone)]
 pub struct Log {
@@ -41,7 +41,7 @@ struct Queue {
 }
 
 impl Log {
-    /// Bytes that may stand in the queue of one log: 16 MiB. A larger batch waits until the queue is empty.
+    /// Size limit of the queue of one log: 16 MiB. A larger batch waits until the queue is empty.
     pub const QUEUE_BYTES: usize = 16 << 20;
     /// Overhead of an entry in the queue, in bytes.
     const QUEUED: usize = 64;
@@ -203,8 +203,8 @@ impl Recovery {
         self.checkpoint.as_ref()
     }
 
-    /// The position after which [`Self::next`] goes on. At first that of the checkpoint; without one, the lowest
-    /// position: if it is not 0, the first entries are lost.
+    /// The position after which [`Self::next`] continues. At first that of the checkpoint; without a checkpoint it is
+    /// the lowest position: if that is not 0, the first entries are lost.
     pub fn position(&self) -> u64 {
         self.after
     }

@@ -28,11 +28,10 @@ const BATCH: usize = 512;
 /// The events of a store, their fold, and waiting readers.
 ///
 /// ```text
-///   Publisher --(turn)--> Draft -> Record -> queue --(all that waits)--> Events::append -> View swapped -> head
-///   announced
-///                                                                             |                |                |
-///                                                               streams read from here   /pods reads here   wakes
-///                                                               streams
+///   Publisher --(one at a time)--> Draft -> Record -> queue --(everything that waits)--> Events::append
+///   Events::append -> View replaced -> head announced
+///        |                |                |
+///   streams read here   /pods reads here   wakes streams
 /// ```
 /// The view is replaced as a whole after the store has taken the events, so that pods and position always agree.
 /// The queue has a view of its own, with all queued events applied, for the comparison with the next event.

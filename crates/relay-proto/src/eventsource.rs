@@ -23,7 +23,7 @@
 //!     time                     +------------+
 //! ```
 //!
-//! A driver over blocking sockets, complete but for the HTTP in `open` and `read`:
+//! A driver over blocking sockets, complete except for the HTTP in `open` and `read`:
 //!
 //! ```
 //! use core::time::Duration;

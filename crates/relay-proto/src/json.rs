@@ -1,4 +1,4 @@
-//! A strict scanner of JSON: finds where values stand in a text without building them.
+//! A strict scanner of JSON: finds the places of values in a text without building them.
 //!
 //! It accepts what `serde_json` accepts as a `Value`, and nothing else: RFC 8259 with complete surrogate pairs, finite
 //! numbers and at most 127 levels.
@@ -13,7 +13,7 @@ pub(crate) struct Unusual;
 
 pub(crate) type Scan<T> = Result<T, Unusual>;
 
-/// Where a string's content stands, without its quotes.
+/// The place of a string's content, without its quotes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Text {
     /// Its first byte. Never 0, as there is a quote before it.
@@ -35,7 +35,7 @@ impl Text {
     }
 }
 
-/// A position in a text. Each method reads one value or a part of one and leaves the position behind it; after an
+/// A position in a text. Each method reads one value or a part of one, and moves the position to its end. After an
 /// error the position is undefined.
 #[derive(Debug, Clone)]
 pub(crate) struct Scanner<'a> {

@@ -6,7 +6,7 @@ use core::time::Duration;
 ///
 /// The ceiling of the n-th delay is `base * factor^n`, at most `cap`; with the default [`Jitter::Full`] the delay
 /// is anywhere between zero and the ceiling, so that many clients that lost their connections together do not
-/// reconnect together. No delay is below `floor`, which also stands in for a base of zero: there is no way to
+/// reconnect together. No delay is below `floor`, which also replaces a base of zero: there is no way to
 /// configure a busy loop.
 ///
 /// ```

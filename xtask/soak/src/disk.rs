@@ -130,7 +130,7 @@ async fn disk(seed: u64, report: &mut DiskReport) -> Result<(), String> {
         };
         if end == End::Orderly {
             let closed = logs.close().await;
-            // If a sync fails in the background, the log closes itself, possibly when nobody calls it any more.
+            // If a sync fails in the background, the log closes itself, possibly between two calls.
             let by_its_store =
                 log.closed().is_some_and(|why| why.to_string().contains("its store was closed"));
             if closed.is_err() || !by_its_store {

@@ -51,7 +51,7 @@ impl Oracle {
         self.pods.values()
     }
 
-    /// Compares with the pods of somebody else, in any order.
+    /// Compares with pods from elsewhere, in any order.
     ///
     /// # Panics
     /// When a pod is missing, unexpected, duplicated or different; the message names up to ten of them.

@@ -43,9 +43,9 @@ pub(super) enum FailureCause {
 /// Decides between list, watch and check.
 ///
 /// ```text
-///                expired, ahead, or failed three times at this version
-///          +------------------------<------------------------+
-///          v                                                 |
+///               expired, ahead, or failed three times at this version
+///         +------------------------<------------------------+
+///         v                                                 |
 ///   --> List --- listed ---> Watch --- ended, failed ---> Check
 ///       ^  |                  ^  |                         |  |
 ///       +--+ failed,          |  +-- expired --> List      |  |

@@ -7,7 +7,7 @@ const KEPT: usize = 8;
 /// Sizes of buffers that are worth keeping, in bytes.
 const WORTH: std::ops::RangeInclusive<usize> = 64 << 10..=1 << 20;
 
-/// Gives buffers, and takes them back once nobody holds an entry in them any more. Holds at most 8 MiB.
+/// Hands out buffers, and takes them back once no entry in them is in use. Holds at most 8 MiB.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     free: Mutex<Vec<Vec<u8>>>,

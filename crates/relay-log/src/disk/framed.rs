@@ -1,8 +1,8 @@
 //! Small files that are replaced atomically: kind, version, length and checksum around a payload.
 //!
 //! ```text
-//!   8 bytes  kind, such as "relaylog"        4 bytes  CRC32C over all that is not this field
-//!   4 bytes  version, little-endian as all   n bytes  the payload
+//!   8 bytes  kind, such as "relaylog"            4 bytes  CRC32C over everything except this field
+//!   4 bytes  version; numbers are little-endian  n bytes  the payload
 //!   8 bytes  length of the payload
 //! ```
 

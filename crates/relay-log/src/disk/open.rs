@@ -1,7 +1,7 @@
 //! Opening a log: recovery and checks.
 //!
 //! ```text
-//!   how it ended               what the newest segment may look like        otherwise
+//!   how it ended               allowed state of the newest segment          otherwise
 //!   in order                   exactly as the manifest says                 refused
 //!   killed, same boot          ends within a record or batch: cut           refused
 //!   power loss, synced         damaged after what was synced: cut           refused

@@ -4,8 +4,8 @@
 //!   segment   128 bytes  header: kind, version, uid, first position, epoch, checksum
 //!             record, record, record ...
 //!   record    4 bytes  length of the body        8 bytes  time, milliseconds since 1970
-//!             4 bytes  CRC32C over all that      4 bytes  how much of the segment was synced when it was written
-//!                      is not this field         4 bytes  1 when the next record belongs to the same batch
+//!             4 bytes  CRC32C over everything    4 bytes  how much of the segment was synced when it was written
+//!                      except this field         4 bytes  1 when the next record belongs to the same batch
 //!             8 bytes  position                  n bytes  body
 //! ```
 

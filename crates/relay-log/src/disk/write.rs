@@ -330,7 +330,7 @@ impl DiskLog {
         *self.retention.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes the files of a log that was deleted; nobody finds them any more.
+    /// Removes the files of a deleted log, which can no longer be found by its name.
     pub(super) fn end(&self, why: &str) {
         let mut writer = self.writer();
         writer.active = None;

@@ -44,7 +44,7 @@ fn body(position: u64, round: u64) -> Bytes {
     Bytes::from(format!("entry {position} of round {round} {}", "x".repeat((position * 7 % 60) as usize)))
 }
 
-/// The body of a checkpoint names the position that it stands for.
+/// The body of a checkpoint contains its position.
 fn state(position: u64) -> Bytes {
     Bytes::from(format!("state at {position}"))
 }

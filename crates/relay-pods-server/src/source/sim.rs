@@ -17,15 +17,14 @@ mod plan;
 use cluster::{ChangeKind, Cluster};
 
 /// A simulated cluster: deployments that scale, roll and crash-loop, nodes that drain, in the namespaces `prod`,
-/// `staging`,
-/// `batch` and `default`. The default of `relay demo`.
+/// `staging`, `batch` and `default`. The default of `relay demo`.
 ///
 /// The same seed and number of pods give the same pods, events and times in the same order, on an empty log; only the
 /// pace comes from the clock. At least one event in 50 changes labels of a pod. Every pod has the labels `app`, `run`
 /// (its deployment, such as `d-17`), `tier` and `pod-template-hash`, and nearly all have `track` and `traffic`.
 ///
-/// Over a log that has pods already the cluster goes on from them: it appends nothing at the start, and numbers,
-/// names and times continue. The number of pods stays near the one asked for, and moves there when the log has another.
+/// If the log already has pods, the cluster continues from them: it appends nothing at the start, and numbers, names
+/// and times continue. The number of pods stays near the requested one, and moves there when the log has another.
 ///
 /// It imitates the pods of a cluster, not Kubernetes: there is no scheduler, and there are no other objects.
 ///

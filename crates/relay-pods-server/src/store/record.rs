@@ -37,10 +37,11 @@ impl Change {
 /// One event, in the bytes that the log stores and every subscriber gets. Cheap to clone.
 ///
 /// ```text
-///   4 bytes   version, change, flags, 0            frame   the whole SSE frame of an unfiltered stream
-///   10 x 4    lengths and places, little-endian    \______ from its `hash` field on it is the same for everyone, so
-///   that n bytes   namespace, name, labels, labels              filtered streams and history pages send that slice
-///   behind before where they differ                     a head of their own
+///   4 bytes   version, change, flags, 0
+///   10 x 4    lengths and places, little-endian
+///   n bytes   namespace, name, labels, and the labels before if they differ
+///   frame     the whole SSE frame of an unfiltered stream; from its field `hash` on it is the same for everyone,
+///             so filtered streams and history pages send that part of it after a head of their own
 /// ```
 #[derive(Clone)]
 pub struct Record {

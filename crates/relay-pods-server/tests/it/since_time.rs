@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::raw::{NOW, Rig, pod};
 
-/// Events 1 to 6, taken 0, 10, 10, 10, 20 and 30 ms after [`NOW`]. The clock stands at 100 ms.
+/// Events 1 to 6, taken 0, 10, 10, 10, 20 and 30 ms after [`NOW`]. The clock shows 100 ms.
 async fn timed(retention: Retention) -> Rig {
     let rig = Rig::with_retention(Config::default(), retention).await;
     let mut at = 0;

@@ -54,7 +54,7 @@ impl Offset {
         }
     }
 
-    /// The offset as it stands in headers.
+    /// The offset as it is written in headers.
     pub fn as_str(&self) -> &str {
         match &self.0 {
             Text::Fixed(text) => text,
@@ -77,7 +77,7 @@ impl Offset {
         !self.is_start() && !self.is_now()
     }
 
-    /// The offset as it stands in a query: everything but unreserved characters is percent-encoded.
+    /// The offset as it is written in a query: everything except unreserved characters is percent-encoded.
     pub fn encoded(&self) -> String {
         encoded(self.as_str())
     }

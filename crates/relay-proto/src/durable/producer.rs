@@ -27,7 +27,7 @@ use parcel::{Parcel, Stage};
 ///                          earlier done ───┼── gap, while an earlier one is out
 ///                          halved ─────────┼── 413 for several messages
 ///                          claimed ────────┴── 403 or used before, at the start only
-///                                                         └── anything else: stop, nothing behind it is sent
+///                                                         └── anything else: stop, nothing after it is sent
 /// ```
 ///
 /// A batch keeps its number, epoch and bytes in all attempts. **The [`state`](Self::state) must be stored before an

@@ -29,8 +29,8 @@ pub use config::{Ask, Content, End, Live, LiveMode, Piece, ReaderConfig, ReaderS
 ///    ▲  only for SSE, or "now"       ▲                │ offset: piece      ▲                 │ offset or
 ///    │                               └────────────────┘                    └─────────────────┘ control: piece
 ///    └──────────── Pause ◀── busy, lost, silent, malformed once, nothing moved
-///                            Done ◀── closed; up to date when not live; a final refusal; malformed twice from one
-///                            offset; nothing moved five times; out of time
+///                  Done ◀── closed; up to date when not live; a final refusal; nothing moved five times; out of time;
+///                           malformed twice from the same offset
 /// ```
 ///
 /// **After every call, call [`poll`](Self::poll) until it needs an input.** Data is returned with the offset that

@@ -99,7 +99,7 @@ impl<'u> Parts<'u> {
     /// The port as a number when it is one; anything else equals only itself.
     fn host_and_port(&self) -> (&'u str, Result<u16, &'u str>) {
         let default = if self.scheme == "https" { 443 } else { 80 };
-        // The colons of an IPv6 address stand in brackets.
+        // The colons of an IPv6 address are in brackets.
         match self.host.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => match port {
                 "" => (host, Ok(default)),
@@ -114,7 +114,8 @@ fn http_scheme(scheme: &str) -> Option<&'static str> {
     ["http", "https"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known))
 }
 
-/// Scheme and what follows the colon. A colon behind a slash, a question mark or nothing is not a scheme's.
+/// The scheme and the text after its colon. A colon after a slash, after a question mark or at the start does not end a
+/// scheme.
 fn split_scheme(reference: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = reference.split_once(':')?;
     let mut bytes = scheme.bytes();

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// A position in one epoch of a channel's log: it includes every envelope up to it. Written `EPOCH.OFFSET`; the last
 /// dot separates the two.
 ///
-/// The epoch is an opaque id of the log; the offset counts envelopes of all producers, from
-/// 1. `EPOCH.0` is before the first.
+/// The epoch is an opaque id of the log. The offset counts the envelopes of all producers, from 1 on; `EPOCH.0` is the
+/// position before the first envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Position {
     epoch: Arc<str>,

@@ -1,12 +1,12 @@
 //! Connections to a `centrifuge` server over WebSockets, one after another, as a state machine without a socket.
 //!
 //! ```text
-//!                          +---------------------------- Wait <--------------------------+
-//!                          v       (backoff)                                             | close, silence, bad line,
-//!                          hole Idle --subscribe--> Connect --poll--> Opening --handle_open--> Greeting --reply-->
-//!                          Live --(last unsubscribe)--> Idle
-//!                                            |                        |                  |
-//!                                            +---- refused for good --+------------------+--> Stopped
+//!                       +------------------------- Wait <---------------------------------+
+//!                       v (backoff)                        close, silence, bad line, hole |
+//!   Idle --subscribe--> Connect --poll--> Opening --handle_open--> Greeting --reply--> Live
+//!    ^                                       |                        |                |  |
+//!    |                                       +---- refused for good --+----------------+--|--> Stopped
+//!    +------------------------------------ last unsubscribe ------------------------------+
 //! ```
 //!
 //! Time is an argument. Each channel has one subscription at the server, which is opened again at its position after

@@ -122,7 +122,7 @@ impl Serialize for PodEvent {
 }
 
 impl PodEvent {
-    /// Reads an event from its JSON; `id` stands in for a missing hash, as the SSE id is the hash.
+    /// Reads an event from its JSON; `id` replaces a missing hash, because the SSE id is the hash.
     ///
     /// # Errors
     /// When the JSON is malformed, the type or the pod is missing, the pod is not one, or there is no hash.

@@ -1,4 +1,4 @@
-//! A pod's text and where its fields stand in it.
+//! A pod's text and the places of its fields in it.
 
 use std::collections::BTreeMap;
 use std::iter::FusedIterator;

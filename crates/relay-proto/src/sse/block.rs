@@ -136,7 +136,7 @@ pub(super) enum Effect {
 pub(super) enum Start {
     /// In the chunk.
     InChunk,
-    /// In the chunk, as the first of the stream: a BOM may stand before it.
+    /// In the chunk, as the first of the stream: there may be a BOM before it.
     #[default]
     OfStream,
     /// In the chunk, perhaps after an LF that belongs to the CR at the end of the previous chunk.

@@ -102,7 +102,7 @@ impl<'a, B: BufMut + ?Sized> Encoder<'a, B> {
     }
 
     /// Appends a `retry` line in whole milliseconds, rounded down, at most `u64::MAX`. Readers obey it when the line
-    /// ends; it stands in the block of the event that is appended next.
+    /// ends; it becomes part of the block of the event that is appended next.
     pub fn retry(&mut self, delay: Duration) {
         let mut digits = [0; 20];
         let mut start = digits.len();

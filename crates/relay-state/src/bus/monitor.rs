@@ -19,10 +19,10 @@ use super::record::{Attempt, Bus, Done, Failed, Need, Record, Spec, same_bus};
 /// [`poll_timeout`](Self::poll_timeout).**
 ///
 /// ```text
-///   handle_list of each kind ──> Synced ──> bus called once ──> calls, Settled once all were called
-///   handle_applied, handle_deleted, handle_called, requeue_subscription ──> the key, and who depends on it, is
-///   looked at again a failure ──> the key waits: 5 ms doubling to 1000 s, and 10 a second for all of them after the
-///   first 100
+///   handle_list of each kind ──> Synced ──> the bus is called once ──> calls; Settled once all were called
+///   handle_applied, handle_deleted, handle_called, requeue_subscription ──> the key, and keys that depend on it,
+///                                                                           are looked at again
+///   a failure ──> the key waits: 5 ms, doubling up to 1000 s; all keys together: 10 a second after the first 100
 /// ```
 #[derive(Debug)]
 pub struct Monitor {

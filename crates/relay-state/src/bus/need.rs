@@ -1,11 +1,17 @@
 //! The next action for a channel or subscription, as a pure function of the known state.
 //!
 //! ```text
-//!   channel       not there, another's, another UID ---> done: unprovision, once none of its subscriptions is
-//!   subscribed ours ---> arguments missing: refuse     new, spec or parameters changed: provision
-//!   subscription  not there, another UID or channel, its channel goes ---> done: unsubscribe
-//!                 its channel is provisioned ---> arguments missing: refuse     new, changed, requeued: subscribe
-//!                 its channel is not provisioned (yet) ---> wait
+//!   channel       it is gone, of another bus, or has another UID
+//!                                       ---> provisioned: unprovision, once none of its subscriptions is subscribed
+//!                 it is ours            ---> arguments are missing: refuse
+//!                                            new, or its spec or parameters changed: provision
+//!   subscription  it is gone, has another UID or channel, or its channel is going away
+//!                                       ---> subscribed: unsubscribe
+//!                 its channel is provisioned
+//!                                       ---> arguments are missing: refuse
+//!                                            new, changed or requeued: subscribe
+//!                 its channel is not provisioned (yet)
+//!                                       ---> wait
 //! ```
 
 use std::sync::Arc;

@@ -94,7 +94,7 @@ fn a_full_disk_is_found_at_the_start_or_leaves_what_was_there() {
     assert_eq!(names(disk.0.path()), ["c", "c.lock"]);
 }
 
-/// Run by the test below in a process that may not write to files any more.
+/// Run by the test below in a process that can no longer write to files.
 #[cfg(unix)]
 #[test]
 #[ignore = "run by another test, in a process of its own"]

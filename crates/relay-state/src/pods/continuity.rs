@@ -20,7 +20,7 @@ use crate::pods::rules::{Rule, rule};
 /// 5. An event that is not above the last position is a duplicate; the last sequence under another hash is a
 ///    rewritten log.
 /// 6. On unfiltered streams sequences and previous hashes link up, and no bookmark runs ahead of them.
-/// 7. A heartbeat that is not `catching_up` stands for a `catchup_complete` that was lost.
+/// 7. A heartbeat that is not `catching_up` counts as a `catchup_complete`, in case that was lost.
 ///
 /// After a hole the connection is first dropped and resumed. If the hole is found again at the same position, it is
 /// a gap.

@@ -107,10 +107,10 @@ pub struct Restart {
 /// A subscription's fold over the frames of all its connections.
 ///
 /// ```text
-///            handle_open          Connected, as asked           Envelope, Gap, Heartbeat
+///         handle_open          Connected, as requested        Envelope, Gap, Heartbeat
 ///   Closed ------------> Fresh -------------------------> Live ----+
 ///                          |                               ^  ^----+
-///                          | Connected elsewhere           | Gap, or else the fold says one itself
+///                          | Connected elsewhere           | Gap; without one, the fold reports a gap itself
 ///                          +-----------------> Owed -------+
 /// ```
 ///

@@ -37,7 +37,7 @@ impl Secret {
     /// The value of an `Authorization` header with this as a bearer token, marked as sensitive.
     ///
     /// # Errors
-    /// [`Error::Credentials`] when the text cannot stand in a header.
+    /// [`Error::Credentials`] when the text is not valid in a header.
     pub fn bearer(&self) -> Result<HeaderValue, Error> {
         header(&format!("Bearer {}", self.0))
     }
@@ -45,7 +45,7 @@ impl Secret {
     /// The value of a header with just this, marked as sensitive.
     ///
     /// # Errors
-    /// [`Error::Credentials`] when the text cannot stand in a header.
+    /// [`Error::Credentials`] when the text is not valid in a header.
     pub fn header(&self) -> Result<HeaderValue, Error> {
         header(&self.0)
     }
@@ -107,7 +107,7 @@ impl Outer {
     /// Puts the credentials of one request into its headers: those for the proxy, and the server's own token.
     ///
     /// # Errors
-    /// When the source for the proxy fails, or a text cannot stand in a header.
+    /// When the source for the proxy fails, or a text is not valid in a header.
     pub async fn authorize(&self, token: Option<&Secret>, headers: &mut HeaderMap) -> Result<(), Error> {
         let outer = match self {
             Self::None => {

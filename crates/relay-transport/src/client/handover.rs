@@ -39,8 +39,7 @@ impl Loan {
         Self(Arc::new(Mutex::new(lent)))
     }
 
-    /// The connection, and the bytes already read behind the head. `None` when it is closed, or while hyper is
-    /// writing.
+    /// The connection, and the bytes already read after the head. `None` when it is closed, or while hyper is writing.
     pub(crate) fn take(&self) -> Option<(Box<dyn Io>, BytesMut)> {
         let mut lent = self.lock();
         if !lent.head.is_over {

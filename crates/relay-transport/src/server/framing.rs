@@ -10,7 +10,7 @@
 ///                     (blank line)
 ///   Head ------------------------------------> Body, Chunked, or the next Head
 ///     \--(both fields)--> NoMore                  \--(its end)--> Head
-///      \--(what the library refuses itself, or hands to somebody else)--> NoMore
+///      \--(hyper refuses the request, or hands the connection over)--> NoMore
 /// ```
 #[derive(Debug, Default)]
 pub(crate) struct Framing {

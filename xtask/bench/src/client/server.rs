@@ -19,7 +19,7 @@ struct Server {
 
 /// `bench client-server`: prints its port and serves until its standard input ends.
 ///
-/// `/WORK/PASSES/...` is a stream of that work, `/idle/0/...` one event and then silence, until somebody asks for
+/// `/WORK/PASSES/...` is a stream of that work. `/idle/0/...` is one event and then silence until a client requests
 /// `/burst/0/...`: then all silent streams get 1 MB, one after the other.
 pub fn serve() -> anyhow::Result<()> {
     let burst = work::burst()?;

@@ -92,7 +92,7 @@ fn every_state_and_every_input() {
         (
             "ended",
             |m, _, now| m.ended(now),
-            // Only a watch can end; in the other states this stands for a watch that was opened long ago.
+            // Only a watch can end; in the other states this means a watch that was opened long ago.
             [
                 "check now",
                 "check now",

@@ -19,7 +19,7 @@ pub(super) const BYTES: usize = 512 << 10;
 ///
 /// ```text
 ///   page    | looked at |  left  |
-///   ahead                        |  being read, or waiting to be the page  |
+///   ahead                        |  the next page: being read, or waiting  |
 /// ```
 /// At most one page is read ahead, and only if the store does not answer at once.
 #[derive(Default)]

@@ -118,7 +118,7 @@ impl Cluster {
         cluster
     }
 
-    /// A cluster that goes on from the pods of a log whose newest event has the sequence `head`.
+    /// A cluster that continues from the pods of a log whose newest event has the sequence `head`.
     pub(super) fn adopt(seed: u64, target: usize, pods: Vec<Pod>, head: u64) -> Self {
         let numbers = pods.iter().filter_map(|pod| pod.resource_version()?.parse::<u64>().ok());
         let newest = numbers.filter(|number| *number <= VERSION_MAX).max().unwrap_or(0);

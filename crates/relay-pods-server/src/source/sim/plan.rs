@@ -6,7 +6,7 @@ use relay_proto::pods::Container;
 use relay_proto::time::Timestamp;
 
 /// The fixed part of a simulated cluster. Everything here is a function of the seed, the number of pods and, for
-/// events, the revision: a number that grows by one per event and stands for time.
+/// events, the revision: a number that grows by one with each event and takes the place of time.
 #[derive(Debug)]
 pub(super) struct Plan {
     seed: u64,
@@ -147,7 +147,8 @@ impl Plan {
         (self.deployments[at].namespace == namespace).then_some(at)
     }
 
-    /// When a revision happens. Later revisions happen later; by a clock of its own, unless it was told the time.
+    /// The time of a revision. Later revisions have later times. By default it is computed from the number of the
+    /// revision.
     pub(super) fn time(&self, revision: u64) -> Timestamp {
         if let Some(now) = self.clock {
             return Timestamp::from_unix_millis(now);

@@ -28,7 +28,7 @@ pub struct ReaderConfig {
     pub events_wait: Duration,
     /// Ceiling of the first delay before a retry. Default 100 ms.
     pub retry_base: Duration,
-    /// Ceiling of every delay, but for what the server asks. Default 10 s.
+    /// Ceiling of every delay, except for delays that the server requests. Default 10 s.
     pub retry_cap: Duration,
     /// Longest time without progress while attempts fail; `None`, the default, is for ever.
     pub retry_for: Option<Duration>,

@@ -26,8 +26,8 @@ pub(super) trait Entry: Clone {
 /// A set of entries by key. Cloning is O(1), and versions share equal parts: a change copies the nodes on the way
 /// from the root to the entry that other versions have too, and changes unshared nodes in place.
 ///
-/// Its shape is a function of its entries, whatever order they came in (but for entries whose whole hashes are the
-/// same), so that [`Trie::diff`] can walk two versions side by side and skip what they share.
+/// Its shape depends only on its entries, not on the order in which they came (except for entries with the same whole
+/// hash), so that [`Trie::diff`] can walk two versions side by side and skip what they share.
 #[derive(Clone)]
 pub(super) struct Trie<T> {
     root: Slot<T>,
@@ -278,7 +278,7 @@ impl<T: Entry> Slot<T> {
     }
 }
 
-/// Walks two versions of one slot; an empty slice stands for no slot.
+/// Walks two versions of one slot; an empty slice means no slot.
 fn diff<'a, T: Entry + PartialEq>(
     before: &'a [Slot<T>],
     after: &'a [Slot<T>],

@@ -120,7 +120,7 @@ enum Chunked {
     /// The LF at the end of that line.
     SizeEnd(u64),
     Data(u64),
-    /// The CR and the LF behind a chunk.
+    /// The CR and the LF after a chunk.
     DataReturn,
     DataEnd,
     /// Trailers, of which so many bytes were read; whether the line is empty so far.
