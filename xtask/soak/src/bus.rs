@@ -352,8 +352,8 @@ impl Soak {
         })
     }
 
-    /// Waits until the bus serves exactly the existing objects: each subscription gets a message, and there are no other
-    /// subscriptions.
+    /// Waits until the bus serves exactly the existing objects: each subscription gets a message, and there are no
+    /// other subscriptions.
     async fn agree(&mut self) -> Result<()> {
         let there: BTreeMap<_, _> =
             self.wanted.clone().into_iter().filter(|(_, channel)| self.channels.contains(channel)).collect();

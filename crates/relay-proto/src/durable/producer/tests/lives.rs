@@ -382,7 +382,7 @@ proptest! {
         }
         // A program without any acknowledgement may claim the name back, so such cases are left out.
         prop_assume!(!claims.0 || world.programs[0].acknowledged > 0);
-        // If a name was used for at most one batch, and an answer is lost, that batch looks like the producer's own one.
+        // If a name was used for at most one batch, and a response is lost, that batch looks like the producer's own.
         let used = world.server.producers.get("one").and_then(|(_, last)| *last).unwrap_or(0);
         let second = if claims.1 && used > 0 { second.auto_claim(true) } else { second.epoch(3) };
         world.programs.push(Program::new("one", 100..100 + messages.1, second));
