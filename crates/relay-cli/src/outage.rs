@@ -98,7 +98,7 @@ impl<S: Subscriber> Layer<S> for Voice {
     }
 }
 
-/// The fields of such an event: see [`RETRY_TARGET`].
+/// The fields of such a log event: see [`RETRY_TARGET`].
 #[derive(Default)]
 struct Failed {
     cause: String,

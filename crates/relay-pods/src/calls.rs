@@ -410,7 +410,7 @@ impl Client {
     }
 }
 
-/// An answer that cannot be used, and why. Of a web page, its syntax is not what is wrong with it.
+/// The error for a response that cannot be used. For an HTML page it does not mention the syntax.
 fn unusable(url: String, body: &[u8], why: AnswerError) -> Error {
     let text = body.trim_ascii_start();
     let begins_with = |tag: &[u8]| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));

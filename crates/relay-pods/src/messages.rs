@@ -111,7 +111,7 @@ impl ResumingMessages {
         }
     }
 
-    /// One connection only: its end is not followed by another attempt, and the log does not say so.
+    /// For one connection only: there is no other attempt after its end, so the log does not announce one.
     fn once(mut self) -> Self {
         self.resumes = false;
         self
@@ -288,7 +288,7 @@ impl ResumingMessages {
             (false, false) if ended.opened => {
                 tracing::warn!(url, cause = why, "the stream ends with its connection");
             }
-            // The caller has it as an error.
+            // The caller gets this as an error.
             (false, false) => {}
         }
         let url = self.url.clone();

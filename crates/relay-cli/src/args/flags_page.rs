@@ -7,12 +7,12 @@ use clap::{Arg, Command, CommandFactory as _};
 
 use super::Args;
 
-/// What begins the list; it goes to the end of the page.
+/// The heading of the list, which extends to the end of the page.
 const HEADING: &str = "## All flags\n";
-/// Commands of a shared flag that are named; the others are counted.
+/// How many commands are listed for a shared flag; the others are only counted.
 const NAMED: usize = 6;
 
-/// A flag as the page shows it: its names with its value, and what it does.
+/// A flag as the page shows it: its names, with the name of its value, and its description.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Flag {
     names: String,
@@ -20,7 +20,7 @@ struct Flag {
 }
 
 impl Flag {
-    /// None for what is no flag of a command's own.
+    /// `None` for an argument that is not a flag of the command itself.
     fn of(arg: &Arg) -> Option<Self> {
         let long = arg.get_long().filter(|long| !["help", "version"].contains(long) && !arg.is_hide_set())?;
         let takes_value = arg.get_action().takes_values();
@@ -39,7 +39,7 @@ impl Flag {
     }
 }
 
-/// Every command that has flags of its own, with its path, and every flag with its heading in the help.
+/// Collects every command that has flags of its own, with its path, and each of its flags with the heading in the help.
 fn commands(command: &Command, path: &str, found: &mut Vec<(String, Vec<(String, Flag)>)>) {
     let flags: Vec<_> = command
         .get_arguments()
@@ -52,7 +52,7 @@ fn commands(command: &Command, path: &str, found: &mut Vec<(String, Vec<(String,
     }
 }
 
-/// The list, from its heading on.
+/// The text of the list, including its heading.
 fn page() -> String {
     let mut all = Vec::new();
     commands(&Args::command(), "", &mut all);
@@ -115,7 +115,7 @@ fn named(commands: &[&str]) -> String {
     }
 }
 
-/// With `RELAY_BLESS` set the page is written instead.
+/// With `RELAY_BLESS` set, this test writes the page instead.
 #[test]
 fn the_page_lists_every_flag() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/command-line.md");
@@ -135,7 +135,7 @@ fn the_page_lists_every_flag() {
     assert_eq!(list, wanted, "RELAY_BLESS=1 cargo test -p relay-cli the_page");
 }
 
-/// Whatever the list is made by: each flag that a help shows stands in the page.
+/// Independent of how the list is made: each flag of a help text is on the page.
 #[test]
 fn no_flag_of_a_help_is_missing_in_the_page() {
     let page = include_str!("../../../../docs/command-line.md");

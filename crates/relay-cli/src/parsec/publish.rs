@@ -193,7 +193,7 @@ async fn publish_one(
         Err(error) => return Ok(Err(error.into())),
     };
     let position = position.map(|position| position.to_string());
-    // The position is there to be copied.
+    // The position is printed completely, because people copy it.
     output.answer(
         || {
             json!({

@@ -121,7 +121,7 @@ async fn a_page_is_told_from_a_durable_stream() {
     }
 }
 
-/// It follows one connection, and says why that ended.
+/// `stream` follows one connection, and says why that connection ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_stream_that_ends_is_not_said_to_go_on() {
     let peer =

@@ -180,7 +180,7 @@ fn replay_ends_after_the_phase_asked_for() {
     }
 }
 
-/// No event says so, and people would not know why it ends.
+/// Without this line, the table would not show why the command ends, because no event shows it.
 #[test]
 fn a_table_says_that_live_is_reached() {
     let server = Server::quiet(3);
@@ -188,7 +188,7 @@ fn a_table_says_that_live_is_reached() {
     let table = server.run(&args).expect(0).stdout;
     let last = table.lines().last().unwrap();
     assert!(last.starts_with("Live is reached: "), "{table}");
-    // An event that is live says it by itself.
+    // A live event shows by itself that the phase is reached.
     let busy = Server::start(&["--sim-rate", "50", "--sim-pods", "3"]);
     let lines = busy.run(&["replay", "--exit-after-phase", "Live"]).expect(0).json();
     assert_eq!(phases(&lines).last(), Some(&"CurrentSeed"));

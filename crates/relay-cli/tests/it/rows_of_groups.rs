@@ -193,7 +193,7 @@ fn durable_and_bus_lines() {
             _ => plain(name, value),
         });
     }
-    // A fork says where it begins, and the head of each what it is.
+    // The line of a fork names its start, and `head` shows the type of each stream.
     on(3, &["create", "--content-type", "application/json", "--data", "[1,2]"], "json");
     let source = format!("{stream}-3");
     let fork = |target: &str, format: &str| {
@@ -216,7 +216,7 @@ fn durable_and_bus_lines() {
         for field in fields {
             assert!(row.contains(field), "{field}: {row}");
         }
-        // Every field has its name, also where there is nothing to say.
+        // Every field is shown with its name, even without a value.
         for name in object.as_object().unwrap().keys() {
             assert!(row.contains(&format!("{}: ", name.replace('_', " "))), "{name}: {row}");
         }

@@ -271,7 +271,7 @@ async fn a_sentence_begins_early_and_is_given_whole() {
     }
 }
 
-/// A ticket, an address, a position: whoever copies what was cut copies nothing.
+/// Tickets, addresses and positions are never cut, because a copy of a part would be useless.
 #[test]
 fn what_is_to_be_copied_is_whole_on_the_narrowest_terminal() {
     let server = Server::quiet(3);
@@ -285,7 +285,7 @@ fn what_is_to_be_copied_is_whole_on_the_narrowest_terminal() {
     let ticket = on_terminal(&["session", "-o", "table"]);
     let like = server.run(&["session"]).expect(0).json()[0]["session_id"].as_str().unwrap().len();
     assert_eq!(ticket.trim_end().len(), like, "{ticket}");
-    // Ids of messages are whole, or not there at all.
+    // Ids of messages are complete or left out.
     let args = ["stream", "--max", "4", "-o", "table"];
     assert!(!on_terminal(&args).contains(" ID"), "{}", on_terminal(&args));
     let objects = server.run(&["stream", "--max", "4", "-o", "json"]).expect(0).json();

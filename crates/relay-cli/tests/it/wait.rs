@@ -427,7 +427,7 @@ async fn groups_are_printed_when_they_are_touched() {
     }
 }
 
-/// What a table does not say again, JSON does: every line of a group is there.
+/// A table leaves out a repeated line of a group; JSON has every line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_group_in_which_nothing_is_new_is_a_line_of_json_only() {
     let seed = [up("a"), starting("b")];
@@ -447,7 +447,7 @@ async fn a_group_in_which_nothing_is_new_is_a_line_of_json_only() {
     assert!(rows[0].contains(" 1/2 ") && rows[1].contains(" 2/2 "), "{table}");
 }
 
-/// People in front of a terminal are told from time to time how far it is, and nothing twice.
+/// On a terminal, the command reports its progress from time to time, without repetitions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn who_waits_at_a_terminal_is_told_how_far_it_is() {
     let script = || listing(&[up("a"), starting("b")]).stream(caught_up().silence());
@@ -460,7 +460,7 @@ async fn who_waits_at_a_terminal_is_told_how_far_it_is() {
     let (code, seen) = terminal.wait();
     assert_eq!(code, Some(5), "{seen}");
     assert_eq!(seen.matches("relay: waiting for ready=2: 1 of 2 pods ready").count(), 1, "{seen}");
-    // A pipe is told at the end only.
+    // In a pipe, it reports only at the end.
     let peer = Peer::start(script()).await;
     let args = ["wait", "-l", "app=web", "--for", "ready=2", "--timeout", "4s"];
     let done = run_command(command_at(&peer.url(), &args));

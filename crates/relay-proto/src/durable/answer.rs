@@ -203,8 +203,8 @@ impl Answer {
         self.is_success() && self.is_foreign_html()
     }
 
-    /// Whether this is HTML without headers of the protocol, whatever its status: no server of durable streams sends
-    /// that.
+    /// Whether this is HTML without headers of the protocol, whatever its status. Servers of Durable Streams do not
+    /// send that.
     pub fn is_foreign_html(&self) -> bool {
         let html =
             self.content_type.as_deref().is_some_and(|kind| essence(kind).eq_ignore_ascii_case("text/html"));

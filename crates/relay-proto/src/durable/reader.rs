@@ -209,7 +209,7 @@ impl Reader {
         if let Some(refusal) = answer.refusal() {
             return self.refused(refusal, answer, now);
         }
-        // Whoever may choose reads on without events, and sees there whether it is a page as well.
+        // In this mode the reader continues without events, and the next response shows whether it is a page, too.
         let may_do_without = self.phase == Phase::Live(Live::Sse) && self.config.mode == LiveMode::Auto;
         if answer.is_page() && !may_do_without {
             return self.malformed(format!("an HTML page with status {}", answer.status()), now);

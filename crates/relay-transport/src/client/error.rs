@@ -89,13 +89,13 @@ impl Error {
     }
 }
 
-/// An error of the connection pool without the pool's own words (`client error (Connect)`): they name its inner step,
-/// and what they wrap says what happened.
+/// An error of the connection pool without the pool's own text (`client error (Connect)`), which only names an internal
+/// step. The wrapped error says what happened.
 #[derive(Debug)]
 pub(crate) struct Pooled(pub(crate) hyper_util::client::legacy::Error);
 
 impl Pooled {
-    /// What happened, as this error and those below it say it.
+    /// The error that says what happened.
     fn happened(&self) -> &(dyn StdError + 'static) {
         self.0.source().unwrap_or(&self.0)
     }

@@ -1,4 +1,4 @@
-//! TLS connections whose end is told plainly.
+//! TLS connections with a clear error for an end without `close_notify`.
 
 use std::io;
 use std::pin::Pin;
@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A TLS connection. A peer that hangs up without the end that TLS asks for is named in our words: those of rustls lead
-/// to its manual.
+/// A TLS connection. When the peer closes it without `close_notify`, the error has our own text, because that of rustls
+/// only refers to its manual.
 pub(crate) struct TlsIo<S>(pub(crate) S);
 
-/// An end of the socket without `close_notify` comes as this kind, from rustls alone: sockets themselves report their
-/// end as nothing to read.
+/// The socket's end without `close_notify` is reported as this kind by rustls only: sockets themselves report their end
+/// as a read of no bytes.
 fn plainly(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => {

@@ -285,7 +285,7 @@ async fn handshakes_that_fail() {
     assert!(line.contains("no connection within 10s"), "{line}");
 }
 
-/// A server that is killed sends no end of TLS. Errors name that, not the manual of a library.
+/// A server that is killed sends no `close_notify`. The error says so, and does not refer to a library's manual.
 #[tokio::test]
 async fn a_connection_that_ends_without_an_end_of_tls_is_named() {
     const PLAINLY: &str = "the connection was closed without a TLS end";
@@ -303,7 +303,7 @@ async fn a_connection_that_ends_without_an_end_of_tls_is_named() {
             }
             tls.write_all(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes()).await?;
             tls.flush().await?;
-            // The socket is closed, and nothing is said.
+            // The socket is closed without `close_notify`.
         }
         std::io::Result::Ok(())
     });
