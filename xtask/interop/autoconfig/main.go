@@ -4,9 +4,9 @@
 //	autoconfig-peer serve LISTEN KEY FILE   serves, with the content of FILE as data of the put of each subscriber
 //	autoconfig-peer follow URL KEY          prints each event of a stream as a line of JSON: its name and its data
 //
-// The server prints the address it listens on as its first line, compresses for who accepts it, and takes:
+// The server prints its address as its first line, compresses for clients that accept it, and serves:
 //
-//	GET  /relay_auto_config    the stream, for who shows the key; who does not is answered with 401
+//	GET  /relay_auto_config    the stream, for clients with the key; others get 401
 //	POST /publish?event=NAME   an event whose data is the body, to all subscribers
 //	POST /comment              a comment
 //	POST /close                ends the open streams
@@ -51,7 +51,7 @@ func (e event) Id() string    { return "" }
 func (e event) Event() string { return e.name }
 func (e event) Data() string  { return e.data }
 
-// everything is what a new subscriber is sent.
+// everything is the first message for a new subscriber.
 type everything struct{ file string }
 
 func (e everything) Replay(_, _ string) chan eventsource.Event {
@@ -63,7 +63,7 @@ func (e everything) Replay(_, _ string) chan eventsource.Event {
 	return out
 }
 
-// request is what was asked, and how it was answered.
+// request is a request and the status of its response.
 type request struct {
 	Target        string `json:"target"`
 	Authorization string `json:"authorization"`

@@ -1,8 +1,8 @@
-// Command bus-2018 is a bus as they were in 2018: receiver and dispatcher are those of github.com/knative/eventing v0.2.1,
-// put together as its stub bus was. It is for tests.
+// Command bus-2018 is a bus of 2018, for tests: receiver and dispatcher are those of github.com/knative/eventing v0.2.1,
+// combined as in its stub bus.
 //
 // Usage: bus-2018 SUBSCRIPTIONS.json, where the file holds {"NAMESPACE/CHANNEL": [{"subscriber": "..", "reply": ".."}]}.
-// The first line is the address. The package provisioners is copied here from the module when this is built.
+// Its first line of output is the address. The package provisioners is copied from the module before the build.
 package main
 
 import (
@@ -50,7 +50,7 @@ func main() {
 		return nil
 	}
 	receiver := provisioners.NewMessageReceiver(receive, quiet)
-	// Its own server listens on a fixed port of all interfaces; this is the same in front of the handler.
+	// The package's own server listens on a fixed port of all interfaces. This one does the same before its handler.
 	handler := func(answer http.ResponseWriter, request *http.Request) {
 		switch {
 		case request.URL.Path != "/":

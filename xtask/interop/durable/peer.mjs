@@ -1,4 +1,5 @@
-// The authors' server on a free port, in memory or in the directory that is given. Prints its URL; ends with its input.
+// The authors' server on a free port, in memory or in the given directory. Prints its URL, and ends when its standard
+// input ends.
 import { DurableStreamTestServer } from "@durable-streams/server"
 const dataDir = process.argv[2]
 const server = new DurableStreamTestServer({ port: 0, longPollTimeout: 500, ...(dataDir ? { dataDir } : {}) })

@@ -1,5 +1,5 @@
 // A server that embeds centrifuge the way Parsec does: subscriptions over its protocol, everything else by Twirp in JSON.
-// Beyond that, /test/... does on purpose what goes wrong by chance.
+// In addition, /test/... causes faults on request.
 package main
 
 import (
@@ -30,7 +30,7 @@ var (
 
 type failure struct{ status, count int }
 
-// server knows which channels are open, and which token each private one wants.
+// server knows which channels are open, and the token of each private one.
 type server struct {
 	node *centrifuge.Node
 
@@ -164,7 +164,7 @@ func (s *server) twirp(w http.ResponseWriter, r *http.Request) {
 		}
 		answer(w, map[string]any{"offset": strconv.FormatUint(result.Offset, 10), "epoch": result.Epoch})
 	case "Presence":
-		// Nothing counts subscribers, as nothing asks for presence when they come.
+		// Subscribers are not counted, because no test requests presence while there are any.
 		answer(w, map[string]any{"subscribers": 0})
 	default:
 		twirpError(w, 404, "bad_route", "no such method")
@@ -182,7 +182,7 @@ func twirpError(w http.ResponseWriter, status int, code, msg string) {
 	_ = json.NewEncoder(w).Encode(map[string]string{"code": code, "msg": msg})
 }
 
-// test does what is asked for to every connection or to a channel.
+// test applies the requested fault to every connection, or to a channel.
 func (s *server) test(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	number := func(name string) int { n, _ := strconv.Atoi(query.Get(name)); return n }

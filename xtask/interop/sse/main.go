@@ -2,17 +2,17 @@
 //
 // Usage: sse-server LISTEN [EVENTS]
 //
-// The log begins with EVENTS events (default none): a server that is killed and started again with the number it had is
-// the same server. Event n is a function of n alone, see event. Prints the address it listens on as its first line. Plain
-// HTTP/1.1 and HTTP/2 (with prior knowledge); gzip for who accepts it.
+// The log begins with EVENTS events (default none): a server that is killed and started again with its last number
+// continues as the same server. Event n depends on n only, see event. Prints its address as its first line. Plain
+// HTTP/1.1 and HTTP/2 (with prior knowledge); gzip for clients that accept it.
 //
-//	GET  /events             events after Last-Event-ID, all of them without one, then those that are published
+//	GET  /events             events after Last-Event-ID (without one, all events), then published events
 //	GET  /hurried            the same, from the log as it grows; every connection ends after 20 ms
-//	POST /publish?count=N    adds N events; /hurried sees them one by one, some time apart
+//	POST /publish?count=N    adds N events; /hurried gets them one by one, with pauses
 //	POST /comment?text=T     a comment on /events, written as it is
 //	POST /close              ends the open streams of /events
 //	GET  /requests           one line of JSON for each request for events so far
-//	POST /exit               closes everything and exits in order
+//	POST /exit               closes everything and exits
 package main
 
 import (
@@ -129,7 +129,7 @@ func (n event) Data() string {
 	}
 }
 
-// log is how many events there are, and wakes who waits for more.
+// log holds the number of events, and wakes goroutines that wait for more.
 type log struct {
 	mutex sync.Mutex
 	count int
@@ -144,7 +144,7 @@ func (l *log) add(count int) int {
 	return l.count
 }
 
-// announce wakes everybody who waits in after.
+// announce wakes all goroutines that wait in after.
 func (l *log) announce() {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
@@ -152,16 +152,16 @@ func (l *log) announce() {
 	l.grown = make(chan struct{})
 }
 
-// state returns the length of the log and what is closed when it grows.
+// state returns the length of the log, and a channel that is closed when the log grows.
 func (l *log) state() (int, <-chan struct{}) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	return l.count, l.grown
 }
 
-// snapshots replays what is in the log when somebody subscribes, and leaves the rest to what is published. Somebody who
-// subscribes just while an event is published may see that one twice: clients that count must publish while they are
-// connected, or while they are not.
+// snapshots replays the log to a new subscriber; later events come by publishing. A client that subscribes exactly while
+// an event is published may get that event twice. Clients that count must avoid this: they publish only while they are
+// connected, or only while they are not.
 type snapshots struct{ log *log }
 
 func (s snapshots) Replay(_, id string) chan eventsource.Event {
@@ -174,7 +174,7 @@ func (s snapshots) Replay(_, id string) chan eventsource.Event {
 	return out
 }
 
-// followers replays the log and goes on with what is added, until nobody takes it.
+// followers replays the log and then sends added events, until the subscriber is gone.
 type followers struct{ log *log }
 
 func (f followers) Replay(_, id string) chan eventsource.Event {
@@ -195,13 +195,13 @@ func (f followers) Replay(_, id string) chan eventsource.Event {
 	return out
 }
 
-// number reads an id; no id, and one that is none of ours, is before the first event.
+// number parses an id. A missing or foreign id means the position before the first event.
 func number(id string) int {
 	n, _ := strconv.Atoi(id)
 	return max(n, 0)
 }
 
-// requests remembers what was asked for.
+// requests records the requests.
 type requests struct {
 	mutex sync.Mutex
 	seen  []*request
@@ -233,7 +233,7 @@ func (r *requests) list(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// head notes the content coding of the answer.
+// head records the content coding of the response.
 type head struct {
 	http.ResponseWriter
 	requests *requests

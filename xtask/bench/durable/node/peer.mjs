@@ -1,4 +1,4 @@
-// One work of the TypeScript client: peer.mjs WORK URL COUNT. Prints what was measured as a JSON array.
+// One work of the TypeScript client: peer.mjs WORK URL COUNT. Prints the measurements as a JSON array.
 import { DurableStream, IdempotentProducer, stream } from "@durable-streams/client"
 
 const [work, url, countText] = process.argv.slice(2)
@@ -44,7 +44,7 @@ async function bytes() {
   let found = 0
   let offset = "-1"
   let ended = false
-  // A stream of bytes ends with the first answer, which need not hold all there is.
+  // A stream of bytes ends with the first response, which may be only a part of the data.
   while (!ended) {
     const answer = await stream({ url, offset, live: false })
     for await (const chunk of answer.bodyStream()) found += chunk.length
