@@ -159,9 +159,9 @@ func (l *log) state() (int, <-chan struct{}) {
 	return l.count, l.grown
 }
 
-// snapshots replays the log to a new subscriber; later events come by publishing. A client that subscribes exactly while
-// an event is published may get that event twice. Clients that count must avoid this: they publish only while they are
-// connected, or only while they are not.
+// snapshots replays the log to a new subscriber; later events come by publishing. A client that subscribes exactly
+// while an event is published may get that event twice. Clients that count must avoid this: they publish only while they
+// are connected, or only while they are not.
 type snapshots struct{ log *log }
 
 func (s snapshots) Replay(_, id string) chan eventsource.Event {
