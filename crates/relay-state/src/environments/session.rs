@@ -53,7 +53,7 @@ pub struct Session {
 #[derive(Debug)]
 enum Ending {
     Error(StatusError),
-    /// Whether the service has asked for a reconnect.
+    /// The service has asked for a reconnect.
     Asked,
 }
 
