@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -68,6 +69,7 @@ impl Client {
     /// Ends all subscriptions, waits for their handlers to end, and closes the transport. This is final: later calls
     /// fail with [`Error::Closed`]. Within a handler, spawn it instead of awaiting it.
     pub async fn close(&self) {
+        self.inner.closed.store(true, Ordering::Release);
         self.inner.cancel.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
@@ -112,12 +114,8 @@ impl Client {
         follow.after = options.after;
         follow.validator = self.inner.validator.clone();
         let feed = self.inner.transport.subscribe(channel, start).await?;
-        let shared = Arc::new(Shared {
-            channel: channel.to_owned(),
-            state: tokio::sync::watch::Sender::default(),
-            cancel: self.inner.cancel.child_token(),
-            last: Mutex::new(None),
-        });
+        let closed = self.inner.closed.clone();
+        let shared = Arc::new(Shared::new(channel, self.inner.cancel.child_token(), closed));
         let items = Items::new(feed, Follow::new(channel, follow), shared.clone());
         Ok(Subscriber::new(self.inner.clone(), items, shared))
     }
@@ -213,6 +211,7 @@ impl ClientBuilder {
             connected: OnceCell::new(),
             turns: Mutex::new(HashMap::new()),
             cancel: CancellationToken::new(),
+            closed: Arc::default(),
             tasks: TaskTracker::new(),
         };
         Ok(Client { inner: Arc::new(inner) })

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use relay_proto::parsec::Position;
-use relay_state::sequences::{Follow, Frame, Item};
+use relay_state::sequences::{Follow, Frame, Item, Restart};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -39,6 +40,8 @@ pub struct Items {
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
     told: SubscriptionState,
+    /// This connection has brought something new.
+    progressed: bool,
 }
 
 /// State shared by a subscription's handles and its stream.
@@ -46,15 +49,43 @@ pub struct Items {
 pub(crate) struct Shared {
     pub(crate) channel: String,
     pub(crate) state: watch::Sender<SubscriptionState>,
-    pub(crate) cancel: CancellationToken,
+    cancel: CancellationToken,
+    /// Whether it was unsubscribed, and whether its client was closed: what a look at the token would say, without its
+    /// lock.
+    unsubscribed: AtomicBool,
+    closed: Arc<AtomicBool>,
     /// The last envelope that was handed over: its channel and sequence.
     pub(crate) last: std::sync::Mutex<Option<(String, i64)>>,
+}
+
+impl Shared {
+    /// Of a subscription that ends with a token, which is cancelled after `closed` is set.
+    pub(crate) fn new(channel: &str, cancel: CancellationToken, closed: Arc<AtomicBool>) -> Self {
+        Self {
+            channel: channel.to_owned(),
+            state: watch::Sender::default(),
+            cancel,
+            unsubscribed: AtomicBool::new(false),
+            closed,
+            last: std::sync::Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn unsubscribe(&self) {
+        self.unsubscribed.store(true, Ordering::Release);
+        self.cancel.cancel();
+    }
+
+    fn is_over(&self) -> bool {
+        self.unsubscribed.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire)
+    }
 }
 
 impl Items {
     pub(crate) fn new(feed: Box<dyn Feed>, follow: Follow, shared: Arc<Shared>) -> Self {
         let cancelled = Box::pin(shared.cancel.clone().cancelled_owned());
-        Self { feed, follow, shared, cancelled, ended: false, told: SubscriptionState::Connecting }
+        let (ended, progressed, told) = (false, false, SubscriptionState::Connecting);
+        Self { feed, follow, shared, cancelled, ended, told, progressed }
     }
 
     /// The position after all items that were handed out. Store it to continue later.
@@ -74,28 +105,37 @@ impl Items {
         }
     }
 
+    /// Tells the feed what the fold returned for a frame.
+    #[inline]
+    fn handled(&mut self, result: Result<bool, Restart>) {
+        match result {
+            // Once per connection is enough.
+            Ok(true) if !self.progressed => {
+                self.progressed = true;
+                self.feed.progress();
+            }
+            Ok(_) => {}
+            Err(restart) => self.feed.restart(&restart.reason),
+        }
+    }
+
     /// Applies an event of the feed. `Err` ends the subscription.
     fn take(&mut self, event: Event) -> Result<(), Error> {
         match event {
-            Event::Opened => self.follow.handle_open(),
+            Event::Opened => {
+                self.progressed = false;
+                self.follow.handle_open();
+            }
             Event::Frame(frame) => {
                 if matches!(frame, Frame::Connected { .. }) {
                     self.tell(SubscriptionState::Live);
                 }
-                match self.follow.handle_frame(frame) {
-                    Ok(true) => self.feed.progress(),
-                    Ok(false) => {}
-                    Err(restart) => self.feed.restart(&restart.reason),
-                }
+                let result = self.follow.handle_frame(frame);
+                self.handled(result);
             }
             Event::Waiting { reason, delay } => {
                 let channel = &self.shared.channel;
-                tracing::warn!(
-                    channel,
-                    reason,
-                    delay_ms = delay.as_millis() as u64,
-                    "not connected; trying again"
-                );
+                tracing::warn!(target: crate::RETRY_TARGET, delay = delay.as_secs_f64(), "{channel}: {reason}; connecting again");
                 self.feed.resume(self.follow.position());
                 self.tell(SubscriptionState::Waiting);
             }
@@ -113,7 +153,7 @@ impl Stream for Items {
         if this.ended {
             return Poll::Ready(None);
         }
-        if this.shared.cancel.is_cancelled() {
+        if this.shared.is_over() {
             this.ended = true;
             this.tell(SubscriptionState::Ended);
             return Poll::Ready(None);
@@ -121,6 +161,10 @@ impl Stream for Items {
         loop {
             if let Some(item) = this.follow.next_item() {
                 return Poll::Ready(Some(Ok(item)));
+            }
+            if let Some(result) = this.feed.next_into(&mut this.follow) {
+                this.handled(result);
+                continue;
             }
             match Pin::new(&mut this.feed).poll_next(cx) {
                 Poll::Ready(Some(event)) => {

@@ -1,12 +1,13 @@
 //! Publishing, for a client and the handlers of its subscriptions: numbering and sending.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use relay_proto::error::chain;
-use relay_proto::parsec::{Envelope, Position, Producer, Validation, Validator};
+use relay_proto::parsec::{Envelope, PayloadRef, Position, Producer, Validation, Validator};
 use relay_proto::retry::Backoff;
 use relay_state::sequences::SequenceTracker;
 use tokio::sync::OnceCell;
@@ -33,6 +34,8 @@ pub(crate) struct Publisher {
     /// A lock per channel: publishes to one channel are sequential.
     pub(crate) turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     pub(crate) cancel: CancellationToken,
+    /// Set before the token is cancelled, and read without a lock.
+    pub(crate) closed: Arc<AtomicBool>,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -94,7 +97,7 @@ impl Publisher {
 
     async fn publish_in_turn(&self, channel: &str, outgoing: Outgoing) -> Result<Sent, Error> {
         let Outgoing { aspect, payload, schema_ref, causation } = outgoing;
-        match self.validator.check(channel, &aspect, payload.as_ref()) {
+        match self.validator.check(channel, &aspect, payload.as_ref().map(PayloadRef::from)) {
             Validation::Rejected(rejection) => return Err(Error::Rejected(rejection)),
             Validation::Warned(why) => {
                 tracing::warn!(channel, aspect, reason = why.reason(), "published although it does not fit");
@@ -159,7 +162,7 @@ impl Publisher {
             if Instant::now() + delay >= until {
                 return Err(unknown(error));
             }
-            tracing::warn!(channel, sequence, error = %chain(&error), delay_ms = delay.as_millis() as u64, "not published; trying again");
+            tracing::warn!(target: crate::RETRY_TARGET, sequence, delay = delay.as_secs_f64(), "{}; trying again", chain(&error));
             tokio::time::sleep(delay).await;
             last = Some(error);
             first = false;

@@ -16,7 +16,7 @@ use relay_proto::parsec::{
 };
 use relay_proto::problem::Problem;
 use relay_proto::sse::{self, Limits};
-use relay_state::sequences::{Frame, GapCause};
+use relay_state::sequences::{Follow, Frame, GapCause, Restart};
 use relay_transport::EventStream;
 
 use crate::endpoint::unreadable;
@@ -157,6 +157,8 @@ struct SseFeed {
     fresh: bool,
     /// An event that has not been returned yet.
     queued: Option<Event>,
+    /// A frame that [`Feed::next_into`] left to polling.
+    looked_at: Option<sse::Frame>,
     over: bool,
 }
 
@@ -205,13 +207,14 @@ impl SseFeed {
             near: None,
             fresh: true,
             queued: None,
+            looked_at: None,
             over: false,
         }
     }
 
-    /// Decodes an envelope, the most frequent event, like [`StreamFrame::decode`] but without a reference to the event
-    /// that would keep its memory.
-    fn envelope(&mut self, event: sse::Event) -> Frame {
+    /// The position of an envelope, as [`StreamFrame::decode`] reads it.
+    #[inline]
+    fn position(&mut self, event: &sse::Event) -> Option<Position> {
         self.fresh = false;
         let position = Position::parse_near(event.last_event_id(), self.near.as_ref()).ok();
         if let Some(position) = &position
@@ -219,8 +222,7 @@ impl SseFeed {
         {
             self.near = Some(position.clone());
         }
-        let (text, part) = event.into_data();
-        Frame::Text { position, text, part }
+        position
     }
 
     /// The meaning of any other event for the subscription; `None` when it concerns only the connection.
@@ -273,6 +275,7 @@ impl SseFeed {
 
     fn end(&mut self, error: Error) -> Event {
         self.over = true;
+        self.looked_at = None;
         self.stream.close();
         Event::Ended(error)
     }
@@ -321,7 +324,11 @@ impl Stream for SseFeed {
             if this.over {
                 return Poll::Ready(None);
             }
-            let item = match Pin::new(&mut this.stream).poll_next(cx) {
+            let polled = match this.looked_at.take() {
+                Some(frame) => Poll::Ready(Some(Ok(Item::Frame(frame)))),
+                None => Pin::new(&mut this.stream).poll_next(cx),
+            };
+            let item = match polled {
                 Poll::Ready(Some(Ok(item))) => item,
                 Poll::Ready(Some(Err(stop))) => return Poll::Ready(Some(this.stop(stop))),
                 Poll::Ready(None) => return Poll::Ready(None),
@@ -332,8 +339,10 @@ impl Stream for SseFeed {
                     this.fresh = true;
                     Some(Event::Opened)
                 }
-                Item::Frame(sse::Frame::Event(event)) if event.kind() == "envelope" => {
-                    Some(Event::Frame(this.envelope(event)))
+                Item::Frame(sse::Frame::Event(event)) if event.is("envelope") => {
+                    let position = this.position(&event);
+                    let (text, part) = event.into_data();
+                    Some(Event::Frame(Frame::Text { position, text, part }))
                 }
                 Item::Frame(sse::Frame::Event(event)) => this.event(&event),
                 Item::Frame(sse::Frame::Oversized(block))
@@ -359,12 +368,29 @@ impl Feed for SseFeed {
     }
 
     fn restart(&mut self, reason: &str) {
-        self.queued = None;
+        (self.queued, self.looked_at) = (None, None);
         self.stream.restart(reason);
     }
 
     fn progress(&mut self) {
         self.stream.progress();
+    }
+
+    fn next_into(&mut self, follow: &mut Follow) -> Option<Result<bool, Restart>> {
+        if self.over || self.queued.is_some() || self.looked_at.is_some() {
+            return None;
+        }
+        match self.stream.next_frame() {
+            Some(sse::Frame::Event(event)) if event.is("envelope") => {
+                let position = self.position(&event);
+                let (text, part) = event.into_data();
+                Some(follow.handle_text(position, text, part))
+            }
+            other => {
+                self.looked_at = other;
+                None
+            }
+        }
     }
 }
 

@@ -245,7 +245,7 @@ impl Subscription {
 
     /// Ends the subscription: no handler is called after the current one. May be called within a handler.
     pub fn unsubscribe(&self) {
-        self.shared.cancel.cancel();
+        self.shared.unsubscribe();
     }
 
     /// Waits until the subscription has ended, for whatever reason.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::{BoxFuture, FutureExt};
 use relay_proto::parsec::{DecodeError, Envelope, Position, PresenceEntry};
-use relay_state::sequences::Frame;
+use relay_state::sequences::{Follow, Frame, Restart};
 
 use crate::{Error, HistoryOptions};
 
@@ -85,6 +85,13 @@ pub trait Feed: Stream<Item = Event> + Send + Unpin {
 
     /// Reports progress of the connection: the next delay is a first delay again.
     fn progress(&mut self) {}
+
+    /// Hands the next envelope to the fold, if it is the next event and has come already; with what the fold says to
+    /// it. After `None`, poll. For feeds of many envelopes: one that does nothing here works as well.
+    fn next_into(&mut self, follow: &mut Follow) -> Option<Result<bool, Restart>> {
+        let _ = follow;
+        None
+    }
 }
 
 /// An event of a feed.

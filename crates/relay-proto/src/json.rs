@@ -185,6 +185,18 @@ impl<'a> Scanner<'a> {
         Ok(Text { start: start as u32, end: end as u32, escaped: false })
     }
 
+    /// Reads what follows the first quote of a string without escapes.
+    #[inline(always)]
+    pub(crate) fn plain_rest_of_string(&mut self) -> Scan<Text> {
+        let (bytes, start) = (self.text.as_bytes(), self.at);
+        let end = plain_end(bytes, start);
+        if bytes.get(end) != Some(&b'"') {
+            return Err(Unusual);
+        }
+        self.at = end + 1;
+        Ok(Text { start: start as u32, end: end as u32, escaped: false })
+    }
+
     #[cold]
     fn escaped_string(&mut self, mut end: usize) -> Scan<Text> {
         let (bytes, start) = (self.text.as_bytes(), self.at as u32);
@@ -211,6 +223,14 @@ impl<'a> Scanner<'a> {
         found
     }
 
+    /// Reads so many bytes if `read` makes something of them.
+    #[inline(always)]
+    pub(crate) fn take<const N: usize, T>(&mut self, read: impl FnOnce(&[u8; N]) -> Option<T>) -> Option<T> {
+        let taken = read(self.text.as_bytes().get(self.at..)?.first_chunk()?)?;
+        self.at += N;
+        Some(taken)
+    }
+
     /// Reads exactly these bytes.
     #[inline(always)]
     pub(crate) fn need<const N: usize>(&mut self, literal: &[u8; N]) -> Scan<()> {
@@ -226,6 +246,10 @@ impl<'a> Scanner<'a> {
             return Ok(0);
         }
         let start = self.at;
+        if let Some((count, digits)) = short_count(&self.text.as_bytes()[start..]) {
+            self.at += digits;
+            return Ok(count);
+        }
         let mut count = 0;
         while let Some(digit @ b'0'..=b'9') = self.text.as_bytes().get(self.at) {
             if self.at - start == 19 {
@@ -367,6 +391,24 @@ impl<'a> Scanner<'a> {
             u16::from_str_radix(digits, 16).map_err(|_| Unusual)
         }
     }
+}
+
+/// A number of one to seven digits at the start of a text, and the number of its digits. Eight characters are read at a
+/// time.
+#[inline]
+fn short_count(text: &[u8]) -> Option<(u64, usize)> {
+    // A digit differs from '0' by at most 9. A byte with its top bit set can carry only into the bytes behind it.
+    let digits = u64::from_le_bytes(*text.first_chunk()?) ^ 0x3030_3030_3030_3030;
+    let others = (digits | digits.wrapping_add(0x7676_7676_7676_7676)) & 0x8080_8080_8080_8080;
+    let count = others.trailing_zeros() / 8;
+    if !(1..8).contains(&count) {
+        return None;
+    }
+    // Zeros come before the digits. Then pairs, fours and all eight are added up.
+    let eight = digits << (64 - 8 * count);
+    let pairs = (eight * 10 + (eight >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    Some(((fours * 10_000 + (fours >> 32)) & 0xffff_ffff, count as usize))
 }
 
 /// The end of the run of plain characters that begins at `at`: at a quote, a backslash, a control character or the end.

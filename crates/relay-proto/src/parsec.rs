@@ -51,7 +51,7 @@ pub use envelope::{
 };
 pub use frame::{ClosingReason, Connected, FrameError, GapReason, LegacyFrame, StreamFrame, StreamGap};
 pub use pattern::{Bindings, InvalidPattern, Pattern};
-pub use payload::{NotJson, Payload};
+pub use payload::{NotJson, Payload, PayloadRef};
 pub use position::{InvalidPosition, Position};
 pub use registry::{
     Access, AspectSchema, Change, ChangeKind, ChannelPattern, Registry, RegistryError, RegistrySnapshot,

@@ -2,7 +2,7 @@
 
 use clap::Args as ClapArgs;
 use relay_parsec::{Client, HistoryOptions};
-use relay_proto::parsec::Payload;
+use relay_proto::parsec::PayloadRef;
 use serde_json::{Value, json};
 
 use super::reach::{Reach, Who};
@@ -68,7 +68,7 @@ pub(super) async fn history(args: HistoryArgs) -> anyhow::Result<Exit> {
                 },
                 || {
                     let (producer, payload) = (envelope.producer().id(), envelope.payload());
-                    let payload = payload.map_or("-", Payload::as_str);
+                    let payload = payload.map_or("-", PayloadRef::as_str);
                     let place = shown(place.as_ref());
                     format!("{place} {producer} #{} {} {payload}", envelope.sequence(), envelope.aspect())
                 },

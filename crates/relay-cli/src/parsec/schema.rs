@@ -139,7 +139,7 @@ async fn check(args: CheckArgs) -> anyhow::Result<Exit> {
             Err(_) => Err(("not-json", "not JSON: not UTF-8".to_owned())),
             Ok(text) => match Payload::parse(text) {
                 Err(error) => Err(("not-json", error.to_string())),
-                Ok(payload) => match validator.check(&args.channel, &args.aspect, Some(&payload)) {
+                Ok(payload) => match validator.check(&args.channel, &args.aspect, Some((&payload).into())) {
                     Validation::Rejected(rejection) => Err((rejection.code(), rejection.reason())),
                     _ => Ok(()),
                 },

@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, SelectAll};
 use relay_parsec::{Client, Error, ErrorKind, Gap, Item, SubscribeOptions};
 use relay_proto::error::chain;
-use relay_proto::parsec::{Payload, Position};
+use relay_proto::parsec::{PayloadRef, Position};
 use serde_json::{Value, json};
 
 use super::reach::{Reach, Schemas, Who};
@@ -151,7 +151,7 @@ fn print(output: &mut Output, index: usize, channel: &str, item: &Item) -> anyho
             },
             || {
                 let envelope = &delivered.envelope;
-                let payload = envelope.payload().map_or("-", Payload::as_str);
+                let payload = envelope.payload().map_or("-", PayloadRef::as_str);
                 let warning = delivered.warning.as_ref().map_or(String::new(), |warning| {
                     format!(" (warning: {})", warning.reason())
                 });

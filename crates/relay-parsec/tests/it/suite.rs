@@ -7,7 +7,7 @@ use relay_parsec::{
     Error, HistoryOptions, Item, Outgoing, PublishFailure, SubscribeOptions, SubscriptionState,
 };
 use relay_proto::parsec::{
-    Envelope, MAX_ENVELOPE_BYTES, Payload, Producer, Registry, Validator, ValidatorMode,
+    Envelope, MAX_ENVELOPE_BYTES, Payload, PayloadRef, Producer, Registry, Validator, ValidatorMode,
 };
 use tokio::sync::Notify;
 
@@ -73,7 +73,7 @@ async fn payloads_come_out_as_they_went_in(world: World) {
     for (sequence, text) in (1..).zip(texts) {
         let Some(Ok(Item::Envelope(delivered))) = items.next().await else { panic!("an envelope comes") };
         let envelope = &delivered.envelope;
-        assert_eq!((envelope.sequence(), envelope.payload().map(Payload::as_str)), (sequence, text));
+        assert_eq!((envelope.sequence(), envelope.payload().map(PayloadRef::as_str)), (sequence, text));
         assert_eq!(delivered.position.unwrap().offset(), sequence as u64);
         let time = envelope.produced_at_text().unwrap();
         assert!(time.len() == 24 && time.ends_with('Z'), "{time}");

@@ -346,16 +346,16 @@ impl Machine {
 
     /// The item that [`poll`](Self::poll) would return now, if that is a frame: without reading the clock, for
     /// drivers that take many frames in a row. After `None`, call `poll`.
-    #[inline]
+    #[inline(always)]
     pub fn next_frame(&mut self) -> Option<Frame> {
         if self.opened {
             return None;
         }
-        let frame = self.decoder.next_frame()?;
-        if let Frame::Retry(retry) = frame {
-            self.handle_retry(retry);
+        let frame = self.decoder.next_frame();
+        if let Some(Frame::Retry(retry)) = &frame {
+            self.handle_retry(*retry);
         }
-        Some(frame)
+        frame
     }
 
     /// Frees memory that is kept for reuse: for drivers with many connections, when there is nothing to read.

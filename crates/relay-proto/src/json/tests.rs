@@ -108,6 +108,32 @@ fn what_is_not_json() {
     assert!(agree(&format!("1{}", "0".repeat(300))));
 }
 
+/// Counts of every length, in front of anything, and at the end of the text.
+#[test]
+fn counts_are_read_to_their_end() {
+    for (digits, count) in [
+        ("0", Some(0)),
+        ("7", Some(7)),
+        ("42", Some(42)),
+        ("1234567", Some(1_234_567)),
+        ("9999999", Some(9_999_999)),
+        ("12345678", Some(12_345_678)),
+        ("9223372036854775807", Some(i64::MAX as u64)),
+        ("9999999999999999999", Some(9_999_999_999_999_999_999)),
+        ("10000000000000000000", None),
+        ("", None),
+        ("-1", None),
+        ("x1", None),
+    ] {
+        for rest in ["", ",", "}", ":", "/", ",\"producer\"", "\u{ff}\u{ff}\u{ff}\u{ff}", "x90000000"] {
+            let text = format!("{digits}{rest}");
+            let mut scanner = Scanner::new(&text).unwrap();
+            assert_eq!(scanner.count().ok(), count, "{text}");
+            assert!(count.is_none() || scanner.at() == digits.len(), "{text}");
+        }
+    }
+}
+
 #[test]
 fn depth_is_bounded_as_in_serde() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":", "}]")] {

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use bytestring::ByteString;
 
-use super::envelope::{Causation, Envelope, EnvelopeError, Part, Producer, ProducerKind};
-use super::payload::{Payload, explain};
+use super::envelope::{Causation, Envelope, EnvelopeError, Kind, NO_TIME, Part, Producer, ProducerKind};
+use super::payload::explain;
 use super::{NotJson, instant};
 use crate::json::{Scan, Scanner, Text, Unusual};
 
@@ -64,8 +64,8 @@ type Wrong = Option<DecodeError>;
 
 impl Envelope {
     /// Reads an envelope. Unknown members, an unknown producer kind, missing members and any size are accepted. A
-    /// member that is null counts as missing, and of a repeated member the last one counts. The envelope shares the
-    /// memory of the bytes.
+    /// member that is null counts as missing, and of a repeated member the last one counts. An envelope in the form
+    /// that publishers write shares the memory of the bytes; of any other form the parts are copied.
     ///
     /// # Errors
     /// When it is no JSON object, or a known member has another type.
@@ -79,19 +79,12 @@ impl Envelope {
     ///
     /// # Errors
     /// As [`decode`](Self::decode). A range outside of the text is no JSON.
+    #[inline(always)]
     pub fn decode_part(text: ByteString, part: Range<usize>) -> Result<Self, DecodeError> {
         let written = text.get(part.clone()).unwrap_or_default();
-        if let Ok(plain) = plain(written, part.start) {
-            return Ok(plain.of(text));
-        }
-        let written = text.slice_ref(written);
-        let mut wrong = None;
-        match read(&written, &mut wrong) {
-            Ok(envelope) => wrong.map_or(Ok(envelope), Err),
-            Err(Unusual) => Err(match serde_json::from_str::<serde::de::IgnoredAny>(&written) {
-                Ok(_) if !written.trim_start().starts_with('{') => DecodeError::NotAnObject,
-                _ => DecodeError::NotJson(explain(&written)),
-            }),
+        match plain(written, part.start) {
+            Ok(plain) => Ok(plain.of(text)),
+            Err(Unusual) => unusual(written),
         }
     }
 
@@ -100,10 +93,11 @@ impl Envelope {
     ///
     /// # Errors
     /// [`DecodeError::Missing`], the first that is missing.
+    #[inline]
     pub fn usable(&self) -> Result<(), DecodeError> {
-        let missing = if self.aspect().is_empty() {
+        let missing = if self.aspect.is_empty() {
             EnvelopeError::AspectRequired
-        } else if self.producer().id().is_empty() {
+        } else if self.producer_id.is_empty() {
             EnvelopeError::ProducerRequired
         } else if self.sequence <= 0 {
             EnvelopeError::SequenceNonPositive(self.sequence)
@@ -119,112 +113,189 @@ struct Plain {
     channel: Part,
     sequence: i64,
     producer_id: Part,
-    producer_kind: ProducerKind,
+    producer_kind: Kind,
     aspect: Part,
+    payload: Part,
+    produced_at: i64,
+    rare: Option<PlainRare>,
+}
+
+#[derive(Default)]
+struct PlainRare {
     schema_ref: Part,
     parent_channel: Part,
     parent_sequence: i64,
-    payload: Option<Part>,
-    produced_at: Option<i64>,
+    /// Counts for [`Kind::Other`].
+    kind: Part,
 }
 
 impl Plain {
     /// Makes the envelope, which takes ownership of the text.
+    #[inline(always)]
     fn of(self, text: ByteString) -> Envelope {
-        let payload = self.payload.map(|payload| Payload(text.slice_ref(payload.of(&text))));
-        let mut envelope = Envelope::of_text(text).with_payload(payload);
+        let mut envelope = Envelope::of_text(text);
         (envelope.channel, envelope.aspect) = (self.channel, self.aspect);
-        (envelope.producer_id, envelope.producer_kind) = (self.producer_id, self.producer_kind);
+        (envelope.producer_id, envelope.kind) = (self.producer_id, self.producer_kind);
         (envelope.sequence, envelope.produced_at) = (self.sequence, self.produced_at);
-        let (schema_ref, parent) = (self.schema_ref, self.parent_channel);
-        if !schema_ref.is_empty() || !parent.is_empty() || self.parent_sequence != 0 {
-            let share = |part: Part| envelope.text.slice_ref(part.of(&envelope.text));
-            let (schema_ref, parent_channel) = (share(schema_ref), share(parent));
-            envelope
-                .set_rare(schema_ref, Causation { parent_channel, parent_sequence: self.parent_sequence });
+        envelope.payload = self.payload;
+        if let Some(rare) = self.rare {
+            rare.add_to(&mut envelope);
         }
         envelope
     }
 }
 
+impl PlainRare {
+    #[cold]
+    fn add_to(self, envelope: &mut Envelope) {
+        let text = envelope.text.clone();
+        let share = |part: Part| text.slice_ref(part.of(&text));
+        if envelope.kind == Kind::Other {
+            envelope.set_kind(ProducerKind::from_name(self.kind.of(&text)));
+        }
+        envelope.change_rare(|rare| {
+            rare.schema_ref = share(self.schema_ref);
+            let parent_channel = share(self.parent_channel);
+            rare.causation = Causation { parent_channel, parent_sequence: self.parent_sequence };
+        });
+    }
+}
+
 /// Reads an envelope in the form that publishers write: members in a fixed order, no blanks between them, texts without
 /// escapes. Everything else, valid or not, is left to [`read`]. `written` begins at `start` of the text.
+///
+/// A subscription spends most of its time here, so names are compared together with their quotes, and no byte is read
+/// twice.
+#[inline(always)]
 fn plain(written: &str, start: usize) -> Scan<Plain> {
     let mut scanner = Scanner::new(written)?;
-    let words = |scanner: &mut Scanner<'_>| -> Scan<Part> {
-        let text = scanner.string()?;
-        let length = text.plain(written)?.len();
-        Ok(Part::new(start + text.start as usize, length))
-    };
-    scanner.need(b"{\"channel\":")?;
-    let channel = words(&mut scanner)?;
+    // So that every place in the text is one of 32 bits.
+    let start = u32::try_from(start + written.len()).map_err(|_| Unusual)? - written.len() as u32;
+    scanner.need(b"{\"channel\":\"")?;
+    let channel = words(&mut scanner, start)?;
     scanner.need(b",\"sequence\":")?;
     let sequence = whole(&mut scanner)?;
-    scanner.need(b",\"producer\":{\"id\":")?;
-    let producer_id = words(&mut scanner)?;
-    let mut kind = "";
-    if scanner.literal(b",\"kind\":") {
-        kind = scanner.string()?.plain(written)?;
+    scanner.need(b",\"producer\":{\"id\":\"")?;
+    let producer_id = words(&mut scanner, start)?;
+    let mut rare = None;
+    let producer_kind = if scanner.literal(b",\"kind\":\"service\"},\"aspect\":\"") {
+        Kind::Service
+    } else {
+        let kind = other_kind(&mut scanner, start, &mut rare)?;
+        scanner.need(b"},\"aspect\":\"")?;
+        kind
+    };
+    let aspect = words(&mut scanner, start)?;
+    let mut payload = Part::default();
+    if !scanner.literal(b",\"payload\":") {
+        references(&mut scanner, start, &mut rare)?;
+        if scanner.literal(b",\"payload\":") {
+            payload = value(&mut scanner, start)?;
+        }
+    } else {
+        payload = value(&mut scanner, start)?;
     }
-    scanner.need(b"},\"aspect\":")?;
-    let aspect = words(&mut scanner)?;
-    let (mut schema_ref, mut parent_channel, mut parent_sequence) = (Part::default(), Part::default(), 0);
-    if scanner.literal(b",\"schema_ref\":") {
-        schema_ref = words(&mut scanner)?;
-    }
-    if scanner.literal(b",\"causation\":{\"parent_channel\":") {
-        parent_channel = words(&mut scanner)?;
-        scanner.need(b",\"parent_sequence\":")?;
-        parent_sequence = whole(&mut scanner)?;
-        scanner.need(b"}")?;
-    }
-    let mut payload = None;
-    if scanner.literal(b",\"payload\":") {
-        scanner.peek()?;
-        let at = scanner.at();
-        scanner.skip()?;
-        payload = Some(Part::new(start + at, scanner.at() - at));
-    }
-    scanner.need(b",\"produced_at\":")?;
-    let produced_at = match scanner.string()?.plain(written)? {
-        "" => None,
-        time => Some(instant::parse(time).ok_or(Unusual)?),
+    scanner.need(b",\"produced_at\":\"")?;
+    let produced_at = match scanner.take(|bytes| instant::as_written(bytes)) {
+        Some(millis) => {
+            scanner.need(b"\"")?;
+            millis
+        }
+        None => other_time(&mut scanner)?,
     };
     scanner.need(b"}")?;
     scanner.end()?;
-    let producer_kind = ProducerKind::from_name(kind);
-    Ok(Plain {
-        channel,
-        sequence,
-        producer_id,
-        producer_kind,
-        aspect,
-        schema_ref,
-        parent_channel,
-        parent_sequence,
-        payload,
-        produced_at,
-    })
+    Ok(Plain { channel, sequence, producer_id, producer_kind, aspect, payload, produced_at, rare })
 }
 
+/// Reads a text behind its first quote.
+#[inline(always)]
+fn words(scanner: &mut Scanner<'_>, start: u32) -> Scan<Part> {
+    scanner.plain_rest_of_string().map(|text| Part::of_text(text, start))
+}
+
+#[inline(always)]
 fn whole(scanner: &mut Scanner<'_>) -> Scan<i64> {
     i64::try_from(scanner.count()?).map_err(|_| Unusual)
 }
 
+#[inline(always)]
+fn value(scanner: &mut Scanner<'_>, start: u32) -> Scan<Part> {
+    if scanner.literal(b"\"") {
+        let Text { start: from, end, .. } = scanner.rest_of_string()?;
+        return Ok(Part::of_text(Text { start: from - 1, end: end + 1, escaped: false }, start));
+    }
+    scanner.peek()?;
+    let from = scanner.at() as u32;
+    scanner.skip()?;
+    Ok(Part::of_text(Text { start: from, end: scanner.at() as u32, escaped: false }, start))
+}
+
+/// Reads a producer kind other than the most frequent one, or none.
+fn other_kind(scanner: &mut Scanner<'_>, start: u32, rare: &mut Option<PlainRare>) -> Scan<Kind> {
+    let mut kind = Text::default();
+    if scanner.literal(b",\"kind\":\"") {
+        kind = scanner.plain_rest_of_string()?;
+    }
+    Ok(match kind.of(scanner.text()) {
+        "user" => Kind::User,
+        "agent" => Kind::Agent,
+        "service" => Kind::Service,
+        _ => {
+            rare.get_or_insert_default().kind = Part::of_text(kind, start);
+            Kind::Other
+        }
+    })
+}
+
+/// Reads the rare members between the aspect and the payload.
+fn references(scanner: &mut Scanner<'_>, start: u32, rare: &mut Option<PlainRare>) -> Scan<()> {
+    if scanner.literal(b",\"schema_ref\":\"") {
+        rare.get_or_insert_default().schema_ref = words(scanner, start)?;
+    }
+    if scanner.literal(b",\"causation\":{\"parent_channel\":\"") {
+        let rare = rare.get_or_insert_default();
+        rare.parent_channel = words(scanner, start)?;
+        scanner.need(b",\"parent_sequence\":")?;
+        rare.parent_sequence = whole(scanner)?;
+        scanner.need(b"}")?;
+    }
+    Ok(())
+}
+
+/// Reads a time in another form, or an empty one, behind its first quote.
+#[cold]
+fn other_time(scanner: &mut Scanner<'_>) -> Scan<i64> {
+    let text = scanner.plain_rest_of_string()?.of(scanner.text());
+    if text.is_empty() { Ok(NO_TIME) } else { instant::parse(text).ok_or(Unusual) }
+}
+
+/// Reads an envelope in any other form, which may be valid or not.
+#[cold]
+fn unusual(written: &str) -> Result<Envelope, DecodeError> {
+    let mut wrong = None;
+    match read(written, &mut wrong) {
+        Ok(envelope) => wrong.map_or(Ok(envelope), Err),
+        Err(Unusual) => Err(match serde_json::from_str::<serde::de::IgnoredAny>(written) {
+            Ok(_) if !written.trim_start().starts_with('{') => DecodeError::NotAnObject,
+            _ => DecodeError::NotJson(explain(written)),
+        }),
+    }
+}
+
 /// Reads an envelope in any form, and notes the first error.
-fn read(text: &ByteString, wrong: &mut Wrong) -> Scan<Envelope> {
+fn read(text: &str, wrong: &mut Wrong) -> Scan<Envelope> {
     let mut scanner = Scanner::new(text)?;
-    let mut producer = Producer { id: ByteString::new(), kind: ProducerKind::Other("".into()) };
-    let (mut channel, mut aspect, mut schema_ref) = (ByteString::new(), ByteString::new(), ByteString::new());
-    let (mut sequence, mut produced_at, mut payload) = (0, None, None);
-    let mut causation = Causation::default();
+    let (mut channel, mut aspect, mut schema_ref) = (Cow::default(), Cow::default(), Cow::default());
+    let (mut id, mut kind, mut parent_channel) = (Cow::default(), Cow::default(), Cow::default());
+    let (mut sequence, mut produced_at, mut payload, mut parent_sequence) = (0, None, "", 0);
     scanner.object(|scanner, key| match &*name(text, key)? {
         "channel" => member(scanner, text, "channel", &mut channel, wrong),
         "aspect" => member(scanner, text, "aspect", &mut aspect, wrong),
         "schema_ref" => member(scanner, text, "schema_ref", &mut schema_ref, wrong),
         "sequence" => integer(scanner, "sequence", &mut sequence, wrong),
         "produced_at" => {
-            let mut written = ByteString::new();
+            let mut written = Cow::default();
             member(scanner, text, "produced_at", &mut written, wrong)?;
             produced_at = instant::parse(&written);
             if produced_at.is_none() && !written.is_empty() {
@@ -234,24 +305,18 @@ fn read(text: &ByteString, wrong: &mut Wrong) -> Scan<Envelope> {
             Ok(())
         }
         "producer" => object(scanner, "producer", wrong, |scanner, key, wrong| match &*name(text, key)? {
-            "id" => member(scanner, text, "producer.id", &mut producer.id, wrong),
-            "kind" => {
-                let mut kind = ByteString::new();
-                member(scanner, text, "producer.kind", &mut kind, wrong)?;
-                producer.kind = ProducerKind::from_name(&kind);
-                Ok(())
-            }
+            "id" => member(scanner, text, "producer.id", &mut id, wrong),
+            "kind" => member(scanner, text, "producer.kind", &mut kind, wrong),
             _ => scanner.skip(),
         }),
         "causation" => {
-            causation = Causation::default();
+            (parent_channel, parent_sequence) = (Cow::default(), 0);
             object(scanner, "causation", wrong, |scanner, key, wrong| match &*name(text, key)? {
                 "parent_channel" => {
-                    let into = &mut causation.parent_channel;
-                    member(scanner, text, "causation.parent_channel", into, wrong)
+                    member(scanner, text, "causation.parent_channel", &mut parent_channel, wrong)
                 }
                 "parent_sequence" => {
-                    integer(scanner, "causation.parent_sequence", &mut causation.parent_sequence, wrong)
+                    integer(scanner, "causation.parent_sequence", &mut parent_sequence, wrong)
                 }
                 _ => scanner.skip(),
             })
@@ -260,20 +325,24 @@ fn read(text: &ByteString, wrong: &mut Wrong) -> Scan<Envelope> {
             scanner.peek()?;
             let start = scanner.at();
             scanner.skip()?;
-            payload = Some(Payload(slice(text, start, scanner.at())));
+            payload = &text[start..scanner.at()];
             Ok(())
         }
         _ => scanner.skip(),
     })?;
     scanner.end()?;
-    let mut envelope = Envelope::new(&channel, &aspect, producer).with_payload(payload);
-    (envelope.sequence, envelope.produced_at) = (sequence, produced_at);
-    envelope.set_rare(schema_ref, causation);
+    let producer = Producer::new(&*id, ProducerKind::from_name(&kind));
+    let mut envelope = Envelope::of_parts(&channel, &aspect, producer, payload);
+    (envelope.sequence, envelope.produced_at) = (sequence, produced_at.unwrap_or(NO_TIME));
+    envelope.change_rare(|rare| {
+        rare.schema_ref = (&*schema_ref).into();
+        rare.causation = Causation::new(&*parent_channel, parent_sequence);
+    });
     Ok(envelope)
 }
 
-/// The text of a key.
-fn name<'a>(text: &'a str, key: Text) -> Scan<Cow<'a, str>> {
+/// The text of a key or of a value.
+fn name(text: &str, key: Text) -> Scan<Cow<'_, str>> {
     if key.escaped { unescape(text, key).map(Cow::Owned) } else { Ok(Cow::Borrowed(key.of(text))) }
 }
 
@@ -282,26 +351,17 @@ fn unescape(text: &str, string: Text) -> Scan<String> {
     serde_json::from_str(quoted).map_err(|_| Unusual)
 }
 
-fn slice(text: &ByteString, start: usize, end: usize) -> ByteString {
-    text.slice_ref(&text[start..end])
-}
-
 /// Reads a text, or null for none.
-fn member(
+fn member<'a>(
     scanner: &mut Scanner<'_>,
-    text: &ByteString,
+    text: &'a str,
     field: &'static str,
-    into: &mut ByteString,
+    into: &mut Cow<'a, str>,
     wrong: &mut Wrong,
 ) -> Scan<()> {
     match scanner.peek()? {
         b'"' => {
-            let string = scanner.string()?;
-            *into = if string.escaped {
-                unescape(text, string)?.into()
-            } else {
-                slice(text, string.start as usize, string.end as usize)
-            };
+            *into = name(text, scanner.string()?)?;
             Ok(())
         }
         other => miss(scanner, other, field, "a text", wrong),

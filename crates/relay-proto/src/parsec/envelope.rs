@@ -4,7 +4,8 @@ use std::fmt;
 
 use bytestring::ByteString;
 
-use super::{Payload, instant};
+use super::{Payload, PayloadRef, instant};
+use crate::json::Text;
 
 /// The most bytes of an encoded envelope.
 pub const MAX_ENVELOPE_BYTES: usize = 65_536;
@@ -14,17 +15,32 @@ pub const MAX_ENVELOPE_BYTES: usize = 65_536;
 /// A decoded one shares the memory of the text it was read from. `Debug` shows the payload's size, never its content.
 #[derive(Clone)]
 pub struct Envelope {
-    /// The text that contains channel, aspect and producer id. The struct is small because envelopes are moved often.
+    /// The text that contains channel, aspect, producer id and payload. The struct is small because envelopes are
+    /// moved often.
     pub(super) text: ByteString,
     pub(super) channel: Part,
     pub(super) aspect: Part,
     pub(super) producer_id: Part,
-    pub(super) producer_kind: ProducerKind,
+    /// Empty when there is none: no JSON value is an empty text.
+    pub(super) payload: Part,
     pub(super) sequence: i64,
-    pub(super) produced_at: Option<i64>,
-    pub(super) payload: Option<Payload>,
-    /// `None` when both are empty.
+    /// [`NO_TIME`] when it is missing.
+    pub(super) produced_at: i64,
+    /// `None` when all of it is empty.
     rare: Option<Box<Rare>>,
+    pub(super) kind: Kind,
+}
+
+/// In the place of a time that is missing.
+pub(super) const NO_TIME: i64 = i64::MIN;
+
+/// A producer kind in one byte. What this version does not know is in [`Rare`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    User,
+    Agent,
+    Service,
+    Other,
 }
 
 /// A range of a text.
@@ -36,6 +52,7 @@ pub(super) struct Part {
 
 impl Part {
     /// The range that begins at `start` and has this length. In a text of more than 4 GiB there is no such range.
+    #[inline]
     pub(super) fn new(start: usize, length: usize) -> Self {
         match (u32::try_from(start), u32::try_from(start + length)) {
             (Ok(start), Ok(end)) => Self { start, end },
@@ -43,10 +60,18 @@ impl Part {
         }
     }
 
+    /// A text of a part that begins at `start`, where all of it has such places.
+    #[inline]
+    pub(super) fn of_text(text: Text, start: u32) -> Self {
+        Self { start: start + text.start, end: start + text.end }
+    }
+
+    #[inline]
     pub(super) fn is_empty(self) -> bool {
         self.start == self.end
     }
 
+    #[inline]
     pub(super) fn of(self, text: &str) -> &str {
         text.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
@@ -54,13 +79,23 @@ impl Part {
 
 /// Rarely used members: in a separate allocation, because envelopes are moved often.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Rare {
-    schema_ref: ByteString,
-    causation: Causation,
+pub(super) struct Rare {
+    pub(super) schema_ref: ByteString,
+    pub(super) causation: Causation,
+    /// Counts for [`Kind::Other`].
+    pub(super) kind: ProducerKind,
 }
 
-/// The causation of envelopes without a parent.
-static ROOT: Causation = Causation { parent_channel: ByteString::from_static(""), parent_sequence: 0 };
+/// What is rare, of envelopes without any of it.
+static NOTHING: Rare = Rare {
+    schema_ref: ByteString::from_static(""),
+    causation: Causation { parent_channel: ByteString::from_static(""), parent_sequence: 0 },
+    kind: ProducerKind::Service,
+};
+
+static USER: ProducerKind = ProducerKind::User;
+static AGENT: ProducerKind = ProducerKind::Agent;
+static SERVICE: ProducerKind = ProducerKind::Service;
 
 /// The producer's kind and id.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -233,28 +268,38 @@ impl Causation {
 impl Envelope {
     /// An envelope without sequence, time and payload.
     pub fn new(channel: impl AsRef<str>, aspect: impl AsRef<str>, producer: Producer) -> Self {
-        let (channel, aspect, Producer { id, kind }) = (channel.as_ref(), aspect.as_ref(), producer);
-        let mut text = String::with_capacity(channel.len() + aspect.len() + id.len());
+        Self::of_parts(channel.as_ref(), aspect.as_ref(), producer, "")
+    }
+
+    /// One whose parts are copied into a text of its own. An empty payload is none.
+    pub(super) fn of_parts(channel: &str, aspect: &str, producer: Producer, payload: &str) -> Self {
+        let Producer { id, kind } = producer;
+        let mut text = String::with_capacity(channel.len() + aspect.len() + id.len() + payload.len());
         let mut add = |part: &str| {
             text.push_str(part);
             Part::new(text.len() - part.len(), part.len())
         };
-        let (channel, aspect, producer_id) = (add(channel), add(aspect), add(&id));
-        Self { channel, aspect, producer_id, producer_kind: kind, ..Self::of_text(text.into()) }
+        let (channel, aspect, producer_id, payload) = (add(channel), add(aspect), add(&id), add(payload));
+        let mut envelope = Self::of_text(text.into());
+        (envelope.channel, envelope.aspect) = (channel, aspect);
+        (envelope.producer_id, envelope.payload) = (producer_id, payload);
+        envelope.set_kind(kind);
+        envelope
     }
 
     /// An envelope without content, whose parts will be ranges of this text.
+    #[inline]
     pub(super) fn of_text(text: ByteString) -> Self {
         Self {
             text,
             channel: Part::default(),
             aspect: Part::default(),
             producer_id: Part::default(),
-            producer_kind: ProducerKind::default(),
+            payload: Part::default(),
             sequence: 0,
-            produced_at: None,
-            payload: None,
+            produced_at: NO_TIME,
             rare: None,
+            kind: Kind::Service,
         }
     }
 
@@ -268,35 +313,54 @@ impl Envelope {
     /// Sets the time, in milliseconds since 1970.
     #[must_use]
     pub fn with_produced_at_millis(mut self, millis: i64) -> Self {
-        self.produced_at = Some(millis);
+        self.produced_at = millis.max(NO_TIME + 1);
         self
     }
 
     /// Sets the reference to a schema, which nothing here resolves; empty for none.
     #[must_use]
     pub fn with_schema_ref(mut self, schema_ref: impl Into<ByteString>) -> Self {
-        let causation = self.rare.take().map_or_else(Causation::default, |rare| rare.causation);
-        self.set_rare(schema_ref.into(), causation);
+        let schema_ref = schema_ref.into();
+        self.change_rare(|rare| rare.schema_ref = schema_ref);
         self
     }
 
     /// Sets the parent.
     #[must_use]
     pub fn with_causation(mut self, causation: Causation) -> Self {
-        let schema_ref = self.rare.take().map_or_else(ByteString::new, |rare| rare.schema_ref);
-        self.set_rare(schema_ref, causation);
+        self.change_rare(|rare| rare.causation = causation);
         self
     }
 
-    pub(super) fn set_rare(&mut self, schema_ref: ByteString, causation: Causation) {
-        let empty = schema_ref.is_empty() && causation.is_root();
-        self.rare = if empty { None } else { Some(Box::new(Rare { schema_ref, causation })) };
+    pub(super) fn change_rare(&mut self, change: impl FnOnce(&mut Rare)) {
+        let mut rare = self.rare.take().unwrap_or_default();
+        change(&mut rare);
+        self.rare = Some(rare).filter(|rare| **rare != NOTHING);
+    }
+
+    pub(super) fn set_kind(&mut self, kind: ProducerKind) {
+        self.kind = match kind {
+            ProducerKind::User => Kind::User,
+            ProducerKind::Agent => Kind::Agent,
+            ProducerKind::Service => Kind::Service,
+            ProducerKind::Other(_) => {
+                self.change_rare(|rare| rare.kind = kind);
+                Kind::Other
+            }
+        };
     }
 
     /// Sets the payload.
     #[must_use]
     pub fn with_payload(mut self, payload: impl Into<Option<Payload>>) -> Self {
-        self.payload = payload.into();
+        let payload = payload.into();
+        let payload = payload.as_ref().map_or("", Payload::as_str);
+        let parts = (self.channel(), self.aspect(), self.producer().id());
+        let producer = Producer::new(parts.2, ProducerKind::default());
+        let Self { text, channel, aspect, producer_id, payload, .. } =
+            Self::of_parts(parts.0, parts.1, producer, payload);
+        (self.text, self.channel, self.aspect) = (text, channel, aspect);
+        (self.producer_id, self.payload) = (producer_id, payload);
         self
     }
 
@@ -312,12 +376,12 @@ impl Envelope {
 
     /// The time at which it was produced, in milliseconds since 1970; `None` when it is missing.
     pub fn produced_at_millis(&self) -> Option<i64> {
-        self.produced_at
+        (self.produced_at != NO_TIME).then_some(self.produced_at)
     }
 
     /// The time at which it was produced: RFC 3339, UTC, with milliseconds.
     pub fn produced_at_text(&self) -> Option<String> {
-        self.produced_at.map(|millis| {
+        self.produced_at_millis().map(|millis| {
             let mut text = String::with_capacity(24);
             instant::write(millis, &mut text);
             text
@@ -325,8 +389,15 @@ impl Envelope {
     }
 
     /// The producer.
+    #[inline]
     pub fn producer(&self) -> ProducerRef<'_> {
-        ProducerRef { id: self.producer_id.of(&self.text), kind: &self.producer_kind }
+        let kind = match self.kind {
+            Kind::User => &USER,
+            Kind::Agent => &AGENT,
+            Kind::Service => &SERVICE,
+            Kind::Other => &self.rare().kind,
+        };
+        ProducerRef { id: self.producer_id.of(&self.text), kind }
     }
 
     /// The aspect, by which subscribers filter.
@@ -336,17 +407,22 @@ impl Envelope {
 
     /// A reference to a schema; empty for none.
     pub fn schema_ref(&self) -> &str {
-        self.rare.as_ref().map_or("", |rare| &rare.schema_ref)
+        &self.rare().schema_ref
     }
 
     /// The envelope that caused it.
     pub fn causation(&self) -> &Causation {
-        self.rare.as_ref().map_or(&ROOT, |rare| &rare.causation)
+        &self.rare().causation
+    }
+
+    #[inline]
+    fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(&NOTHING)
     }
 
     /// The payload. `null` is a payload; `None` means that there is none.
-    pub fn payload(&self) -> Option<&Payload> {
-        self.payload.as_ref()
+    pub fn payload(&self) -> Option<PayloadRef<'_>> {
+        (!self.payload.is_empty()).then(|| PayloadRef(self.payload.of(&self.text)))
     }
 
     /// The rules for publishing, in their order: channel, aspect, producer id and kind, sequence, time.
@@ -360,11 +436,11 @@ impl Envelope {
             Err(EnvelopeError::AspectRequired)
         } else if self.producer().id.is_empty() {
             Err(EnvelopeError::ProducerRequired)
-        } else if let ProducerKind::Other(kind) = &self.producer_kind {
+        } else if let ProducerKind::Other(kind) = self.producer().kind {
             Err(EnvelopeError::ProducerKindUnknown(kind.clone()))
         } else if self.sequence <= 0 {
             Err(EnvelopeError::SequenceNonPositive(self.sequence))
-        } else if self.produced_at.is_none() {
+        } else if self.produced_at == NO_TIME {
             Err(EnvelopeError::ProducedAtZero)
         } else {
             Ok(())
@@ -387,17 +463,18 @@ impl Envelope {
     /// Writes the known members as one line of JSON, without checks: `produced_at` is null when it is missing, the
     /// payload is unchanged except for blanks, and empty members are left out as on the wire.
     pub fn to_json(&self) -> String {
-        let payload = self.payload.as_ref().map_or("", Payload::as_str);
+        let payload = self.payload.of(&self.text);
         let mut out = String::with_capacity(payload.len() + 200);
         out.push_str("{\"channel\":");
         string(&mut out, self.channel());
         out.push_str(",\"sequence\":");
         number(&mut out, self.sequence);
         out.push_str(",\"producer\":{\"id\":");
-        string(&mut out, self.producer().id);
-        if !self.producer_kind.as_str().is_empty() {
+        let producer = self.producer();
+        string(&mut out, producer.id);
+        if !producer.kind.as_str().is_empty() {
             out.push_str(",\"kind\":");
-            string(&mut out, self.producer_kind.as_str());
+            string(&mut out, producer.kind.as_str());
         }
         out.push_str("},\"aspect\":");
         string(&mut out, self.aspect());
@@ -431,7 +508,7 @@ impl Envelope {
             }
         }
         out.push_str(",\"produced_at\":");
-        match self.produced_at {
+        match self.produced_at_millis() {
             Some(millis) => {
                 out.push('"');
                 instant::write(millis, &mut out);
@@ -451,8 +528,8 @@ impl PartialEq for Envelope {
             && self.produced_at == other.produced_at
             && self.producer() == other.producer()
             && self.aspect() == other.aspect()
-            && self.payload == other.payload
-            && self.rare == other.rare
+            && self.payload() == other.payload()
+            && self.rare() == other.rare()
     }
 }
 
@@ -463,12 +540,12 @@ impl fmt::Debug for Envelope {
         f.debug_struct("Envelope")
             .field("channel", &self.channel())
             .field("sequence", &self.sequence)
-            .field("produced_at", &self.produced_at)
+            .field("produced_at", &self.produced_at_millis())
             .field("producer", &self.producer())
             .field("aspect", &self.aspect())
             .field("schema_ref", &self.schema_ref())
             .field("causation", self.causation())
-            .field("payload", &self.payload)
+            .field("payload", &self.payload())
             .finish()
     }
 }

@@ -10,9 +10,9 @@ pub(super) fn parse(text: &str) -> Option<i64> {
     {
         return Some(millis);
     }
-    let number = |from: usize, to: usize| -> Option<i64> {
+    let number = |from: usize, to: usize| -> Option<u32> {
         let digits = bytes.get(from..to)?;
-        let add = |sum: i64, &digit: &u8| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0'));
+        let add = |sum: u32, &digit: &u8| digit.is_ascii_digit().then(|| sum * 10 + u32::from(digit - b'0'));
         digits.iter().try_fold(0, add)
     };
     let sign = |at: usize, signs: &[u8]| bytes.get(at).is_some_and(|byte| signs.contains(byte));
@@ -23,7 +23,7 @@ pub(super) fn parse(text: &str) -> Option<i64> {
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let last = match month {
-        2 => 28 + i64::from(leap),
+        2 => 28 + u32::from(leap),
         4 | 6 | 9 | 11 => 30,
         1..=12 => 31,
         _ => return None,
@@ -50,36 +50,48 @@ pub(super) fn parse(text: &str) -> Option<i64> {
             if hours > 23 || minutes > 59 {
                 return None;
             }
-            (hours * 60 + minutes) * if *sign == b'-' { -1 } else { 1 }
+            i64::from(hours * 60 + minutes) * if *sign == b'-' { -1 } else { 1 }
         }
         _ => return None,
     };
-    let seconds = days(year, month, day) * 86_400 + hour * 3600 + (minute - offset) * 60 + second;
-    Some(seconds * 1000 + millis)
+    let of_day = i64::from(hour * 3600 + minute * 60 + second);
+    Some((days(year, month, day) * 86_400 + of_day - offset * 60) * 1000 + millis)
 }
 
 /// Reads the form that publishers write, `2026-05-27T14:22:09.331Z`; `None` for any other form.
-#[inline]
-fn as_written(bytes: &[u8; 24]) -> Option<i64> {
-    let &[c, d, y, z, b'-', m, o, b'-', a, e, b'T', h, r, b':', i, n, b':', s, t, b'.', f, g, k, b'Z'] =
-        bytes
-    else {
-        return None;
-    };
-    let digits = [c, d, y, z, m, o, a, e, h, r, i, n, s, t, f, g, k];
-    // Computed without a branch for each digit.
-    if digits.iter().fold(0, |worst, digit| worst.max(digit.wrapping_sub(b'0'))) > 9 {
+///
+/// Eight characters are compared at a time with the same text of zeros: the difference is 0 for a separator, and below 10
+/// for a digit.
+#[inline(always)]
+pub(super) fn as_written(bytes: &[u8; 24]) -> Option<i64> {
+    let &[a, b, c] = bytes.as_chunks().0 else { return None };
+    let date = u64::from_le_bytes(a) ^ u64::from_le_bytes(*b"0000-00-");
+    let middle = u64::from_le_bytes(b) ^ u64::from_le_bytes(*b"00T00:00");
+    let end = u64::from_le_bytes(c) ^ u64::from_le_bytes(*b":00.000Z");
+    // These sums set the top bit of any byte that is no digit where one should be, or another separator.
+    const NONE: u8 = 0x7f;
+    const NINE: u8 = 0x76;
+    // A byte whose top bit is set already may carry into the next one, but it is found itself.
+    let over_in = |word: u64, bounds| word | word.wrapping_add(u64::from_le_bytes(bounds));
+    let over = over_in(date, [NINE, NINE, NINE, NINE, NONE, NINE, NINE, NONE])
+        | over_in(middle, [NINE, NINE, NONE, NINE, NINE, NONE, NINE, NINE])
+        | over_in(end, [NONE, NINE, NINE, NONE, NINE, NINE, NINE, NONE]);
+    if over & 0x8080_8080_8080_8080 != 0 {
         return None;
     }
-    let pair = |tens: u8, ones: u8| i64::from(tens - b'0') * 10 + i64::from(ones - b'0');
-    let (year, month, day) = (pair(c, d) * 100 + pair(y, z), pair(m, o), pair(a, e));
-    let (hour, minute, second) = (pair(h, r), pair(i, n), pair(s, t));
+    // In each byte ten times it and the next.
+    let pairs = |word: u64| (word * 10 + (word >> 8)).to_le_bytes();
+    let [century, _, year, _, _, month, ..] = pairs(date);
+    let [day, _, _, hour, _, _, minute, _] = pairs(middle);
+    let [_, second, _, _, centis, ..] = pairs(end);
+    let millis = u32::from(centis) * 10 + u32::from(end.to_le_bytes()[6]);
     // Days that every month has need no calendar.
     if !(1..=12).contains(&month) || !(1..=28).contains(&day) || hour > 23 || minute > 59 || second > 59 {
         return None;
     }
-    let seconds = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    Some(seconds * 1000 + pair(f, g) * 10 + i64::from(k - b'0'))
+    let days = days(u32::from(century) * 100 + u32::from(year), month.into(), day.into());
+    let of_day = (u32::from(hour) * 60 + u32::from(minute)) * 60 + u32::from(second);
+    Some(days * 86_400_000 + i64::from(of_day * 1000 + millis))
 }
 
 /// Appends the text: UTC, exactly three digits of a second, `Z`. Years are clamped to 0 to 9999.
@@ -103,13 +115,13 @@ pub(super) fn write(millis: i64, out: &mut String) {
     let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
 }
 
-/// Days from 1970-01-01 to a date.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let shifted_month = if month > 2 { month - 3 } else { month + 9 };
-    let of_year = (153 * shifted_month + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+/// Days from 1970-01-01 to a date. Years are counted from March, so that a leap day is the last of its year, and from
+/// 400 years before the first one, so that none is below 0.
+#[inline]
+fn days(year: u32, month: u32, day: u32) -> i64 {
+    let (year, month) = if month > 2 { (year + 400, month - 3) } else { (year + 399, month + 9) };
+    let before = 365 * year + year / 4 - year / 100 + year / 400;
+    i64::from(before + (153 * month + 2) / 5 + day - 1) - 865_565
 }
 
 #[cfg(test)]

@@ -13,6 +13,10 @@ use crate::json::Scanner;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload(pub(super) ByteString);
 
+/// The payload of an envelope, borrowed from it. `Debug` shows the size, never the content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PayloadRef<'a>(pub(super) &'a str);
+
 /// The text is not one JSON value. The position is where reading ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not JSON: {reason}")]
@@ -56,7 +60,39 @@ impl Payload {
     }
 }
 
+impl<'a> PayloadRef<'a> {
+    /// The text.
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// Reads it as a type, which may borrow from it.
+    ///
+    /// # Errors
+    /// When it is not of that shape.
+    pub fn to<T: serde::Deserialize<'a>>(self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.0)
+    }
+
+    /// A copy, to be kept or published.
+    pub fn to_payload(self) -> Payload {
+        Payload(self.0.into())
+    }
+}
+
+impl<'a> From<&'a Payload> for PayloadRef<'a> {
+    fn from(payload: &'a Payload) -> Self {
+        Self(payload.as_str())
+    }
+}
+
 impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        PayloadRef(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for PayloadRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Payload").field("bytes", &self.0.len()).finish()
     }
@@ -109,6 +145,18 @@ pub(super) fn compact(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_borrowed_payload_says_what_an_owned_one_says() {
+        let payload = Payload::parse(r#"{"a":"b"}"#).unwrap();
+        let borrowed = PayloadRef::from(&payload);
+        assert_eq!((borrowed.as_str(), borrowed.to_payload()), (payload.as_str(), payload.clone()));
+        // It may lend its text.
+        let read: std::collections::BTreeMap<&str, &str> = borrowed.to().unwrap();
+        assert_eq!(read["a"], "b");
+        assert!(borrowed.to::<u8>().is_err());
+        assert_eq!(format!("{borrowed:?}"), "Payload { bytes: 9 }");
+    }
 
     #[test]
     fn texts_stay_as_they_are_written_but_for_blanks() {

@@ -40,6 +40,7 @@ impl Position {
     }
 
     /// Like [`parse`](Self::parse). If the neighbour has the same epoch, its memory is shared.
+    #[inline]
     pub fn parse_near(text: &str, neighbour: Option<&Self>) -> Result<Self, InvalidPosition> {
         if let Some(near) = neighbour
             && let Some(digits) = text.strip_prefix(&*near.epoch).and_then(|rest| rest.strip_prefix('.'))
@@ -67,6 +68,7 @@ impl Position {
     }
 
     /// Replaces this position by another; cheaper than an assignment when both are in the same epoch.
+    #[inline]
     pub fn go_to(&mut self, other: &Self) {
         if !Arc::ptr_eq(&self.epoch, &other.epoch) {
             self.epoch = other.epoch.clone();
@@ -74,13 +76,21 @@ impl Position {
         self.offset = other.offset;
     }
 
+    /// Whether the other one is one step after this one, in the same epoch.
+    #[inline]
+    pub fn is_next(&self, other: &Self) -> bool {
+        self.offset.checked_add(1) == Some(other.offset) && self.same_epoch(other)
+    }
+
     /// Another offset of the same epoch.
+    #[inline]
     #[must_use]
     pub fn at(&self, offset: u64) -> Self {
         Self { epoch: self.epoch.clone(), offset }
     }
 
     /// Whether both are in the same epoch.
+    #[inline]
     pub fn same_epoch(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.epoch, &other.epoch) || self.epoch == other.epoch
     }
@@ -91,6 +101,18 @@ fn offset(digits: &str) -> Option<u64> {
     let canonical = digits == "0" || !digits.starts_with('0');
     if !canonical || digits.is_empty() {
         return None;
+    }
+    // What is so short cannot overflow.
+    if digits.len() < 20 {
+        let mut sum = 0;
+        for digit in digits.bytes() {
+            let digit = digit.wrapping_sub(b'0');
+            if digit > 9 {
+                return None;
+            }
+            sum = sum * 10 + u64::from(digit);
+        }
+        return Some(sum);
     }
     digits.bytes().try_fold(0_u64, |sum, digit| {
         let digit = Some(digit.wrapping_sub(b'0')).filter(|digit| *digit <= 9)?;

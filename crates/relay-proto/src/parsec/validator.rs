@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{Mismatch, Payload, Registry, RegistryError};
+use super::{Mismatch, PayloadRef, Registry, RegistryError};
 
 /// How strict a validator is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,13 +93,13 @@ impl Validator {
     }
 
     /// Checks an envelope's aspect and payload.
-    pub fn check(&self, channel: &str, aspect: &str, payload: Option<&Payload>) -> Validation {
+    pub fn check(&self, channel: &str, aspect: &str, payload: Option<PayloadRef<'_>>) -> Validation {
         let Some(registry) = self.registry.as_ref().filter(|_| self.mode != ValidatorMode::Off) else {
             return Validation::Passed;
         };
         let rejection = match registry.resolve_aspect(channel, aspect) {
             Ok(declared) => {
-                let payload = payload.map_or("", Payload::as_str);
+                let payload = payload.map_or("", PayloadRef::as_str);
                 let checked = declared.payload_schema.as_ref().map_or(Ok(()), |schema| schema.check(payload));
                 let Err(mismatch) = checked else { return Validation::Passed };
                 Rejection::PayloadInvalid { aspect: aspect.to_owned(), mismatch }
@@ -143,6 +143,7 @@ impl fmt::Display for ValidatorMode {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Payload;
     use super::*;
 
     /// Behaviours 22 and 23.
@@ -153,7 +154,11 @@ mod tests {
         let registry = Arc::new(Registry::from_json(schema.as_bytes()).unwrap());
         let check = |mode: ValidatorMode, channel: &str, aspect: &str, payload: &str| {
             let payload = (!payload.is_empty()).then(|| Payload::parse(payload).unwrap());
-            match Validator::new(registry.clone(), mode).check(channel, aspect, payload.as_ref()) {
+            match Validator::new(registry.clone(), mode).check(
+                channel,
+                aspect,
+                payload.as_ref().map(PayloadRef::from),
+            ) {
                 Validation::Passed => "passed".to_owned(),
                 Validation::Warned(why) => format!("warned {}", why.code()),
                 Validation::Rejected(why) => format!("rejected {}", why.reason()),

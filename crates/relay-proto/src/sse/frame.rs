@@ -72,6 +72,14 @@ impl Text {
     }
 
     #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Shared(text) => text.as_bytes(),
+            Self::Small { length, bytes } => &bytes[..usize::from(*length)],
+        }
+    }
+
+    #[inline]
     fn as_str(&self) -> &str {
         match self {
             Self::Shared(text) => text,
@@ -86,6 +94,16 @@ impl Event {
     /// The event type: the last `event` field of the block, or `message` when there was none or it was empty.
     pub fn kind(&self) -> &str {
         if self.kind.len() == 0 { "message" } else { &self.text.as_str()[self.kind.range()] }
+    }
+
+    /// Whether [`kind`](Self::kind) is this one: cheaper than a comparison of texts.
+    #[inline]
+    pub fn is(&self, kind: &str) -> bool {
+        let bytes = self.text.as_bytes();
+        match self.kind.len() {
+            0 => kind == "message",
+            length => length == kind.len() && bytes.get(self.kind.range()) == Some(kind.as_bytes()),
+        }
     }
 
     /// The `data` lines joined with LF, without a final LF. May be empty.
@@ -104,6 +122,7 @@ impl Event {
     }
 
     /// The data of an event that is needed no longer, as a part of a text that changes hands.
+    #[inline]
     pub fn into_data(self) -> (ByteString, Range<usize>) {
         match self.text {
             Text::Shared(text) => (text, self.data.range()),
@@ -204,6 +223,25 @@ mod tests {
     #[test]
     fn an_event_fits_in_a_cache_line() {
         assert_eq!(size_of::<Event>(), 64);
+    }
+
+    #[test]
+    fn an_event_is_of_its_kind() {
+        let stream = "data: x\n\nevent: a\ndata: x\n\nevent: \ndata: x\n\nevent: message\ndata:\n\n";
+        for cut in [1, stream.len()] {
+            let mut decoder = crate::sse::Decoder::default();
+            let mut kinds = Vec::new();
+            for bytes in stream.as_bytes().chunks(cut) {
+                decoder.feed(bytes.to_vec());
+                while let Some(Frame::Event(event)) = decoder.next_frame() {
+                    for kind in ["message", "a", "", "aa", "messages"] {
+                        assert_eq!(event.is(kind), event.kind() == kind, "{event:?} {kind}");
+                    }
+                    kinds.push(String::from(event.kind()));
+                }
+            }
+            assert_eq!(kinds, ["message", "a", "message", "message"]);
+        }
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub struct ProducerMarks {
     most: usize,
     places: HashMap<Arc<str>, usize>,
     entries: Vec<Entry>,
+    /// Where a producer was found last, by a few bytes of its id: a guess that is checked, and saves the hash of
+    /// the whole id. Its length is 0 or a power of two.
+    guesses: Vec<u32>,
     /// The most recently seen producer, and the least recently seen.
     newest: usize,
     oldest: usize,
@@ -50,29 +53,53 @@ struct Entry {
 /// No place.
 const NONE: usize = usize::MAX;
 
+/// With more producers than this, guesses become rarer.
+const MOST_GUESSES: usize = 1024;
+
+/// A number from the first and the last bytes of an id. Ids that are made to have the same one are only slower.
+#[inline]
+fn few_bytes(id: &str) -> usize {
+    let bytes = id.as_bytes();
+    let (first, last) = match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+        _ => match (bytes.first_chunk::<2>(), bytes.last_chunk::<2>()) {
+            (Some(first), Some(last)) => {
+                (u16::from_le_bytes(*first).into(), u16::from_le_bytes(*last).into())
+            }
+            _ => (bytes.len() as u64, bytes.first().copied().unwrap_or_default().into()),
+        },
+    };
+    // The multiplier is 2^64 divided by the golden ratio.
+    let mixed = (first.rotate_left(23) ^ last).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 40) as usize
+}
+
 impl ProducerMarks {
     /// Marks of at most `most` producers, at least one.
     pub fn new(most: usize) -> Self {
-        Self { most: most.max(1), places: HashMap::new(), entries: Vec::new(), newest: NONE, oldest: NONE }
+        Self {
+            most: most.max(1),
+            places: HashMap::new(),
+            entries: Vec::new(),
+            guesses: Vec::new(),
+            newest: NONE,
+            oldest: NONE,
+        }
     }
 
     /// Records a sequence and returns its meaning. A duplicate only makes its producer the most recently seen.
     pub fn observe(&mut self, producer: &str, sequence: i64) -> Sighting {
-        // The same producer often follows.
-        let place = match self.entries.get(self.newest) {
-            Some(entry) if *entry.id == *producer => Some(self.newest),
-            _ => self.places.get(producer).copied(),
-        };
-        let Some(place) = place else {
+        let Some(place) = self.find(producer) else {
             self.insert(producer, sequence);
             return Sighting::First;
         };
         self.touch(place);
-        let high_water = self.entries[place].high_water;
+        let mark = &mut self.entries[place].high_water;
+        let high_water = *mark;
         if sequence <= high_water {
             return Sighting::Duplicate { high_water };
         }
-        self.entries[place].high_water = sequence;
+        *mark = sequence;
         match sequence.abs_diff(high_water) - 1 {
             0 => Sighting::Next,
             missing => Sighting::Gap { missing, after: high_water },
@@ -104,6 +131,27 @@ impl ProducerMarks {
         })
     }
 
+    #[inline]
+    fn find(&mut self, producer: &str) -> Option<usize> {
+        let slot = few_bytes(producer) & self.guesses.len().wrapping_sub(1);
+        if let Some(&guess) = self.guesses.get(slot)
+            && let Some(entry) = self.entries.get(guess as usize)
+            && *entry.id == *producer
+        {
+            return Some(guess as usize);
+        }
+        let place = *self.places.get(producer)?;
+        self.guess(slot, place);
+        Some(place)
+    }
+
+    fn guess(&mut self, slot: usize, place: usize) {
+        if let (Some(guess), Ok(place)) = (self.guesses.get_mut(slot), u32::try_from(place)) {
+            *guess = place;
+        }
+    }
+
+    #[cold]
     fn insert(&mut self, producer: &str, high_water: i64) {
         let id: Arc<str> = producer.into();
         let place = if self.entries.len() < self.most {
@@ -119,6 +167,9 @@ impl ProducerMarks {
         };
         self.places.insert(id, place);
         self.link(place);
+        if self.guesses.len() < self.entries.len().min(MOST_GUESSES) {
+            self.guesses = vec![u32::MAX; (4 * self.entries.len()).next_power_of_two()];
+        }
     }
 
     fn touch(&mut self, place: usize) {
@@ -191,6 +242,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Guesses are for speed alone: more producers than there are guesses, and each is found.
+    #[test]
+    fn every_producer_is_found_among_many() {
+        let mut marks = ProducerMarks::new(10_000);
+        for round in 1..=3 {
+            for producer in 0..5000 {
+                let sighting = if round == 1 { Sighting::First } else { Sighting::Next };
+                assert_eq!(marks.observe(&format!("{producer}-agent-{producer}"), round), sighting);
+            }
+        }
+        assert_eq!((marks.len(), marks.high_water("17-agent-17")), (5000, 3));
+    }
+
     /// Behaviour 13.
     #[test]
     fn behaviour_13_sightings() {
@@ -218,7 +282,8 @@ mod tests {
             let mut marks = ProducerMarks::new(most);
             let mut model: Vec<(String, i64)> = Vec::new();
             for (producer, sequence) in seen {
-                let producer = producer.to_string();
+                // Short ids, and long ones that begin and end alike.
+                let producer = if producer < 4 { producer.to_string() } else { format!("producer-{producer}-at-host") };
                 let expected = match model.iter().position(|(id, _)| *id == producer) {
                     None => {
                         if model.len() == most {

@@ -50,7 +50,7 @@ pub enum Item {
         /// Its aspect.
         aspect: String,
         /// The reason.
-        rejection: Rejection,
+        rejection: Box<Rejection>,
     },
     /// The subscriber was too slow, and a bounded queue has dropped frames.
     Lag {
@@ -117,5 +117,16 @@ impl GapCause {
 impl fmt::Display for GapCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is larger is moved by calls of `memcpy`, several for each envelope.
+    #[test]
+    fn an_item_is_small_enough_to_be_moved_in_registers() {
+        assert!(size_of::<Item>() <= 136, "{}", size_of::<Item>());
     }
 }

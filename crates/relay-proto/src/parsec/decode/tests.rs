@@ -1,5 +1,5 @@
 use super::*;
-use crate::parsec::MAX_ENVELOPE_BYTES;
+use crate::parsec::{MAX_ENVELOPE_BYTES, Payload, PayloadRef};
 
 fn decode(text: &str) -> Result<Envelope, DecodeError> {
     Envelope::decode(text.as_bytes().to_vec())
@@ -85,7 +85,7 @@ fn readers_are_tolerant() {
         ),
     ] {
         let envelope = decode(text).unwrap();
-        assert_eq!(envelope.payload().map(Payload::as_str), payload, "{text}");
+        assert_eq!(envelope.payload().map(PayloadRef::as_str), payload, "{text}");
         assert_eq!(envelope.sequence(), 0);
     }
     let robot =

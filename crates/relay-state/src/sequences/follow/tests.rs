@@ -148,6 +148,19 @@ fn every_state_and_input() {
             let mut follow = make();
             let result = follow.handle_frame(frame.clone());
             let mut said = items(&mut follow);
+            if let Frame::Envelope { position, envelope } = frame {
+                // A part of a text is no different, whichever way it is handed over.
+                let part = 4..4 + envelope.len();
+                let text = ByteString::from(format!("id:\n{}\n", std::str::from_utf8(envelope).unwrap()));
+                let (mut other, mut another) = (make(), make());
+                let framed =
+                    Frame::Text { position: position.clone(), text: text.clone(), part: part.clone() };
+                assert_eq!(other.handle_frame(framed), result);
+                assert_eq!(another.handle_text(position.clone(), text, part), result);
+                for mut other in [other, another] {
+                    assert_eq!((items(&mut other), other.position()), (said.clone(), follow.position()));
+                }
+            }
             said.extend(result.err().map(|restart| format!("RESTART {}", restart.reason)));
             let place = follow.position().map_or("-".into(), ToString::to_string);
             table += &format!("  {input:<22} -> {place:<4} {}\n", said.join(", "));
