@@ -226,6 +226,7 @@ pub(crate) fn advice_on(text: &str) -> Option<&'static str> {
         "not text/event-stream",
         "line 1 of the list: ",
         "names no status",
+        ", and no JSON",
     ]) {
         Some(NOT_ONE)
     } else if says(&["invalid HTTP version parsed", "connection closed before message completed"]) {

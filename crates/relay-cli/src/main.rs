@@ -112,10 +112,11 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
         Command::State(args) => Some(Output::new(args.print).is_table()),
         Command::Replay(args) => Some(Output::new(args.print).is_table()),
         Command::Wait(_) => Some(false),
+        Command::Parsec(args) if !args.is_server() => Some(false),
         _ => None,
     };
     let directives = match in_table {
-        Some(_) => format!("{asked},{}=off", relay_pods::RETRY_TARGET),
+        Some(_) => format!("{asked},{}=off,{}=off", relay_pods::RETRY_TARGET, relay_parsec::RETRY_TARGET),
         None => asked.clone(),
     };
     let filter = EnvFilter::builder()

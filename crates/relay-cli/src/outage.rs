@@ -10,7 +10,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::Context;
 
-use crate::exit::advice_on;
+use crate::exit::{NOT_ONE, advice_on};
 use crate::output::{Output, Text, Tone, note};
 
 /// A shorter outage is not reported; only the lines after it show it.
@@ -86,7 +86,7 @@ pub(crate) struct Voice;
 
 /// The events that the [`Voice`] reports: warnings about attempts, but not a proper end of a connection.
 pub(crate) fn retries() -> Targets {
-    Targets::new().with_target(RETRY_TARGET, Level::WARN)
+    Targets::new().with_target(RETRY_TARGET, Level::WARN).with_target(relay_parsec::RETRY_TARGET, Level::WARN)
 }
 
 impl<S: Subscriber> Layer<S> for Voice {
@@ -94,7 +94,10 @@ impl<S: Subscriber> Layer<S> for Voice {
         let mut failed = Failed::default();
         event.record(&mut failed);
         let delay = Duration::try_from_secs_f64(failed.delay).unwrap_or_default();
-        note(&format!("{}; next try {}", failed.cause, in_time(delay)));
+        // A server of another kind will hardly become a relay.
+        let advice = advice_on(&failed.cause).filter(|advice| *advice == NOT_ONE);
+        let advice = advice.map_or(String::new(), |advice| format!(" ({advice})"));
+        note(&format!("{}{advice}; next try {}", failed.cause, in_time(delay)));
     }
 }
 

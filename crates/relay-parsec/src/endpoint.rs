@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use relay_proto::http::ResponseHead;
+use relay_proto::http::{ResponseHead, is_html, media_type};
 use relay_proto::problem::Problem;
 use relay_transport::{BaseUrl, HttpClient, Outer, Secret, TokenSource};
 
@@ -130,7 +130,12 @@ impl Endpoint {
             Err(_) => return Err((answer(what, "its body did not come in time".into()), None)),
         };
         if head.status == StatusCode::OK {
-            return Ok(body);
+            let types = head.headers.get_all(CONTENT_TYPE).iter().map(HeaderValue::as_bytes);
+            return if media_type(types).is_some_and(is_html) {
+                Err((answer(what, "it is an HTML page, and no Parsec server's".into()), None))
+            } else {
+                Ok(body)
+            };
         }
         let problem = Box::new(Problem::from_body(head.status.as_u16(), &body));
         Err((Error::Refused { what: what.to_owned(), problem }, retry_after))
@@ -148,8 +153,12 @@ pub(crate) fn answer(what: &str, reason: String) -> Error {
 
 /// The error for a response that is not the expected document: it has the position, and nothing of the content.
 pub(crate) fn unreadable(what: &str, wanted: &str, error: &serde_json::Error) -> Error {
-    let (line, column) = (error.line(), error.column());
-    answer(what, format!("it is no {wanted}: reading ended at line {line} column {column}"))
+    match (error.line(), error.column()) {
+        (1, 0 | 1) => answer(what, format!("it is no {wanted}, and no JSON")),
+        (line, column) => {
+            answer(what, format!("it is no {wanted}: reading ended at line {line} column {column}"))
+        }
+    }
 }
 
 pub(crate) fn retry_after(head: &http::response::Parts) -> Option<Duration> {

@@ -39,6 +39,10 @@ mod transport;
 #[cfg(feature = "websocket")]
 mod websocket;
 
+/// The target of log events about attempts that are repeated. The field `cause` says why, and `delay` after how many
+/// seconds, for programs that show them in another form.
+pub const RETRY_TARGET: &str = "relay_parsec::retry";
+
 pub use client::{Client, ClientBuilder};
 pub use endpoint::{Endpoint, EndpointBuilder};
 pub use error::{Error, ErrorKind};

@@ -162,7 +162,7 @@ impl Publisher {
             if Instant::now() + delay >= until {
                 return Err(unknown(error));
             }
-            tracing::warn!(target: crate::RETRY_TARGET, sequence, delay = delay.as_secs_f64(), "{}; trying again", chain(&error));
+            tracing::warn!(target: crate::RETRY_TARGET, cause = chain(&error).to_string(), sequence, delay = delay.as_secs_f64(), "publishing again");
             tokio::time::sleep(delay).await;
             last = Some(error);
             first = false;

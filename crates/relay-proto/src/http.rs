@@ -16,6 +16,6 @@ mod head;
 mod redirect;
 mod url;
 
-pub use head::{ResponseHead, media_type};
+pub use head::{ResponseHead, is_html, media_type};
 pub use redirect::Redirect;
 pub use url::{resolve, same_origin, without_userinfo};

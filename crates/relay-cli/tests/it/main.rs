@@ -36,6 +36,7 @@ mod log;
 mod parsec;
 mod parsec_bounds;
 mod parsec_rows;
+mod parsec_strangers;
 mod peers;
 mod queries;
 mod rows;

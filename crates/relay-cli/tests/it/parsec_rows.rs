@@ -52,7 +52,7 @@ impl Drop for Server {
 }
 
 /// Runs a command with this input.
-fn fed(mut command: Command, input: &[u8]) -> Done {
+pub(super) fn fed(mut command: Command, input: &[u8]) -> Done {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();

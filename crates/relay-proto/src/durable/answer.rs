@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 use core::time::Duration;
 
 use super::Offset;
-use crate::http::ResponseHead;
+use crate::http::{ResponseHead, is_html};
 
 /// The parts of a response head that the protocol uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -206,8 +206,7 @@ impl Answer {
     /// Whether this is HTML without headers of the protocol, whatever its status. Servers of Durable Streams do not
     /// send that.
     pub fn is_foreign_html(&self) -> bool {
-        let html =
-            self.content_type.as_deref().is_some_and(|kind| essence(kind).eq_ignore_ascii_case("text/html"));
+        let html = self.content_type.as_deref().is_some_and(|kind| is_html(kind.as_bytes()));
         let said = self.next_offset.is_some() || self.epoch.is_some() || self.up_to_date || self.closed;
         html && !said
     }

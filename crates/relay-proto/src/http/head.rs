@@ -127,6 +127,12 @@ pub fn media_type<'v>(values: impl IntoIterator<Item = &'v [u8]>) -> Option<&'v 
     values.into_iter().flat_map(members).filter(is_media_type).last()
 }
 
+/// Whether a media type is that of a web page, as portals and proxies send in the place of an answer.
+pub fn is_html(media_type: &[u8]) -> bool {
+    let essence = media_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    [&b"text/html"[..], b"application/xhtml+xml"].iter().any(|html| essence.eq_ignore_ascii_case(html))
+}
+
 /// The members of a list with commas; those inside quotes belong to the text.
 fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
@@ -182,6 +188,20 @@ fn number(text: &str, most: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_of_portals() {
+        for (media_type, html) in [
+            (&b"text/html"[..], true),
+            (b" Text/HTML ; charset=utf-8", true),
+            (b"application/xhtml+xml", true),
+            (b"text/htmlx", false),
+            (b"application/json", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_html(media_type), html, "{media_type:?}");
+        }
+    }
 
     #[test]
     fn the_last_media_type_of_several_counts() {
