@@ -132,7 +132,7 @@ impl Endpoint {
         if head.status == StatusCode::OK {
             let types = head.headers.get_all(CONTENT_TYPE).iter().map(HeaderValue::as_bytes);
             return if media_type(types).is_some_and(is_html) {
-                Err((answer(what, "it is an HTML page, and no Parsec server's".into()), None))
+                Err((answer(what, "the answer is an HTML page, and not one of a Parsec server".into()), None))
             } else {
                 Ok(body)
             };

@@ -135,7 +135,8 @@ impl Items {
             }
             Event::Waiting { reason, delay } => {
                 let channel = &self.shared.channel;
-                tracing::warn!(target: crate::RETRY_TARGET, cause = format!("{channel}: {reason}"), delay = delay.as_secs_f64(), "connecting again");
+                let cause = format!("{channel}: {reason}");
+                tracing::warn!(target: crate::RETRY_TARGET, cause, delay = delay.as_secs_f64(), "connecting again");
                 self.feed.resume(self.follow.position());
                 self.tell(SubscriptionState::Waiting);
             }

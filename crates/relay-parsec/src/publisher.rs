@@ -162,7 +162,8 @@ impl Publisher {
             if Instant::now() + delay >= until {
                 return Err(unknown(error));
             }
-            tracing::warn!(target: crate::RETRY_TARGET, cause = chain(&error).to_string(), sequence, delay = delay.as_secs_f64(), "publishing again");
+            let (cause, seconds) = (chain(&error).to_string(), delay.as_secs_f64());
+            tracing::warn!(target: crate::RETRY_TARGET, cause, sequence, delay = seconds, "publishing again");
             tokio::time::sleep(delay).await;
             last = Some(error);
             first = false;

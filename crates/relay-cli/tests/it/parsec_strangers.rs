@@ -41,7 +41,7 @@ async fn a_web_page_is_named_with_what_to_look_at() {
         assert_eq!(done.code, Some(1), "{verb}: {done:?}");
         let told = &done.stderr;
         let page =
-            if verb == "subscribe" { "content type \"text/html\"" } else { "the answer is a web page" };
+            if verb == "subscribe" { "content type \"text/html\"" } else { "the answer is an HTML page" };
         assert!(told.contains(page), "{verb}: {told}");
         assert!(told.contains("check host, port and path of --url"), "{verb}: {told}");
         assert!(!told.contains("line 1") || verb == "publish", "{verb}: {told}");

@@ -196,7 +196,7 @@ fn plain(written: &str, start: usize) -> Scan<Plain> {
         payload = value(&mut scanner, start)?;
     }
     scanner.need(b",\"produced_at\":\"")?;
-    let produced_at = match scanner.take(|bytes| instant::as_written(bytes)) {
+    let produced_at = match scanner.take(instant::as_written) {
         Some(millis) => {
             scanner.need(b"\"")?;
             millis
