@@ -60,8 +60,8 @@ pub(super) fn parse(text: &str) -> Option<i64> {
 
 /// Reads the form that publishers write, `2026-05-27T14:22:09.331Z`; `None` for any other form.
 ///
-/// Eight characters are compared at a time with the same text of zeros: the difference is 0 for a separator, and below 10
-/// for a digit.
+/// Eight characters are compared at a time with the same text of zeros: the difference is 0 for a separator, and below
+/// 10 for a digit.
 #[inline(always)]
 pub(super) fn as_written(bytes: &[u8; 24]) -> Option<i64> {
     let &[a, b, c] = bytes.as_chunks().0 else { return None };
