@@ -208,6 +208,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
 
 const NOBODY: &str = "does the server run, and is this its address?";
 pub(crate) const NOT_ONE: &str = "what answers there is no relay: check host, port and path of --url";
+const NO_SERVICE: &str = "check namespace, name and port of --kube-service";
 const NO_STREAMS: &str = "what answers there is no server of durable streams: check host, port and path of --url, or of the stream";
 const NO_HTTP: &str =
     "what answers there speaks no HTTP, or hangs up: check http or https, host and port of --url";
@@ -280,8 +281,9 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
             }
             401 => Some("give a token that the relay knows, with --token-file or --token"),
             403 => Some("the token does not cover this: ask for less with -n, or take another token"),
-            // A relay and an API server both name the missing object.
-            404 if problem.code.is_none() && !problem.from_kubernetes => Some(NOT_ONE),
+            404 if problem.from_kubernetes => Some(NO_SERVICE),
+            // A relay names the missing object.
+            404 if problem.code.is_none() => Some(NOT_ONE),
             _ => None,
         },
         Some(error) if is_strange(error) => Some(NOT_ONE),

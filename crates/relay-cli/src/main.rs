@@ -128,7 +128,7 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
         .with_ansi(output::stderr_in_color())
         .with_target(false)
         .with_filter(filter);
-    let voice = (in_table == Some(false)).then_some(outage::Voice.with_filter(outage::retries()));
+    let voice = (in_table == Some(false)).then_some(outage::Voice::default().with_filter(outage::retries()));
     tracing_subscriber::registry().with(lines).with(voice).init();
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Reports of an outage for people: one line at each attempt.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use relay_pods::{Outage, RETRY_TARGET, StreamHandle};
@@ -81,8 +82,10 @@ impl OutageWatch {
     }
 }
 
-/// Reports on standard error what a command waits for, at each attempt, if there is no table for it.
-pub(crate) struct Voice;
+/// Reports on standard error what a command waits for, at each attempt, if there is no table for it; the first time
+/// also what the user can do.
+#[derive(Debug, Default)]
+pub(crate) struct Voice(AtomicBool);
 
 /// The events that the [`Voice`] reports: warnings about attempts, but not a proper end of a connection.
 pub(crate) fn retries() -> Targets {
@@ -94,8 +97,9 @@ impl<S: Subscriber> Layer<S> for Voice {
         let mut failed = Failed::default();
         event.record(&mut failed);
         let delay = Duration::try_from_secs_f64(failed.delay).unwrap_or_default();
-        // A server of another kind will hardly become a relay.
-        let advice = advice_on(&failed.cause).filter(|advice| *advice == NOT_ONE);
+        // A server of another kind will hardly become a relay. Everything else is said once.
+        let is_said = |advice: &&str| *advice == NOT_ONE || !self.0.swap(true, Ordering::Relaxed);
+        let advice = advice_on(&failed.cause).filter(is_said);
         let advice = advice.map_or(String::new(), |advice| format!(" ({advice})"));
         note(&format!("{}{advice}; next try {}", failed.cause, in_time(delay)));
     }

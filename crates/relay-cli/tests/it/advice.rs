@@ -42,6 +42,14 @@ fn a_dead_relay_is_a_line_that_asks_for_it() {
     let (code, line) = last_line(&url, &["wait", "--for", "ready", "--timeout", "300ms"]);
     assert_eq!(code, Some(5));
     assert!(line.contains("no list was read") && line.contains("refused"), "{line}");
+    // Where nothing is printed in a table, the first attempt that fails says what to do, and no other.
+    let args = ["state", "--for", "600ms", "--reconnect-base", "50ms", "--reconnect-cap", "50ms"];
+    let done = run_command(command_at(&url, &args)).expect(1);
+    let attempts: Vec<&str> = done.stderr.lines().filter(|line| line.contains("; next try ")).collect();
+    assert!(attempts.len() > 1, "{done:?}");
+    let says_what_to_do = |line: &&&str| line.contains("(does the server run, and is this its address?)");
+    assert_eq!(attempts.iter().filter(says_what_to_do).count(), 1, "{done:?}");
+    assert!(attempts[0].contains("(does the server run"), "{done:?}");
     for args in [
         &["parsec", "history", "public:a.b"][..],
         &["durable", "head", "/x", "--retry-for", "100ms"],

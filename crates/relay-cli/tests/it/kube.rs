@@ -457,6 +457,8 @@ async fn a_service_that_is_not_there_is_told_by_the_api_server() {
         assert!(done.stderr.contains(message), "{status}: {}", done.stderr);
         let done = run(home.command(&["pod", "prod/web", "--kube-service", SERVICE])).expect(code);
         assert!(done.stderr.contains(message), "that is not about the pod: {}", done.stderr);
+        let next = "(check namespace, name and port of --kube-service)";
+        assert_eq!(done.stderr.contains(next), status == 404, "{}", done.stderr);
     }
 }
 
