@@ -156,10 +156,17 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
         anyhow::Ok(())
     };
     tokio::select! {
-        done = work => done.map(|()| Exit::Done),
-        () = until(deadline) => Ok(Exit::Done),
-        exit = signalled() => Ok(exit),
+        done = work => done?,
+        () = until(deadline) => return Ok(Exit::Done),
+        exit = signalled() => return Ok(exit),
     }
+    if out.is_table() && out.lines == 0 && args.until.max != Some(0) {
+        note(&match &args.pod {
+            Some(pod) => format!("the relay has no events of pod {pod} that match"),
+            None => "the relay has no events that match".into(),
+        });
+    }
+    Ok(Exit::Done)
 }
 
 pub(crate) async fn session(args: SessionArgs) -> anyhow::Result<Exit> {

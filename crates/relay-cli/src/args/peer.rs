@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use relay_kube::{CallerSettings, Kubeconfig};
-use relay_transport::{HttpClientBuilder, Outer, TokenSource};
+use relay_proto::http::without_userinfo;
+use relay_transport::{BaseUrl, HttpClientBuilder, Outer, TokenSource};
 
 use super::transport::Transport;
 use crate::exit::Usage;
@@ -142,6 +143,12 @@ impl<S: System> Peer<S> {
     /// The route to the server, from the flags, the environment and the kubeconfig.
     pub(crate) async fn route(&self) -> anyhow::Result<Route> {
         let place = self.place()?;
+        if let Place::Url(url) = &place {
+            let name = if self.url.is_some() { "--url" } else { S::URL_VARIABLE };
+            // A query or a user name may hold a secret.
+            let shown = without_userinfo(url.split(['?', '#']).next().unwrap_or_default());
+            BaseUrl::parse(url).map_err(|error| Usage(format!("{name} {shown:?}: {error}")))?;
+        }
         let mut http = self.transport.http();
         let mut outer = Outer::None;
         let url = match &place {

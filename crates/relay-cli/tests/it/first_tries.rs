@@ -51,6 +51,49 @@ fn several_pods_are_shown_at_once_in_every_spelling() {
     assert!(met.stdout.contains("count=1"), "{}", met.stdout);
 }
 
+/// The name of what is wrong stands in the error, without what may be a secret.
+#[test]
+fn an_address_that_is_none_is_named_without_secrets() {
+    for (url, shown, rule) in [
+        ("foo", "--url \"foo\": ", "does not begin with http:// or https://"),
+        ("ftp://host/", "--url \"ftp://host/\": ", "does not begin with http:// or https://"),
+        ("http://host:99999", "--url \"http://host:99999\": ", "host or port is not valid"),
+        ("http://u:s3cr3t@host", "--url \"http://host\": ", "it has a user name"),
+        ("http://host/?key=s3cr3t", "--url \"http://host/\": ", "has no query"),
+    ] {
+        for command in [&["pods"][..], &["durable", "head", "/x"], &["parsec", "history", "public:a.b"]] {
+            let done = run(&[command, &["--url", url]].concat()).expect(2);
+            assert!(done.stderr.contains(shown) && done.stderr.contains(rule), "{command:?}: {done:?}");
+            assert!(!done.stderr.contains("s3cr3t"), "{done:?}");
+            assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
+        }
+    }
+    let mut command = relay(&["pods"]);
+    let done = run_command({
+        command.env("RELAY_URL", "foo");
+        command
+    });
+    assert!(done.expect(2).stderr.contains("RELAY_URL \"foo\": "));
+}
+
+#[test]
+fn a_history_without_events_says_so_to_people() {
+    let server = Server::quiet(2);
+    for (args, told) in [
+        (
+            &["events", "--pod", "prod/nobody"][..],
+            "relay: the relay has no events of pod prod/nobody that match\n",
+        ),
+        (&["events", "-l", "app=nobody"], "relay: the relay has no events that match\n"),
+        (&["events", "--max", "0"], ""),
+    ] {
+        let done = server.run(&[args, &["-o", "table"]].concat()).expect(0);
+        assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("", told), "{args:?}");
+        // Programs see it by the lines that are not there.
+        assert_eq!(server.run(&[args, &["-o", "json"]].concat()).expect(0).stderr, "");
+    }
+}
+
 #[test]
 fn an_end_that_was_there_from_the_start_is_named() {
     let server = Server::quiet(6);

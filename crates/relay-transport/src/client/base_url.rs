@@ -37,7 +37,7 @@ impl BaseUrl {
         if text.contains(['?', '#']) {
             return refuse("a base URL has no query and no fragment");
         }
-        let Ok(uri) = text.parse::<http::Uri>() else { return refuse("it does not parse") };
+        let Ok(uri) = text.parse::<http::Uri>() else { return refuse("it is no URL") };
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
             return refuse("it does not begin with http:// or https://");
         }
@@ -48,7 +48,7 @@ impl BaseUrl {
         if authority.host().is_empty()
             || (authority.as_str().len() > authority.host().len() && uri.port_u16().is_none())
         {
-            return refuse("its host or port is not one");
+            return refuse("its host or port is not valid");
         }
         let url = text.trim_end_matches('/').to_owned();
         let origin = text.find("://").map_or(0, |at| at + 3) + authority.as_str().len();
