@@ -37,6 +37,11 @@ impl AutoconfigArgs {
     pub(crate) fn is_server(&self) -> bool {
         matches!(self.command, AutoconfigCommand::Serve(_))
     }
+
+    /// Whether it cuts a connection of its own, and its lines say so.
+    pub(crate) fn is_demo(&self) -> bool {
+        matches!(self.command, AutoconfigCommand::Demo(_))
+    }
 }
 
 pub(crate) async fn run(args: AutoconfigArgs) -> anyhow::Result<Exit> {

@@ -95,6 +95,7 @@ fn start_logging(command: &Command) -> Result<(), Usage> {
         _ if server => "info",
         // The demo breaks its own client's connection on purpose, and its lines say so.
         Command::Demo(_) => "warn,relay_pods=error",
+        Command::Autoconfig(args) if args.is_demo() => "warn,relay_autoconfig=error",
         // The stalled subscriber of the demo is cut off at the end, as the introduction says.
         Command::Bus(args) if args.is_demo() => "warn,relay_transport=error",
         _ => "warn",

@@ -42,10 +42,13 @@ impl Story {
         let millis = self.1.elapsed().as_millis();
         let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // If nobody reads the output, the exit code is still right.
-        let _ = out.line(
-            || json!({"at_ms": u64::try_from(millis).unwrap_or(u64::MAX), "event": what}),
-            || format!("{:>7.3} s  {what}", millis as f64 / 1000.0),
-        );
+        let _ = if out.is_table() {
+            // A sentence is whole on every terminal.
+            out.heading(format!("{:>7.3} s  {what}", millis as f64 / 1000.0))
+        } else {
+            let at = u64::try_from(millis).unwrap_or(u64::MAX);
+            out.line(|| json!({"at_ms": at, "event": what}), String::new)
+        };
     }
 }
 

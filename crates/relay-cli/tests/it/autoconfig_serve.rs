@@ -505,7 +505,9 @@ fn two_terminals_and_a_client_that_is_killed() {
 
 #[test]
 fn the_demo_shows_it_all_and_ends() {
-    let lines = run(&["autoconfig", "demo", "--for", "8s", "-o", "json"]).expect(0).json();
+    let done = run(&["autoconfig", "demo", "--for", "8s", "-o", "json"]).expect(0);
+    assert_eq!(done.stderr, "", "its lines tell of the cut that it made itself");
+    let lines = done.json();
     let events: Vec<&str> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
     for event in ["add", "filter_add", "received_all", "update", "key_expired", "delete"] {
         assert!(events.contains(&event), "{event}: {events:?}");

@@ -509,4 +509,15 @@ fn the_demo_loses_nothing_and_says_so() {
         (&json!(0), &json!(0), &last["produced"])
     );
     assert!(done.stdout.contains("was there already"), "{}", done.stdout);
+    // To people it tells whole sentences, also on a narrow terminal.
+    let command = relay(&["durable", "demo", "--for", "900ms", "-o", "table"]);
+    let (code, told) = super::terminal::Terminal::start(command, 60).wait();
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.lines().all(|line| line.chars().count() <= 60) && !told.contains('…'), "{told}");
+    let words = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.contains("a producer writes to it, a reader follows it")
+            && words.contains("lost 0, duplicated 0"),
+        "{told}"
+    );
 }
