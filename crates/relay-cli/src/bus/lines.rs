@@ -1,6 +1,5 @@
 //! The lines of the bus commands, as JSON and for people.
 
-use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use relay_bus::{Call, CancellationToken, Event, Job, Report};
@@ -8,7 +7,7 @@ use relay_state::bus::Key;
 use serde_json::{Map, Value, json};
 
 use crate::args::Format;
-use crate::output::Output;
+use crate::output::{Output, escaped, note};
 
 /// Lines from several tasks. If nobody reads the output, `gone` is cancelled.
 #[derive(Clone)]
@@ -52,7 +51,9 @@ impl Lines {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let printed = if self.aside && !out.is_json() {
             out.lines += 1;
-            writeln!(std::io::stderr().lock(), "{}", text()).map_err(Into::into)
+            // As a log: names and errors are tame, and a server does not end because nobody reads it.
+            crate::log::say(&escaped(&text()));
+            Ok(())
         } else {
             out.line(json, text)
         };
@@ -88,9 +89,7 @@ impl Lines {
                 "count": count,
             }),
             Event::Unsent { count } => {
-                let _ =
-                    writeln!(std::io::stderr().lock(), "relay: {count} messages were not sent and are lost");
-                return;
+                return note(&format!("{count} messages were not sent and are lost"));
             }
             _ => return,
         };
@@ -196,5 +195,37 @@ pub(super) fn missing_line(key: &Key, missing: &[String]) -> Value {
             json!({"event": "missing-arguments", "channel": channel.to_string(), "missing": missing})
         }
         Key::Bus => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_line_says_what_its_object_says() {
+        for (object, text) in [
+            (json!({"event": "sent", "channel": "shop/orders"}), "sent            channel=shop/orders"),
+            (
+                json!({"event": "dispatch-failed", "channel": "a/b", "subscription": "a/c", "tries": 2,
+                    "destination": "http://h/", "error": "status 500", "final": true}),
+                "dispatch-failed channel=a/b destination=http://h/ error=status 500 final=true subscription=a/c tries=2",
+            ),
+            (
+                json!({"event": "dropped", "channel": "a/b", "subscription": "a/c", "reason": "queue-full",
+                    "count": 3}),
+                "dropped         channel=a/b count=3 reason=queue-full subscription=a/c",
+            ),
+            (
+                json!({"event": "ready", "channels": 1, "subscriptions": 0}),
+                "ready           channels=1 subscriptions=0",
+            ),
+            (
+                json!({"event": "subscribe", "attempt": 1, "parameters": {"k": "v"}, "reply_to": null}),
+                "subscribe       attempt=1 parameters={\"k\":\"v\"}",
+            ),
+        ] {
+            assert_eq!(text_of(&object), text);
+        }
     }
 }
