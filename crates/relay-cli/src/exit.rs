@@ -218,7 +218,9 @@ const IN_FRONT: &str = "that is the word of what stands in front of the relay: d
 pub(crate) fn advice_on(text: &str) -> Option<&'static str> {
     let says = |any: &[&str]| any.iter().any(|part| text.contains(part));
     let is_gateways = |status: &str| {
+        // Of 503, a server itself may be the author.
         says(&[&format!("with status {status}")])
+            || status != "503" && says(&[&format!(": status {status}")])
             || says(&[&format!("with {status}: ")]) && says(&["are no problem document"])
     };
     if says(&[

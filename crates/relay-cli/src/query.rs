@@ -192,7 +192,15 @@ pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<Exit> {
         let head = health.head.as_ref().and_then(|head| head.sequence).map_or("-".into(), |s| s.to_string());
         let status = health.status.as_deref().unwrap_or(if healthy { "ok" } else { "degraded" });
         let tone = if healthy { Tone::Good } else { Tone::Bad };
-        tone.text(status).plain(format!(", log at {head}, {} streams", health.subscribers.unwrap_or(0)))
+        let text =
+            tone.text(status).plain(format!(", log at {head}, {} streams", health.subscribers.unwrap_or(0)));
+        let source = &health.raw["source"];
+        if source["state"] != "stale" {
+            return text;
+        }
+        let since = source["stale_since"].as_str().map_or(String::new(), |since| format!(" since {since}"));
+        let why = source["reason"].as_str().map_or(String::new(), |reason| format!(": {reason}"));
+        text.plain(format!("; the source is away{since}{why}"))
     };
     Output::new(args.print).answer(|| health.raw.clone(), text)?;
     if healthy { Ok(Exit::Done) } else { Ok(Exit::Failed(anyhow::anyhow!("the relay is not well"))) }

@@ -216,6 +216,23 @@ fn a_relay_that_comes_later_is_waited_for() {
     drop(server);
 }
 
+/// A gateway in front of a server is named as such. People are also told why a relay is not well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_gateway_and_a_source_that_is_away_are_named() {
+    let gateway = || Reply::new(502, "text/html", "<html>Bad gateway</html>");
+    let away = json!({"status": "degraded", "head": {"hash": "h", "sequence": 7}, "subscribers": 2,
+        "source": {"kind": "kube", "state": "stale", "stale_since": "2026-11-21T09:00:00Z", "reason": "forbidden"}});
+    let peer =
+        Peer::start(Script::new().always("/x", gateway()).always("/health", Reply::json(503, &away))).await;
+    let mut command = relay(&["durable", "head", "/x", "--retry-for", "200ms"]);
+    command.env("RELAY_DURABLE_URL", peer.url());
+    let done = run_command(command).expect(5);
+    assert!(done.stderr.contains(": status 502 (that is the word of what stands in front"), "{done:?}");
+    let done = run_command(command_at(&peer.url(), &["health", "-o", "table"])).expect(1);
+    let told = "degraded, log at 7, 2 streams; the source is away since 2026-11-21T09:00:00Z: forbidden\n";
+    assert_eq!(done.stdout, told);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn who_is_not_let_in_is_told_how() {
     for (status, code, next) in [(401, "unauthorized", "--token-file"), (403, "forbidden-namespace", "-n")] {
