@@ -19,7 +19,9 @@ relay pods
 relay pods -n prod -l app=web -o wide
 relay pods -l 'app in (web,api),!canary' -o name
 # Those that are not ready
-relay pods | jq -r 'select(.ready | not) | .name'
+relay pods --not-ready
+# How many of each application are ready
+relay pods --group-by app
 # Through the API server
 relay pods --kube-service relay-system/relay:8080",
     ),

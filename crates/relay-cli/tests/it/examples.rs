@@ -196,7 +196,8 @@ fn every_example_of_the_help_does_what_it_says() {
 fn every_task_of_the_page_is_done_by_its_command() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/tasks.md");
     let page = std::fs::read_to_string(page).unwrap();
-    let rows = page.lines().filter(|line| line.starts_with("| ") && line.contains("| `relay "));
+    let is_task = |line: &str| line.trim_start_matches("| ").starts_with(|c: char| c.is_ascii_digit());
+    let rows = page.lines().filter(|line| is_task(line) && line.contains("| `relay "));
     let commands: Vec<String> = rows
         .map(|row| row.split_once("| `relay ").unwrap().1.trim_end_matches("` |").replace("\\|", "|"))
         .collect();
@@ -231,6 +232,31 @@ fn every_task_of_the_page_is_done_by_its_command() {
             () => &[0],
         };
         assert!(done.code.is_some_and(|code| expected.contains(&code)), "`{line}`: {done:?}");
+    }
+}
+
+/// The right column of the table for those who know kubectl: every command is one.
+#[test]
+fn what_takes_the_place_of_a_command_of_kubectl_is_no_wrong_usage() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/tasks.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| `kubectl ") || line.starts_with("| `stern "));
+    // Every other piece is inside of backticks; the first of them is what it takes the place of.
+    let commands: Vec<&str> = rows
+        .flat_map(|row| row.split('`').skip(2))
+        .filter_map(|piece| piece.strip_prefix("relay "))
+        .collect();
+    assert!(commands.len() >= 11, "{commands:?}");
+    let folder = tempfile::tempdir().unwrap();
+    for command in commands {
+        let end = match command.split(' ').next() {
+            Some("state" | "replay") => "--for 1ms",
+            Some("wait") => "--timeout 1ms",
+            _ => "",
+        };
+        let line = format!("relay {command} {end} --url http://127.0.0.1:1");
+        let done = run_command(shell(&line, folder.path(), &[]));
+        assert!(matches!(done.code, Some(1 | 5)), "`{line}`: {done:?}");
     }
 }
 

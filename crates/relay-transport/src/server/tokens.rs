@@ -264,7 +264,7 @@ pub enum TokensError {
         source: std::io::Error,
     },
     /// Its mode lets every user of the machine read it.
-    #[error("the tokens file {path} may be read by others (mode {mode:04o}): run chmod o-r on it", path = path.display())]
+    #[error("the tokens file {path} may be read by others (mode {mode:04o}): run chmod o-r on it, or mount its Secret with defaultMode: 0440", path = path.display())]
     Readable {
         /// The file.
         path: PathBuf,
@@ -406,5 +406,32 @@ sha256:2CF24DBA5FB0A30E26E83B2AC5B9E29E1B161E5C1FA7425E73043362938B9824 hashed d
         mode(0o644);
         assert!(watch.refresh().is_err());
         assert!(watch.current().find(b"gamma").is_some());
+    }
+
+    /// A link to a file in a folder, whose name is a link too and is changed as a whole.
+    #[cfg(unix)]
+    #[test]
+    fn a_mounted_secret_is_judged_by_the_file_behind_its_links() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        let version = |name: &str, text: &str, mode| {
+            let folder = dir.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("tokens"), text).unwrap();
+            std::fs::set_permissions(folder.join("tokens"), std::fs::Permissions::from_mode(mode)).unwrap();
+            symlink(name, dir.path().join("..data_tmp")).unwrap();
+            std::fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+        };
+        symlink("..data/tokens", &path).unwrap();
+        version("..1", TEXT, 0o644);
+        let error = TokenWatch::open(&path).unwrap_err().to_string();
+        assert!(error.contains("mode 0644") && error.contains("defaultMode: 0440"), "{error}");
+        version("..2", TEXT, 0o440);
+        let watch = TokenWatch::open(&path).unwrap();
+        assert!(watch.current().find(b"alpha").is_some());
+        version("..3", "gamma new *\n", 0o440);
+        assert!(watch.refresh().unwrap());
+        assert!(watch.current().find(b"gamma").is_some() && watch.current().find(b"alpha").is_none());
     }
 }
