@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, Subcommand};
-use relay_pods_server::{TransferError, export_store, import_store, verify_store};
+use relay_pods_server::{TransferError, export_store, export_until_damage, import_store, verify_store};
 use serde_json::json;
 
 use crate::args::Format;
@@ -36,6 +36,9 @@ enum StoreCommand {
         /// for its own
         #[arg(long)]
         with_key: bool,
+        /// Of a damaged log, write what stands before the damage; exit code 1, and where that is
+        #[arg(long, conflicts_with = "with_key")]
+        until_damage: bool,
         /// File to write; default: stdout
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -68,18 +71,27 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
             let (are, s) = if problems == 1 { ("is", "") } else { ("are", "s") };
             anyhow::bail!("there {are} {problems} problem{s} in {}", data_dir.display());
         }
-        StoreCommand::Export { data_dir, with_key, out } => {
+        StoreCommand::Export { data_dir, with_key, until_damage, out } => {
             let mut writer: Box<dyn Write> = match &out {
                 Some(path) => Box::new(BufWriter::new(private(path)?)),
                 None => Box::new(BufWriter::new(io::stdout())),
             };
-            let exported = export_store(&data_dir, with_key, &mut *writer, &mut progress).await;
+            let exported = match until_damage {
+                true => export_until_damage(&data_dir, &mut *writer, &mut progress)
+                    .map(|part| part.damage.map(|damage| (part.events, part.head, damage))),
+                false => export_store(&data_dir, with_key, &mut *writer, &mut progress).await.map(|_| None),
+            };
             bar.clear();
             // As with other commands, it is not an error if the reader of stdout closes the pipe.
             if out.is_none() && exported.as_ref().is_err_and(is_broken_pipe) {
                 return Ok(Exit::Done);
             }
-            exported.with_context(|| format!("{} cannot be exported", data_dir.display()))?;
+            let part = exported.with_context(|| format!("{} cannot be exported", data_dir.display()))?;
+            if let Some((events, head, damage)) = part {
+                let s = if events == 1 { "" } else { "s" };
+                return Err(anyhow::Error::new(damage)
+                    .context(format!("{events} event{s} up to #{head} exported, and not what follows")));
+            }
         }
         StoreCommand::Import { data_dir, from } => {
             let mut lines: Box<dyn BufRead> = match &from {

@@ -14,11 +14,13 @@ mod options;
 mod read;
 mod record;
 mod retain;
+mod salvage;
 mod store;
 mod verify;
 mod write;
 
 pub use files::{Disk, DiskFile, SystemDisk};
 pub use options::{DiskOptions, Fsync};
+pub use salvage::{Salvaged, salvage};
 pub use store::{DiskStore, look};
 pub use verify::{Problem, Verified, verify};

@@ -66,14 +66,14 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// The stored data is damaged. Nothing after the last good position is valid.
-    #[error("{}, offset {offset}: {problem}; the last good position is {last_good}", file.display())]
+    #[error("{}, offset {offset}: {problem}{}", file.display(), where_known(*last_good))]
     Damaged {
         /// The file.
         file: PathBuf,
         /// Where in it, in bytes.
         offset: u64,
-        /// Position of the last complete entry before the damage; 0 when there is none.
-        last_good: u64,
+        /// Position of the last complete entry before the damage; 0 when there is none, `None` when it is not known.
+        last_good: Option<u64>,
         /// The problem.
         problem: String,
     },
@@ -85,6 +85,10 @@ pub enum Error {
         /// Why.
         problem: String,
     },
+}
+
+fn where_known(last_good: Option<u64>) -> String {
+    last_good.map_or(String::new(), |position| format!("; the last good position is {position}"))
 }
 
 impl Error {

@@ -57,7 +57,10 @@ mod store;
 #[cfg(feature = "suite")]
 pub mod suite;
 
-pub use disk::{Disk, DiskFile, DiskOptions, DiskStore, Fsync, Problem, SystemDisk, Verified, look, verify};
+pub use disk::{
+    Disk, DiskFile, DiskOptions, DiskStore, Fsync, Problem, Salvaged, SystemDisk, Verified, look, salvage,
+    verify,
+};
 pub use entry::{Batch, Bounds, Checkpoint, Entry, Limit, Page, Positions, Retention};
 pub use error::Error;
 pub use identity::{Identity, Key};

@@ -43,7 +43,8 @@ pub use source::KubeSource;
 pub use source::{Publisher, Relisted, Scope, SimSource, Source, SourceError};
 pub use store::{Change, DEFAULT_RETENTION, Record, StoreError};
 pub use transfer::{
-    ProblemReport, SnapshotReport, StoreReport, TransferError, export_store, import_store, verify_store,
+    ExportedPart, ProblemReport, SnapshotReport, StoreReport, TransferError, export_store,
+    export_until_damage, import_store, verify_store,
 };
 
 pub use futures_util::future::BoxFuture;

@@ -1,5 +1,7 @@
 //! Verifying, exporting and importing a log on disk, without a server.
 
+mod salvage;
+
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cursor::LogIdentity;
 use crate::store::{Draft, Encoder, Fold, Record, StoreError, log_name};
+
+pub use salvage::{ExportedPart, export_until_damage};
 
 /// The result of [`verify_store`].
 #[derive(Debug, Clone, Serialize)]
@@ -58,7 +62,7 @@ pub struct ProblemReport {
     pub file: String,
     /// The offset in it, in bytes.
     pub offset: u64,
-    /// Sequence of the last complete event before it.
+    /// Sequence of the last complete event before it; 0 when there is none, or it is not known.
     pub sequence: u64,
     /// The problem.
     pub problem: String,
@@ -83,7 +87,7 @@ pub fn verify_store(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<St
             return Ok(StoreReport::of(Verified::default(), None, vec![problem(&path, 0, 0, &what)]));
         }
         Err(relay_log::Error::Damaged { file, offset, last_good, problem: what, .. }) => {
-            let problems = vec![problem(&file, offset, last_good, &what)];
+            let problems = vec![problem(&file, offset, last_good.unwrap_or(0), &what)];
             return Ok(StoreReport::of(Verified::default(), None, problems));
         }
         Err(error) => return Err(error.into()),
@@ -157,6 +161,12 @@ pub enum TransferError {
         line: u64,
         /// What is wrong with it.
         problem: String,
+    },
+    /// The events before the damage follow on pods that are not known any more.
+    #[error("nothing can be exported: the events that are left follow on pods that are damaged")]
+    NoPods {
+        /// The damage.
+        source: StoreError,
     },
     /// The directory for the import is not empty.
     #[error("{directory} is not empty: an import begins a new directory")]

@@ -69,7 +69,12 @@ relay wait \"$POD\" --for condition=Ready
 relay wait -l app=gone --for delete",
     ),
     ("store verify", "relay store verify --data-dir data"),
-    ("store export", "relay store export --data-dir data --out log.jsonl"),
+    (
+        "store export",
+        "relay store export --data-dir data --out log.jsonl
+# What is good of a damaged log
+relay store export --data-dir data --until-damage --out log.jsonl",
+    ),
     ("store import", "relay store import --data-dir copy --from log.jsonl"),
     ("session", "relay session -o json"),
     (

@@ -114,6 +114,25 @@ fn what_cannot_be_used_is_refused_by_name() {
         problem["offset"].as_u64().unwrap() <= middle as u64 && problem["sequence"].is_u64(),
         "{problem}"
     );
+    // What stands before it is rescued, into another epoch.
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    let export = |more: &[&str]| run(&[&["store", "export", "--data-dir", data], more].concat());
+    assert!(export(&[]).expect(1).stderr.contains(segment.to_str().unwrap()));
+    export(&["--until-damage", "--with-key"]).expect(2);
+    let part = export(&["--until-damage", "--out", &path("part")]).expect(1);
+    let last = problem["sequence"].as_u64().unwrap();
+    let told = format!("relay: {last} events up to #{last} exported, and not what follows: ");
+    assert!(last > 5 && part.stderr.starts_with(&told), "{last} {}", part.stderr);
+    assert!(part.stderr.contains(segment.to_str().unwrap()) && part.stderr.contains("checksum"), "{part:?}");
+    run(&["store", "import", "--data-dir", &path("new"), "--from", &path("part")]).expect(0);
+    let rescued = verified(&path("new"));
+    assert_eq!((&rescued["head"], &rescued["events"]), (&last.into(), &last.into()));
+    assert_ne!(rescued["epoch"], report.json()[0]["epoch"]);
+    // Of a log that is whole, it is all.
+    let whole = run(&["store", "export", "--data-dir", &path("new")]).expect(0).stdout;
+    let all = run(&["store", "export", "--data-dir", &path("new"), "--until-damage"]).expect(0);
+    assert_eq!(all.stdout, whole);
     // The file `store` says what the directory is.
     let mark = dir.path().join("store");
     let mut newer = std::fs::read(&mark).unwrap();
@@ -131,6 +150,7 @@ fn what_cannot_be_used_is_refused_by_name() {
         let refused = run(&serve).expect(1);
         assert!(refused.stderr.contains(what) && refused.stderr.contains(data), "{}", refused.stderr);
         assert!(!refused.stderr.contains("events are kept in"), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("last good position"), "it is not known: {}", refused.stderr);
         let report = run(&["store", "verify", "--data-dir", data]).expect(1).json();
         let problem = &report[0]["problems"][0];
         assert_eq!((&problem["file"], &report[0]["epoch"]), (&mark.to_str().unwrap().into(), &Value::Null));

@@ -75,7 +75,7 @@ pub(super) fn read(disk: &dyn Disk, path: &Path, kind: &[u8; 8]) -> Result<Vec<u
     let bad = |offset: usize, problem: &str| Error::Damaged {
         file: path.to_owned(),
         offset: offset as u64,
-        last_good: 0,
+        last_good: None,
         problem: problem.into(),
     };
     let Some((head, payload)) = content.split_at_checked(HEAD) else {

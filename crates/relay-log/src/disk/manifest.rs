@@ -121,7 +121,7 @@ impl Manifest {
         Self::decode(&payload).ok_or_else(|| Error::Damaged {
             file: path,
             offset: 0,
-            last_good: 0,
+            last_good: None,
             problem: "the content makes no sense".into(),
         })
     }

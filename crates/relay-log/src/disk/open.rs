@@ -216,7 +216,13 @@ pub(super) fn check_full(disk: &dyn Disk, dir: &Path, manifest: &Manifest, at: u
     Err(damaged(path, len.min(segment.len), segment.first - 1, problem))
 }
 
-fn check_head(disk: &dyn Disk, path: &Path, manifest: &Manifest, segment: &Segment) -> Result<u64, Error> {
+/// Checks the header of a segment; returns the length of its file.
+pub(super) fn check_head(
+    disk: &dyn Disk,
+    path: &Path,
+    manifest: &Manifest,
+    segment: &Segment,
+) -> Result<u64, Error> {
     let last_good = segment.first - 1;
     let file = match disk.open(path, false) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -355,6 +361,11 @@ fn bytes_after(disk: &dyn Disk, dir: &Path, extents: &[Extent], base: u64, head:
     Ok(later + extent.end - offset + (head - base) * (Entry::OVERHEAD - RECORD_HEAD as u64))
 }
 
-pub(super) fn damaged(file: PathBuf, offset: u64, last_good: u64, problem: String) -> Error {
-    Error::Damaged { file, offset, last_good, problem }
+pub(super) fn damaged(
+    file: PathBuf,
+    offset: u64,
+    last_good: impl Into<Option<u64>>,
+    problem: String,
+) -> Error {
+    Error::Damaged { file, offset, last_good: last_good.into(), problem }
 }

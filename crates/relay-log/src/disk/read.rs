@@ -116,7 +116,7 @@ impl DiskLog {
         let damaged = |offset: u64, problem: &str| Error::Damaged {
             file: path.clone(),
             offset,
-            last_good: after,
+            last_good: Some(after),
             problem: problem.into(),
         };
         let left = extent.end - offset;
@@ -174,7 +174,7 @@ impl DiskLog {
                     return Err(Error::Damaged {
                         file: path,
                         offset: walk.offset,
-                        last_good: walk.position - 1,
+                        last_good: Some(walk.position - 1),
                         problem: problem.into(),
                     });
                 }

@@ -243,6 +243,12 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The body of the record that a checked walk is right after.
+    pub(super) fn body(&self, head: &Head) -> &[u8] {
+        let end = usize::try_from(self.offset - self.buffer_at).unwrap_or(usize::MAX);
+        self.buffer.get(end.saturating_sub(head.len)..end).unwrap_or_default()
+    }
+
     fn fill(&mut self, size: usize, left: u64) -> io::Result<()> {
         let want = (self.chunk.max(size) as u64).min(left);
         let want = usize::try_from(want).unwrap_or(usize::MAX);

@@ -110,7 +110,7 @@ impl DiskLog {
                     return Err(Error::Damaged {
                         file: path,
                         offset: walk.offset,
-                        last_good: walk.position - 1,
+                        last_good: Some(walk.position - 1),
                         problem: "no whole record".into(),
                     });
                 }

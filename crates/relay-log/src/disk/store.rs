@@ -180,7 +180,7 @@ pub(super) fn look_at(
     let mark = dir.join(MARK);
     framed::read(disk, &mark, MARK_KIND).map_err(|error| match framed::is_missing(&error) {
         true if disk.list(&folder::logs(dir)).is_ok_and(|logs| !logs.is_empty()) => {
-            open::damaged(mark.clone(), 0, 0, "the file is missing, and there are logs".into())
+            open::damaged(mark.clone(), 0, None, "the file is missing, and there are logs".into())
         }
         true => refused("this is no store of logs: its file `store` is missing"),
         false => error,

@@ -41,7 +41,7 @@ pub struct Problem {
     pub file: PathBuf,
     /// The offset in it, in bytes.
     pub offset: u64,
-    /// Position of the last complete entry before it.
+    /// Position of the last complete entry before it; 0 when there is none, or it is not known.
     pub position: u64,
     /// What it is.
     pub problem: String,
@@ -71,7 +71,7 @@ pub fn verify(dir: &Path, name: &LogName, progress: &mut dyn FnMut(u64, u64)) ->
     let manifest = match Manifest::load(&disk, &dir) {
         Ok(manifest) => manifest,
         Err(error) if framed::is_missing(&error) => {
-            found.problem(open::damaged(dir.join(manifest::FILE), 0, 0, "the file is missing".into()))?;
+            found.problem(open::damaged(dir.join(manifest::FILE), 0, None, "the file is missing".into()))?;
             return Ok(found);
         }
         Err(error) => {
@@ -179,7 +179,9 @@ impl Verified {
     /// Notes a problem of the files. Any other error ends the check, and is returned.
     fn problem(&mut self, error: Error) -> Result<(), Error> {
         let (file, offset, position, problem) = match error {
-            Error::Damaged { file, offset, last_good, problem } => (file, offset, last_good, problem),
+            Error::Damaged { file, offset, last_good, problem } => {
+                (file, offset, last_good.unwrap_or(0), problem)
+            }
             Error::Refused { path, problem } => (path, 0, 0, problem),
             error => return Err(error),
         };

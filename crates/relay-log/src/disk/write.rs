@@ -351,7 +351,7 @@ pub(super) fn load_checkpoint(
     let damaged = |problem: &str| Error::Damaged {
         file: path.clone(),
         offset: 0,
-        last_good: manifest.held_base(),
+        last_good: Some(manifest.held_base()),
         problem: problem.into(),
     };
     let uid = from.bytes().ok_or_else(|| damaged("the content makes no sense"))?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use relay_log::{
     Batch, Checkpoint, DiskOptions, DiskStore, Error, Fsync, Limit, Log, LogName, LogOptions, Logs, Page,
-    Verified, verify,
+    Verified, salvage, verify,
 };
 
 fn name() -> LogName {
@@ -279,4 +279,53 @@ async fn a_newer_format_is_refused_by_name() {
         assert!(error.contains("format 9") && error.contains(name), "{error}");
         fs::write(&path, whole).unwrap();
     }
+}
+
+/// Whatever byte is flipped: what is salvaged is what was written, up to an entry before the damage.
+#[tokio::test]
+async fn what_stands_before_the_damage_is_read_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path(), true).await;
+    let read = |dir: &Path| {
+        let found = salvage(dir, &name())?;
+        let mut entries = Vec::new();
+        found.read(found.held, |entry| {
+            entries.push((entry.position, entry.body));
+            Ok::<_, Error>(())
+        })?;
+        let expected: Vec<_> = (found.held + 1..=found.head).map(|at| (at, body(at))).collect();
+        assert_eq!(entries, expected);
+        Ok::<_, Error>(found)
+    };
+    let whole = read(dir.path()).unwrap();
+    assert!(whole.damage.is_none() && whole.head == 60 && whole.base == 40, "{whole:?}");
+    assert_eq!(whole.checkpoint.as_ref().map(|kept| kept.position), Some(40));
+    // Another process must not write meanwhile.
+    assert!(DiskStore::open(dir.path(), options()).is_err());
+    drop(whole);
+    let (mut refused, mut parts) = (0, 0);
+    for path in files(dir.path()) {
+        let good = fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            fs::write(&path, &bad).unwrap();
+            match read(dir.path()) {
+                Err(error) => {
+                    assert!(path.ends_with("store") || path.ends_with("manifest"), "{path:?}: {error}");
+                    assert!(!error.to_string().contains("last good position"), "{error}");
+                    refused += 1;
+                }
+                Ok(found) => {
+                    let damage = found.damage.as_ref().map(ToString::to_string).unwrap_or_default();
+                    assert!(damage.contains(path.to_str().unwrap()), "{path:?} {at}: {found:?}");
+                    assert_eq!(found.head < 60, path.extension().is_some(), "{path:?} {at}: {found:?}");
+                    parts += 1;
+                }
+            }
+        }
+        fs::write(&path, good).unwrap();
+    }
+    assert!(refused > 100 && parts > 1000, "{refused} {parts}");
+    assert!(read(dir.path()).unwrap().damage.is_none());
 }
