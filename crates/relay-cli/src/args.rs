@@ -7,6 +7,7 @@ mod examples;
 #[cfg(test)]
 mod flags_page;
 mod follow;
+mod habits;
 mod peer;
 mod query;
 mod serve;
@@ -17,7 +18,7 @@ mod transport;
 mod value;
 
 use clap::builder::Resettable;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 pub(crate) use bus::{
     BusArgs, BusCommand, BusCrdsArgs, BusMonitorArgs, BusReceiveArgs, BusSendArgs, BusServeArgs,
@@ -32,7 +33,7 @@ pub(crate) use shared::{Format, Print, PrintLines, Reconnect, Since, Until, Whic
 pub(crate) use shell::{CompletionsArgs, ManArgs};
 pub(crate) use sse::SseArgs;
 pub(crate) use transport::Transport;
-pub(crate) use value::{duration, label_key, positive_duration, size, written};
+pub(crate) use value::{duration, label_key, positive_duration, size, whole, written};
 
 use crate::autoconfig::AutoconfigArgs;
 use crate::durable::DurableArgs;
@@ -75,13 +76,18 @@ impl Args {
         let command = with_rules(without_empty_variables(Self::with_examples()));
         let is_brief = brief::is_asked(std::env::args_os().skip(1));
         let command = if is_brief { brief::brief(command) } else { command };
-        let mut matches = command.get_matches();
+        let mut matches = command.try_get_matches().unwrap_or_else(|error| habits::with_hint(error).exit());
         Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
     }
 
     /// The command line as clap represents it, with the examples of each command.
     pub(crate) fn with_examples() -> clap::Command {
         examples::with_examples(Self::command())
+    }
+
+    /// The command line as shells complete it.
+    pub(crate) fn for_shells() -> clap::Command {
+        with_rules(Self::command())
     }
 
     /// The command, with the flags that were given before its name.
@@ -117,17 +123,35 @@ fn with_rules(command: clap::Command) -> clap::Command {
             _ if matches!(arg.get_id().as_str(), "listen" | "admin_listen") => {
                 arg.value_parser(value::address)
             }
+            Some("DIR") => arg.value_parser(value::directory),
             Some("DURATION") => arg.allow_hyphen_values(true),
             Some("N" | "RATE" | "SIZE") => arg.allow_negative_numbers(true),
             _ => arg,
         }
     };
-    let command = command.mut_args(allow).mut_subcommands(with_rules);
+    let command = command.mut_args(|arg| hinted(allow(arg))).mut_subcommands(with_rules);
     // This command counts events and not lines: the data of an event may have several lines.
     if command.get_name() == "sse" {
         return command.mut_arg("max", |max| max.help("End after so many events"));
     }
+    if command.get_name() == "state" {
+        let help = "End after so many lines; the pods that are LISTED at first are not counted";
+        return command.mut_arg("max", |max| max.help(help));
+    }
     command
+}
+
+/// Shells offer names of files only where a file or a directory is meant.
+fn hinted(arg: clap::Arg) -> clap::Arg {
+    let names = arg.get_value_names().unwrap_or_default();
+    let hint = match names.first().map(|name| name.as_str()) {
+        _ if !arg.get_action().takes_values() || arg.get_value_hint() != ValueHint::Unknown => return arg,
+        Some("URL") => ValueHint::Url,
+        Some("COMMAND") => ValueHint::CommandString,
+        Some("FILE" | "DIR") => return arg,
+        _ => ValueHint::Other,
+    };
+    arg.value_hint(hint)
 }
 
 #[derive(Debug, Subcommand)]

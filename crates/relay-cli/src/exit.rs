@@ -256,6 +256,10 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
     if let Some(refused) = error.downcast_ref::<NoStream>() {
         return refused.advice();
     }
+    let in_use = |io: &std::io::Error| io.kind() == std::io::ErrorKind::AddrInUse;
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(in_use)) {
+        return Some("another server listens there: give another address with --listen HOST:PORT");
+    }
     // A list that ends early comes from a relay; an answer that is not a list comes from another server.
     let is_strange = |error: &Error| match error {
         Error::Answer { source, .. } => !matches!(source, AnswerError::List(_)),
@@ -270,6 +274,9 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
     }
     if error.downcast_ref::<NeverConnected>().is_some() {
         return Some(NOBODY);
+    }
+    if durable_error(error).is_some_and(|error| error.kind() == ErrorKind::NotFound) {
+        return Some("is this its path? relay durable create makes a stream");
     }
     match error.downcast_ref::<Error>() {
         Some(Error::Refused { problem, .. }) => match problem.status {

@@ -81,6 +81,9 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
         };
         let Some(snapshot) = snapshot.transpose()? else { break };
         watch.tell(&mut out)?;
+        if first && snapshot.pods.is_empty() && out.is_table() {
+            note(&format!("{} yet", args.which.nothing()));
+        }
         let Some(label) = &args.group_by else {
             let (before, wide) = (changes.before_snapshot(&snapshot), out.is_wide());
             out.row(

@@ -20,7 +20,7 @@ pub(crate) use progress::Progress;
 pub(crate) use screen::{Color, note, stderr_in_color};
 pub(crate) use table::Column;
 use table::Table;
-pub(crate) use text::{Text, Tone, escaped};
+pub(crate) use text::{Text, Tone, counted, escaped};
 
 /// The number of bytes of a list that are written at once.
 const BLOCK: usize = 64 * 1024;
@@ -193,6 +193,22 @@ impl Output {
         }
         self.lines += 1;
         write(&out)
+    }
+
+    /// Like [`row`](Self::row), for JSON that was written already.
+    ///
+    /// # Errors
+    /// When nobody reads the output any more.
+    pub(crate) fn written_row<R: Into<Row>>(
+        &mut self,
+        json: impl FnOnce() -> String,
+        cells: impl FnOnce() -> R,
+    ) -> anyhow::Result<()> {
+        if !self.is_json() {
+            return self.row(String::new, || serde_json::from_str(&json()).unwrap_or_default(), cells);
+        }
+        self.lines += 1;
+        write(&(text::tame_json(json()) + "\n"))
     }
 
     /// Prints a row for people only. It does not count as a line.

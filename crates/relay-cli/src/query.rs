@@ -160,10 +160,20 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
         () = until(deadline) => return Ok(Exit::Done),
         exit = signalled() => return Ok(exit),
     }
-    if out.is_table() && out.lines == 0 && args.until.max != Some(0) {
-        note(&match &args.pod {
-            Some(pod) => format!("the relay has no events of pod {pod} that match"),
-            None => "the relay has no events that match".into(),
+    if out.lines == 0 && out.is_table() && args.until.max != Some(0) {
+        let pod = args.pod.iter().map(|pod| format!(" --pod {pod}"));
+        let types = args.types.iter().map(|name| format!(" --type {name}"));
+        let asked: String = pod.chain(types).chain([args.which.asked()]).collect();
+        let what = if asked.is_empty() {
+            "there are no such events".into()
+        } else {
+            format!("no events match{asked}")
+        };
+        let oldest = pin!(client.all_events(EventsQuery::new().limit(Some(1)))).try_next().await?;
+        note(&match oldest.map(|event| event.timestamp) {
+            None => format!("{what}; the log is empty"),
+            Some(Some(time)) => format!("{what}; the log goes back to {}", time.as_str()),
+            Some(None) => what,
         });
     }
     Ok(Exit::Done)

@@ -10,7 +10,7 @@ use relay_proto::pods::Printed;
 use relay_proto::time::Timestamp;
 use serde_json::{Value, json};
 
-use crate::output::{Column, Row, Text, Tone, to_value};
+use crate::output::{Column, Row, Text, Tone, counted, to_value};
 use crate::tally::Tally;
 
 pub(crate) use changes::Changes;
@@ -100,7 +100,7 @@ const EVENT: [Column; 6] = [
     Column::new("EVENT").least(8),
     Column::name("POD").least(36),
     Column::sentence("WHAT CHANGED"),
-    Column::new("HASH").wide().dispensable(5),
+    Column::new("HASH").wide().least(56).spare(),
 ];
 
 /// The columns of `relay events`.
@@ -233,7 +233,10 @@ fn list_read(snapshot: &Snapshot) -> Text {
     ];
     let counts: Vec<_> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    if !counts.is_empty() {
+    let is_first = text.is_empty() && count(relay_pods::ChangeKind::Added) == snapshot.pods.len();
+    if is_first && counts.len() == 1 {
+        text.push(Tone::Plain, &format!("{} listed", counted(snapshot.pods.len() as u64, "pod")));
+    } else if !counts.is_empty() {
         let (before, after) = if text.is_empty() { ("", "") } else { (" (", ")") };
         text.push(Tone::Plain, &format!("{before}{}{after}", counts.join(", ")));
     }

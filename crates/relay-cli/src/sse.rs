@@ -178,6 +178,9 @@ fn request(args: &SseArgs) -> Result<Request<Full<Bytes>>, Usage> {
     if !matches!(request.uri().scheme_str(), Some("http" | "https")) || request.uri().host().is_none() {
         return Err(wrong());
     }
+    if args.body.as_ref().is_some_and(|body| body.starts_with('@')) {
+        note("the body is sent as it stands, as @ is not special; for a file: -d \"$(cat FILE)\"");
+    }
     if args.body.is_some() {
         let json = serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
         let kind = if json { "application/json" } else { "text/plain; charset=utf-8" };

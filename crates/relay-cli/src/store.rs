@@ -104,7 +104,10 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
             };
             let imported = import_store(&data_dir, &mut *lines, &mut progress).await;
             bar.clear();
-            let events = imported.with_context(|| format!("{} cannot be filled", data_dir.display()))?;
+            let events = imported.with_context(|| {
+                let from = from.map_or("stdin".into(), |from| from.display().to_string());
+                format!("{} cannot be filled from {from}", data_dir.display())
+            })?;
             Output::in_format(Format::Json).line(|| json!({"done": true, "events": events}), String::new)?;
         }
     }

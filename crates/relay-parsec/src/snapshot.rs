@@ -118,14 +118,14 @@ impl SequenceSnapshotter for FileSnapshotter {
         let wrong = |rule: String| SnapshotError::new(format!("{}: {rule}", self.io.place()), None);
         let Some(content) = self.io.read()? else { return Ok(BTreeMap::new()) };
         let content: Value = serde_json::from_slice(&content)
-            .map_err(|error| wrong(format!("it is not JSON ({error}); it is left as it is")))?;
+            .map_err(|error| wrong(format!("it is not JSON ({error}); it is left as it is: put back a copy, or take another file and another producer id")))?;
         let Value::Object(counts) = content else {
-            return Err(wrong("it is not an object of channels and numbers; it is left as it is".into()));
+            return Err(wrong("it is not an object of channels and numbers; it is left as it is: put back a copy, or take another file and another producer id".into()));
         };
         let count = |(channel, value): (String, Value)| match value.as_i64() {
             Some(count) if count >= 0 => Ok((channel, count)),
             _ => {
-                let rule = "is no whole number from 0 to 2^63 - 1; it is left as it is";
+                let rule = "is no whole number from 0 to 2^63 - 1; it is left as it is: put back a copy, or take another file and another producer id";
                 Err(wrong(format!("the value of {channel:?} {rule}")))
             }
         };

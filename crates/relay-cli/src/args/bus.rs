@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use relay_bus::{BusReference, ChannelReference, HeaderRules};
 
 use super::transport::Transport;
-use super::value::{duration, positive_duration, size};
+use super::value::{duration, positive_duration, size, whole};
 use super::{Format, Print, Show, Until};
 
 #[derive(Debug, ClapArgs)]
@@ -58,7 +58,7 @@ pub(crate) struct WhichBus {
     #[arg(long, value_name = "URL")]
     pub(crate) master: Option<String>,
     /// Handler calls at a time
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = count)]
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = whole::<usize>(1..))]
     pub(crate) concurrency: usize,
     /// Put a finalizer on channels and subscriptions, so that a deletion is seen also by who was down
     #[arg(long)]
@@ -119,13 +119,13 @@ pub(crate) struct BusServeArgs {
     #[arg(long)]
     pub(crate) require_cloudevents: bool,
     /// Calls at a time per subscription; 1 keeps its order
-    #[arg(long, default_value_t = 64, value_name = "N", value_parser = count)]
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = whole::<usize>(1..))]
     pub(crate) in_flight: usize,
     /// Messages waiting per subscription; also at most 64 MiB
-    #[arg(long, default_value_t = 1024, value_name = "N")]
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = whole::<usize>(0..))]
     pub(crate) queue: usize,
     /// Tries per message and subscription; 0: no limit. Default: 1 in memory, 0 with jetstream
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(0..=u32::MAX.into()))]
     pub(crate) max_deliver: Option<u32>,
     /// Delay before the second try, doubling to 60s
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
@@ -211,7 +211,7 @@ pub(crate) struct BusReceiveArgs {
     #[arg(long = "reply-header", value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) reply_headers: Vec<(String, String)>,
     /// Answer with this status. Default: 200 with a reply, else 202
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(200..=599))]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(200..=599))]
     pub(crate) status: Option<u16>,
     /// Answer after this time
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -286,10 +286,6 @@ fn cluster_bus(text: &str) -> Result<BusReference, String> {
     } else {
         Err("a name: a DNS-1123 label".into())
     }
-}
-
-fn count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "a number above 0".to_owned())
 }
 
 /// `NAME=VALUE` of a header.

@@ -4,7 +4,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use relay_pods::EventHash;
 
 use super::shared::EVENTS;
-use super::value::hash;
+use super::value::{hash, whole};
 use super::{Connect, Print, PrintLines, Since, Until, Which};
 use crate::tally::GroupBy;
 
@@ -58,7 +58,7 @@ pub(crate) struct EventsArgs {
     #[arg(long, value_name = "HASH", value_parser = hash, allow_hyphen_values = true, help_heading = EVENTS)]
     pub(crate) before_hash: Option<EventHash>,
     /// Events per request, 1 to 1000
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = EVENTS)]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1..=1000), help_heading = EVENTS)]
     pub(crate) limit: Option<u32>,
     #[command(flatten)]
     pub(crate) which: Which,

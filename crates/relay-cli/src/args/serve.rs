@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::Format;
-use super::value::{duration, positive_duration, rate, size};
+use super::value::{duration, positive_duration, rate, size, whole};
 
 /// What every demo has in common
 #[derive(Debug, Clone, Copy, ClapArgs)]
@@ -34,7 +34,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) pods: bool,
     /// Seed of the simulated cluster
-    #[arg(long, env = "RELAY_SIM_SEED", default_value_t = 1, value_name = "N")]
+    #[arg(long, env = "RELAY_SIM_SEED", default_value_t = 1, value_name = "N", value_parser = whole::<u64>(0..))]
     pub(crate) sim_seed: u64,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "RELAY_SOURCE", default_value = "sim", value_name = "SOURCE")]
     pub(crate) source: SourceArg,
     /// Seed of the simulated cluster; default: 1, with the times of the clock instead of those of the seed
-    #[arg(long, env = "RELAY_SIM_SEED", value_name = "N", help_heading = "Simulated cluster")]
+    #[arg(long, env = "RELAY_SIM_SEED", value_name = "N", value_parser = whole::<u64>(0..), help_heading = "Simulated cluster")]
     pub(crate) sim_seed: Option<u64>,
     /// Where its times come from. Default: seed where --sim-seed is given, else real
     #[arg(long, env = "RELAY_SIM_CLOCK", value_name = "CLOCK", help_heading = "Simulated cluster")]
@@ -95,7 +95,7 @@ pub(crate) struct ServeArgs {
         long,
         env = "RELAY_SIM_PODS",
         default_value_t = 60,
-        value_name = "N",
+        value_name = "N", value_parser = whole::<usize>(0..),
         help_heading = "Simulated cluster"
     )]
     pub(crate) sim_pods: usize,
@@ -147,7 +147,7 @@ pub(crate) struct ServeArgs {
         long,
         env = "RELAY_RETAIN_EVENTS",
         default_value_t = 100_000,
-        value_name = "N",
+        value_name = "N", value_parser = whole::<u64>(0..),
         help_heading = "Limits"
     )]
     pub(crate) retain_events: u64,
@@ -162,7 +162,7 @@ pub(crate) struct ServeArgs {
         long,
         env = "RELAY_MAX_STREAMS",
         default_value_t = 1024,
-        value_name = "N",
+        value_name = "N", value_parser = whole::<usize>(0..),
         help_heading = "Limits"
     )]
     pub(crate) max_streams: usize,

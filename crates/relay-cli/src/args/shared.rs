@@ -8,7 +8,7 @@ use relay_pods::{Filter, StreamOptions};
 
 use relay_proto::time::Timestamp;
 
-use super::value::{duration, positive_duration, time};
+use super::value::{duration, positive_duration, time, whole};
 use crate::exit::Usage;
 use crate::rows::now;
 
@@ -65,6 +65,7 @@ pub(crate) struct Which {
     /// "and"
     #[arg(
         long = "label",
+        visible_alias = "selector",
         short = 'l',
         env = "RELAY_LABEL",
         value_name = "SELECTOR",
@@ -86,12 +87,17 @@ impl Which {
         Ok(filter)
     }
 
-    /// Says that no pod was found, with the filters that were given.
+    /// The message that no pod matches these flags.
     pub(crate) fn nothing(&self) -> String {
+        let asked = self.asked();
+        if asked.is_empty() { "the relay has no pods".into() } else { format!("no pods match{asked}") }
+    }
+
+    /// The flags, each after a space.
+    pub(crate) fn asked(&self) -> String {
         let namespaces = self.namespaces().map(|namespace| format!(" -n {namespace}"));
         let labels = self.labels.iter().filter(|label| !label.is_empty()).map(|label| format!(" -l {label}"));
-        let asked: String = namespaces.chain(labels).collect();
-        if asked.is_empty() { "the relay has no pods".into() } else { format!("no pods match{asked}") }
+        namespaces.chain(labels).collect()
     }
 
     fn namespaces(&self) -> impl Iterator<Item = &String> {
@@ -172,7 +178,7 @@ impl From<PrintLines> for Print {
 #[command(next_help_heading = "When to end")]
 pub(crate) struct Until {
     /// End after so many lines
-    #[arg(long, env = "RELAY_MAX", value_name = "N")]
+    #[arg(long, env = "RELAY_MAX", value_name = "N", value_parser = whole::<u64>(0..))]
     pub(crate) max: Option<u64>,
     /// End after this time
     #[arg(long = "for", env = "RELAY_FOR", value_name = "DURATION", value_parser = positive_duration)]

@@ -1,6 +1,8 @@
 //! Parsers of values: positions, phases, label keys, rates, durations, sizes.
 
 use std::net::SocketAddr;
+use std::ops::{Bound, RangeBounds};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use relay_pods::{EventHash, Selector};
@@ -34,6 +36,33 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
     } else {
         Err("0 to 1000000 events per second".into())
     }
+}
+
+/// A whole number within a range, which the rule names.
+pub(crate) fn whole<T: TryFrom<u64>>(
+    range: impl RangeBounds<u64> + Clone + Send + Sync + 'static,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| {
+            let first = match range.start_bound() {
+                Bound::Included(first) => *first,
+                Bound::Excluded(before) => before.saturating_add(1),
+                Bound::Unbounded => 0,
+            };
+            match range.end_bound() {
+                Bound::Included(last) => format!("a whole number from {first} to {last}"),
+                Bound::Excluded(end) => format!("a whole number from {first} to {}", end.saturating_sub(1)),
+                Bound::Unbounded => format!("a whole number from {first}"),
+            }
+        })
+    }
+}
+
+/// A directory, which may be made later.
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.exists() && !path.is_dir() { Err("this is no directory".into()) } else { Ok(path) }
 }
 
 pub(super) fn time(text: &str) -> Result<Timestamp, String> {
@@ -112,6 +141,20 @@ fn number_and_unit(text: &str) -> Option<(f64, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_say_their_range() {
+        assert_eq!(whole::<u64>(0..)("0"), Ok(0));
+        assert_eq!(whole::<u64>(0..)("18446744073709551615"), Ok(u64::MAX));
+        assert_eq!(whole::<u16>(200..=599)("599"), Ok(599));
+        for bad in ["", "-1", "x", "1.5", "1e3", " 1", "18446744073709551616"] {
+            assert_eq!(whole::<u64>(0..)(bad), Err("a whole number from 0".into()), "{bad}");
+        }
+        for bad in ["199", "600", "65736"] {
+            assert_eq!(whole::<u16>(200..=599)(bad), Err("a whole number from 200 to 599".into()), "{bad}");
+        }
+        assert_eq!(whole::<u32>(1..5)("5"), Err("a whole number from 1 to 4".into()));
+    }
 
     #[test]
     fn durations_and_sizes_are_written_as_documented() {

@@ -47,7 +47,7 @@ pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
             tell(file, server).await;
             tokio::time::sleep(PAUSE).await;
             // If nobody reads the output, the next event ends the command.
-            let _ = ended.heading("That was all that changes; Ctrl-C ends the demo.");
+            let _ = ended.heading("No more changes will come; Ctrl-C ends the demo.");
         }
     });
     let quick = Duration::from_millis(100);

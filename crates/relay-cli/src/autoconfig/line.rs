@@ -3,6 +3,8 @@
 use relay_autoconfig::{AcceptedKey, Environment, Event, Origin, RefusedIn, Status};
 use relay_proto::time::Timestamp;
 
+use crate::output::counted;
+
 /// A line that begins with the event's name and the id.
 pub(super) fn text(event: &Event) -> String {
     let id = event.id().unwrap_or_default();
@@ -10,18 +12,17 @@ pub(super) fn text(event: &Event) -> String {
         Event::Status(status) => status_text(status),
         Event::Added(environment) => environment_text(environment),
         Event::Updated(update) => {
-            let mut text = environment_text(&update.environment);
-            if update.changed.is_empty() {
-                text += "   only the version is new";
-            } else {
-                text += &format!("   changed: {}", update.changed.join(", "));
-            }
+            // What is new comes before everything that is not.
+            let mut text = match update.changed.as_slice() {
+                [] => "only the version is new   ".into(),
+                changed => format!("changed: {}   ", changed.join(", ")),
+            };
             for (what, keys) in [("accepted", &update.accepted), ("revoked", &update.revoked)] {
                 if !keys.is_empty() {
-                    text += &format!("   {what}: {}", keys.join(", "));
+                    text += &format!("{what}: {}   ", keys.join(", "));
                 }
             }
-            text
+            text + &environment_text(&update.environment)
         }
         Event::Deleted(gone) => gone_text(gone.version, gone.by.as_str()),
         Event::FilterDeleted(gone) => gone_text(gone.version, gone.by.as_str()),
@@ -42,7 +43,11 @@ pub(super) fn text(event: &Event) -> String {
             format!("v{} in a {came_in}: {} ({})", refused.version, refused.reason, refused.reason.as_str())
         }
         Event::ReceivedAll(all) => {
-            let mut text = format!("{} environments, {} filters", all.environments, all.filters);
+            let mut text = format!(
+                "{}, {}",
+                counted(all.environments as u64, "environment"),
+                counted(all.filters as u64, "filter")
+            );
             if !all.refused.is_empty() {
                 let ids: Vec<_> = all.refused.iter().map(|id| id.as_str()).collect();
                 text += &format!(", {} refused: {}", ids.len(), ids.join(", "));

@@ -10,7 +10,7 @@ use relay_autoconfig::{Builder, End, Events, FileCache, StreamManager, Unauthori
 use relay_state::files::FileError;
 
 use super::line;
-use crate::args::{PrintLines, Transport, Until, duration, in_environment, positive_duration, size};
+use crate::args::{PrintLines, Transport, Until, duration, in_environment, positive_duration, size, whole};
 use crate::exit::{Exit, Usage};
 use crate::follow::Ending;
 use crate::output::Output;
@@ -32,7 +32,7 @@ pub(super) struct WatchArgs {
     #[command(flatten)]
     key: KeyArgs,
     /// Version of the protocol to ask for; 1: without filters
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()))]
     protocol_version: u32,
     /// What an answer of 401 or 403 does, whenever it comes
     #[arg(long, default_value = "stop", value_name = "WHAT")]
@@ -192,7 +192,8 @@ pub(super) async fn follow(mut events: Events, mut out: Output, mut ending: Endi
             event = events.next() => event,
         };
         let Some(event) = event else { break };
-        out.line(|| event.to_json(), || line::text(&event))?;
+        // Its end may be what matters: when a key expires, why an attempt failed.
+        out.answer(|| event.to_json(), || line::text(&event))?;
     }
     match events.end() {
         None | Some(End::Closed | End::NoContent) => Ok(Exit::Done),

@@ -55,7 +55,8 @@ impl Lines {
             crate::log::say(&escaped(&text()));
             Ok(())
         } else {
-            out.line(json, text)
+            // An error may be long, and its end says what happened.
+            out.answer(json, text)
         };
         if printed.is_err() {
             self.gone.cancel();

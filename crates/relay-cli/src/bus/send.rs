@@ -14,7 +14,7 @@ use tokio::io::AsyncBufReadExt as _;
 
 use crate::args::BusSendArgs;
 use crate::exit::{Exit, Usage, signalled};
-use crate::output::Output;
+use crate::output::{Output, counted};
 
 pub(super) async fn run(args: BusSendArgs) -> anyhow::Result<Exit> {
     let signalled = signalled();
@@ -148,7 +148,7 @@ impl Sender {
         };
         let channel = self.channel.to_string();
         let text = match &error {
-            None => format!("{channel}: {bytes} bytes sent"),
+            None => format!("{channel}: {} sent", counted(bytes as u64, "byte")),
             Some(error) => format!("{channel}: {error}"),
         };
         self.out.line(

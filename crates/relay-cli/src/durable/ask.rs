@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
-use relay_durable::{AppendOptions, CreateOptions, DurableStream, Expiry, ForkOptions, Offset};
+use relay_durable::{AppendOptions, CreateOptions, DurableStream, ErrorKind, Expiry, ForkOptions, Offset};
 use relay_proto::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::notes::Notes;
+use super::notes::{Notes, note};
 use super::reach::Reach;
-use crate::args::{PrintLines, positive_duration};
+use crate::args::{PrintLines, positive_duration, whole};
 use crate::exit::{Exit, Usage, signalled};
 use crate::output::Output;
 
@@ -59,11 +59,11 @@ impl Data {
             (None, None) if or_stdin => PathBuf::from("-"),
             (None, None) => return Ok(None),
         };
-        tokio::task::spawn_blocking(move || whole(&file)).await?.map(Some)
+        tokio::task::spawn_blocking(move || content(&file)).await?.map(Some)
     }
 }
 
-fn whole(file: &Path) -> anyhow::Result<Vec<u8>> {
+fn content(file: &Path) -> anyhow::Result<Vec<u8>> {
     if file == Path::new("-") {
         let mut data = Vec::new();
         std::io::stdin().read_to_end(&mut data).context("stdin cannot be read")?;
@@ -164,7 +164,7 @@ pub(super) struct ForkArgs {
     #[arg(long, value_name = "OFFSET", allow_hyphen_values = true)]
     at: Option<Offset>,
     /// Messages (JSON) or bytes behind --at
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..))]
     sub_offset: Option<u64>,
     #[command(flatten)]
     expiry: ExpiryFlags,
@@ -210,7 +210,15 @@ pub(super) async fn create(args: CreateArgs) -> anyhow::Result<Exit> {
             .expiry(args.expiry.expiry())
             .closed(args.closed)
             .data(data);
-        let created = stream.create(options).await?;
+        let created = match stream.create(options).await {
+            Ok(created) => created,
+            Err(error) => {
+                if error.kind() == ErrorKind::Exists {
+                    tell_what_is_there(&stream).await;
+                }
+                return Err(error.into());
+            }
+        };
         Ok(json!({
             "stream": stream.url(), "status": created.status, "created": created.status == 201,
             "offset": created.offset, "content_type": created.content_type,
@@ -218,6 +226,16 @@ pub(super) async fn create(args: CreateArgs) -> anyhow::Result<Exit> {
         }))
     })
     .await
+}
+
+/// Says what the stream is that is in the way of another one.
+async fn tell_what_is_there(stream: &DurableStream) {
+    let Ok(head) = stream.head().await else { return };
+    let mut parts = vec![head.content_type.unwrap_or_else(|| "of no type".into())];
+    parts.extend(head.closed.then(|| "closed".into()));
+    parts.extend(head.ttl_seconds.map(|ttl| format!("--ttl {ttl}s")));
+    parts.extend(head.expires_at.map(|time| format!("--expires-at {time}")));
+    note(&format!("what is there is {}", parts.join(", ")));
 }
 
 pub(super) async fn append(args: AppendArgs) -> anyhow::Result<Exit> {

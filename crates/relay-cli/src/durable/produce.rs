@@ -18,9 +18,9 @@ use super::notes::{Notes, note};
 use super::out::size;
 use super::reach::Reach;
 use super::state::{Content, StateFile};
-use crate::args::{PrintLines, duration, size as parse_size};
+use crate::args::{PrintLines, duration, size as parse_size, whole};
 use crate::exit::{Exit, OutcomeUnknown, Usage, signalled};
-use crate::output::Output;
+use crate::output::{Output, counted};
 
 mod replay;
 
@@ -47,7 +47,7 @@ pub(super) struct ProduceArgs {
     #[arg(long, value_name = "ID")]
     producer_id: Option<String>,
     /// Epoch of the producer. Default: 0, or that of the state file
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..))]
     epoch: Option<u64>,
     /// When the name was used before, take it over with a higher epoch; at the start only
     #[arg(long)]
@@ -56,13 +56,13 @@ pub(super) struct ProduceArgs {
     #[arg(long, default_value = "1MiB", value_name = "SIZE", value_parser = parse_size)]
     max_batch_bytes: u64,
     /// Most messages in a batch
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = whole::<u64>(0..))]
     max_batch_items: u64,
     /// How long a batch waits for more messages
     #[arg(long, default_value = "5ms", value_name = "DURATION", value_parser = duration)]
     linger: Duration,
     /// Batches on their way at once: 1 to 32
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=32))]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole::<u64>(1..=32))]
     in_flight: u64,
     /// What is read and not acknowledged; when it is full the input is not read
     #[arg(long, default_value = "8MiB", value_name = "SIZE", value_parser = parse_size)]
@@ -390,8 +390,11 @@ impl Told {
                         let offset = batch.offset.as_ref().map_or("-", Offset::as_str);
                         let again = if batch.duplicate { ", was there already" } else { "" };
                         format!(
-                            "batch {:<8} {:>6} messages {:>9} bytes, {} attempts, offset {offset}{again}",
-                            batch.seq, batch.messages, batch.bytes, batch.attempts
+                            "batch {:<8} {:>15} {:>15}, {}, offset {offset}{again}",
+                            batch.seq,
+                            counted(batch.messages, "message"),
+                            counted(batch.bytes, "byte"),
+                            counted(batch.attempts.into(), "attempt")
                         )
                     },
                 );

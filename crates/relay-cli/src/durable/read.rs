@@ -13,7 +13,7 @@ use super::checkpoint::CheckpointFile;
 use super::notes::{Notes, note};
 use super::out::{ReadFormat, Sink, shown, size};
 use super::reach::Reach;
-use crate::args::{duration, size as parse_size};
+use crate::args::{duration, size as parse_size, whole};
 use crate::exit::{Exit, signalled};
 
 /// What to read, and where to
@@ -28,7 +28,7 @@ pub(super) struct Reading {
     #[arg(short = 'o', long = "output", default_value = "raw", value_name = "FORMAT")]
     output: ReadFormat,
     /// End after so many messages of a JSON stream, pieces of others
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..))]
     max: Option<u64>,
     /// End after this time
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]

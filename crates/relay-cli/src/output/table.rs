@@ -14,6 +14,8 @@ pub(crate) struct Column {
     right: bool,
     /// Columns with the highest number are left out first if there is no room; 0 means never.
     dispensable: u8,
+    /// Left out if it would take room from another column.
+    spare: bool,
 }
 
 /// The tables that have a column.
@@ -36,7 +38,15 @@ enum Cut {
 impl Column {
     /// A column of short words or numbers, which are not cut.
     pub(crate) const fn new(heading: &'static str) -> Self {
-        Self { heading, cut: Cut::Never, shown: Shown::Always, least: 0, right: false, dispensable: 0 }
+        Self {
+            heading,
+            cut: Cut::Never,
+            shown: Shown::Always,
+            least: 0,
+            right: false,
+            dispensable: 0,
+            spare: false,
+        }
     }
 
     /// A column of names. They often differ at their end only, so they are cut in the middle.
@@ -72,6 +82,11 @@ impl Column {
     /// Left out if there is no room for all columns, those with higher numbers first.
     pub(crate) const fn dispensable(self, order: u8) -> Self {
         Self { dispensable: order, ..self }
+    }
+
+    /// Left out if it would take room from another column: for what is of use only as a whole.
+    pub(crate) const fn spare(self) -> Self {
+        Self { spare: true, ..self }
     }
 
     /// Right-aligned, for numbers.
@@ -258,6 +273,13 @@ impl Table {
         let all = || widths.iter().copied().map(Some).collect::<Vec<_>>();
         let Some(room) = room else { return Layout { room, widths: all(), gap: GAP } };
         let mut widths = all();
+        let wanted = self.columns.iter().zip(&widths).map(|(column, width)| {
+            width.map_or(0, |width| if column.cut == Cut::End { width.min(SENTENCE) } else { width })
+        });
+        if wanted.sum::<usize>() + widths.len().saturating_sub(1) * GAP > room {
+            let spare = self.columns.iter().zip(&mut widths).filter(|(column, _)| column.spare);
+            spare.for_each(|(_, width)| *width = None);
+        }
         // The widest columns are made narrower first, down to [`ENOUGH`]. Then dispensable columns are left out.
         let gap = loop {
             let (gap, over) = self.shrink(&mut widths.clone(), room, ENOUGH);

@@ -308,6 +308,11 @@ pub(crate) fn tame_json(json: String) -> String {
     out
 }
 
+/// `1 pod`, `2 pods`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

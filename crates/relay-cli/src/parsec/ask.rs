@@ -6,22 +6,22 @@ use relay_proto::parsec::PayloadRef;
 use serde_json::{Value, json};
 
 use super::reach::{Reach, Who};
-use crate::args::PrintLines;
+use crate::args::{PrintLines, whole};
 use crate::exit::{Exit, signalled};
-use crate::output::Output;
+use crate::output::{Column, Output, Row, Text, counted};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct HistoryArgs {
     /// The channel
     channel: String,
     /// Envelopes at most, the newest that match. Default: the server's, 100
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1..=1000))]
     limit: Option<u32>,
     /// Only sequences above this
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "N", value_parser = whole::<i64>(0..=i64::MAX.unsigned_abs()))]
     since: Option<i64>,
     /// Only sequences up to this
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "N", value_parser = whole::<i64>(0..=i64::MAX.unsigned_abs()))]
     until: Option<i64>,
     /// Only envelopes of this producer
     #[arg(long, value_name = "ID")]
@@ -42,6 +42,19 @@ pub(super) struct PresenceArgs {
     print: PrintLines,
 }
 
+/// The columns of `relay parsec history`.
+const HISTORY: &[Column] = &[
+    Column::new("TIME").timed().least(24).dispensable(2),
+    Column::new("POSITION").least(18).dispensable(3),
+    Column::name("PRODUCER").least(16),
+    Column::new("SEQUENCE").right(),
+    Column::name("ASPECT").least(12).dispensable(1),
+    Column::sentence("PAYLOAD"),
+];
+
+/// The columns of `relay parsec presence`.
+const PRESENCE: &[Column] = &[Column::name("CLIENT").least(36), Column::name("USER").least(24)];
+
 pub(super) async fn history(args: HistoryArgs) -> anyhow::Result<Exit> {
     let client = Client::builder_boxed(args.reach.transport(&Who::default(), 1, false).await?).build()?;
     let mut options = HistoryOptions::default();
@@ -54,11 +67,12 @@ pub(super) async fn history(args: HistoryArgs) -> anyhow::Result<Exit> {
         items = client.history(&args.channel, &options) => items?,
     };
     let mut output = Output::new(args.print);
+    output.table(HISTORY);
     let channel = Value::from(args.channel.as_str());
     for item in items {
         let place = item.position.as_ref().map(ToString::to_string);
         match &item.envelope {
-            Ok(envelope) => output.written(
+            Ok(envelope) => output.written_row(
                 || {
                     format!(
                         "{{\"event\":\"envelope\",\"channel\":{channel},\"position\":{},\"envelope\":{}}}",
@@ -67,20 +81,28 @@ pub(super) async fn history(args: HistoryArgs) -> anyhow::Result<Exit> {
                     )
                 },
                 || {
-                    let (producer, payload) = (envelope.producer().id(), envelope.payload());
-                    let payload = payload.map_or("-", PayloadRef::as_str);
-                    let place = shown(place.as_ref());
-                    format!("{place} {producer} #{} {} {payload}", envelope.sequence(), envelope.aspect())
+                    vec![
+                        envelope.produced_at_text().unwrap_or_default().into(),
+                        shown(place.as_ref()).into(),
+                        envelope.producer().id().into(),
+                        format!("#{}", envelope.sequence()).into(),
+                        envelope.aspect().into(),
+                        envelope.payload().map_or("-", PayloadRef::as_str).into(),
+                    ]
                 },
             )?,
-            Err(error) => output.line(
+            Err(error) => output.row(
+                String::new,
                 || {
                     json!({
                         "event": "undecodable", "channel": channel, "position": place, "bytes": item.bytes,
                         "error": error.to_string(),
                     })
                 },
-                || format!("{} unreadable, {} bytes: {error}", shown(place.as_ref()), item.bytes),
+                || Row::Sentence {
+                    first: vec![Text::default(), shown(place.as_ref()).into()],
+                    text: format!("unreadable, {}: {error}", counted(item.bytes as u64, "byte")).into(),
+                },
             )?,
         }
     }
@@ -99,14 +121,15 @@ pub(super) async fn presence(args: PresenceArgs) -> anyhow::Result<Exit> {
         presence = client.presence(&args.channel) => presence?,
     };
     let mut output = Output::new(args.print);
+    output.table(PRESENCE);
     if !presence.named {
         let count = presence.subscribers;
-        output.line(|| json!({ "subscribers": count }), || format!("{count} subscribers"))?;
+        output.line(|| json!({ "subscribers": count }), || counted(count, "subscriber"))?;
     }
     for entry in &presence.entries {
-        output.written(
+        output.written_row(
             || serde_json::to_string(entry).unwrap_or_default(),
-            || format!("{:<24} {}", entry.client_id, entry.user_id),
+            || vec![Text::from(entry.client_id.as_str()), Text::from(entry.user_id.as_str())],
         )?;
     }
     client.close().await;

@@ -10,7 +10,7 @@ use relay_parsec_server::{ParsecServer, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::reach::Schemas;
-use crate::args::{Format, duration, positive_duration, size};
+use crate::args::{Format, duration, positive_duration, size, whole};
 use crate::exit::{Exit, signalled};
 use crate::output::Output;
 
@@ -25,7 +25,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "RELAY_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Envelopes that a channel keeps at most
-    #[arg(long, env = "RELAY_RETAIN_EVENTS", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
+    #[arg(long, env = "RELAY_RETAIN_EVENTS", default_value_t = 1000, value_name = "N", value_parser = whole::<u64>(1..), help_heading = "Limits")]
     retain_events: u64,
     /// How long a channel keeps an envelope
     #[arg(long, env = "RELAY_RETAIN_AGE", default_value = "1h", value_name = "DURATION", value_parser = positive_duration, help_heading = "Limits")]
@@ -34,14 +34,14 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "RELAY_RETAIN_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = size, help_heading = "Limits")]
     retain_bytes: u64,
     /// Channels at most
-    #[arg(long, env = "RELAY_MAX_CHANNELS", default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
+    #[arg(long, env = "RELAY_MAX_CHANNELS", default_value_t = 10_000, value_name = "N", value_parser = whole::<u64>(1..), help_heading = "Limits")]
     max_channels: u64,
     /// Open streams at most
     #[arg(
         long,
         env = "RELAY_MAX_STREAMS",
         default_value_t = 1024,
-        value_name = "N",
+        value_name = "N", value_parser = whole::<usize>(0..),
         help_heading = "Limits"
     )]
     max_streams: usize,
@@ -70,7 +70,9 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         .registry(args.schemas.registry()?)
         .validate(args.schemas.validate)
         .data_dir(args.data_dir);
-    let server = ParsecServer::bind(args.listen, config).await.context("cannot serve")?;
+    let server = ParsecServer::bind(args.listen, config)
+        .await
+        .with_context(|| format!("cannot serve on {}", args.listen))?;
     // A program that has read the line may stop the server at once.
     let signalled = signalled();
     if open && !args.listen.ip().is_loopback() {

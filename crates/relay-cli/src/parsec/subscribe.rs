@@ -9,7 +9,7 @@ use relay_proto::parsec::{PayloadRef, Position};
 use serde_json::{Value, json};
 
 use super::reach::{Reach, Schemas, Who};
-use crate::args::{PrintLines, Until};
+use crate::args::{PrintLines, Until, whole};
 use crate::exit::{Exit, signalled};
 use crate::output::Output;
 
@@ -25,7 +25,7 @@ pub(super) struct SubscribeArgs {
     #[arg(long, conflicts_with_all = ["from_sequence", "after"])]
     from_start: bool,
     /// Begin with the oldest that is retained, and print what has a greater sequence
-    #[arg(long, value_name = "N", conflicts_with = "after", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "N", conflicts_with = "after", value_parser = whole::<i64>(0..=i64::MAX.unsigned_abs()))]
     from_sequence: Option<i64>,
     /// Begin after this position
     #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
@@ -33,7 +33,7 @@ pub(super) struct SubscribeArgs {
     #[command(flatten)]
     schemas: Schemas,
     /// How often a subscribe that fails with error 100 is tried in a row: websocket only
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()))]
     subscribe_tries: u32,
     #[command(flatten)]
     who: Who,

@@ -95,7 +95,7 @@ impl Condition {
     pub(crate) fn progress(&self, tally: &Tally) -> String {
         let pods = tally.pods;
         match *self {
-            Self::Ready(wanted) => format!("{} of {wanted} pods ready, {pods} match", tally.ready),
+            Self::Ready(wanted) => format!("{} ready, {wanted} wanted, {pods} match", tally.ready),
             Self::AllReady(_) if pods == 0 => "no pod matches, so none is ready".into(),
             Self::AllReady(_) => format!("{} of {pods} pods ready", tally.ready),
             Self::NoneReady if pods == 0 => "no pod matches".into(),
@@ -201,9 +201,9 @@ mod tests {
         let some = tally(1, &[("Running", 2), ("Pending", 1)]);
         let done = tally(0, &[("Succeeded", 2)]);
         for (text, tally, holds, progress) in [
-            ("ready=1", &none, false, "0 of 1 pods ready, 0 match"),
-            ("ready=1", &some, true, "1 of 1 pods ready, 3 match"),
-            ("ready=2", &some, false, "1 of 2 pods ready, 3 match"),
+            ("ready=1", &none, false, "0 ready, 1 wanted, 0 match"),
+            ("ready=1", &some, true, "1 ready, 1 wanted, 3 match"),
+            ("ready=2", &some, false, "1 ready, 2 wanted, 3 match"),
             ("count=0", &none, true, "0 pods match, not 0"),
             ("count=3", &some, true, "3 pods match, not 3"),
             ("count=2", &some, false, "3 pods match, not 2"),

@@ -201,7 +201,7 @@ fn a_relay_that_comes_later_is_waited_for() {
     }
     let server = Server::start_at(&address, &["--sim-rate", "0", "--sim-pods", "3"]);
     for mut table in tables {
-        let shows_pods = |seen: &str| seen.contains(" added") || seen.contains("app=");
+        let shows_pods = |seen: &str| seen.contains(" listed") || seen.contains("app=");
         table.until(|seen| seen.contains("connected again after ") && shows_pods(seen));
         table.signal("INT");
         let (code, seen) = table.wait();

@@ -31,6 +31,7 @@ mod faults;
 mod first_tries;
 mod follow;
 mod golang;
+mod habits;
 mod kube;
 mod log;
 mod parsec;

@@ -398,6 +398,18 @@ fn history_and_presence_lines() {
     };
     assert_eq!(numbers(&["--limit", "2"]), [("a".into(), 3), ("b".into(), 1)]);
     assert_eq!(numbers(&["--since", "1", "--until", "2", "--producer", "a"]), [("a".into(), 2)]);
+    let table = |args: &[&str]| {
+        let args = [&["parsec"], args, &["--url", &server.url, "-o", "table"]].concat();
+        run_command(relay(&args)).expect(0).stdout
+    };
+    let rows_of = |table: &str| -> Vec<Vec<String>> {
+        table.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    let history = table(&["history", CHANNEL, "--limit", "2", "--timestamps"]);
+    let rows = rows_of(&history);
+    assert_eq!(rows[0], ["TIME", "POSITION", "PRODUCER", "SEQUENCE", "ASPECT", "PAYLOAD"], "{history}");
+    assert_eq!((rows.len(), rows[1][2..].join(" ").as_str()), (3, "a #3 n 3"), "{history}");
+    assert!(rows[1][0].ends_with('Z') && rows[1][1].ends_with(".3"), "{history}");
     run_command(at(&server.url, "history", &["public:no.one"])).expect(3);
     run_command(at(&server.url, "history", &[CHANNEL, "--limit", "1001"])).expect(2);
     assert_eq!(run_command(at(&server.url, "presence", &[CHANNEL])).expect(0).stdout, "");
@@ -409,6 +421,8 @@ fn history_and_presence_lines() {
     listening.json();
     let line = run_command(at(&server.url, "presence", &[CHANNEL])).expect(0).stdout;
     assert_eq!(line, "{\"user_id\":\"anonymous\",\"client_id\":\"me\",\"conn_info\":{\"r\":1.50}}\n");
+    let presence = table(&["presence", CHANNEL]);
+    assert_eq!(rows_of(&presence), [["CLIENT", "USER"], ["me", "anonymous"]], "{presence}");
     run_command(at(&server.url, "presence", &["public:no.one"])).expect(3);
     run_command(at(&server.url, "subscribe", &[CHANNEL, "--conn-info", "{"])).expect(2);
 }

@@ -93,13 +93,13 @@ async fn what_holds_already_is_met_at_once() {
 async fn a_timeout_says_what_was_seen_last() {
     let three = [up("a"), starting("b"), starting("c")];
     for (condition, timeout, pods, said) in [
-        ("ready=3", "600ms", &three[..], "600ms: 1 of 3 pods ready, 3 match"),
+        ("ready=3", "600ms", &three[..], "600ms: 1 ready, 3 wanted, 3 match"),
         ("deleted", "600ms", &three, "600ms: 3 pods still match"),
         ("count=2", "0.6s", &three, "600ms: 3 pods match, not 2"),
         ("phase=Running", "600ms", &three, "600ms: 1 of 3 pods Running (Pending 2, Running 1)"),
         ("phase=Running", "600ms", &[], "600ms: no pod matches, so none is Running"),
         // With a time limit of 0, the first live state decides.
-        ("ready=3", "0", &three, "0s: 1 of 3 pods ready, 3 match"),
+        ("ready=3", "0", &three, "0s: 1 ready, 3 wanted, 3 match"),
     ] {
         let peer = Peer::start(listing(pods).stream(caught_up().silence())).await;
         let done = wait(&peer, condition, &["--timeout", timeout]);
@@ -136,7 +136,7 @@ async fn only_what_is_seen_live_counts() {
             listing([&up("a")])
                 .always("/health", Reply::json(200, &json!({"source": {"state": "stale"}})))
                 .stream(caught_up().silence()),
-            "1 of 1 pods ready, 1 match when last seen live, which it is not any more: the relay's source is away",
+            "1 ready, 1 wanted, 1 match when last seen live, which it is not any more: the relay's source is away",
         ),
         ("there is no list", RelayScript::new("e1").always(PODS, Reply::empty(503)), "no list was read"),
     ] {
@@ -459,7 +459,7 @@ async fn who_waits_at_a_terminal_is_told_how_far_it_is() {
     assert!(started.elapsed() >= std::time::Duration::from_secs(3), "{:?}", started.elapsed());
     let (code, seen) = terminal.wait();
     assert_eq!(code, Some(5), "{seen}");
-    assert_eq!(seen.matches("relay: waiting for ready=2: 1 of 2 pods ready").count(), 1, "{seen}");
+    assert_eq!(seen.matches("relay: waiting for ready=2: 1 ready, 2 wanted").count(), 1, "{seen}");
     // In a pipe, it reports only at the end.
     let peer = Peer::start(script()).await;
     let args = ["wait", "-l", "app=web", "--for", "ready=2", "--timeout", "4s"];

@@ -23,7 +23,8 @@ pub struct Salvaged {
     pub base: u64,
     /// The position before the oldest entry that there is: entries that are trimmed may be there for the checkpoint.
     pub held: u64,
-    /// Position of the last entry of the last complete batch before the damage.
+    /// Position of the last entry before the damage; of the last complete batch when there is none. The batch that the
+    /// damage is in may be incomplete.
     pub head: u64,
     /// The checkpoint, if there is one that is good and of a position that is there.
     pub checkpoint: Option<Checkpoint>,
@@ -33,7 +34,7 @@ pub struct Salvaged {
     _lock: Option<Box<dyn fmt::Debug + Send + Sync>>,
 }
 
-/// The complete batches of a segment.
+/// The entries of a segment that are used.
 #[derive(Debug)]
 struct Span {
     path: PathBuf,
@@ -60,25 +61,31 @@ pub fn salvage(dir: &Path, name: &LogName) -> Result<Salvaged, Error> {
     for (at, segment) in manifest.segments.iter().enumerate() {
         let path = dir.join(Segment::file_name(segment.first));
         // What stands behind a foreign header is another log's.
-        let last = open::check_head(&disk, &path, &manifest, segment)
-            .and_then(|len| last_of_batches(&disk, &path, segment.first, len));
-        match last {
-            Ok(last) => spans.push(Span { path, first: segment.first, last }),
+        let len = match open::check_head(&disk, &path, &manifest, segment) {
+            Ok(len) => len,
             Err(error) => {
                 damage = Some(damage_only(error)?);
                 break;
             }
-        }
+        };
         let whole = match manifest.last_of(at) {
-            Some(_) => open::check_full(&disk, &dir, &manifest, at)
-                .and_then(|end| open::compare(&disk, &dir, &manifest, at, end)),
+            Some(last) => open::check_full(&disk, &dir, &manifest, at)
+                .and_then(|end| open::compare(&disk, &dir, &manifest, at, end))
+                .map(|()| last),
             None => {
                 let ended = open::ended(&manifest.state, &disk.boot().unwrap_or_default());
-                open::newest(&disk, &dir, &manifest, segment, ended).map(drop)
+                open::newest(&disk, &dir, &manifest, segment, ended).map(|newest| newest.head)
             }
         };
-        if let Err(error) = whole {
-            damage = Some(damage_only(error)?);
+        let last = match whole {
+            Ok(last) => last,
+            Err(error) => {
+                damage = Some(damage_only(error)?);
+                last_good(&disk, &path, segment.first, len)?
+            }
+        };
+        spans.push(Span { path, first: segment.first, last });
+        if damage.is_some() {
             break;
         }
     }
@@ -119,17 +126,12 @@ fn damage_only(error: Error) -> Result<Error, Error> {
     if matches!(error, Error::Damaged { .. }) { Ok(error) } else { Err(error) }
 }
 
-/// The position of the last entry of the last complete batch; before the first when there is none.
-fn last_of_batches(disk: &dyn Disk, path: &Path, first: u64, len: u64) -> Result<u64, Error> {
+/// The position of the last entry before the damage of a segment; before the first when there is none.
+fn last_good(disk: &dyn Disk, path: &Path, first: u64, len: u64) -> Result<u64, Error> {
     let file = disk.open(path, false).map_err(|source| failed("opening", path, source))?;
     let mut walk = Walk::new(&*file, SEGMENT_HEAD, first, len, true);
-    let mut last = first - 1;
-    while let Step::Record(head) = walk.next().map_err(|source| failed("reading", path, source))? {
-        if !head.continues {
-            last = walk.position - 1;
-        }
-    }
-    Ok(last)
+    while let Step::Record(_) = walk.next().map_err(|source| failed("reading", path, source))? {}
+    Ok(walk.position - 1)
 }
 
 impl Salvaged {

@@ -78,7 +78,7 @@ impl<'a> Parser<'a> {
             Token::Word("in") => Condition::In(self.values()?),
             Token::Word("notin") => not_in(self.values()?),
             Token::Sign("<" | ">") => {
-                return Err(self.expected("no comparison of numbers but =, ==, !=, in or notin"));
+                return Err(self.expected("=, ==, !=, in or notin, as numbers are not compared here"));
             }
             _ => return Err(self.expected("=, ==, !=, in, notin, a comma or the end")),
         };
