@@ -32,6 +32,9 @@ impl Flag {
         if takes_value && !defaults.iter().all(|value| value.is_empty()) && !what.contains("Default: ") {
             let _ = write!(what, ". Default: `{}`", defaults.join(" "));
         }
+        for alias in arg.get_visible_aliases().unwrap_or_default() {
+            let _ = write!(what, "; also `--{alias}`");
+        }
         if let Some(variable) = arg.get_env() {
             let _ = write!(what, " (`{}`)", variable.to_string_lossy());
         }
