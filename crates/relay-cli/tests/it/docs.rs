@@ -1,5 +1,8 @@
 //! Runs the commands of `docs/tutorial.md` one after the other.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::process::{Server, relay, run_command};
@@ -46,7 +49,15 @@ fn the_how_to_pages_do_what_they_say() {
     std::fs::write(&config, cluster.to_string()).unwrap();
     let server = Server::start(&["--sim-pods", "60", "--sim-rate", "50"]);
     let mut count = 0;
-    for line in blocks(&page, "sh").iter().flat_map(|block| block.lines()) {
+    let shown = blocks(&page, "sh");
+    let lines = shown.iter().flat_map(|block| block.lines()).map(str::trim).filter(|line| !line.is_empty());
+    for line in lines {
+        count += 1;
+        let line = line.split('#').next().unwrap().trim();
+        if line.starts_with("relay serve --data-dir ") || line.starts_with("relay store ") {
+            keep(folder.path(), line);
+            continue;
+        }
         let words = line.strip_prefix("relay ").unwrap_or_else(|| panic!("{line}"));
         let words = words.replace("https://example.com/events", &format!("{}/events/stream", server.url()));
         // The relay has no event with the name in the page.
@@ -67,18 +78,50 @@ fn the_how_to_pages_do_what_they_say() {
         } else {
             assert_eq!((done.code, done.stdout.lines().count()), (Some(0), 3), "{line}: {done:?}");
         }
-        count += 1;
     }
-    assert_eq!(count, 5);
+    assert_eq!(count, 5 + 8);
     let files = blocks(&page, "yaml");
     let documents = files.iter().flat_map(|file| file.split("---\n"));
     let objects: Vec<Value> = documents.map(|text| serde_saphyr::from_str(text).unwrap()).collect();
     let kinds: Vec<_> = objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["ClusterRole", "ServiceAccount", "ClusterRoleBinding", "Role"]);
+    let all =
+        ["ClusterRole", "ServiceAccount", "ClusterRoleBinding", "Secret", "Deployment", "Service", "Role"];
+    assert_eq!(kinds, all);
     // The binding names the role and the account beside it.
-    let [role, account, binding, _] = &objects[..] else { panic!("{objects:?}") };
+    let [role, account, binding, secret, ..] = &objects[..] else { panic!("{objects:?}") };
     assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
     assert_eq!(binding["subjects"][0]["name"], account["metadata"]["name"]);
     assert_eq!(binding["subjects"][0]["namespace"], account["metadata"]["namespace"]);
     assert_eq!(role["rules"][0]["verbs"], json!(["list", "watch"]));
+    // The tokens are taken as they are mounted: with mode 0440.
+    let tokens = folder.path().join("tokens");
+    std::fs::write(&tokens, secret["stringData"]["tokens"].as_str().unwrap()).unwrap();
+    std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o440)).unwrap();
+    let server = Server::start(&["--tokens-file", tokens.to_str().unwrap()]);
+    server.run(&["pods", "--token", "2f6c0b9e4d8a4b6f9c1e7a35"]).expect(0);
+    server.run(&["pods", "-n", "prod", "--token", "test"]).expect(0);
+    server.run(&["pods", "-n", "batch", "--token", "test"]).expect(4);
+}
+
+/// Runs a line about data directories, in a folder. What rescues a damaged log finds one.
+fn keep(folder: &Path, line: &str) {
+    let args: Vec<&str> = line.split_whitespace().skip(1).collect();
+    if args[0] == "serve" {
+        let dir = folder.join(args[2]);
+        let server =
+            Server::start(&["--sim-pods", "5", "--sim-rate", "0", "--data-dir", dir.to_str().unwrap()]);
+        server.signal("TERM");
+        server.wait().expect(0);
+        return;
+    }
+    let damaged = args.contains(&"--until-damage");
+    if damaged {
+        let segment = folder.join("data/logs/pods/00000000000000000001.segment");
+        let mut bytes = std::fs::read(&segment).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+    }
+    let mut command = relay(&args);
+    command.current_dir(folder);
+    run_command(command).expect(if damaged { 1 } else { 0 });
 }
