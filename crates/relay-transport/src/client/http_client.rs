@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,7 +136,9 @@ impl HttpClient {
         limit: Duration,
     ) -> Result<Response<Incoming>, Error> {
         let uri = request.uri().clone();
-        let answered = tokio::time::timeout(limit, self.exchange(request)).await;
+        // Pinned here, as a future is copied each time that it is moved.
+        let exchange = pin!(self.exchange(request));
+        let answered = tokio::time::timeout(limit, exchange).await;
         answered.unwrap_or_else(|_| Err(Error::Timeout { url: shown(&uri), after: limit }))
     }
 

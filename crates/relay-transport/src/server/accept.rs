@@ -1,11 +1,12 @@
 //! Accepting: a bounded number of connections, and an orderly shutdown.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{self, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
@@ -267,18 +268,31 @@ async fn serve_in_place(
     let mut http = http1::Builder::new();
     // Larger than our limit on heads, so that our own check answers the usual excess.
     http.max_buf_size(MAX_HEAD + (16 << 10));
-    http.max_headers(MAX_FIELDS);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), answers));
+    let mut connection = http.serve_connection(TokioIo::new(socket), answers);
     let mut stopping = false;
     let mut grace = pin!(tokio::time::sleep(Duration::ZERO));
     let mut in_grace = false;
     loop {
         tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended");
+            ended = poll_fn(|cx| match pin::Pin::new(&mut connection).poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                Poll::Pending if activity.needs_room() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }) => {
+                if let Some(ended) = ended {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection ended");
+                    }
+                    return;
                 }
-                return;
+                // The rare head with many fields: hyper allocates for all fields that may come, for each head.
+                let parts = connection.into_parts();
+                let mut socket = parts.io.into_inner();
+                if stopping || !socket.has_room(&parts.read_buf) {
+                    return;
+                }
+                http.max_headers(MAX_FIELDS);
+                connection = http.serve_connection(TokioIo::new(socket), parts.service);
             }
             () = stop.cancelled(), if !stopping => {
                 if activity.is_fresh() {
@@ -287,7 +301,7 @@ async fn serve_in_place(
                 stopping = true;
                 in_grace = true;
                 grace.as_mut().reset(Instant::now() + HEAD_GRACE);
-                connection.as_mut().graceful_shutdown();
+                pin::Pin::new(&mut connection).graceful_shutdown();
             }
             () = &mut grace, if in_grace => {
                 if activity.is_heading() {
@@ -326,6 +340,8 @@ mod tests {
 
     async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Cut> {
         if request.uri().path() != "/stream" {
+            // A body that is not read may end the connection.
+            let _ = request.into_body().collect().await;
             return Ok(full(StatusCode::OK, "text/plain", "ok\n"));
         }
         let silent = StreamBody::new(futures_util::stream::pending());
@@ -388,6 +404,63 @@ mod tests {
                 assert_eq!(answers.contains("HTTP/1.1 200"), !before.is_empty(), "{fields}: {answers}");
             }
         }
+    }
+
+    /// A request with this many fields after its first line, and this body.
+    fn request(fields: usize, more: &str, body: &str) -> String {
+        let mut request = format!("POST / HTTP/1.1\r\nhost: r\r\ncontent-length: {}\r\n{more}", body.len());
+        for number in request.lines().count() - 1..fields {
+            request += &format!("x-{number}: {number}\r\n");
+        }
+        request + "\r\n" + body
+    }
+
+    /// What is answered to these bytes, which come in pieces of this size.
+    async fn answers(bytes: &str, piece: usize) -> String {
+        let mut client = connect(&watch::Sender::new(0));
+        let (mut reading, mut writing) = tokio::io::split(&mut client);
+        let write = async {
+            for piece in bytes.as_bytes().chunks(piece) {
+                let _ = writing.write_all(piece).await;
+                tokio::task::yield_now().await;
+            }
+            let _ = writing.shutdown().await;
+        };
+        let mut answers = String::new();
+        let (read, ()) = tokio::join!(reading.read_to_string(&mut answers), write);
+        read.unwrap();
+        answers
+    }
+
+    #[tokio::test]
+    async fn a_head_with_many_fields_is_taken_wherever_it_comes() {
+        let few = request(3, "", "hello");
+        for fields in [99, 100, 101, 150, 1000, 4096] {
+            for more in ["", "upgrade: h2c\r\n"] {
+                let many = request(fields, more, "world");
+                for (stream, taken) in [
+                    (many.clone(), 1),
+                    ([&many[..], &few, &many].concat(), 3),
+                    ([&few[..], &many, &few, &many].concat(), 4),
+                    ([&few[..], "\r\n", &many].concat(), 2),
+                ] {
+                    for piece in [stream.len(), 1400, 97] {
+                        let answers = answers(&stream, piece).await;
+                        let ok = answers.matches("HTTP/1.1 200 OK\r\n").count();
+                        assert_eq!(ok, taken, "{fields} {more:?} {taken} by {piece}: {answers}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_with_too_many_fields_is_refused_after_the_requests_before_it() {
+        let stream = [request(120, "", "hello"), request(4097, "", "")].concat();
+        let answers = answers(&stream, 1400).await;
+        let status: Vec<_> =
+            answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
+        assert_eq!(status, ["200", "431"], "{answers}");
     }
 
     #[tokio::test(start_paused = true)]

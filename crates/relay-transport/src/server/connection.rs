@@ -28,6 +28,10 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) struct Activity {
     phase: AtomicU8,
     linger: AtomicBool,
+    /// A request head has more fields than there is room for.
+    needs_room: AtomicBool,
+    /// There is something written that is not flushed.
+    unflushed: AtomicBool,
     /// Number of reads after the peer's last byte.
     dry: AtomicU64,
     dried: Notify,
@@ -111,6 +115,13 @@ impl Activity {
         }
     }
 
+    /// Whether a request head waits for a connection with more room, and everything before it is answered.
+    pub(crate) fn needs_room(&self) -> bool {
+        self.needs_room.load(Ordering::Acquire)
+            && !self.unflushed.load(Ordering::Acquire)
+            && self.phase() == Phase::Head
+    }
+
     /// Drains the client's bytes for a moment after the response.
     pub(crate) fn linger(&self) {
         self.linger.store(true, Ordering::Release);
@@ -181,6 +192,8 @@ pub(crate) struct Socket<S> {
     /// An end of input that hyper has not seen yet.
     hidden_end: bool,
     framing: Framing,
+    /// Bytes that were received, to be read by hyper next, or once there is room for their fields.
+    ahead: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -197,7 +210,60 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             lingering: None,
             hidden_end: false,
             framing: Framing::default(),
+            ahead: Vec::new(),
         }
+    }
+
+    /// The connection has room for all fields now, and begins with what hyper had read of the head and not used. False
+    /// if that is not the head: what it is cannot be told.
+    pub(crate) fn has_room(&mut self, unused: &[u8]) -> bool {
+        if unused.len() as u64 != self.framing.begun() {
+            return false;
+        }
+        self.ahead.splice(..0, unused.iter().copied());
+        self.framing = Framing::roomy();
+        self.activity.needs_room.store(false, Ordering::Release);
+        true
+    }
+
+    /// Bytes of the peer came.
+    fn began(&mut self) {
+        if self.activity.is_waiting() {
+            if self.activity.phase() == Phase::Fresh {
+                // The deadline runs from the connect.
+                self.armed = Phase::Head;
+            }
+            self.activity.set(Phase::Head);
+        }
+    }
+
+    /// Reads what comes next, and keeps what there is no room for. Nothing is ready then.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.activity.needs_room.load(Ordering::Acquire) {
+            self.began();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        if self.ahead.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        } else {
+            let count = buf.remaining().min(self.ahead.len());
+            buf.put_slice(&self.ahead[..count]);
+            self.ahead.drain(..count);
+        }
+        let came = &mut buf.filled_mut()[before..];
+        let handed_on = self.framing.look_at(came);
+        if handed_on == came.len() {
+            return Poll::Ready(Ok(()));
+        }
+        self.ahead = came[handed_on..].to_vec();
+        self.activity.needs_room.store(true, Ordering::Release);
+        buf.set_filled(before + handed_on);
+        if handed_on > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        self.began();
+        Poll::Pending
     }
 
     /// Ready when the read deadline has passed.
@@ -266,21 +332,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        if let Poll::Ready(outcome) = Pin::new(&mut this.stream).poll_read(cx, buf) {
+        if let Poll::Ready(outcome) = this.poll_bytes(cx, buf) {
             let ended = buf.filled().len() == before;
-            this.framing.look_at(&mut buf.filled_mut()[before..]);
             if ended && outcome.is_ok() && this.activity.phase() == Phase::Busy {
                 this.hidden_end = true;
                 this.activity.dry.fetch_add(1, Ordering::AcqRel);
                 this.activity.dried.notify_waiters();
                 return Poll::Pending;
             }
-            if !ended && this.activity.is_waiting() {
-                if this.activity.phase() == Phase::Fresh {
-                    // The deadline runs from the connect.
-                    this.armed = Phase::Head;
-                }
-                this.activity.set(Phase::Head);
+            if !ended {
+                this.began();
             }
             // A peer that sends its head slowly always has bytes to read, so the deadline is checked first.
             if this.poll_deadline(cx).is_pending() {
@@ -297,6 +358,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.activity.unflushed.store(true, Ordering::Release);
         ready!(this.poll_substitute(cx))?;
         if this.substitute(buf) {
             return Poll::Ready(Ok(buf.len()));
@@ -311,6 +373,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.activity.unflushed.store(true, Ordering::Release);
         ready!(this.poll_substitute(cx))?;
         if let [only] = bufs
             && this.substitute(only)
@@ -337,7 +400,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
             cx.waker().wake_by_ref();
         }
         ready!(this.poll_substitute(cx))?;
-        Pin::new(&mut this.stream).poll_flush(cx)
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        this.activity.unflushed.store(false, Ordering::Release);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

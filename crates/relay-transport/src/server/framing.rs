@@ -2,6 +2,9 @@
 //! row may then disagree on where the request ends, and one of them takes a part of its body for another request
 //! that was not checked (RFC 9112, 6.1 and 11.2). hyper drops one of the two without an error, so the bytes are
 //! checked before hyper gets them.
+//!
+//! Tells, too, when a head has more fields than hyper has room for at first: hyper allocates for all fields that may
+//! come, for each head.
 
 /// Parses the requests of one connection as their bytes come in. It removes the colon of the second of the two
 /// fields: hyper then refuses the request as malformed and ends the connection.
@@ -16,7 +19,15 @@
 pub(crate) struct Framing {
     state: State,
     head: Head,
+    /// Bytes that were checked, and how many of them are of requests that have ended.
+    checked: u64,
+    ended: u64,
+    /// There is room for all fields.
+    roomy: bool,
 }
+
+/// Fields of a head that hyper has room for without an allocation.
+const FEW: usize = 100;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -53,9 +64,10 @@ enum Field {
 /// The longest of the names below.
 const LONGEST: usize = "transfer-encoding".len();
 
-/// The length fields of a head so far.
+/// The length fields of a head so far, and the number of its fields.
 #[derive(Debug, Default)]
 struct Head {
+    fields: usize,
     name: [u8; LONGEST],
     length: Option<u64>,
     chunked: bool,
@@ -63,27 +75,60 @@ struct Head {
 }
 
 impl Framing {
-    /// Checks received bytes, and changes one of them in a request that must be refused.
-    pub(crate) fn look_at(&mut self, bytes: &mut [u8]) {
+    /// For a connection with room for all fields.
+    pub(crate) fn roomy() -> Self {
+        Self { roomy: true, ..Self::default() }
+    }
+
+    /// Bytes that were checked, of the request that has not ended.
+    pub(crate) fn begun(&self) -> u64 {
+        self.checked - self.ended
+    }
+
+    /// Checks received bytes, and changes one of them in a request that must be refused. Returns how many were
+    /// checked: fewer than there are when a head needs more room, or may be followed by another protocol, where fields
+    /// cannot be counted.
+    pub(crate) fn look_at(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         while let Some(byte) = bytes.get_mut(at) {
-            self.state = match self.state {
-                State::NoMore => return,
+            let before = self.state;
+            self.state = match before {
+                State::NoMore => {
+                    at = bytes.len();
+                    break;
+                }
                 State::Body(left) => {
                     let taken = left.min((bytes.len() - at) as u64);
                     at += taken as usize;
-                    self.state = if left == taken { State::Before } else { State::Body(left - taken) };
-                    continue;
+                    if left == taken { State::Before } else { State::Body(left - taken) }
                 }
                 State::Chunk(left) => {
                     let taken = left.min((bytes.len() - at) as u64);
                     at += taken as usize;
-                    self.state = if left == taken { State::Size(0) } else { State::Chunk(left - taken) };
-                    continue;
+                    if left == taken { State::Size(0) } else { State::Chunk(left - taken) }
                 }
-                state => self.next(state, byte),
+                state => {
+                    if !self.roomy && self.needs_room(*byte) {
+                        break;
+                    }
+                    at += 1;
+                    self.next(state, byte)
+                }
             };
-            at += 1;
+            if self.state == State::Before && before != State::Before {
+                self.ended = self.checked + at as u64;
+            }
+        }
+        self.checked += at as u64;
+        at
+    }
+
+    /// Whether the field that this byte belongs to is one too many.
+    fn needs_room(&self, byte: u8) -> bool {
+        match self.state {
+            State::Name(0) => self.head.fields == FEW && !matches!(byte, b'\r' | b'\n'),
+            State::Name(length) => byte == b':' && self.head.field(length) == Field::Upgrade,
+            _ => false,
         }
     }
 
@@ -114,7 +159,10 @@ impl Framing {
                 }
                 State::Name(length.saturating_add(1))
             }
-            (State::Value(_), b'\n') => State::Name(0),
+            (State::Value(_), b'\n') => {
+                self.head.fields += 1;
+                State::Name(0)
+            }
             (State::Value(Field::Length), digit @ b'0'..=b'9') => {
                 let length = self.head.length.unwrap_or_default();
                 match length.checked_mul(10).and_then(|ten| ten.checked_add(u64::from(digit - b'0'))) {
@@ -191,7 +239,7 @@ mod tests {
 
     /// The bytes that hyper gets if they arrive in pieces that end at `cuts`.
     fn seen(bytes: &[u8], cuts: &[usize]) -> Vec<u8> {
-        let (mut framing, mut seen, mut from) = (Framing::default(), bytes.to_vec(), 0);
+        let (mut framing, mut seen, mut from) = (Framing::roomy(), bytes.to_vec(), 0);
         for cut in cuts.iter().copied().chain([bytes.len()]) {
             framing.look_at(&mut seen[from..cut]);
             from = cut;
@@ -243,6 +291,33 @@ mod tests {
     fn what_is_handed_to_somebody_else_is_not_looked_at() {
         let upgraded = ["GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", BAD[0]].concat();
         assert_eq!(seen(upgraded.as_bytes(), &[]), upgraded.as_bytes());
+    }
+
+    #[test]
+    fn what_needs_room_is_held_back_from_its_first_byte() {
+        let fields = |count: usize| "x: y\r\n".repeat(count);
+        let good = "POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\n.\r\n";
+        for (head, at) in [
+            (fields(FEW), None),
+            (fields(FEW + 1), Some(fields(FEW).len())),
+            ("x: y\r\nUpgrade: h2c\r\n".into(), Some("x: y\r\nUpgrade".len())),
+        ] {
+            let line = "GET / HTTP/1.1\r\n";
+            let bytes = [good, good, line, &head, "\r\n"].concat();
+            let expected = at.map_or(bytes.len(), |at| 2 * good.len() + line.len() + at);
+            for cut in 0..=bytes.len() {
+                let (mut framing, mut bytes) = (Framing::default(), bytes.clone().into_bytes());
+                let (first, second) = bytes.split_at_mut(cut);
+                let mut checked = framing.look_at(first);
+                if checked == cut {
+                    checked += framing.look_at(second);
+                }
+                assert_eq!(checked, expected, "{cut}");
+                let blank = "\r\n".len();
+                let begun = at.map_or(0, |at| blank + line.len() + at);
+                assert_eq!(framing.begun(), begun as u64, "{cut}");
+            }
+        }
     }
 
     proptest! {
