@@ -1,5 +1,6 @@
 //! The dispatcher: sends messages by HTTP.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -196,12 +197,12 @@ impl MessageDispatcher {
     ) -> Result<Answer, CallError> {
         let after = self.options.timeout;
         let until = Instant::now() + after;
-        let url = to.url().to_owned();
-        tokio::time::timeout_at(until, self.follow(message, to, wants_reply))
-            .await
-            .unwrap_or(Err(CallError::Late { url, after }))?
-            .answer(until)
-            .await
+        // Pinned here, as a future is copied each time that it is moved.
+        let following = pin!(self.follow(message, to, wants_reply));
+        match tokio::time::timeout_at(until, following).await {
+            Ok(answering) => answering?.answer(until).await,
+            Err(_) => Err(CallError::Late { url: to.url().to_owned(), after }),
+        }
     }
 
     async fn follow(

@@ -140,15 +140,19 @@ impl<'d, C: Channels> Delivery<'d, C> {
         };
         self.tries = self.tries.saturating_add(1);
         let to = self.out.dispatcher.resolve(text, self.target.subscription.namespace());
-        let shown = shown(&to, text);
         let wants_reply = !self.is_replying() && spec.reply_to.is_some();
-        let error = match send(self.out, self.channels, message, to, wants_reply).await {
+        let (sent, to) = match to {
+            Ok(to) => (send(self.out, self.channels, message, &to, wants_reply).await, Some(to)),
+            Err(error) => (Err(error), None),
+        };
+        let error = match sent {
             Ok(answer) => {
                 Metrics::count(counters, Ended::Ok);
                 return self.answered(&spec, answer);
             }
             Err(error) => error,
         };
+        let shown = shown(to.as_ref(), text);
         let limit = self.out.options.max_deliver;
         let last = !error.is_retryable() || limit > 0 && self.tries >= limit;
         Metrics::count(counters, if last { Ended::GivenUp } else { Ended::Failed });
@@ -223,8 +227,12 @@ impl<'d, C: Channels> Delivery<'d, C> {
             letter.headers.insert("ce-knativeerrordata", data);
         }
         let to = self.out.dispatcher.resolve(dead_letter, self.target.subscription.namespace());
-        let destination = shown(&to, dead_letter);
-        match send(self.out, self.channels, &letter, to, false).await {
+        let destination = shown(to.as_ref().ok(), dead_letter);
+        let sent = match to {
+            Ok(to) => send(self.out, self.channels, &letter, &to, false).await,
+            Err(error) => Err(error),
+        };
+        match sent {
             Ok(_) => true,
             Err(error) => {
                 let error = format!("Unable to deliver dead letter: {}", error.line());
@@ -235,10 +243,10 @@ impl<'d, C: Channels> Delivery<'d, C> {
     }
 }
 
-fn shown(to: &Result<Destination, CallError>, text: &str) -> String {
+fn shown(to: Option<&Destination>, text: &str) -> String {
     match to {
-        Ok(to) => to.url().to_owned(),
-        Err(_) => text.rsplit('@').next().unwrap_or_default().to_owned(),
+        Some(to) => to.url().to_owned(),
+        None => text.rsplit('@').next().unwrap_or_default().to_owned(),
     }
 }
 
@@ -247,13 +255,12 @@ async fn send<C: Channels>(
     out: &Outbound,
     channels: &C,
     message: &Message,
-    to: Result<Destination, CallError>,
+    to: &Destination,
     wants_reply: bool,
 ) -> Result<Answer, CallError> {
-    let to = to?;
     let channel = to.channel(&out.dispatcher.options().cluster_domain);
     let Some(channel) = channel.filter(|channel| channels.has(channel)) else {
-        return out.dispatcher.call(message, &to, wants_reply).await;
+        return out.dispatcher.call(message, to, wants_reply).await;
     };
     let refused = |status| CallError::Status { status, retry_after: None, body: bytes::Bytes::new() };
     if out.options.require_cloudevents && check_cloudevent(message).is_err() {

@@ -2,24 +2,32 @@
 //!
 //! ```text
 //!   free slots ──> a request for so many messages ──> message: a slot, a try ──> ack after the reply went through
-//!                                                                          └──> failed: nak with a delay
+//!   (further ones follow while earlier ones run)             └──> failed: nak with a delay
 //!   during a try the server gets a sign of life every 1.5 s; 5 s without one (after a kill), and it sends again
 //! ```
+//!
+//! All tries of a subscription run in one task: that costs a message less than a task of its own.
 
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::{StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::connect::PATIENCE;
 use super::{Inner, Route, names};
 use crate::engine::delivery::{Delivery, Step};
+use crate::engine::lock;
 
 /// How long the server waits for an ack before it sends a message again.
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(5);
@@ -27,7 +35,7 @@ pub(super) const ACK_WAIT: Duration = Duration::from_secs(5);
 const PROGRESS: Duration = Duration::from_millis(1500);
 /// Time limit of a request for messages.
 const OPEN: Duration = Duration::from_secs(10);
-/// How long to wait for more free slots after the first one.
+/// How long to wait for more free slots after the first one, while no request is open.
 const GATHER: Duration = Duration::from_millis(2);
 /// Delay after a refused request.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -40,12 +48,63 @@ enum End {
     Vanished,
 }
 
+/// The places for tries under way.
+struct Slots {
+    free: AtomicUsize,
+    freed: Notify,
+}
+
+impl Slots {
+    fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { free: AtomicUsize::new(count), freed: Notify::new() })
+    }
+
+    fn free(&self) -> usize {
+        self.free.load(Ordering::Acquire)
+    }
+
+    /// Takes a free one. The caller is the only one that takes.
+    fn take(self: &Arc<Self>) -> Slot {
+        self.free.fetch_sub(1, Ordering::AcqRel);
+        Slot(self.clone())
+    }
+}
+
+struct Slot(Arc<Slots>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.free.fetch_add(1, Ordering::AcqRel);
+        self.0.freed.notify_one();
+    }
+}
+
 /// Works until the route is stopped, or its consumer vanishes.
 pub(super) async fn work(inner: Arc<Inner>, route: Arc<Route>) {
-    let mut calls = JoinSet::new();
+    let calls = Mutex::new(FuturesUnordered::new());
+    let begin = |message, slot| lock(&calls).push(deliver(inner.clone(), route.clone(), message, slot));
+    let all_ended = || {
+        poll_fn(|cx| {
+            let mut calls = lock(&calls);
+            while let Poll::Ready(ended) = calls.poll_next_unpin(cx) {
+                if ended.is_none() {
+                    return Poll::Ready(());
+                }
+            }
+            Poll::Pending
+        })
+    };
+    let drive = poll_fn(|cx| {
+        // There may be more of them later.
+        let _ = pin!(all_ended()).poll(cx);
+        Poll::<Infallible>::Pending
+    });
     let taken = tokio::select! {
+        biased;
         () = route.stop.cancelled() => None,
-        end = take(&inner, &route, &mut calls) => Some(end),
+        // Before the tries, so that a new one begins in the same turn.
+        end = take(&inner, &route, begin) => Some(end),
+        never = drive => match never {},
     };
     if let Some(End::Vanished) = taken {
         tracing::warn!(subscription = %route.target.subscription, "its consumer is gone, and made again");
@@ -53,14 +112,14 @@ pub(super) async fn work(inner: Arc<Inner>, route: Arc<Route>) {
     }
     // Deliveries in progress are completed, unless the subscription is gone.
     tokio::select! {
-        () = route.gone.cancelled() => calls.shutdown().await,
-        () = async { while calls.join_next().await.is_some() {} } => {}
+        () = route.gone.cancelled() => {}
+        () = all_ended() => {}
     }
 }
 
-async fn take(inner: &Arc<Inner>, route: &Arc<Route>, calls: &mut JoinSet<()>) -> End {
+async fn take(inner: &Inner, route: &Route, begin: impl Fn(async_nats::Message, Slot)) -> End {
     let in_flight = inner.out.options.in_flight.max(1);
-    let slots = Arc::new(Semaphore::new(in_flight));
+    let slots = Slots::new(in_flight);
     let inbox = inner.client.new_inbox();
     let mut up = inner.up.clone();
     let mut messages = loop {
@@ -70,70 +129,102 @@ async fn take(inner: &Arc<Inner>, route: &Arc<Route>, calls: &mut JoinSet<()>) -
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     };
+    // A request for one message costs as much as the message, so under load the worker waits for several slots.
+    let some = (in_flight / 4).max(1);
+    // Messages that open requests may still bring.
+    let mut asked = 0_usize;
+    // When all of them are certainly over.
+    let mut over = pin!(sleep_until(Instant::now()));
+    let mut gathered = pin!(sleep_until(Instant::now()));
+    let mut gathering = false;
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return End::Closed };
-        let mut free = vec![slot];
-        // A request for one message costs as much as the message, so under load the worker waits for several slots.
-        let some = slots.clone().acquire_many_owned((in_flight / 4) as u32);
-        if let Ok(Ok(mut some)) = timeout(GATHER, some).await {
-            free.extend(std::iter::from_fn(|| some.split(1)));
-        }
-        while let Ok(slot) = slots.clone().try_acquire_owned() {
-            free.push(slot);
-        }
-        while calls.try_join_next().is_some() {}
-        if up.wait_for(|up| *up).await.is_err() {
-            return End::Closed;
-        }
-        let request = json!({"batch": free.len(), "expires": OPEN.as_nanos() as u64});
-        let ask = inner.client.publish_with_reply(
-            format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", route.stream, route.durable),
-            inbox.clone(),
-            request.to_string().into(),
-        );
-        if ask.await.is_err() {
-            tokio::time::sleep(PAUSE).await;
+        let free = slots.free().saturating_sub(asked);
+        gathering &= free > 0 && asked == 0;
+        let waited = gathering && gathered.is_elapsed();
+        if free >= some || waited {
+            gathering = false;
+            if up.wait_for(|up| *up).await.is_err() {
+                return End::Closed;
+            }
+            let request = json!({"batch": free, "expires": OPEN.as_nanos() as u64});
+            let ask = inner.client.publish_with_reply(
+                format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", route.stream, route.durable),
+                inbox.clone(),
+                request.to_string().into(),
+            );
+            if ask.await.is_err() {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            asked += free;
+            over.as_mut().reset(Instant::now() + OPEN + PATIENCE);
             continue;
         }
-        if let Some(end) = fill(inner, route, &mut messages, &mut up, free, calls).await {
-            return end;
+        if free > 0 && asked == 0 && !gathering {
+            gathering = true;
+            gathered.as_mut().reset(Instant::now() + GATHER);
+        }
+        let came = tokio::select! {
+            biased;
+            message = next(&mut messages), if slots.free() > 0 => message,
+            () = slots.freed.notified() => continue,
+            () = &mut gathered, if gathering => continue,
+            () = &mut over, if asked > 0 => {
+                asked = 0;
+                continue;
+            }
+            // A request does not outlive its connection.
+            Ok(_) = up.wait_for(|up| !up), if asked > 0 => {
+                asked = 0;
+                continue;
+            }
+        };
+        match came {
+            Came::Message(message) => {
+                asked = asked.saturating_sub(1);
+                begin(message, slots.take());
+            }
+            Came::Nothing => {}
+            Came::Over { left } => asked = left.map_or(0, |left| asked.saturating_sub(left)),
+            Came::Refused => {
+                asked = 0;
+                if let Some(end) = judge(inner, route).await {
+                    return end;
+                }
+            }
+            Came::End(end) => return end,
         }
     }
 }
 
-/// Starts an attempt for each message until there are no free slots, or no more messages.
-async fn fill(
-    inner: &Arc<Inner>,
-    route: &Arc<Route>,
-    messages: &mut Subscriber,
-    up: &mut watch::Receiver<bool>,
-    mut free: Vec<OwnedSemaphorePermit>,
-    calls: &mut JoinSet<()>,
-) -> Option<End> {
-    let until = Instant::now() + OPEN + PATIENCE;
-    while let Some(slot) = free.pop() {
-        let message = tokio::select! {
-            message = timeout_at(until, messages.next()) => message,
-            // A request does not outlive its connection.
-            Ok(_) = up.wait_for(|up| !up) => return None,
-        };
-        let Ok(message) = message else { return None };
-        let Some(message) = message else { return Some(End::Closed) };
-        match message.status.unwrap_or(StatusCode::OK) {
-            StatusCode::OK => {
-                calls.spawn(deliver(inner.clone(), route.clone(), message, slot));
-            }
-            StatusCode::NO_RESPONDERS => return judge(inner, route).await,
-            status if status.as_u16() == 409 => {
-                let deleted = message.description.is_some_and(|text| text.contains("Deleted"));
-                return if deleted { Some(End::Vanished) } else { judge(inner, route).await };
-            }
-            StatusCode::IDLE_HEARTBEAT => free.push(slot),
-            // No message arrived in time, or there is none.
-            _ => return None,
+/// What came for a request.
+enum Came {
+    Message(async_nats::Message),
+    Nothing,
+    /// It is over, before it brought the last messages, so many.
+    Over {
+        left: Option<usize>,
+    },
+    Refused,
+    End(End),
+}
+
+async fn next(messages: &mut Subscriber) -> Came {
+    let Some(message) = messages.next().await else { return Came::End(End::Closed) };
+    match message.status.unwrap_or(StatusCode::OK) {
+        StatusCode::OK => Came::Message(message),
+        StatusCode::IDLE_HEARTBEAT => Came::Nothing,
+        StatusCode::NO_RESPONDERS => Came::Refused,
+        status if status.as_u16() == 409 => {
+            let deleted = message.description.is_some_and(|text| text.contains("Deleted"));
+            if deleted { Came::End(End::Vanished) } else { Came::Refused }
+        }
+        // No message arrived in time, or there is none.
+        _ => {
+            let left = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
+            Came::Over { left: left.and_then(|left| left.as_str().parse().ok()) }
         }
     }
-    None
 }
 
 /// Whether the consumer still exists after a refused request.
@@ -148,12 +239,7 @@ async fn judge(inner: &Inner, route: &Route) -> Option<End> {
 }
 
 /// Sends a message once, and its reply until it succeeds.
-async fn deliver(
-    inner: Arc<Inner>,
-    route: Arc<Route>,
-    message: async_nats::Message,
-    slot: OwnedSemaphorePermit,
-) {
+async fn deliver(inner: Arc<Inner>, route: Arc<Route>, message: async_nats::Message, slot: Slot) {
     inner.hold();
     let _held = Held(&inner);
     let Some(reply) = message.reply.clone() else { return };
@@ -162,9 +248,8 @@ async fn deliver(
         let _ = inner.client.publish(reply.clone(), text).await;
     };
     // `$JS.ACK.STREAM.CONSUMER.DELIVERED...`, or with domain and account before the stream.
-    let words: Vec<&str> = reply.split('.').collect();
-    let delivered =
-        words.get(if words.len() >= 11 { 6 } else { 4 }).and_then(|word| word.parse::<u32>().ok());
+    let at = if reply.split('.').count() >= 11 { 6 } else { 4 };
+    let delivered = reply.split('.').nth(at).and_then(|word| word.parse::<u32>().ok());
     let before = delivered.unwrap_or(1).saturating_sub(1);
     let rules = &inner.out.dispatcher.options().rules;
     let payload = names::message(message.headers.as_ref(), message.payload.clone(), rules);
