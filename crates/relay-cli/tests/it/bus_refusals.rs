@@ -6,7 +6,7 @@ use std::time::Duration;
 use relay_testkit::{ApiServer, Ask, Reply};
 use serde_json::{Value, json};
 
-use super::process::{Running, relay};
+use super::process::{Running, relay, run};
 use super::wire::eventually;
 
 const CHANNELS: &str = "channels.knative.dev/v1alpha1/channels";
@@ -84,6 +84,34 @@ async fn lists_that_are_refused_are_told_once_per_kind_and_asked_for_again() {
     }
     while let Some(ended) = all.join_next().await {
         ended.unwrap();
+    }
+}
+
+/// Takes a minute: an answer may take as long before the API server counts as silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_takes_requests_and_answers_nothing_is_told_once_per_kind() {
+    let cluster = cluster(1).await;
+    cluster.always(Ask::List, Reply::raw().silence());
+    let url = cluster.url();
+    let monitor = monitor(&cluster, &[]);
+    let words = ["bus", "serve", "--bus", "ns/b", "--master", &url, "--listen", "127.0.0.1:0", "-o", "json"];
+    let serve = Running::start(relay(&words));
+    let at = tokio::task::block_in_place(|| serve.json())["address"].as_str().unwrap().to_owned();
+    // Three kinds of both.
+    cluster.request(Ask::List, 5).await;
+    let send = ["bus", "send", "--url", &at, "--channel", "ns/c0", "--data", "x", "-o", "json"];
+    let refused = tokio::task::block_in_place(|| run(&send)).expect(1).json();
+    assert_eq!(refused[0]["status"], 503, "{refused:?}");
+    // All of them are asked for again, so that the first requests have ended.
+    let asked_again = async {
+        let mut look = tokio::time::interval(Duration::from_millis(200));
+        while cluster.count(Ask::List) < 12 {
+            look.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(150), asked_again).await.expect("all lists are asked for again");
+    for running in [&monitor, &serve] {
+        assert_eq!(told(running, "objects are not followed"), 3, "{}", running.stderr());
     }
 }
 

@@ -234,3 +234,152 @@ fn durable_and_bus_lines() {
         _ => plain(name, value),
     });
 }
+
+/// Objects with something for every field of the lines: defaults, arguments, a reply, one without a destination, and
+/// one whose arguments are missing.
+const OBJECTS: &str = "\
+apiVersion: channels.knative.dev/v1alpha1
+kind: Bus
+metadata: {name: b}
+spec: {parameters: {channel: [{name: size, default: \"10\"}], subscription: [{name: level}]}}
+---
+apiVersion: channels.knative.dev/v1alpha1
+kind: Channel
+metadata: {name: c}
+spec: {bus: b, arguments: [{name: size, value: \"77\"}]}
+---
+apiVersion: channels.knative.dev/v1alpha1
+kind: Subscription
+metadata: {name: whole}
+spec: {channel: c, subscriber: \"http://user:s3cret@127.0.0.1:1/in\", replyTo: answers, arguments: [{name: level, value: high}]}
+---
+apiVersion: channels.knative.dev/v1alpha1
+kind: Subscription
+metadata: {name: nowhere}
+spec: {channel: c, arguments: [{name: level, value: low}]}
+---
+apiVersion: channels.knative.dev/v1alpha1
+kind: Subscription
+metadata: {name: lacking}
+spec: {channel: c, subscriber: \"http://127.0.0.1:1/\"}
+";
+
+/// Each object next to the row of the same kind that is about the same.
+#[track_caller]
+fn says_each(objects: &[Value], rows: &[String]) {
+    for object in objects {
+        let event = object["event"].as_str().unwrap();
+        let about = ["subscription", "channel", "bus"].iter().find_map(|name| object[*name].as_str());
+        let row = rows.iter().find(|row| {
+            row.split_whitespace().next() == Some(event) && about.is_none_or(|about| row.contains(about))
+        });
+        let row = row.unwrap_or_else(|| panic!("no row of {object} in {rows:#?}"));
+        says_all(object, row, |name, value| match value {
+            Value::Bool(last) => Some(format!("{name}={last}")),
+            _ => plain(name, value),
+        });
+    }
+}
+
+#[test]
+fn bus_monitor_lines() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("objects.yaml");
+    std::fs::write(&file, OBJECTS).unwrap();
+    let file = file.to_str().unwrap();
+    let all = ["bus", "monitor", "--file", file, "--exec", "echo a reason >&2; exit 1", "--max", "4", "-o"];
+    let failing = |format: &str| run(&[&all[..], &[format]].concat()).expect(0).stdout;
+    let all = ["bus", "monitor", "--file", file, "--max", "6", "-o"];
+    let working = |format: &str| run(&[&all[..], &[format]].concat()).expect(0).stdout;
+    let mut kinds = std::collections::BTreeSet::new();
+    for (objects, table) in [(failing("json"), failing("table")), (working("json"), working("table"))] {
+        let objects: Vec<Value> =
+            objects.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect();
+        let rows: Vec<String> = table.lines().map(Into::into).collect();
+        assert_eq!(objects.len(), rows.len(), "{table}");
+        kinds.extend(objects.iter().map(|object| object["event"].as_str().unwrap().to_owned()));
+        // Which try it was, and which of the calls come first, is not the same in two runs.
+        let objects: Vec<Value> = objects
+            .into_iter()
+            .filter(|object| object["error"].is_null() || object["attempt"] == 1)
+            .collect();
+        says_each(&objects, &rows);
+    }
+    assert_eq!(
+        kinds.into_iter().collect::<Vec<_>>(),
+        ["bus", "missing-arguments", "provision", "subscribe", "synced"]
+    );
+}
+
+#[test]
+fn bus_serve_and_receive_lines() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("objects.yaml");
+    let serve = |format: &str| {
+        std::fs::write(&file, OBJECTS).unwrap();
+        let words =
+            ["bus", "serve", "--listen", "127.0.0.1:0", "-o", format, "--file", file.to_str().unwrap()];
+        let running = Running::start(relay(&words));
+        let first = running.line().unwrap();
+        let url = first.split(['"', ' ']).find(|word| word.starts_with("http://")).unwrap().to_owned();
+        (running, url)
+    };
+    let send = |url: &str| {
+        run(&["bus", "send", "--url", url, "--channel", "default/c", "--data", "x"]).expect(0);
+    };
+    let last = "reload-failed";
+    let (running, url) = serve("json");
+    let mut objects = running.until(|line| line["event"] == "ready");
+    send(&url);
+    for event in ["dropped", "dispatch-failed"] {
+        if !objects.iter().any(|object| object["event"] == event) {
+            objects.extend(running.until(|line| line["event"] == event));
+        }
+    }
+    std::fs::write(&file, OBJECTS.replace("77", "78")).unwrap();
+    objects.extend(running.until(|line| line["event"] == "reloaded"));
+    std::fs::write(&file, "kind: [").unwrap();
+    objects.extend(running.until(|line| line["event"] == last));
+    drop(running);
+
+    let (running, url) = serve("table");
+    running.until_stderr(|said| said.contains("ready "));
+    send(&url);
+    running.until_stderr(|said| said.contains("dropped ") && said.contains("dispatch-failed"));
+    std::fs::write(&file, OBJECTS.replace("77", "78")).unwrap();
+    running.until_stderr(|said| said.contains("reloaded "));
+    std::fs::write(&file, "kind: [").unwrap();
+    let said =
+        running.until_stderr(|said| said.split_once(last).is_some_and(|(_, rest)| rest.contains('\n')));
+    says_each(&objects, &said.lines().map(Into::into).collect::<Vec<_>>());
+    assert!(!said.contains("s3cret"), "{said}");
+
+    let received = |format: &str| {
+        let running = Running::start(relay(&["bus", "receive", "--max", "2", "-o", format]));
+        let first = running.line().unwrap();
+        let url = first.split(['"', ' ']).find(|word| word.starts_with("http://")).unwrap().to_owned();
+        for data in ["@text", "@bytes"] {
+            let data_file = directory.path().join("data");
+            std::fs::write(&data_file, if data == "@text" { &b"some text"[..] } else { b"\xff\xfe" })
+                .unwrap();
+            let data_file = data_file.to_str().unwrap();
+            run(&["bus", "send", "--url", &url, "--channel", "default/c", "--data-file", data_file])
+                .expect(0);
+        }
+        running.wait().expect(0).stdout
+    };
+    let (objects, table) = (received("json"), received("table"));
+    assert_eq!((objects.lines().count(), table.lines().count()), (2, 2), "{table}");
+    for (object, row) in objects.lines().zip(table.lines()) {
+        let mut object: Value = serde_json::from_str(object).unwrap();
+        // Headers, and bytes that are no text, are for programs: a row has the text, or says how long it is.
+        object["headers"] = Value::Null;
+        let is_text = object["data"].is_string();
+        says_all(&object, row, |name, value| match name {
+            "event" | "data_base64" => None,
+            "bytes" if is_text => None,
+            "bytes" => Some(format!("{value} bytes")),
+            _ => plain(name, value),
+        });
+    }
+}
