@@ -1,6 +1,7 @@
 //! Senders and subscribers on raw sockets. They cost as little as possible, because the bus between them is measured.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,17 +10,67 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+
+use crate::process::processor_time;
 
 /// Finds the end of a head.
 fn head_end(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+    let mut from = 0;
+    // A line end is rarer than any other byte: few places are looked at twice.
+    while let Some(at) = bytes[from..].iter().position(|byte| *byte == b'\n') {
+        from += at + 1;
+        if bytes[..from].ends_with(b"\r\n\r\n") {
+            return Some(from);
+        }
+    }
+    None
 }
 
 fn content_length(head: &[u8]) -> usize {
-    let text = String::from_utf8_lossy(head).to_ascii_lowercase();
-    let value = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-    value.unwrap_or(0)
+    const NAME: &[u8] = b"content-length:";
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let value = lines.find_map(|line| {
+        let (name, value) = line.split_at_checked(NAME.len())?;
+        name.eq_ignore_ascii_case(NAME).then_some(value)
+    });
+    let digits = value.unwrap_or_default().trim_ascii();
+    digits.iter().fold(0, |length, digit| length * 10 + usize::from(digit - b'0'))
+}
+
+/// A thread with all senders and subscribers of a work: one thread that waits for all of its connections at once costs
+/// the machine less than several that wake each other.
+pub(crate) struct Load {
+    runtime: Handle,
+    /// As [`processor_time`](crate::process::processor_time) wants it.
+    thread: String,
+}
+
+impl Load {
+    pub(crate) fn start() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = tell.send(std::fs::read_link("/proc/thread-self"));
+            runtime.block_on(std::future::pending::<()>());
+        });
+        let thread = told.recv()??.to_string_lossy().into_owned();
+        Ok(Self { runtime: handle, thread })
+    }
+
+    /// Does it in that thread.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.runtime.spawn(work).await?
+    }
+
+    pub(crate) fn processor_time(&self) -> Result<Duration> {
+        processor_time(&self.thread)
+    }
 }
 
 /// A subscriber that accepts every message, and knows how long each one was in transit.
@@ -154,7 +205,7 @@ impl Sender {
         while self.answer.len() < whole {
             ensure!(self.stream.read_buf(&mut self.answer).await? > 0, "the connection ended");
         }
-        let status = String::from_utf8_lossy(&self.answer[9..12]).parse()?;
+        let status = std::str::from_utf8(&self.answer[9..12])?.parse()?;
         self.answer.drain(..whole);
         Ok(status)
     }

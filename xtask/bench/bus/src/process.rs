@@ -41,6 +41,11 @@ impl Part {
         line.trim().parse().with_context(|| format!("a part of the benchmark says {line:?}"))
     }
 
+    /// Its processor time.
+    pub(crate) fn processor_time(&self) -> Result<Duration> {
+        processor_time(&self.child.id().to_string())
+    }
+
     /// The resident memory of the process, in bytes.
     pub(crate) fn memory(&self) -> Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
@@ -55,6 +60,15 @@ impl Drop for Part {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The time that a process has used, or a thread, which is `PROCESS/task/THREAD`: to a hundredth of a second.
+pub(crate) fn processor_time(of: &str) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{of}/stat"))?;
+    // The name before it may have spaces.
+    let (_, rest) = stat.rsplit_once(") ").context("no such figures")?;
+    let ticks = |at: usize| -> Result<u64> { Ok(rest.split(' ').nth(at).context("no such figure")?.parse()?) };
+    Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
 }
 
 /// Cancelled when the input ends for any reason.

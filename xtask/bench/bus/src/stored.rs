@@ -15,8 +15,8 @@ use async_nats::jetstream::{self};
 use futures_util::StreamExt as _;
 use relay_bench_report::{Bar, Figure, Options, median};
 
-use crate::loader::{Sender, Sink, send_all};
-use crate::process::{Part, objects};
+use crate::loader::{Load, Sender, Sink, send_all};
+use crate::process::{Part, objects, processor_time};
 
 const SENDERS: usize = 64;
 const RATE: u64 = 500;
@@ -43,6 +43,10 @@ impl Nats {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(Some(nats))
+    }
+
+    fn processor_time(&self) -> Result<Duration> {
+        processor_time(&self.process.id().to_string())
     }
 }
 
@@ -82,31 +86,65 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
     })
 }
 
-async fn throughput(options: &Options, nats: &Nats, directory: &Path) -> Result<Vec<Figure>> {
-    let (rounds, messages) = if options.quick { (3, 5_000) } else { (5, 20_000) };
-    let sink = Sink::start(Instant::now(), false, true).await?;
-    let file = objects(directory, 1, &[sink.url()])?;
-    let at = free_port()?.to_string();
-    let mut bus = Part::own(&["child-bus", &file.to_string_lossy(), "1024", "67108864", &at, &nats.url])?;
-    let address = bus.address()?;
-    let (mut ours, mut alone) = (Vec::new(), Vec::new());
-    for round in 0..=rounds {
+/// Messages a second, received and delivered, and the processor time that parts of the work used meanwhile.
+async fn rate(load: &Load, to: SocketAddr, sink: &Sink, messages: u64) -> Result<f64> {
+    let sink = sink.clone();
+    let work = async move {
         let begin = Instant::now();
         let before = sink.count.load(Ordering::Acquire);
-        send_all(address, SENDERS, messages, begin).await?;
+        send_all(to, SENDERS, messages, begin).await?;
         sink.wait_for(before + messages).await?;
-        let one = messages as f64 / begin.elapsed().as_secs_f64();
+        Ok(messages as f64 / begin.elapsed().as_secs_f64())
+    };
+    load.run(work).await
+}
+
+async fn throughput(options: &Options, nats: &Nats, directory: &Path) -> Result<Vec<Figure>> {
+    let (rounds, messages) = if options.quick { (3, 10_000) } else { (5, 30_000) };
+    let load = Load::start()?;
+    let sink = load.run(Sink::start(Instant::now(), false, true)).await?;
+    let file = objects(directory, 1, &[sink.url()])?;
+    let file = file.to_string_lossy();
+    let at = free_port()?.to_string();
+    let mut bus = Part::own(&["child-bus", &file, "1024", "67108864", &at, &nats.url])?;
+    let mut memory = Part::own(&["child-bus", &file, &messages.to_string(), "1073741824"])?;
+    let (address, memory_at) = (bus.address()?, memory.address()?);
+    let (mut ours, mut alone, mut http) = (Vec::new(), Vec::new(), Vec::new());
+    let mut used = [Duration::ZERO; 4];
+    for round in 0..=rounds {
+        let times = || -> Result<[Duration; 3]> {
+            Ok([bus.processor_time()?, nats.processor_time()?, load.processor_time()?])
+        };
+        let before = times()?;
+        let one = rate(&load, address, &sink, messages).await?;
+        let between = times()?;
         let other = bare(nats, messages, round).await?;
+        let after = times()?;
+        let without = rate(&load, memory_at, &sink, messages).await?;
+        // The first round warms up.
         if round > 0 {
             ours.push(one);
             alone.push(other);
+            http.push(without);
+            for part in 0..3 {
+                used[part] += between[part] - before[part];
+            }
+            used[3] += after[1] - between[1];
         }
     }
-    let (ours, alone) = (median(&ours), median(&alone));
+    let (ours, alone, http) = (median(&ours), median(&alone), median(&http));
+    let each = |used: Duration| used.as_secs_f64() * 1e6 / (rounds as f64 * messages as f64);
+    let figure = |name: &str, unit, value| Figure::new("stored", name, unit, value);
     Ok(vec![
-        Figure::new("stored", "async-nats alone: publish, pull, acknowledge, 64 at a time", "msg/s", alone),
-        Figure::new("stored", "JetStream engine, received and delivered", "msg/s", ours),
-        Figure::new("stored", "of async-nats alone", "%", 100.0 * ours / alone).bar(Bar::AtLeast(50.0)),
+        figure("async-nats alone: publish, pull, acknowledge, 64 at a time", "msg/s", alone),
+        figure("memory engine: HTTP in and out, without NATS", "msg/s", http),
+        figure("one after the other, if both take the whole machine", "msg/s", 1.0 / (1.0 / alone + 1.0 / http)),
+        figure("JetStream engine, received and delivered", "msg/s", ours),
+        figure("of async-nats alone", "%", 100.0 * ours / alone).bar(Bar::AtLeast(50.0)),
+        figure("processor time of a message: bus", "us", each(used[0])),
+        figure("processor time of a message: NATS", "us", each(used[1])),
+        figure("processor time of a message: sender and subscriber", "us", each(used[2])),
+        figure("processor time of a message: NATS for async-nats alone", "us", each(used[3])),
     ])
 }
 
