@@ -1,8 +1,8 @@
 //! `relay store`: checking, exporting and importing a data directory, without a server.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, Subcommand};
@@ -39,7 +39,8 @@ enum StoreCommand {
         /// Of a damaged log, write what stands before the damage; exit code 1, and where that is
         #[arg(long, conflicts_with = "with_key")]
         until_damage: bool,
-        /// File to write; default: stdout
+        /// File to write, for its owner only; a file of that name is replaced when the export is complete, and kept when
+        /// it fails. Default: stdout
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -72,14 +73,15 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
             anyhow::bail!("there {are} {problems} problem{s} in {}", data_dir.display());
         }
         StoreCommand::Export { data_dir, with_key, until_damage, out } => {
-            let mut writer: Box<dyn Write> = match &out {
-                Some(path) => Box::new(BufWriter::new(private(path)?)),
-                None => Box::new(BufWriter::new(io::stdout())),
+            let mut destination = match &out {
+                Some(path) => Destination::file(path)?,
+                None => Destination::Open(Box::new(BufWriter::new(io::stdout()))),
             };
+            let writer = destination.writer();
             let exported = match until_damage {
-                true => export_until_damage(&data_dir, &mut *writer, &mut progress)
+                true => export_until_damage(&data_dir, writer, &mut progress)
                     .map(|part| part.damage.map(|damage| (part.events, part.head, damage))),
-                false => export_store(&data_dir, with_key, &mut *writer, &mut progress).await.map(|_| None),
+                false => export_store(&data_dir, with_key, writer, &mut progress).await.map(|_| None),
             };
             bar.clear();
             // As with other commands, it is not an error if the reader of stdout closes the pipe.
@@ -87,6 +89,7 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
                 return Ok(Exit::Done);
             }
             let part = exported.with_context(|| format!("{} cannot be exported", data_dir.display()))?;
+            destination.finish()?;
             if let Some((events, head, damage)) = part {
                 let s = if events == 1 { "" } else { "s" };
                 return Err(anyhow::Error::new(damage)
@@ -125,11 +128,82 @@ fn is_broken_pipe(error: &TransferError) -> bool {
     false
 }
 
-/// A file that only its owner may read, because it may contain a key.
-fn private(path: &std::path::Path) -> anyhow::Result<File> {
+/// Where an export goes.
+enum Destination {
+    /// What cannot be replaced: stdout, a pipe, a device.
+    Open(Box<dyn Write>),
+    Replaced(Replacement),
+}
+
+impl Destination {
+    fn file(path: &Path) -> anyhow::Result<Self> {
+        match fs::metadata(path) {
+            Ok(known) if !known.is_file() => {
+                let opened = File::options().write(true).open(path);
+                let file = opened.with_context(|| format!("{} cannot be written", path.display()))?;
+                Ok(Self::Open(Box::new(BufWriter::new(file))))
+            }
+            _ => Ok(Self::Replaced(Replacement::new(path)?)),
+        }
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Open(writer) => &mut **writer,
+            Self::Replaced(replacement) => &mut replacement.writer,
+        }
+    }
+
+    /// Puts what was written in its place.
+    fn finish(self) -> anyhow::Result<()> {
+        match self {
+            Self::Open(mut writer) => Ok(writer.flush()?),
+            Self::Replaced(replacement) => replacement.finish(),
+        }
+    }
+}
+
+/// A file that takes the place of another when it is complete. Dropped before that, it is removed, and the other is
+/// as it was.
+struct Replacement {
+    writer: BufWriter<File>,
+    temporary: PathBuf,
+    target: PathBuf,
+}
+
+impl Replacement {
+    fn new(path: &Path) -> anyhow::Result<Self> {
+        // A link stays a link.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let mut temporary = target.clone().into_os_string();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        // Of a process that was killed and had the same number.
+        let _ = fs::remove_file(&temporary);
+        let file = private(&temporary).with_context(|| format!("{} cannot be written", path.display()))?;
+        Ok(Self { writer: BufWriter::new(file), temporary, target })
+    }
+
+    fn finish(mut self) -> anyhow::Result<()> {
+        let written = self.writer.flush().and_then(|()| self.writer.get_ref().sync_all());
+        written
+            .and_then(|()| fs::rename(&self.temporary, &self.target))
+            .with_context(|| format!("{} cannot be replaced", self.target.display()))
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        // After a rename it is not there.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// A new file that only its owner may read: it may hold a key.
+fn private(path: &Path) -> io::Result<File> {
     let mut options = File::options();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).with_context(|| format!("{} cannot be written", path.display()))
+    options.open(path)
 }

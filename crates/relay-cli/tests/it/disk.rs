@@ -207,6 +207,61 @@ fn an_export_is_imported_as_the_same_log_with_the_key_and_as_another_without() {
     }
 }
 
+/// A backup that is good is not lost to one that fails.
+#[test]
+fn a_failed_export_leaves_the_file_alone_and_a_complete_one_replaces_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    let (data, out) = (path("data"), path("out"));
+    let server = Server::start(&on_disk(&data, &["--sim-pods", "5", "--sim-rate", "0"]));
+    server.signal("TERM");
+    server.wait().expect(0);
+    let export = |data: &str| run(&["store", "export", "--data-dir", data, "--out", &out]);
+    let files = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+
+    std::fs::write(&out, "the good one").unwrap();
+    let misspelt = export(&path("dat")).expect(1);
+    assert!(misspelt.stderr.contains("dat cannot be exported"), "{}", misspelt.stderr);
+    let damaged = path("damaged");
+    std::fs::create_dir(&damaged).unwrap();
+    let copied = std::process::Command::new("cp").args(["-r", &format!("{data}/."), &damaged]).status();
+    assert!(copied.unwrap().success());
+    damage(Path::new(&damaged));
+    export(&damaged).expect(1);
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "the good one");
+    assert_eq!(files(), ["damaged", "data", "out"], "nothing is left behind");
+
+    std::os::unix::fs::symlink("out", path("link")).unwrap();
+    run(&["store", "export", "--data-dir", &data, "--out", &path("link")]).expect(0);
+    assert!(std::fs::read_to_string(&out).unwrap().contains("\"end\""));
+    assert!(std::fs::symlink_metadata(path("link")).unwrap().is_symlink());
+    assert_eq!(std::fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(files(), ["damaged", "data", "link", "out"]);
+    let nowhere = run(&["store", "export", "--data-dir", &data, "--out", &path("no/such")]).expect(1);
+    assert!(nowhere.stderr.contains("no/such cannot be written"), "{}", nowhere.stderr);
+}
+
+/// Changes the first byte of every file that has one.
+fn damage(dir: &Path) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            damage(&path);
+        } else if let Ok(mut bytes) = std::fs::read(&path)
+            && let Some(first) = bytes.first_mut()
+        {
+            *first ^= 0xff;
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+}
+
 /// A named pipe: opening it waits for the other side.
 fn pipe(dir: &Path, name: &str) -> String {
     let path = dir.join(name).to_str().unwrap().to_owned();
