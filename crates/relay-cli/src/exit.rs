@@ -55,6 +55,48 @@ impl fmt::Display for NeverConnected {
 
 impl std::error::Error for NeverConnected {}
 
+/// What answers is no Pod Event Relay: exit code 1. Where a relay is asked for a list or a stream and the answer is
+/// 404, the code is that of the status.
+#[derive(Debug)]
+pub(crate) struct NoPodRelay {
+    /// What was asked.
+    url: String,
+    /// What came instead of a relay's answer.
+    got: String,
+}
+
+impl NoPodRelay {
+    pub(crate) fn new(url: &str, got: &str) -> Self {
+        Self { url: url.to_owned(), got: got.to_owned() }
+    }
+
+    /// Of a 404 that is not an API server's. A relay answers every request of a client with something else, but for a
+    /// pod that is not there.
+    pub(crate) fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::Refused { url, problem, .. } if problem.status == 404 && !problem.from_kubernetes => {
+                Some(Self::new(url, "404"))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for NoPodRelay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.url.find("://").map_or(0, |scheme| scheme + 3);
+        let path = self.url[host..].find('/').map_or(self.url.len(), |path| host + path);
+        let (origin, path) = self.url.split_at(path);
+        let got = &self.got;
+        write!(
+            f,
+            "{origin} answers, but is no Pod Event Relay ({got} for {path}): check host, port and path of --url"
+        )
+    }
+}
+
+impl std::error::Error for NoPodRelay {}
+
 /// A server, of any kind, refused an event stream, or answered with something else: exit code 1, 3 or 4.
 #[derive(Debug)]
 pub(crate) struct NoStream {
@@ -133,8 +175,14 @@ impl Exit {
                 5
             }
             Self::Failed(error) => {
-                let next = advice(error).map_or(String::new(), |next| format!(" ({next})"));
-                log::say(&format!("relay: {}{next}", escaped(&chain(error.as_ref()).to_string())));
+                let text = match error.downcast_ref().and_then(NoPodRelay::of) {
+                    Some(stranger) => stranger.to_string(),
+                    None => {
+                        let next = advice(error).map_or(String::new(), |next| format!(" ({next})"));
+                        format!("{}{next}", chain(error.as_ref()))
+                    }
+                };
+                log::say(&format!("relay: {}", escaped(&text)));
                 code_of(error)
             }
         };
@@ -291,8 +339,6 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
             401 => Some("give a token that the relay knows, with --token-file or --token"),
             403 => Some("the token does not cover this: ask for less with -n, or take another token"),
             404 if problem.from_kubernetes => Some(NO_SERVICE),
-            // A relay names the missing object.
-            404 if problem.code.is_none() => Some(NOT_ONE),
             _ => None,
         },
         Some(error) if is_strange(error) => Some(NOT_ONE),

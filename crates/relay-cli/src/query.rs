@@ -5,10 +5,10 @@ use std::pin::pin;
 
 use anyhow::Context as _;
 use futures_util::TryStreamExt;
-use relay_pods::{EventType, EventsQuery, Health, Order, PodKey};
+use relay_pods::{Client, Error, EventType, EventsQuery, Health, Order, PodKey, ProblemCode};
 
 use crate::args::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
-use crate::exit::{Exit, NOT_ONE, Usage, is_no_relay, signalled};
+use crate::exit::{Exit, NoPodRelay, Usage, is_no_relay, signalled};
 use crate::output::{Output, Progress, Tone, note, to_value};
 use crate::pod_name::{Namespace, pod_key};
 use crate::rows::{self, Changes, event_cells, event_json, group_cells, group_json, pod_cells, pod_name};
@@ -57,9 +57,10 @@ pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
     let signalled = signalled();
     let ask = async {
         for key in keys {
-            match client.pod(key.namespace(), key.name()).await? {
-                Some(pod) => pods.push(pod),
-                None => missing.push(key),
+            match client.require_pod(key.namespace(), key.name()).await {
+                Ok(pod) => pods.push(pod),
+                Err(error) if NoPodRelay::of(&error).is_some() => missing.push((key, error)),
+                Err(error) => return Err(error.into()),
             }
         }
         anyhow::Ok(())
@@ -68,24 +69,36 @@ pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
         asked = ask => asked?,
         exit = signalled => return Ok(exit),
     }
+    // A server that has one of the pods is a relay.
+    if let Some((_, error)) = missing.first().filter(|_| pods.is_empty())
+        && let Some(stranger) = stranger(&client, error).await
+    {
+        return Err(stranger.into());
+    }
     let mut out = Output::new(args.print);
     let now = rows::now();
     out.list(rows::PODS, &pods, pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
-    let Some(last) = missing.pop() else { return Ok(Exit::Done) };
-    // A server that is not a relay has no pods either.
-    let strange = match client.health().await {
-        Ok((_, health)) => is_strange(&health),
-        Err(error) => is_no_relay(&error.into()),
-    };
-    let told = |key: &PodKey| {
-        let next = match strange {
-            true => NOT_ONE.to_owned(),
-            false => format!("what happened to it: relay events --pod {key}"),
-        };
-        format!("there is no pod {key} ({next})")
-    };
-    missing.iter().for_each(|key| note(&told(key)));
+    let Some((last, _)) = missing.pop() else { return Ok(Exit::Done) };
+    let told =
+        |key: &PodKey| format!("there is no pod {key} (what happened to it: relay events --pod {key})");
+    missing.iter().for_each(|(key, _)| note(&told(key)));
     Ok(Exit::NotFound(told(&last)))
+}
+
+/// The server, if a 404 for a pod did not come from a relay. Other servers have no pods either, so the health document
+/// decides.
+async fn stranger(client: &Client, missing: &Error) -> Option<NoPodRelay> {
+    let is_coded = |error: &Error| match error {
+        Error::Refused { problem, .. } => problem.is(ProblemCode::NOT_FOUND),
+        _ => false,
+    };
+    let is_stranger = match client.health().await {
+        Ok((_, health)) => is_strange(&health),
+        // A server that sends the code, but has no health document, is another of ours, or the path is wrong.
+        Err(error) if NoPodRelay::of(&error).is_some() => is_coded(&error) || !is_coded(missing),
+        Err(error) => !is_coded(missing) && is_no_relay(&error.into()),
+    };
+    NoPodRelay::of(missing).filter(|_| is_stranger)
 }
 
 /// The pods that were named in the arguments.
@@ -196,15 +209,17 @@ pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<Exit> {
         exit = signalled() => return Ok(exit),
     };
     if is_strange(&health) {
-        anyhow::bail!("no health document: the answer names no status");
+        let url = format!("{}/health", client.base_url().trim_end_matches('/'));
+        return Err(NoPodRelay::new(&url, "another document").into());
     }
     let text = || {
         let head = health.head.as_ref().and_then(|head| head.sequence).map_or("-".into(), |s| s.to_string());
         let status = health.status.as_deref().unwrap_or(if healthy { "ok" } else { "degraded" });
         let tone = if healthy { Tone::Good } else { Tone::Bad };
-        let text =
-            tone.text(status).plain(format!(", log at {head}, {} streams", health.subscribers.unwrap_or(0)));
         let source = &health.raw["source"];
+        let kind = source["kind"].as_str().map_or(String::new(), |kind| format!(", source {kind}"));
+        let streams = health.subscribers.unwrap_or(0);
+        let text = tone.text(status).plain(format!("{kind}, log at {head}, {streams} streams"));
         if source["state"] != "stale" {
             return text;
         }
@@ -216,9 +231,14 @@ pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<Exit> {
     if healthy { Ok(Exit::Done) } else { Ok(Exit::Failed(anyhow::anyhow!("the relay is not well"))) }
 }
 
-/// Whether a health document has nothing that the one of a relay has.
+/// Whether a health document is not the one of a relay: it has none of a relay's members, or one that only another of
+/// our servers has. A foreign relay may have a status only.
 fn is_strange(health: &Health) -> bool {
-    health.status.is_none() && health.head.is_none()
+    let has = |name: &str| health.raw.get(name).is_some();
+    if has("source") || health.head.is_some() || health.epoch.is_some() {
+        return false;
+    }
+    health.status.is_none() || ["channels", "synced"].into_iter().any(has)
 }
 
 /// Waits until the deadline; for ever without one.

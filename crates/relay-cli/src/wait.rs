@@ -19,7 +19,7 @@ use relay_proto::retry::{Backoff, Jitter};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::args::{DEFAULT_WAIT, WaitArgs, written};
-use crate::exit::{Exit, Usage, signalled};
+use crate::exit::{Exit, NoPodRelay, Usage, signalled};
 use crate::output::{Output, note};
 use crate::pod_name::{Namespace, pod_key};
 use crate::query::until;
@@ -323,7 +323,8 @@ impl LiveView {
             }
             Some(Some(Err(error))) if !self.met && self.is_of_somebody_else(&error).await => {
                 tracing::warn!(error = %chain(&error), "it is not the relay that answers; asking again");
-                self.refused = Some(chain(&error).to_string());
+                let stranger = NoPodRelay::of(&error).map(|stranger| stranger.to_string());
+                self.refused = Some(stranger.unwrap_or_else(|| chain(&error).to_string()));
                 sleep(self.backoff.next_delay()).await;
                 self.snapshots = self.client.stream_pod_state(self.options.clone());
                 self.handle = self.snapshots.handle();

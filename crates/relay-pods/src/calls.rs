@@ -134,22 +134,33 @@ impl Client {
         .await
     }
 
-    /// One pod; `None` when there is none of that name.
+    /// One pod; `None` when there is none of that name. Any 404 counts as that; see [`Client::require_pod`] to know
+    /// who said it.
     ///
     /// # Errors
     /// When the relay refuses or cannot be reached, or the answer is not a pod.
     pub async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, Error> {
-        let request = self.inner.requests.get(&self.inner.requests.pod(namespace, name, ""), &[]);
-        let url = display_url(&request);
-        let body = match self.fetch(request, true).await {
+        match self.require_pod(namespace, name).await {
             // A 404 of an API server is about the relay's service, not about the pod.
             Err(Error::Refused { problem, .. }) if problem.status == 404 && !problem.from_kubernetes => {
-                return Ok(None);
+                Ok(None)
             }
-            other => other?,
-        };
+            other => other.map(Some),
+        }
+    }
+
+    /// One pod that must be there.
+    ///
+    /// # Errors
+    /// As [`Client::pod`]; also [`Error::Refused`] with status 404 when there is none of that name. Its problem
+    /// document has the code [`NOT_FOUND`](relay_proto::problem::ProblemCode::NOT_FOUND) when a relay said so; another
+    /// server at this address sends 404 too, but hardly the document.
+    pub async fn require_pod(&self, namespace: &str, name: &str) -> Result<Pod, Error> {
+        let request = self.inner.requests.get(&self.inner.requests.pod(namespace, name, ""), &[]);
+        let url = display_url(&request);
+        let body = self.fetch(request, true).await?;
         let pod = Pod::from_json(&String::from_utf8_lossy(&body));
-        pod.map(Some).map_err(|error| unusable(url, &body, AnswerError::Pod(error)))
+        pod.map_err(|error| unusable(url, &body, AnswerError::Pod(error)))
     }
 
     /// One page of the history. Needs a relay with storage.
@@ -234,6 +245,11 @@ impl Client {
             ))
         })
         .await
+    }
+
+    /// The base URL of the relay, without user information.
+    pub fn base_url(&self) -> String {
+        self.inner.requests.base.to_string()
     }
 
     pub(crate) fn http(&self) -> &HttpClient {

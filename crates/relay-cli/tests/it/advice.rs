@@ -63,6 +63,10 @@ fn a_dead_relay_is_a_line_that_asks_for_it() {
     }
 }
 
+fn no_pod_relay(origin: &str, got: &str) -> String {
+    format!("relay: {origin} answers, but is no Pod Event Relay ({got}): check host, port and path of --url")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_is_no_relay_is_told_from_one() {
     let everywhere = |reply: fn() -> Reply| {
@@ -75,10 +79,13 @@ async fn what_is_no_relay_is_told_from_one() {
     for args in COMMANDS {
         let (code, line) = last_line(&missing.url(), args);
         assert_eq!(code, Some(3), "{line}");
-        assert!(
-            line.contains("404") && line.contains("is no relay: check host, port and path of --url"),
-            "{line}"
-        );
+        let path = match args[0] {
+            "health" => "/health",
+            "events" => "/events",
+            "stream" => "/events/stream",
+            _ => "/pods",
+        };
+        assert_eq!(line, no_pod_relay(&missing.url(), &format!("404 for {path}")));
         let (code, line) = last_line(&html.url(), args);
         assert_eq!(code, Some(1), "{line}");
         let html = ["text/html", "an HTML page"].iter().any(|part| line.contains(part));
@@ -148,7 +155,7 @@ async fn a_stream_that_ends_is_not_said_to_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn other_services_and_what_is_no_service_are_named_as_such() {
-    const STRANGER: &str = "is no relay: check host, port and path of --url";
+    const STRANGER: &str = "check host, port and path of --url";
     const NO_HTTP: &str = "speaks no HTTP, or hangs up: check http or https";
     type Case = (&'static str, fn() -> Reply, &'static str);
     let cases: [Case; 4] = [
@@ -167,14 +174,61 @@ async fn other_services_and_what_is_no_service_are_named_as_such() {
             assert!(line.contains(advice), "{what}: {args:?}: {line}");
         }
     }
-    // The peer has no pod of that name either, but the message must be about the missing relay.
-    let nothing = Peer::start(
-        Script::new().always("/pods/a/b", Reply::empty(404)).always("/health", Reply::empty(404)),
-    )
-    .await;
-    let (code, line) = last_line(&nothing.url(), &["pod", "a/b"]);
-    assert_eq!(code, Some(3));
-    assert!(line.contains("there is no pod a/b") && line.contains(STRANGER), "{line}");
+}
+
+/// Only a relay's word that there is no such pod is exit code 3.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_pod_is_missing_only_where_a_relay_says_so() {
+    type Answer = fn() -> Reply;
+    let bare: Answer = || Reply::new(404, "text/html", "<html>Nothing here</html>");
+    let coded: Answer = || Reply::json(404, &json!({"code": "not-found", "status": 404}));
+    let relays: Answer = || Reply::json(200, &json!({"status": "ok", "head": {"hash": "h", "sequence": 1}}));
+    let foreign: Answer = || Reply::json(503, &json!({"status": "starting"}));
+    let parsec: Answer = || Reply::json(200, &json!({"status": "ok", "channels": 0, "subscribers": 0}));
+    for (pod, health, is_relay) in [
+        (coded, relays, true),
+        (bare, relays, true),
+        (bare, foreign, true),
+        // It has no health document, but a code.
+        (coded, bare, true),
+        (bare, bare, false),
+        (bare, coded, false),
+        (coded, coded, false),
+        (coded, parsec, false),
+    ] {
+        let script = Script::new().always("/x/pods/a/b", pod()).always("/x/health", health());
+        let peer = Peer::start(script).await;
+        let (code, line) = last_line(&format!("{}/x", peer.url()), &["pod", "a/b"]);
+        if is_relay {
+            let next = "what happened to it: relay events --pod a/b";
+            assert_eq!((code, line), (Some(3), format!("relay: there is no pod a/b ({next})")));
+        } else {
+            assert_eq!((code, line), (Some(1), no_pod_relay(&peer.url(), "404 for /x/pods/a/b")));
+        }
+    }
+}
+
+/// A relay at another path, and other servers of ours.
+#[test]
+fn a_wrong_path_and_another_of_our_servers_are_no_pod_relay() {
+    let server = Server::quiet(1);
+    let wrong = format!("{}/wrong", server.url());
+    let mut cases = vec![(wrong, server.url(), 3, "404 for /wrong/health")];
+    let parsec = Running::start(relay(&["parsec", "serve", "--listen", "127.0.0.1:0"]));
+    let url = parsec.line().unwrap().rsplit_once(' ').unwrap().1.to_owned();
+    cases.push((url.clone(), url, 1, "another document for /health"));
+    for (url, origin, health, got) in cases {
+        let prefix = url.strip_prefix(&origin).unwrap();
+        for (args, expected, got) in [
+            (&["pods"][..], 3, format!("404 for {prefix}/pods")),
+            (&["pod", "a/b"], 1, format!("404 for {prefix}/pods/a/b")),
+            (&["wait", "--for", "ready"], 3, format!("404 for {prefix}/pods")),
+            (&["health"], health, got.to_owned()),
+        ] {
+            let (code, line) = last_line(&url, args);
+            assert_eq!((code, line), (Some(expected), no_pod_relay(&origin, &got)), "{args:?}");
+        }
+    }
 }
 
 /// Each command says once that it waits, and continues by itself when the relay is there.
@@ -229,8 +283,8 @@ async fn a_gateway_and_a_source_that_is_away_are_named() {
     let done = run_command(command).expect(5);
     assert!(done.stderr.contains(": status 502 (that is the word of what stands in front"), "{done:?}");
     let done = run_command(command_at(&peer.url(), &["health", "-o", "table"])).expect(1);
-    let told = "degraded, log at 7, 2 streams; the source is away since 2026-11-21T09:00:00Z: forbidden\n";
-    assert_eq!(done.stdout, told);
+    let told = "degraded, source kube, log at 7, 2 streams; the source is away since 2026-11-21T09:00:00Z: forbidden";
+    assert_eq!(done.stdout.trim_end(), told);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
