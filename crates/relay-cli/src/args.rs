@@ -14,6 +14,7 @@ mod serve;
 mod shared;
 mod shell;
 mod sse;
+mod together;
 mod transport;
 mod value;
 
@@ -72,12 +73,16 @@ pub(crate) struct Args {
 
 impl Args {
     /// Reads the command line and the environment. Ends the program if they are wrong, or ask for help.
-    pub(crate) fn read() -> Self {
+    ///
+    /// # Errors
+    /// When flags contradict each other.
+    pub(crate) fn read() -> Result<Self, Usage> {
         let command = with_rules(without_empty_variables(Self::with_examples()));
         let is_brief = brief::is_asked(std::env::args_os().skip(1));
         let command = if is_brief { brief::brief(command) } else { command };
         let mut matches = command.try_get_matches().unwrap_or_else(|error| habits::with_hint(error).exit());
-        Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+        together::check(&matches)?;
+        Ok(Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit()))
     }
 
     /// The command line as clap represents it, with the examples of each command.

@@ -35,7 +35,10 @@ use crate::output::Output;
 
 fn main() -> ExitCode {
     log::start();
-    let args = Args::read();
+    let args = match Args::read() {
+        Ok(args) => args,
+        Err(usage) => return Exit::Failed(usage.into()).report(),
+    };
     args.color.apply();
     let command = match args.into_command() {
         Ok(command) => command,

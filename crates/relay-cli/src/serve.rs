@@ -1,5 +1,7 @@
 //! `relay serve`: the server, with the source chosen by flags.
 
+use std::net::SocketAddr;
+
 use anyhow::Context as _;
 use relay_log::{DiskOptions, DiskStore, Fsync};
 use relay_pods_server::{Config, DEFAULT_RETENTION, KubeSource, Server, SimSource, Source, SourceError};
@@ -40,9 +42,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         let address = server.local_addr();
         if address.ip().is_loopback() {
             tracing::info!("without --tokens-file everybody on this machine can read {address}");
-        } else {
-            tracing::warn!("without --tokens-file everybody who can connect can read {address}");
         }
+        warn_of_open(address, "without --tokens-file", "read");
+    }
+    if args.source == SourceArg::Sim && !args.watch_namespaces.is_empty() {
+        tracing::warn!("RELAY_WATCH_NAMESPACE is not used: it needs --source kube");
     }
     // A program that has read the line may stop the server at once.
     let signalled = signalled();
@@ -60,6 +64,14 @@ async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         .await?;
     // Without a signal, the server has ended by itself.
     Ok(signal.await.unwrap_or(Exit::Done))
+}
+
+/// Warns of a server that other machines can reach and that has no access control: why it has none, and what
+/// everybody can do.
+pub(crate) fn warn_of_open(address: SocketAddr, why: &str, can: &str) {
+    if !address.ip().is_loopback() {
+        tracing::warn!("{why} everybody who can connect can {can} {address}");
+    }
 }
 
 /// The store on disk, if there is one. The bytes of the newest events are kept in memory, for streams at the head.

@@ -81,7 +81,7 @@ pub(crate) struct ServeArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, env = "RELAY_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub(crate) listen: SocketAddr,
-    /// Where the pods come from
+    /// Where the pods come from; flags of the other source are refused
     #[arg(long, env = "RELAY_SOURCE", default_value = "sim", value_name = "SOURCE")]
     pub(crate) source: SourceArg,
     /// Seed of the simulated cluster; default: 1, with the times of the clock instead of those of the seed
@@ -102,11 +102,11 @@ pub(crate) struct ServeArgs {
     /// Events per second; 0: no events after the start
     #[arg(long, env = "RELAY_SIM_RATE", default_value_t = 5.0, value_name = "RATE", value_parser = rate, help_heading = "Simulated cluster")]
     pub(crate) sim_rate: f64,
-    /// Kubeconfig file. Default: RELAY_KUBECONFIG, else KUBECONFIG, which may list several, else ~/.kube/config, else
+    /// Kubeconfig file, with --source kube. Default: RELAY_KUBECONFIG, else KUBECONFIG, which may list several, else ~/.kube/config, else
     /// the pod's service account
     #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Watch only this namespace; repeat for more. Default: all
+    /// Watch only this namespace, with --source kube; repeat for more. Default: all
     #[arg(
         long = "watch-namespace",
         env = "RELAY_WATCH_NAMESPACE",

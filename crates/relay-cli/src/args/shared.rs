@@ -58,8 +58,8 @@ pub(crate) struct Which {
         value_name = "NAMESPACE"
     )]
     namespaces: Vec<String>,
-    /// Pods of all namespaces, also when RELAY_NAMESPACE names one
-    #[arg(long = "all-namespaces", short = 'A', overrides_with = "namespaces")]
+    /// Pods of all namespaces, also when RELAY_NAMESPACE names one; not together with --namespace
+    #[arg(long = "all-namespaces", short = 'A')]
     all_namespaces: bool,
     /// Only pods with these labels, such as app=web, tier!=db, 'run in (a,b)', KEY or !KEY; commas and repeats mean
     /// "and"

@@ -6,8 +6,8 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use super::process::{Server, check_event, command_at, fields, key, relay, run, run_command};
-use super::wire::{encode, get, history, until_head};
+use super::process::{Running, Server, check_event, command_at, fields, key, relay, run, run_command};
+use super::wire::{encode, eventually, get, history, until_head};
 
 const POD: [&str; 18] = [
     "annotations",
@@ -265,14 +265,70 @@ fn a_server_that_cannot_begin_does_not_say_that_it_listens() {
         ["--kubeconfig", "/no/such/kubeconfig"],
         ["--watch-namespace", "Not_A_Namespace"],
         // The home directory has no kubeconfig, and there is no service account.
-        ["--sim-seed", "1"],
+        ["--retain-events", "10"],
     ] {
         let mut command = relay(&["serve", "--source", "kube", "--listen", "127.0.0.1:0", args[0], args[1]]);
         command.env("HOME", "/no/such/home");
         let done = run_command(command).expect(1);
         assert_eq!(done.stdout, "", "{args:?}");
         assert!(done.stderr.contains("the source failed"), "{args:?}: {}", done.stderr);
-        assert!(args[0] == "--sim-seed" || done.stderr.contains(args[1]), "{args:?}: {}", done.stderr);
+        assert!(args[0] == "--retain-events" || done.stderr.contains(args[1]), "{args:?}: {}", done.stderr);
+    }
+}
+
+/// A relay that serves a simulated cluster in the place of the one that was meant would be believed.
+#[test]
+fn flags_of_the_other_source_are_refused() {
+    for (args, flag, needed) in [
+        (&["--kubeconfig", "x"][..], "--kubeconfig", "kube"),
+        (&["--watch-namespace", "prod"], "--watch-namespace", "kube"),
+        (&["--watch-namespace", "prod", "--source", "sim"], "--watch-namespace", "kube"),
+        (&["--source", "kube", "--sim-seed", "1"], "--sim-seed", "sim"),
+        (&["--sim-rate", "0", "--source", "kube"], "--sim-rate", "sim"),
+        (&["--sim-pods", "1", "--source=kube"], "--sim-pods", "sim"),
+        (&["--sim-clock", "real", "--source", "kube"], "--sim-clock", "sim"),
+    ] {
+        let done = run(&[&["serve", "--listen", "127.0.0.1:0"], args].concat()).expect(2);
+        let told = format!("relay: {flag} needs --source {needed}, and the source is ");
+        assert!(done.stderr.starts_with(&told) && done.stdout.is_empty(), "{args:?}: {done:?}");
+    }
+    let mut command = relay(&["serve", "--watch-namespace", "prod"]);
+    command.env("RELAY_SOURCE", "sim");
+    run_command(command).expect(2);
+    // Variables may be those of the whole machine: one is told that it is not used.
+    let mut command = relay(&["serve", "--listen", "127.0.0.1:0"]);
+    command.env("RELAY_WATCH_NAMESPACE", "prod").env("RELAY_KUBECONFIG", "x");
+    let running = Running::start(command);
+    running.until_stderr(|said| said.contains("RELAY_WATCH_NAMESPACE is not used: it needs --source kube"));
+    let url = running.line().unwrap().rsplit_once(' ').unwrap().1.to_owned();
+    let health = || run(&["health", "-o", "table", "--url", &url]);
+    let table = eventually("a live source", || Some(health()).filter(|done| done.code == Some(0))).stdout;
+    assert!(table.starts_with("ok, source sim, log at "), "{table}");
+}
+
+#[test]
+fn all_namespaces_goes_before_the_variable_and_not_together_with_the_flag() {
+    let server = Server::quiet(12);
+    let all = server.run(&["pods", "-o", "name"]).expect(0).stdout;
+    let namespace = all.split('/').next().unwrap();
+    let mut some = server.command(&["pods", "-o", "name"]);
+    some.env("RELAY_NAMESPACE", namespace);
+    assert!(run_command(some).expect(0).stdout.len() < all.len());
+    let mut every = server.command(&["pods", "-A", "-o", "name"]);
+    every.env("RELAY_NAMESPACE", namespace);
+    assert_eq!(run_command(every).expect(0).stdout, all);
+    for command in
+        [&["pods"][..], &["events"], &["stream"], &["state"], &["replay"], &["wait", "--for", "ready"]]
+    {
+        for both in
+            [&["-A", "-n", "prod"][..], &["-n", "prod", "-A"], &["--namespace=prod", "--all-namespaces"]]
+        {
+            let done = server.run(&[command, both].concat()).expect(2);
+            assert_eq!(
+                done.stderr, "relay: --all-namespaces cannot be used with --namespace: give one of them\n",
+                "{command:?} {both:?}"
+            );
+        }
     }
 }
 
