@@ -172,7 +172,7 @@ pub(crate) struct BusSendArgs {
     /// Content type of the payload
     #[arg(long, value_name = "TYPE")]
     pub(crate) content_type: Option<String>,
-    /// The payload
+    /// The payload. Default: stdin to its end, where that is no terminal
     #[arg(long, value_name = "TEXT", conflicts_with = "data_file")]
     pub(crate) data: Option<String>,
     /// A file with the payload; - is stdin

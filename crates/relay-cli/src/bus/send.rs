@@ -1,6 +1,6 @@
 //! `relay bus send`: messages for a channel.
 
-use std::io::Read as _;
+use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use relay_bus::ChannelReference;
 use relay_transport::HttpClient;
 use serde_json::json;
-use tokio::io::AsyncBufReadExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _};
 
 use crate::args::BusSendArgs;
 use crate::exit::{Exit, Usage, signalled};
@@ -105,13 +105,20 @@ async fn send(args: BusSendArgs) -> anyhow::Result<Exit> {
     } else {
         let payload = match (&args.data, &args.data_file) {
             (Some(text), _) => Bytes::from(text.clone()),
-            (None, Some(file)) if file.as_os_str() == "-" => {
+            (None, Some(file)) if file.as_os_str() != "-" => {
+                std::fs::read(file).with_context(|| file.display().to_string())?.into()
+            }
+            // Nobody would know that it waits.
+            (None, None) if std::io::stdin().is_terminal() => {
+                let flags = "--data TEXT, --data-file FILE, --data-file - or --lines";
+                let what = format!("no payload: give {flags}, or a pipe; --data '' sends an empty message");
+                return Err(Usage(what).into());
+            }
+            (None, _) => {
                 let mut read = Vec::new();
-                std::io::stdin().read_to_end(&mut read).context("stdin")?;
+                tokio::io::stdin().read_to_end(&mut read).await.context("stdin")?;
                 read.into()
             }
-            (None, Some(file)) => std::fs::read(file).with_context(|| file.display().to_string())?.into(),
-            (None, None) => Bytes::new(),
         };
         id(&mut sender)?;
         sender.post(payload).await?;

@@ -65,6 +65,31 @@ fn send(url: &str, channel: &str, words: &[&str]) -> Done {
     run(&[&["bus", "send", "--url", url, "--channel", channel, "-o", "json"], words].concat())
 }
 
+/// What was piped is the message, and nobody sends an empty one by mistake.
+#[test]
+fn without_a_payload_flag_stdin_is_the_message() {
+    let (receiver, to) = receive(&["--max", "3"]);
+    let spec = format!("channel: c, subscriber: \"{to}\"");
+    let objects = Objects::new(&(object("Channel", "c", "") + &object("Subscription", "s", &spec)));
+    let (_bus, url) = objects.serve(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("message");
+    std::fs::write(&file, "one\ntwo\n").unwrap();
+    let args = ["bus", "send", "--url", &url, "--channel", "default/c", "-o", "json"];
+    let piped = relay(&args).stdin(std::fs::File::open(&file).unwrap()).output().unwrap();
+    let sent: Value = serde_json::from_slice(&piped.stdout).unwrap();
+    assert_eq!((piped.status.code(), &sent["bytes"]), (Some(0), &json!(8)));
+    assert_eq!(receiver.json()["data"], "one\ntwo\n");
+    // An empty one is still sent where it is asked for, and where stdin is empty.
+    for words in [&["--data", ""][..], &[]] {
+        assert_eq!(send(&url, "default/c", words).expect(0).json()[0]["bytes"], 0);
+        assert_eq!(receiver.json()["data"], "");
+    }
+    let (code, seen) = super::terminal::Terminal::start_with_input(relay(&args), 200).wait();
+    assert_eq!(code, Some(2), "{seen}");
+    assert!(seen.contains("no payload: give --data TEXT, --data-file FILE"), "{seen}");
+}
+
 #[test]
 fn a_message_is_sent_received_answered_and_the_answer_goes_on() {
     let (first, to) = receive(&["--reply", "yes", "--reply-header", "ce-id=2", "--max", "1"]);

@@ -18,14 +18,26 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Starts the command with standard output and standard error on a terminal with this many columns.
     #[track_caller]
-    pub(crate) fn start(mut command: Command, columns: u16) -> Self {
+    pub(crate) fn start(command: Command, columns: u16) -> Self {
+        Self::begin(command, columns, false)
+    }
+
+    /// As [`Self::start`], with standard input on it too.
+    #[track_caller]
+    pub(crate) fn start_with_input(command: Command, columns: u16) -> Self {
+        Self::begin(command, columns, true)
+    }
+
+    #[track_caller]
+    fn begin(mut command: Command, columns: u16, input: bool) -> Self {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
         grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a pseudo-terminal");
         resize(&ours, columns);
         let name = ptsname(&ours, Vec::new()).expect("its name");
         let theirs = File::options().read(true).write(true).open(name.to_str().expect("a path"));
         let theirs: OwnedFd = theirs.expect("its other end").into();
-        command.stdin(Stdio::null()).stdout(theirs.try_clone().expect("a file descriptor")).stderr(theirs);
+        let stdin = if input { theirs.try_clone().expect("a file descriptor").into() } else { Stdio::null() };
+        command.stdin(stdin).stdout(theirs.try_clone().expect("a file descriptor")).stderr(theirs);
         let child = command.spawn().expect("the binary of this package starts");
         Self { ours: ours.into(), child, seen: String::new() }
     }
