@@ -65,6 +65,17 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// The server was not reached by any attempt, so the envelope was never sent. No sequence was spent.
+    #[error("not published: no connection for channel {channel} within {patience:?}")]
+    NotSent {
+        /// The channel.
+        channel: String,
+        /// How long it was tried.
+        patience: std::time::Duration,
+        /// What happened last.
+        #[source]
+        source: Box<Error>,
+    },
     /// The server ended the subscription for good.
     #[error("{reason}")]
     Ended {
@@ -104,6 +115,11 @@ pub enum ErrorKind {
 }
 
 impl Error {
+    /// Whether the request was certainly not sent, because no connection could be made.
+    pub(crate) fn is_before_sending(&self) -> bool {
+        matches!(self, Self::Transport(relay_transport::Error::Connect { .. }))
+    }
+
     /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -113,7 +129,7 @@ impl Error {
                 _ => ErrorKind::Failed,
             },
             Self::Ended { kind, .. } => *kind,
-            Self::OutcomeUnknown { source, .. } => source.kind(),
+            Self::OutcomeUnknown { source, .. } | Self::NotSent { source, .. } => source.kind(),
             _ => ErrorKind::Failed,
         }
     }
@@ -128,6 +144,7 @@ impl Error {
             Self::SequenceConflict { .. } => "sequence-conflict",
             Self::NotImplemented { .. } => "not-implemented",
             Self::OutcomeUnknown { .. } => "outcome-unknown",
+            Self::NotSent { .. } => "not-sent",
             Self::Snapshot(_) => "snapshot",
             Self::Closed => "closed",
             Self::Usage(_) => "usage",

@@ -127,16 +127,21 @@ impl Publisher {
         }
     }
 
-    /// Retries until the outcome is known. An error tells whether the first attempt was definitely refused.
+    /// Retries until the outcome is known. An error tells whether the envelope was certainly not accepted.
     async fn hand_over(&self, channel: &str, bytes: &Bytes, sequence: i64) -> Result<Receipt, (Error, bool)> {
         let until = Instant::now() + self.publish_timeout;
         let mut backoff = Backoff::new(self.base, self.cap, random_seed());
-        let unknown = |source| {
-            let source = Box::new(source);
-            (Error::OutcomeUnknown { channel: channel.to_owned(), sequence, source }, false)
+        let give_up = |source, is_unsent| {
+            let (channel, source) = (channel.to_owned(), Box::new(source));
+            let error = match is_unsent {
+                true => Error::NotSent { channel, patience: self.publish_timeout, source },
+                false => Error::OutcomeUnknown { channel, sequence, source },
+            };
+            (error, is_unsent)
         };
         let mut last = None;
-        let mut first = true;
+        // No attempt so far can have reached the server.
+        let mut is_unsent = true;
         loop {
             let attempt = self.transport.publish(channel, bytes.clone());
             let failure = match tokio::time::timeout_at(until, attempt).await {
@@ -148,25 +153,26 @@ impl Publisher {
                         what: format!("publish to {channel}"),
                         reason: format!("no answer within {patience:?}"),
                     };
-                    return Err(unknown(last.unwrap_or_else(slow)));
+                    // How far this attempt came is not known.
+                    return Err(give_up(last.unwrap_or_else(slow), false));
                 }
             };
             let (error, retry_after) = match failure {
                 PublishFailure::Refused(error) => {
-                    return Err((self.conflict(channel, sequence, error), first));
+                    return Err((self.conflict(channel, sequence, error), is_unsent));
                 }
                 PublishFailure::Unavailable { error, retry_after } => (error, retry_after),
             };
+            is_unsent &= error.is_before_sending();
             let delay = retry_after.map_or(Duration::ZERO, |least| backoff.spread(least));
             let delay = backoff.next_delay().max(delay);
             if Instant::now() + delay >= until {
-                return Err(unknown(error));
+                return Err(give_up(error, is_unsent));
             }
             let (cause, seconds) = (chain(&error).to_string(), delay.as_secs_f64());
             tracing::warn!(target: crate::RETRY_TARGET, cause, sequence, delay = seconds, "publishing again");
             tokio::time::sleep(delay).await;
             last = Some(error);
-            first = false;
         }
     }
 

@@ -10,6 +10,9 @@ use relay_parsec::{Client, Error, Feed, Outgoing, PublishFailure, Receipt, Start
 use relay_proto::parsec::{Envelope, Producer};
 use relay_proto::problem::Problem;
 
+/// In the place of a status: no connection was made.
+const NO_CONNECTION: u16 = 0;
+
 /// Gives prepared answers, and keeps the envelopes that it gets.
 #[derive(Clone, Default)]
 struct Scripted {
@@ -36,6 +39,11 @@ impl Transport for Scripted {
         let problem = Box::new(Problem::from_body(status, &body));
         let error = Error::Refused { what: channel.to_owned(), problem };
         Box::pin(std::future::ready(match status {
+            NO_CONNECTION => {
+                let url = "http://127.0.0.1:1/".to_owned();
+                let error = relay_transport::Error::Connect { url, source: "refused".into() };
+                Err(PublishFailure::Unavailable { error: error.into(), retry_after: None })
+            }
             200 => Ok(Receipt::default()),
             400..429 => Err(PublishFailure::Refused(error)),
             _ => Err(PublishFailure::Unavailable { error, retry_after: None }),
@@ -81,4 +89,16 @@ async fn a_number_is_given_back_only_when_it_was_certainly_not_taken() {
     let (error, _, next) = publish(&[503; 1000]).await;
     assert!(error.unwrap_err().contains("not known"));
     assert_eq!(next, 2, "out of time");
+    let (error, _, next) = publish(&[NO_CONNECTION; 1000]).await;
+    assert!(error.unwrap_err().starts_with("not published: no connection"));
+    assert_eq!(next, 1, "it never left");
+    let (error, given, next) = publish(&[NO_CONNECTION, NO_CONNECTION, 403]).await;
+    assert!(error.is_err());
+    assert_eq!((given, next), (vec![1, 1, 1], 1), "refused at the first try that arrived");
+    let mut answers = [NO_CONNECTION; 1000];
+    answers[1] = 503;
+    let (error, _, next) = publish(&answers).await;
+    assert!(error.unwrap_err().contains("not known"));
+    assert_eq!(next, 2, "one try arrived");
+    assert_eq!(publish(&[NO_CONNECTION, 200]).await, (Ok(1), vec![1, 1], 2));
 }
