@@ -135,7 +135,8 @@ relay autoconfig watch --key any --cache-file environments.cache --for 1h",
         "parsec serve",
         "# In memory, on 127.0.0.1:8080
 relay parsec serve
-relay parsec serve --data-dir channels --retain-age 1h",
+relay parsec serve --data-dir channels --retain-age 1h
+relay parsec serve --schemas schemas.json --validate strict",
     ),
     (
         "parsec publish",
@@ -169,6 +170,7 @@ relay bus serve --file objects.yaml --max-deliver 5 \\
     (
         "bus send",
         "relay bus send --channel shop/orders --data hello
+relay bus send --channel shop/orders < app.jsonl
 seq 3 | relay bus send --channel shop/orders --lines",
     ),
     ("bus receive", "relay bus receive --reply thanks --max 10 --for 5s"),

@@ -69,7 +69,11 @@ pub(super) struct Who {
 /// With which schemas
 #[derive(Debug, Clone, ClapArgs)]
 pub(super) struct Schemas {
-    /// File with patterns: {"patterns":[..]} or a list
+    /// File with patterns of channels, and the schemas of their aspects' payloads.
+    ///
+    /// {"patterns":[{"pattern":"public:demo.*","aspects":{"said":{"payload_schema":
+    /// {"type":"object","required":["text"],"properties":{"text":{"type":"string"}}}}}}]}, or the list alone. Members
+    /// that are not known are refused.
     #[arg(long, value_name = "FILE")]
     pub(super) schemas: Option<PathBuf>,
     /// What to do with a payload that does not fit: off, warn or strict
@@ -92,7 +96,7 @@ impl Schemas {
 pub(super) fn read_registry(path: &std::path::Path) -> anyhow::Result<Registry> {
     let named = || format!("schemas file {}", path.display());
     let text = std::fs::read(path).with_context(named)?;
-    Registry::from_json(&text).with_context(named)
+    Registry::from_written_json(&text).with_context(named)
 }
 
 impl Reach {

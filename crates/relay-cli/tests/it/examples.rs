@@ -98,8 +98,7 @@ const ENVIRONMENTS: &str = "environments:\n  prod: {envKey: production, envName:
 const OBJECTS: &str = "apiVersion: channels.knative.dev/v1alpha1\nkind: Channel\nmetadata: {name: orders, namespace: \
                        shop}\n---\napiVersion: channels.knative.dev/v1alpha1\nkind: Subscription\nmetadata: {name: \
                        billing, namespace: shop}\nspec: {channel: orders, subscriber: \"127.0.0.1:9\"}\n";
-const SCHEMAS: &str =
-    r#"{"patterns":[{"pattern":"public:demo.chat","aspects":{"said":{"schema":{"type":"object"}}}}]}"#;
+const SCHEMAS: &str = r#"{"patterns":[{"pattern":"public:demo.chat","aspects":{"said":{"payload_schema":{"type":"object"}}}}]}"#;
 
 #[test]
 fn every_example_of_the_help_does_what_it_says() {

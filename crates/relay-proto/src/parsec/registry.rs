@@ -1,5 +1,7 @@
 //! The patterns of a system, with their schemas and versions.
 
+mod document;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +128,14 @@ pub enum RegistryError {
     /// A document is neither `{"patterns":[..]}` nor a list of patterns.
     #[error("not a list of patterns: {0}")]
     Document(String),
+    /// Part of a document is not what may stand there.
+    #[error("{place}: {problem}")]
+    Part {
+        /// The part, such as `patterns[0].aspects.said`.
+        place: String,
+        /// What is wrong with it: names an unknown member and those that are known.
+        problem: String,
+    },
 }
 
 /// Patterns by their text, with their former versions. A plain value: each change is returned, and nobody is notified.
@@ -161,6 +171,18 @@ impl Registry {
         let mut registry = Self::default();
         registry.load(patterns)?;
         Ok(registry)
+    }
+
+    /// Reads a document that somebody wrote: as [`Registry::from_json`], but unknown members of the document, of its
+    /// patterns and of their aspects are mistakes. Where `schema` stands for `payload_schema`, any payload would pass.
+    ///
+    /// # Errors
+    /// [`RegistryError`], naming the pattern or the place, and the rule.
+    pub fn from_written_json(text: &[u8]) -> Result<Self, RegistryError> {
+        if let Ok(document) = serde_json::from_slice(text) {
+            document::check(&document).map_err(|(place, problem)| RegistryError::Part { place, problem })?;
+        }
+        Self::from_json(text)
     }
 
     /// Adds a pattern; a version of 0 becomes 1.
