@@ -1,10 +1,10 @@
 //! Commands that follow a stream: `stream`, `state`, `replay`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use relay_pods::{Phase, Pod, Snapshot, SnapshotStream, StreamHandle, StreamOptions};
+use relay_pods::{Phase, Snapshot, SnapshotStream, StreamHandle, StreamOptions};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -15,7 +15,7 @@ use crate::outage::OutageWatch;
 use crate::output::{Output, Tone, note, to_value};
 use crate::query::until;
 use crate::rows::{self, Changes, group_cells, group_json, snapshot_json, snapshot_row};
-use crate::tally::Tally;
+use crate::tally::{GroupBy, Tally};
 
 /// How often the acknowledgement of bookmarks is checked.
 const BOOKMARKS: Duration = Duration::from_millis(100);
@@ -84,7 +84,7 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
         if first && snapshot.pods.is_empty() && out.is_table() {
             note(&format!("{} yet", args.which.nothing()));
         }
-        let Some(label) = &args.group_by else {
+        let Some(by) = &args.group_by else {
             let (before, wide) = (changes.before_snapshot(&snapshot), out.is_wide());
             out.row(
                 String::new,
@@ -97,31 +97,29 @@ pub(crate) async fn state(args: StateArgs) -> anyhow::Result<Exit> {
             continue;
         };
         if std::mem::take(&mut first)
+            && let GroupBy::Label(label) = by
             && !snapshot.pods.is_empty()
             && snapshot.pods.group_by_label(label).is_empty()
         {
             note(&format!("no pod has the label {label} yet: all of them are in the group (none)"));
         }
-        for group in touched_groups(&snapshot, label) {
+        for (group, mut members) in by.touched(&snapshot.changed, &snapshot.pods) {
             if ending.reached(&out) {
                 break;
             }
-            let mut of_group: Vec<&Pod> = match group {
-                Some(value) => snapshot.pods.group(label, value).iter().collect(),
-                None => snapshot.pods.iter().filter(|pod| pod.label(label).is_none()).collect(),
-            };
-            let tally: Tally = of_group.iter().copied().collect();
+            let tally: Tally = members.iter().copied().collect();
             // A table leaves out a line that is the same as the last one.
-            let told = groups.insert(group.map(str::to_owned), tally.clone());
+            let told = groups.insert(group.clone(), tally.clone());
             if out.is_table() && told.as_ref() == Some(&tally) {
                 continue;
             }
-            of_group.sort_by(|a, b| a.key().cmp(b.key()));
-            let pods = || args.pods.then(|| of_group.iter().map(to_value).collect());
+            members.sort_by(|a, b| a.key().cmp(b.key()));
+            let pods = || args.pods.then(|| members.iter().map(to_value).collect());
+            let (name, group) = (by.name(), group.as_deref());
             out.row(
                 String::new,
-                || group_json(label, group, &tally, pods()),
-                || group_cells(rows::time(&snapshot), label, group, &tally),
+                || group_json(name, group, &tally, pods()),
+                || group_cells(rows::time(&snapshot), name, group, &tally),
             )?;
         }
     }
@@ -144,15 +142,6 @@ fn list_pods(out: &mut Output, snapshot: &Snapshot) -> anyhow::Result<()> {
         0 => Ok(()),
         more => out.heading(Tone::Faint.text(format!("... and {more} more; relay pods lists all of them"))),
     }
-}
-
-/// The groups that a snapshot changed: by value, and the pods without the label.
-fn touched_groups<'a>(snapshot: &'a Snapshot, label: &'a str) -> Vec<Option<&'a str>> {
-    let changes = &snapshot.changed;
-    let values: BTreeSet<_> = changes.iter().flat_map(|change| change.touched_groups(label)).collect();
-    let mut pods = changes.iter().flat_map(|change| change.before.iter().chain(&change.after));
-    let none = pods.any(|pod| pod.label(label).is_none());
-    values.into_iter().map(Some).chain(none.then_some(None)).collect()
 }
 
 /// Success, unless the time is over and there never was a connection.

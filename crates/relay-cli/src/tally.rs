@@ -1,8 +1,8 @@
 //! Counts of a set of pods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use relay_pods::Pod;
+use relay_pods::{Change, Pod, Pods};
 use serde_json::{Map, Value, json};
 
 use crate::args::label_key;
@@ -58,6 +58,43 @@ impl GroupBy {
             groups.entry((group.is_none(), group)).or_default().push(pod);
         }
         groups.into_iter().map(|((_, group), pods)| (group, pods.into_iter().collect())).collect()
+    }
+}
+
+/// The pods of a group; none for those that have no such field or label.
+pub(crate) type Members<'a> = (Option<String>, Vec<&'a Pod>);
+
+impl GroupBy {
+    /// The groups that changes touched, in the same order, with the pods that are in them now.
+    pub(crate) fn touched<'a>(&self, changes: &[Change], pods: &'a Pods) -> Vec<Members<'a>> {
+        let touching = changes.iter().flat_map(|change| change.before.iter().chain(&change.after));
+        let touched: BTreeSet<(bool, Option<String>)> = touching
+            .map(|pod| {
+                let group = self.group(pod);
+                (group.is_none(), group)
+            })
+            .collect();
+        let mut groups: Vec<Members<'_>> =
+            touched.into_iter().map(|(_, group)| (group, Vec::new())).collect();
+        // A list knows its labels; for the rest, one look at every pod does for all groups.
+        let by_label = match self {
+            Self::Label(key) if groups.iter().all(|(group, _)| group.is_some()) => Some(key),
+            _ => None,
+        };
+        if let Some(key) = by_label {
+            for (group, members) in &mut groups {
+                members.extend(group.iter().flat_map(|value| pods.group(key, value).iter()));
+            }
+        } else if !groups.is_empty() {
+            let index: HashMap<Option<String>, usize> =
+                groups.iter().enumerate().map(|(index, (group, _))| (group.clone(), index)).collect();
+            for pod in pods.iter() {
+                if let Some(index) = index.get(&self.group(pod)) {
+                    groups[*index].1.push(pod);
+                }
+            }
+        }
+        groups
     }
 }
 

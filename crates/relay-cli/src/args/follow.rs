@@ -7,8 +7,9 @@ use clap::Args as ClapArgs;
 use relay_pods::EventHash;
 
 use super::shared::EVENTS;
-use super::value::{duration, hash, label_key, phase};
+use super::value::{duration, hash, phase};
 use super::{Connect, PrintLines, Reconnect, Since, Until, Which};
+use crate::tally::GroupBy;
 use crate::wait::Condition;
 
 /// The default time limit of `wait`.
@@ -36,9 +37,10 @@ pub(crate) struct StreamArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StateArgs {
-    /// A line per group of pods that changed instead: the pods with one value of this label; at first, every group
-    #[arg(long, env = "RELAY_GROUP_BY", value_name = "LABEL_KEY", value_parser = label_key, help_heading = "Output")]
-    pub(crate) group_by: Option<String>,
+    /// A line per group of pods that changed instead; at first, every group. By namespace, node, status, or the key of a
+    /// label (label:node is the label of that name)
+    #[arg(long, env = "RELAY_GROUP_BY", value_name = "WHAT", value_parser = GroupBy::parse, help_heading = "Output")]
+    pub(crate) group_by: Option<GroupBy>,
     /// Add all pods to each line
     #[arg(long, help_heading = "Output")]
     pub(crate) pods: bool,

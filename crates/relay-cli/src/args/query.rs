@@ -15,7 +15,8 @@ pub(crate) struct PodsArgs {
     /// Only pods that are not ready. Those that have succeeded are not among them, those being deleted are
     #[arg(long, help_heading = "Which pods")]
     pub(crate) not_ready: bool,
-    /// A line per group with its counts instead: namespace, node, status, or the key of a label
+    /// A line per group with its counts instead. By namespace, node, status, or the key of a label (label:node is the
+    /// label of that name)
     #[arg(long, value_name = "WHAT", value_parser = GroupBy::parse, help_heading = "Output")]
     pub(crate) group_by: Option<GroupBy>,
     #[command(flatten)]

@@ -489,6 +489,43 @@ async fn groups_survive_a_gap_and_are_counted_by_max() {
     assert_eq!(run_command(command_at(&peer.url(), &args)).expect(0).json().len(), 1, "also inside a list");
 }
 
+/// The same words as `pods --group-by`, with the same meaning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn groups_are_by_field_as_those_of_pods_are() {
+    let on = |name: &str, node: Option<&str>, ready: bool| {
+        let pod = pod(name, "d-1", "Running", ready);
+        pod.to_builder().node_name(node).build()
+    };
+    let seed = [on("a", Some("n-1"), true), on("b", Some("n-1"), false), on("c", None, false)];
+    let moved = on("c", Some("n-2"), true);
+    let talk = || caught_up().pod("MODIFIED", &moved).silence();
+    for (by, list, after) in [
+        ("node", &[("n-1", 2), ("(none)", 1)][..], &[("n-2", 1), ("(none)", 0)][..]),
+        ("namespace", &[("prod", 3)], &[("prod", 3)]),
+        ("status", &[("Running", 3)], &[("Running", 3)]),
+        ("label:run", &[("d-1", 3)], &[("d-1", 3)]),
+        ("label:node", &[("(none)", 3)], &[("(none)", 3)]),
+    ] {
+        let peer = Peer::start(listing(&seed).stream(talk())).await;
+        let pods = run_command(command_at(&peer.url(), &["pods", "--group-by", by])).expect(0).json();
+        let client = follow_at(&peer.url(), &["state", "--group-by", by]);
+        for (line, expected) in pods.iter().zip(list) {
+            let first = client.json();
+            assert_eq!(
+                (first["group"].as_str().unwrap(), first["pods"].as_u64().unwrap()),
+                *expected,
+                "{by}"
+            );
+            assert_eq!(&first, line, "{by}");
+        }
+        assert_eq!(pods.len(), list.len(), "{by}");
+        for expected in after {
+            let line = client.json();
+            assert_eq!((line["group"].as_str().unwrap(), line["pods"].as_u64().unwrap()), *expected, "{by}");
+        }
+    }
+}
+
 /// With the server of this project: adding up the lines gives the content of the list.
 #[test]
 fn groups_add_up_to_the_list() {
