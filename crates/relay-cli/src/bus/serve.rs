@@ -20,6 +20,7 @@ use super::lines::Lines;
 use crate::args::{BusServeArgs, EngineArg, Until};
 use crate::exit::{Exit, Usage};
 use crate::follow::Ending;
+use crate::serve::warn_of_open;
 
 pub(super) async fn run(args: BusServeArgs) -> anyhow::Result<Exit> {
     let rules = args.rules()?;
@@ -84,6 +85,7 @@ async fn serve<E: Engine>(
     };
     // A program that has read the line may stop the server at once.
     let ending = Ending::new(Until { max: None, time: None });
+    warn_of_open(server.local_addr(), "there is no access control:", "send to every channel at");
     lines.listening("listening", server.local_addr())?;
 
     let state = Arc::new(State::default());

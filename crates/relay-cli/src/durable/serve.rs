@@ -12,10 +12,12 @@ use super::notes::note;
 use super::out::size;
 use crate::args::{positive_duration, size as parse_size};
 use crate::exit::{Exit, signalled};
+use crate::serve::warn_of_open;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct ServeArgs {
-    /// Address to listen on; port 0 takes a free one
+    /// Address to listen on; port 0 takes a free one. The server has no access control: whoever can connect can read,
+    /// write and delete
     #[arg(long, env = "RELAY_DURABLE_LISTEN", default_value = "127.0.0.1:4437", value_name = "ADDRESS")]
     listen: SocketAddr,
     /// Directory that keeps the streams. Default: none, they are kept in memory
@@ -37,6 +39,7 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
     let server = Server::bind(args.listen, config)
         .await
         .with_context(|| format!("cannot serve on {}", args.listen))?;
+    warn_of_open(server.local_addr(), "there is no access control:", "read, write and delete at");
     // A program that has read the line may stop the server at once.
     let signalled = signalled();
     note(&format!("listening on http://{}", server.local_addr()));

@@ -13,6 +13,7 @@ use super::reach::Schemas;
 use crate::args::{Format, duration, positive_duration, size, whole};
 use crate::exit::{Exit, signalled};
 use crate::output::Output;
+use crate::serve::warn_of_open;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct ServeArgs {
@@ -75,11 +76,8 @@ pub(super) async fn serve(args: ServeArgs) -> anyhow::Result<Exit> {
         .with_context(|| format!("cannot serve on {}", args.listen))?;
     // A program that has read the line may stop the server at once.
     let signalled = signalled();
-    if open && !args.listen.ip().is_loopback() {
-        tracing::warn!(
-            "without --tokens-file everybody who reaches {} may do everything",
-            server.local_addr()
-        );
+    if open {
+        warn_of_open(server.local_addr(), "without --tokens-file", "read and publish at");
     }
     let line = format!("relay listening on http://{}", server.local_addr());
     Output::in_format(Format::Table).answer(|| serde_json::Value::Null, || line)?;

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use super::process::relay;
+use super::process::{Running, relay};
 use super::wire::get;
 
 /// A server that is killed when the test ends.
@@ -62,6 +62,39 @@ fn a_server_whose_log_is_not_read_goes_on() {
     writer.write_all(&[b'x'; 64 << 10]).unwrap();
     expect_well(serve(writer.into(), "trace"), "the reader of the log is stuck");
     drop(reader);
+}
+
+/// Who can reach a server without access control can do everything, and its operator is told.
+#[test]
+fn a_server_that_others_can_reach_says_that_it_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects.yaml");
+    let channel = "apiVersion: channels.knative.dev/v1alpha1\nkind: Channel\nmetadata: {name: c}\n";
+    std::fs::write(&objects, channel).unwrap();
+    let bus = ["bus", "serve", "--file", objects.to_str().unwrap()];
+    for (command, can) in [
+        (&["serve"][..], "without --tokens-file everybody who can connect can read 0.0.0.0:"),
+        (
+            &["parsec", "serve"],
+            "without --tokens-file everybody who can connect can read and publish at 0.0.0.0:",
+        ),
+        (
+            &["durable", "serve"],
+            "there is no access control: everybody who can connect can read, write and delete at 0.0.0.0:",
+        ),
+        (&bus, "there is no access control: everybody who can connect can send to every channel at 0.0.0.0:"),
+    ] {
+        let open = Running::start(relay(&[command, &["--listen", "0.0.0.0:0"]].concat()));
+        let said = open.until_stderr(|said| said.contains(can));
+        assert!(said.contains("WARN"), "{said}");
+        // It is said before the server says that it listens.
+        let own = Running::start(relay(&[command, &["--listen", "127.0.0.1:0"]].concat()));
+        match command[0] {
+            "durable" => drop(own.until_stderr(|said| said.contains("listening on"))),
+            _ => drop(own.line()),
+        }
+        assert!(!own.stderr().contains("who can connect"), "{command:?}: {}", own.stderr());
+    }
 }
 
 #[test]
