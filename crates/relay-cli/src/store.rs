@@ -39,8 +39,8 @@ enum StoreCommand {
         /// Of a damaged log, write what stands before the damage; exit code 1, and where that is
         #[arg(long, conflicts_with = "with_key")]
         until_damage: bool,
-        /// File to write, for its owner only; a file of that name is replaced when the export is complete, and kept when
-        /// it fails. Default: stdout
+        /// File to write, for its owner only; a file of that name is replaced when the export is complete, and kept
+        /// when it fails. Default: stdout
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },

@@ -37,8 +37,8 @@ pub(crate) struct StreamArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StateArgs {
-    /// A line per group of pods that changed instead; at first, every group. By namespace, node, status, or the key of a
-    /// label (label:node is the label of that name)
+    /// A line per group of pods that changed instead; at first, every group. By namespace, node, status, or the key of
+    /// a label (label:node is the label of that name)
     #[arg(long, env = "RELAY_GROUP_BY", value_name = "WHAT", value_parser = GroupBy::parse, help_heading = "Output")]
     pub(crate) group_by: Option<GroupBy>,
     /// Add all pods to each line

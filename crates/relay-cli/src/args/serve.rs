@@ -102,8 +102,8 @@ pub(crate) struct ServeArgs {
     /// Events per second; 0: no events after the start
     #[arg(long, env = "RELAY_SIM_RATE", default_value_t = 5.0, value_name = "RATE", value_parser = rate, help_heading = "Simulated cluster")]
     pub(crate) sim_rate: f64,
-    /// Kubeconfig file, with --source kube. Default: RELAY_KUBECONFIG, else KUBECONFIG, which may list several, else ~/.kube/config, else
-    /// the pod's service account
+    /// Kubeconfig file, with --source kube. Default: RELAY_KUBECONFIG, else KUBECONFIG, which may list several, else
+    /// ~/.kube/config, else the pod's service account
     #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Watch only this namespace, with --source kube; repeat for more. Default: all

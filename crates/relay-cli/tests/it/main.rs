@@ -36,6 +36,7 @@ mod kube;
 mod log;
 mod parsec;
 mod parsec_bounds;
+mod parsec_files;
 mod parsec_rows;
 mod parsec_strangers;
 mod peers;
