@@ -220,10 +220,14 @@ fn list_read(snapshot: &Snapshot) -> Text {
             Some(missed) => format!("{missed} events were lost"),
             None => "an unknown number of events was lost".into(),
         };
-        text.push(Tone::Bad, &format!("gap ({}): {missed}; the list was read again", gap.reason.as_str()));
+        text.push(Tone::Bad, &format!("gap ({}): {missed}", gap.reason.as_str()));
     }
     if let Some(cause) = &snapshot.cause {
-        text.push(Tone::Warn, &format!("the connection dropped ({cause}); the list was read again"));
+        let before = if text.is_empty() { "" } else { "; " };
+        text.push(Tone::Warn, &format!("{before}the connection dropped ({cause})"));
+    }
+    if !text.is_empty() {
+        text.push(Tone::Plain, "; the list was read again");
     }
     let count = |kind| snapshot.changed.iter().filter(|change| change.kind == kind).count();
     let counts = [

@@ -303,3 +303,20 @@ fn what_is_to_be_copied_is_whole_on_the_narrowest_terminal() {
         terminal.signal("TERM");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_gap_after_a_drop_is_one_sentence_with_both() {
+    let pod = Conversation::sample_pod("a");
+    let script = RelayScript::new("e")
+        .seed(3, [&pod])
+        .seed(9, [&pod])
+        .stream(Conversation::new("e").connected(3).catchup_complete().cut())
+        .stream(Conversation::new("e").connected_to(9, 9).gap("cursor-expired", 9).silence());
+    let peer = Peer::start(script).await;
+    let args = ["state", "--max", "2", "-o", "table", "--reconnect-base", "1ms"];
+    let table = run_command(command_at(&peer.url(), &args)).expect(0).stdout;
+    let told = " lost; the connection dropped (the server ended the connection); the list was read again";
+    let line = table.lines().find(|line| line.contains("gap (cursor-expired): "));
+    assert!(line.is_some_and(|line| line.contains(told)), "{table}");
+    assert_eq!(table.matches("the list was read again").count(), 1, "{table}");
+}
