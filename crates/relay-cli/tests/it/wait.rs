@@ -355,7 +355,7 @@ async fn an_outage_and_its_end_are_lines_of_the_table() {
         lines.push(client.line().unwrap());
     }
     let told: Vec<&String> = lines.iter().filter(|line| line.contains("no connection")).collect();
-    assert!(told[0].starts_with("no connection since ") && told[0].contains("Z; next try in "), "{told:?}");
+    assert!(told[0].starts_with("no connection since ") && told[0].contains("Z; next try "), "{told:?}");
     for again in &told[1..] {
         assert!(again.starts_with("still no connection after ") && again.contains("; next try "), "{again}");
     }
