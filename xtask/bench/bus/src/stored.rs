@@ -86,7 +86,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
     })
 }
 
-/// Messages a second, received and delivered, and the processor time that parts of the work used meanwhile.
+/// Messages a second, received and delivered.
 async fn rate(load: &Load, to: SocketAddr, sink: &Sink, messages: u64) -> Result<f64> {
     let sink = sink.clone();
     let work = async move {
