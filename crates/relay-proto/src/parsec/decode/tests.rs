@@ -79,6 +79,7 @@ fn readers_are_tolerant() {
         ),
         (r#"{"x":{"payload":1,"sequence":5},"payload":2}"#, Some("2")),
         (r#"{"payl\u006fad":1}"#, Some("1")),
+        (r#"{"payload":[1],"payload": 2}"#, Some("2")),
         (
             r#"{"channel":null,"sequence":null,"producer":null,"aspect":null,"causation":null,"produced_at":null}"#,
             None,
@@ -96,6 +97,8 @@ fn readers_are_tolerant() {
         robot.to_json(),
         r#"{"channel":"","sequence":1,"producer":{"id":"ü","kind":"robot"},"aspect":"a","produced_at":null}"#
     );
+    let twice = decode(r#"{"causation":{"parent_channel":"c"},"causation":{"parent_sequence":4}}"#).unwrap();
+    assert_eq!(*twice.causation(), Causation::new("", 4));
     let late = decode(r#"{"produced_at":"2026-05-27T16:22:09.3319+02:00"}"#).unwrap();
     assert_eq!(late.produced_at_text().unwrap(), "2026-05-27T14:22:09.331Z");
     assert_eq!(decode(r#"{"produced_at":""}"#).unwrap().produced_at_millis(), None);
@@ -173,6 +176,9 @@ mod plainly {
         ]);
         let producer = one(&[
             r#""producer":{"id":"p","kind":"user"}"#,
+            r#""producer":{"id":"p","kind":"agent"}"#,
+            r#""producer":{"id":"p","kind":"service"}"#,
+            r#""producer":{"id":"p","kind":"robot"}"#,
             r#""producer":{"id":"p"}"#,
             r#""producer":{"id":"p","kind":"user","id":"r"}"#,
             r#""producer":{"kind":"robot","age":[1],"id":"q"}"#,
