@@ -178,6 +178,10 @@ mod tests {
         }
         assert!(Position::parse(&format!("{}.1", "e".repeat(257))).is_err());
         let near = Position::parse("Xy.1").unwrap();
+        for (other, next) in [("Xy.2", true), ("Xy.1", false), ("Xy.3", false), ("Z.2", false)] {
+            assert_eq!(near.is_next(&Position::parse(other).unwrap()), next, "{other}");
+        }
+        assert!(!Position::new("Xy", u64::MAX).is_next(&Position::new("Xy", 0)));
         assert!(Arc::ptr_eq(&near.epoch, &Position::parse_near("Xy.2", Some(&near)).unwrap().epoch));
         assert_eq!(Position::parse_near("Z.2", Some(&near)).unwrap(), Position::new("Z", 2));
     }

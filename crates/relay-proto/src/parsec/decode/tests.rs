@@ -239,8 +239,13 @@ mod plainly {
     /// The fast reader accepts what publishers write.
     #[test]
     fn what_is_written_is_read_the_short_way() {
-        let whole = valid().with_schema_ref("s:1").with_causation(Causation::new("public:a.b", 7));
-        for envelope in [valid(), whole] {
+        let whole = || valid().with_schema_ref("s:1").with_causation(Causation::new("public:a.b", 7));
+        let mut all = vec![valid(), whole()];
+        for name in ["user", "agent", "service", "robot"] {
+            let of = || Producer::new("p", ProducerKind::from_name(name));
+            all.push(Envelope::new("public:a.b", "data", of()).with_sequence(7).with_produced_at_millis(1));
+        }
+        for envelope in all {
             let text = ByteString::from(envelope.to_json());
             assert_eq!(plain(&text, 0).map(|plain| plain.of(text.clone())), Ok(envelope));
         }
