@@ -27,7 +27,8 @@ enum StoreCommand {
         #[arg(long, env = "RELAY_DATA_DIR", value_name = "DIR")]
         data_dir: PathBuf,
     },
-    /// Write the log as JSON lines: all that `import` needs but the key
+    /// Write the log as JSON lines: all that `import` needs but the key. The directory must be writable: the log is
+    /// opened, and locked
     Export {
         /// The directory of `relay serve --store disk`
         #[arg(long, env = "RELAY_DATA_DIR", value_name = "DIR")]
@@ -85,10 +86,21 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
             };
             bar.clear();
             // As with other commands, it is not an error if the reader of stdout closes the pipe.
-            if out.is_none() && exported.as_ref().is_err_and(is_broken_pipe) {
+            let gone = |error| has_cause(error, &[io::ErrorKind::BrokenPipe]);
+            if out.is_none() && exported.as_ref().is_err_and(gone) {
                 return Ok(Exit::Done);
             }
-            let part = exported.with_context(|| format!("{} cannot be exported", data_dir.display()))?;
+            let unwritable = exported.as_ref().is_err_and(|error| {
+                has_cause(error, &[io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem])
+            });
+            let part = exported.with_context(|| match unwritable {
+                false => format!("{} cannot be exported", data_dir.display()),
+                true => format!(
+                    "{} cannot be exported: the log must be opened for that, and takes its lock. Copy the directory to \
+                     where it can be written",
+                    data_dir.display()
+                ),
+            })?;
             destination.finish()?;
             if let Some((events, head, damage)) = part {
                 let s = if events == 1 { "" } else { "s" };
@@ -117,10 +129,15 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn is_broken_pipe(error: &TransferError) -> bool {
+/// Whether one of these is among the causes of an error.
+fn has_cause(error: &TransferError, kinds: &[io::ErrorKind]) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe) {
+        let system = error.downcast_ref::<io::Error>();
+        // Of a log's error many callers may have one.
+        let system =
+            system.or_else(|| error.downcast_ref::<std::sync::Arc<io::Error>>().map(|shared| &**shared));
+        if system.is_some_and(|system| kinds.contains(&system.kind())) {
             return true;
         }
         cause = error.source();

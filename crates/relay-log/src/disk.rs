@@ -16,6 +16,7 @@ mod record;
 mod retain;
 mod salvage;
 mod store;
+mod take;
 mod verify;
 mod write;
 

@@ -1,14 +1,15 @@
 //! A store that observes, delays or refuses appends, for tests.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    Batch, Bounds, Checkpoint, Error, Identity, Limit, LogName, LogOptions, Page, Positions, Retention,
-    Store, StoredLog, Work,
+    Batch, Bounds, Checkpoint, Error, Identity, Join, Joined, Limit, LogName, LogOptions, Page, Positions,
+    Retention, Store, StoredLog, Work,
 };
 
 /// Called before each group of batches is appended; an error is returned in place of the append.
@@ -52,6 +53,10 @@ impl Store for Intercept {
 
     fn outlives_process(&self) -> bool {
         self.inner.outlives_process()
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        self.inner.directory()
     }
 
     fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>> {
@@ -121,6 +126,10 @@ impl StoredLog for InterceptedLog {
 
     fn read(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {
         self.inner.read(after, limit)
+    }
+
+    fn join(&self, join: Join) -> Work<Result<Joined, Error>> {
+        self.inner.join(join)
     }
 
     fn read_held(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {

@@ -47,6 +47,7 @@ mod head;
 mod identity;
 #[cfg(feature = "suite")]
 mod intercept;
+mod join;
 mod log;
 mod logs;
 mod memory;
@@ -66,6 +67,7 @@ pub use error::Error;
 pub use identity::{Identity, Key};
 #[cfg(feature = "suite")]
 pub use intercept::Intercept;
+pub use join::{Join, Joined, Next, Part, Parts};
 pub use log::{Log, Recovery};
 pub use logs::Logs;
 pub use memory::MemoryStore;

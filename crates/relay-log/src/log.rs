@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
-    Batch, Bounds, Checkpoint, Entry, Error, Identity, Limit, LogName, Page, Positions, Retention, StoredLog,
-    Work,
+    Batch, Bounds, Checkpoint, Entry, Error, Identity, Join, Joined, Limit, LogName, Page, Parts, Positions,
+    Retention, StoredLog, Work,
 };
 
 /// A log: entries with positions, from the oldest that is kept to the head. Cheap to clone.
@@ -116,6 +116,15 @@ impl Log {
     /// while this one is being processed. Otherwise like [`Self::read`].
     pub fn begin_read(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {
         self.inner.stored.read(after, limit)
+    }
+
+    /// Begins to read one part of each of the entries after a position, all parts one behind the other: for entries
+    /// that are sent on as they are. It costs less than a page.
+    pub fn begin_join(&self, join: Join) -> Work<Result<Joined, Error>> {
+        match join.is_empty() {
+            true => Work::Ready(Ok(Joined::Parts(Parts::default()))),
+            false => self.inner.stored.join(join),
+        }
     }
 
     /// What can be read right now.

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::head::Head;
 use crate::{
-    Batch, Bounds, Checkpoint, Entry, Error, Identity, Limit, LogName, LogOptions, Page, Positions,
-    Retention, Store, StoredLog, Work,
+    Batch, Bounds, Checkpoint, Entry, Error, Identity, Join, Joined, Limit, LogName, LogOptions, Page, Parts,
+    Positions, Retention, Store, StoredLog, Work,
 };
 
 /// Keeps logs in memory: nothing survives the process, and every call answers at once.
@@ -191,13 +191,26 @@ impl MemoryLog {
         result
     }
 
-    fn page(&self, after: u64, limit: Limit, held: bool) -> Result<Page, Error> {
+    /// What can be read after a position; nothing when the entry after it is gone.
+    fn readable(&self, after: u64, held: bool) -> Result<Option<RwLockReadGuard<'_, Kept>>, Error> {
         let kept = self.kept();
         match self.head.closed() {
             Some(why) => Err(why),
-            None if after < if held { kept.held_base } else { kept.base } => Ok(Page::Gone),
-            None => Ok(Page::Entries(kept.page(after, limit))),
+            None if after < if held { kept.held_base } else { kept.base } => Ok(None),
+            None => Ok(Some(kept)),
         }
+    }
+
+    fn page(&self, after: u64, limit: Limit, held: bool) -> Result<Page, Error> {
+        let page = |kept: RwLockReadGuard<'_, Kept>| kept.entries(after, limit).cloned().collect();
+        Ok(self.readable(after, held)?.map_or(Page::Gone, |kept| Page::Entries(page(kept))))
+    }
+
+    /// Copies under the lock, for which appends wait. Without it, each entry of the page would be shared and given
+    /// back, and that takes longer.
+    fn join_now(&self, join: Join) -> Result<Joined, Error> {
+        let Some(kept) = self.readable(join.after, false)? else { return Ok(Joined::Gone) };
+        Ok(Joined::Parts(Parts::of(kept.entries(join.after, join.page()), join.part)))
     }
 }
 
@@ -232,6 +245,10 @@ impl StoredLog for MemoryLog {
 
     fn read(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {
         Work::Ready(self.page(after, limit, false))
+    }
+
+    fn join(&self, join: Join) -> Work<Result<Joined, Error>> {
+        Work::Ready(self.join_now(join))
     }
 
     fn read_held(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {
@@ -321,16 +338,17 @@ impl Kept {
         Ok(Positions { first: head + 1, last: self.head() })
     }
 
-    fn page(&self, after: u64, limit: Limit) -> Vec<Entry> {
+    /// The entries of a page.
+    fn entries(&self, after: u64, limit: Limit) -> impl Iterator<Item = &Entry> + Clone {
         let from = usize::try_from(after - self.held_base).unwrap_or(usize::MAX).min(self.entries.len());
         let to = from.saturating_add(limit.entries.max(1)).min(self.entries.len());
         let mut room = limit.bytes;
-        let fits = |entry: &&Entry| {
+        let fits = move |entry: &&Entry| {
             let fits = entry.position == after + 1 || entry.body.len() <= room;
             room = room.saturating_sub(entry.body.len());
             fits
         };
-        self.entries.range(from..to).take_while(fits).cloned().collect()
+        self.entries.range(from..to).take_while(fits)
     }
 
     fn expire(&mut self, now: i64, dropped: &mut Vec<Entry>) {

@@ -1,12 +1,15 @@
 //! The traits of a store, for new media.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::{Batch, Bounds, Checkpoint, Error, Identity, Limit, LogName, Page, Positions, Retention};
+use crate::{
+    Batch, Bounds, Checkpoint, Error, Identity, Join, Joined, Limit, LogName, Page, Positions, Retention,
+};
 
 /// The answer of a store: at once, or later.
 ///
@@ -105,6 +108,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Whether its content outlives the process.
     fn outlives_process(&self) -> bool;
 
+    /// The directory it is in, if it is in one: errors name files there.
+    fn directory(&self) -> Option<&Path> {
+        None
+    }
+
     /// Creates a log. It exists once this is done, with the store's durability.
     fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>>;
 
@@ -154,6 +162,19 @@ pub trait StoredLog: fmt::Debug + Send + Sync + 'static {
 
     /// The entries after a position.
     fn read(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>>;
+
+    /// The same part of each of the entries after a position. It is asked for one entry at least.
+    ///
+    /// This one reads a page and copies from it; a store may copy from where it has the entries, and read on while
+    /// the page is worked on.
+    fn join(&self, join: Join) -> Work<Result<Joined, Error>> {
+        match self.read(join.after, join.page()) {
+            Work::Ready(page) => Work::Ready(page.map(|page| Joined::of(&page, join.part))),
+            Work::Later(page) => {
+                Work::Later(Box::pin(async move { page.await.map(|page| Joined::of(&page, join.part)) }))
+            }
+        }
+    }
 
     /// Like [`Self::read`], and also entries that were trimmed but are still there because the checkpoint needs them.
     /// [`Page::Gone`] only when the entry is really gone.

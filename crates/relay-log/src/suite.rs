@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 
 use crate::{
-    Batch, Checkpoint, Entry, Error, Identity, Key, Limit, Log, LogName, LogOptions, Logs, Page, Positions,
-    Retention, Store,
+    Batch, Checkpoint, Entry, Error, Identity, Join, Joined, Key, Limit, Log, LogName, LogOptions, Logs,
+    Page, Positions, Retention, Store,
 };
 
 /// Provides the stores of the suite.
@@ -37,6 +37,7 @@ pub async fn run(subject: &dyn Subject) {
     a_batch_that_must_follow_a_position_does(subject).await;
     every_position_can_be_asked_for(subject).await;
     limits_are_kept(subject).await;
+    parts_of_entries_come_without_a_hole(subject).await;
     the_oldest_go_by_count_bytes_and_age(subject).await;
     trimming_under_readers_shows_no_hole(subject).await;
     waiting_ends_when_there_is_more(subject).await;
@@ -203,6 +204,59 @@ async fn limits_are_kept(subject: &dyn Subject) {
         let read = page(&log, 2, limit).await.expect("nothing was trimmed");
         assert!(!read.is_empty() && most.starts_with(&read), "{limit:?}: {read:?}");
         assert_eq!(positions(&log, 2, limit).await, Some((3..=9).collect()), "{limit:?}: page after page");
+    }
+}
+
+/// What is behind `entry `, but for the seventh.
+fn number(body: &[u8]) -> Option<std::ops::Range<usize>> {
+    (body != b"entry 7").then(|| b"entry ".len()..body.len())
+}
+
+/// Joins until a page is empty. The numbers, and the position that the last page ended at; nothing for what is gone.
+async fn joined(log: &Log, mut join: Join) -> Option<(String, u64)> {
+    let mut all = String::new();
+    'run: loop {
+        let mut page = log.begin_join(join).done().await.expect("a read");
+        loop {
+            let Joined::Parts(parts) = page else { return None };
+            assert_eq!(parts.last.is_some(), parts.entries > 0, "{parts:?}");
+            assert!(parts.entries <= join.limit.entries.max(1), "{parts:?}");
+            let Some(last) = parts.last else { return Some((all, join.after)) };
+            assert_eq!(last.position, join.after + parts.entries as u64, "entries without a hole");
+            assert_eq!(last.body, body(last.position), "the last one is whole");
+            if parts.bytes.is_empty() {
+                return Some((all, join.after));
+            }
+            all.push_str(std::str::from_utf8(&parts.bytes).expect("digits"));
+            join.after = last.position;
+            let Some(next) = parts.next else { continue 'run };
+            page = next.read().await.expect("the page behind it");
+        }
+    }
+}
+
+async fn parts_of_entries_come_without_a_hole(subject: &dyn Subject) {
+    let (_logs, log) = new_log(subject, LogOptions::default()).await;
+    fill(&log, 12).await;
+    log.trim(2).await.expect("a trim");
+    for pages in [1, 2, 3, 100] {
+        for limit in [Limit::entries(0), Limit::entries(3), Limit::default().bytes(14), Limit::default()] {
+            let join = |after, until| Join { after, until, limit, pages, part: number };
+            let of = |after, until| joined(&log, join(after, until));
+            assert_eq!(of(7, u64::MAX).await, Some(("89101112".into(), 12)), "{pages} pages of {limit:?}");
+            assert_eq!(of(8, 10).await, Some(("910".into(), 10)), "{pages} pages of {limit:?}");
+            // It ends before what has no such part, and goes on only from behind it.
+            assert_eq!(of(2, 12).await, Some(("3456".into(), 6)), "{pages} pages of {limit:?}");
+            let alone = log.begin_join(join(6, 12)).done().await.expect("a read");
+            let Joined::Parts(alone) = alone else { panic!("nothing was trimmed there") };
+            assert_eq!((alone.entries, &alone.bytes[..], alone.next.is_some()), (1, &b""[..], false));
+            assert_eq!(of(1, 12).await, None, "gone");
+            assert_eq!(
+                (of(12, 20).await, of(20, 30).await),
+                (Some((String::new(), 12)), Some((String::new(), 20)))
+            );
+            assert_eq!(of(9, 9).await, Some((String::new(), 9)), "nothing is asked for");
+        }
     }
 }
 

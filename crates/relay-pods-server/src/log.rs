@@ -222,23 +222,22 @@ impl Log {
         self.source.borrow().clone()
     }
 
-    /// The failure of the store, if there is one.
+    /// The failure of the store, if there is one, without the directory that it is in.
     pub(crate) fn store_problem(&self) -> Option<String> {
         let not_taken = self.not_taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let closed = || self.events.log().closed().map(|why| why.to_string());
+        let closed = || self.events.log().closed().map(|why| self.events.told(&why));
         not_taken.or_else(|| self.not_read.get().cloned()).or_else(closed)
     }
 
     pub(crate) fn set_not_taken(&self, problem: Option<&StoreError>) {
-        let text = problem.map(|error| chain(error).to_string());
+        let text = problem.map(|error| self.events.told(error));
         *self.not_taken.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
     /// Records that the store cannot be read: it is damaged until an operator repairs it.
     pub(crate) fn cannot_read(&self, error: &StoreError) {
-        let text = chain(error).to_string();
-        tracing::error!(error = text, "the log cannot be read");
-        let _ = self.not_read.set(text);
+        tracing::error!(error = %chain(error), "the log cannot be read");
+        let _ = self.not_read.set(self.events.told(error));
     }
 
     /// Waits for the first complete list, up to `limit`.

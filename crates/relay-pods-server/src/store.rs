@@ -6,7 +6,8 @@ mod record;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use relay_log::{Batch, Limit, LogName, LogOptions, Logs, Recovery, Retention, Store, Work};
+use relay_log::{Batch, Join, Limit, LogName, LogOptions, Logs, Recovery, Retention, Store, Work};
+use relay_proto::error::chain;
 use relay_proto::pods::EventHash;
 use tokio::sync::Semaphore;
 
@@ -34,7 +35,7 @@ pub(crate) struct Events {
     identity: LogIdentity,
     /// Sequence and hash of the newest event whose append has returned.
     last: Arc<Mutex<(u64, EventHash)>>,
-    /// One permit for each page that streams may read ahead. A stream without a permit reads its page when it needs it.
+    /// One permit for each stream that may read ahead. A stream without a permit reads its page when it needs it.
     pub(crate) ahead: Arc<Semaphore>,
 }
 
@@ -67,8 +68,8 @@ pub(crate) struct Bounds {
 }
 
 impl Events {
-    /// Pages that may be read ahead at the same time, so that their memory does not grow with the number of streams.
-    const READ_AHEAD: usize = 32;
+    /// Streams that may read ahead at the same time, so that their memory does not grow with the number of streams.
+    const READ_AHEAD: usize = 8;
 
     /// Opens the log in a store, or creates it.
     pub(crate) async fn open(
@@ -79,7 +80,17 @@ impl Events {
         let name = log_name();
         let mut options = LogOptions::default().retention(retention);
         options.identity = identity.map(LogIdentity::kept);
-        let log = Logs::shared(store.clone()).open_or_create(&name, options).await?;
+        let logs = Logs::shared(store.clone());
+        let log = match logs.open(&name).await {
+            Err(relay_log::Error::NotFound { .. }) => {
+                if store.outlives_process() {
+                    tracing::info!("the store has no log of pods: a new one begins, with a new epoch");
+                }
+                logs.open_or_create(&name, options).await?
+            }
+            opened => opened?,
+        };
+        log.set_retention(retention);
         let identity = LogIdentity::of(&log.identity());
         // Hashes of a former epoch are not valid in this one.
         log.trim(log.epoch_base()).await?;
@@ -98,6 +109,16 @@ impl Events {
     /// A short name for `/health`.
     pub(crate) fn kind(&self) -> &'static str {
         self.store.kind()
+    }
+
+    /// An error, for those who need not know where the store's files are.
+    pub(crate) fn told(&self, error: &(dyn std::error::Error + 'static)) -> String {
+        let text = chain(error).to_string();
+        let Some(directory) = self.store.directory().map(|path| path.display().to_string()) else {
+            return text;
+        };
+        text.replace(&format!("{}/", directory.trim_end_matches('/')), "")
+            .replace(&directory, "the data directory")
     }
 
     pub(crate) fn outlives_process(&self) -> bool {
@@ -152,6 +173,17 @@ impl Events {
         bytes: usize,
     ) -> Work<Result<relay_log::Page, relay_log::Error>> {
         self.log.begin_read(after, Limit::entries(max).bytes(bytes))
+    }
+
+    /// Begins to read the frames of unfiltered streams, up to a position, and so many pages of them.
+    pub(crate) fn begin_frames(
+        &self,
+        after: u64,
+        until: u64,
+        limit: Limit,
+        pages: usize,
+    ) -> Work<Result<relay_log::Joined, relay_log::Error>> {
+        self.log.begin_join(Join { after, until, limit, pages, part: Record::frame_in })
     }
 
     /// The extent of the log now.

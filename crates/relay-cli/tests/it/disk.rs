@@ -76,6 +76,10 @@ fn a_data_directory_is_used_without_further_flags_and_the_log_says_where_events_
     );
     let (kind, log) = kept(&["--data-dir", data]);
     assert!(kind == "disk" && log.contains(&format!("events are kept in {data}")), "{kind} {log}");
+    // Who named another directory by mistake sees that it had none.
+    let begins = "the store has no log of pods: a new one begins";
+    assert!(log.contains(begins), "{log}");
+    assert!(!kept(&["--data-dir", data]).1.contains(begins), "the log is there by now");
     let (kind, log) = kept(&[]);
     assert!(kind == "memory" && log.contains("events are kept in memory only"), "{kind} {log}");
     assert!(log.contains("without --tokens-file everybody on this machine can read"), "{log}");

@@ -9,6 +9,7 @@ use super::log::DiskLog;
 use super::manifest::{Manifest, Segment, State};
 use super::medium::Medium;
 use super::record::{self, SEGMENT_HEAD};
+use super::take::Whole;
 use crate::{Batch, Error, Identity, Limit, LogName, LogOptions, Page};
 
 /// Fills a folder with a copy of a log up to `at`.
@@ -40,7 +41,7 @@ pub(super) fn copy(
         while done < at && len < medium.options.segment_bytes {
             let few = Limit::entries(usize::try_from(at - done).unwrap_or(usize::MAX).min(4096));
             // Even if trimmed in between, held entries can be read.
-            let Page::Entries(entries) = source.read_now(done, few, true)? else {
+            let Page::Entries(entries) = source.read_now(done, few, true, Whole)? else {
                 return Err(Error::OutOfBounds { position: at, from: source.view().base, to });
             };
             records.clear();

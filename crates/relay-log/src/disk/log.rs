@@ -12,10 +12,11 @@ use super::files::DiskFile;
 use super::manifest::{Extent, Manifest};
 use super::medium::Medium;
 use super::open::Opened;
+use super::take::Whole;
 use crate::head::Head;
 use crate::{
-    Batch, Bounds, Checkpoint, Entry, Error, Identity, Limit, LogName, Page, Positions, Retention, StoredLog,
-    Work,
+    Batch, Bounds, Checkpoint, Entry, Error, Identity, Join, Joined, Limit, LogName, Next, Page, Positions,
+    Retention, StoredLog, Work,
 };
 
 /// One log. Readers and the writer share little:
@@ -166,14 +167,24 @@ impl StoredLog for DiskLog {
     fn read(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {
         match self.read_from_memory(after, limit, false) {
             Some(result) => Work::Ready(result),
-            None => self.blocking(move |log| log.read_now(after, limit, false)),
+            None => self.blocking(move |log| log.read_now(after, limit, false, Whole)),
         }
+    }
+
+    fn join(&self, join: Join) -> Work<Result<Joined, Error>> {
+        if let Some(result) = self.read_from_memory(join.after, join.page(), false) {
+            return Work::Ready(result.map(|page| Joined::of(&page, join.part)));
+        }
+        let Some(this) = self.this.upgrade() else { return Work::Ready(Err(ended())) };
+        let (tell, first) = Next::new();
+        tokio::task::spawn_blocking(move || this.join_now(join, tell));
+        Work::Later(Box::pin(first.read()))
     }
 
     fn read_held(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {
         match self.read_from_memory(after, limit, true) {
             Some(result) => Work::Ready(result),
-            None => self.blocking(move |log| log.read_now(after, limit, true)),
+            None => self.blocking(move |log| log.read_now(after, limit, true, Whole)),
         }
     }
 

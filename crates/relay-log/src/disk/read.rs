@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::files::{DiskFile, read_full};
 use super::framed::failed;
 use super::log::{DiskLog, View};
 use super::manifest::{Extent, Segment};
 use super::record::{self, Found, SEGMENT_HEAD, Step, Walk};
-use crate::{Error, Limit, Page};
+use super::take::Take;
+use crate::{Error, Join, Joined, Limit, Next, Page};
 
 /// Bytes between two waypoints of a walk.
 const STRIDE: u64 = 256 << 10;
@@ -80,10 +81,16 @@ impl DiskLog {
         Some(Ok(Page::Entries(entries)))
     }
 
-    pub(super) fn read_now(&self, after: u64, limit: Limit, held: bool) -> Result<Page, Error> {
+    pub(super) fn read_now<T: Take>(
+        &self,
+        after: u64,
+        limit: Limit,
+        held: bool,
+        take: T,
+    ) -> Result<T::Taken, Error> {
         loop {
             if let Some(result) = self.read_from_memory(after, limit, held) {
-                return result;
+                return result.map(|page| take.from_memory(page));
             }
             let (extent, offset) = match self.locate(after + 1) {
                 Ok(place) => place,
@@ -91,10 +98,27 @@ impl DiskLog {
                 Err(error) if super::framed::is_missing(&error) && !self.is_there(after + 1) => continue,
                 Err(error) => return Err(error),
             };
-            match self.read_segment(extent, offset, after, limit) {
+            match self.read_segment(extent, offset, after, limit, take) {
                 Err(error) if super::framed::is_missing(&error) && !self.is_there(after + 1) => {}
-                result => return result.map(Page::Entries),
+                result => return result,
             }
+        }
+    }
+
+    /// Reads page after page, as many as may wait, until nobody waits for one any more. To sleep and be woken for each
+    /// of them takes as long as reading it.
+    pub(super) fn join_now(&self, mut join: Join, mut tell: oneshot::Sender<Result<Joined, Error>>) {
+        loop {
+            let mut joined = self.read_now(join.after, join.page(), false, join.part);
+            let mut following = None;
+            if let Ok(Joined::Parts(parts)) = &mut joined
+                && join.turn(parts, self.head.position())
+            {
+                let (tell, next) = Next::new();
+                (parts.next, following) = (Some(next), Some(tell));
+            }
+            let (Ok(()), Some(next)) = (tell.send(joined), following) else { return };
+            tell = next;
         }
     }
 
@@ -104,13 +128,14 @@ impl DiskLog {
         view.base < position && view.segments.front().is_some_and(|segment| segment.first <= position)
     }
 
-    fn read_segment(
+    fn read_segment<T: Take>(
         &self,
         extent: Extent,
         offset: u64,
         after: u64,
         limit: Limit,
-    ) -> Result<Vec<crate::Entry>, Error> {
+        take: T,
+    ) -> Result<T::Taken, Error> {
         let (file, path) = self.segment_file(extent.first)?;
         let reading = |source: io::Error| failed("reading", &path, source);
         let damaged = |offset: u64, problem: &str| Error::Damaged {
@@ -131,8 +156,7 @@ impl DiskLog {
             if (read as u64) < want {
                 return Err(damaged(offset + read as u64, "the file is shorter than it was"));
             }
-            let chunk = Bytes::from_owner(chunk);
-            if let Found::More(size) = record::look(&chunk, after + 1, false) {
+            if let Found::More(size) = record::look(chunk.as_ref(), after + 1, false) {
                 if size as u64 > left {
                     return Err(damaged(offset, "the file ends within a record"));
                 }
@@ -140,13 +164,14 @@ impl DiskLog {
                 continue;
             }
             let last = self.head.position();
-            let (entries, end) = record::entries(&chunk, after, last, limit)
+            let (taken, next) = take
+                .from_chunk(chunk, after, last, limit)
                 .map_err(|(at, problem)| damaged(offset + at as u64, problem))?;
-            let next = after + 1 + entries.len() as u64;
-            if offset + (end as u64) < extent.end {
-                self.view().waypoint(next, (extent.first, offset + end as u64));
+            let end = offset + next.at as u64;
+            if end < extent.end {
+                self.view().waypoint(next.position, (extent.first, end));
             }
-            return Ok(entries);
+            return Ok(taken);
         }
     }
 

@@ -10,12 +10,11 @@
 //! ```
 
 use std::io;
-
-use bytes::Bytes;
+use std::ops::Range;
 
 use super::checksum::crc32c;
 use super::files::{DiskFile, read_full};
-use crate::{Batch, Entry};
+use crate::Batch;
 
 /// Bytes of a segment's header.
 pub(super) const SEGMENT_HEAD: u64 = 128;
@@ -136,41 +135,41 @@ pub(super) fn look(bytes: &[u8], position: u64, checked: bool) -> Found {
         return Found::Bad("a length that no entry has");
     }
     let Some(record) = bytes.get(..head.size()) else { return Found::More(head.size()) };
-    if checked && checksum(&record[..RECORD_HEAD], &record[RECORD_HEAD..]) != head.sum {
+    if checked && crc32c(&[&record[..4], &record[8..]]) != head.sum {
         return Found::Bad("the checksum does not fit");
     }
     Found::Record(head)
 }
 
-/// The complete entries of a chunk, sharing its memory, up to `last` and within the limit (at least one). Returns
-/// their end; or an error and its place.
-pub(super) fn entries(
-    chunk: &Bytes,
+/// The complete entries of a chunk, up to `last` and within the limit (at least one). `each` is called with the place of
+/// each body, until it takes one no more. Returns the end of those that were taken; or an error and its place.
+pub(super) fn page(
+    chunk: &[u8],
     after: u64,
     last: u64,
     limit: crate::Limit,
-) -> Result<(Vec<Entry>, usize), (usize, &'static str)> {
-    let (mut entries, mut at, mut room) = (Vec::new(), 0, limit.bytes);
+    mut each: impl FnMut(&Head, Range<usize>) -> bool,
+) -> Result<usize, (usize, &'static str)> {
+    let (mut entries, mut at, mut room) = (0, 0, limit.bytes);
     for position in after + 1..=last {
-        if entries.len() >= limit.entries.max(1) {
+        if entries >= limit.entries.max(1) {
             break;
         }
         let head = match look(&chunk[at..], position, true) {
             Found::Record(head) => head,
             Found::More(_) => break,
             // What is good before it is the page; the next read fails, and names the last good position.
-            Found::Bad(_) if !entries.is_empty() => break,
+            Found::Bad(_) if entries > 0 => break,
             Found::Bad(problem) => return Err((at, problem)),
         };
-        if head.len > room && !entries.is_empty() {
+        if (head.len > room && entries > 0) || !each(&head, at + RECORD_HEAD..at + head.size()) {
             break;
         }
         room = room.saturating_sub(head.len);
-        let body = chunk.slice(at + RECORD_HEAD..at + head.size());
-        entries.push(Entry { position, time: head.time, body });
+        entries += 1;
         at += head.size();
     }
-    Ok((entries, at))
+    Ok(at)
 }
 
 /// Reads the records of a segment in order, with bounded memory.

@@ -213,6 +213,10 @@ impl Store for DiskStore {
         true
     }
 
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.shared.dir)
+    }
+
     fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>> {
         let (shared, name) = (self.shared.clone(), name.clone());
         blocking(move || Ok(shared.create(&name, options)? as Arc<dyn StoredLog>))

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use relay_log::{Entry, Page};
+use relay_log::{Entry, Parts};
 use relay_proto::pods::{ClosingReason, Epoch, EventHash, Filter, GapReason, PROTOCOL, Position};
 use relay_proto::sse::Encoder;
 use relay_proto::time::Timestamp;
@@ -24,7 +24,9 @@ use relay_transport::server::{Cut, seconds};
 /// Bytes after which a piece of the stream is handed to the connection. It is the size of a page, so that a stream
 /// whose client does not read holds one piece and no rest of a page.
 const PIECE: usize = pages::BYTES;
-/// After this many events without a match for the filter, other tasks get a turn.
+/// Bytes that are worth handing over while the next page is being read.
+const WORTH: usize = 32 << 10;
+/// Events looked at, none of which passed the filter, before others get a turn.
 const SCAN: usize = 2048;
 
 /// A stream from its first byte to its last.
@@ -132,9 +134,9 @@ impl Start {
     /// Attempts to read the first events with the bounds unchanged, in case a trim comes in between.
     const TRIES: usize = 16;
 
-    /// The start at this moment: a cursor may have expired since it was looked up. The entries are the first ones to
-    /// send. They may be empty, also when they have to be read again.
-    async fn settle(self, events: &Events) -> Result<(Self, Bounds, Vec<Entry>), StoreError> {
+    /// The start as it is right now: a cursor may have expired since it was looked up. The page is the first to be
+    /// sent; empty when there is none, or it has to be read again. `all` as for [`Pages::turn`].
+    async fn settle(self, events: &Events, all: bool) -> Result<(Self, Bounds, Pages), StoreError> {
         let mut tries = Self::TRIES;
         loop {
             tries -= 1;
@@ -148,14 +150,18 @@ impl Start {
                 _ => self.clone(),
             };
             let (sequence, _) = start.position(&bounds);
+            let mut pages = Pages::default();
             if sequence >= bounds.head {
-                return Ok((start, bounds, Vec::new()));
+                return Ok((start, bounds, pages));
             }
-            match pages::begin(events, sequence, bounds.head).done().await {
-                Ok(Page::Entries(first)) => return Ok((start, bounds, first)),
-                Ok(Page::Gone) if tries > 0 => {}
-                // A lasting error shows again when the stream reads.
-                Ok(_) | Err(_) => return Ok((start, bounds, Vec::new())),
+            match pages::begin(events, sequence, bounds.head, all, 1).done().await {
+                Ok(first) => {
+                    if pages.show(first) || tries == 0 {
+                        return Ok((start, bounds, pages));
+                    }
+                }
+                // It shows again when the stream reads.
+                Err(_) => return Ok((start, bounds, pages)),
             }
         }
     }
@@ -245,7 +251,7 @@ impl Subscriber {
         let control = relay.control.subscribe();
         let Control { cuts, rebalances, .. } = control.borrow().clone();
         let narrowed = !filter.is_empty() || principal.rights.limited();
-        let (start, bounds, first) = start.settle(&relay.log.events).await?;
+        let (start, bounds, pages) = start.settle(&relay.log.events, !narrowed).await?;
         let (sequence, hash) = start.position(&bounds);
         let now = Instant::now();
         let mut subscriber = Self {
@@ -254,7 +260,7 @@ impl Subscriber {
             rebalances_before: rebalances,
             ends_at: lifetime(relay.config.stream_lifetime).and_then(|lifetime| now.checked_add(lifetime)),
             opening: BytesMut::new(),
-            pages: Pages::of(first),
+            pages,
             sent: 0,
             pods: 0,
             last_message: now,
@@ -352,7 +358,10 @@ impl Subscriber {
             if scanned >= SCAN {
                 return Ok(if out.is_empty() { Found::Nothing } else { Found::Messages(out.freeze()) });
             }
-            if self.pages.left().is_empty() {
+            if self.pages.used_up() {
+                if out.len() >= WORTH {
+                    return Ok(Found::Messages(out.freeze()));
+                }
                 let until = match self.phase {
                     Phase::Replay { target, .. } => target,
                     Phase::Live => u64::MAX,
@@ -360,7 +369,7 @@ impl Subscriber {
                 // Stored here because the future may be dropped at the next await.
                 self.opening = out;
                 let events = &self.relay.log.events;
-                let there = self.pages.turn(events, self.sequence, until).await;
+                let there = self.pages.turn(events, self.sequence, until, !self.narrowed).await;
                 let bounds = match there {
                     Ok(false) => Some(events.bounds().await),
                     _ => None,
@@ -373,9 +382,17 @@ impl Subscriber {
                     continue;
                 }
             }
-            // At the head there are no entries left. The streams may also have been paused meanwhile.
-            if self.pages.left().is_empty() || self.control.borrow().paused {
+            // None are left at the head. And some may have been appended after the streams were told to hold back.
+            if self.pages.used_up() || self.control.borrow().paused {
                 return Ok(if out.is_empty() { Found::AtHead } else { Found::Messages(out.freeze()) });
+            }
+            if let Some(frames) = self.pages.take_frames() {
+                let bytes = self.sends(frames)?;
+                if out.is_empty() {
+                    return Ok(Found::Messages(bytes));
+                }
+                out.extend_from_slice(&bytes);
+                continue;
             }
             if let (Phase::Live, false, true, [only]) =
                 (self.phase, self.narrowed, out.is_empty(), self.pages.left())
@@ -392,8 +409,19 @@ impl Subscriber {
         }
     }
 
-    /// Writes events unchanged, for a stream without a filter, until a piece is full or the page is used up. Returns
-    /// how many.
+    /// Moves on behind a page of frames, and returns them.
+    fn sends(&mut self, frames: Parts) -> Result<Bytes, StoreError> {
+        let Parts { bytes, entries, last, .. } = frames;
+        if let Some(last) = last {
+            // The page may have ended at one that has no frame.
+            Record::frame_of(&last)?;
+            self.looked_at(entries, entries as u64, &Record::decode(&last)?);
+        }
+        Ok(bytes)
+    }
+
+    /// Writes events as the log has them, for a stream that sees all of them, until a piece is full or the page is used
+    /// up. Returns how many that were.
     fn write_frames(&mut self, out: &mut BytesMut) -> Result<usize, StoreError> {
         let left = self.pages.left();
         let room = PIECE.saturating_sub(out.len());

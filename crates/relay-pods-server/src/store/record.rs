@@ -245,17 +245,21 @@ impl Record {
         self.text(&self.name)
     }
 
-    /// The frame of an unfiltered stream, without decoding the rest of the record.
+    /// Where in the bytes of an event the frame of an unfiltered stream stands, without decoding the rest.
+    pub(crate) fn frame_in(body: &[u8]) -> Option<Range<usize>> {
+        let head: &[u8; HEAD] = body.first_chunk()?;
+        let mut at = HEAD;
+        for place in head[4..20].chunks_exact(4) {
+            at = at.checked_add(u32::from_le_bytes(place.try_into().ok()?) as usize)?;
+        }
+        let frame = body.get(at..)?;
+        (head[0] == VERSION && frame.ends_with(b"}\n\n")).then_some(at..body.len())
+    }
+
+    /// That frame.
     pub(crate) fn frame_of(entry: &Entry) -> Result<&[u8], StoreError> {
-        let found = || {
-            let head: &[u8; HEAD] = entry.body.first_chunk()?;
-            let mut at = HEAD;
-            for place in head[4..20].chunks_exact(4) {
-                at = at.checked_add(u32::from_le_bytes(place.try_into().ok()?) as usize)?;
-            }
-            entry.body.get(at..).filter(|frame| head[0] == VERSION && frame.ends_with(b"}\n\n"))
-        };
-        found().ok_or(StoreError::Undecodable { sequence: entry.position })
+        let frame = Self::frame_in(&entry.body).and_then(|range| entry.body.get(range));
+        frame.ok_or(StoreError::Undecodable { sequence: entry.position })
     }
 
     /// The SSE frame of an unfiltered stream.

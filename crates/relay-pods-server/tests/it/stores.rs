@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use relay_log::{Intercept, MemoryStore};
+use relay_log::{DiskOptions, DiskStore, Intercept, MemoryStore};
 use relay_pods_server::{Config, Scope, Server};
 
 use crate::raw::{Rig, pod};
@@ -42,6 +42,32 @@ async fn what_the_store_does_not_take_is_neither_sent_nor_listed() {
     let event = stream.expect("pod").await;
     assert_eq!((&event["pod"]["name"], &event["sequence"]), (&"kept".into(), &2.into()));
     assert_eq!((rig.get("/health").await.status(), rig.get("/readyz").await.status()), (200, 200));
+}
+
+/// Probes are open to everyone: they name the file, and not where the operator keeps it.
+#[tokio::test]
+async fn a_probe_does_not_say_where_the_files_are() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("kept here");
+    let store = DiskStore::open(&dir, DiskOptions::default()).unwrap();
+    let (broken, path) = (Arc::new(AtomicBool::new(false)), dir.display().to_string());
+    let breaks = broken.clone();
+    let store = Intercept::new(Arc::new(store), move |_| {
+        let cause = std::io::Error::other(format!("{path} is on fire"));
+        let error = || relay_log::Error::io(format!("writing {path}/logs/1.seg"), cause);
+        let result = if breaks.load(Ordering::Relaxed) { Err(error()) } else { Ok(()) };
+        Box::pin(std::future::ready(result))
+    });
+    let rig = Rig::around(Server::builder(Config::default()).store(store)).await;
+    rig.publisher.relist(Scope::All, vec![pod("prod", "a", 1, &[])]).await.unwrap();
+    broken.store(true, Ordering::Relaxed);
+    rig.publisher.upsert(pod("prod", "lost", 1, &[])).await.unwrap_err();
+    let ready = rig.get("/readyz").await;
+    assert_eq!(ready.status(), 503);
+    assert_eq!(
+        ready.json()["detail"],
+        "the store does not work: writing logs/1.seg: the data directory is on fire"
+    );
 }
 
 /// A slow disk delays only callers that wait until an event is stored.

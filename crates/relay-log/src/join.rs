@@ -1,0 +1,151 @@
+//! Reading the same part of many entries, put together.
+
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::{Entry, Error, Limit, Page};
+
+/// Chooses the part of a body: where it begins and ends. Nothing for a body that has no such part.
+pub type Part = fn(&[u8]) -> Option<Range<usize>>;
+
+/// What to read and put together.
+#[derive(Debug, Clone, Copy)]
+pub struct Join {
+    /// The position after which entries are read.
+    pub after: u64,
+    /// The last position that is read.
+    pub until: u64,
+    /// What one page may have, counting whole bodies.
+    pub limit: Limit,
+    /// Pages that may be read one after another before anybody takes them, at least one. A store that answers at once
+    /// reads one.
+    pub pages: usize,
+    /// The part of each body.
+    pub part: Part,
+}
+
+/// The result of a read that puts parts of entries together.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Joined {
+    /// Parts of the entries that follow the position. None at the head, and beyond it.
+    Parts(Parts),
+    /// The entry after the requested position is gone. Entries continue after [`Bounds::base`](crate::Bounds::base).
+    Gone,
+}
+
+/// One part of each of some entries without a hole, oldest first.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// The parts, one behind the other.
+    pub bytes: Bytes,
+    /// Number of entries.
+    pub entries: usize,
+    /// The last entry, whole. An entry without such a part ends the page before it; if there is none before it, it is
+    /// alone, with no bytes.
+    pub last: Option<Entry>,
+    /// The page after this one, when it is being read already.
+    pub next: Option<Next>,
+}
+
+/// A page that is being read. Nothing is read behind it once this is dropped.
+pub struct Next(oneshot::Receiver<Result<Joined, Error>>);
+
+impl Next {
+    pub(crate) fn new() -> (oneshot::Sender<Result<Joined, Error>>, Self) {
+        let (tell, told) = oneshot::channel();
+        (tell, Self(told))
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn read(self) -> Result<Joined, Error> {
+        self.0.await.unwrap_or_else(|_| Err(Error::Closed { why: "its work broke off".into() }))
+    }
+}
+
+impl fmt::Debug for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Next(..)")
+    }
+}
+
+impl Join {
+    /// The limit of one page.
+    pub(crate) fn page(&self) -> Limit {
+        let most = usize::try_from(self.until.saturating_sub(self.after)).unwrap_or(usize::MAX);
+        Limit { entries: self.limit.entries.min(most), ..self.limit }
+    }
+
+    /// Whether nothing is asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.after >= self.until
+    }
+
+    /// Moves on behind a page. False when no page is to be read after it.
+    pub(crate) fn turn(&mut self, parts: &Parts, head: u64) -> bool {
+        let Some(last) = parts.last.as_ref().filter(|_| !parts.bytes.is_empty()) else { return false };
+        self.after = last.position;
+        self.pages = self.pages.saturating_sub(1);
+        self.pages > 0 && self.after < self.until.min(head)
+    }
+}
+
+impl Joined {
+    /// Puts parts of a page together.
+    pub(crate) fn of(page: &Page, part: Part) -> Self {
+        match page {
+            Page::Entries(entries) => Self::Parts(Parts::of(entries.iter(), part)),
+            Page::Gone => Self::Gone,
+        }
+    }
+}
+
+impl Parts {
+    /// Puts parts of these entries together.
+    pub(crate) fn of<'a>(entries: impl Iterator<Item = &'a Entry> + Clone, part: Part) -> Self {
+        let room = entries.clone().map(|entry| entry.body.len()).sum();
+        let (mut joining, mut last) = (Joining::new(part, Vec::with_capacity(room)), None);
+        for entry in entries {
+            if !joining.add(&entry.body) {
+                break;
+            }
+            last = Some(entry);
+        }
+        Self { entries: joining.entries, bytes: joining.bytes.into(), last: last.cloned(), next: None }
+    }
+}
+
+/// Parts that are being put together.
+pub(crate) struct Joining {
+    part: Part,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) entries: usize,
+    ended: bool,
+}
+
+impl Joining {
+    pub(crate) fn new(part: Part, bytes: Vec<u8>) -> Self {
+        Self { part, bytes, entries: 0, ended: false }
+    }
+
+    /// Takes the next entry, unless the page ends before it.
+    pub(crate) fn add(&mut self, body: &[u8]) -> bool {
+        if self.ended {
+            return false;
+        }
+        let found = (self.part)(body).and_then(|range| body.get(range));
+        self.ended = found.is_none();
+        if self.ended && self.entries > 0 {
+            return false;
+        }
+        self.bytes.extend_from_slice(found.unwrap_or_default());
+        self.entries += 1;
+        true
+    }
+}
