@@ -141,8 +141,8 @@ pub(super) fn look(bytes: &[u8], position: u64, checked: bool) -> Found {
     Found::Record(head)
 }
 
-/// The complete entries of a chunk, up to `last` and within the limit (at least one). `each` is called with the place of
-/// each body, until it takes one no more. Returns the end of those that were taken; or an error and its place.
+/// The complete entries of a chunk, up to `last` and within the limit (at least one). `each` is called with the place
+/// of each body, until it takes no more. Returns the end of those that were taken; or an error and its place.
 pub(super) fn page(
     chunk: &[u8],
     after: u64,
