@@ -209,6 +209,24 @@ fn filters_validators_and_from_sequence_never_make_a_gap() {
     assert_eq!(follow.high_water("p"), 9);
 }
 
+/// A gap is repeated only when nothing came in between.
+#[test]
+fn a_gap_after_an_envelope_is_another_one() {
+    let mut follow = Follow::new("public:a.b", FollowOptions::default());
+    follow.handle_open();
+    follow.handle_frame(Frame::Connected { resumes_after: at("e.1") }).unwrap();
+    let cause = GapCause::Server(GapReason::SlowConsumer);
+    let gap = Frame::Gap { cause, missed: None, resumes_after: "e.5".parse().unwrap() };
+    follow.handle_frame(gap.clone()).unwrap();
+    follow.handle_frame(gap.clone()).unwrap();
+    let text = ByteString::try_from(text("p", 1, "a")).unwrap();
+    let all = 0..text.len();
+    follow.handle_text(at("e.6"), text, all).unwrap();
+    follow.handle_frame(gap).unwrap();
+    let gap = "gap slow-consumer ? e.5";
+    assert_eq!(items(&mut follow), ["subscribed e.1", gap, "p1@e.6", gap]);
+}
+
 #[test]
 fn what_cannot_be_read_is_named_and_counts() {
     let mut follow = Follow::new("public:a.b", FollowOptions::default());
