@@ -13,11 +13,11 @@ pub(super) trait Take: Copy + Send + 'static {
     type Taken: Send + 'static;
 
     /// The same of entries from memory.
-    fn from_memory(self, page: Page) -> Self::Taken;
+    fn take_page(self, page: Page) -> Self::Taken;
 
     /// The entries up to `last` and within the limit, at least one; and the end of their bytes. Or an error and its
     /// place.
-    fn from_chunk(
+    fn take_chunk(
         self,
         chunk: Buffer,
         after: u64,
@@ -41,11 +41,11 @@ pub(super) struct Whole;
 impl Take for Whole {
     type Taken = Page;
 
-    fn from_memory(self, page: Page) -> Page {
+    fn take_page(self, page: Page) -> Page {
         page
     }
 
-    fn from_chunk(
+    fn take_chunk(
         self,
         chunk: Buffer,
         after: u64,
@@ -66,11 +66,11 @@ impl Take for Whole {
 impl Take for Part {
     type Taken = Joined;
 
-    fn from_memory(self, page: Page) -> Joined {
+    fn take_page(self, page: Page) -> Joined {
         Joined::of(&page, self)
     }
 
-    fn from_chunk(
+    fn take_chunk(
         self,
         chunk: Buffer,
         after: u64,
