@@ -186,6 +186,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads what follows the first quote of a string without escapes.
+    #[cfg(feature = "parsec")]
     #[inline(always)]
     pub(crate) fn plain_rest_of_string(&mut self) -> Scan<Text> {
         let (bytes, start) = (self.text.as_bytes(), self.at);
@@ -224,6 +225,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads so many bytes if `read` makes something of them.
+    #[cfg(feature = "parsec")]
     #[inline(always)]
     pub(crate) fn take<const N: usize, T>(&mut self, read: impl FnOnce(&[u8; N]) -> Option<T>) -> Option<T> {
         let taken = read(self.text.as_bytes().get(self.at..)?.first_chunk()?)?;
