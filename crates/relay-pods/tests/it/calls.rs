@@ -223,7 +223,7 @@ async fn a_list_that_cannot_be_trusted_is_an_error_and_never_short() {
             ResponseTemplate::new(200).set_body_raw("{\"pods\":[{\"namespace\":\"a\"", "application/json"),
             "EOF",
         ),
-        ("/html", ResponseTemplate::new(200).set_body_raw("<html>", "text/html"), "text/html"),
+        ("/html", ResponseTemplate::new(200).set_body_raw("<html>", "text/html"), "an HTML page"),
     ] {
         Mock::given(path(format!("{at}/pods"))).respond_with(answer).mount(&server).await;
         let error = super::client(&format!("{}{at}", server.uri())).pods(&Filter::new()).await.unwrap_err();
