@@ -382,8 +382,12 @@ impl Subscriber {
                     continue;
                 }
             }
-            // None are left at the head. And some may have been appended after the streams were told to hold back.
-            if self.pages.used_up() || self.control.borrow().paused {
+            // Events that were read while streams are held back may be newer than the hold: they are read again after it.
+            if self.control.borrow().paused {
+                self.pages = Pages::default();
+            }
+            // None are left at the head.
+            if self.pages.used_up() {
                 return Ok(if out.is_empty() { Found::AtHead } else { Found::Messages(out.freeze()) });
             }
             if let Some(frames) = self.pages.take_frames() {
