@@ -382,7 +382,7 @@ impl Subscriber {
                     continue;
                 }
             }
-            // Events that were read while streams are held back may be newer than the hold: they are read again after it.
+            // A page that was read while streams are held back may have newer events: it is read again after that.
             if self.control.borrow().paused {
                 self.pages = Pages::default();
             }
