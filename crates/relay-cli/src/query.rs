@@ -166,30 +166,29 @@ pub(crate) async fn events(args: EventsArgs) -> anyhow::Result<Exit> {
                 }
             }
         }
+        if out.lines == 0 && out.is_table() {
+            let pod = args.pod.iter().map(|pod| format!(" --pod {pod}"));
+            let types = args.types.iter().map(|name| format!(" --type {name}"));
+            let asked: String = pod.chain(types).chain([args.which.asked()]).collect();
+            let what = if asked.is_empty() {
+                "there are no such events".into()
+            } else {
+                format!("no events match{asked}")
+            };
+            let oldest = pin!(client.all_events(EventsQuery::new().limit(Some(1)))).try_next().await?;
+            note(&match oldest.map(|event| event.timestamp) {
+                None => format!("{what}; the log is empty"),
+                Some(Some(time)) => format!("{what}; the log goes back to {}", time.as_str()),
+                Some(None) => what,
+            });
+        }
         anyhow::Ok(())
     };
     tokio::select! {
-        done = work => done?,
-        () = until(deadline) => return Ok(Exit::Done),
-        exit = signalled() => return Ok(exit),
+        done = work => done.map(|()| Exit::Done),
+        () = until(deadline) => Ok(Exit::Done),
+        exit = signalled() => Ok(exit),
     }
-    if out.lines == 0 && out.is_table() && args.until.max != Some(0) {
-        let pod = args.pod.iter().map(|pod| format!(" --pod {pod}"));
-        let types = args.types.iter().map(|name| format!(" --type {name}"));
-        let asked: String = pod.chain(types).chain([args.which.asked()]).collect();
-        let what = if asked.is_empty() {
-            "there are no such events".into()
-        } else {
-            format!("no events match{asked}")
-        };
-        let oldest = pin!(client.all_events(EventsQuery::new().limit(Some(1)))).try_next().await?;
-        note(&match oldest.map(|event| event.timestamp) {
-            None => format!("{what}; the log is empty"),
-            Some(Some(time)) => format!("{what}; the log goes back to {}", time.as_str()),
-            Some(None) => what,
-        });
-    }
-    Ok(Exit::Done)
 }
 
 pub(crate) async fn session(args: SessionArgs) -> anyhow::Result<Exit> {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::args::Format;
 use crate::exit::Exit;
-use crate::output::{Output, Progress};
+use crate::output::{Output, Progress, counted};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StoreArgs {
@@ -103,9 +103,9 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
             })?;
             destination.finish()?;
             if let Some((events, head, damage)) = part {
-                let s = if events == 1 { "" } else { "s" };
+                let events = counted(events, "event");
                 return Err(anyhow::Error::new(damage)
-                    .context(format!("{events} event{s} up to #{head} exported, and not what follows")));
+                    .context(format!("{events} up to #{head} exported, and not what follows")));
             }
         }
         StoreCommand::Import { data_dir, from } => {

@@ -7,8 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{Method, header};
 use relay_proto::durable::{Answer, Offset, Refusal, is_json};
-use relay_proto::http::same_origin;
-use relay_proto::http::without_userinfo;
+use relay_proto::http::{same_origin, without_userinfo};
 use relay_proto::setters;
 use relay_transport::BaseUrl;
 

@@ -203,23 +203,9 @@ pub async fn export_store(
     let bounds = log.bounds();
     let after = checkpoint.as_ref().map_or(bounds.base, |kept| kept.position.min(bounds.base));
     let held = after < bounds.base;
-    let mut write = |line: &Line| -> Result<(), TransferError> {
-        let text = serde_json::to_string(line).map_err(std::io::Error::from)?;
-        writeln!(out, "{text}")?;
-        Ok(())
-    };
-    write(&Line::Log {
-        format: FORMAT,
-        epoch: identity.epoch().to_owned(),
-        key: with_key.then(|| BASE64.encode(identity.key().expose())),
-        after,
-        base: bounds.base,
-        head: bounds.head,
-    })?;
-    let pods = |kept: &Checkpoint| Line::Pods { sequence: kept.position, fold: BASE64.encode(&kept.body) };
-    if let Some(kept) = checkpoint.as_ref().filter(|kept| kept.position == after) {
-        write(&pods(kept))?;
-    }
+    let key = with_key.then(|| BASE64.encode(identity.key().expose()));
+    let export = Export { out, progress, checkpoint: checkpoint.as_ref(), after, head: bounds.head };
+    let mut export = export.begin(identity.epoch(), key, bounds.base)?;
     let mut at = after;
     while at < bounds.head {
         let entries = if held {
@@ -233,18 +219,59 @@ pub async fn export_store(
         let Some(last) = entries.last() else { break };
         at = last.position;
         for entry in &entries {
-            let record = BASE64.encode(&entry.body);
-            write(&Line::Event { sequence: entry.position, time: entry.time, record })?;
-            if let Some(kept) = checkpoint.as_ref().filter(|kept| kept.position == entry.position) {
-                write(&pods(kept))?;
-            }
-            progress(entry.position - after, bounds.head - after);
+            export.entry(entry)?;
         }
     }
-    write(&Line::End { events: bounds.head - after })?;
-    out.flush()?;
+    let events = export.end()?;
     logs.close().await?;
-    Ok(bounds.head - after)
+    Ok(events)
+}
+
+/// Writes the lines of an export.
+struct Export<'a> {
+    out: &'a mut dyn Write,
+    progress: &'a mut dyn FnMut(u64, u64),
+    checkpoint: Option<&'a Checkpoint>,
+    /// The sequence before the first event, and that of the last.
+    after: u64,
+    head: u64,
+}
+
+impl Export<'_> {
+    fn begin(mut self, epoch: &str, key: Option<String>, base: u64) -> Result<Self, TransferError> {
+        let (after, head) = (self.after, self.head);
+        self.write(&Line::Log { format: FORMAT, epoch: epoch.to_owned(), key, after, base, head })?;
+        self.pods_at(after)?;
+        Ok(self)
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<(), TransferError> {
+        let record = BASE64.encode(&entry.body);
+        self.write(&Line::Event { sequence: entry.position, time: entry.time, record })?;
+        self.pods_at(entry.position)?;
+        (self.progress)(entry.position - self.after, self.head - self.after);
+        Ok(())
+    }
+
+    /// Ends the export. Returns how many events it has.
+    fn end(mut self) -> Result<u64, TransferError> {
+        let events = self.head - self.after;
+        self.write(&Line::End { events })?;
+        self.out.flush()?;
+        Ok(events)
+    }
+
+    fn pods_at(&mut self, sequence: u64) -> Result<(), TransferError> {
+        match self.checkpoint.filter(|kept| kept.position == sequence) {
+            Some(kept) => self.write(&Line::Pods { sequence, fold: BASE64.encode(&kept.body) }),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, line: &Line) -> Result<(), TransferError> {
+        let text = serde_json::to_string(line).map_err(std::io::Error::from)?;
+        Ok(writeln!(self.out, "{text}")?)
+    }
 }
 
 /// Puts an export into a directory that is empty or missing. With the key in it the log is the same, epoch and hashes

@@ -13,7 +13,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["describe", "show"], "relay pod NAMESPACE/NAME -o yaml, and relay events --pod NAMESPACE/NAME"),
     (&["top"], "relay knows no use of CPU and memory; relay pods --group-by node counts the pods of nodes"),
     (&["version"], "relay --version"),
-    (&["follow", "tail"], "relay state follows the pods, and relay replay their history, too"),
+    (&["follow", "tail"], FOLLOW),
     (&["rollout"], "relay wait --label app=NAME --for ready=N waits for pods"),
     (
         &["apply", "create", "delete", "edit", "exec", "patch", "run", "scale"],

@@ -1,19 +1,19 @@
 //! Flags that contradict each other on one command line. Environment variables are defaults, and contradict nothing.
 
-use clap::ArgMatches;
 use clap::parser::ValueSource;
+use clap::{ArgMatches, ValueEnum as _};
 
 use super::SourceArg;
 use crate::exit::Usage;
 
-/// Flags of `serve` that only one source uses, with the word for that source.
-const OF_SOURCE: [(&str, &str, SourceArg, &str); 6] = [
-    ("kubeconfig", "--kubeconfig", SourceArg::Kube, "kube"),
-    ("watch_namespaces", "--watch-namespace", SourceArg::Kube, "kube"),
-    ("sim_seed", "--sim-seed", SourceArg::Sim, "sim"),
-    ("sim_clock", "--sim-clock", SourceArg::Sim, "sim"),
-    ("sim_pods", "--sim-pods", SourceArg::Sim, "sim"),
-    ("sim_rate", "--sim-rate", SourceArg::Sim, "sim"),
+/// Flags of `serve` that only one source uses.
+const OF_SOURCE: [(&str, &str, SourceArg); 6] = [
+    ("kubeconfig", "--kubeconfig", SourceArg::Kube),
+    ("watch_namespaces", "--watch-namespace", SourceArg::Kube),
+    ("sim_seed", "--sim-seed", SourceArg::Sim),
+    ("sim_clock", "--sim-clock", SourceArg::Sim),
+    ("sim_pods", "--sim-pods", SourceArg::Sim),
+    ("sim_rate", "--sim-rate", SourceArg::Sim),
 ];
 
 /// Refuses them, whatever their order.
@@ -32,10 +32,12 @@ pub(super) fn check(matches: &ArgMatches) -> Result<(), Usage> {
 fn check_source(matches: &ArgMatches) -> Result<(), Usage> {
     // Another command is called so too.
     let Ok(Some(source)) = matches.try_get_one::<SourceArg>("source") else { return Ok(()) };
-    for (id, flag, needed, name) in OF_SOURCE {
+    for (id, flag, needed) in OF_SOURCE {
         if needed != *source && is_given(matches, id) {
-            let has = if *source == SourceArg::Kube { "kube" } else { "sim" };
-            return Err(Usage(format!("{flag} needs --source {name}, and the source is {has}")));
+            let name =
+                |source: SourceArg| source.to_possible_value().map(|value| value.get_name().to_owned());
+            let (needed, is) = (name(needed).unwrap_or_default(), name(*source).unwrap_or_default());
+            return Err(Usage(format!("{flag} needs --source {needed}, and the source is {is}")));
         }
     }
     Ok(())

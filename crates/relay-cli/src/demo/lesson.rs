@@ -11,7 +11,7 @@ use super::pace::Pace;
 use super::verdict::{Seen, Verdict};
 use crate::exit::Exit;
 use crate::follow::Ending;
-use crate::output::{Output, Text, Tone};
+use crate::output::{Output, Text, Tone, counted};
 use crate::rows::{self, Changes, snapshot_row};
 
 /// Follows the relay and explains each phase. At the end, however it comes, prints what was lost.
@@ -146,9 +146,8 @@ impl Lesson {
         match self.pace.take_skipped() {
             0 => Ok(()),
             skipped => {
-                let s = if skipped == 1 { "" } else { "s" };
-                self.out
-                    .heading(Tone::Faint.text(format!("... {skipped} more event{s}, too fast to be read")))
+                let more = counted(skipped, "more event");
+                self.out.heading(Tone::Faint.text(format!("... {more}, too fast to be read")))
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use relay_pods::{EventType, Phase, Pod, PodEvent, PodKey, Pods, Snapshot};
 
-use crate::output::{Text, Tone};
+use crate::output::{Text, Tone, counted};
 
 /// The state of each pod in the last line about it, so that the next line can say what has changed.
 #[derive(Debug, Default)]
@@ -76,13 +76,9 @@ pub(super) fn state(pod: &Pod) -> Text {
     let printed = pod.printed();
     let mut text = super::status(pod, &printed).plain(format!(" {}/{}", printed.ready, printed.containers));
     if printed.restarts > 0 {
-        text.push(Tone::Plain, &format!(", {}", times(printed.restarts, "restart")));
+        text.push(Tone::Plain, &format!(", {}", counted(printed.restarts.into(), "restart")));
     }
     text
-}
-
-fn times(count: u32, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// All differences, the most important first. Never empty.
@@ -101,7 +97,7 @@ fn difference(before: &Pod, after: &Pod) -> Text {
         parts.push(super::status(after, &new));
     }
     if old.restarts != new.restarts {
-        parts.push(Tone::Warn.text(times(new.restarts, "restart")));
+        parts.push(Tone::Warn.text(counted(new.restarts.into(), "restart")));
     }
     if (old.ready, old.containers) != (new.ready, new.containers) {
         let tone = if new.ready == new.containers { Tone::Good } else { Tone::Warn };

@@ -3,10 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-
-use super::{FORMAT, Line, TransferError};
+use super::{Export, TransferError};
 use crate::store::{StoreError, log_name};
 
 /// What [`export_until_damage`] wrote.
@@ -33,45 +30,17 @@ pub fn export_until_damage(
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ExportedPart, TransferError> {
-    let mut found = relay_log::salvage(dir, &log_name())?;
-    let head = found.head;
-    let (after, base) = match (&found.checkpoint, found.damage.take()) {
-        (Some(kept), damage) => {
-            found.damage = damage;
-            (kept.position.min(found.base), found.base)
-        }
-        (None, Some(damage)) if found.held > 0 => {
-            return Err(TransferError::NoPods { source: damage.into() });
-        }
-        (None, damage) => {
-            found.damage = damage;
-            (found.held, found.base)
-        }
-    };
-    let mut write = |line: &Line| -> Result<(), TransferError> {
-        let text = serde_json::to_string(line).map_err(std::io::Error::from)?;
-        writeln!(out, "{text}")?;
-        Ok(())
-    };
-    write(&Line::Log { format: FORMAT, epoch: found.epoch.clone(), key: None, after, base, head })?;
-    let pods_at = |position| {
-        let kept = found.checkpoint.as_ref().filter(|kept| kept.position == position)?;
-        Some(Line::Pods { sequence: position, fold: BASE64.encode(&kept.body) })
-    };
-    if let Some(pods) = pods_at(after) {
-        write(&pods)?;
+    let found = relay_log::salvage(dir, &log_name())?;
+    if found.checkpoint.is_none()
+        && found.held > 0
+        && let Some(damage) = found.damage
+    {
+        return Err(TransferError::NoPods { source: damage.into() });
     }
-    found.read(after, |entry| {
-        let record = BASE64.encode(&entry.body);
-        write(&Line::Event { sequence: entry.position, time: entry.time, record })?;
-        if let Some(pods) = pods_at(entry.position) {
-            write(&pods)?;
-        }
-        progress(entry.position - after, head - after);
-        Ok::<_, TransferError>(())
-    })?;
-    let events = head - after;
-    write(&Line::End { events })?;
-    out.flush()?;
-    Ok(ExportedPart { events, head, damage: found.damage.map(Into::into) })
+    let after = found.checkpoint.as_ref().map_or(found.held, |kept| kept.position.min(found.base));
+    let export = Export { out, progress, checkpoint: found.checkpoint.as_ref(), after, head: found.head };
+    let mut export = export.begin(&found.epoch, None, found.base)?;
+    found.read(after, |entry| export.entry(&entry))?;
+    let events = export.end()?;
+    Ok(ExportedPart { events, head: found.head, damage: found.damage.map(Into::into) })
 }
