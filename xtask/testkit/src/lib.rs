@@ -10,6 +10,7 @@
 //! * [`Oracle`] folds events into pods in a slow and simple way, and [`audit`] compares a client's items with the log.
 //! * `Authority` (feature `tls`) signs certificates, and puts TLS in front of a peer.
 //! * [`Clock`] freezes tokio's time although sockets are in use, and moves it by hand.
+//! * [`ClosedPort`] refuses connections; [`Logged`] has what the tested code logs.
 //!
 //! It is not an HTTP server: requests are split at their blank line and `Content-Length`; nothing is negotiated, and
 //! nothing is checked. For plain REST with matchers, wiremock is better. Unlike the rest of the workspace it panics if
@@ -43,9 +44,11 @@ mod api_server;
 mod authority;
 mod centrifuge;
 mod clock;
+mod closed_port;
 mod gate;
 mod link;
 mod listening;
+mod logged;
 mod oracle;
 mod peer;
 mod relay;
@@ -57,8 +60,10 @@ pub use api_server::{ApiServer, Ask};
 pub use authority::Authority;
 pub use centrifuge::CentrifugeServer;
 pub use clock::{Clock, within};
+pub use closed_port::ClosedPort;
 pub use gate::Gate;
 pub use link::{Counters, FaultLink, Faults};
+pub use logged::Logged;
 pub use oracle::{Audit, Oracle, audit};
 pub use peer::{Opening, Peer, Request, Script};
 pub use relay::{Conversation, RelayScript, hash_of, pods_reply, session_reply, sse_event};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_testkit::{Conversation, Peer, Reply, Script};
+use relay_testkit::{ClosedPort, Conversation, Peer, Reply, Script};
 use serde_json::json;
 
 use super::process::{Running, Server, command_at, follow_at, relay, run_command};
@@ -30,10 +30,8 @@ fn last_line(url: &str, args: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn a_dead_relay_is_a_line_that_asks_for_it() {
-    // The listener is dropped, so the address refuses connections.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let closed = ClosedPort::reserve();
+    let url = closed.url();
     for args in COMMANDS {
         let (code, line) = last_line(&url, args);
         assert_eq!(code, Some(1), "{line}");
@@ -234,10 +232,8 @@ fn a_wrong_path_and_another_of_our_servers_are_no_pod_relay() {
 /// Each command says once that it waits, and continues by itself when the relay is there.
 #[test]
 fn a_relay_that_comes_later_is_waited_for() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
-    let url = format!("http://{address}");
+    let closed = ClosedPort::reserve();
+    let url = closed.url();
     let table = |args: &[&str]| {
         let args = [args, &["-o", "table", "--reconnect-base", "200ms", "--reconnect-cap", "200ms"]].concat();
         Terminal::start(command_at(&url, &args), 200)
@@ -253,7 +249,7 @@ fn a_relay_that_comes_later_is_waited_for() {
         let said = running.until_stderr(|said| said.contains('\n'));
         assert!(said.contains("refused"), "{said}");
     }
-    let server = Server::start_at(&address, &["--sim-rate", "0", "--sim-pods", "3"]);
+    let server = Server::start_at(&closed.give_up().to_string(), &["--sim-rate", "0", "--sim-pods", "3"]);
     for mut table in tables {
         let shows_pods = |seen: &str| seen.contains(" listed") || seen.contains("app=");
         table.until(|seen| seen.contains("connected again after ") && shows_pods(seen));

@@ -1,6 +1,6 @@
 //! The files of `relay parsec`: schemas, as the page on Parsec shows them, and sequences.
 
-use relay_testkit::{Peer, Reply, Script};
+use relay_testkit::{ClosedPort, Peer, Reply, Script};
 use serde_json::json;
 
 use super::parsec_rows::{CHANNEL, Server, at, is, parsec, publish, schemas};
@@ -36,25 +36,23 @@ fn the_schemas_file_of_the_page_does_what_the_page_says() {
 async fn a_number_that_never_left_is_used_again_and_one_that_may_have_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("sequence").display().to_string();
-    let publish_at = |url: &str| {
-        let flags = ["--aspect", "said", "--producer", "me", "--payload", "1", "--publish-timeout", "400ms"];
+    let publish_at = |url: &str, limit: &str| {
+        let flags = ["--aspect", "said", "--producer", "me", "--payload", "1", "--publish-timeout", limit];
         let mut command = at(url, "publish", &[&[CHANNEL][..], &flags].concat());
         command.args(["--sequence-file", &file]);
         run_command(command)
     };
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
-    let done = publish_at(&closed).expect(1);
+    let closed = ClosedPort::reserve();
+    let done = publish_at(&closed.url(), "2s").expect(1);
     let last = done.stderr.lines().last().unwrap();
     for words in ["not published: no connection", "Connection refused", "does the server run"] {
         assert!(last.contains(words), "{words}: {last}");
     }
     let server = Server::start(&[]);
-    assert_eq!(publish_at(&server.url).expect(0).json()[0]["sequence"], 1);
+    assert_eq!(publish_at(&server.url, "1m").expect(0).json()[0]["sequence"], 1);
     // Here the request went out, and no answer came.
     let cut = Peer::start(Script::new().always("/parsec/publish", Reply::raw().cut())).await;
-    let done = publish_at(&cut.url()).expect(1);
+    let done = publish_at(&cut.url(), "2s").expect(1);
     assert!(done.stderr.contains("whether sequence 2 in channel"), "{}", done.stderr);
-    assert_eq!(publish_at(&server.url).expect(0).json()[0]["sequence"], 3);
+    assert_eq!(publish_at(&server.url, "1m").expect(0).json()[0]["sequence"], 3);
 }

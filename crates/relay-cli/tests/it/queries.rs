@@ -2,8 +2,8 @@
 //! and settings.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 
+use relay_testkit::ClosedPort;
 use serde_json::Value;
 
 use super::process::{Running, Server, check_event, command_at, fields, key, relay, run, run_command};
@@ -35,12 +35,6 @@ fn sorted(pods: &[Value]) -> Vec<Value> {
     let mut pods = pods.to_vec();
     pods.sort_by_key(key);
     pods
-}
-
-/// An address that refuses connections: its listener is gone.
-fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
 }
 
 #[test]
@@ -204,7 +198,8 @@ fn tables_are_for_people() {
 
 #[test]
 fn nobody_listens() {
-    let url = nobody();
+    let closed = ClosedPort::reserve();
+    let url = closed.url();
     for args in [vec!["pods"], vec!["pod", "prod/web"], vec!["events"], vec!["session"], vec!["health"]] {
         let done = run_command(command_at(&url, &args)).expect(1);
         assert_eq!(done.stdout, "", "{args:?}");
@@ -215,7 +210,8 @@ fn nobody_listens() {
 #[test]
 fn wrong_usage_is_refused_with_2() {
     // No server listens there either: the error is found before any connection is tried.
-    let url = nobody();
+    let closed = ClosedPort::reserve();
+    let url = closed.url();
     for args in [
         vec!["no-such-command"],
         vec!["pods", "--no-such-flag"],
@@ -368,7 +364,8 @@ fn settings_come_from_the_environment_and_flags_beat_them() {
     assert_eq!(sorted(&run_command(command).expect(0).json()), sorted(&in_prod));
 
     let mut command = relay(&["pods", "--url", &server.url(), "--namespace", "prod"]);
-    command.env("RELAY_URL", nobody()).env("RELAY_NAMESPACE", "no-such-namespace");
+    let closed = ClosedPort::reserve();
+    command.env("RELAY_URL", closed.url()).env("RELAY_NAMESPACE", "no-such-namespace");
     assert_eq!(sorted(&run_command(command).expect(0).json()), sorted(&in_prod));
 
     let mut command = relay(&["events"]);

@@ -1,41 +1,16 @@
 //! No secret is logged, whatever fails, at the most detailed log level.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use relay_kube::Watcher;
-use relay_testkit::{ApiServer, Ask, Clock, Reply};
+use relay_testkit::{ApiServer, Ask, Clock, Logged, Reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::{client_as, pods};
 
 /// All secrets of this test contain this text.
 const SECRET: &str = "s3cr3t";
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
 
 #[derive(Debug, Deserialize)]
 struct Pod {
@@ -54,10 +29,7 @@ fn status(code: u16) -> Value {
 
 #[tokio::test]
 async fn no_error_and_no_log_holds_a_secret() {
-    let log = Log::default();
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let log = Logged::listen();
     let clock = Clock::freeze();
     let server = ApiServer::start().await;
     let list =
@@ -105,7 +77,7 @@ async fn no_error_and_no_log_holds_a_secret() {
         }
     };
     clock.run(Duration::from_millis(200), events).await;
-    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let logged = log.text();
     assert!(logged.contains("TRACE") && logged.contains("cannot be read"), "it listens closely");
     for (what, text) in [("an event", &told), ("the log", &logged)] {
         let line = text.lines().find(|line| line.contains(SECRET));

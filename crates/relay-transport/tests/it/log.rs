@@ -1,41 +1,16 @@
 //! The log at its most detailed level: it has connections and the reasons for their ends, but no payload and no secret.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use relay_testkit::{Reply, Script};
+use relay_testkit::{Logged, Reply, Script};
 use relay_transport::Secret;
 
 use crate::*;
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn connections_but_no_payload_and_no_secret() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _here = tracing::subscriber::set_default(subscriber);
-
+    let log = Logged::listen();
     let script = Script::new()
         .on("/events", Reply::redirect(307, "/there?ticket=hunter2"))
         .on("/there", Reply::sse().send("event: kind\ndata: payload\n\n"))
@@ -50,7 +25,7 @@ async fn connections_but_no_payload_and_no_secret() {
     });
     while told(&mut stream).await != "end" {}
 
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     assert!(!text.contains("hunter2") && !text.contains("payload"), "{text}");
     // The server chooses the target of a redirect and may put a secret there, so its path is not logged.
     assert!(!text.contains("/there"), "{text}");

@@ -36,12 +36,6 @@ fn follow(peer: &Peer, config: Config) -> EventStream {
     EventStream::get(http(), config, &format!("{}/events", peer.url())).unwrap()
 }
 
-/// The URL of a port that refuses connections.
-fn gone() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
-}
-
 /// The next item as a line of text; `end` if there is none.
 async fn told(stream: &mut EventStream) -> String {
     match within("the next item", stream.next()).await {
