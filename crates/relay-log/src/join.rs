@@ -20,8 +20,8 @@ pub struct Join {
     pub until: u64,
     /// What one page may have, counting whole bodies.
     pub limit: Limit,
-    /// Pages that may be read one after another before anybody takes them, at least one. A store that answers at once
-    /// reads one.
+    /// Pages that may be read one after another before anybody takes them, at least one. Pages behind the first are
+    /// read on one of tokio's blocking threads.
     pub pages: usize,
     /// The part of each body.
     pub part: Part,
@@ -51,11 +51,14 @@ pub struct Parts {
     pub next: Option<Next>,
 }
 
+/// Where to tell of a page that was read.
+pub(crate) type Tell = oneshot::Sender<Result<Joined, Error>>;
+
 /// A page that is being read. Nothing is read behind it once this is dropped.
 pub struct Next(oneshot::Receiver<Result<Joined, Error>>);
 
 impl Next {
-    pub(crate) fn new() -> (oneshot::Sender<Result<Joined, Error>>, Self) {
+    pub(crate) fn new() -> (Tell, Self) {
         let (tell, told) = oneshot::channel();
         (tell, Self(told))
     }
@@ -87,12 +90,34 @@ impl Join {
         self.after >= self.until
     }
 
-    /// Moves on behind a page. False when no page is to be read after it.
-    pub(crate) fn turn(&mut self, parts: &Parts, head: u64) -> bool {
-        let Some(last) = parts.last.as_ref().filter(|_| !parts.bytes.is_empty()) else { return false };
+    /// Moves on behind a page, and returns where to tell of the page after it. Nothing when no page is to be read
+    /// after it.
+    pub(crate) fn turn(&mut self, joined: &mut Result<Joined, Error>, head: u64) -> Option<Tell> {
+        let Ok(Joined::Parts(parts)) = joined else { return None };
+        let last = parts.last.as_ref().filter(|_| !parts.bytes.is_empty())?;
         self.after = last.position;
         self.pages = self.pages.saturating_sub(1);
-        self.pages > 0 && self.after < self.until.min(head)
+        (self.pages > 0 && self.after < self.until.min(head)).then(|| {
+            let (tell, next) = Next::new();
+            parts.next = Some(next);
+            tell
+        })
+    }
+
+    /// Reads page after page, as many as may wait, until nobody waits for one any more. To sleep and be woken for each
+    /// of them takes as long as reading it.
+    pub(crate) fn read_on(
+        mut self,
+        mut tell: Tell,
+        head: impl Fn() -> u64,
+        read: impl Fn(&Self) -> Result<Joined, Error>,
+    ) {
+        loop {
+            let mut joined = read(&self);
+            let following = self.turn(&mut joined, head());
+            let (Ok(()), Some(next)) = (tell.send(joined), following) else { return };
+            tell = next;
+        }
     }
 }
 

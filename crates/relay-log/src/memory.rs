@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use bytes::{Bytes, BytesMut};
 
@@ -30,10 +30,10 @@ impl MemoryStore {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, name: &LogName, log: MemoryLog) -> Result<Arc<dyn StoredLog>, Error> {
+    fn begin(&self, name: &LogName, log: Arc<MemoryLog>) -> Result<Arc<dyn StoredLog>, Error> {
         match self.logs().entry(name.clone()) {
             btree_map::Entry::Occupied(_) => Err(Error::Exists { name: name.clone() }),
-            btree_map::Entry::Vacant(place) => Ok(place.insert(Arc::new(log)).clone()),
+            btree_map::Entry::Vacant(place) => Ok(place.insert(log).clone()),
         }
     }
 
@@ -100,6 +100,7 @@ impl fmt::Debug for MemoryStore {
 }
 
 struct MemoryLog {
+    this: Weak<MemoryLog>,
     identity: Identity,
     about: Bytes,
     epoch_base: u64,
@@ -152,12 +153,19 @@ impl Pack {
 }
 
 impl MemoryLog {
-    fn new(options: LogOptions, mut kept: Kept) -> Self {
+    fn new(options: LogOptions, mut kept: Kept) -> Arc<Self> {
         kept.retention = options.retention;
         let head = Head::new(kept.head());
         let identity = options.identity.unwrap_or_else(Identity::random);
         let epoch_base = kept.head();
-        Self { identity, about: options.about, epoch_base, kept: RwLock::new(kept), head }
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            identity,
+            about: options.about,
+            epoch_base,
+            kept: RwLock::new(kept),
+            head,
+        })
     }
 
     // Nothing can panic between two changes of the state, so it is consistent even after a panic under the lock.
@@ -208,7 +216,7 @@ impl MemoryLog {
 
     /// Copies under the lock, for which appends wait. Without it, each entry of the page would be shared and given
     /// back, and that takes longer.
-    fn join_now(&self, join: Join) -> Result<Joined, Error> {
+    fn join_now(&self, join: &Join) -> Result<Joined, Error> {
         let Some(kept) = self.readable(join.after, false)? else { return Ok(Joined::Gone) };
         Ok(Joined::Parts(Parts::of(kept.entries(join.after, join.page()), join.part)))
     }
@@ -247,8 +255,17 @@ impl StoredLog for MemoryLog {
         Work::Ready(self.page(after, limit, false))
     }
 
-    fn join(&self, join: Join) -> Work<Result<Joined, Error>> {
-        Work::Ready(self.join_now(join))
+    fn join(&self, mut join: Join) -> Work<Result<Joined, Error>> {
+        let mut joined = self.join_now(&join);
+        if let Some(tell) = join.turn(&mut joined, self.head.position())
+            && let Some(this) = self.this.upgrade()
+        {
+            // Copied on another thread while this one sends what it has.
+            tokio::task::spawn_blocking(move || {
+                join.read_on(tell, || this.head.position(), |join| this.join_now(join));
+            });
+        }
+        Work::Ready(joined)
     }
 
     fn read_held(&self, after: u64, limit: Limit) -> Work<Result<Page, Error>> {

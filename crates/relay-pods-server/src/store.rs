@@ -9,7 +9,7 @@ use std::time::Duration;
 use relay_log::{Batch, Join, Limit, LogName, LogOptions, Logs, Recovery, Retention, Store, Work};
 use relay_proto::error::chain;
 use relay_proto::pods::EventHash;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cursor::LogIdentity;
 
@@ -173,6 +173,11 @@ impl Events {
         bytes: usize,
     ) -> Work<Result<relay_log::Page, relay_log::Error>> {
         self.log.begin_read(after, Limit::entries(max).bytes(bytes))
+    }
+
+    /// The permission to read ahead, unless too many streams have it.
+    pub(crate) fn turn_ahead(&self) -> Option<OwnedSemaphorePermit> {
+        self.ahead.clone().try_acquire_owned().ok()
     }
 
     /// Begins to read the frames of unfiltered streams, up to a position, and so many pages of them.

@@ -177,7 +177,10 @@ impl StoredLog for DiskLog {
         }
         let Some(this) = self.this.upgrade() else { return Work::Ready(Err(ended())) };
         let (tell, first) = Next::new();
-        tokio::task::spawn_blocking(move || this.join_now(join, tell));
+        tokio::task::spawn_blocking(move || {
+            let read = |join: &Join| this.read_now(join.after, join.page(), false, join.part);
+            join.read_on(tell, || this.head.position(), read);
+        });
         Work::Later(Box::pin(first.read()))
     }
 

@@ -5,15 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::oneshot;
-
 use super::files::{DiskFile, read_full};
 use super::framed::failed;
 use super::log::{DiskLog, View};
 use super::manifest::{Extent, Segment};
 use super::record::{self, Found, SEGMENT_HEAD, Step, Walk};
 use super::take::Take;
-use crate::{Error, Join, Joined, Limit, Next, Page};
+use crate::{Error, Limit, Page};
 
 /// Bytes between two waypoints of a walk.
 const STRIDE: u64 = 256 << 10;
@@ -102,23 +100,6 @@ impl DiskLog {
                 Err(error) if super::framed::is_missing(&error) && !self.is_there(after + 1) => {}
                 result => return result,
             }
-        }
-    }
-
-    /// Reads page after page, as many as may wait, until nobody waits for one any more. To sleep and be woken for each
-    /// of them takes as long as reading it.
-    pub(super) fn join_now(&self, mut join: Join, mut tell: oneshot::Sender<Result<Joined, Error>>) {
-        loop {
-            let mut joined = self.read_now(join.after, join.page(), false, join.part);
-            let mut following = None;
-            if let Ok(Joined::Parts(parts)) = &mut joined
-                && join.turn(parts, self.head.position())
-            {
-                let (tell, next) = Next::new();
-                (parts.next, following) = (Some(next), Some(tell));
-            }
-            let (Ok(()), Some(next)) = (tell.send(joined), following) else { return };
-            tell = next;
         }
     }
 

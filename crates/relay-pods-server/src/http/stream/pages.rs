@@ -1,4 +1,4 @@
-//! Reading pages of the log for a stream; with a slow store the next page is read ahead.
+//! Reading pages of the log for a stream, some of them ahead.
 
 use std::vec;
 
@@ -28,7 +28,7 @@ const MANY: u64 = 8;
 ///   ahead                        |  the next page: being read, or waiting  |
 /// ```
 /// Pages are read ahead only where reading takes a while, a few at most. A page of many events for a stream that sees
-/// all of them is read as frames: for a page of a disk, the thread that reads it puts them together.
+/// all of them is read as frames: another thread puts them together, page after page, while this one sends.
 #[derive(Default)]
 pub(super) struct Pages {
     page: vec::IntoIter<Entry>,
@@ -96,23 +96,35 @@ impl Pages {
         if after >= until {
             return Ok(true);
         }
-        let due = match self.ahead.take().filter(|ahead| ahead.after == after) {
-            Some(ahead) => ahead,
-            None => match begin(events, after, until, all, 1) {
-                Work::Ready(page) => return Ok(self.show(page?)),
-                Work::Later(reading) => Ahead { after, reading, turn: None },
-            },
+        let begun = match self.ahead.take().filter(|ahead| ahead.after == after) {
+            Some(ahead) => Err(ahead),
+            None => {
+                // With fewer left there is probably nothing to read ahead.
+                let much = until.min(events.head()).saturating_sub(after) > ENTRIES as u64;
+                let turn = much.then(|| events.turn_ahead()).flatten();
+                let pages = if turn.is_some() { AHEAD } else { 1 };
+                match begin(events, after, until, all, pages) {
+                    Work::Ready(page) => Ok((page, turn)),
+                    Work::Later(reading) => Err(Ahead { after, reading, turn }),
+                }
+            }
         };
-        // Stored here because the future may be dropped at the next await.
-        let page = (&mut self.ahead.insert(due).reading).await;
-        let turn = self.ahead.take().and_then(|ahead| ahead.turn);
+        let (page, turn, waited) = match begun {
+            Ok((page, turn)) => (page, turn, false),
+            Err(due) => {
+                // Stored here because the future may be dropped at the next await.
+                let page = (&mut self.ahead.insert(due).reading).await;
+                (page, self.ahead.take().and_then(|ahead| ahead.turn), true)
+            }
+        };
         let there = self.show(page?);
         let Some(after) = self.last() else { return Ok(there) };
         if let Some(next) = self.frames.as_mut().and_then(|frames| frames.next.take()) {
             let reading = next.read().map_ok(Sheet::of_frames).boxed();
             self.ahead = Some(Ahead { after, reading, turn });
-        } else if after < until.min(events.head())
-            && let Some(turn) = turn.or_else(|| events.ahead.clone().try_acquire_owned().ok())
+        } else if waited
+            && after < until.min(events.head())
+            && let Some(turn) = turn.or_else(|| events.turn_ahead())
             && let Work::Later(reading) = begin(events, after, until, all, AHEAD)
         {
             self.ahead = Some(Ahead { after, reading, turn: Some(turn) });
@@ -171,7 +183,7 @@ mod tests {
     use std::sync::Arc;
 
     use futures_util::FutureExt;
-    use relay_log::{Batch, DiskOptions, DiskStore, Fsync, Retention};
+    use relay_log::{Batch, DiskOptions, DiskStore, Fsync, MemoryStore, Retention, Store};
 
     use super::*;
 
@@ -186,7 +198,10 @@ mod tests {
     /// A log on a disk, of which nothing is in memory.
     async fn events(dir: &tempfile::TempDir, entries: u64) -> Events {
         let options = DiskOptions::default().fsync(Fsync::Never).segment_bytes(1 << 20).cache_bytes(0);
-        let store = Arc::new(DiskStore::open(dir.path(), options).unwrap());
+        events_in(Arc::new(DiskStore::open(dir.path(), options).unwrap()), entries).await
+    }
+
+    async fn events_in(store: Arc<dyn Store>, entries: u64) -> Events {
         let events = Events::open(store, Retention::default(), None).await.unwrap();
         let bodies = (1..=entries).map(event);
         events.log().append(Batch::new(bodies)).await.unwrap();
@@ -233,37 +248,42 @@ mod tests {
     #[tokio::test]
     async fn every_entry_comes_once_read_ahead_or_not() {
         let dir = tempfile::tempdir().unwrap();
-        let events = events(&dir, 3000).await;
-        for (until, all) in [1, 7, 8, 9, 1500, 2999, 3000, u64::MAX]
-            .into_iter()
-            .flat_map(|until| [(until, false), (until, true)])
-        {
-            let mut pages = Pages::default();
-            let mut seen = vec![0];
-            assert!(read(&mut pages, &events, until, all, &mut seen).await);
-            assert!(seen.iter().copied().eq(0..=until.min(3000)), "{until}: {seen:?}");
-            assert!(pages.ahead.is_none(), "nothing is asked for beyond {until}");
+        for events in [events(&dir, 3000).await, events_in(Arc::new(MemoryStore::new()), 3000).await] {
+            for (until, all) in [1, 7, 8, 9, 1500, 2999, 3000, u64::MAX]
+                .into_iter()
+                .flat_map(|until| [(until, false), (until, true)])
+            {
+                let (mut pages, mut seen) = (Pages::default(), vec![0]);
+                assert!(read(&mut pages, &events, until, all, &mut seen).await);
+                assert!(seen.iter().copied().eq(0..=until.min(3000)), "{until}: {seen:?}");
+                assert!(pages.ahead.is_none(), "nothing is asked for beyond {until}");
+            }
         }
-        let every = events.ahead.available_permits();
-        for all in [false, true] {
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_reads_ahead_has_a_turn_as_long_as_it_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = events(&dir, 3000).await;
+        let memory = events_in(Arc::new(MemoryStore::new()), 3000).await;
+        for (events, all) in [(&disk, false), (&disk, true), (&memory, true)] {
+            let every = events.ahead.available_permits();
             let mut pages = Pages::default();
-            assert!(pages.turn(&events, 0, u64::MAX, all).await.unwrap());
+            assert!(pages.turn(events, 0, u64::MAX, all).await.unwrap());
             assert!(pages.ahead.is_some() && pages.frames.is_some() == all);
             assert_eq!(events.ahead.available_permits(), every - 1);
             if let Some(first) = pages.take_frames() {
                 // One turn is enough for the pages that are read behind it, too.
                 let after = first.last.unwrap().position;
-                assert!(pages.turn(&events, after, u64::MAX, all).await.unwrap());
+                assert!(pages.turn(events, after, u64::MAX, all).await.unwrap());
                 assert_eq!(events.ahead.available_permits(), every - 1);
             }
             drop(pages);
             assert_eq!(events.ahead.available_permits(), every);
-        }
-        // Others have all the turns.
-        let _turns = events.ahead.clone().acquire_many_owned(every as u32).await.unwrap();
-        for all in [false, true] {
+            // Others have all the turns.
+            let _turns = events.ahead.clone().acquire_many_owned(every as u32).await.unwrap();
             let (mut pages, mut seen) = (Pages::default(), vec![0]);
-            assert!(read(&mut pages, &events, u64::MAX, all, &mut seen).await);
+            assert!(read(&mut pages, events, u64::MAX, all, &mut seen).await);
             assert!(seen.iter().copied().eq(0..=3000) && pages.ahead.is_none());
         }
     }
