@@ -1,6 +1,5 @@
 //! Logs on disk.
 
-mod buffers;
 mod checksum;
 mod files;
 mod folder;

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::buffers::{Buffer, Buffers};
 use crate::{Entry, Error, Limit, Page};
 
 /// Chooses the part of a body: where it begins and ends. Nothing for a body that has no such part.
@@ -123,54 +125,62 @@ impl Join {
 
 impl Joined {
     /// Puts parts of a page together.
-    pub(crate) fn of(page: &Page, part: Part) -> Self {
+    pub(crate) fn of(page: &Page, part: Part, buffers: &Arc<Buffers>) -> Self {
         match page {
-            Page::Entries(entries) => Self::Parts(Parts::of(entries.iter(), part)),
+            Page::Entries(entries) => Self::Parts(Parts::of(entries.iter(), part, buffers)),
             Page::Gone => Self::Gone,
         }
     }
 }
 
 impl Parts {
-    /// Puts parts of these entries together.
-    pub(crate) fn of<'a>(entries: impl Iterator<Item = &'a Entry> + Clone, part: Part) -> Self {
-        let room = entries.clone().map(|entry| entry.body.len()).sum();
-        let (mut joining, mut last) = (Joining::new(part, Vec::with_capacity(room)), None);
+    /// Puts parts of these entries together, in memory from the pool.
+    pub(crate) fn of<'a>(
+        entries: impl Iterator<Item = &'a Entry> + Clone,
+        part: Part,
+        buffers: &Arc<Buffers>,
+    ) -> Self {
+        let mut room = buffers.take(entries.clone().map(|entry| entry.body.len()).sum());
+        let (mut choice, mut filled, mut last) = (Choice::new(part), 0, None);
         for entry in entries {
-            if !joining.add(&entry.body) {
-                break;
-            }
+            let Some(range) = choice.next(&entry.body) else { break };
+            let (from, to) = (&entry.body[range.clone()], filled..filled + range.len());
+            room.as_mut()[to].copy_from_slice(from);
+            filled += range.len();
             last = Some(entry);
         }
-        Self { entries: joining.entries, bytes: joining.bytes.into(), last: last.cloned(), next: None }
+        Self::new(room, filled, choice.entries, last.cloned())
+    }
+
+    pub(crate) fn new(mut room: Buffer, filled: usize, entries: usize, last: Option<Entry>) -> Self {
+        room.truncate(filled);
+        Self { bytes: Bytes::from_owner(room), entries, last, next: None }
     }
 }
 
-/// Parts that are being put together.
-pub(crate) struct Joining {
+/// Chooses the parts of entries, one after another.
+pub(crate) struct Choice {
     part: Part,
-    pub(crate) bytes: Vec<u8>,
     pub(crate) entries: usize,
     ended: bool,
 }
 
-impl Joining {
-    pub(crate) fn new(part: Part, bytes: Vec<u8>) -> Self {
-        Self { part, bytes, entries: 0, ended: false }
+impl Choice {
+    pub(crate) fn new(part: Part) -> Self {
+        Self { part, entries: 0, ended: false }
     }
 
-    /// Takes the next entry, unless the page ends before it.
-    pub(crate) fn add(&mut self, body: &[u8]) -> bool {
+    /// The part of the next entry, unless the page ends before it.
+    pub(crate) fn next(&mut self, body: &[u8]) -> Option<Range<usize>> {
         if self.ended {
-            return false;
+            return None;
         }
-        let found = (self.part)(body).and_then(|range| body.get(range));
+        let found = (self.part)(body).filter(|range| range.start <= range.end && range.end <= body.len());
         self.ended = found.is_none();
         if self.ended && self.entries > 0 {
-            return false;
+            return None;
         }
-        self.bytes.extend_from_slice(found.unwrap_or_default());
         self.entries += 1;
-        true
+        Some(found.unwrap_or_default())
     }
 }

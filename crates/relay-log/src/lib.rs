@@ -40,6 +40,7 @@
 //! A program that folds a log into a state need not read all of it at each start: [`Log::save_checkpoint`] stores
 //! the state at a position, and from then on all entries after it are kept for [`Log::recover`], trimmed or not.
 
+mod buffers;
 mod disk;
 mod entry;
 mod error;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use bytes::{Bytes, BytesMut};
 
+use crate::buffers::Buffers;
 use crate::head::Head;
 use crate::{
     Batch, Bounds, Checkpoint, Entry, Error, Identity, Join, Joined, Limit, LogName, LogOptions, Page, Parts,
@@ -18,6 +19,7 @@ use crate::{
 #[derive(Default)]
 pub struct MemoryStore {
     logs: Mutex<BTreeMap<LogName, Arc<MemoryLog>>>,
+    buffers: Arc<Buffers>,
 }
 
 impl MemoryStore {
@@ -37,6 +39,10 @@ impl MemoryStore {
         }
     }
 
+    fn log(&self, options: LogOptions, kept: Kept) -> Arc<MemoryLog> {
+        MemoryLog::new(options, kept, self.buffers.clone())
+    }
+
     fn find(&self, name: &LogName) -> Result<Arc<MemoryLog>, Error> {
         self.logs().get(name).cloned().ok_or_else(|| Error::NotFound { name: name.clone() })
     }
@@ -54,7 +60,7 @@ impl Store for MemoryStore {
     fn create(&self, name: &LogName, options: LogOptions) -> Work<Result<Arc<dyn StoredLog>, Error>> {
         let base = options.begins_after;
         let kept = Kept { base, held_base: base, ..Kept::default() };
-        Work::Ready(self.begin(name, MemoryLog::new(options, kept)))
+        Work::Ready(self.begin(name, self.log(options, kept)))
     }
 
     fn open(&self, name: &LogName) -> Work<Result<Arc<dyn StoredLog>, Error>> {
@@ -80,7 +86,7 @@ impl Store for MemoryStore {
         options: LogOptions,
     ) -> Work<Result<Arc<dyn StoredLog>, Error>> {
         let forked = self.find(source).and_then(|source| source.kept().up_to(at));
-        Work::Ready(forked.and_then(|kept| self.begin(name, MemoryLog::new(options, kept))))
+        Work::Ready(forked.and_then(|kept| self.begin(name, self.log(options, kept))))
     }
 
     fn names(&self) -> Work<Result<Vec<LogName>, Error>> {
@@ -101,6 +107,7 @@ impl fmt::Debug for MemoryStore {
 
 struct MemoryLog {
     this: Weak<MemoryLog>,
+    buffers: Arc<Buffers>,
     identity: Identity,
     about: Bytes,
     epoch_base: u64,
@@ -153,13 +160,14 @@ impl Pack {
 }
 
 impl MemoryLog {
-    fn new(options: LogOptions, mut kept: Kept) -> Arc<Self> {
+    fn new(options: LogOptions, mut kept: Kept, buffers: Arc<Buffers>) -> Arc<Self> {
         kept.retention = options.retention;
         let head = Head::new(kept.head());
         let identity = options.identity.unwrap_or_else(Identity::random);
         let epoch_base = kept.head();
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
+            buffers,
             identity,
             about: options.about,
             epoch_base,
@@ -218,7 +226,7 @@ impl MemoryLog {
     /// back, and that takes longer.
     fn join_now(&self, join: &Join) -> Result<Joined, Error> {
         let Some(kept) = self.readable(join.after, false)? else { return Ok(Joined::Gone) };
-        Ok(Joined::Parts(Parts::of(kept.entries(join.after, join.page()), join.part)))
+        Ok(Joined::Parts(Parts::of(kept.entries(join.after, join.page()), join.part, &self.buffers)))
     }
 }
 

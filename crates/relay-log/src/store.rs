@@ -168,11 +168,10 @@ pub trait StoredLog: fmt::Debug + Send + Sync + 'static {
     /// This one reads a page and copies from it; a store may copy from where it has the entries, and read on while
     /// the page is worked on.
     fn join(&self, join: Join) -> Work<Result<Joined, Error>> {
+        let joined = move |page: Page| Joined::of(&page, join.part, &Arc::default());
         match self.read(join.after, join.page()) {
-            Work::Ready(page) => Work::Ready(page.map(|page| Joined::of(&page, join.part))),
-            Work::Later(page) => {
-                Work::Later(Box::pin(async move { page.await.map(|page| Joined::of(&page, join.part)) }))
-            }
+            Work::Ready(page) => Work::Ready(page.map(joined)),
+            Work::Later(page) => Work::Later(Box::pin(async move { page.await.map(joined) })),
         }
     }
 

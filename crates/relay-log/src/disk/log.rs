@@ -173,7 +173,7 @@ impl StoredLog for DiskLog {
 
     fn join(&self, join: Join) -> Work<Result<Joined, Error>> {
         if let Some(result) = self.read_from_memory(join.after, join.page(), false) {
-            return Work::Ready(result.map(|page| Joined::of(&page, join.part)));
+            return Work::Ready(result.map(|page| Joined::of(&page, join.part, &self.medium.buffers)));
         }
         let Some(this) = self.this.upgrade() else { return Work::Ready(Err(ended())) };
         let (tell, first) = Next::new();

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use super::buffers::Buffers;
+use crate::buffers::Buffers;
+
 use super::files::{Disk, DiskFile};
 use super::manifest::State;
 use super::options::{DiskOptions, Fsync};

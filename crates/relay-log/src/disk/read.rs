@@ -88,7 +88,7 @@ impl DiskLog {
     ) -> Result<T::Taken, Error> {
         loop {
             if let Some(result) = self.read_from_memory(after, limit, held) {
-                return result.map(|page| take.take_page(page));
+                return result.map(|page| take.take_page(page, &self.medium.buffers));
             }
             let (extent, offset) = match self.locate(after + 1) {
                 Ok(place) => place,
@@ -146,7 +146,7 @@ impl DiskLog {
             }
             let last = self.head.position();
             let (taken, next) = take
-                .take_chunk(chunk, after, last, limit)
+                .take_chunk(chunk, &self.medium.buffers, after, last, limit)
                 .map_err(|(at, problem)| damaged(offset + at as u64, problem))?;
             let end = offset + next.at as u64;
             if end < extent.end {

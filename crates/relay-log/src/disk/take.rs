@@ -1,10 +1,12 @@
 //! What is made of the entries of a chunk that was read: a page, or parts put together.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::buffers::Buffer;
 use super::record;
-use crate::join::Joining;
+use crate::buffers::{Buffer, Buffers};
+use crate::join::Choice;
 use crate::{Entry, Joined, Limit, Page, Part, Parts};
 
 /// What the complete entries of a chunk become.
@@ -13,13 +15,14 @@ pub(super) trait Take: Copy + Send + 'static {
     type Taken: Send + 'static;
 
     /// The same of entries from memory.
-    fn take_page(self, page: Page) -> Self::Taken;
+    fn take_page(self, page: Page, buffers: &Arc<Buffers>) -> Self::Taken;
 
     /// The entries up to `last` and within the limit, at least one; and the end of their bytes. Or an error and its
     /// place.
     fn take_chunk(
         self,
         chunk: Buffer,
+        buffers: &Arc<Buffers>,
         after: u64,
         last: u64,
         limit: Limit,
@@ -41,13 +44,14 @@ pub(super) struct Whole;
 impl Take for Whole {
     type Taken = Page;
 
-    fn take_page(self, page: Page) -> Page {
+    fn take_page(self, page: Page, _buffers: &Arc<Buffers>) -> Page {
         page
     }
 
     fn take_chunk(
         self,
         chunk: Buffer,
+        _buffers: &Arc<Buffers>,
         after: u64,
         last: u64,
         limit: Limit,
@@ -66,34 +70,35 @@ impl Take for Whole {
 impl Take for Part {
     type Taken = Joined;
 
-    fn take_page(self, page: Page) -> Joined {
-        Joined::of(&page, self)
+    fn take_page(self, page: Page, buffers: &Arc<Buffers>) -> Joined {
+        Joined::of(&page, self, buffers)
     }
 
     fn take_chunk(
         self,
         chunk: Buffer,
+        buffers: &Arc<Buffers>,
         after: u64,
         last: u64,
         limit: Limit,
     ) -> Result<(Joined, After), (usize, &'static str)> {
         let chunk = chunk.as_ref();
-        let mut joining = Joining::new(self, Vec::with_capacity(chunk.len()));
-        let mut newest = None;
+        let mut room = buffers.take(chunk.len());
+        let (mut choice, mut filled, mut newest) = (Choice::new(self), 0, None);
         let at = record::page(chunk, after, last, limit, |head, body| {
-            let taken = joining.add(&chunk[body.clone()]);
-            if taken {
-                newest = Some((*head, body));
-            }
-            taken
+            let Some(part) = choice.next(&chunk[body.clone()]) else { return false };
+            let part = &chunk[body.clone()][part];
+            room.as_mut()[filled..][..part.len()].copy_from_slice(part);
+            filled += part.len();
+            newest = Some((*head, body));
+            true
         })?;
         let last = newest.map(|(head, body)| Entry {
             position: head.position,
             time: head.time,
             body: Bytes::copy_from_slice(&chunk[body]),
         });
-        let Joining { bytes, entries, .. } = joining;
-        let position = after + 1 + entries as u64;
-        Ok((Joined::Parts(Parts { bytes: bytes.into(), entries, last, next: None }), After { position, at }))
+        let position = after + 1 + choice.entries as u64;
+        Ok((Joined::Parts(Parts::new(room, filled, choice.entries, last)), After { position, at }))
     }
 }

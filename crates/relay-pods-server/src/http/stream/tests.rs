@@ -168,8 +168,9 @@ async fn pieces_are_bounded() {
     publisher.relist(Scope::All, pods).await.unwrap();
     let mut subscriber = subscribe(&relay, Filter::new(), Start::Oldest);
     let mut total = 0;
-    while let Some(Some(piece)) = subscriber.next().now_or_never() {
-        let piece = piece.unwrap();
+    // The end of the log is the end of the catch-up.
+    while subscriber.phase != Phase::Live {
+        let piece = subscriber.next().await.unwrap().unwrap();
         assert!(piece.len() < PIECE + 1024, "{}", piece.len());
         total += piece.len();
     }

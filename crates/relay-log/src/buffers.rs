@@ -3,24 +3,25 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many unused buffers are kept, at most.
-const KEPT: usize = 8;
+const KEPT: usize = 12;
 /// Sizes of buffers that are worth keeping, in bytes.
 const WORTH: std::ops::RangeInclusive<usize> = 64 << 10..=1 << 20;
 
-/// Hands out buffers, and takes them back once no entry in them is in use. Holds at most 8 MiB.
+/// Hands out buffers, and takes them back once no entry in them is in use. Holds at most 12 MiB.
 #[derive(Debug, Default)]
-pub(super) struct Buffers {
+pub(crate) struct Buffers {
     free: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Buffers {
     /// A buffer of `len` bytes with arbitrary content. It takes at most twice as much memory.
-    pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
+    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let fits = |buffer: &Vec<u8>| (len..=2 * len).contains(&buffer.len());
         let found = WORTH.contains(&len).then(|| {
             let mut free = self.free();
-            let at = free.iter().position(fits)?;
-            Some(free.swap_remove(at))
+            // The one that came back last is most likely still in the processor's cache.
+            let at = free.iter().rposition(fits)?;
+            Some(free.remove(at))
         });
         let bytes = found.flatten().unwrap_or_else(|| vec![0; len]);
         Buffer { bytes, len, home: self.clone() }
@@ -33,10 +34,17 @@ impl Buffers {
 
 /// Bytes that return to their pool when they are dropped.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     bytes: Vec<u8>,
     len: usize,
     home: Arc<Buffers>,
+}
+
+impl Buffer {
+    /// Shortens it to its first bytes.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
 }
 
 impl AsRef<[u8]> for Buffer {
