@@ -42,7 +42,13 @@ pub struct Items {
     told: SubscriptionState,
     /// This connection has brought something new.
     progressed: bool,
+    /// The position of the last item that was handed out, while items after it wait in the fold.
+    handed: Option<Position>,
 }
+
+/// Frames that are decoded one after another before their items are handed out. An item is moved several times on its
+/// way, which stalls the processor when it was written just before; with others in between, it does not.
+const AHEAD: usize = 8;
 
 /// State shared by a subscription's handles and its stream.
 #[derive(Debug)]
@@ -85,12 +91,12 @@ impl Items {
     pub(crate) fn new(feed: Box<dyn Feed>, follow: Follow, shared: Arc<Shared>) -> Self {
         let cancelled = Box::pin(shared.cancel.clone().cancelled_owned());
         let (ended, progressed, told) = (false, false, SubscriptionState::Connecting);
-        Self { feed, follow, shared, cancelled, ended, told, progressed }
+        Self { feed, follow, shared, cancelled, ended, told, progressed, handed: None }
     }
 
     /// The position after all items that were handed out. Store it to continue later.
     pub fn position(&self) -> Option<&Position> {
-        self.follow.position()
+        if self.follow.is_drained() { self.follow.position() } else { self.handed.as_ref() }
     }
 
     /// A receiver of the subscription's state: what it waits for.
@@ -103,6 +109,35 @@ impl Items {
             self.told = state;
             self.shared.state.send_replace(state);
         }
+    }
+
+    /// The next item that is decoded.
+    #[inline]
+    fn decoded(&mut self) -> Option<Item> {
+        let item = self.follow.next_item()?;
+        if !self.follow.is_drained()
+            && let Some(position) = item.position()
+        {
+            match &mut self.handed {
+                Some(handed) => handed.go_to(position),
+                none => *none = Some(position.clone()),
+            }
+        }
+        Some(item)
+    }
+
+    /// Decodes some of the frames that have come already. Returns whether there was any.
+    #[inline]
+    fn decode(&mut self) -> bool {
+        for decoded in 0..AHEAD {
+            let Some(result) = self.feed.next_into(&mut self.follow) else { return decoded > 0 };
+            let restarts = result.is_err();
+            self.handled(result);
+            if restarts {
+                break;
+            }
+        }
+        true
     }
 
     /// Tells the feed what the fold returned for a frame.
@@ -160,11 +195,10 @@ impl Stream for Items {
             return Poll::Ready(None);
         }
         loop {
-            if let Some(item) = this.follow.next_item() {
+            if let Some(item) = this.decoded() {
                 return Poll::Ready(Some(Ok(item)));
             }
-            if let Some(result) = this.feed.next_into(&mut this.follow) {
-                this.handled(result);
+            if this.decode() {
                 continue;
             }
             match Pin::new(&mut this.feed).poll_next(cx) {
@@ -203,7 +237,7 @@ impl fmt::Debug for Items {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Items")
             .field("channel", &self.shared.channel)
-            .field("position", &self.follow.position())
+            .field("position", &self.position())
             .field("state", &self.told)
             .finish_non_exhaustive()
     }

@@ -15,7 +15,7 @@ use relay_proto::parsec::{
     ClosingReason, HistoryPage, LegacyFrame, Position, PresenceList, Published, StreamFrame,
 };
 use relay_proto::problem::Problem;
-use relay_proto::sse::{self, Limits};
+use relay_proto::sse::{self, Limits, Series};
 use relay_state::sequences::{Follow, Frame, GapCause, Restart};
 use relay_transport::EventStream;
 
@@ -153,6 +153,8 @@ struct SseFeed {
     max_event_bytes: u64,
     /// The position of the last envelope. The next one shares its memory.
     near: Option<Position>,
+    /// What the envelopes of its epoch have in common.
+    series: Option<Series>,
     /// Whether nothing has arrived over this connection yet.
     fresh: bool,
     /// An event that has not been returned yet.
@@ -205,6 +207,7 @@ impl SseFeed {
             resume,
             max_event_bytes: transport.config.max_event_bytes as u64,
             near: None,
+            series: None,
             fresh: true,
             queued: None,
             looked_at: None,
@@ -213,13 +216,13 @@ impl SseFeed {
     }
 
     /// The position of an envelope, as [`StreamFrame::decode`] reads it.
-    #[inline]
     fn position(&mut self, event: &sse::Event) -> Option<Position> {
         self.fresh = false;
         let position = Position::parse_near(event.last_event_id(), self.near.as_ref()).ok();
         if let Some(position) = &position
             && !self.near.as_ref().is_some_and(|near| near.same_epoch(position))
         {
+            self.series = Series::new("envelope", &format!("{}.", position.epoch()));
             self.near = Some(position.clone());
         }
         position
@@ -380,11 +383,19 @@ impl Feed for SseFeed {
         if self.over || self.queued.is_some() || self.looked_at.is_some() {
             return None;
         }
+        // Nearly all frames are envelopes of the same epoch.
+        if let (Some(series), Some(near)) = (&self.series, &self.near)
+            && let Some(event) = self.stream.next_in_series(series)
+        {
+            self.fresh = false;
+            let (text, part) = event.part();
+            return Some(follow.handle_next(near, event.number(), text, part));
+        }
         match self.stream.next_frame() {
             Some(sse::Frame::Event(event)) if event.is("envelope") => {
                 let position = self.position(&event);
                 let (text, part) = event.into_data();
-                Some(follow.handle_text(position, text, part))
+                Some(follow.handle_frame(Frame::Text { position, text, part }))
             }
             other => {
                 self.looked_at = other;

@@ -177,7 +177,7 @@ impl<'a> Scanner<'a> {
     #[inline]
     pub(crate) fn rest_of_string(&mut self) -> Scan<Text> {
         let (bytes, start) = (self.text.as_bytes(), self.at);
-        let end = plain_end(bytes, start);
+        let end = far_plain_end(bytes, start);
         if bytes.get(end) != Some(&b'"') {
             return self.escaped_string(end);
         }
@@ -416,18 +416,9 @@ fn short_count(text: &[u8]) -> Option<(u64, usize)> {
 /// The end of the run of plain characters that begins at `at`: at a quote, a backslash, a control character or the end.
 #[inline]
 pub(crate) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    // Eight bytes at a time: the lowest high bit that is set marks the first byte looked for; above it there may be
-    // false ones.
-    let below = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word;
     let (words, rest) = bytes.get(at..).unwrap_or_default().as_chunks();
     for word in words {
-        let word = u64::from_le_bytes(*word);
-        // Turning one bit puts the quote right above the control characters.
-        let quote_or_control = below(word ^ (ONES * 0x02), 0x21);
-        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
-        let found = (quote_or_control | backslash) & HIGH;
+        let found = special(word);
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
         }
@@ -435,6 +426,34 @@ pub(crate) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     }
     let plain = rest.iter().position(|b| matches!(b, b'"' | b'\\' | ..0x20));
     plain.map_or(bytes.len(), |plain| at + plain)
+}
+
+/// The same for text that may be long: with one branch for four words of plain characters.
+#[inline]
+fn far_plain_end(bytes: &[u8], mut at: usize) -> usize {
+    let (blocks, _) = bytes.get(at..).unwrap_or_default().as_chunks::<32>();
+    for block in blocks {
+        let (words, _) = block.as_chunks();
+        if words.iter().fold(0, |found, word| found | special(word)) != 0 {
+            break;
+        }
+        at += block.len();
+    }
+    plain_end(bytes, at)
+}
+
+/// Looks for quotes, backslashes and control characters in eight bytes: the lowest high bit that is set marks the first
+/// one; above it there may be false ones.
+#[inline(always)]
+fn special(word: &[u8; 8]) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    let below = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word;
+    let word = u64::from_le_bytes(*word);
+    // Turning one bit puts the quote right above the control characters.
+    let quote_or_control = below(word ^ (ONES * 0x02), 0x21);
+    let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+    (quote_or_control | backslash) & HIGH
 }
 
 #[cfg(test)]

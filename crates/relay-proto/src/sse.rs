@@ -31,7 +31,7 @@ mod frame;
 mod limits;
 mod span;
 
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Numbered, Series};
 pub use encoder::{EncodeError, Encoder};
 pub use frame::{Comment, Event, Frame, Oversized};
 pub use limits::{Limit, Limits};

@@ -12,7 +12,7 @@ use super::config::{Config, ServerRetry, Verdict};
 use super::outcome::{Action, Attempt, Cause, End, Ended, Item, Refused, Retry, Stop};
 use crate::http::{Redirect, ResponseHead};
 use crate::retry::Backoff;
-use crate::sse::{Decoder, Frame};
+use crate::sse::{Decoder, Frame, Numbered, Series};
 
 /// One event stream over as many connections as it takes. See the [module](super) for the states and a driver.
 ///
@@ -356,6 +356,12 @@ impl Machine {
             self.handle_retry(*retry);
         }
         frame
+    }
+
+    /// The same for an event of a series: see [`Decoder::next_in_series`](crate::sse::Decoder::next_in_series).
+    #[inline(always)]
+    pub fn next_in_series(&mut self, series: &Series) -> Option<Numbered<'_>> {
+        if self.opened { None } else { self.decoder.next_in_series(series) }
     }
 
     /// Frees memory that is kept for reuse: for drivers with many connections, when there is nothing to read.

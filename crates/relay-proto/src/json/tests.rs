@@ -150,7 +150,7 @@ fn depth_is_bounded_as_in_serde() {
 
 #[test]
 fn a_plain_run_ends_at_the_first_byte_that_is_not_plain() {
-    for length in 0..40 {
+    for length in (0..40).chain([64, 71, 100]) {
         for at in 0..=length {
             for byte in 0..=255 {
                 let mut text = vec![b'!'; length];
@@ -162,12 +162,14 @@ fn a_plain_run_ends_at_the_first_byte_that_is_not_plain() {
                     *b = byte;
                 }
                 let end = if plain || at == length { length } else { at };
-                assert_eq!(plain_end(&text, 0), end, "{byte:#x} at {at} of {length}");
-                assert_eq!(plain_end(&text, at.min(3)), end.max(at.min(3)), "{byte:#x} at {at} of {length}");
+                for start in [0, at.min(3)] {
+                    let found = (plain_end(&text, start), far_plain_end(&text, start));
+                    assert_eq!(found, (end, end), "{byte:#x} at {at} of {length} from {start}");
+                }
             }
         }
     }
-    assert_eq!(plain_end(b"abc", 7), 3, "beyond the end");
+    assert_eq!((plain_end(b"abc", 7), far_plain_end(b"abc", 7)), (3, 3), "beyond the end");
 }
 
 /// Pieces that are valid JSON more often than random characters are.

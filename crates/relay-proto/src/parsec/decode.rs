@@ -71,21 +71,30 @@ impl Envelope {
     /// When it is no JSON object, or a known member has another type.
     pub fn decode(bytes: impl Into<bytes::Bytes>) -> Result<Self, DecodeError> {
         let text = ByteString::try_from(bytes.into()).map_err(|_| DecodeError::NotUtf8(0))?;
-        let all = 0..text.len();
-        Self::decode_part(text, all)
+        match plain(&text, 0) {
+            Ok(plain) => Ok(plain.of(text)),
+            Err(Unusual) => unusual(&text),
+        }
     }
 
-    /// Like [`decode`](Self::decode), for a part of a text, such as the data of an event.
+    /// Like [`decode`](Self::decode), for a part of a text, such as the data of an event. It shares the memory of the
+    /// whole text.
     ///
     /// # Errors
     /// As [`decode`](Self::decode). A range outside of the text is no JSON.
-    #[inline(always)]
-    pub fn decode_part(text: ByteString, part: Range<usize>) -> Result<Self, DecodeError> {
-        let written = text.get(part.clone()).unwrap_or_default();
-        match plain(written, part.start) {
-            Ok(plain) => Ok(plain.of(text)),
-            Err(Unusual) => unusual(written),
+    pub fn decode_part(text: &ByteString, part: Range<usize>) -> Result<Self, DecodeError> {
+        match Self::decode_plain(text, part.clone()) {
+            Some(envelope) => Ok(envelope),
+            None => unusual(text.get(part).unwrap_or_default()),
         }
+    }
+
+    /// Like [`decode_part`](Self::decode_part), but only for the form that publishers write: it is part of its caller,
+    /// who then need not move the envelope. After `None`, call the other.
+    #[inline(always)]
+    pub fn decode_plain(text: &ByteString, part: Range<usize>) -> Option<Self> {
+        let written = text.get(part.clone()).unwrap_or_default();
+        plain(written, part.start).ok().map(|plain| plain.of(text.clone()))
     }
 
     /// Checks what a subscriber needs beyond [`decode`](Self::decode): an aspect, a producer's id and a sequence above
@@ -93,7 +102,7 @@ impl Envelope {
     ///
     /// # Errors
     /// [`DecodeError::Missing`], the first that is missing.
-    #[inline]
+    #[inline(always)]
     pub fn usable(&self) -> Result<(), DecodeError> {
         let missing = if self.aspect.is_empty() {
             EnvelopeError::AspectRequired

@@ -34,8 +34,12 @@ pub struct Envelope {
 /// In the place of a time that is missing.
 pub(super) const NO_TIME: i64 = i64::MIN;
 
-/// A producer kind in one byte. What this version does not know is in [`Rare`].
+/// A producer kind without its text. What this version does not know is in [`Rare`].
+///
+/// A word and not a byte: seven bytes of padding would be copied in two parts that overlap, and with every move of an
+/// envelope the processor would wait for the first part, about 10 ns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
 pub(super) enum Kind {
     User,
     Agent,
@@ -288,7 +292,7 @@ impl Envelope {
     }
 
     /// An envelope without content, whose parts will be ranges of this text.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of_text(text: ByteString) -> Self {
         Self {
             text,
@@ -389,7 +393,7 @@ impl Envelope {
     }
 
     /// The producer.
-    #[inline]
+    #[inline(always)]
     pub fn producer(&self) -> ProducerRef<'_> {
         let kind = match self.kind {
             Kind::User => &USER,

@@ -82,6 +82,17 @@ impl Position {
         self.offset.checked_add(1) == Some(other.offset) && self.same_epoch(other)
     }
 
+    /// Goes to an offset of the epoch of `near`, if that is one step after this position. Returns whether it did.
+    #[inline]
+    pub fn step_to(&mut self, near: &Self, offset: u64) -> bool {
+        if self.offset.checked_add(1) != Some(offset) || !self.same_epoch(near) {
+            return false;
+        }
+        self.go_to(near);
+        self.offset = offset;
+        true
+    }
+
     /// Another offset of the same epoch.
     #[inline]
     #[must_use]
@@ -179,9 +190,13 @@ mod tests {
         assert!(Position::parse(&format!("{}.1", "e".repeat(257))).is_err());
         let near = Position::parse("Xy.1").unwrap();
         for (other, next) in [("Xy.2", true), ("Xy.1", false), ("Xy.3", false), ("Z.2", false)] {
-            assert_eq!(near.is_next(&Position::parse(other).unwrap()), next, "{other}");
+            let (mut here, other) = (near.clone(), Position::parse(other).unwrap());
+            assert_eq!(near.is_next(&other), next, "{other}");
+            assert_eq!(here.step_to(&other.at(7), other.offset()), next, "{other}");
+            assert_eq!(here, if next { other } else { near.clone() });
         }
         assert!(!Position::new("Xy", u64::MAX).is_next(&Position::new("Xy", 0)));
+        assert!(!Position::new("Xy", u64::MAX).step_to(&near, 0));
         assert!(Arc::ptr_eq(&near.epoch, &Position::parse_near("Xy.2", Some(&near)).unwrap().epoch));
         assert_eq!(Position::parse_near("Z.2", Some(&near)).unwrap(), Position::new("Z", 2));
     }

@@ -20,6 +20,10 @@ use super::limits::{Limit, Limits};
 use super::span::Span;
 
 mod crumbs;
+mod series;
+
+use series::Checked;
+pub use series::{Numbered, Series};
 
 /// Decodes one event stream, and the streams that continue it after a reconnect.
 ///
@@ -67,6 +71,8 @@ pub struct Decoder {
     sharing: Sharing,
     /// Room for slices that were fed.
     scratch: BytesMut,
+    /// The text of a chunk that consists of events of a series.
+    checked: Checked,
     /// Size of the last text that was given away with its buffer.
     last_huge: usize,
 }
@@ -198,6 +204,7 @@ impl Decoder {
         if self.queue.is_empty() {
             self.queue = VecDeque::new();
         }
+        self.checked = Checked::default();
     }
 
     /// Ends the stream: an unfinished block is dropped, and its id does not count.
@@ -324,6 +331,8 @@ impl Decoder {
                 *data = join(*data, &self.chunk, &mut self.joined);
             }
         }
+        // Its text would keep the memory of the chunk.
+        self.checked = Checked::default();
         let chunk = mem::take(&mut self.chunk);
         self.hold_line(&chunk[self.pos..]);
         self.block_before += (chunk.len() - self.block_pos) as u64;

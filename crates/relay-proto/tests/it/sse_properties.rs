@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use relay_proto::sse::{Decoder, Encoder, Frame, Limits};
+use relay_proto::sse::{Decoder, Encoder, Frame, Limits, Series};
 
 use crate::sse_model::{self, Outcome, decode, model};
 
@@ -22,6 +22,69 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
         2 => "[a-z]{0,40}".prop_map(String::into_bytes),
     ];
     prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+/// Blocks of which many, but not all, belong to the series `tick` with ids of `clock-` and a number.
+fn series_piece() -> impl Strategy<Value = Vec<u8>> {
+    let numbers = prop::sample::select(vec![
+        "0",
+        "1",
+        "7",
+        "41",
+        "007",
+        "",
+        "x",
+        "9x",
+        "9 ",
+        "9999999999999999999",
+        "18446744073709551615",
+        "18446744073709551616",
+        "123456789012345678901",
+        "4\0",
+    ]);
+    let lines = prop::sample::select(vec![
+        &b"noon"[..],
+        b"",
+        b" ",
+        b"\xe2\x82\xac",
+        b"\xff",
+        b"\xe2\x82",
+        b"a\rb",
+        b"a\r",
+        b"x\ndata: y",
+        b"x\nid: other",
+        b"x\nevent: other",
+        b"x\nretry: 7",
+        b"x\n: comment",
+        b"a long line of more than thirty-two bytes, to be read",
+    ]);
+    let block = (numbers, lines, prop::sample::select(vec!["\n\n", "\n\n", "\n\n", "\n", "\r\n\r\n"]))
+        .prop_map(|(number, line, end)| {
+            [format!("event: tick\nid: clock-{number}\ndata: ").as_bytes(), line, end.as_bytes()].concat()
+        });
+    prop_oneof![9 => block, 1 => stream()]
+}
+
+#[test]
+fn a_series_is_read_in_the_short_way() {
+    let series = Series::new("tick", "clock-").unwrap();
+    let mut decoder = Decoder::default();
+    // The first line of a stream is read in the general way, and so is the event that is not UTF-8.
+    decoder.feed(
+        [&b": begins\n\n"[..], b"event: tick\nid: clock-7\ndata: \xff\n\n"]
+            .into_iter()
+            .chain((8..20).map(|_| &b"event: tick\nid: clock-8\ndata: x\n\n"[..]))
+            .collect::<Vec<_>>()
+            .concat(),
+    );
+    for _ in 0..2 {
+        assert!(decoder.next_in_series(&series).is_none());
+        assert!(decoder.next_frame().is_some());
+    }
+    assert_eq!(std::iter::from_fn(|| decoder.next_in_series(&series).map(|_| ())).count(), 12);
+    for bad in ["a\nb", "a\rb", "a\0"] {
+        assert!(Series::new(bad, "").is_none() && Series::new("", bad).is_none());
+    }
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -91,6 +154,35 @@ proptest! {
             expected.frames.push(format!("event {kind:?} {data:?} {:?}", expected.last_event_id));
         }
         prop_assert_eq!(decode(bytes.chunks(size), Limits::default()), expected);
+    }
+
+    /// Events of a series are the same in the short way as in the general one, and so is everything between them.
+    #[test]
+    fn a_series_is_read_as_other_events(
+        pieces in prop::collection::vec(series_piece(), 0..12), limits in limits(), size in 1usize..200,
+    ) {
+        let stream = pieces.concat();
+        let series = Series::new("tick", "clock-").unwrap();
+        let (mut short, mut general) = (Decoder::new(limits), Decoder::new(limits));
+        for chunk in stream.chunks(size) {
+            short.feed(chunk.to_vec());
+            general.feed(chunk.to_vec());
+            loop {
+                let event = short.next_in_series(&series).map(|event| {
+                    assert_eq!(event.part().0.get(event.part().1), Some(event.data()));
+                    let id = format!("clock-{}", event.number());
+                    format!("event {:?} {:?} {id:?}", "tick", event.data())
+                });
+                let frame = event.or_else(|| short.next_frame().as_ref().map(sse_model::render));
+                prop_assert_eq!(&frame, &general.next_frame().as_ref().map(sse_model::render));
+                prop_assert_eq!(short.last_event_id(), general.last_event_id());
+                prop_assert_eq!(short.buffered(), general.buffered());
+                prop_assert_eq!(short.block_bytes(), general.block_bytes());
+                if frame.is_none() {
+                    break;
+                }
+            }
+        }
     }
 
     #[test]

@@ -168,6 +168,11 @@ impl Follow {
         self.marks.high_water(producer)
     }
 
+    /// Whether there is no next item.
+    pub fn is_drained(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// The next item, if there is one. Take all of them before the next frame, because they are queued.
     pub fn next_item(&mut self) -> Option<Item> {
         self.items.pop_front()
@@ -242,10 +247,17 @@ impl Follow {
                     return Ok(false);
                 }
                 let size = envelope.len();
-                self.envelope(position, size, Envelope::decode(envelope));
+                self.decoded(position.is_some(), size, Envelope::decode(envelope));
                 Ok(true)
             }
-            Frame::Text { position, text, part } => self.text(position, text, part),
+            Frame::Text { position, text, part } => {
+                if !self.step(position.as_ref())? {
+                    return Ok(false);
+                }
+                let size = part.len();
+                self.decoded(position.is_some(), size, Envelope::decode_part(&text, part));
+                Ok(true)
+            }
             Frame::Oversized { position, size, limit } => {
                 if !self.step(position.as_ref())? {
                     return Ok(false);
@@ -257,38 +269,32 @@ impl Follow {
         }
     }
 
-    /// As [`handle_frame`](Self::handle_frame) of a [`Frame::Text`], which is nearly every frame: it is moved less.
+    /// As [`handle_frame`](Self::handle_frame) of a [`Frame::Text`] at this offset of the epoch of `near`. Nearly every
+    /// frame is one, and comes right after the one before it: that one is not moved, and its text is not even cloned
+    /// unless it becomes an envelope.
     ///
     /// # Errors
     /// As there.
-    #[inline]
-    pub fn handle_text(
+    #[inline(always)]
+    pub fn handle_next(
         &mut self,
-        position: Option<Position>,
-        text: ByteString,
+        near: &Position,
+        offset: u64,
+        text: &ByteString,
         part: Range<usize>,
     ) -> Result<bool, Restart> {
-        if !matches!(self.phase, Phase::Live) {
-            return self.handle_frame(Frame::Text { position, text, part });
+        let live = matches!(self.phase, Phase::Live) && self.gap_to.is_none();
+        if !live || !self.last.as_mut().is_some_and(|last| last.step_to(near, offset)) {
+            return self.handle_frame(Frame::Text {
+                position: Some(near.at(offset)),
+                text: text.clone(),
+                part,
+            });
         }
-        if self.gap_to.is_some() {
-            self.gap_to = None;
+        match Envelope::decode_plain(text, part.clone()) {
+            Some(envelope) => self.envelope(true, part.len(), envelope),
+            None => self.decoded(true, part.len(), Envelope::decode_part(text, part)),
         }
-        self.text(position, text, part)
-    }
-
-    #[inline]
-    fn text(
-        &mut self,
-        position: Option<Position>,
-        text: ByteString,
-        part: Range<usize>,
-    ) -> Result<bool, Restart> {
-        if !self.step(position.as_ref())? {
-            return Ok(false);
-        }
-        let size = part.len();
-        self.envelope(position, size, Envelope::decode_part(text, part));
         Ok(true)
     }
 
@@ -396,15 +402,20 @@ impl Follow {
         self.items.push_back(Item::Gap(gap));
     }
 
+    /// An envelope, or why it cannot be decoded. If it has a position, that is the last one.
+    #[inline(never)]
+    fn decoded(&mut self, positioned: bool, size: usize, decoded: Result<Envelope, DecodeError>) {
+        match decoded {
+            Ok(envelope) => self.envelope(positioned, size, envelope),
+            Err(error) => self.undecodable(positioned, size, error),
+        }
+    }
+
     /// From a decoded envelope to items: check the sequence, validate, filter.
-    #[inline]
-    fn envelope(&mut self, position: Option<Position>, size: usize, decoded: Result<Envelope, DecodeError>) {
-        let envelope = match decoded {
-            Ok(envelope) => envelope,
-            Err(error) => return self.undecodable(position, size, error),
-        };
+    #[inline(always)]
+    fn envelope(&mut self, positioned: bool, size: usize, envelope: Envelope) {
         if let Err(error) = envelope.usable() {
-            return self.undecodable(position, size, error);
+            return self.undecodable(positioned, size, error);
         }
         let sequence = envelope.sequence();
         let wanted = sequence > self.options.from_sequence;
@@ -412,12 +423,13 @@ impl Follow {
             Sighting::First | Sighting::Next => {}
             Sighting::Gap { missing, after } => {
                 if wanted {
-                    self.sequence_gap(position.as_ref(), &envelope, missing, after);
+                    self.sequence_gap(positioned, envelope.producer().id(), sequence, missing, after);
                 }
             }
             Sighting::Duplicate { high_water } => {
                 if wanted {
                     let producer = envelope.producer().id().to_owned();
+                    let position = self.place(positioned);
                     self.items.push_back(Item::Duplicate { producer, sequence, high_water, position });
                 }
                 return;
@@ -431,7 +443,7 @@ impl Follow {
             match self.options.validator.check(&self.channel, envelope.aspect(), envelope.payload()) {
                 Validation::Warned(why) => warning = Some(Box::new(why)),
                 Validation::Rejected(rejection) => {
-                    let rejection = Box::new(rejection);
+                    let (position, rejection) = (self.place(positioned), Box::new(rejection));
                     let (producer, aspect) =
                         (envelope.producer().id().to_owned(), envelope.aspect().to_owned());
                     self.items.push_back(Item::Rejected { position, producer, sequence, aspect, rejection });
@@ -441,22 +453,31 @@ impl Follow {
             }
         }
         if self.options.aspects.is_empty() || self.options.aspects.contains(envelope.aspect()) {
+            let position = self.place(positioned);
             self.items.push_back(Item::Envelope(Delivered { position, envelope, warning }));
         }
     }
 
+    /// The last position, for an item that has one.
+    #[inline]
+    fn place(&self, positioned: bool) -> Option<Position> {
+        if positioned { self.last.clone() } else { None }
+    }
+
     #[cold]
-    fn undecodable(&mut self, position: Option<Position>, size: usize, error: DecodeError) {
+    fn undecodable(&mut self, positioned: bool, size: usize, error: DecodeError) {
+        let position = self.place(positioned);
         self.items.push_back(Item::Undecodable { position, bytes: size as u64, error });
     }
 
     #[cold]
-    fn sequence_gap(&mut self, position: Option<&Position>, envelope: &Envelope, missing: u64, after: i64) {
+    fn sequence_gap(&mut self, positioned: bool, producer: &str, sequence: i64, missing: u64, after: i64) {
+        let position = self.place(positioned);
         self.items.push_back(Item::Gap(Gap {
-            producer: Some(envelope.producer().id().to_owned()),
+            producer: Some(producer.to_owned()),
             missing: Some(missing),
             from: Some(after.saturating_add(1)),
-            to: Some(envelope.sequence() - 1),
+            to: Some(sequence - 1),
             cause: GapCause::Sequence,
             position: position.map(|position| position.at(position.offset().saturating_sub(1))),
         }));

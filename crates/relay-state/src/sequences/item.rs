@@ -61,6 +61,22 @@ pub enum Item {
     },
 }
 
+impl Item {
+    /// Its position, whatever it is: `None` when the server has no positions.
+    #[inline]
+    pub fn position(&self) -> Option<&Position> {
+        match self {
+            Self::Envelope(Delivered { position, .. })
+            | Self::Subscribed { position, .. }
+            | Self::Gap(Gap { position, .. })
+            | Self::Duplicate { position, .. }
+            | Self::Undecodable { position, .. }
+            | Self::Rejected { position, .. }
+            | Self::Lag { position, .. } => position.as_ref(),
+        }
+    }
+}
+
 /// An envelope with its position.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]

@@ -16,7 +16,7 @@ use http::Request;
 use http_body_util::Full;
 use relay_proto::eventsource::{Action, Attempt, Config, Item, Machine, Refused, State, Stop};
 use relay_proto::retry::Backoff;
-use relay_proto::sse::Frame;
+use relay_proto::sse::{Frame, Numbered, Series};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
@@ -149,6 +149,16 @@ impl EventStream {
     pub fn next_frame(&mut self) -> Option<Frame> {
         // A frame that is already decoded needs no clock, socket or watchers.
         if self.shared.has_command.load(Ordering::Acquire) { None } else { self.machine.next_frame() }
+    }
+
+    /// The same for an event of a series: see [`Decoder::next_in_series`](relay_proto::sse::Decoder::next_in_series).
+    #[inline(always)]
+    pub fn next_in_series(&mut self, series: &Series) -> Option<Numbered<'_>> {
+        if self.shared.has_command.load(Ordering::Acquire) {
+            None
+        } else {
+            self.machine.next_in_series(series)
+        }
     }
 
     /// Drops the connection and ends the stream.

@@ -185,7 +185,12 @@ async fn read_ours(url: &str, envelopes: u64, dropped: u64) -> Result<(Took, f64
     let (mut check, mut early) = (Check::default(), 0.0);
     let mut begun = Begun::now();
     while check.envelopes < envelopes {
-        check.item(&items.next().await.context("it goes on")??)?;
+        // Matched at once, as unwrapping layer by layer moves each item several times.
+        match items.next().await {
+            Some(Ok(item)) => check.item(&item)?,
+            Some(Err(error)) => return Err(error.into()),
+            None => anyhow::bail!("it does not go on"),
+        }
         match check.envelopes {
             0 => begun = Begun::now(),
             seen if seen == envelopes / 5 => early = rss()?,
