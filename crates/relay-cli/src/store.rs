@@ -37,7 +37,7 @@ enum StoreCommand {
         /// for its own
         #[arg(long)]
         with_key: bool,
-        /// Of a damaged log, write what stands before the damage; exit code 1, and where that is
+        /// Of a damaged log, write what is before the damage, say where it is, and exit with 1
         #[arg(long, conflicts_with = "with_key")]
         until_damage: bool,
         /// File to write, for its owner only; a file of that name is replaced when the export is complete, and kept

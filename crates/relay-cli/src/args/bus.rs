@@ -54,13 +54,13 @@ pub(crate) struct WhichBus {
     /// Kubeconfig file; default: KUBECONFIG, ~/.kube/config, or the pod's service account
     #[arg(long, env = "RELAY_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// URL of the API server, in the place of the kubeconfig's
+    /// URL of the API server, instead of the kubeconfig's
     #[arg(long, value_name = "URL")]
     pub(crate) master: Option<String>,
     /// Handler calls at a time
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = whole::<usize>(1..))]
     pub(crate) concurrency: usize,
-    /// Put a finalizer on channels and subscriptions, so that a deletion is seen also by who was down
+    /// Put a finalizer on channels and subscriptions, so that a bus that was down does not miss a deletion
     #[arg(long)]
     pub(crate) finalizer: bool,
 }
@@ -109,13 +109,13 @@ pub(crate) struct BusServeArgs {
     /// Domain of the cluster's services
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     pub(crate) cluster_domain: String,
-    /// Today's trace headers
+    /// What happens to the trace headers traceparent and tracestate
     #[arg(long, default_value = "forward", value_name = "RULE")]
     pub(crate) trace_context: TraceContext,
-    /// Let this header pass, too: NAME or PREFIX*; repeat for more
+    /// Forward this header, too: NAME or PREFIX*; repeat for more
     #[arg(long = "forward-header", value_name = "NAME")]
     pub(crate) forward_headers: Vec<String>,
-    /// Take CloudEvents only
+    /// Accept only CloudEvents
     #[arg(long)]
     pub(crate) require_cloudevents: bool,
     /// Calls at a time per subscription; 1 keeps its order
@@ -130,7 +130,7 @@ pub(crate) struct BusServeArgs {
     /// Delay before the second try, doubling to 60s
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
     pub(crate) retry_delay: Duration,
-    /// Where a message goes that was given up
+    /// Destination of messages that were given up
     #[arg(long, value_name = "DESTINATION")]
     pub(crate) dead_letter: Option<String>,
     /// Time for what still waits after SIGTERM
@@ -142,7 +142,7 @@ pub(crate) struct BusServeArgs {
     /// NATS server of the jetstream engine
     #[arg(long, default_value = "nats://127.0.0.1:4222", value_name = "URL")]
     pub(crate) nats: String,
-    /// Credentials file for it
+    /// Credentials file for the NATS server
     #[arg(long, value_name = "FILE")]
     pub(crate) nats_creds: Option<PathBuf>,
 }
@@ -241,7 +241,7 @@ pub(crate) enum HandlerArg {
 pub(crate) struct BusMonitorArgs {
     #[command(flatten)]
     pub(crate) which: WhichBus,
-    /// What conditions, events and finalizers are written as
+    /// Name under which conditions, events and finalizers are written
     #[arg(long, default_value = "dispatcher", value_name = "COMPONENT")]
     pub(crate) component: ComponentArg,
     /// The calls that are handled. Default: all

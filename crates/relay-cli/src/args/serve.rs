@@ -142,7 +142,7 @@ pub(crate) struct ServeArgs {
     /// Time between two syncs of --fsync interval
     #[arg(long, env = "RELAY_FSYNC_INTERVAL", default_value = "10ms", value_name = "DURATION", value_parser = positive_duration, help_heading = "Store")]
     pub(crate) fsync_interval: Duration,
-    /// Events to retain at most
+    /// Events that are retained at most
     #[arg(
         long,
         env = "RELAY_RETAIN_EVENTS",
@@ -151,10 +151,10 @@ pub(crate) struct ServeArgs {
         help_heading = "Limits"
     )]
     pub(crate) retain_events: u64,
-    /// Bytes of events to retain at most
+    /// Bytes of events that are retained at most
     #[arg(long, env = "RELAY_RETAIN_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = size, help_heading = "Limits")]
     pub(crate) retain_bytes: u64,
-    /// Age of events to retain at most
+    /// Age up to which events are retained
     #[arg(long, env = "RELAY_RETAIN_AGE", default_value = "24h", value_name = "DURATION", value_parser = duration, help_heading = "Limits")]
     pub(crate) retain_age: Duration,
     /// Streams at most, in all

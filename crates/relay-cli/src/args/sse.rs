@@ -34,7 +34,7 @@ pub(crate) struct SseArgs {
     /// Only the data of each event, and a line feed
     #[arg(long, conflicts_with_all = ["output", "parse"], help_heading = "Output")]
     pub(crate) data: bool,
-    /// Data that is JSON as JSON, not as a text
+    /// Print data that is JSON as JSON, not as a string
     #[arg(long, help_heading = "Output")]
     pub(crate) parse: bool,
     /// Tell of connections and comments, on stderr

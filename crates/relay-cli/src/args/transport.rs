@@ -42,7 +42,7 @@ pub(crate) struct Transport {
         help_heading = "Transport"
     )]
     pub(crate) connect_timeout: Duration,
-    /// Accept any certificate: whoever is on the way can read and change everything
+    /// Accept any certificate: anyone on the network path can read and change everything
     #[arg(long, help_heading = "Transport")]
     pub(crate) insecure_accept_any_certificate: bool,
 }
@@ -59,7 +59,7 @@ impl Transport {
         }
         if self.insecure_accept_any_certificate {
             tracing::warn!(
-                "any certificate is accepted: whoever is on the way can read and change everything"
+                "any certificate is accepted: anyone on the network path can read and change everything"
             );
             http = http.dangerously_accept_any_certificate();
         }

@@ -43,7 +43,7 @@ pub(super) struct WatchArgs {
     /// Ceiling of every delay before a reconnect
     #[arg(long, env = "RELAY_RECONNECT_CAP", default_value = "30s", value_name = "DURATION", value_parser = duration)]
     reconnect_cap: Duration,
-    /// Ceiling of the first delay after an answer that another attempt hardly changes: most of 4xx
+    /// Ceiling of the first delay after an answer that a retry is unlikely to change: most of 4xx
     #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = duration)]
     long_base: Duration,
     /// Ceiling of every such delay
@@ -52,7 +52,7 @@ pub(super) struct WatchArgs {
     /// Longest silence; any byte counts
     #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = positive_duration)]
     idle_timeout: Duration,
-    /// Take an answer of 200 with any content type
+    /// Accept an answer of 200 with any content type
     #[arg(long)]
     lenient_mime: bool,
     /// Largest event
@@ -61,7 +61,7 @@ pub(super) struct WatchArgs {
     /// Keep the last good configuration in this file, and begin with it. It holds keys (mode 0600)
     #[arg(long, value_name = "FILE")]
     cache_file: Option<PathBuf>,
-    /// Hold back a put that would delete all environments for so long; 0: not at all
+    /// Hold back a put that would delete all environments for this time; 0: never
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = duration)]
     hold_empty: Duration,
     #[command(flatten)]

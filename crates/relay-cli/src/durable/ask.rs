@@ -19,10 +19,10 @@ use crate::output::Output;
 /// When a stream ends to be
 #[derive(Debug, Clone, ClapArgs)]
 struct ExpiryFlags {
-    /// Time for which the stream lives on without being used; whole seconds
+    /// Time without use after which the stream expires; whole seconds
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, conflicts_with = "expires_at")]
     ttl: Option<Duration>,
-    /// Time at which the stream ends to be, RFC 3339
+    /// Time at which the stream expires, RFC 3339
     #[arg(long, value_name = "TIME", value_parser = rfc3339)]
     expires_at: Option<String>,
 }
@@ -76,12 +76,12 @@ fn content(file: &Path) -> anyhow::Result<Vec<u8>> {
 pub(super) struct CreateArgs {
     /// The stream: a URL, or a path below --url
     stream: String,
-    /// Its type, for good
+    /// Its content type, which cannot be changed later
     #[arg(long, default_value = "application/octet-stream", value_name = "TYPE")]
     content_type: String,
     #[command(flatten)]
     expiry: ExpiryFlags,
-    /// Closed from the beginning
+    /// Create it closed
     #[arg(long)]
     closed: bool,
     #[command(flatten)]
@@ -110,7 +110,7 @@ pub(super) struct AppendArgs {
     /// Send the bytes as they are, also to a JSON stream
     #[arg(long)]
     raw: bool,
-    /// Send it again when nobody knows whether it was taken: it may be there twice then
+    /// Retry also when it is unknown whether the server took it: it may then be there twice
     #[arg(long)]
     retry_unsafe: bool,
     #[command(flatten)]
@@ -163,7 +163,7 @@ pub(super) struct ForkArgs {
     /// Where the fork leaves its source. Default: its end
     #[arg(long, value_name = "OFFSET", allow_hyphen_values = true)]
     at: Option<Offset>,
-    /// Messages (JSON) or bytes behind --at
+    /// Messages (JSON) or bytes after --at
     #[arg(long, value_name = "N", value_parser = whole::<u64>(0..))]
     sub_offset: Option<u64>,
     #[command(flatten)]

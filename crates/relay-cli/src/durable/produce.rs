@@ -61,19 +61,19 @@ pub(super) struct ProduceArgs {
     /// How long a batch waits for more messages
     #[arg(long, default_value = "5ms", value_name = "DURATION", value_parser = duration)]
     linger: Duration,
-    /// Batches on their way at once: 1 to 32
+    /// Batches that are sent before the first is answered: 1 to 32
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole::<u64>(1..=32))]
     in_flight: u64,
-    /// What is read and not acknowledged; when it is full the input is not read
+    /// Bytes that are read and not yet acknowledged, at most; then the input is not read
     #[arg(long, default_value = "8MiB", value_name = "SIZE", value_parser = parse_size)]
     max_buffer: u64,
     /// File that keeps what is acknowledged and what is on its way, so that the same input can be given again
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Go on one epoch higher, after a gap or when the producer was fenced
+    /// Continue with the next epoch, after a gap or when the producer was fenced
     #[arg(long, requires = "state")]
     new_epoch: bool,
-    /// With --new-epoch: send batches again of which nobody knows whether they were taken
+    /// With --new-epoch: also send again batches of which it is unknown whether the server took them
     #[arg(long)]
     retry_unsafe: bool,
     #[command(flatten)]

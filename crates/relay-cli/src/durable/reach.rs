@@ -38,7 +38,7 @@ pub(super) struct Reach {
     /// Ceiling of the first delay before a retry; it doubles with each
     #[arg(long, default_value = "100ms", value_name = "DURATION", value_parser = positive_duration, help_heading = "Retrying", hide_short_help = true)]
     retry_base: Duration,
-    /// Ceiling of every delay, but for what the server asks
+    /// Ceiling of every delay, except one that the server asks for
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = positive_duration, help_heading = "Retrying", hide_short_help = true)]
     retry_cap: Duration,
     /// Longest time without progress; exit code 5 when it has run out. Default: 30s, without end for tail and produce

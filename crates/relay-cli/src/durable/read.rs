@@ -42,7 +42,7 @@ pub(super) struct Reading {
     /// File that keeps the position: read at the start, replaced after what it covers was written
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// Append to this file in the place of stdout; with --checkpoint it holds every byte once, also after a kill
+    /// Append to this file instead of stdout; with --checkpoint it holds every byte once, even after a kill
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Show progress on stderr, a line per second

@@ -34,7 +34,7 @@ pub(super) struct PublishArgs {
     /// Publish this payload, and nothing of stdin
     #[arg(long, value_name = "JSON", allow_hyphen_values = true, conflicts_with = "envelopes")]
     payload: Option<String>,
-    /// Lines of stdin are {"aspect"?,"payload"?,"schema_ref"?,"causation"?}, over what the flags say
+    /// Lines of stdin are {"aspect"?,"payload"?,"schema_ref"?,"causation"?}, and take precedence over the flags
     #[arg(long)]
     envelopes: bool,
     /// Reference to a schema, which nothing resolves

@@ -58,10 +58,10 @@ pub(super) enum Kind {
 /// Who a subscriber is
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(super) struct Who {
-    /// What presence calls this client: 1 to 128 visible ASCII characters
+    /// Name of this client in presence: 1 to 128 visible ASCII characters
     #[arg(long, env = "RELAY_CLIENT_ID", value_name = "NAME")]
     client_id: Option<String>,
-    /// What else presence says of it
+    /// More that presence shows of this client, as JSON
     #[arg(long, value_name = "JSON")]
     conn_info: Option<String>,
 }
