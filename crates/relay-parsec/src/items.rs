@@ -242,3 +242,14 @@ impl fmt::Debug for Items {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise an item would be written anew, and not only moved, on its way out.
+    #[test]
+    fn what_is_polled_is_as_large_as_an_item() {
+        assert_eq!(size_of::<Poll<Option<Result<Item, Error>>>>(), size_of::<Item>());
+    }
+}

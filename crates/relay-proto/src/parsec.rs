@@ -45,7 +45,7 @@ pub use answer::{
     ChannelInfo, ChannelList, Health, HistoryEntry, HistoryPage, PresenceEntry, PresenceList, Published,
 };
 pub use channel::{ChannelName, InvalidChannel};
-pub use decode::DecodeError;
+pub use decode::{DecodeError, Draft};
 pub use envelope::{
     Causation, Envelope, EnvelopeError, MAX_ENVELOPE_BYTES, Producer, ProducerKind, ProducerRef,
 };

@@ -13,7 +13,11 @@ pub const MAX_ENVELOPE_BYTES: usize = 65_536;
 /// One message of a channel, with its producer, sequence, aspect and payload.
 ///
 /// A decoded one shares the memory of the text it was read from. `Debug` shows the payload's size, never its content.
+// In this order, so that the kind is last: its unused values mark the variants of the types around an envelope, and a
+// mark is often written alone. What is moved with them is then cut into the same pieces of 16 bytes wherever it goes,
+// and the processor need not wait for a piece that was written as parts of two others.
 #[derive(Clone)]
+#[repr(C)]
 pub struct Envelope {
     /// The text that contains channel, aspect, producer id and payload. The struct is small because envelopes are
     /// moved often.
@@ -27,7 +31,7 @@ pub struct Envelope {
     /// [`NO_TIME`] when it is missing.
     pub(super) produced_at: i64,
     /// `None` when all of it is empty.
-    rare: Option<Box<Rare>>,
+    pub(super) rare: Option<Box<Rare>>,
     pub(super) kind: Kind,
 }
 
@@ -96,6 +100,13 @@ static NOTHING: Rare = Rare {
     causation: Causation { parent_channel: ByteString::from_static(""), parent_sequence: 0 },
     kind: ProducerKind::Service,
 };
+
+impl Rare {
+    /// `None` when all of it is empty.
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        (self != NOTHING).then(|| Box::new(self))
+    }
+}
 
 static USER: ProducerKind = ProducerKind::User;
 static AGENT: ProducerKind = ProducerKind::Agent;
@@ -337,9 +348,9 @@ impl Envelope {
     }
 
     pub(super) fn change_rare(&mut self, change: impl FnOnce(&mut Rare)) {
-        let mut rare = self.rare.take().unwrap_or_default();
+        let mut rare = self.rare.take().map(|rare| *rare).unwrap_or_default();
         change(&mut rare);
-        self.rare = Some(rare).filter(|rare| **rare != NOTHING);
+        self.rare = rare.boxed();
     }
 
     pub(super) fn set_kind(&mut self, kind: ProducerKind) {

@@ -13,7 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// position before the first envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Position {
-    epoch: Arc<str>,
+    /// In a box of its own, so that a position is two words: they are moved with every envelope.
+    epoch: Arc<Box<str>>,
     offset: u64,
 }
 
@@ -25,8 +26,8 @@ pub struct InvalidPosition {}
 
 impl Position {
     /// A position in an epoch.
-    pub fn new(epoch: impl Into<Arc<str>>, offset: u64) -> Self {
-        Self { epoch: epoch.into(), offset }
+    pub fn new(epoch: impl Into<Box<str>>, offset: u64) -> Self {
+        Self { epoch: Arc::new(epoch.into()), offset }
     }
 
     /// Reads `EPOCH.OFFSET`: an epoch of 1 to 256 visible ASCII characters, a decimal offset without sign and leading
@@ -43,7 +44,7 @@ impl Position {
     #[inline]
     pub fn parse_near(text: &str, neighbour: Option<&Self>) -> Result<Self, InvalidPosition> {
         if let Some(near) = neighbour
-            && let Some(digits) = text.strip_prefix(&*near.epoch).and_then(|rest| rest.strip_prefix('.'))
+            && let Some(digits) = text.strip_prefix(&**near.epoch).and_then(|rest| rest.strip_prefix('.'))
             && let Some(offset) = offset(digits)
         {
             return Ok(near.at(offset));

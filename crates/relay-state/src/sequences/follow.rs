@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use relay_proto::parsec::{DecodeError, Envelope, GapReason, Position, Validation, Validator, ValidatorMode};
+use relay_proto::parsec::{
+    DecodeError, Draft, Envelope, GapReason, PayloadRef, Position, Validation, Validator, ValidatorMode,
+};
 
 use super::detector::{ProducerMarks, Sighting};
 use super::item::{Delivered, Gap, GapCause, Item};
@@ -291,8 +293,8 @@ impl Follow {
                 part,
             });
         }
-        match Envelope::decode_plain(text, part.clone()) {
-            Some(envelope) => self.envelope(true, part.len(), envelope),
+        match Draft::of_part(text, part.clone()) {
+            Some(draft) => self.envelope(true, part.len(), draft),
             None => self.decoded(true, part.len(), Envelope::decode_part(text, part)),
         }
         Ok(true)
@@ -413,22 +415,22 @@ impl Follow {
 
     /// From a decoded envelope to items: check the sequence, validate, filter.
     #[inline(always)]
-    fn envelope(&mut self, positioned: bool, size: usize, envelope: Envelope) {
+    fn envelope(&mut self, positioned: bool, size: usize, envelope: impl Readable) {
         if let Err(error) = envelope.usable() {
             return self.undecodable(positioned, size, error);
         }
         let sequence = envelope.sequence();
         let wanted = sequence > self.options.from_sequence;
-        match self.marks.observe(envelope.producer().id(), sequence) {
+        match self.marks.observe(envelope.producer_id(), sequence) {
             Sighting::First | Sighting::Next => {}
             Sighting::Gap { missing, after } => {
                 if wanted {
-                    self.sequence_gap(positioned, envelope.producer().id(), sequence, missing, after);
+                    self.sequence_gap(positioned, envelope.producer_id(), sequence, missing, after);
                 }
             }
             Sighting::Duplicate { high_water } => {
                 if wanted {
-                    let producer = envelope.producer().id().to_owned();
+                    let producer = envelope.producer_id().to_owned();
                     let position = self.place(positioned);
                     self.items.push_back(Item::Duplicate { producer, sequence, high_water, position });
                 }
@@ -445,7 +447,7 @@ impl Follow {
                 Validation::Rejected(rejection) => {
                     let (position, rejection) = (self.place(positioned), Box::new(rejection));
                     let (producer, aspect) =
-                        (envelope.producer().id().to_owned(), envelope.aspect().to_owned());
+                        (envelope.producer_id().to_owned(), envelope.aspect().to_owned());
                     self.items.push_back(Item::Rejected { position, producer, sequence, aspect, rejection });
                     return;
                 }
@@ -454,7 +456,8 @@ impl Follow {
         }
         if self.options.aspects.is_empty() || self.options.aspects.contains(envelope.aspect()) {
             let position = self.place(positioned);
-            self.items.push_back(Item::Envelope(Delivered { position, envelope, warning }));
+            let envelope = envelope.into_envelope();
+            self.items.push_back(Item::Envelope(Delivered { position, warning, envelope }));
         }
     }
 
@@ -481,6 +484,74 @@ impl Follow {
             cause: GapCause::Sequence,
             position: position.map(|position| position.at(position.offset().saturating_sub(1))),
         }));
+    }
+}
+
+/// What the checks read of an envelope, made or not.
+trait Readable {
+    fn usable(&self) -> Result<(), DecodeError>;
+    fn sequence(&self) -> i64;
+    fn producer_id(&self) -> &str;
+    fn aspect(&self) -> &str;
+    fn payload(&self) -> Option<PayloadRef<'_>>;
+    fn into_envelope(self) -> Envelope;
+}
+
+impl Readable for Envelope {
+    fn usable(&self) -> Result<(), DecodeError> {
+        self.usable()
+    }
+
+    fn sequence(&self) -> i64 {
+        self.sequence()
+    }
+
+    fn producer_id(&self) -> &str {
+        self.producer().id()
+    }
+
+    fn aspect(&self) -> &str {
+        self.aspect()
+    }
+
+    fn payload(&self) -> Option<PayloadRef<'_>> {
+        self.payload()
+    }
+
+    fn into_envelope(self) -> Envelope {
+        self
+    }
+}
+
+impl Readable for Draft<'_> {
+    #[inline(always)]
+    fn usable(&self) -> Result<(), DecodeError> {
+        self.usable()
+    }
+
+    #[inline(always)]
+    fn sequence(&self) -> i64 {
+        self.sequence()
+    }
+
+    #[inline(always)]
+    fn producer_id(&self) -> &str {
+        self.producer_id()
+    }
+
+    #[inline(always)]
+    fn aspect(&self) -> &str {
+        self.aspect()
+    }
+
+    #[inline(always)]
+    fn payload(&self) -> Option<PayloadRef<'_>> {
+        self.payload()
+    }
+
+    #[inline(always)]
+    fn into_envelope(self) -> Envelope {
+        self.into_envelope()
     }
 }
 

@@ -78,15 +78,17 @@ impl Item {
 }
 
 /// An envelope with its position.
+// The envelope is last for the same reason as its kind is: see there.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[repr(C)]
 pub struct Delivered {
     /// Its position; `None` when the server has no positions.
     pub position: Option<Position>,
-    /// The envelope.
-    pub envelope: Envelope,
     /// Why it does not match its schema, in warn mode.
     pub warning: Option<Box<Rejection>>,
+    /// The envelope.
+    pub envelope: Envelope,
 }
 
 /// Lost envelopes.
@@ -143,6 +145,6 @@ mod tests {
     /// What is larger is moved by calls of `memcpy`, several for each envelope.
     #[test]
     fn an_item_is_small_enough_to_be_moved_in_registers() {
-        assert!(size_of::<Item>() <= 136, "{}", size_of::<Item>());
+        assert_eq!((size_of::<Item>(), size_of::<Option<Result<Item, String>>>()), (120, 120));
     }
 }

@@ -228,10 +228,14 @@ mod plainly {
             // The data of an event is a part of its text.
             let whole = ByteString::from(format!("id: é\ndata: {text}\n"));
             let start = "id: é\ndata: ".len();
-            if let Ok(plain) = plain(&text, start) {
+            if let Some(draft) = Draft::of_part(&whole, start..start + text.len()) {
                 let mut wrong = None;
-                prop_assert_eq!(read(&text, &mut wrong), Ok(plain.of(whole)));
+                let long = read(&text, &mut wrong).unwrap();
                 prop_assert_eq!(wrong, None);
+                prop_assert_eq!(draft.usable(), long.usable());
+                prop_assert_eq!((draft.sequence(), draft.producer_id()), (long.sequence(), long.producer().id()));
+                prop_assert_eq!((draft.aspect(), draft.payload()), (long.aspect(), long.payload()));
+                prop_assert_eq!(draft.into_envelope(), long);
             }
         }
     }
@@ -247,7 +251,9 @@ mod plainly {
         }
         for envelope in all {
             let text = ByteString::from(envelope.to_json());
-            assert_eq!(plain(&text, 0).map(|plain| plain.of(text.clone())), Ok(envelope));
+            let draft = Draft::of_part(&text, 0..text.len()).unwrap();
+            assert!(!format!("{draft:?}").contains("world"), "{draft:?}");
+            assert_eq!(draft.into_envelope(), envelope);
         }
     }
 }
