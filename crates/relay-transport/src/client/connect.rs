@@ -192,14 +192,19 @@ struct ProxyError {
     source: BoxError,
 }
 
-/// Whether a connection was used before.
+/// Whether a connection has brought a response.
 #[derive(Clone, Default)]
 pub(crate) struct Used(Arc<AtomicBool>);
 
 impl Used {
-    /// Marks it as used; returns whether it was before.
-    pub(crate) fn replace(&self) -> bool {
-        self.0.swap(true, Ordering::AcqRel)
+    /// Marks it as used.
+    pub(crate) fn mark(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it is marked.
+    pub(crate) fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 }
 

@@ -224,22 +224,21 @@ impl HttpClient {
             return answered.map_err(|error| failed(&uri, error));
         };
         let again = request.clone();
-        let connection = capture_connection(&mut request);
+        let connection = self.ages.then(|| capture_connection(&mut request));
         let answered = client.request(request).await;
-        // Marked on first use, for the second request.
-        let used = connection.connection_metadata().as_ref().is_some_and(|connected| {
-            let mut extras = Extensions::new();
-            connected.get_extras(&mut extras);
-            extras.get::<Used>().is_some_and(Used::replace)
-        });
-        if self.ages {
+        if let Some(connection) = connection {
             Aging::watch(connection);
         }
         match answered {
-            Err(error) if used && closed_meanwhile(&error) => {
+            Ok(response) => {
+                // From now on it may be closed before a request.
+                response.extensions().get::<Used>().inspect(|used| used.mark());
+                Ok(response)
+            }
+            Err(error) if was_used(&error) && closed_meanwhile(&error) => {
                 fresh.request(again).await.map_err(|error| failed(&uri, error))
             }
-            answered => answered.map_err(|error| failed(&uri, error)),
+            Err(error) => Err(failed(&uri, error)),
         }
     }
 }
@@ -251,6 +250,15 @@ fn failed(uri: &http::Uri, error: hyper_util::client::legacy::Error) -> Error {
     } else {
         Error::Exchange { url, source: Pooled(error).into() }
     }
+}
+
+/// Whether the connection of this error has brought a response before.
+fn was_used(error: &hyper_util::client::legacy::Error) -> bool {
+    error.connect_info().is_some_and(|connected| {
+        let mut extras = Extensions::new();
+        connected.get_extras(&mut extras);
+        extras.get::<Used>().is_some_and(Used::get)
+    })
 }
 
 /// Whether the connection ended before a response.
