@@ -205,16 +205,15 @@ impl MessageDispatcher {
         }
     }
 
-    async fn follow(
-        &self,
-        message: &Message,
-        to: &Destination,
-        wants_reply: bool,
-    ) -> Result<Answering<'_>, CallError> {
-        let mut headers = HeaderMap::new();
+    /// The headers of a request.
+    fn headers(&self, message: &Message, wants_reply: bool) -> HeaderMap {
+        // With host, content-length and the two below.
+        let mut headers = HeaderMap::with_capacity(message.headers.len() + 4);
         for (name, value) in message.headers.iter().filter(|(name, _)| self.options.rules.passes(name)) {
             // Values that are not valid in a header cannot have been received in one.
-            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) else {
+            let (Ok(name), Ok(value)) =
+                (HeaderName::try_from(name), HeaderValue::from_maybe_shared(value.clone()))
+            else {
                 continue;
             };
             headers.insert(name, value);
@@ -223,6 +222,15 @@ impl MessageDispatcher {
         if wants_reply {
             headers.insert("prefer", HeaderValue::from_static("reply"));
         }
+        headers
+    }
+
+    async fn follow(
+        &self,
+        message: &Message,
+        to: &Destination,
+        wants_reply: bool,
+    ) -> Result<Answering<'_>, CallError> {
         let mut credential = to.userinfo().map(basic);
         let mut url = to.url().to_owned();
         let mut trail: Option<Redirect> = None;
@@ -230,7 +238,7 @@ impl MessageDispatcher {
             let mut request = Request::new(Full::new(message.payload.clone()));
             *request.method_mut() = Method::POST;
             *request.uri_mut() = url.parse().map_err(|_| CallError::Url { url: to.url().to_owned() })?;
-            *request.headers_mut() = headers.clone();
+            *request.headers_mut() = self.headers(message, wants_reply);
             request.headers_mut().extend(credential.clone().map(|value| (AUTHORIZATION, value)));
             let response = self.http.send(request).await?;
             let status = response.status().as_u16();

@@ -10,13 +10,14 @@ use futures_util::future::BoxFuture;
 use http::header::{CONTENT_ENCODING, HOST};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use relay_proto::bus::{
     ChannelHost, ChannelReference, HeaderRules, Message, check_cloudevent, problem_codes as codes,
 };
 use relay_proto::problem::{Problem, ProblemCode};
 use relay_transport::server::{
-    Body, BodyError, Cut, HttpServer, Service, check_head, collect_body, full, method_not_allowed, problem,
+    Body, BodyError, Cut, HttpServer, Service, check_head, collect_body, method_not_allowed, problem,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -143,7 +144,7 @@ impl<R: Receive> MessageReceiver<R> {
     /// Answers one request, whatever its path and method: for use in another server. Also a hyper `Service`.
     pub async fn handle_request(&self, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        self.answered(self.take(&head, body).await).unwrap_or_else(|Cut| accepted(StatusCode::BAD_REQUEST))
+        self.answered(self.take(head, body).await).unwrap_or_else(|Cut| accepted(StatusCode::BAD_REQUEST))
     }
 
     fn answered(&self, taken: Result<(), Refused>) -> Result<Response<Body>, Cut> {
@@ -176,10 +177,10 @@ impl<R: Receive> MessageReceiver<R> {
         {
             return Err(Refused::new(codes::BAD_HOST, refusal.detail.clone().unwrap_or_default()));
         }
-        self.take(&head, body).await
+        self.take(head, body).await
     }
 
-    async fn take(&self, head: &Parts, body: Incoming) -> Result<(), Refused> {
+    async fn take(&self, head: Parts, body: Incoming) -> Result<(), Refused> {
         let Inner { receive, options, .. } = &*self.0;
         let host = match head.uri.authority() {
             Some(authority) => Some(authority.as_str().as_bytes()),
@@ -203,9 +204,11 @@ impl<R: Receive> MessageReceiver<R> {
         if head.headers.get_all(CONTENT_ENCODING).iter().any(encoded) {
             return Err(Refused::new(codes::ENCODED_BODY, "send the body without a content-encoding"));
         }
-        let payload = read(head, body, options.max_payload).await?;
+        let payload = read(&head, body, options.max_payload).await?;
         let headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let message = Message::new(options.rules.filter(headers), payload);
+        // Its fields are pieces of the connection's read buffer. While one is held, hyper allocates another buffer.
+        drop(head);
         if options.require_cloudevents {
             check_cloudevent(&message)
                 .map_err(|error| Refused::new(codes::NOT_A_CLOUDEVENT, error.to_string()))?;
@@ -264,9 +267,11 @@ fn refuse(channel: &ChannelReference, error: ReceiveError) -> Refused {
     }
 }
 
+/// A response without a body.
 fn accepted(status: StatusCode) -> Response<Body> {
-    let mut response = full(status, "text/plain", Bytes::new());
-    response.headers_mut().remove(http::header::CONTENT_TYPE);
+    let body = Empty::new().map_err(|never: Infallible| match never {});
+    let mut response = Response::new(body.boxed_unsync());
+    *response.status_mut() = status;
     response
 }
 

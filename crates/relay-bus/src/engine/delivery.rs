@@ -1,7 +1,7 @@
 //! Delivery of one message to one subscription: attempts, replies, dead letters.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -27,8 +27,21 @@ const ERROR_DATA: usize = 1024;
 pub(super) struct Target {
     pub(super) channel: ChannelReference,
     pub(super) subscription: SubscriptionReference,
-    pub(super) spec: Mutex<Arc<SubscriptionSpec>>,
+    aim: Mutex<Arc<Aim>>,
     pub(super) drops: Drops,
+}
+
+/// The spec of a subscription, and its destinations once they are resolved.
+struct Aim {
+    spec: Arc<SubscriptionSpec>,
+    subscriber: OnceLock<Destination>,
+    reply_to: OnceLock<Destination>,
+}
+
+impl Aim {
+    fn new(spec: Arc<SubscriptionSpec>) -> Arc<Self> {
+        Arc::new(Self { spec, subscriber: OnceLock::new(), reply_to: OnceLock::new() })
+    }
 }
 
 impl Target {
@@ -38,7 +51,12 @@ impl Target {
         spec: Arc<SubscriptionSpec>,
     ) -> Self {
         let (channel, subscription) = (channel.clone(), subscription.clone());
-        Self { channel, subscription, spec: Mutex::new(spec), drops: Drops::default() }
+        Self { channel, subscription, aim: Mutex::new(Aim::new(spec)), drops: Drops::default() }
+    }
+
+    /// Deliveries that begin from now on follow this spec.
+    pub(super) fn set_spec(&self, spec: Arc<SubscriptionSpec>) {
+        *lock(&self.aim) = Aim::new(spec);
     }
 
     pub(super) fn dropped(&self, out: &Outbound, reason: DropReason) {
@@ -118,7 +136,8 @@ impl<'d, C: Channels> Delivery<'d, C> {
 
     /// One attempt. Its end is reported and counted.
     pub(super) async fn step(&mut self) -> Step {
-        let spec = lock(&self.target.spec).clone();
+        let aim = lock(&self.target.aim).clone();
+        let spec = &*aim.spec;
         if !self.is_replying() && spec.subscriber.is_none() {
             if spec.reply_to.is_none() {
                 self.target.dropped(self.out, DropReason::NoDestination);
@@ -126,33 +145,42 @@ impl<'d, C: Channels> Delivery<'d, C> {
             }
             self.stage = Stage::Reply(self.message.clone());
         }
-        let (message, text, counters, prefix) = match &self.stage {
+        let (message, text, known, counters, prefix) = match &self.stage {
             Stage::Call => {
                 let subscriber = spec.subscriber.as_deref().unwrap_or_default();
                 let counters = &self.out.metrics.dispatched;
-                (self.message, subscriber, counters, "Unable to complete request")
+                (self.message, subscriber, &aim.subscriber, counters, "Unable to complete request")
             }
             Stage::Reply(reply) => match &spec.reply_to {
-                Some(to) => (reply, to.as_str(), &self.out.metrics.replies, "Failed to forward reply"),
+                Some(to) => {
+                    let counters = &self.out.metrics.replies;
+                    (reply, to.as_str(), &aim.reply_to, counters, "Failed to forward reply")
+                }
                 // The subscription is gone.
                 None => return self.delivered(),
             },
         };
         self.tries = self.tries.saturating_add(1);
-        let to = self.out.dispatcher.resolve(text, self.target.subscription.namespace());
+        let to = match known.get() {
+            Some(to) => Ok(to),
+            None => {
+                let to = self.out.dispatcher.resolve(text, self.target.subscription.namespace());
+                to.map(|to| known.get_or_init(|| to))
+            }
+        };
         let wants_reply = !self.is_replying() && spec.reply_to.is_some();
         let (sent, to) = match to {
-            Ok(to) => (send(self.out, self.channels, message, &to, wants_reply).await, Some(to)),
+            Ok(to) => (send(self.out, self.channels, message, to, wants_reply).await, Some(to)),
             Err(error) => (Err(error), None),
         };
         let error = match sent {
             Ok(answer) => {
                 Metrics::count(counters, Ended::Ok);
-                return self.answered(&spec, answer);
+                return self.answered(spec, answer);
             }
             Err(error) => error,
         };
-        let shown = shown(to.as_ref(), text);
+        let shown = shown(to, text);
         let limit = self.out.options.max_deliver;
         let last = !error.is_retryable() || limit > 0 && self.tries >= limit;
         Metrics::count(counters, if last { Ended::GivenUp } else { Ended::Failed });

@@ -3,6 +3,7 @@
 
 mod connect;
 mod names;
+mod outbox;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, FromConsumer as _, pull};
-use async_nats::jetstream::context::{CreateStreamErrorKind, DeleteStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::context::{CreateStreamErrorKind, DeleteStreamErrorKind};
 use async_nats::jetstream::stream::{
     Config as StreamConfig, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
 };
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::connect::{JetStreamError, NatsOptions};
 use self::connect::{PATIENCE, connect};
+use self::outbox::{Outbox, Unstored};
 use self::worker::{ACK_WAIT, work};
 use super::delivery::{Channels, Target};
 use super::drops::TELL;
@@ -54,6 +56,7 @@ struct Inner {
     out: Outbound,
     client: Client,
     context: Context,
+    outbox: Outbox,
     up: watch::Receiver<bool>,
     ready: AtomicBool,
     /// The first connection was waited for.
@@ -122,6 +125,7 @@ impl JetStreamEngine {
         context.set_timeout(PATIENCE);
         Ok(Self(Arc::new(Inner {
             out: Outbound { dispatcher, options, metrics, tell: Box::new(tell) },
+            outbox: Outbox::new(client.clone()),
             client,
             context,
             up,
@@ -202,7 +206,7 @@ impl Engine for JetStreamEngine {
             tracing::info!(left, "messages under way are left to the next start");
         }
         // The last acks. They are lost at worst, and the messages come again.
-        let _ = tokio::time::timeout(Duration::from_millis(500), inner.client.flush()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(500), inner.outbox.flush()).await;
         0
     }
 }
@@ -257,28 +261,17 @@ impl Inner {
     ) -> Result<(), ReceiveError> {
         self.check(channel)?;
         let (subject, headers) = (names::subject(channel), names::headers(message));
-        let published = async {
-            self.context.publish_with_headers(subject, headers, message.payload.clone()).await?.await
-        };
-        let error = match published.await {
-            Ok(_) => {
+        match self.outbox.store(subject.into(), headers, message.payload.clone()).await {
+            Ok(()) => {
                 (self.out.tell)(&Event::Received { channel: channel.clone() });
-                return Ok(());
+                Ok(())
             }
-            Err(error) => error,
-        };
-        match error.kind() {
-            PublishErrorKind::MaxPayloadExceeded => {
-                let limit = self.client.max_payload();
-                Err(ReceiveError::TooLarge(format!(
-                    "the store takes messages of at most {limit} bytes, headers included"
-                )))
-            }
-            kind => {
-                if kind == PublishErrorKind::StreamNotFound {
+            Err(error @ Unstored::TooLarge(_)) => Err(ReceiveError::TooLarge(error.to_string())),
+            Err(error) => {
+                if error == Unstored::NoStream {
                     self.heal(channel);
                 }
-                Err(ReceiveError::StoreUnavailable(relay_proto::error::chain(&error).to_string()))
+                Err(ReceiveError::StoreUnavailable(error.to_string()))
             }
         }
     }
@@ -556,7 +549,7 @@ impl MonitorHandler for JetStreamEngine {
         let standing =
             standing.filter(|route| route.target.channel == *channel && !route.stop.is_cancelled());
         if let Some(route) = &standing {
-            *lock(&route.target.spec) = spec.clone();
+            route.target.set_spec(spec.clone());
         }
         if let Err(error) = inner.make_consumer(subscription, channel, &stream).await {
             lock(&inner.state).missing.insert(subscription.clone(), channel.clone());

@@ -339,7 +339,7 @@ impl MonitorHandler for MemoryEngine {
         let spec = Arc::new(spec.clone());
         let mut routes = lock(&self.0.routes);
         if let Some(route) = routes.get(subscription).filter(|route| route.target.channel == *channel) {
-            *lock(&route.target.spec) = spec;
+            route.target.set_spec(spec);
             return Ok(());
         }
         let Some(of_channel) = self.0.routes_of(channel) else {

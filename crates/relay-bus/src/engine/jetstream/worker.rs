@@ -6,7 +6,8 @@
 //!   during a try the server gets a sign of life every 1.5 s; 5 s without one (after a kill), and it sends again
 //! ```
 //!
-//! All tries of a subscription run in one task: that costs a message less than a task of its own.
+//! All tries of a subscription run in one task: that costs a message less than a task of its own. A place, the future
+//! that makes the tries of a message, is large, and is used for one message after another while they come.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::connect::PATIENCE;
@@ -79,14 +80,62 @@ impl Drop for Slot {
     }
 }
 
+/// The places that wait for a message; `None` once there are no more messages.
+struct Idle(Mutex<Option<Vec<oneshot::Sender<Begun>>>>);
+
+/// A message, and the slot that it has taken.
+type Begun = (async_nats::Message, Slot);
+
+impl Idle {
+    /// Gives the message to a place that waits, or hands it back.
+    fn give(&self, mut begun: Begun) -> Result<(), Begun> {
+        loop {
+            let Some(place) = lock(&self.0).as_mut().and_then(Vec::pop) else { return Err(begun) };
+            match place.send(begun) {
+                Ok(()) => return Ok(()),
+                Err(refused) => begun = refused,
+            }
+        }
+    }
+
+    /// The next message of a place, unless it has to end.
+    async fn next(&self) -> Option<Begun> {
+        let (give, given) = oneshot::channel();
+        lock(&self.0).as_mut()?.push(give);
+        given.await.ok()
+    }
+
+    /// Ends the places that wait: nothing has come for long.
+    fn dismiss(&self) {
+        lock(&self.0).iter_mut().for_each(Vec::clear);
+    }
+
+    /// Ends the places that wait, and each of the others after its message.
+    fn close(&self) {
+        *lock(&self.0) = None;
+    }
+}
+
 /// Works until the route is stopped, or its consumer vanishes.
 pub(super) async fn work(inner: Arc<Inner>, route: Arc<Route>) {
-    let calls = Mutex::new(FuturesUnordered::new());
-    let begin = |message, slot| lock(&calls).push(deliver(inner.clone(), route.clone(), message, slot));
+    let idle = Idle(Mutex::new(Some(Vec::new())));
+    let place = async |first: Begun| {
+        let mut next = Some(first);
+        while let Some((message, slot)) = next {
+            deliver(&inner, &route, message, slot).await;
+            next = idle.next().await;
+        }
+    };
+    let places = Mutex::new(FuturesUnordered::new());
+    let begin = |message, slot| {
+        if let Err(begun) = idle.give((message, slot)) {
+            lock(&places).push(place(begun));
+        }
+    };
     let all_ended = || {
         poll_fn(|cx| {
-            let mut calls = lock(&calls);
-            while let Poll::Ready(ended) = calls.poll_next_unpin(cx) {
+            let mut places = lock(&places);
+            while let Poll::Ready(ended) = places.poll_next_unpin(cx) {
                 if ended.is_none() {
                     return Poll::Ready(());
                 }
@@ -103,9 +152,10 @@ pub(super) async fn work(inner: Arc<Inner>, route: Arc<Route>) {
         biased;
         () = route.stop.cancelled() => None,
         // Before the tries, so that a new one begins in the same turn.
-        end = take(&inner, &route, begin) => Some(end),
+        end = take(&inner, &route, &idle, begin) => Some(end),
         never = drive => match never {},
     };
+    idle.close();
     if let Some(End::Vanished) = taken {
         tracing::warn!(subscription = %route.target.subscription, "its consumer is gone, and made again");
         inner.vanished(&route);
@@ -117,7 +167,7 @@ pub(super) async fn work(inner: Arc<Inner>, route: Arc<Route>) {
     }
 }
 
-async fn take(inner: &Inner, route: &Route, begin: impl Fn(async_nats::Message, Slot)) -> End {
+async fn take(inner: &Inner, route: &Route, idle: &Idle, begin: impl Fn(async_nats::Message, Slot)) -> End {
     let in_flight = inner.out.options.in_flight.max(1);
     let slots = Slots::new(in_flight);
     let inbox = inner.client.new_inbox();
@@ -185,7 +235,10 @@ async fn take(inner: &Inner, route: &Route, begin: impl Fn(async_nats::Message, 
                 begin(message, slots.take());
             }
             Came::Nothing => {}
-            Came::Over { left } => asked = left.map_or(0, |left| asked.saturating_sub(left)),
+            Came::Over { left } => {
+                idle.dismiss();
+                asked = left.map_or(0, |left| asked.saturating_sub(left));
+            }
             Came::Refused => {
                 asked = 0;
                 if let Some(end) = judge(inner, route).await {
@@ -239,21 +292,17 @@ async fn judge(inner: &Inner, route: &Route) -> Option<End> {
 }
 
 /// Sends a message once, and its reply until it succeeds.
-async fn deliver(inner: Arc<Inner>, route: Arc<Route>, message: async_nats::Message, slot: Slot) {
+async fn deliver(inner: &Arc<Inner>, route: &Route, message: async_nats::Message, slot: Slot) {
     inner.hold();
-    let _held = Held(&inner);
+    let _held = Held(inner);
     let Some(reply) = message.reply.clone() else { return };
-    let answer = |text: Bytes| async {
-        // If this is lost, the server sends the message again.
-        let _ = inner.client.publish(reply.clone(), text).await;
-    };
     // `$JS.ACK.STREAM.CONSUMER.DELIVERED...`, or with domain and account before the stream.
     let at = if reply.split('.').count() >= 11 { 6 } else { 4 };
     let delivered = reply.split('.').nth(at).and_then(|word| word.parse::<u32>().ok());
     let before = delivered.unwrap_or(1).saturating_sub(1);
     let rules = &inner.out.dispatcher.options().rules;
     let payload = names::message(message.headers.as_ref(), message.payload.clone(), rules);
-    let mut delivery = Delivery::new(&inner.out, &inner, &route.target, &payload, before);
+    let mut delivery = Delivery::new(&inner.out, inner, &route.target, &payload, before);
     let work = async {
         let mut slot = Some(slot);
         let mut room = None;
@@ -292,7 +341,9 @@ async fn deliver(inner: Arc<Inner>, route: Arc<Route>, message: async_nats::Mess
     let keep = async {
         loop {
             tokio::time::sleep(PROGRESS).await;
-            answer(Bytes::from_static(b"+WPI")).await;
+            // Not by the outbox, where many could wait for a connection that takes none. If this is lost, the server
+            // sends the message again.
+            let _ = inner.client.publish(reply.clone(), Bytes::from_static(b"+WPI")).await;
         }
     };
     let said = tokio::select! {
@@ -301,7 +352,7 @@ async fn deliver(inner: Arc<Inner>, route: Arc<Route>, message: async_nats::Mess
         // Not finished in time: the server sends the message again to the next worker.
         () = inner.cut.cancelled() => return,
     };
-    answer(said).await;
+    inner.outbox.say(reply, said);
 }
 
 /// A message that is held in this process.
@@ -310,5 +361,49 @@ struct Held<'i>(&'i Inner);
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.0.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    #[tokio::test]
+    async fn a_place_takes_one_message_after_another_until_it_has_to_end() {
+        let idle = Idle(Mutex::new(Some(Vec::new())));
+        let slots = Slots::new(1);
+        let begun = || {
+            let (subject, payload) = ("s".into(), Bytes::new());
+            let (reply, headers, status, description, length) = (None, None, None, None, 0);
+            let message =
+                async_nats::Message { subject, reply, payload, headers, status, description, length };
+            (message, slots.take())
+        };
+        drop(idle.give(begun()).err().expect("no place waits yet"));
+        assert_eq!(slots.free(), 1, "what is handed back keeps its slot until it is dropped");
+
+        let mut next = Box::pin(idle.next());
+        assert!(next.as_mut().now_or_never().is_none());
+        assert!(idle.give(begun()).is_ok());
+        assert_eq!(slots.free(), 0);
+        drop(next.await.expect("a message"));
+        assert_eq!(slots.free(), 1);
+
+        let mut gone = Box::pin(idle.next());
+        assert!(gone.as_mut().now_or_never().is_none());
+        drop(gone);
+        assert!(idle.give(begun()).is_err(), "a place that is gone takes nothing");
+
+        let mut dismissed = Box::pin(idle.next());
+        assert!(dismissed.as_mut().now_or_never().is_none());
+        idle.dismiss();
+        assert!(dismissed.await.is_none());
+        let mut waiting = Box::pin(idle.next());
+        assert!(waiting.as_mut().now_or_never().is_none(), "later ones wait again");
+        idle.close();
+        assert!(waiting.await.is_none());
+        assert!(idle.next().now_or_never().is_some_and(|next| next.is_none()));
+        assert!(idle.give(begun()).is_err());
     }
 }
