@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self};
@@ -148,7 +149,7 @@ async fn throughput(options: &Options, nats: &Nats, directory: &Path) -> Result<
     ])
 }
 
-/// Messages per second without a bus.
+/// Messages per second without a bus. They have the header that the bus stores with each of its messages.
 async fn bare(nats: &Nats, messages: u64, round: usize) -> Result<f64> {
     let context = jetstream::new(async_nats::connect(&nats.url).await?);
     let (name, subject) = (format!("bare{round}"), format!("bare.{round}"));
@@ -176,20 +177,21 @@ async fn bare(nats: &Nats, messages: u64, round: usize) -> Result<f64> {
         Ok::<_, anyhow::Error>(())
     });
     let mut publishing = tokio::task::JoinSet::new();
-    for _ in 0..SENDERS as u64 {
+    for sender in 0..SENDERS as u64 {
         let (context, subject) = (context.clone(), subject.clone());
+        let count = messages / SENDERS as u64 + u64::from(sender < messages % SENDERS as u64);
         publishing.spawn(async move {
-            for _ in 0..messages / SENDERS as u64 {
-                context.publish(subject.clone(), vec![b'x'; 1024].into()).await?.await?;
+            for _ in 0..count {
+                let mut headers = HeaderMap::new();
+                headers.insert("ce-id", "1");
+                let payload = vec![b'x'; 1024].into();
+                context.publish_with_headers(subject.clone(), headers, payload).await?.await?;
             }
             Ok::<_, anyhow::Error>(())
         });
     }
     while let Some(published) = publishing.join_next().await {
         published??;
-    }
-    for _ in 0..messages % SENDERS as u64 {
-        context.publish(subject.clone(), vec![b'x'; 1024].into()).await?.await?;
     }
     pulling.await??;
     let rate = messages as f64 / begin.elapsed().as_secs_f64();
