@@ -151,10 +151,8 @@ struct SseFeed {
     /// The position after which the next connection continues.
     resume: Arc<Mutex<Option<Position>>>,
     max_event_bytes: u64,
-    /// The position of the last envelope. The next one shares its memory.
-    near: Option<Position>,
-    /// What the envelopes of its epoch have in common.
-    series: Option<Series>,
+    /// Of the last envelope. The position of the next one shares its memory.
+    near: Option<Near>,
     /// Whether nothing has arrived over this connection yet.
     fresh: bool,
     /// An event that has not been returned yet.
@@ -162,6 +160,12 @@ struct SseFeed {
     /// A frame that [`Feed::next_into`] left to polling.
     looked_at: Option<sse::Frame>,
     over: bool,
+}
+
+/// A position, and what all envelopes of its epoch have in common.
+struct Near {
+    position: Position,
+    series: Option<Series>,
 }
 
 impl SseFeed {
@@ -207,7 +211,6 @@ impl SseFeed {
             resume,
             max_event_bytes: transport.config.max_event_bytes as u64,
             near: None,
-            series: None,
             fresh: true,
             queued: None,
             looked_at: None,
@@ -218,12 +221,13 @@ impl SseFeed {
     /// The position of an envelope, as [`StreamFrame::decode`] reads it.
     fn position(&mut self, event: &sse::Event) -> Option<Position> {
         self.fresh = false;
-        let position = Position::parse_near(event.last_event_id(), self.near.as_ref()).ok();
+        let near = self.near.as_ref().map(|near| &near.position);
+        let position = Position::parse_near(event.last_event_id(), near).ok();
         if let Some(position) = &position
-            && !self.near.as_ref().is_some_and(|near| near.same_epoch(position))
+            && !near.is_some_and(|near| near.same_epoch(position))
         {
-            self.series = Series::new("envelope", &format!("{}.", position.epoch()));
-            self.near = Some(position.clone());
+            let series = Series::new("envelope", &format!("{}.", position.epoch()));
+            self.near = Some(Near { position: position.clone(), series });
         }
         position
     }
@@ -231,7 +235,7 @@ impl SseFeed {
     /// The meaning of any other event for the subscription; `None` when it concerns only the connection.
     fn event(&mut self, event: &sse::Event) -> Option<Event> {
         let fresh = std::mem::take(&mut self.fresh);
-        let frame = match StreamFrame::decode(event, self.near.as_ref()) {
+        let frame = match StreamFrame::decode(event, self.near.as_ref().map(|near| &near.position)) {
             Ok(frame) => frame,
             Err(error) => {
                 self.stream.restart(error.to_string());
@@ -384,12 +388,12 @@ impl Feed for SseFeed {
             return None;
         }
         // Nearly all frames are envelopes of the same epoch.
-        if let (Some(series), Some(near)) = (&self.series, &self.near)
+        if let Some(Near { position, series: Some(series) }) = &self.near
             && let Some(event) = self.stream.next_in_series(series)
         {
             self.fresh = false;
             let (text, part) = event.part();
-            return Some(follow.handle_next(near, event.number(), text, part));
+            return Some(follow.handle_next(position, event.number(), text, part));
         }
         match self.stream.next_frame() {
             Some(sse::Frame::Event(event)) if event.is("envelope") => {
