@@ -112,12 +112,6 @@ async fn with_exec_the_call_is_the_command_and_its_outcome_is_written() {
     let first: Value = serde_json::from_str(given.lines().next().unwrap()).unwrap();
     assert_eq!((&first["event"], &first["error"]), (&json!("bus"), &Value::Null));
     assert!(first.get("error").is_none(), "the line without its outcome: {first}");
-    let events: Vec<Value> = cluster
-        .requests()
-        .iter()
-        .filter(|(ask, _)| *ask == Ask::Create)
-        .map(|(_, request)| serde_json::from_slice(request.body()).unwrap())
-        .collect();
     for message in [
         "Bus synched successfully",
         "Channel provisioned successfully",
@@ -125,7 +119,13 @@ async fn with_exec_the_call_is_the_command_and_its_outcome_is_written() {
         "Subscribed successfully",
         "missing required arguments: [size]",
     ] {
-        let event = events.iter().find(|event| event["message"] == message).expect(message);
+        // An event is created after the conditions are written.
+        let event = eventually(message, || {
+            let created = cluster.requests().into_iter().filter(|(ask, _)| *ask == Ask::Create);
+            let mut events =
+                created.map(|(_, request)| serde_json::from_slice::<Value>(request.body()).unwrap());
+            events.find(|event| event["message"] == message)
+        });
         assert_eq!(event["source"]["component"], "b-provisioner");
     }
     cluster.delete(CHANNELS, "ns", "c");
