@@ -126,7 +126,7 @@ impl HttpClient {
         self.send_within(request, self.request_timeout).await
     }
 
-    /// Like [`send`](Self::send), with a time limit of its own.
+    /// Like [`send`](Self::send), with a time limit of its own; [`Duration::MAX`] is none, and costs no timer.
     ///
     /// # Errors
     /// Those of [`send`](Self::send).
@@ -138,6 +138,9 @@ impl HttpClient {
         let uri = request.uri().clone();
         // Pinned here, as a future is copied each time that it is moved.
         let exchange = pin!(self.exchange(request));
+        if limit == Duration::MAX {
+            return exchange.await;
+        }
         let answered = tokio::time::timeout(limit, exchange).await;
         answered.unwrap_or_else(|_| Err(Error::Timeout { url: shown(&uri), after: limit }))
     }
