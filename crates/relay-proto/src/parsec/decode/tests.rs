@@ -151,7 +151,7 @@ fn behaviour_14_a_reference_to_data_is_a_payload_like_any_other() {
 }
 
 mod plainly {
-    use super::super::{plain, read};
+    use super::super::read;
     use super::*;
     use proptest::prelude::*;
 
