@@ -64,7 +64,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The first byte of the next value or sign, without consuming it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn peek(&mut self) -> Scan<u8> {
         loop {
             match self.text.as_bytes().get(self.at) {
@@ -198,6 +198,30 @@ impl<'a> Scanner<'a> {
         Ok(Text { start: start as u32, end: end as u32, escaped: false })
     }
 
+    /// Like [`rest_of_string`](Self::rest_of_string), as a part of its caller.
+    #[cfg(feature = "parsec")]
+    #[inline(always)]
+    pub(crate) fn near_rest_of_string(&mut self) -> Scan<Text> {
+        let (bytes, start) = (self.text.as_bytes(), self.at);
+        let end = far_plain_end(bytes, start);
+        if bytes.get(end) != Some(&b'"') {
+            return self.aside(|scanner| scanner.escaped_string(end));
+        }
+        self.at = end + 1;
+        Ok(Text { start: start as u32, end: end as u32, escaped: false })
+    }
+
+    /// Reads with a copy of the scanner, which is then taken over. A caller whose scanner is lent to no function can
+    /// keep the position in a register; otherwise it is stored and loaded again for every few bytes.
+    #[cfg(feature = "parsec")]
+    #[inline(always)]
+    pub(crate) fn aside<T>(&mut self, read: impl FnOnce(&mut Self) -> Scan<T>) -> Scan<T> {
+        let mut copy = self.clone();
+        let value = read(&mut copy)?;
+        *self = copy;
+        Ok(value)
+    }
+
     #[cold]
     fn escaped_string(&mut self, mut end: usize) -> Scan<Text> {
         let (bytes, start) = (self.text.as_bytes(), self.at as u32);
@@ -241,7 +265,7 @@ impl<'a> Scanner<'a> {
 
     /// Reads a number that is a plain count: no sign, fraction or exponent, below 10^19. The rest of any other
     /// number is not read, and fails there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn count(&mut self) -> Scan<u64> {
         if self.peek()? == b'0' {
             self.at += 1;

@@ -261,14 +261,14 @@ fn plain(written: &str, start: usize) -> Scan<Plain> {
     let producer_kind = if scanner.literal(b",\"kind\":\"service\"},\"aspect\":\"") {
         Kind::Service
     } else {
-        let kind = other_kind(&mut scanner, start, &mut rare)?;
+        let kind = scanner.aside(|scanner| other_kind(scanner, start, &mut rare))?;
         scanner.need(b"},\"aspect\":\"")?;
         kind
     };
     let aspect = words(&mut scanner, start)?;
     let mut payload = Part::default();
     if !scanner.literal(b",\"payload\":") {
-        references(&mut scanner, start, &mut rare)?;
+        scanner.aside(|scanner| references(scanner, start, &mut rare))?;
         if scanner.literal(b",\"payload\":") {
             payload = value(&mut scanner, start)?;
         }
@@ -281,7 +281,7 @@ fn plain(written: &str, start: usize) -> Scan<Plain> {
             scanner.need(b"\"")?;
             millis
         }
-        None => other_time(&mut scanner)?,
+        None => scanner.aside(other_time)?,
     };
     scanner.need(b"}")?;
     scanner.end()?;
@@ -302,13 +302,15 @@ fn whole(scanner: &mut Scanner<'_>) -> Scan<i64> {
 #[inline(always)]
 fn value(scanner: &mut Scanner<'_>, start: u32) -> Scan<Part> {
     if scanner.literal(b"\"") {
-        let Text { start: from, end, .. } = scanner.rest_of_string()?;
+        let Text { start: from, end, .. } = scanner.near_rest_of_string()?;
         return Ok(Part::of_text(Text { start: from - 1, end: end + 1, escaped: false }, start));
     }
-    scanner.peek()?;
-    let from = scanner.at() as u32;
-    scanner.skip()?;
-    Ok(Part::of_text(Text { start: from, end: scanner.at() as u32, escaped: false }, start))
+    scanner.aside(|scanner| {
+        scanner.peek()?;
+        let from = scanner.at() as u32;
+        scanner.skip()?;
+        Ok(Part::of_text(Text { start: from, end: scanner.at() as u32, escaped: false }, start))
+    })
 }
 
 /// Reads a producer kind other than the most frequent one, or none.
