@@ -335,7 +335,7 @@ impl Wire {
 
     /// Hands over the next frame: in the short way where that is possible, and it is its turn.
     fn next(&mut self, follow: &mut Follow) -> Option<Result<bool, Restart>> {
-        let near = follow.position().cloned().filter(|_| self.chunk % 3 != 0);
+        let near = follow.position().cloned().filter(|_| !self.chunk.is_multiple_of(3));
         if let Some(near) = near
             && let Some(series) = sse::Series::new("envelope", &format!("{}.", near.epoch()))
             && let Some(event) = self.decoder.next_in_series(&series)
