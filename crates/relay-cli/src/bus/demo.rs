@@ -23,6 +23,8 @@ use crate::follow::Ending;
 
 /// The time limit of a subscriber, after which the stalled one loses a message.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for calls of the monitor that have begun at the end. They write to memory only.
+const LAST_CALLS: Duration = Duration::from_secs(1);
 /// Calls at a time, and messages that wait. Both are so small that the stalled subscriber soon loses messages.
 const IN_FLIGHT: usize = 1;
 const QUEUE: usize = 2;
@@ -84,7 +86,7 @@ pub(super) async fn run(args: Show) -> anyhow::Result<Exit> {
         async move { engine.attend(&monitor).await }
     });
     let bus = relay_bus::BusReference::cluster("demo");
-    let (exit, _) = super::follow(&monitor, Some(&bus), 4, Some(Duration::ZERO), &stop, &lines, ending).await;
+    let (exit, _) = super::follow(&monitor, Some(&bus), 4, Some(LAST_CALLS), &stop, &lines, ending).await;
     sending.abort();
     drops.abort();
     stop.cancel();

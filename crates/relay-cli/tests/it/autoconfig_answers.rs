@@ -433,7 +433,7 @@ async fn the_cache_keeps_the_last_good_configuration() {
         std::fs::write(&file, bad).unwrap();
         let running = start();
         expect(&running, &["initializing", "initializing+", "add a v3", "add b v1"]);
-        assert!(running.stderr().contains(cache), "{}", running.stderr());
+        running.until_stderr(|text| text.contains(cache));
         end(running);
         assert_eq!(std::fs::read_to_string(&file).unwrap(), bad);
     }

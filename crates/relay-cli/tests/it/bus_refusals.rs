@@ -73,6 +73,7 @@ async fn lists_that_are_refused_are_told_once_per_kind_and_asked_for_again() {
             let running = monitor(&cluster, &[]);
             // There are three kinds of lists, and each is requested at least twice.
             cluster.request(Ask::List, 6).await;
+            running.until_stderr(|text| text.matches("objects are not followed").count() >= 3);
             assert_eq!(told(&running, "objects are not followed"), 3, "{reply:?}: {}", running.stderr());
             cluster.restore(Ask::List);
             tokio::task::block_in_place(|| {
@@ -111,6 +112,7 @@ async fn an_api_server_that_takes_requests_and_answers_nothing_is_told_once_per_
     };
     tokio::time::timeout(Duration::from_secs(150), asked_again).await.expect("all lists are asked for again");
     for running in [&monitor, &serve] {
+        running.until_stderr(|text| text.matches("objects are not followed").count() >= 3);
         assert_eq!(told(running, "objects are not followed"), 3, "{}", running.stderr());
     }
 }
@@ -185,6 +187,7 @@ async fn a_status_write_that_fails_for_long_is_told_once_per_state_and_calls_not
     // The attempts for each object have doubling delays: five attempts of each object take 150 ms. In a loop without
     // delays there would be far more of them in a second.
     cluster.request(Ask::PatchStatus, 9).await;
+    running.until_stderr(|text| text.matches("cannot be written").count() >= 1);
     assert_eq!(told(&running, "cannot be written"), 1, "{}", running.stderr());
     cluster.always(Ask::PatchStatus, Reply::new(200, "application/json", "{\"half\":"));
     let before = cluster.count(Ask::PatchStatus);

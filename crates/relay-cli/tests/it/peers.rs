@@ -219,7 +219,7 @@ async fn a_list_cut_short_is_never_a_short_list() {
         let client = replay(&peer);
         let seed = client.json();
         assert_eq!((&seed["phase"], &seed["pods"]), (&json!("CurrentSeed"), &json!(2)), "{what}");
-        assert!(!client.stderr().is_empty(), "{what} is reported");
+        client.until_stderr(|text| !text.is_empty());
         drop(client);
 
         // A command that makes a single request has nothing to print.
