@@ -87,14 +87,12 @@ struct Idle(Mutex<Option<Vec<oneshot::Sender<Begun>>>>);
 type Begun = (async_nats::Message, Slot);
 
 impl Idle {
-    /// Gives the message to a place that waits, or hands it back.
-    fn give(&self, mut begun: Begun) -> Result<(), Begun> {
+    /// Gives the message to a place that waits. Hands it back when there is none.
+    fn give(&self, mut begun: Begun) -> Option<Begun> {
         loop {
-            let Some(place) = lock(&self.0).as_mut().and_then(Vec::pop) else { return Err(begun) };
-            match place.send(begun) {
-                Ok(()) => return Ok(()),
-                Err(refused) => begun = refused,
-            }
+            let Some(place) = lock(&self.0).as_mut().and_then(Vec::pop) else { return Some(begun) };
+            // A place that has ended does not take it.
+            begun = place.send(begun).err()?;
         }
     }
 
@@ -128,7 +126,7 @@ pub(super) async fn work(inner: Arc<Inner>, route: Arc<Route>) {
     };
     let places = Mutex::new(FuturesUnordered::new());
     let begin = |message, slot| {
-        if let Err(begun) = idle.give((message, slot)) {
+        if let Some(begun) = idle.give((message, slot)) {
             lock(&places).push(place(begun));
         }
     };
@@ -380,12 +378,12 @@ mod tests {
                 async_nats::Message { subject, reply, payload, headers, status, description, length };
             (message, slots.take())
         };
-        drop(idle.give(begun()).err().expect("no place waits yet"));
+        drop(idle.give(begun()).expect("no place waits yet"));
         assert_eq!(slots.free(), 1, "what is handed back keeps its slot until it is dropped");
 
         let mut next = Box::pin(idle.next());
         assert!(next.as_mut().now_or_never().is_none());
-        assert!(idle.give(begun()).is_ok());
+        assert!(idle.give(begun()).is_none());
         assert_eq!(slots.free(), 0);
         drop(next.await.expect("a message"));
         assert_eq!(slots.free(), 1);
@@ -393,7 +391,7 @@ mod tests {
         let mut gone = Box::pin(idle.next());
         assert!(gone.as_mut().now_or_never().is_none());
         drop(gone);
-        assert!(idle.give(begun()).is_err(), "a place that is gone takes nothing");
+        assert!(idle.give(begun()).is_some(), "a place that is gone takes nothing");
 
         let mut dismissed = Box::pin(idle.next());
         assert!(dismissed.as_mut().now_or_never().is_none());
@@ -404,6 +402,6 @@ mod tests {
         idle.close();
         assert!(waiting.await.is_none());
         assert!(idle.next().now_or_never().is_some_and(|next| next.is_none()));
-        assert!(idle.give(begun()).is_err());
+        assert!(idle.give(begun()).is_some());
     }
 }
