@@ -129,6 +129,7 @@ impl MessageDispatcher {
         let http = HttpClient::builder()
             // The time limit of a call covers connecting, sending and reading.
             .connect_timeout(options.timeout.saturating_add(GRACE))
+            .request_timeout(Duration::MAX)
             .idle_connections(256)
             .resend_when_closed(true)
             .build()?;
@@ -239,7 +240,7 @@ impl MessageDispatcher {
             *request.uri_mut() = url.parse().map_err(|_| CallError::Url { url: to.url().to_owned() })?;
             *request.headers_mut() = self.headers(message, wants_reply);
             request.headers_mut().extend(credential.clone().map(|value| (AUTHORIZATION, value)));
-            let response = self.http.send_within(request, Duration::MAX).await?;
+            let response = self.http.send(request).await?;
             let status = response.status().as_u16();
             let (head, body) = response.into_parts();
             if matches!(status, 307 | 308)

@@ -176,39 +176,40 @@ impl<'a> Scanner<'a> {
     /// Reads what follows a string's first quote.
     #[inline]
     pub(crate) fn rest_of_string(&mut self) -> Scan<Text> {
-        let (bytes, start) = (self.text.as_bytes(), self.at);
-        let end = far_plain_end(bytes, start);
-        if bytes.get(end) != Some(&b'"') {
-            return self.escaped_string(end);
+        let end = far_plain_end(self.text.as_bytes(), self.at);
+        match self.quote_at(end) {
+            Some(text) => Ok(text),
+            None => self.escaped_string(end),
         }
-        self.at = end + 1;
-        Ok(Text { start: start as u32, end: end as u32, escaped: false })
     }
 
     /// Reads what follows the first quote of a string without escapes.
     #[cfg(feature = "parsec")]
     #[inline(always)]
     pub(crate) fn plain_rest_of_string(&mut self) -> Scan<Text> {
-        let (bytes, start) = (self.text.as_bytes(), self.at);
-        let end = plain_end(bytes, start);
-        if bytes.get(end) != Some(&b'"') {
-            return Err(Unusual);
-        }
-        self.at = end + 1;
-        Ok(Text { start: start as u32, end: end as u32, escaped: false })
+        let end = plain_end(self.text.as_bytes(), self.at);
+        self.quote_at(end).ok_or(Unusual)
     }
 
     /// Like [`rest_of_string`](Self::rest_of_string), as a part of its caller.
     #[cfg(feature = "parsec")]
     #[inline(always)]
     pub(crate) fn near_rest_of_string(&mut self) -> Scan<Text> {
-        let (bytes, start) = (self.text.as_bytes(), self.at);
-        let end = far_plain_end(bytes, start);
-        if bytes.get(end) != Some(&b'"') {
-            return self.aside(|scanner| scanner.escaped_string(end));
+        let end = far_plain_end(self.text.as_bytes(), self.at);
+        match self.quote_at(end) {
+            Some(text) => Ok(text),
+            None => self.aside(|scanner| scanner.escaped_string(end)),
         }
-        self.at = end + 1;
-        Ok(Text { start: start as u32, end: end as u32, escaped: false })
+    }
+
+    /// The text up to `end` if a quote is there, which is then read.
+    #[inline(always)]
+    fn quote_at(&mut self, end: usize) -> Option<Text> {
+        let text = Text { start: self.at as u32, end: end as u32, escaped: false };
+        (self.text.as_bytes().get(end) == Some(&b'"')).then(|| {
+            self.at = end + 1;
+            text
+        })
     }
 
     /// Reads with a copy of the scanner, which is then taken over. A caller whose scanner is lent to no function can

@@ -309,8 +309,8 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Longest time from [`HttpClient::send`] to the response head. Default 30 s. Event streams have their own, in
-    /// their configuration.
+    /// Longest time from [`HttpClient::send`] to the response head. Default 30 s; [`Duration::MAX`] is none. Event
+    /// streams have their own, in their configuration.
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
