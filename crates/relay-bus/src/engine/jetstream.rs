@@ -4,6 +4,7 @@
 mod connect;
 mod names;
 mod outbox;
+mod removals;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use async_nats::jetstream::stream::{
     Config as StreamConfig, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
 };
 use async_nats::jetstream::{Context, ErrorCode};
+use futures_util::StreamExt as _;
 use relay_proto::bus::{
     BusReference, BusSpec, ChannelReference, ChannelSpec, Message, ResolvedParameters, SubscriptionReference,
     SubscriptionSpec,
@@ -25,12 +27,12 @@ use relay_proto::bus::{
 use relay_proto::retry::{Backoff, Jitter};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::connect::{JetStreamError, NatsOptions};
 use self::connect::{PATIENCE, connect};
 use self::outbox::{Outbox, Unstored};
+use self::removals::{REPORTS, Removals};
 use self::worker::{ACK_WAIT, work};
 use super::delivery::{Channels, Target};
 use super::drops::TELL;
@@ -57,6 +59,7 @@ struct Inner {
     client: Client,
     context: Context,
     outbox: Outbox,
+    removals: Removals,
     up: watch::Receiver<bool>,
     ready: AtomicBool,
     /// The first connection was waited for.
@@ -81,13 +84,8 @@ struct State {
     /// Subscriptions of this process. If the consumer of one is created again, it begins with all stored messages.
     known: BTreeSet<SubscriptionReference>,
     lost: BTreeSet<SubscriptionReference>,
-    /// Recently deleted streams.
-    deleted: BTreeMap<ChannelReference, Instant>,
 }
 
-/// NATS 2.9 removes the files of a stream after it has answered the deletion; a new stream of the same name would
-/// lose its files. On a busy machine 750 ms were too short once.
-const REMOVAL: Duration = Duration::from_secs(2);
 /// Time limit of the first connection, before calls fail.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
@@ -128,6 +126,7 @@ impl JetStreamEngine {
             outbox: Outbox::new(client.clone()),
             client,
             context,
+            removals: Removals::default(),
             up,
             ready: AtomicBool::new(false),
             began: AtomicBool::new(false),
@@ -158,8 +157,21 @@ impl Engine for JetStreamEngine {
     async fn attend(&self, monitor: &Monitor<Self>) {
         let inner = &self.0;
         let mut up = inner.up.clone();
+        // Without reports a deleted stream is created again later.
+        let mut reports = inner.client.subscribe(REPORTS).await.ok();
         loop {
+            let report = async {
+                match &mut reports {
+                    Some(reports) => reports.next().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
+                report = report => match report {
+                    Some(report) => inner.removals.report(&report.payload),
+                    // The connection is closed for good.
+                    None => reports = None,
+                },
                 changed = up.changed() => {
                     if changed.is_err() {
                         return std::future::pending().await;
@@ -299,25 +311,27 @@ impl Inner {
             for route in routes.iter().filter(|route| route.target.channel == *channel) {
                 state.lose(route);
             }
-            state.delete(channel);
         }
+        self.removals.gone(names::stream(channel));
         self.lost.notify_one();
         self.make_stream(channel).await
     }
 
     fn vanished(&self, route: &Route) {
+        self.removals.gone(names::consumer(&route.stream, &route.durable));
         lock(&self.state).lose(route);
         self.lost.notify_one();
     }
 
     async fn make_stream(&self, channel: &ChannelReference) -> Result<(), HandlerError> {
         self.need_nats().await?;
-        let removed = lock(&self.state).deleted.remove(channel);
-        if let Some(deleted) = removed {
-            tokio::time::sleep_until(deleted + REMOVAL).await;
+        let stream = names::stream(channel);
+        // Another call may have created it again by now.
+        if self.removals.is_gone(&stream) && self.context.get_stream(&stream).await.is_err() {
+            self.removals.wait(&stream).await;
         }
         let config = StreamConfig {
-            name: names::stream(channel),
+            name: stream.clone(),
             subjects: vec![names::subject(channel)],
             retention: RetentionPolicy::Interest,
             storage: StorageType::File,
@@ -326,7 +340,10 @@ impl Inner {
             ..StreamConfig::default()
         };
         match self.context.create_stream(config).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.removals.made(stream);
+                Ok(())
+            }
             Err(error) => match error.kind() {
                 CreateStreamErrorKind::JetStream(refusal) => Err(refused("the stream", &refusal)),
                 _ => Err(HandlerError::failed(format!("the stream: {}", relay_proto::error::chain(&error)))),
@@ -358,9 +375,11 @@ impl Inner {
     ) -> Result<(), HandlerError> {
         self.need_nats().await?;
         let durable = names::durable(subscription);
+        let name = names::consumer(stream, &durable);
         let max_ack_pending = if self.out.options.in_flight == 1 { 1 } else { -1 };
         let config = match self.consumer(stream, &durable).await? {
             Some(held) if held.max_ack_pending == max_ack_pending && held.ack_wait == ACK_WAIT => {
+                self.removals.made(name);
                 return Ok(());
             }
             // It keeps its position.
@@ -378,19 +397,20 @@ impl Inner {
                 ..pull::Config::default()
             },
         };
-        let refusal = match self.context.create_consumer_on_stream(config.clone(), stream).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
+        self.removals.wait(&name).await;
+        let mut made = self.context.create_consumer_on_stream(config.clone(), stream).await.map(drop);
+        let no_stream = |error: &ConsumerError| {
+            matches!(error.kind(), ConsumerErrorKind::JetStream(refusal)
+            if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND)
         };
-        let gone = matches!(refusal.kind(), ConsumerErrorKind::JetStream(refusal)
-            if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND);
-        if !gone {
-            return Err(of_consumer(&refusal));
+        if made.as_ref().is_err_and(no_stream) {
+            // The channel is provisioned, so its stream was deleted by someone else.
+            self.remake_stream(channel).await?;
+            made = self.context.create_consumer_on_stream(config, stream).await.map(drop);
         }
-        // The channel is provisioned, so its stream was deleted by someone else.
-        self.remake_stream(channel).await?;
-        let made = self.context.create_consumer_on_stream(config, stream).await;
-        made.map(drop).map_err(|error| of_consumer(&error))
+        made.map_err(|error| of_consumer(&error))?;
+        self.removals.made(name);
+        Ok(())
     }
 
     /// Fails at once while NATS is unavailable, after a short wait for the first connection.
@@ -456,12 +476,6 @@ impl Inner {
 }
 
 impl State {
-    /// Notes that the stream of a channel is being deleted, or was.
-    fn delete(&mut self, channel: &ChannelReference) {
-        self.deleted.retain(|_, deleted| deleted.elapsed() < REMOVAL);
-        self.deleted.insert(channel.clone(), Instant::now());
-    }
-
     /// Notes that the consumer of a route no longer exists.
     fn lose(&mut self, route: &Route) {
         let subscription = route.target.subscription.clone();
@@ -517,16 +531,21 @@ impl MonitorHandler for JetStreamEngine {
             let mut state = lock(&self.0.state);
             state.channels.remove(channel);
             state.missing_channels.remove(channel);
-            state.delete(channel);
             self.0.count(&state);
         }
         self.0.need_nats().await?;
-        match self.0.context.delete_stream(names::stream(channel)).await {
-            Ok(_) => Ok(()),
+        let (stream, removals) = (names::stream(channel), &self.0.removals);
+        removals.gone(stream.clone());
+        match self.0.context.delete_stream(&stream).await {
+            Ok(_) => {
+                removals.forget(&stream, true);
+                Ok(())
+            }
             Err(error) => match error.kind() {
                 DeleteStreamErrorKind::JetStream(refusal)
                     if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND =>
                 {
+                    removals.forget(&stream, false);
                     Ok(())
                 }
                 DeleteStreamErrorKind::JetStream(refusal) => Err(refused("the stream", &refusal)),
@@ -590,9 +609,17 @@ impl MonitorHandler for JetStreamEngine {
         }
         inner.need_nats().await?;
         let (stream, durable) = (names::stream(channel), names::durable(subscription));
+        let name = names::consumer(&stream, &durable);
+        inner.removals.gone(name.clone());
         match inner.context.delete_consumer_from_stream(durable, stream).await {
-            Ok(_) => Ok(()),
-            Err(error) if is_gone(&error) => Ok(()),
+            Ok(_) => {
+                inner.removals.forget(&name, true);
+                Ok(())
+            }
+            Err(error) if is_gone(&error) => {
+                inner.removals.forget(&name, false);
+                Ok(())
+            }
             Err(error) => Err(of_consumer(&error)),
         }
     }

@@ -21,6 +21,11 @@ pub(super) fn durable(subscription: &SubscriptionReference) -> String {
     format!("relay_{}_{}", subscription.namespace(), subscription.name())
 }
 
+/// A consumer and its stream, as in the subjects of NATS' API.
+pub(super) fn consumer(stream: &str, durable: &str) -> String {
+    format!("{stream}.{durable}")
+}
+
 /// Prefix of a header whose value NATS would change; its value is `=` and base64.
 const ENCODED: &str = "relay-base64-";
 /// Prefix of NATS' own headers.
