@@ -229,7 +229,7 @@ impl Place<'_> {
             let args = ["tail", &stream, "--url", &cutter.url(), "--offset", "start", "--live", live];
             ensure!(self.done(&args, "")? == "1\n", "{live}: something else was read");
             ensure!(
-                cutter.connections() <= 2 && began.elapsed() < Duration::from_secs(5),
+                cutter.connections() <= 2 && began.elapsed() < Duration::from_secs(15),
                 "{live}: it went on"
             );
         }
