@@ -1,5 +1,9 @@
 //! `cargo xtask test`: the checks that every change must pass. They need nothing but Rust.
 
+mod programs;
+
+use std::time::Instant;
+
 use anyhow::Result;
 use serde_json::Value;
 
@@ -9,20 +13,21 @@ use crate::{no_arguments, tidy};
 /// The text of `test --help` after the table of commands.
 pub(crate) const DETAILS: &str = "\
 Needs nothing but Rust. Runs in order: rustfmt --check, tidy, clippy with warnings as errors (the whole workspace, then
-each library without its features), rustdoc likewise, then every test and doctest. Stops at the first step that fails;
-the last lines are the test runner's own.";
+each library without its features), rustdoc likewise, then every test and doctest, as many test programs at a time as
+there are processors. Stops at the first step that fails; the last lines are the test runner's own.";
 
 /// Runs the steps in order, the cheapest first and the tests last, so that the last lines are those of the test runner.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     no_arguments(arguments)?;
-    step("format");
+    let begin = Instant::now();
+    step("format", begin);
     check(cargo().args(["fmt", "--all", "--check"]))?;
-    step("tidy");
+    step("tidy", begin);
     tidy::run(&[])?;
-    step("clippy");
+    step("clippy", begin);
     check(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny=warnings"]))?;
     // In the workspace above, all features of the command line are on. Each library must also build without any.
-    step("without features");
+    step("without features", begin);
     for name in featured_libraries(&metadata(root())?) {
         check(cargo().args([
             "clippy",
@@ -34,21 +39,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             "--deny=warnings",
         ]))?;
     }
-    step("docs");
+    step("docs", begin);
     check(
         cargo().args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny=warnings"),
     )?;
-    step("tests");
-    // Most of the long tests wait for processes and timers: twice as many threads as processors keep these busy.
-    let threads = std::thread::available_parallelism().map_or(2, |processors| processors.get() * 2);
-    check(cargo().args([
-        "test",
-        "--locked",
-        "--workspace",
-        "--no-fail-fast",
-        "--",
-        &format!("--test-threads={threads}"),
-    ]))
+    step("tests", begin);
+    programs::run()
 }
 
 /// The libraries under `crates/` that have features, by `cargo metadata`.
@@ -69,8 +65,9 @@ fn featured_libraries(metadata: &Value) -> Vec<String> {
     libraries.filter_map(|package| Some(package["name"].as_str()?.to_owned())).collect()
 }
 
-fn step(name: &str) {
-    println!("== {name}");
+/// Says that a step begins, and how long the steps before it took.
+fn step(name: &str, begin: Instant) {
+    println!("== {name}, after {:.0} s", begin.elapsed().as_secs_f64());
 }
 
 #[cfg(test)]

@@ -89,6 +89,8 @@ struct State {
     requests: Vec<(Ask, Request)>,
     /// Watches that were opened before have to end.
     watch_generation: u64,
+    /// How many watches of each type will stay open.
+    open: BTreeMap<String, usize>,
     bookmarks: u64,
 }
 
@@ -199,7 +201,10 @@ impl ApiServer {
 
     /// Ends all open watches, as a time-out does.
     pub fn end_watches(&self) {
-        self.shared.change(|state| state.watch_generation += 1);
+        self.shared.change(|state| {
+            state.watch_generation += 1;
+            state.open.clear();
+        });
     }
 
     /// Sends a bookmark on every open watch.
@@ -237,21 +242,33 @@ impl ApiServer {
     /// # Panics
     /// When it does not come within 60 s of real time.
     pub async fn request(&self, ask: Ask, n: usize) -> Request {
-        let mut changed = self.shared.changed.subscribe();
-        let look = || {
-            let state = self.shared.state();
+        let found = |state: &State| {
             state.requests.iter().filter(|(kind, _)| *kind == ask).nth(n).map(|(_, request)| request.clone())
         };
+        self.until(&format!("request {n} of kind {ask:?}"), found).await
+    }
+
+    /// Waits until a watch of this type is open that was opened after the last [`end_watches`](Self::end_watches).
+    ///
+    /// # Panics
+    /// When there is none within 60 s of real time.
+    pub async fn watched(&self, kind: &str) {
+        let is_open = |state: &State| (state.open.get(kind) > Some(&0)).then_some(());
+        self.until(&format!("a watch of {kind}"), is_open).await;
+    }
+
+    async fn until<T>(&self, what: &str, look: impl Fn(&State) -> Option<T>) -> T {
+        let mut changed = self.shared.changed.subscribe();
         let waiting = async {
             loop {
                 changed.mark_unchanged();
-                if let Some(request) = look() {
-                    return request;
+                if let Some(found) = look(&self.shared.state()) {
+                    return found;
                 }
                 let _ = changed.changed().await;
             }
         };
-        within(&format!("request {n} of kind {ask:?}"), waiting).await
+        within(what, waiting).await
     }
 }
 
@@ -278,14 +295,16 @@ async fn serve(mut socket: TcpStream, shared: Arc<Shared>) {
         let (mut reading, mut writing) = socket.split();
         let reply = match answer {
             Answer::Reply(reply) => reply,
-            Answer::Watch(following) => {
-                tokio::select! {
-                    ended = following.play(&mut writing, &shared) => {
-                        if ended.is_err() { return }
-                    }
-                    () = until_closed(&mut reading, &mut buffer) => return,
+            Answer::Watch(mut following) => {
+                let is_whole = tokio::select! {
+                    ended = following.play(&mut writing, &shared) => ended.is_ok(),
+                    () = until_closed(&mut reading, &mut buffer) => false,
+                };
+                following.close(&mut shared.state());
+                if is_whole {
+                    continue;
                 }
-                continue;
+                return;
             }
         };
         let next = tokio::select! {
@@ -380,10 +399,11 @@ impl State {
             }
             Ask::Watch => {
                 let from = request.query("resourceVersion").unwrap_or_default();
+                *self.open.entry(kind.clone()).or_default() += 1;
                 return Ok(Answer::Watch(Following {
                     place: asked.place.clone(),
                     from: from.parse().unwrap_or(0),
-                    generation: self.watch_generation,
+                    generation: Some(self.watch_generation),
                     bookmarks: self.bookmarks,
                 }));
             }
@@ -410,13 +430,14 @@ impl State {
 struct Following {
     place: Place,
     from: u64,
-    generation: u64,
+    /// `None` once it has ended.
+    generation: Option<u64>,
     bookmarks: u64,
 }
 
 impl Following {
     async fn play(
-        mut self,
+        &mut self,
         socket: &mut (impl tokio::io::AsyncWrite + Unpin),
         shared: &Shared,
     ) -> std::io::Result<()> {
@@ -448,7 +469,10 @@ impl Following {
     fn news(&mut self, state: &mut State) -> (Vec<Value>, bool) {
         let events = match state.store.since(&self.place, self.from) {
             Ok(events) => events,
-            Err(failure) => return (vec![json!({"type": "ERROR", "object": failure.status()})], true),
+            Err(failure) => {
+                self.close(state);
+                return (vec![json!({"type": "ERROR", "object": failure.status()})], true);
+            }
         };
         let mut lines = Vec::new();
         for (version, kind, object) in events {
@@ -461,6 +485,14 @@ impl Following {
             let metadata = json!({"resourceVersion": self.from.to_string()});
             lines.push(json!({"type": "BOOKMARK", "object": {"metadata": metadata}}));
         }
-        (lines, state.watch_generation != self.generation)
+        (lines, self.generation != Some(state.watch_generation))
+    }
+
+    fn close(&mut self, state: &mut State) {
+        if self.generation.take() == Some(state.watch_generation)
+            && let Some(open) = state.open.get_mut(&self.place.kind)
+        {
+            *open -= 1;
+        }
     }
 }
