@@ -2,13 +2,14 @@
 
 mod programs;
 
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::workspace::{cargo, check, metadata, root};
-use crate::{no_arguments, tidy};
+use crate::workspace::{check, metadata, root};
+use crate::{no_arguments, tidy, workspace};
 
 /// The text of `test --help` after the table of commands.
 pub(crate) const DETAILS: &str = "\
@@ -45,6 +46,15 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     )?;
     step("tests", begin);
     programs::run()
+}
+
+/// Cargo without incremental compilation, unless a variable says otherwise: a cold build takes a quarter less time.
+fn cargo() -> Command {
+    let mut command = workspace::cargo();
+    if std::env::var_os("CARGO_INCREMENTAL").is_none() {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
+    command
 }
 
 /// The libraries under `crates/` that have features, by `cargo metadata`.

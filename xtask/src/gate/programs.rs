@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::workspace::{cargo, check, output};
+use super::cargo;
+use crate::workspace::{check, output};
 
 /// The package whose tests take longest: the others run beside them.
 const FIRST: &str = "relay-cli";
@@ -34,9 +35,9 @@ pub(super) fn run() -> Result<()> {
     let mut jobs: VecDeque<Job> = programs.into_iter().map(Program::job).collect();
     let mut doctests = cargo();
     doctests.args(["test", "--locked", "--workspace", "--no-fail-fast", "--doc"]);
-    jobs.push_back(Job { name: "doctests".into(), command: doctests });
+    jobs.push_back(Job::of("doctests".into(), doctests));
     println!("{} test programs and the doctests", jobs.len() - 1);
-    all(jobs, thread::available_parallelism().map_or(1, usize::from))
+    all(jobs, thread::available_parallelism().map_or(1, usize::from), tell)
 }
 
 /// A test program that cargo has built.
@@ -54,7 +55,7 @@ impl Program {
         let mut command = Command::new(self.executable);
         command.current_dir(&self.directory).env("CARGO_MANIFEST_DIR", &self.directory);
         command.arg(format!("--test-threads={THREADS}"));
-        Job { name: format!("{} {}", self.package, self.target), command }
+        Job::of(format!("{} {}", self.package, self.target), command)
     }
 }
 
@@ -83,17 +84,26 @@ fn programs(messages: &str) -> Result<Vec<Program>> {
 
 struct Job {
     name: String,
-    command: Command,
+    /// What it printed, and whether it succeeded.
+    run: Box<dyn FnOnce() -> Result<(Vec<u8>, bool)> + Send>,
 }
 
-/// Runs the jobs, `at_once` at a time. Each one is run, also when others have failed.
-fn all(jobs: VecDeque<Job>, at_once: usize) -> Result<()> {
+impl Job {
+    fn of(name: String, mut command: Command) -> Self {
+        Self { name, run: Box::new(move || captured(&mut command)) }
+    }
+}
+
+/// Runs the jobs, `at_once` at a time. Each one is run, also when others have failed. `tell` gets the name of a job that
+/// has ended, what it printed, and how long it took.
+fn all(jobs: VecDeque<Job>, at_once: usize, tell: impl Fn(&str, &[u8], Duration) + Sync) -> Result<()> {
     let count = jobs.len();
     let (jobs, failed) = (Mutex::new(jobs), Mutex::new(Vec::new()));
+    let next = || lock(&jobs).pop_front();
     let work = || {
-        while let Some(mut job) = lock(&jobs).pop_front() {
+        while let Some(job) = next() {
             let begin = Instant::now();
-            let (printed, end) = match captured(&mut job.command) {
+            let (printed, end) = match (job.run)() {
                 Ok((printed, true)) => (printed, None),
                 Ok((printed, false)) => (printed, Some(format!("{} failed", job.name))),
                 Err(error) => (Vec::new(), Some(format!("{} cannot be run: {error:#}", job.name))),
@@ -140,6 +150,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    fn quiet(_: &str, _: &[u8], _: Duration) {}
+
     #[test]
     fn test_programs_are_found_among_the_messages() {
         let messages = r#"{"reason":"compiler-artifact","manifest_path":"/w/crates/a/Cargo.toml","target":{"kind":["lib"],"name":"a"},"profile":{"test":false},"executable":null}
@@ -157,18 +169,26 @@ mod tests {
 
     #[test]
     fn each_job_is_run_and_failures_are_named() {
-        let job = |name: &str, arguments: &[&str]| {
-            let mut command = cargo();
-            command.args(arguments);
-            Job { name: name.into(), command }
+        let job = |name: &str, succeeds| Job {
+            name: name.into(),
+            run: Box::new(move || Ok((Vec::new(), succeeds))),
         };
-        all([job("fine", &["--version"])].into(), 2).unwrap();
-        let jobs = [job("broken", &["no-such-command"]), job("fine", &["--version"]), job("bad", &["none"])];
-        let error = all(jobs.into(), 1).unwrap_err();
+        all([job("fine", true)].into(), 2, quiet).unwrap();
+        let error =
+            all([job("broken", false), job("fine", true), job("bad", false)].into(), 1, quiet).unwrap_err();
         assert_eq!(error.to_string(), "2 of 3 test programs: broken failed; bad failed");
 
         let (printed, succeeded) = captured(cargo().arg("no-such-command")).unwrap();
         assert!(!succeeded);
         assert!(String::from_utf8_lossy(&printed).contains("no-such-command"));
+    }
+
+    #[test]
+    fn jobs_run_beside_each_other() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let waits = move || Ok((Vec::new(), told.recv_timeout(Duration::from_secs(30)).is_ok()));
+        let tells = move || Ok((Vec::new(), tell.send(()).is_ok()));
+        let job = |run| Job { name: "one of two".into(), run };
+        all([job(Box::new(waits) as Box<_>), job(Box::new(tells))].into(), 2, quiet).unwrap();
     }
 }
