@@ -94,8 +94,8 @@ impl Job {
     }
 }
 
-/// Runs the jobs, `at_once` at a time. Each one is run, also when others have failed. `tell` gets the name of a job that
-/// has ended, what it printed, and how long it took.
+/// Runs the jobs, `at_once` at a time. Each one is run, also when others have failed. `tell` gets the name of a job
+/// that has ended, what it printed, and how long it took.
 fn all(jobs: VecDeque<Job>, at_once: usize, tell: impl Fn(&str, &[u8], Duration) + Sync) -> Result<()> {
     let count = jobs.len();
     let (jobs, failed) = (Mutex::new(jobs), Mutex::new(Vec::new()));
