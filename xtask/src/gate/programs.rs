@@ -1,7 +1,7 @@
-//! Runs the test programs of the workspace, as many at a time as there are processors.
+//! Runs the test programs of the workspace beside each other.
 //!
-//! `cargo test` runs one after another. Many of the long tests wait for processes and timers, and leave a processor to
-//! another program.
+//! `cargo test` runs one after another. Many of the long tests wait for processes and timers, and leave the processors
+//! to other programs.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,7 +20,7 @@ use crate::workspace::{check, output};
 
 /// The package whose tests take longest: the others run beside them.
 const FIRST: &str = "relay-cli";
-/// Threads of each test program. Together with the number of programs, four tests run for each processor.
+/// Threads of each test program.
 const THREADS: usize = 4;
 
 /// Builds and runs all tests and doctests. Prints what each program printed, once it has ended.
@@ -35,9 +35,11 @@ pub(super) fn run() -> Result<()> {
     let mut jobs: VecDeque<Job> = programs.into_iter().map(Program::job).collect();
     let mut doctests = cargo();
     doctests.args(["test", "--locked", "--workspace", "--no-fail-fast", "--doc"]);
-    jobs.push_back(Job::of("doctests".into(), doctests));
+    // Soon, since most of them are built one after another.
+    jobs.insert(1, Job::of("doctests".into(), doctests));
     println!("{} test programs and the doctests", jobs.len() - 1);
-    all(jobs, thread::available_parallelism().map_or(1, usize::from), tell)
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    all(jobs, processors + 1, tell)
 }
 
 /// A test program that cargo has built.
