@@ -10,7 +10,7 @@
 //! * [`Oracle`] folds events into pods in a slow and simple way, and [`audit`] compares a client's items with the log.
 //! * `Authority` (feature `tls`) signs certificates, and puts TLS in front of a peer.
 //! * [`Clock`] freezes tokio's time although sockets are in use, and moves it by hand.
-//! * [`ClosedPort`] refuses connections; [`Logged`] has what the tested code logs.
+//! * [`ReservedPort`] refuses connections; [`Logged`] has what the tested code logs.
 //!
 //! It is not an HTTP server: requests are split at their blank line and `Content-Length`; nothing is negotiated, and
 //! nothing is checked. For plain REST with matchers, wiremock is better. Unlike the rest of the workspace it panics if
@@ -44,7 +44,6 @@ mod api_server;
 mod authority;
 mod centrifuge;
 mod clock;
-mod closed_port;
 mod gate;
 mod link;
 mod listening;
@@ -53,6 +52,7 @@ mod oracle;
 mod peer;
 mod relay;
 mod reply;
+mod reserved_port;
 mod seed;
 
 pub use api_server::{ApiServer, Ask};
@@ -60,7 +60,6 @@ pub use api_server::{ApiServer, Ask};
 pub use authority::Authority;
 pub use centrifuge::CentrifugeServer;
 pub use clock::{Clock, within};
-pub use closed_port::ClosedPort;
 pub use gate::Gate;
 pub use link::{Counters, FaultLink, Faults};
 pub use logged::Logged;
@@ -68,4 +67,5 @@ pub use oracle::{Audit, Oracle, audit};
 pub use peer::{Opening, Peer, Request, Script};
 pub use relay::{Conversation, RelayScript, hash_of, pods_reply, session_reply, sse_event};
 pub use reply::Reply;
+pub use reserved_port::ReservedPort;
 pub use seed::Rng;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_testkit::{ClosedPort, Conversation, Peer, Reply, Script};
+use relay_testkit::{Conversation, Peer, Reply, ReservedPort, Script};
 use serde_json::json;
 
 use super::process::{Running, Server, command_at, follow_at, relay, run_command};
@@ -30,7 +30,7 @@ fn last_line(url: &str, args: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn a_dead_relay_is_a_line_that_asks_for_it() {
-    let closed = ClosedPort::reserve();
+    let closed = ReservedPort::reserve();
     let url = closed.url();
     for args in COMMANDS {
         let (code, line) = last_line(&url, args);
@@ -232,7 +232,7 @@ fn a_wrong_path_and_another_of_our_servers_are_no_pod_relay() {
 /// Each command says once that it waits, and continues by itself when the relay is there.
 #[test]
 fn a_relay_that_comes_later_is_waited_for() {
-    let closed = ClosedPort::reserve();
+    let closed = ReservedPort::reserve();
     let url = closed.url();
     let table = |args: &[&str]| {
         let args = [args, &["-o", "table", "--reconnect-base", "200ms", "--reconnect-cap", "200ms"]].concat();
@@ -249,7 +249,7 @@ fn a_relay_that_comes_later_is_waited_for() {
         let said = running.until_stderr(|said| said.contains('\n'));
         assert!(said.contains("refused"), "{said}");
     }
-    let server = Server::start_at(&closed.give_up().to_string(), &["--sim-rate", "0", "--sim-pods", "3"]);
+    let server = Server::start_at(&closed.addr().to_string(), &["--sim-rate", "0", "--sim-pods", "3"]);
     for mut table in tables {
         let shows_pods = |seen: &str| seen.contains(" listed") || seen.contains("app=");
         table.until(|seen| seen.contains("connected again after ") && shows_pods(seen));

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use relay_testkit::ReservedPort;
 use serde_json::{Value, json};
 
 use super::process::{Done, Running, relay, run, run_command};
@@ -461,8 +462,9 @@ fn two_terminals_and_a_client_that_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let (file, cache) = (folder.path().join("e.yaml"), folder.path().join("cache"));
     std::fs::write(&file, FULL).unwrap();
-    let service = Service::start(&file, &[]);
-    let url = format!("http://{}", service.address);
+    let port = ReservedPort::reserve();
+    let (listen, url) = (port.addr().to_string(), port.url());
+    let service = Service::start_at(&listen, &file, &[]);
     let watch = || {
         let args = [
             "autoconfig",
@@ -494,7 +496,7 @@ fn two_terminals_and_a_client_that_is_killed() {
     // The service is killed and comes back: nothing is reported twice.
     service.running.signal("KILL");
     second.until(|line| line["state"] == "interrupted");
-    let service = Service::start_at(&service.address, &file, &[]);
+    let service = Service::start_at(&listen, &file, &[]);
     let lines = second.until(|line| line["event"] == "received_all");
     assert!(
         lines.iter().all(|line| line["event"] == "status" || line["event"] == "received_all"),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
+use relay_testkit::ReservedPort;
 use serde_json::Value;
 
 use super::process::{Running, Server, key, run};
@@ -414,9 +415,9 @@ fn a_server_that_is_killed_under_load_breaks_no_chain() {
     let kills = asked.unwrap_or(8);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().to_str().unwrap();
-    let mut server = Server::start(&on_disk(data, &["--sim-pods", "200", "--sim-rate", "4000"]));
-    let addr = server.addr;
-    let listen = addr.to_string();
+    let port = ReservedPort::reserve();
+    let (addr, listen) = (port.addr(), port.addr().to_string());
+    let mut server = Server::start_at(&listen, &on_disk(data, &["--sim-pods", "200", "--sim-rate", "4000"]));
     let wrong = Arc::new(Mutex::new(None));
     let clients: Vec<Arc<Mutex<Seen>>> = (0..10).map(|_| Arc::default()).collect();
     for seen in &clients {

@@ -1,10 +1,11 @@
 //! `relay durable` killed (SIGKILL) again and again: its producer, its reader and its server.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
+
+use relay_testkit::ReservedPort;
 
 use super::process::{DEADLINE, Running, relay, run};
 
@@ -17,35 +18,33 @@ const MESSAGES: u32 = 30_000;
 /// A `relay durable serve` with a directory, which is killed and started again at the same address.
 struct Server {
     running: Option<Running>,
-    address: SocketAddr,
+    port: ReservedPort,
     dir: String,
 }
 
 impl Server {
     fn start(dir: &Path) -> Self {
         let dir = dir.to_str().unwrap().to_owned();
-        let (running, address) = Self::listen("127.0.0.1:0".parse().unwrap(), &dir);
-        Self { running: Some(running), address, dir }
+        let port = ReservedPort::reserve();
+        let running = Self::listen(&port, &dir);
+        Self { running: Some(running), port, dir }
     }
 
-    fn listen(address: SocketAddr, dir: &str) -> (Running, SocketAddr) {
-        let running =
-            Running::start(relay(&["durable", "serve", "--listen", &address.to_string(), "--dir", dir]));
-        let said = running.until_stderr(|text| text.contains('\n'));
-        let (_, url) = said.trim().rsplit_once("http://").unwrap();
-        let address = url.parse().unwrap();
-        (running, address)
+    fn listen(port: &ReservedPort, dir: &str) -> Running {
+        let address = port.addr().to_string();
+        let running = Running::start(relay(&["durable", "serve", "--listen", &address, "--dir", dir]));
+        running.until_stderr(|text| text.contains('\n'));
+        running
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.port.url()
     }
 
     fn kill(&mut self) {
         // Dropping the process kills it and waits for its end. Then its port is free.
         drop(self.running.take());
-        let (running, _) = Self::listen(self.address, &self.dir);
-        self.running = Some(running);
+        self.running = Some(Self::listen(&self.port, &self.dir));
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use relay_testkit::{FaultLink, Faults};
+use relay_testkit::{FaultLink, Faults, ReservedPort};
 use serde_json::Value;
 
 use super::process::{DEADLINE, Server, fields, follow_at, key, resident_kib};
@@ -41,8 +41,9 @@ fn phases(lines: &[Value]) -> Vec<&str> {
 #[test]
 fn a_relay_that_is_killed_and_comes_back_is_followed_on() {
     let args = ["--sim-rate", "100", "--sim-pods", "10"];
-    let server = Server::start(&args);
-    let listen = server.addr.to_string();
+    let port = ReservedPort::reserve();
+    let listen = port.addr().to_string();
+    let server = Server::start_at(&listen, &args);
     let client = server.follow(&["replay", "--reconnect-cap", "50ms"]);
     client.until_phase("Live");
     let before = get(server.addr, "/health").ok()["epoch"].clone();
@@ -71,8 +72,9 @@ fn a_relay_that_is_killed_and_comes_back_is_followed_on() {
 #[test]
 fn plain_state_reseeds_from_a_new_relay() {
     let args = ["--sim-rate", "0", "--sim-pods", "10"];
-    let server = Server::start(&args);
-    let listen = server.addr.to_string();
+    let port = ReservedPort::reserve();
+    let listen = port.addr().to_string();
+    let server = Server::start_at(&listen, &args);
     let client = server.follow(&["state", "--reconnect-cap", "50ms"]);
     assert_eq!(client.json()["pods"], 10);
     // The stream is open before the relay is killed: it counts as a subscriber.

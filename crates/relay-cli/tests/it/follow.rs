@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use relay_testkit::ReservedPort;
 use serde_json::{Value, json};
 
 use super::process::{DEADLINE, Running, Server, check_event, fields, key, relay, run};
@@ -265,12 +266,9 @@ fn a_reader_that_leaves_is_no_error() {
 
 #[test]
 fn retried_errors_go_to_stderr_and_stdout_stays_json() {
-    let server = Server::quiet(3);
-    let listen = server.addr.to_string();
-    server.signal("KILL");
-    server.wait();
-    let client =
-        super::process::follow_at(&format!("http://{listen}"), &["replay", "--reconnect-cap", "50ms"]);
+    let port = ReservedPort::reserve();
+    let listen = port.addr().to_string();
+    let client = super::process::follow_at(&port.url(), &["replay", "--reconnect-cap", "50ms"]);
     let complaint = client.until_stderr(|text| text.lines().count() >= 2);
     assert!(complaint.contains(&listen), "names the URL: {complaint}");
     let _server = Server::start_at(&listen, &["--sim-rate", "0", "--sim-pods", "3"]);

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use relay_testkit::ReservedPort;
 use serde_json::Value;
 
 const CHANNEL: &str = "public:demo.chat";
@@ -176,8 +177,9 @@ fn a_server_with_a_directory_under_kills() {
     let directory = tempfile::tempdir().unwrap();
     let (lines, data) = (directory.path().join("lines"), directory.path().join("data"));
     let data = data.to_str().unwrap();
-    let (mut server, url) = serve(&["--listen", "127.0.0.1:0", "--data-dir", data]);
-    let address = url.strip_prefix("http://").unwrap().to_owned();
+    let port = ReservedPort::reserve();
+    let address = port.addr().to_string();
+    let (mut server, url) = serve(&["--listen", &address, "--data-dir", data]);
     let _subscriber = subscribe(&url, &lines, &["--from-start"]);
     wait(&lines, "subscribed", 1);
     let mut command = relay(&["publish", CHANNEL, "--url", &url, "--aspect", "n", "--producer", "me"]);

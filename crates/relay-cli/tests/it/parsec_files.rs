@@ -1,6 +1,6 @@
 //! The files of `relay parsec`: schemas, as the page on Parsec shows them, and sequences.
 
-use relay_testkit::{ClosedPort, Peer, Reply, Script};
+use relay_testkit::{Peer, Reply, ReservedPort, Script};
 use serde_json::json;
 
 use super::parsec_rows::{CHANNEL, Server, at, is, parsec, publish, schemas};
@@ -42,7 +42,7 @@ async fn a_number_that_never_left_is_used_again_and_one_that_may_have_is_not() {
         command.args(["--sequence-file", &file]);
         run_command(command)
     };
-    let closed = ClosedPort::reserve();
+    let closed = ReservedPort::reserve();
     let done = publish_at(&closed.url(), "2s").expect(1);
     let last = done.stderr.lines().last().unwrap();
     for words in ["not published: no connection", "Connection refused", "does the server run"] {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use relay_testkit::ClosedPort;
+use relay_testkit::ReservedPort;
 use serde_json::Value;
 
 use super::process::{Running, Server, check_event, command_at, fields, key, relay, run, run_command};
@@ -198,7 +198,7 @@ fn tables_are_for_people() {
 
 #[test]
 fn nobody_listens() {
-    let closed = ClosedPort::reserve();
+    let closed = ReservedPort::reserve();
     let url = closed.url();
     for args in [vec!["pods"], vec!["pod", "prod/web"], vec!["events"], vec!["session"], vec!["health"]] {
         let done = run_command(command_at(&url, &args)).expect(1);
@@ -210,7 +210,7 @@ fn nobody_listens() {
 #[test]
 fn wrong_usage_is_refused_with_2() {
     // No server listens there either: the error is found before any connection is tried.
-    let closed = ClosedPort::reserve();
+    let closed = ReservedPort::reserve();
     let url = closed.url();
     for args in [
         vec!["no-such-command"],
@@ -364,7 +364,7 @@ fn settings_come_from_the_environment_and_flags_beat_them() {
     assert_eq!(sorted(&run_command(command).expect(0).json()), sorted(&in_prod));
 
     let mut command = relay(&["pods", "--url", &server.url(), "--namespace", "prod"]);
-    let closed = ClosedPort::reserve();
+    let closed = ReservedPort::reserve();
     command.env("RELAY_URL", closed.url()).env("RELAY_NAMESPACE", "no-such-namespace");
     assert_eq!(sorted(&run_command(command).expect(0).json()), sorted(&in_prod));
 

@@ -1,7 +1,7 @@
 //! `wait` and `state --group-by`, which replace polling loops.
 
 use relay_proto::pods::Pod;
-use relay_testkit::{ClosedPort, Conversation, Gate, Peer, RelayScript, Reply, Script, pods_reply};
+use relay_testkit::{Conversation, Gate, Peer, RelayScript, Reply, ReservedPort, Script, pods_reply};
 use serde_json::{Value, json};
 
 use super::process::{Done, Running, Server, command_at, fields, follow_at, run_command};
@@ -178,14 +178,14 @@ async fn what_is_replayed_after_a_drop_does_not_count() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_relay_that_is_down_is_waited_for() {
-    let closed = ClosedPort::reserve();
+    let closed = ReservedPort::reserve();
     let url = closed.url();
     let done = run_command(command_at(&url, &["wait", "--for", "count=0", "--timeout", "300ms"]));
     assert!(timed_out(&done).contains("never seen live: no list was read"), "{done:?}");
 
     let client = follow_at(&url, &["wait", "--for", "ready=1", "--timeout", "5m"]);
     client.until_stderr(|text| text.contains("cannot connect"));
-    let _peer = Peer::start_at(closed.give_up(), listing([&up("a")]).stream(caught_up().silence())).await;
+    let _peer = Peer::start_at(closed.addr(), listing([&up("a")]).stream(caught_up().silence())).await;
     assert_eq!(client.json()["ready"], 1);
     assert_eq!(client.wait().code, Some(0));
 }
@@ -363,7 +363,7 @@ async fn an_outage_and_its_end_are_lines_of_the_table() {
 
 #[test]
 fn an_outage_is_told_at_each_attempt_on_stderr_where_lines_are_json() {
-    let closed = ClosedPort::reserve();
+    let closed = ReservedPort::reserve();
     let url = closed.url();
     for command in [&["state"][..], &["replay"], &["wait", "--for", "ready", "--timeout", "30s"]] {
         let client =

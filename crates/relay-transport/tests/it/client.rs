@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use relay_testkit::{ClosedPort, Gate, Peer, Reply, Script};
+use relay_testkit::{Gate, Peer, Reply, ReservedPort, Script};
 use relay_transport::{BaseUrl, Error, HttpClient};
 
 use crate::*;
@@ -127,7 +127,7 @@ async fn redirects_are_an_answer_unless_asked_to_follow() {
 
 #[tokio::test]
 async fn errors_say_who_and_why_but_no_secret() {
-    let closed = ClosedPort::reserve();
+    let closed = ReservedPort::reserve();
     let gone = closed.url();
     let garbage = Peer::start(Script::new().always("/", Reply::raw().send("garbage\r\n\r\n").cut())).await;
     let http = http();

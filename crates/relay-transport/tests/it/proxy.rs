@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use relay_testkit::{ClosedPort, Reply, Script};
+use relay_testkit::{Reply, ReservedPort, Script};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -118,7 +118,7 @@ async fn proxies_that_refuse_die_or_ramble() {
     ] {
         let proxy = Proxy::start(answer).await;
         // The port at the end of the tunnel refuses connections, so the TLS handshake fails.
-        let closed = ClosedPort::reserve();
+        let closed = ReservedPort::reserve();
         let url = closed.url().replace("http://127.0.0.1", "https://relay.test");
         let mut stream = EventStream::get(through(&proxy, ""), quick(), &url).unwrap();
         for _ in 0..2 {

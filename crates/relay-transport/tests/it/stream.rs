@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use relay_proto::eventsource::{Item, Refused, State, Stop};
-use relay_testkit::{ClosedPort, Gate, Opening, Peer, Reply, Script, within};
+use relay_testkit::{Gate, Opening, Peer, Reply, ReservedPort, Script, within};
 use relay_transport::{EventStream, Secret, TokenSource};
 
 use crate::*;
@@ -130,7 +130,7 @@ async fn connections_that_fail_are_made_again() {
 
 #[tokio::test]
 async fn a_port_nobody_listens_on() {
-    let closed = ClosedPort::reserve();
+    let closed = ReservedPort::reserve();
     let gone = closed.url();
     let mut stream = EventStream::get(http(), quick(), &format!("{gone}/x?token=hunter2")).unwrap();
     for _ in 0..3 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_testkit::{Clock, Gate, Opening, Peer, Reply, Script, within};
+use relay_testkit::{Clock, Gate, Opening, Peer, Reply, ReservedPort, Script, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -153,8 +153,9 @@ async fn delays_run_on_virtual_time() {
 
 #[tokio::test]
 async fn a_peer_comes_back_on_its_port() {
-    let peer = Peer::start(Script::new().on("/a", Reply::sse().silence())).await;
-    let addr = peer.addr();
+    let port = ReservedPort::reserve();
+    let addr = port.addr();
+    let peer = Peer::start_at(addr, Script::new().on("/a", Reply::sse().silence())).await;
     let mut socket = ask(addr, "/a").await;
     peer.played(0).await;
     drop(peer);
