@@ -261,28 +261,41 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
     use std::sync::atomic::AtomicUsize;
-    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::io::{
+        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+    };
     use tokio::net::TcpListener;
+    use tokio_util::io::InspectReader;
 
     /// What a scripted server has seen.
     #[derive(Default)]
     struct Seen {
+        /// How often the server has read.
+        reads: AtomicUsize,
         stored: AtomicUsize,
         said: Mutex<BTreeSet<String>>,
     }
 
-    /// A client of a server that answers by the subject of a message.
+    /// A client of a server in another thread that answers by the subject of a message.
     async fn client(seen: Arc<Seen>) -> Client {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            serve(&mut BufReader::new(stream), &seen).await;
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+            runtime.block_on(async {
+                let (stream, _) = TcpListener::from_std(listener).unwrap().accept().await.unwrap();
+                let count = |_: &[u8]| {
+                    seen.reads.fetch_add(1, Ordering::Relaxed);
+                };
+                let stream = InspectReader::new(stream, count);
+                serve(&mut BufReader::with_capacity(1 << 18, stream), &seen).await;
+            });
         });
         async_nats::connect(format!("nats://{address}")).await.unwrap()
     }
 
-    async fn serve(stream: &mut BufReader<tokio::net::TcpStream>, seen: &Seen) {
+    async fn serve(stream: &mut BufReader<impl AsyncRead + AsyncWrite + Unpin>, seen: &Seen) {
         let info = r#"{"server_id":"s","server_name":"s","host":"h","port":1,"version":"2.9.0","auth_required":false,"tls_required":false,"max_payload":1000,"proto":1,"client_id":1,"go":"go","nonce":"","connect_urls":[],"client_ip":"127.0.0.1","headers":true,"lame_duck_mode":false}"#;
         stream.write_all(format!("INFO {info}\r\n").as_bytes()).await.unwrap();
         let (mut sid, mut line) = (String::new(), String::new());
@@ -359,6 +372,30 @@ mod tests {
         assert_eq!(store(&outbox, "silent", 1).await, Err(Unstored::Late));
         assert!((PATIENCE..PATIENCE + 2 * LOOK).contains(&begin.elapsed()), "{:?}", begin.elapsed());
         assert!(lock(&outbox.shared.callers).by_number.is_empty());
+    }
+
+    /// With one worker, a task that is woken runs before those that are ready already.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_ready_tasks_have_is_written_together() {
+        const TASKS: usize = 200;
+        let seen = Arc::<Seen>::default();
+        let outbox = Arc::new(Outbox::new(client(seen.clone()).await));
+        assert_eq!(store(&outbox, "taken", 1).await, Ok(()));
+        let before = seen.reads.load(Ordering::Relaxed);
+        let of_worker = outbox.clone();
+        let tasks = tokio::spawn(async move {
+            let begin = |_| {
+                let outbox = of_worker.clone();
+                tokio::spawn(async move { store(&outbox, "taken", 1).await })
+            };
+            (0..TASKS).map(begin).collect::<Vec<_>>()
+        });
+        for task in tasks.await.unwrap() {
+            assert_eq!(task.await.unwrap(), Ok(()));
+        }
+        assert_eq!(seen.stored.load(Ordering::Relaxed), 1 + TASKS);
+        let reads = seen.reads.load(Ordering::Relaxed) - before;
+        assert!(reads <= TASKS / 20, "{TASKS} messages in {reads} reads");
     }
 
     #[test]
