@@ -463,7 +463,7 @@ async fn a_signal_ends_it_in_every_state_and_nothing_is_asked_after_it() {
             let start = Instant::now();
             running.signal(signal);
             running.wait().expect(code);
-            assert!(start.elapsed() < Duration::from_secs(5), "{state}: {:?}", start.elapsed());
+            assert!(start.elapsed() < Duration::from_secs(20), "{state}: {:?}", start.elapsed());
             assert_eq!(peer.requests().len(), 1, "{state}");
         }
     }

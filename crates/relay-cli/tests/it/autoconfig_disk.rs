@@ -144,6 +144,6 @@ fn a_signal_ends_it_while_the_resolver_hangs() {
         let start = Instant::now();
         running.signal(signal);
         running.wait().expect(code);
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     }
 }

@@ -169,7 +169,7 @@ fn last_line(child: Child) -> (Option<i32>, Value) {
 
 #[test]
 fn a_signal_ends_a_producer_whose_server_is_away() {
-    for twice in [false, true] {
+    let signalled = |twice: bool| {
         let server = Server::start(|_, asked| match asked.method.as_str() {
             "HEAD" => say(200, &[JSON, next("0")], ""),
             _ => say(503, &[], ""),
@@ -189,8 +189,13 @@ fn a_signal_ends_a_producer_whose_server_is_away() {
         });
         let (code, line) = last_line(child);
         assert_eq!((code, &line["done"]), (Some(130), &json!(false)));
-        assert_eq!(began.elapsed() < Duration::from_secs(4), twice, "{:?}", began.elapsed());
-    }
+        began.elapsed()
+    };
+    let once = signalled(false);
+    assert!(once >= Duration::from_secs(4), "it goes on for some seconds: {once:?}");
+    // On a busy machine any command may take that long.
+    let is_quick = |_| signalled(true) < Duration::from_secs(4);
+    assert!((0..3).any(is_quick), "the second signal ends it at once");
 }
 
 #[test]

@@ -219,7 +219,7 @@ fn a_thousand_connections_that_say_nothing() {
     for _ in 0..5 {
         let start = Instant::now();
         assert_eq!(get(server.addr, "/health").status, 200);
-        assert!(start.elapsed() < Duration::from_secs(2), "answered after {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(10), "answered after {:?}", start.elapsed());
     }
     assert_eq!(
         server.run(&["replay", "--exit-after-phase", "Live"]).expect(0).json()[0]["phase"],
