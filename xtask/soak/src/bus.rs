@@ -28,6 +28,8 @@ mod wire;
 
 /// The longest time until everything is right after the last fault.
 const SOON: Duration = Duration::from_secs(90);
+/// How long a message may take to a subscription while it is not known whether the bus has that one already.
+const ARRIVES: Duration = Duration::from_secs(2);
 const CHANNELS: &str = "channels.knative.dev/v1alpha1/channels";
 const SUBSCRIPTIONS: &str = "channels.knative.dev/v1alpha1/subscriptions";
 /// The highest number of channels, and of subscriptions.
@@ -377,16 +379,8 @@ impl Soak {
         for _ in 0..3 {
             for channel in self.channels.clone() {
                 let message = self.probe(&channel).await?;
-                self.eventually("a message that was sent in peace", |soak| {
-                    for subscription in there.iter().filter(|(_, of)| **of == channel).map(|(name, _)| name) {
-                        ensure!(
-                            soak.subscribers.has(subscription, &message),
-                            "{subscription} lacks {message}"
-                        );
-                    }
-                    Ok(())
-                })
-                .await?;
+                let arrived = self.arrives(&there, &channel, &message, SOON).await;
+                arrived.context("a message that was sent in peace")?;
             }
         }
         let after = self.removed(&there);
@@ -424,8 +418,10 @@ impl Soak {
             let says = metric(self.admin, name).await;
             ensure!(says == Some(count as u64), "{name}is {says:?} and should be {count}");
         }
+        // As many as there should be may still be others.
         for channel in self.channels.clone() {
-            self.probe(&channel).await?;
+            let message = self.probe(&channel).await?;
+            self.arrives(there, &channel, &message, ARRIVES).await?;
         }
         for number in 0..MOST.0 {
             let channel = format!("c{number}");
@@ -437,14 +433,40 @@ impl Soak {
         Ok(())
     }
 
+    /// Waits until every subscription of the channel has the message.
+    async fn arrives(
+        &mut self,
+        there: &BTreeMap<String, String>,
+        channel: &str,
+        message: &str,
+        patience: Duration,
+    ) -> Result<()> {
+        let has_it = |soak: &Self| {
+            for subscription in there.iter().filter(|(_, of)| *of == channel).map(|(name, _)| name) {
+                ensure!(soak.subscribers.has(subscription, message), "{subscription} lacks {message}");
+            }
+            Ok(())
+        };
+        self.within(patience, "the message", has_it).await
+    }
+
     async fn eventually(&mut self, what: &str, holds: impl Fn(&Self) -> Result<()>) -> Result<()> {
-        let deadline = Instant::now() + SOON;
+        self.within(SOON, what, holds).await
+    }
+
+    async fn within(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        holds: impl Fn(&Self) -> Result<()>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + patience;
         loop {
             self.look()?;
             match holds(self) {
                 Ok(()) => return Ok(()),
                 Err(why) if Instant::now() > deadline => {
-                    return Err(why.context(format!("{what}, {SOON:?} later")));
+                    return Err(why.context(format!("{what}, {patience:?} later")));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
