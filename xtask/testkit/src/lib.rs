@@ -10,7 +10,7 @@
 //! * [`Oracle`] folds events into pods in a slow and simple way, and [`audit`] compares a client's items with the log.
 //! * `Authority` (feature `tls`) signs certificates, and puts TLS in front of a peer.
 //! * [`Clock`] freezes tokio's time although sockets are in use, and moves it by hand.
-//! * [`ReservedPort`] refuses connections; [`Logged`] has what the tested code logs.
+//! * [`ReservedPort`] keeps a port for one test; [`Logged`] has what the tested code logs.
 //!
 //! It is not an HTTP server: requests are split at their blank line and `Content-Length`; nothing is negotiated, and
 //! nothing is checked. For plain REST with matchers, wiremock is better. Unlike the rest of the workspace it panics if
