@@ -119,6 +119,31 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         bus = Some((started, url));
         Ok(())
     });
+    run.step("a stream whose position NATS lost in a kill loses no messages", || {
+        for number in 0..3 {
+            let body = format!("position-{number}");
+            let (running, url) = bus.take().context("no bus")?;
+            wait_for("everything to be acknowledged", SOON, || {
+                let stream = nats.ask("$JS.API.STREAM.INFO.relay_default_c", "")?;
+                Ok((stream["state"]["messages"] == 0).then_some(()))
+            })?;
+            nats.kill()?;
+            nats.lose_position("relay_default_c")?;
+            // The last time, the bus finds it at its start.
+            let (running, url) = if number < 2 {
+                nats.run()?;
+                (running, url)
+            } else {
+                running.stop(0)?;
+                nats.run()?;
+                world.serve()?
+            };
+            wait_for("202", SOON, || Ok((send(&url, "c.default", &body)? == 202).then_some(())))?;
+            [&world.one, &world.two, &world.three].into_iter().try_for_each(|one| one.wait_for(&body))?;
+            bus = Some((running, url));
+        }
+        Ok(())
+    });
     run.step("a consumer that somebody deleted is made again, and so is a stream", || {
         let (_, url) = bus.as_ref().context("no bus")?;
         // NATS 2.9 may write to the directory of the consumer while it removes it, and then reports that the removal

@@ -4,6 +4,7 @@
 mod connect;
 mod names;
 mod outbox;
+mod positions;
 mod removals;
 mod worker;
 
@@ -30,7 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::connect::{JetStreamError, NatsOptions};
-use self::connect::{PATIENCE, connect};
+use self::connect::{Link, PATIENCE, connect};
 use self::outbox::{Outbox, Unstored};
 use self::removals::{REPORTS, Removals};
 use self::worker::{ACK_WAIT, work};
@@ -60,7 +61,7 @@ struct Inner {
     context: Context,
     outbox: Outbox,
     removals: Removals,
-    up: watch::Receiver<bool>,
+    link: watch::Receiver<Link>,
     ready: AtomicBool,
     /// The first connection was waited for.
     began: AtomicBool,
@@ -83,7 +84,10 @@ struct State {
     missing: BTreeMap<SubscriptionReference, ChannelReference>,
     /// Subscriptions of this process. If the consumer of one is created again, it begins with all stored messages.
     known: BTreeSet<SubscriptionReference>,
+    /// Subscriptions that have to subscribe again.
     lost: BTreeSet<SubscriptionReference>,
+    /// The number of losses of the connection that were taken into account.
+    losses: u64,
 }
 
 /// Time limit of the first connection, before calls fail.
@@ -91,6 +95,13 @@ const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
 /// A consumer and its worker.
 type Working = (Arc<Route>, JoinHandle<()>);
+
+/// A consumer in NATS.
+struct Held {
+    config: pull::Config,
+    /// The sequence in the stream of the last message that it was given.
+    delivered: u64,
+}
 
 /// One subscription and its consumer.
 struct Route {
@@ -118,7 +129,7 @@ impl JetStreamEngine {
         metrics: Arc<Metrics>,
         tell: impl Fn(&Event) + Send + Sync + 'static,
     ) -> Result<Self, JetStreamError> {
-        let (client, up) = connect(nats).await?;
+        let (client, link) = connect(nats).await?;
         let mut context = async_nats::jetstream::new(client.clone());
         context.set_timeout(PATIENCE);
         Ok(Self(Arc::new(Inner {
@@ -127,7 +138,7 @@ impl JetStreamEngine {
             client,
             context,
             removals: Removals::default(),
-            up,
+            link,
             ready: AtomicBool::new(false),
             began: AtomicBool::new(false),
             state: Mutex::default(),
@@ -156,7 +167,12 @@ impl Engine for JetStreamEngine {
 
     async fn attend(&self, monitor: &Monitor<Self>) {
         let inner = &self.0;
-        let mut up = inner.up.clone();
+        let mut link = inner.link.clone();
+        let requeue_lost = || {
+            for subscription in std::mem::take(&mut lock(&inner.state).lost) {
+                monitor.requeue_subscription(&subscription);
+            }
+        };
         // Without reports a deleted stream is created again later.
         let mut reports = inner.client.subscribe(REPORTS).await.ok();
         loop {
@@ -172,20 +188,19 @@ impl Engine for JetStreamEngine {
                     // The connection is closed for good.
                     None => reports = None,
                 },
-                changed = up.changed() => {
+                changed = link.changed() => {
                     if changed.is_err() {
                         return std::future::pending().await;
                     }
-                    // Calls that failed while NATS was unavailable are repeated at once.
-                    if *up.borrow_and_update() {
+                    let link = *link.borrow_and_update();
+                    if link.up {
+                        // Calls that failed while NATS was unavailable are repeated at once.
                         monitor.retry_now();
+                        lock(&inner.state).take_into_account(link);
+                        requeue_lost();
                     }
                 }
-                () = inner.lost.notified() => {
-                    for subscription in std::mem::take(&mut lock(&inner.state).lost) {
-                        monitor.requeue_subscription(&subscription);
-                    }
-                }
+                () = inner.lost.notified() => requeue_lost(),
                 () = tokio::time::sleep(TELL) => {
                     inner.flush_drops(false);
                     inner.forget_unwanted(monitor);
@@ -232,7 +247,7 @@ impl Receive for JetStreamEngine {
         if !self.0.ready.load(Ordering::Acquire) {
             return Err(ReceiveError::NotReady);
         }
-        self.0.check(channel)
+        self.0.check(channel).map(drop)
     }
 }
 
@@ -247,22 +262,29 @@ impl Channels for Arc<Inner> {
 }
 
 impl Inner {
-    fn is_up(&self) -> bool {
-        *self.up.borrow()
+    fn link(&self) -> Link {
+        *self.link.borrow()
     }
 
-    fn check(&self, channel: &ChannelReference) -> Result<(), ReceiveError> {
+    fn is_up(&self) -> bool {
+        self.link().up
+    }
+
+    /// Whether a message of a channel can be taken over the present connection.
+    fn check(&self, channel: &ChannelReference) -> Result<Link, ReceiveError> {
         let unavailable = |why: &str| Err(ReceiveError::StoreUnavailable(why.to_owned()));
-        if !self.is_up() {
+        let link = self.link();
+        if !link.up {
             return unavailable("NATS is not reached");
         }
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
+        state.take_into_account(link);
         if state.missing_channels.contains(channel)
             || state.missing.values().any(|missing| missing == channel)
         {
-            return unavailable("the channel's stream or consumers are not there yet");
+            return unavailable("the channel's stream or consumers are not there yet, or not checked");
         }
-        if state.channels.contains(channel) { Ok(()) } else { Err(ReceiveError::UnknownChannel) }
+        if state.channels.contains(channel) { Ok(link) } else { Err(ReceiveError::UnknownChannel) }
     }
 
     /// Stores a message.
@@ -271,9 +293,13 @@ impl Inner {
         channel: &ChannelReference,
         message: &Message,
     ) -> Result<(), ReceiveError> {
-        self.check(channel)?;
+        let link = self.check(channel)?;
         let (subject, headers) = (names::subject(channel), names::headers(message));
         match self.outbox.store(subject.into(), headers, message.payload.clone()).await {
+            // NATS may have been restarted before it stored the message, and the consumers were not checked since.
+            Ok(()) if self.link().losses != link.losses => {
+                Err(ReceiveError::StoreUnavailable("the connection to NATS was lost meanwhile".into()))
+            }
             Ok(()) => {
                 (self.out.tell)(&Event::Received { channel: channel.clone() });
                 Ok(())
@@ -356,11 +382,14 @@ impl Inner {
         Ok(self.consumer(&route.stream, &route.durable).await?.is_some())
     }
 
-    async fn consumer(&self, stream: &str, durable: &str) -> Result<Option<pull::Config>, HandlerError> {
+    async fn consumer(&self, stream: &str, durable: &str) -> Result<Option<Held>, HandlerError> {
         match self.context.get_consumer_from_stream::<pull::Config, _, _>(durable, stream).await {
             Ok(consumer) => {
-                let config = pull::Config::try_from_consumer_config(consumer.cached_info().config.clone());
-                config.map(Some).map_err(|error| HandlerError::failed(format!("the consumer: {error}")))
+                let info = consumer.cached_info();
+                let config = pull::Config::try_from_consumer_config(info.config.clone());
+                let config =
+                    config.map_err(|error| HandlerError::failed(format!("the consumer: {error}")))?;
+                Ok(Some(Held { config, delivered: info.delivered.stream_sequence }))
             }
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(of_consumer(&error)),
@@ -377,7 +406,15 @@ impl Inner {
         let durable = names::durable(subscription);
         let name = names::consumer(stream, &durable);
         let max_ack_pending = if self.out.options.in_flight == 1 { 1 } else { -1 };
-        let config = match self.consumer(stream, &durable).await? {
+        let mut held = self.consumer(stream, &durable).await?;
+        let mut guard = None;
+        if let Some(consumer) = &held
+            && self.is_ahead(stream, consumer).await?
+        {
+            guard = self.delete_if_ahead(subscription, stream, &durable).await?;
+            held = self.consumer(stream, &durable).await?;
+        }
+        let config = match held.map(|held| held.config) {
             Some(held) if held.max_ack_pending == max_ack_pending && held.ack_wait == ACK_WAIT => {
                 self.removals.made(name);
                 return Ok(());
@@ -410,17 +447,20 @@ impl Inner {
         }
         made.map_err(|error| of_consumer(&error))?;
         self.removals.made(name);
+        if let Some(guard) = guard {
+            guard.release().await;
+        }
         Ok(())
     }
 
     /// Fails at once while NATS is unavailable, after a short wait for the first connection.
     async fn need_nats(&self) -> Result<(), HandlerError> {
-        let mut up = self.up.clone();
+        let mut link = self.link.clone();
         if !self.began.load(Ordering::Acquire) {
-            let _ = tokio::time::timeout(FIRST_CONNECTION, up.wait_for(|up| *up)).await;
+            let _ = tokio::time::timeout(FIRST_CONNECTION, link.wait_for(|link| link.up)).await;
             self.began.store(true, Ordering::Release);
         }
-        if *up.borrow() { Ok(()) } else { Err(HandlerError::failed("NATS is not reached")) }
+        if link.borrow().up { Ok(()) } else { Err(HandlerError::failed("NATS is not reached")) }
     }
 
     /// Forgets missing channels and subscriptions that are no longer wanted.
@@ -476,6 +516,19 @@ impl Inner {
 }
 
 impl State {
+    /// After a loss of the connection all subscriptions subscribe again, and messages are refused until they have:
+    /// NATS may have been restarted, and may have lost the positions of its streams.
+    fn take_into_account(&mut self, link: Link) {
+        if self.losses == link.losses {
+            return;
+        }
+        self.losses = link.losses;
+        for (subscription, (route, _)) in &self.routes {
+            self.missing.insert(subscription.clone(), route.target.channel.clone());
+            self.lost.insert(subscription.clone());
+        }
+    }
+
     /// Notes that the consumer of a route no longer exists.
     fn lose(&mut self, route: &Route) {
         let subscription = route.target.subscription.clone();
@@ -562,19 +615,21 @@ impl MonitorHandler for JetStreamEngine {
         _: &ResolvedParameters,
     ) -> Result<(), HandlerError> {
         let inner = &self.0;
+        let losses = inner.link().losses;
         let (stream, spec) = (names::stream(channel), Arc::new(spec.clone()));
+        let standing = || {
+            let route = lock(&inner.state).routes.get(subscription).map(|(route, _)| route.clone());
+            route.filter(|route| route.target.channel == *channel && !route.stop.is_cancelled())
+        };
         // The worker continues with the new spec; the consumer keeps its position.
-        let standing = lock(&inner.state).routes.get(subscription).map(|(route, _)| route.clone());
-        let standing =
-            standing.filter(|route| route.target.channel == *channel && !route.stop.is_cancelled());
-        if let Some(route) = &standing {
+        if let Some(route) = standing() {
             route.target.set_spec(spec.clone());
         }
         if let Err(error) = inner.make_consumer(subscription, channel, &stream).await {
             lock(&inner.state).missing.insert(subscription.clone(), channel.clone());
             return Err(error);
         }
-        if standing.is_none() {
+        if standing().is_none() {
             inner.end(subscription).await;
             let route = Arc::new(Route {
                 target: Target::new(channel, subscription, spec),
@@ -588,7 +643,15 @@ impl MonitorHandler for JetStreamEngine {
             lock(&inner.state).routes.insert(subscription.clone(), (route, worker));
         }
         let mut state = lock(&inner.state);
-        state.missing.remove(subscription);
+        state.take_into_account(inner.link());
+        if state.losses == losses {
+            state.missing.remove(subscription);
+        } else {
+            // Its consumer was looked at before, or partly.
+            state.missing.insert(subscription.clone(), channel.clone());
+            state.lost.insert(subscription.clone());
+            inner.lost.notify_one();
+        }
         state.known.insert(subscription.clone());
         inner.count(&state);
         Ok(())

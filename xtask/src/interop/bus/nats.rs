@@ -1,12 +1,13 @@
 //! A real NATS server with JetStream.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::interop::process::Process;
@@ -54,6 +55,21 @@ impl Nats {
             Some(mut process) => process.kill(),
             None => bail!("NATS does not run"),
         }
+    }
+
+    /// Removes what says the last sequence of an empty stream, while the server does not run. NATS 2.9 does the same if
+    /// it is killed while it writes this file. (Later versions write it in another way.)
+    pub(super) fn lose_position(&self, stream: &str) -> Result<()> {
+        let messages = self.directory.join("data/jetstream/$G/streams").join(stream).join("msgs");
+        for file in std::fs::read_dir(&messages)? {
+            let file = file?.path();
+            match file.extension().and_then(OsStr::to_str) {
+                Some("blk") => ensure!(file.metadata()?.len() == 0, "{} holds messages", file.display()),
+                Some("idx") => std::fs::remove_file(&file)?,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn url(&self) -> String {

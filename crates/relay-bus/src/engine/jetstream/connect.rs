@@ -79,17 +79,25 @@ pub enum JetStreamError {
     },
 }
 
-/// Connects now or later; the second part tells whether it is connected.
+/// The state of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Link {
+    pub(super) up: bool,
+    /// How often it was lost so far.
+    pub(super) losses: u64,
+}
+
+/// Connects now or later; the second part is the state of the connection.
 pub(super) async fn connect(
     options: &NatsOptions,
-) -> Result<(Client, watch::Receiver<bool>), JetStreamError> {
+) -> Result<(Client, watch::Receiver<Link>), JetStreamError> {
     let scheme = options.url.split_once("://").map(|(scheme, _)| scheme);
     let address: ServerAddr = options.url.parse().map_err(|_| JetStreamError::Url)?;
     if !matches!(scheme, Some("nats" | "tls")) || address.host().is_empty() {
         return Err(JetStreamError::Url);
     }
-    let up = watch::Sender::new(false);
-    let seen = up.subscribe();
+    let link = watch::Sender::new(Link::default());
+    let seen = link.subscribe();
     let seed = getrandom::u64().unwrap_or_default();
     let mut connect = ConnectOptions::new()
         .name("relay bus")
@@ -106,7 +114,7 @@ pub(super) async fn connect(
             backoff.next_delay()
         })
         .event_callback(move |event| {
-            tell(&event, &up);
+            tell(&event, &link);
             std::future::ready(())
         });
     if let Some(path) = &options.credentials {
@@ -118,8 +126,15 @@ pub(super) async fn connect(
 }
 
 /// Reports a change once.
-fn tell(event: &NatsEvent, up: &watch::Sender<bool>) {
-    let changes = |to: bool| up.send_replace(to) != to;
+fn tell(event: &NatsEvent, link: &watch::Sender<Link>) {
+    let changes = |to: bool| {
+        link.send_if_modified(|link| {
+            let changed = link.up != to;
+            link.losses += u64::from(changed && !to);
+            link.up = to;
+            changed
+        })
+    };
     match event {
         NatsEvent::Connected if changes(true) => tracing::info!("connected to NATS"),
         NatsEvent::Disconnected if changes(false) => {

@@ -169,11 +169,11 @@ async fn take(inner: &Inner, route: &Route, idle: &Idle, begin: impl Fn(async_na
     let in_flight = inner.out.options.in_flight.max(1);
     let slots = Slots::new(in_flight);
     let inbox = inner.client.new_inbox();
-    let mut up = inner.up.clone();
+    let mut link = inner.link.clone();
     let mut messages = loop {
         match inner.client.subscribe(inbox.clone()).await {
             Ok(messages) => break messages,
-            Err(_) if up.has_changed().is_err() => return End::Closed,
+            Err(_) if link.has_changed().is_err() => return End::Closed,
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     };
@@ -191,7 +191,7 @@ async fn take(inner: &Inner, route: &Route, idle: &Idle, begin: impl Fn(async_na
         let waited = gathering && gathered.is_elapsed();
         if free >= some || waited {
             gathering = false;
-            if up.wait_for(|up| *up).await.is_err() {
+            if link.wait_for(|link| link.up).await.is_err() {
                 return End::Closed;
             }
             let request = json!({"batch": free, "expires": OPEN.as_nanos() as u64});
@@ -222,7 +222,7 @@ async fn take(inner: &Inner, route: &Route, idle: &Idle, begin: impl Fn(async_na
                 continue;
             }
             // A request does not outlive its connection.
-            Ok(_) = up.wait_for(|up| !up), if asked > 0 => {
+            Ok(_) = link.wait_for(|link| !link.up), if asked > 0 => {
                 asked = 0;
                 continue;
             }
