@@ -70,8 +70,9 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<Exit> {
                 return Ok(Exit::Done);
             }
             let problems = report.problems.len();
-            let (are, s) = if problems == 1 { ("is", "") } else { ("are", "s") };
-            anyhow::bail!("there {are} {problems} problem{s} in {}", data_dir.display());
+            let are = if problems == 1 { "is" } else { "are" };
+            let problems = counted(problems as u64, "problem");
+            anyhow::bail!("there {are} {problems} in {}", data_dir.display());
         }
         StoreCommand::Export { data_dir, with_key, until_damage, out } => {
             let mut destination = match &out {

@@ -7,7 +7,7 @@ use relay_state::bus::Key;
 use serde_json::{Map, Value, json};
 
 use crate::args::Format;
-use crate::output::{Output, escaped, note};
+use crate::output::{Output, counted, escaped, note};
 
 /// Lines from several tasks. If nobody reads the output, `gone` is cancelled.
 #[derive(Clone)]
@@ -90,7 +90,8 @@ impl Lines {
                 "count": count,
             }),
             Event::Unsent { count } => {
-                return note(&format!("{count} messages were not sent and are lost"));
+                let (were, are) = if *count == 1 { ("was", "is") } else { ("were", "are") };
+                return note(&format!("{} {were} not sent and {are} lost", counted(*count, "message")));
             }
             _ => return,
         };

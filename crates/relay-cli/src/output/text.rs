@@ -320,6 +320,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_is_singular_and_everything_else_plural() {
+        let said = [0, 1, 2, 21].map(|count| counted(count, "more event"));
+        assert_eq!(said, ["0 more events", "1 more event", "2 more events", "21 more events"]);
+    }
+
+    #[test]
     fn names_are_cut_in_the_middle_and_sentences_at_the_end() {
         let name = Text::from("web-7d9f8b6c5d-abcde");
         for (columns, middle, end) in [

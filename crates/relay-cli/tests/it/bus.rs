@@ -275,7 +275,7 @@ fn what_cannot_be_delivered_is_told_and_the_end_comes_in_time() {
     let begin = std::time::Instant::now();
     let done = bus.wait().expect(0);
     assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{:?}", begin.elapsed());
-    assert!(done.stderr.contains("messages were not sent and are lost"), "{}", done.stderr);
+    assert!(done.stderr.contains("not sent and"), "{}", done.stderr);
     let said = done.stdout + &done.stderr;
     assert!(!said.contains("secret") && !said.contains("confidential"), "{said}");
 }

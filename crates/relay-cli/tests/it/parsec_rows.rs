@@ -203,7 +203,8 @@ fn keep_going_says_what_failed_and_goes_on() {
     let done = publish(&server, "own", "1\n", &own).expect(1);
     is(&done.json()[0], json!({"event": "failed", "line": 1, "code": "unsupported-aspect"}));
     // A conflict has the code that the server sent.
-    publish(&server, "me", "{\"text\":\"c\"}\n", &["--aspect", "said"]).expect(1);
+    let done = publish(&server, "me", "{\"text\":\"c\"}\n", &["--aspect", "said"]).expect(1);
+    assert!(done.stderr.contains("--sequence-file FILE keeps the number"), "{}", done.stderr);
     let done = publish(&server, "me", "{\"text\":\"c\"}\n", &["--aspect", "said", "--keep-going"]).expect(1);
     is(&done.json()[0], json!({"event": "failed", "line": 1, "code": "sequence-conflict"}));
 }
