@@ -1,8 +1,8 @@
 //! `cargo xtask tidy`: rules of this repository that neither compiler nor clippy checks.
 //!
 //! [`layers`] checks dependencies between crates, [`map`] the map of the source, [`pages`] links and READMEs,
-//! [`sources`] files, [`errors`] texts of errors, [`imports`] imports between files. Each rule reports
-//! [`Finding`]s; the command prints them all and fails when there is one.
+//! [`sources`] files, [`errors`] texts of errors, [`imports`] imports between files, [`locks`] lock files. Each rule
+//! reports [`Finding`]s; the command prints them all and fails when there is one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use crate::{no_arguments, workspace};
 mod errors;
 mod imports;
 mod layers;
+mod locks;
 mod map;
 mod pages;
 mod sources;
@@ -28,6 +29,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     findings.extend(sources::check(root)?);
     findings.extend(errors::check(root)?);
     findings.extend(imports::check(root)?);
+    findings.extend(locks::check(root, &metadata)?);
     findings.extend(map::check(root, &metadata)?);
     findings.extend(pages::check(root)?);
     findings.sort();
