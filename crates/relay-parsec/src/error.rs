@@ -54,6 +54,12 @@ pub enum Error {
         /// The last sequence that the server accepted, if it says so.
         last: Option<i64>,
     },
+    /// All sequences of this producer in the channel were used. Nothing was sent.
+    #[error("the sequences of channel {channel} are used up: the last one is 9223372036854775807")]
+    UsedUp {
+        /// The channel.
+        channel: String,
+    },
     /// The envelope was sent, but it is unknown whether the server accepted it. Its sequence stays used.
     #[error("whether sequence {sequence} in channel {channel} was taken is not known")]
     OutcomeUnknown {
@@ -120,6 +126,15 @@ impl Error {
         matches!(self, Self::Transport(relay_transport::Error::Connect { .. }))
     }
 
+    /// Whether a refused request certainly had no effect: it was not made, or the server refused it. Another answer than
+    /// 200, of a gateway for example, does not say that.
+    pub(crate) fn is_definite(&self) -> bool {
+        match self {
+            Self::Refused { problem, .. } => (400..500).contains(&problem.status),
+            _ => true,
+        }
+    }
+
     /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -142,6 +157,7 @@ impl Error {
             Self::Rejected(rejection) => rejection.code(),
             Self::Refused { problem, .. } => problem.code.as_deref().unwrap_or("refused"),
             Self::SequenceConflict { .. } => "sequence-conflict",
+            Self::UsedUp { .. } => "sequences-used-up",
             Self::NotImplemented { .. } => "not-implemented",
             Self::OutcomeUnknown { .. } => "outcome-unknown",
             Self::NotSent { .. } => "not-sent",

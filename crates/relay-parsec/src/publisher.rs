@@ -104,7 +104,7 @@ impl Publisher {
             }
             _ => {}
         }
-        let mut number = Reserved::next(&self.tracker, channel);
+        let mut number = Reserved::next(&self.tracker, channel)?;
         let envelope = Envelope::new(channel, aspect, self.producer.clone())
             .with_sequence(number.sequence)
             .with_produced_at_millis(now_millis())
@@ -158,9 +158,10 @@ impl Publisher {
                 }
             };
             let (error, retry_after) = match failure {
-                PublishFailure::Refused(error) => {
+                PublishFailure::Refused(error) if error.is_definite() => {
                     return Err((self.conflict(channel, sequence, error), is_unsent));
                 }
+                PublishFailure::Refused(error) => return Err(give_up(error, false)),
                 PublishFailure::Unavailable { error, retry_after } => (error, retry_after),
             };
             is_unsent &= error.is_before_sending();
@@ -236,8 +237,10 @@ struct Reserved<'a> {
 }
 
 impl<'a> Reserved<'a> {
-    fn next(tracker: &'a SequenceTracker, channel: &'a str) -> Self {
-        Self { tracker, channel, sequence: tracker.next(channel), spent: false }
+    fn next(tracker: &'a SequenceTracker, channel: &'a str) -> Result<Self, Error> {
+        let used_up = || Error::UsedUp { channel: channel.to_owned() };
+        let sequence = tracker.next(channel).ok_or_else(used_up)?;
+        Ok(Self { tracker, channel, sequence, spent: false })
     }
 }
 

@@ -27,8 +27,10 @@ use crate::{Endpoint, Error, Event, Feed, Presence, PublishFailure, Receipt, Sta
 /// A transport to a server that embeds centrifuge, as Parsec's own does: subscriptions over one WebSocket, publishes
 /// and presence by Twirp in JSON. It has no history.
 ///
-/// One server subscription per channel, however many local ones. A subscriber whose queue is full loses further
-/// envelopes, which a [`Frame::Lag`](relay_state::sequences::Frame::Lag) counts; it does not delay others.
+/// One server subscription per channel, however many local ones. The connection waits for a subscriber whose queue is
+/// full, so that a long replay is not lost. One that takes less than a queue's length within a second loses further
+/// envelopes until it has read its queue, which a [`Frame::Lag`](relay_state::sequences::Frame::Lag) counts: it delays
+/// others for that second, and not again before it has read.
 pub struct WebSocketTransport {
     endpoint: Endpoint,
     hub: Arc<Hub>,

@@ -9,12 +9,16 @@ use relay_proto::parsec::Position;
 use relay_proto::parsec::session::{Config, End, EndKind, From, Item, LossReason, Session};
 use relay_state::sequences::{Frame, GapCause};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::{Error, ErrorKind, Event, Start};
 
 /// Size limit of one subscriber's queue, in bytes. A Parsec server accepts envelopes of at most 64 KiB, but other
 /// servers may allow more.
 const MOST_BYTES: usize = 16 << 20;
+/// How long the connection waits for a full queue before it drops envelopes. A subscriber that takes a queue's length of
+/// them within this time is waited for again: a replay or a burst brings more than a queue holds.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// State shared by the connection's task and the subscriptions.
 pub(super) struct Hub {
@@ -22,6 +26,7 @@ pub(super) struct Hub {
     pub(super) news: Notify,
     pub(super) config: Config,
     queue: usize,
+    room: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -51,6 +56,8 @@ pub(super) struct Local {
     start: Start,
     most: usize,
     queue: Mutex<Queue>,
+    /// Tells the connection that there may be room in the queue.
+    room: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -65,12 +72,14 @@ struct Queue {
     dropped: u64,
     /// Bytes of the envelopes in the queue.
     bytes: usize,
+    /// While the connection waits for room: since when, and how many events were taken since.
+    pressed: Option<(Instant, usize)>,
     closed: bool,
 }
 
 impl Hub {
     pub(super) fn new(config: Config, queue: usize) -> Self {
-        Self { state: Mutex::default(), news: Notify::new(), config, queue }
+        Self { state: Mutex::default(), news: Notify::new(), config, queue, room: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -94,6 +103,7 @@ impl Hub {
             start,
             most: self.queue,
             queue: Mutex::new(queue),
+            room: self.room.clone(),
         });
         state.channels.entry(channel.to_owned()).or_default().locals.push(local.clone());
         state.changed = true;
@@ -110,6 +120,7 @@ impl Hub {
         state.changed = true;
         drop(state);
         self.news.notify_one();
+        self.room.notify_one();
     }
 
     pub(super) fn restart(&self, reason: &str) {
@@ -171,6 +182,21 @@ impl Hub {
             true
         });
         true
+    }
+
+    /// Waits until the subscribers of an item have room for it, or have taken too little for too long.
+    pub(super) async fn wait_for_room(&self, item: &Item) {
+        let Item::Publication { channel, .. } = item else { return };
+        loop {
+            let room = self.room.notified();
+            let until = {
+                let state = self.lock();
+                let locals = state.channels.get(channel).map(|channel| &channel.locals[..]).unwrap_or_default();
+                locals.iter().filter_map(|local| local.is_waited_for()).max()
+            };
+            let Some(until) = until else { return };
+            let _ = tokio::time::timeout_at(until, room).await;
+        }
     }
 
     /// Distributes an item of the session.
@@ -241,6 +267,10 @@ impl State {
 }
 
 impl Queue {
+    fn is_full(&self, most: usize) -> bool {
+        self.events.len() >= most || self.bytes > MOST_BYTES
+    }
+
     /// Reports dropped envelopes before the next event, which would otherwise follow a hole.
     fn say_lag(&mut self) {
         if self.dropped > 0 {
@@ -313,14 +343,24 @@ impl Local {
         }
         // Once an envelope was dropped, all are dropped until the queue has been read: this keeps the order, and one
         // count is enough.
-        let full = queue.events.len() >= self.most || queue.bytes > MOST_BYTES;
-        if queue.dropped > 0 || full {
+        if queue.dropped > 0 || queue.is_full(self.most) {
             queue.dropped += 1;
             return;
         }
         queue.bytes += data.len();
         let (position, envelope) = (position.cloned(), data.clone());
         self.add(&mut queue, Event::Frame(Frame::Envelope { position, envelope }));
+    }
+
+    /// Until when the connection waits for room in the queue, if it does.
+    fn is_waited_for(&self) -> Option<Instant> {
+        let mut queue = self.lock();
+        // What is dropped anyway is not waited for.
+        if queue.closed || queue.dropped > 0 || !queue.is_full(self.most) {
+            return None;
+        }
+        let (since, _) = *queue.pressed.get_or_insert((Instant::now(), 0));
+        Some(since + PATIENCE).filter(|until| *until > Instant::now())
     }
 
     fn push(&self, event: Event) {
@@ -352,6 +392,7 @@ impl Local {
         if let Some(waker) = queue.waker.take() {
             waker.wake();
         }
+        self.room.notify_one();
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
@@ -359,6 +400,14 @@ impl Local {
         if let Some(event) = queue.events.pop_front() {
             if let Event::Frame(Frame::Envelope { envelope, .. }) = &event {
                 queue.bytes = queue.bytes.saturating_sub(envelope.len());
+            }
+            if let Some((_, taken)) = &mut queue.pressed {
+                *taken += 1;
+                let enough = *taken >= self.most;
+                if enough || queue.events.is_empty() {
+                    queue.pressed = None;
+                }
+                self.room.notify_one();
             }
             return Poll::Ready(Some(event));
         }

@@ -83,7 +83,10 @@ pub(super) async fn drive(endpoint: Endpoint, hub: Arc<Hub>) {
                     () = hub.news.notified() => {}
                 }
             }
-            Action::Item(item) => hub.dispatch(item, now()),
+            Action::Item(item) => {
+                hub.wait_for_room(&item).await;
+                hub.dispatch(item, now());
+            }
             Action::Token => session.handle_token(token(&endpoint).await),
             Action::Stop(end) => {
                 socket = None;

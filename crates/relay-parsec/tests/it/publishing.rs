@@ -45,7 +45,7 @@ impl Transport for Scripted {
                 Err(PublishFailure::Unavailable { error: error.into(), retry_after: None })
             }
             200 => Ok(Receipt::default()),
-            400..429 => Err(PublishFailure::Refused(error)),
+            201..429 => Err(PublishFailure::Refused(error)),
             _ => Err(PublishFailure::Unavailable { error, retry_after: None }),
         }))
     }
@@ -79,6 +79,11 @@ async fn a_number_is_given_back_only_when_it_was_certainly_not_taken() {
     let (error, given, next) = publish(&[403]).await;
     assert!(error.is_err());
     assert_eq!((given, next), (vec![1], 1), "refused at the first try");
+    for status in [201, 202, 204, 302, 307] {
+        let (error, given, next) = publish(&[status]).await;
+        assert!(error.unwrap_err().contains("not known"), "{status}");
+        assert_eq!((given, next), (vec![1], 2), "{status}: a gateway may have passed it on");
+    }
     let (error, given, next) = publish(&[409]).await;
     let error = error.unwrap_err();
     assert!(error.contains("another producer id") && error.contains(", 7"), "{error}");

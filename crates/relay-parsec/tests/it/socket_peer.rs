@@ -384,6 +384,34 @@ async fn channels_are_opened_when_that_is_wanted() {
     assert_eq!(opens, 2, "once per client");
 }
 
+/// A replay, and a burst, bring more envelopes at once than a queue holds.
+#[tokio::test]
+async fn a_reader_gets_all_of_a_long_replay_and_of_a_burst() {
+    const COUNT: i64 = 500;
+    let server = start().await;
+    server.retain(COUNT as usize);
+    for sequence in 1..=COUNT {
+        server.publish(CHANNEL, envelope("q", sequence)).await;
+    }
+    let client = client(&server);
+    let options = SubscribeOptions::default().from_start(true);
+    let mut items = client.subscribe(CHANNEL, options).await.unwrap().items();
+    assert_eq!(next(&mut items).await, "subscribed");
+    let pushes: Vec<_> = (COUNT + 1..=2 * COUNT)
+        .map(|at| {
+            let data = envelope("q", at);
+            format!("{{\"push\":{{\"channel\":\"{CHANNEL}\",\"pub\":{{\"data\":{data},\"offset\":{at}}}}}}}")
+        })
+        .collect();
+    // In one frame, so that they come at once.
+    server.say(pushes.join("\n")).await;
+    for at in 1..=2 * COUNT {
+        assert_eq!(next(&mut items).await, format!("q{at}@{at}"));
+    }
+    assert_eq!(server.connections(), 1);
+    client.close().await;
+}
+
 /// A subscriber that does not read takes a bounded amount of memory, delays nobody, and learns what it lost.
 #[tokio::test]
 async fn a_subscriber_that_does_not_read_lags_in_sight() {

@@ -33,7 +33,8 @@ pub struct Config {
     pub base: Duration,
     /// Ceiling of every delay. Default 30 s.
     pub cap: Duration,
-    /// Time limit for the WebSocket handshake, and again for the reply to `connect`. Default 5 s.
+    /// Time limit for the WebSocket handshake, again for the reply to `connect`, and from one reply to the next while a
+    /// `subscribe` waits for its own. Default 5 s.
     pub handshake: Duration,
     /// How late a ping may be. Default 10 s.
     pub ping_slack: Duration,
@@ -64,6 +65,8 @@ pub struct Session {
     token_wanted: bool,
     next_id: u32,
     channels: BTreeMap<String, Channel>,
+    /// When the last reply came.
+    replied: Duration,
     outgoing: VecDeque<String>,
     items: VecDeque<Item>,
 }
@@ -95,7 +98,7 @@ struct Channel {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ChannelState {
     Wanted,
-    Asked { id: u32 },
+    Asked { id: u32, at: Duration },
     Open,
     Later { until: Duration },
     Token,
@@ -112,6 +115,7 @@ impl Session {
             token_wanted: false,
             next_id: 1,
             channels: BTreeMap::new(),
+            replied: Duration::ZERO,
             outgoing: VecDeque::new(),
             items: VecDeque::new(),
         }
@@ -265,6 +269,9 @@ impl Session {
             Phase::Live { until: Some(until), .. } if now >= until => {
                 self.lose("no ping in time".into(), None, now);
             }
+            Phase::Live { .. } if self.reply_until().is_some_and(|until| now >= until) => {
+                self.lose("no answer to subscribe in time".into(), None, now);
+            }
             _ => {}
         }
     }
@@ -301,13 +308,22 @@ impl Session {
                 ChannelState::Later { until } => Some(until),
                 _ => None,
             });
-            return Action::Receive(later.chain(until).min());
+            return Action::Receive(later.chain(until).chain(self.reply_until()).min());
         }
         match (self.outgoing.pop_front(), &self.phase) {
             (Some(line), _) => Action::Send(line),
             (None, Phase::Greeting { until, .. }) => Action::Receive(Some(*until)),
             (None, _) => Action::Receive(None),
         }
+    }
+
+    /// Until when a reply to a `subscribe` must have come, if one is waited for.
+    fn reply_until(&self) -> Option<Duration> {
+        let asked = self.channels.values().filter_map(|channel| match channel.state {
+            ChannelState::Asked { at, .. } => Some(at),
+            _ => None,
+        });
+        asked.min().map(|at| at.max(self.replied).saturating_add(self.config.handshake))
     }
 
     /// Sends `subscribe` for the channels that are due.
@@ -330,7 +346,7 @@ impl Session {
             let token = if name.starts_with("private:") { self.token.clone() } else { String::new() };
             let id = self.send(&Command::Subscribe { channel: name.clone(), token, recover });
             if let Some(channel) = self.channels.get_mut(&name) {
-                channel.state = ChannelState::Asked { id };
+                channel.state = ChannelState::Asked { id, at: now };
             }
         }
     }
@@ -370,7 +386,10 @@ impl Session {
                     self.items.push_back(Item::Refused { channel, reason: words, retry_at: until });
                 }
             }
-            Message::Disconnect { code, reason } => self.disconnected(Some(code), &reason, now),
+            // A push leaves out a code of 0, which is none.
+            Message::Disconnect { code, reason } => {
+                self.disconnected(Some(code).filter(|code| *code > 0), &reason, now);
+            }
             Message::Other => {}
         }
     }
@@ -401,7 +420,8 @@ impl Session {
             }
             return;
         }
-        let asked = |channel: &Channel| channel.state == ChannelState::Asked { id };
+        self.replied = now;
+        let asked = |channel: &Channel| matches!(channel.state, ChannelState::Asked { id: own, .. } if own == id);
         let Some(name) = self.channels.iter().find(|(_, channel)| asked(channel)).map(|(n, _)| n.clone())
         else {
             return;

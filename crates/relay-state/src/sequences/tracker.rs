@@ -16,17 +16,17 @@ impl SequenceTracker {
     }
 
     /// The next number of a channel, from 1. No two calls return the same number, unless it was given back in
-    /// between.
-    pub fn next(&self, channel: &str) -> i64 {
+    /// between. `None` after [`i64::MAX`].
+    pub fn next(&self, channel: &str) -> Option<i64> {
         let mut last = self.lock();
         match last.get_mut(channel) {
             Some(last) => {
-                *last = last.saturating_add(1);
-                *last
+                *last = last.checked_add(1)?;
+                Some(*last)
             }
             None => {
                 last.insert(channel.to_owned(), 1);
-                1
+                Some(1)
             }
         }
     }
@@ -75,21 +75,29 @@ mod tests {
     #[test]
     fn behaviour_11_counts_per_channel() {
         let tracker = SequenceTracker::new();
-        assert_eq!((tracker.next("a"), tracker.next("a"), tracker.next("b")), (1, 2, 1));
+        assert_eq!(["a", "a", "b"].map(|channel| tracker.next(channel)), [Some(1), Some(2), Some(1)]);
         assert_eq!((tracker.peek("a"), tracker.peek("c")), (2, 0));
         let snapshot = tracker.snapshot();
         let other = SequenceTracker::new();
         other.next("z");
         other.restore(snapshot);
-        assert_eq!((other.next("a"), other.peek("z")), (3, 0));
+        assert_eq!((other.next("a"), other.peek("z")), (Some(3), 0));
 
         assert!(!other.give_back("a", 2), "a later one was handed out");
         assert!(other.give_back("a", 3));
         assert!(!other.give_back("a", 3));
-        assert_eq!(other.next("a"), 3);
+        assert_eq!(other.next("a"), Some(3));
         assert!(other.give_back("b", 1));
         assert_eq!(other.snapshot(), [("a".to_owned(), 3)].into());
         assert!(!other.give_back("none", 0));
+    }
+
+    #[test]
+    fn after_the_last_number_there_is_none() {
+        let tracker = SequenceTracker::new();
+        tracker.restore([("a".to_owned(), i64::MAX - 1)].into());
+        assert_eq!(["a", "a", "a"].map(|channel| tracker.next(channel)), [Some(i64::MAX), None, None]);
+        assert_eq!(tracker.peek("a"), i64::MAX);
     }
 
     /// Behaviour 12.
@@ -99,7 +107,7 @@ mod tests {
         let threads: Vec<_> = (0..10)
             .map(|_| {
                 let tracker = tracker.clone();
-                std::thread::spawn(move || (0..100).map(|_| tracker.next("a")).collect::<Vec<_>>())
+                std::thread::spawn(move || (0..100).filter_map(|_| tracker.next("a")).collect::<Vec<_>>())
             })
             .collect();
         let mut all: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();

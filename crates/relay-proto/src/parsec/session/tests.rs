@@ -328,15 +328,58 @@ fn deadlines() {
     assert!(matches!(run.drain(), Action::Wait(_)));
     run.now = until;
     run.connect();
+    let connected = run.now;
+    let Action::Receive(Some(until)) = run.drain() else { panic!() };
+    assert_eq!(until - connected, Duration::from_secs(5), "of the reply to the subscribe");
+    run.say(r#"{"id":2,"subscribe":{"epoch":"Xy","offset":2}}"#);
     // Pings come every 25 s, and at most 10 s late.
     let Action::Receive(Some(until)) = run.drain() else { panic!() };
-    assert_eq!(until - run.now, Duration::from_secs(35));
+    assert_eq!(until - connected, Duration::from_secs(35));
     run.now += Duration::from_secs(30);
     let Action::Receive(Some(later)) = run.say("{}") else { panic!() };
     assert_eq!(later - run.now, Duration::from_secs(35));
     run.now = later;
     run.session.handle_timeout(run.now);
     assert!(matches!(run.drain(), Action::Wait(_)));
+}
+
+/// Pings do not replace the reply to a subscribe; replies to other subscribes do for a while.
+#[test]
+fn a_subscribe_that_is_never_answered_costs_the_connection() {
+    let mut run = Run::new();
+    run.subscribe(From::Latest);
+    run.session.subscribe("public:a.c", From::Latest);
+    run.connect();
+    let begin = run.now;
+    let mut until = |run: &mut Run, after: u64, text: &str| {
+        run.now = begin + Duration::from_secs(after);
+        match run.say(text) {
+            Action::Receive(Some(until)) => (until - begin).as_secs(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(until(&mut run, 1, "{}"), 5);
+    assert_eq!(until(&mut run, 3, r#"{"id":3,"subscribe":{}}"#), 8);
+    assert_eq!(until(&mut run, 4, "{}"), 8);
+    run.items();
+    run.now = begin + Duration::from_secs(8);
+    run.session.handle_timeout(run.now - Duration::from_millis(1));
+    assert!(matches!(run.drain(), Action::Receive(_)));
+    run.session.handle_timeout(run.now);
+    assert!(matches!(run.drain(), Action::Wait(_)));
+    assert_eq!(run.items(), ["lost"]);
+}
+
+#[test]
+fn a_disconnect_push_without_a_code_is_a_close_without_one() {
+    for (code, end) in [("", false), (r#""code":3012"#, false), (r#""code":3500"#, true)] {
+        let mut run = Run::new();
+        run.subscribe(From::Latest);
+        run.connect();
+        let said = run.say(&format!(r#"{{"push":{{"disconnect":{{{code}}}}}}}"#));
+        assert_eq!(matches!(said, Action::Stop(_)), end, "{code}: {said:?}");
+        assert_eq!(matches!(said, Action::Wait(_)), !end, "{code}: {said:?}");
+    }
 }
 
 /// Every input in every state: nothing panics, and only the inputs in the table have an effect.
