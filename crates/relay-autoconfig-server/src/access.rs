@@ -1,5 +1,6 @@
 //! Access control: the keys that subscribers may use.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
@@ -62,6 +63,14 @@ impl Access {
     /// Reads the file again, if there is one. When that fails, the last keys remain valid.
     pub(crate) fn refresh(&self) -> Result<(), AccessError> {
         if let Some(file) = &self.file {
+            // A pipe can be read at the start, but not again.
+            let metadata = std::fs::metadata(file);
+            if let Ok(metadata) = metadata
+                && !metadata.is_file()
+            {
+                let source = std::io::Error::other("not a regular file");
+                return Err(AccessError::Io { path: file.clone(), source });
+            }
             let keys = read(file)?;
             *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Some(keys);
         }
@@ -79,9 +88,17 @@ impl Access {
     }
 }
 
+/// The largest file with keys that is read, in bytes.
+const LARGEST: u64 = 1 << 20;
+
 fn read(path: &Path) -> Result<Vec<AutoConfigKey>, AccessError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| AccessError::Io { path: path.to_owned(), source })?;
+    let io = |source| AccessError::Io { path: path.to_owned(), source };
+    let mut text = String::new();
+    let mut file = std::fs::File::open(path).map_err(io)?.take(LARGEST + 1);
+    file.read_to_string(&mut text).map_err(io)?;
+    if text.len() as u64 > LARGEST {
+        return Err(io(std::io::Error::other("it is larger than 1 MiB")));
+    }
     let keys: Vec<_> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(AutoConfigKey::from).collect();
     if keys.is_empty() { Err(AccessError::Empty { path: path.to_owned() }) } else { Ok(keys) }
@@ -104,6 +121,8 @@ mod tests {
             assert!(!access.accepts(wrong), "{wrong:?}");
         }
         write("\n\n");
+        assert!(access.refresh().is_err() && access.accepts(Some(b"one")));
+        write(&"k".repeat(LARGEST as usize + 1));
         assert!(access.refresh().is_err() && access.accepts(Some(b"one")));
         write("three");
         access.refresh().unwrap();

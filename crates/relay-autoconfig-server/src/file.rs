@@ -87,7 +87,12 @@ impl Broken {
 /// The bytes of the file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     let io = |source| FileError::Io { path: path.to_owned(), source };
-    let length = std::fs::metadata(path).map_err(io)?.len();
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    // Reading a pipe could take for ever.
+    if !metadata.is_file() {
+        return Err(io(std::io::Error::other("not a regular file")));
+    }
+    let length = metadata.len();
     if length > LARGEST {
         return Err(
             Broken::new("the file", format!("it has {length} bytes, at most {LARGEST} are read")).of(path)
@@ -354,7 +359,8 @@ impl Fields {
     /// Fails when a field is left.
     fn end(self) -> Result<(), Broken> {
         match self.fields.first() {
-            Some((name, _)) => Err(self.broken(name, "there is no such field")),
+            Some((name, _)) if shows(&self.place, name) => Err(self.broken(name, "there is no such field")),
+            Some(_) => Err(Broken::new(&self.place, "it has a field that does not exist")),
             None => Ok(()),
         }
     }
@@ -366,9 +372,19 @@ fn entries(node: Node, place: &str) -> Result<Vec<(String, Node)>, Broken> {
     let mut names: Vec<_> = entries.iter().map(|(name, _)| name).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Broken::new(format_args!("{place}.{}", pair[0]), "it is given twice")),
+        Some(pair) if shows(place, pair[0]) => {
+            Err(Broken::new(format_args!("{place}.{}", pair[0]), "it is given twice"))
+        }
+        Some(_) => Err(Broken::new(place, "a field is given twice")),
         None => Ok(entries),
     }
+}
+
+/// Whether the name of a field may be shown. `sdkKey: {sdk-123}` in YAML is a map whose field is a key: where a key may
+/// stand, only what looks like the name of a field is shown.
+fn shows(place: &str, name: &str) -> bool {
+    let of_a_key = ["sdkKey", "mobKey", "mobileKeys"].iter().any(|field| place.contains(field));
+    !of_a_key || (name.len() <= 20 && name.bytes().all(|byte| byte.is_ascii_alphabetic()))
 }
 
 #[cfg(test)]

@@ -62,11 +62,17 @@ impl Subscriptions {
             )));
         }
         let query = Query::parse(head.uri.query());
-        let version = query.all(VERSION_PARAMETER).last().and_then(|version| version.parse::<u64>().ok());
-        let cursor = Cursor::new(self.hub.clone(), version.is_some_and(|version| version >= 2));
+        let has_filters = query.all(VERSION_PARAMETER).last().is_some_and(has_filters);
+        let cursor = Cursor::new(self.hub.clone(), has_filters);
         let frames = frames(self.clone(), cursor);
         Ok(with_body(StatusCode::OK, "text/event-stream", StreamBody::new(frames).boxed_unsync()))
     }
+}
+
+/// Whether a version of the protocol has filters: those of 2 or more. A number may be as long as it likes.
+fn has_filters(version: &str) -> bool {
+    let digits = version.trim_start_matches('0');
+    version.bytes().all(|byte| byte.is_ascii_digit()) && (digits.len() > 1 || digits > "1")
 }
 
 /// The events of one subscriber, made when it can take them: there is no queue.
@@ -126,5 +132,16 @@ impl Subscriber {
                 () = tokio::time::sleep(self.shared.heartbeat) => return Some(Ok(Bytes::from_static(b":\n\n"))),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn filters_come_from_version_2_on() {
+        let has = ["2", "10", "02", "99999999999999999999"];
+        let has_not = ["", "0", "1", "001", "-2", "2.0", "two"];
+        assert!(has.iter().all(|version| super::has_filters(version)));
+        assert!(!has_not.iter().any(|version| super::has_filters(version)));
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::file::Configuration;
 
 /// The format and its version.
-const FORMAT: &str = "relay auto-configuration versions 1";
+const FORMAT: &str = "relay auto-configuration versions 2";
 
 /// The state file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,8 @@ struct State {
     salt: String,
     environments: BTreeMap<String, Entry>,
     filters: BTreeMap<String, Entry>,
+    /// The digest of all of the above, against damage: a version must never go back.
+    sum: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +93,13 @@ struct Entry {
 }
 
 impl State {
+    /// What `sum` must be.
+    fn checked(&self) -> String {
+        let Self { format, salt, environments, filters, sum: _ } = self;
+        let all = serde_json::to_string(&(format, salt, environments, filters));
+        blake3::hash(all.expect("it has text keys and whole numbers").as_bytes()).to_hex().to_string()
+    }
+
     fn of(&mut self, kind: Kind) -> &mut BTreeMap<String, Entry> {
         match kind {
             Kind::Environment => &mut self.environments,
@@ -110,8 +119,8 @@ impl Versions {
                 if state.format != FORMAT {
                     return Err(file.corrupt("it is of another format").into());
                 }
-                if salt_of(&state.salt).is_none() {
-                    return Err(file.corrupt("its salt is damaged").into());
+                if state.sum != state.checked() {
+                    return Err(file.corrupt("its content is damaged").into());
                 }
                 state
             }
@@ -127,6 +136,7 @@ impl Versions {
                     salt,
                     environments: BTreeMap::new(),
                     filters: BTreeMap::new(),
+                    sum: String::new(),
                 }
             }
         };
@@ -170,6 +180,7 @@ impl Versions {
             }
         }
         if state != self.state || self.file.read()?.is_none() {
+            state.sum = state.checked();
             let mut bytes = serde_json::to_vec(&state).expect("it has text keys and whole numbers");
             bytes.push(b'\n');
             self.file.replace(&bytes)?;
@@ -311,7 +322,18 @@ mod tests {
         assert!(relay_proto::error::chain(&taken).to_string().contains(path.to_str().unwrap()));
         drop(versions);
         let good = std::fs::read(&path).unwrap();
-        for bad in [&b""[..], b"{}", b"garbage", &good[..good.len() / 2]] {
+        let text = String::from_utf8(good.clone()).unwrap();
+        let changed = ["100", "\"a\"", "digest\":\"", "salt\":\"", "filters"].map(|part| {
+            assert!(text.contains(part), "{part}: {text}");
+            let mut damaged = text.clone().into_bytes();
+            let last = text.find(part).unwrap() + part.len();
+            damaged[last - 1] ^= 1;
+            damaged
+        });
+        for bad in [&b""[..], b"{}", b"garbage", &good[..good.len() / 2]]
+            .into_iter()
+            .chain(changed.iter().map(Vec::as_slice))
+        {
             std::fs::write(&path, bad).unwrap();
             let damaged = Versions::open(&path).unwrap_err();
             assert!(relay_proto::error::chain(&damaged).to_string().contains(path.to_str().unwrap()));

@@ -10,7 +10,9 @@ mod table;
 mod text;
 
 use std::io::{self, IsTerminal, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use relay_proto::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -99,7 +101,7 @@ impl Output {
     ) -> anyhow::Result<()> {
         let mut out = String::new();
         if self.is_table() {
-            self.text(&text().into(), &mut out);
+            self.text(&self.timed(text().into()), &mut out);
         } else {
             self.record(String::new, json, &mut out);
         }
@@ -120,7 +122,7 @@ impl Output {
             return self.line(json, text);
         }
         self.lines += 1;
-        self.whole(&text().into())
+        self.whole(&self.timed(text().into()))
     }
 
     /// Like [`line`](Self::line), for JSON that was written already: it may contain numbers and spellings that a
@@ -273,6 +275,16 @@ impl Output {
         }
         self.lines += items.len() as u64;
         write(&out)
+    }
+
+    /// With `--timestamps`, a line that is not part of a table begins with the present time.
+    fn timed(&self, text: Text) -> Text {
+        if !self.timestamps || self.table.is_some() {
+            return text;
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+        Text::from(format!("{}  ", now.as_str())).joined(&text)
     }
 
     /// Writes a line of text, cut at the width of the terminal.

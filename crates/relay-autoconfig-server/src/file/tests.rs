@@ -61,6 +61,14 @@ fn what_breaks_a_rule_is_told_by_place_and_rule_and_never_by_a_key() {
             "environments: {e: {sdkKey: {value: secret, other: 1}}}",
             "environments.e.sdkKey.other: there is no such field",
         ),
+        (
+            "environments: {e: {sdkKey: {sdk-secret-123}}}",
+            "environments.e.sdkKey: it has a field that does not exist",
+        ),
+        (
+            "environments: {e: {sdkKey: k, mobileKeys: [{secret-1}]}}",
+            "environments.e.mobileKeys[0]: it has a field that does not exist",
+        ),
         ("environments: {e: {sdkKey: 12345}}", "environments.e.sdkKey: it must be a key"),
         ("environments: {e: {sdkKey: secret, envID: other}}", "environments.e.envID: it is not the id"),
         ("environments: {e: {sdkKey: secret, envName: 5}}", "environments.e.envName: it must be a text"),
@@ -134,6 +142,10 @@ fn what_breaks_a_rule_is_told_by_place_and_rule_and_never_by_a_key() {
         ("{\"environments\":\n{\"e\":\"secret", "line 2, column "),
         (r#"{"environments":{"e":{"sdkKey":"k"},"e":{"sdkKey":"l"}}}"#, "environments.e: it is given twice"),
         (r#"{"environments":{},"environments":{}}"#, "the file.environments: it is given twice"),
+        (
+            r#"{"environments":{"e":{"sdkKey":{"secret-1":1,"secret-1":2}}}}"#,
+            "environments.e.sdkKey: a field is given twice",
+        ),
     ] {
         let told = json(text).unwrap_err();
         assert!(told.starts_with(error), "{text}\n{told}");
@@ -166,4 +178,12 @@ fn a_large_file_of_environments_is_read() {
         );
     }
     assert_eq!(yaml(&text).unwrap().environments.len(), 10_000);
+}
+
+/// Reading a pipe or a device could take for ever.
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_not_read() {
+    let told = super::read(std::path::Path::new("/dev/null")).unwrap_err();
+    assert!(relay_proto::error::chain(&told).to_string().contains("not a regular file"), "{told:?}");
 }

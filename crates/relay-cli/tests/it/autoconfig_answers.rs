@@ -483,6 +483,12 @@ async fn it_ends_after_so_many_lines_or_so_long_and_its_table_is_safe() {
     run_command(watch(&peer.url(), &["--for", "300ms"])).expect(0);
     let args = ["autoconfig", "watch", "--url", &peer.url(), "--key", KEY, "-o", "table", "--max", "6"];
     let table = run(&args).expect(0).stdout;
+    let timed = run(&[&args[..], &["--timestamps"]].concat()).expect(0).stdout;
+    for line in timed.lines() {
+        let (time, rest) = line.split_once("  ").unwrap();
+        assert!(time.len() >= 20 && time.ends_with('Z') && time.contains('T'), "{line}");
+        assert!(!rest.starts_with(' '), "{line}");
+    }
     let names: Vec<&str> = table.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(names, ["status", "status", "add", "refused", "received_all", "status"]);
     assert!(table.lines().nth(2).unwrap().contains("a\\x1b[31m"), "{table}");

@@ -191,7 +191,8 @@ impl Hub {
             let room = self.room.notified();
             let until = {
                 let state = self.lock();
-                let locals = state.channels.get(channel).map(|channel| &channel.locals[..]).unwrap_or_default();
+                let locals =
+                    state.channels.get(channel).map(|channel| &channel.locals[..]).unwrap_or_default();
                 locals.iter().filter_map(|local| local.is_waited_for()).max()
             };
             let Some(until) = until else { return };

@@ -89,8 +89,8 @@ pub enum Verdict {
     Stop,
     /// Try again after the usual backoff, or when `Retry-After` says.
     Retry,
-    /// Try again, but not soon: after half to all of the ceiling of the long profile ([`Config::later_base`]), or when
-    /// `Retry-After` says.
+    /// Try again, but not soon: after half to all of the ceiling of the long profile ([`Config::later_base`]), and not
+    /// before `Retry-After` says.
     RetryLater,
 }
 

@@ -160,13 +160,12 @@ impl Machine {
                     Some(coding) if head.is_event_stream() => Cause::ContentEncoding(short(coding)),
                     _ => Cause::ContentType(short(head.content_type())),
                 };
-                self.end(cause, now);
+                self.end_after(head.retry_after(), cause, Bytes::new(), now);
             }
             204 => self.stop(Stop::NoContent),
             301 | 302 | 303 | 307 | 308 => self.follow(trail, &head, now),
             status => {
-                let retry_after = head.retry_after().filter(|_| matches!(status, 429 | 503));
-                let problem = Problem { status, retry_after, body: BytesMut::new() };
+                let problem = Problem { status, retry_after: head.retry_after(), body: BytesMut::new() };
                 let until = now.saturating_add(self.config.problem_timeout);
                 self.phase = Phase::Problem { problem, until };
                 if self.config.max_problem_bytes == 0 {
@@ -412,16 +411,17 @@ impl Machine {
                 self.phase = Phase::Connect(RedirectChain::default());
                 return;
             }
-            return self.end_after(None, cause, body, now);
+            return self.end_after(retry_after, cause, body, now);
         }
         match self.config.policy.and_then(|policy| policy(status)).unwrap_or(Verdict::of_status(status)) {
             Verdict::Stop => self.stop(Stop::Status { status, body }),
-            Verdict::RetryLater if retry_after.is_none() => {
+            Verdict::RetryLater => {
                 let attempt = self.ended_now(cause, now, body);
-                let retry_at = now.saturating_add(self.later.next_delay());
+                let least = retry_after.map_or(Duration::ZERO, |least| self.spread(least));
+                let retry_at = now.saturating_add(self.later.next_delay().max(least));
                 self.wait(Ended { retry_at, ..attempt });
             }
-            Verdict::Retry | Verdict::RetryLater => self.end_after(retry_after, cause, body, now),
+            Verdict::Retry => self.end_after(retry_after, cause, body, now),
         }
     }
 
@@ -440,13 +440,15 @@ impl Machine {
         let chosen = self.backoff.next_delay();
         let delay = match (self.delay_once.take().map(|once| once.max(self.config.floor)), least) {
             (Some(once), None) => once,
-            (once, Some(least)) => {
-                let spread = self.backoff.spread(least.min(self.config.retry_after_max));
-                spread.max(once.unwrap_or_default())
-            }
+            (once, Some(least)) => self.spread(least).max(once.unwrap_or_default()),
             (None, None) => chosen,
         };
         self.wait(Ended { retry_at: now.saturating_add(delay), ..ended });
+    }
+
+    /// The time that the server asks for, within the limit, with some more so that not all clients come at once.
+    fn spread(&mut self, least: Duration) -> Duration {
+        self.backoff.spread(least.min(self.config.retry_after_max))
     }
 
     fn ended_now(&self, cause: Cause, now: Duration, body: Bytes) -> Ended {

@@ -421,7 +421,8 @@ impl Session {
             return;
         }
         self.replied = now;
-        let asked = |channel: &Channel| matches!(channel.state, ChannelState::Asked { id: own, .. } if own == id);
+        let asked =
+            |channel: &Channel| matches!(channel.state, ChannelState::Asked { id: own, .. } if own == id);
         let Some(name) = self.channels.iter().find(|(_, channel)| asked(channel)).map(|(n, _)| n.clone())
         else {
             return;
