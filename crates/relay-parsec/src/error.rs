@@ -126,8 +126,8 @@ impl Error {
         matches!(self, Self::Transport(relay_transport::Error::Connect { .. }))
     }
 
-    /// Whether a refused request certainly had no effect: it was not made, or the server refused it. Another answer than
-    /// 200, of a gateway for example, does not say that.
+    /// Whether a refused request certainly had no effect: it was not made, or the server refused it. Other answers, of
+    /// a gateway for example, do not say that.
     pub(crate) fn is_definite(&self) -> bool {
         match self {
             Self::Refused { problem, .. } => (400..500).contains(&problem.status),

@@ -113,3 +113,25 @@ async fn who_takes_nothing_for_so_long_is_cut_and_nobody_else_notices() {
     write(&file, &text("two"));
     assert_eq!(other.told().await.0, "patch /environments/a");
 }
+
+/// The kernel says that a connection has room again once a third of its buffer is free: a megabyte, for which a slow
+/// subscriber takes longer than the limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_a_little_all_the_time_is_not_cut() {
+    use tokio::io::AsyncReadExt as _;
+    const LARGE: usize = 20 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("e.json");
+    let name = "n".repeat(LARGE);
+    write(&file, &format!(r#"{{"environments":{{"a":{{"sdkKey":"one","envName":"{name}"}}}}}}"#));
+    let (server, _run) = start(Server::builder(&file).stall_timeout(Duration::from_millis(1500))).await;
+    let mut slow = Subscriber::open(&server, "").await;
+    // 400 kB a second.
+    let mut steps = tokio::time::interval(Duration::from_millis(20));
+    let (begin, mut part) = (Instant::now(), vec![0; 8 << 10]);
+    while begin.elapsed() < Duration::from_secs(4) {
+        steps.tick().await;
+        slow.0.read_exact(&mut part).await.unwrap();
+        assert_eq!(server.subscribers(), 1, "cut after {:?}", begin.elapsed());
+    }
+}

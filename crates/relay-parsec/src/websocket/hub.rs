@@ -16,8 +16,8 @@ use crate::{Error, ErrorKind, Event, Start};
 /// Size limit of one subscriber's queue, in bytes. A Parsec server accepts envelopes of at most 64 KiB, but other
 /// servers may allow more.
 const MOST_BYTES: usize = 16 << 20;
-/// How long the connection waits for a full queue before it drops envelopes. A subscriber that takes a queue's length of
-/// them within this time is waited for again: a replay or a burst brings more than a queue holds.
+/// How long the connection waits for a full queue before it drops envelopes. A subscriber that takes a queue's length
+/// of them within this time is waited for again: a replay or a burst brings more than a queue holds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// State shared by the connection's task and the subscriptions.

@@ -15,8 +15,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -151,6 +152,7 @@ impl HttpServer {
                         let _ = stream.set_nodelay(true);
                         if let Some(place) = Place::take(&open, settings.max_connections, &evict, next_id) {
                             let watch = (evict.subscribe(), ending.clone(), kill.clone());
+                            let stream = Opened::new(stream).with_push(push);
                             let settings = settings.clone();
                             connections.spawn(serve_in_place(service.clone(), stream, place, settings, watch));
                         }
@@ -187,7 +189,7 @@ pub async fn serve_connection<S: Service>(
 ) {
     let place = Place { open: Arc::new(AtomicU64::new(1)), id: 0 };
     let watch = (watch::Sender::new(0).subscribe(), stop, CancellationToken::new());
-    serve_in_place(service, stream, place, settings.clone(), watch).await;
+    serve_in_place(service, Opened::new(stream), place, settings.clone(), watch).await;
 }
 
 /// A connection's place within the limit.
@@ -219,15 +221,22 @@ impl Drop for Place {
     }
 }
 
+/// A write to a peer that is gone must be an error, and no signal to the process.
+const NO_SIGNAL: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 0x4000 } else { 0 };
+
+/// Writes what the kernel takes now. (Tokio's `try_write` waits until the kernel says that there is room.)
+fn push(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    SockRef::from(stream).send_with_flags(bytes, NO_SIGNAL)
+}
+
 async fn serve_in_place(
     service: Arc<dyn Answers>,
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut stream: Opened<impl AsyncRead + AsyncWrite + Unpin>,
     place: Place,
     settings: Settings,
     (mut evict, stop, kill): (watch::Receiver<u64>, CancellationToken, CancellationToken),
 ) {
     let opened = Instant::now();
-    let mut stream = Opened::new(stream);
     if settings.h2c {
         let begun = tokio::select! {
             begun = stream.is_http2(opened + HEAD_TIMEOUT) => begun,
@@ -352,7 +361,13 @@ mod tests {
         let (client, server) = tokio::io::duplex(4096);
         let place = Place::take(&Connections::default(), 10, evict, 1).unwrap();
         let watch = (evict.subscribe(), CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(serve_in_place(Arc::new(answer), server, place, Settings::default(), watch));
+        tokio::spawn(serve_in_place(
+            Arc::new(answer),
+            Opened::new(server),
+            place,
+            Settings::default(),
+            watch,
+        ));
         client
     }
 

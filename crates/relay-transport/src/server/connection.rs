@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::framing::Framing;
+use super::h2c::Opened;
 use super::hyper_answers::substitute_for;
 
 /// Time limit of a request head, from the connect or from its first byte.
@@ -177,7 +178,7 @@ impl Drop for Busy {
 /// hyper itself get a problem document. A client that closes its sending side with its request still gets its
 /// answer, unless that is a stream.
 pub(crate) struct Socket<S> {
-    stream: S,
+    stream: Opened<S>,
     activity: Arc<Activity>,
     /// The phase that the read deadline belongs to.
     armed: Phase,
@@ -197,7 +198,12 @@ pub(crate) struct Socket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    pub(crate) fn new(stream: S, activity: Arc<Activity>, stall_timeout: Duration, opened: Instant) -> Self {
+    pub(super) fn new(
+        stream: Opened<S>,
+        activity: Arc<Activity>,
+        stall_timeout: Duration,
+        opened: Instant,
+    ) -> Self {
         Self {
             stream,
             activity,
@@ -282,8 +288,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.read_deadline.as_mut().poll(cx)
     }
 
-    /// Returns the result of a write, unless the peer has taken no bytes for too long.
-    fn watch_stall<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Returns the result of a write of these bytes, unless the peer has taken none for too long.
+    fn watch_stall(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<usize>>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.activity.phase() != Phase::Busy {
             self.answer_deadline = None;
         } else if outcome.is_pending() || self.answer_deadline.is_some() {
@@ -299,22 +310,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let timeout = self.stall_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         ready!(stalled.as_mut().poll(cx));
+        // Linux says that there is room once a third of its buffer is free, which may be a megabyte. Of that, a slow peer
+        // may take only a part in this time.
+        if let Ok(count @ 1..) = self.stream.push(bytes) {
+            self.stalled = None;
+            return Poll::Ready(Ok(count));
+        }
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
     }
 
     /// Writes the rest of a substituted response.
     fn poll_substitute(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some((answer, written)) = &mut self.substitute {
-            if *written == answer.len() {
-                self.substitute = None;
+        while let Some((answer, written)) = self.substitute.take() {
+            if written == answer.len() {
                 break;
             }
-            let outcome = Pin::new(&mut self.stream).poll_write(cx, &answer[*written..]);
-            let outcome = self.watch_stall(cx, outcome);
-            let count = ready!(outcome)?;
-            if let Some((_, written)) = &mut self.substitute {
-                *written += count;
-            }
+            let outcome = Pin::new(&mut self.stream).poll_write(cx, &answer[written..]);
+            let outcome = self.watch_stall(cx, outcome, &answer[written..]);
+            let count = if let Poll::Ready(Ok(count)) = &outcome { *count } else { 0 };
+            self.substitute = Some((answer, written + count));
+            ready!(outcome)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -364,7 +379,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
             return Poll::Ready(Ok(buf.len()));
         }
         let outcome = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.watch_stall(cx, outcome)
+        this.watch_stall(cx, outcome, buf)
     }
 
     fn poll_write_vectored(
@@ -381,7 +396,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
             return Poll::Ready(Ok(only.len()));
         }
         let outcome = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.watch_stall(cx, outcome)
+        let first = bufs.iter().find(|bytes| !bytes.is_empty());
+        this.watch_stall(cx, outcome, first.map_or(&[], |bytes| &**bytes))
     }
 
     fn is_write_vectored(&self) -> bool {

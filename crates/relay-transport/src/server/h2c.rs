@@ -30,9 +30,13 @@ const PONG: Duration = Duration::from_secs(10);
 /// How often a connection is checked for being idle.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Writes at once what the kernel takes, even if it has not said that it takes something.
+pub(super) type Push<S> = fn(&S, &[u8]) -> io::Result<usize>;
+
 /// A socket whose first bytes were read and will be returned again.
 pub(super) struct Opened<S> {
     stream: S,
+    push: Push<S>,
     first: [u8; PREFACE.len()],
     /// How many of them there are, and how many were returned.
     length: usize,
@@ -41,7 +45,16 @@ pub(super) struct Opened<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Opened<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, first: [0; PREFACE.len()], length: 0, read: 0 }
+        let push: Push<S> = |_, _| Err(io::ErrorKind::WouldBlock.into());
+        Self { stream, push, first: [0; PREFACE.len()], length: 0, read: 0 }
+    }
+
+    pub(super) fn with_push(self, push: Push<S>) -> Self {
+        Self { push, ..self }
+    }
+
+    pub(super) fn push(&self, bytes: &[u8]) -> io::Result<usize> {
+        (self.push)(&self.stream, bytes)
     }
 
     /// Whether the peer begins with HTTP/2; `None` when it is gone, or has sent too little by then.
