@@ -31,6 +31,7 @@ mod connection;
 mod framing;
 mod h2c;
 mod hyper_answers;
+mod opened;
 mod request;
 mod service;
 mod tokens;

@@ -25,7 +25,8 @@ use tokio_util::task::TaskTracker;
 
 use super::answer::Cut;
 use super::connection::{Activity, HEAD_TIMEOUT, Held, Socket};
-use super::h2c::{self, Opened};
+use super::h2c;
+use super::opened::Opened;
 use super::request::{Input, MAX_FIELDS, MAX_HEAD};
 use super::service::{Answers, Service};
 

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::framing::Framing;
-use super::h2c::Opened;
 use super::hyper_answers::substitute_for;
+use super::opened::Opened;
 
 /// Time limit of a request head, from the connect or from its first byte.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -310,8 +310,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let timeout = self.stall_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         ready!(stalled.as_mut().poll(cx));
-        // Linux says that there is room once a third of its buffer is free, which may be a megabyte. Of that, a slow peer
-        // may take only a part in this time.
+        // Linux says that there is room once a third of its buffer is free, which may be a megabyte. A slow peer may
+        // take longer for that.
         if let Ok(count @ 1..) = self.stream.push(bytes) {
             self.stalled = None;
             return Poll::Ready(Ok(count));
