@@ -444,6 +444,8 @@ impl Monitor {
                 let record = self.record(key)?;
                 if record.is_over() {
                     self.forget(key);
+                } else if record.refused.take().is_some() && record.stands().is_some() {
+                    self.restore(key);
                 }
                 return None;
             }
@@ -531,6 +533,8 @@ impl Monitor {
                 let retry = self.bus.retry.get_or_insert_with(|| Box::new(backoff(seed)));
                 let due = now.since_start + retry.next_delay().max(self.bucket.take(now.since_start));
                 self.bus.failed = Some((called, due));
+                // What the handler has now is not known: an earlier spec is called again too.
+                self.bus.done = None;
                 self.timers.insert((due, Key::Bus));
             }
         }
@@ -615,6 +619,7 @@ fn ended<S: Spec>(
     let forced = std::mem::take(&mut record.forced_now);
     if result.is_err() {
         record.forced |= forced;
+        record.done.iter_mut().for_each(|done| done.shaken |= !attempt.undo);
         let retry = record.retry.get_or_insert_with(|| Box::new(backoff(seed)));
         let due = now.since_start + retry.next_delay().max(bucket.take(now.since_start));
         let Attempt { undo, uid, spec, parameters } = attempt;
@@ -634,7 +639,7 @@ fn ended<S: Spec>(
         }
     } else {
         let (uid, spec, parameters) = (attempt.uid.clone(), attempt.spec.clone(), attempt.parameters.clone());
-        record.done = Some(Done { uid, spec, parameters, torn: false });
+        record.done = Some(Done { uid, spec, parameters, torn: false, shaken: false });
     }
     None
 }

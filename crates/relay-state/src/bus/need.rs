@@ -4,12 +4,14 @@
 //!   channel       it is gone, of another bus, or has another UID
 //!                                       ---> provisioned: unprovision, once none of its subscriptions is subscribed
 //!                 it is ours            ---> arguments are missing: refuse
-//!                                            new, or its spec or parameters changed: provision
+//!                                            new, its spec or parameters changed, or the last
+//!                                            call failed: provision
 //!   subscription  it is gone, has another UID or channel, or its channel is going away
 //!                                       ---> subscribed: unsubscribe
 //!                 its channel is provisioned
 //!                                       ---> arguments are missing: refuse
-//!                                            new, changed or requeued: subscribe
+//!                                            new, changed or requeued, or the last call failed:
+//!                                            subscribe
 //!                 its channel is not provisioned (yet)
 //!                                       ---> wait
 //! ```
@@ -145,7 +147,10 @@ impl Monitor {
             return Need::Finalizer(true);
         }
         let stands = record.done.as_ref().is_some_and(|done| {
-            !done.torn && done.spec.text() == target.spec.text() && *done.parameters == parameters
+            !done.torn
+                && !done.shaken
+                && done.spec.text() == target.spec.text()
+                && *done.parameters == parameters
         });
         if stands && !record.forced {
             return Need::Nothing;

@@ -125,6 +125,9 @@ pub(super) struct Done<S> {
     pub(super) parameters: Arc<ResolvedParameters>,
     /// The opposite call was started and has not succeeded.
     pub(super) torn: bool,
+    /// A later call of the same kind failed: what the handler has now is not known, so that this one is made again
+    /// even if its spec returns.
+    pub(super) shaken: bool,
 }
 
 /// One attempt of a call or of its opposite.

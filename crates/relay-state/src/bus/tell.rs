@@ -9,6 +9,10 @@ use super::record::{Attempt, Refusal, Spec};
 /// Limit of events waiting to be sent.
 const NOTES: usize = 1024;
 
+/// Messages of the conditions after a success.
+const PROVISIONED: &str = "Channel provisioned successfully";
+const SUBSCRIBED: &str = "Subscription dispatcher successfully created";
+
 impl Monitor {
     /// Makes no call; reports this once per change, as an action, an event and a condition.
     pub(super) fn refuse<S: Spec + 'static>(&mut self, key: &Key, refusal: &Refusal)
@@ -48,6 +52,22 @@ impl Monitor {
         }
     }
 
+    /// The object is again as it was at its last successful call, so there is no call that would say so: its
+    /// condition does not stay that of the refusal.
+    pub(super) fn restore<S: Spec + 'static>(&mut self, key: &Key)
+    where
+        Self: Records<S>,
+    {
+        let (writes, handled) = (self.settings.writes, self.settings.handlers);
+        let (handled, r#type, said) = match key {
+            Key::Channel(_) => (handled.provision, "Provisioned", PROVISIONED),
+            _ => (handled.subscribe, "Dispatching", SUBSCRIBED),
+        };
+        let Some(record) = self.record(key).filter(|_| writes && handled) else { return };
+        record.writing.condition = Some(Condition::new(r#type, true, "Synced", said));
+        self.queue_write(key);
+    }
+
     /// Condition and event of a call that ended.
     pub(super) fn tell<S: Spec + 'static>(
         &mut self,
@@ -65,7 +85,7 @@ impl Monitor {
                 "Channel provisioned successfully",
                 "Error provisioning channel",
                 "Provisioned",
-                "Channel provisioned successfully",
+                PROVISIONED,
             ),
             (true, true) => (
                 handled.unprovision,
@@ -74,13 +94,9 @@ impl Monitor {
                 "",
                 "",
             ),
-            (false, false) => (
-                handled.subscribe,
-                "Subscribed successfully",
-                "Error subscribing",
-                "Dispatching",
-                "Subscription dispatcher successfully created",
-            ),
+            (false, false) => {
+                (handled.subscribe, "Subscribed successfully", "Error subscribing", "Dispatching", SUBSCRIBED)
+            }
             (false, true) => {
                 (handled.unsubscribe, "Unsubscribed successfully", "Error unsubscribing", "", "")
             }

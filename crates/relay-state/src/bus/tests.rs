@@ -24,6 +24,8 @@ struct Play {
     /// The calls since the log was last taken.
     log: Vec<String>,
     writes: Vec<Write>,
+    /// The spec of the last provision or subscribe of each object, and whether it succeeded.
+    last: BTreeMap<String, (Value, bool)>,
 }
 
 fn object(kind: Kind, name: &str, uid: &str, spec: Value) -> Value {
@@ -67,6 +69,7 @@ impl Play {
             hold: false,
             log: Vec::new(),
             writes: Vec::new(),
+            last: BTreeMap::new(),
         }
     }
 
@@ -124,6 +127,14 @@ impl Play {
         };
         let mark = if result.is_err() { format!(" #{} failed", job.attempt) } else { String::new() };
         self.log.push(format!("{name}{mark}"));
+        let spec = match &job.call {
+            Call::Provision { spec, .. } => Some(spec.as_value()),
+            Call::Subscribe { spec, .. } => Some(spec.as_value()),
+            _ => None,
+        };
+        if let Some(spec) = spec {
+            self.last.insert(job.key.to_string(), (spec, result.is_ok()));
+        }
         self.monitor.handle_called(&job.key, result, self.now);
     }
 

@@ -193,6 +193,9 @@ impl World {
         // A channel with a missing argument may be provisioned with earlier arguments, or not at all.
         for channel in demanded.iter().filter(|channel| self.has_arguments(channel)) {
             assert!(self.provisioned.contains(channel), "{channel} is not provisioned");
+            // Whatever failed in between, the handler was last called for what is wanted.
+            let wanted = (self.channels[channel]["spec"].clone(), true);
+            assert_eq!(self.play.last.get(&format!("channel {channel}")), Some(&wanted), "{channel}");
         }
         assert!(self.provisioned.is_subset(&demanded), "{:?} of {demanded:?}", self.provisioned);
         let subscribed: BTreeMap<_, _> = self

@@ -59,6 +59,17 @@ fn rule_9_the_bus_is_called_first_and_when_its_spec_changes() {
 }
 
 #[test]
+fn rule_9_a_spec_of_the_bus_that_is_put_back_after_a_failed_call_is_called_again() {
+    let mut play = Play::new(&[]);
+    play.took();
+    let bus = |image: &str| object(Kind::ClusterBus, "b", "b", json!({"dispatcher": {"image": image}}));
+    play.apply(&bus("1")).fail("bus b", 1).apply(&bus("2")).apply(&bus("1"));
+    assert_eq!(play.took(), ["bus b", "bus b #1 failed", "bus b"]);
+    play.pass(LONG);
+    assert_eq!(play.took(), [""; 0]);
+}
+
+#[test]
 fn rule_9_without_its_bus_nothing_begins() {
     let mut play = Play::with(Play::settings());
     for kind in [Kind::ClusterBus, Kind::Channel, Kind::Subscription] {
@@ -79,7 +90,8 @@ fn rule_10_called_when_new_or_changed_and_a_failure_is_not_forgotten() {
     assert_eq!(play.took(), [""; 0], "status and metadata");
     play.fail("provision ns/c", 1).apply(&channel("c", "1", json!([{"name": "a", "value": "1"}])));
     play.apply(&same).apply(&channel("c", "1", json!([{"name": "a", "value": "2"}])));
-    assert_eq!(play.took(), ["provision ns/c #1 failed", "provision ns/c"], "back, and on to the newest");
+    let calls = ["provision ns/c #1 failed", "provision ns/c", "provision ns/c"];
+    assert_eq!(play.took(), calls, "back, as a failure may have changed anything, and on to the newest");
     play.pass(LONG);
     assert_eq!(play.took(), [""; 0]);
 }

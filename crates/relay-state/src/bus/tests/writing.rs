@@ -77,6 +77,91 @@ fn rule_15_the_true_after_a_false_is_written() {
     );
 }
 
+/// Status and reason of each condition.
+fn reasons(object: &Value) -> Vec<String> {
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions
+        .iter()
+        .map(|c| format!("{}={} {}", text(&c["type"]), text(&c["status"]), text(&c["reason"])))
+        .collect()
+}
+
+#[test]
+fn rule_15_arguments_that_are_put_back_are_written_once_and_call_nothing() {
+    for subject in ["channel", "subscription"] {
+        let (mut c, mut s) = (channel("c", "1", json!([])), subscription("s", "1", "c"));
+        let needs = json!({subject: [{"name": "p"}]});
+        let (object, good, bad) = match subject {
+            "channel" => (&mut c, "Provisioned=True Synced", "Provisioned=False MissingArguments"),
+            _ => (&mut s, "Dispatching=True Synced", "Dispatching=False MissingArguments"),
+        };
+        object["spec"]["arguments"] = json!([{"name": "p", "value": "1"}]);
+        let mut play = Play::of(Play::settings().writes(true), needs, &[c.clone(), s.clone()]);
+        let object = if subject == "channel" { &mut c } else { &mut s };
+        play.writes.retain(|write| matches!(write.key, Key::Channel(_)) == (subject == "channel"));
+        play.written(object);
+        assert_eq!(reasons(object)[0], good);
+        play.took();
+        for _ in 0..2 {
+            object["spec"]["arguments"] = json!([]);
+            play.apply(object).written(object);
+            assert_eq!(reasons(object)[0], bad);
+            assert_eq!(play.took().len(), 2, "a line and an event, each time");
+            object["spec"]["arguments"] = json!([{"name": "p", "value": "1"}]);
+            assert_eq!(play.apply(object).written(object).len(), 1);
+            assert_eq!(reasons(object)[0], good);
+            assert_eq!(play.apply(object).written(object), [""; 0], "it is written once");
+            assert_eq!(play.took(), [""; 0], "no call and no event");
+        }
+        // The same when it is the bus that changes.
+        let bus =
+            |parameters: Value| self::object(Kind::ClusterBus, "b", "b", json!({"parameters": parameters}));
+        let more = json!({subject: [{"name": "p"}, {"name": "q"}]});
+        play.apply(&bus(more)).written(object);
+        assert_eq!(reasons(object)[0], bad);
+        play.apply(&bus(json!({subject: [{"name": "p"}]}))).written(object);
+        assert_eq!(reasons(object)[0], good);
+        let calls =
+            play.took().into_iter().filter(|line| line.contains("ns/") && !line.starts_with("missing"));
+        assert_eq!(calls.collect::<Vec<_>>(), [""; 0]);
+    }
+}
+
+#[test]
+fn rule_15_a_condition_that_is_not_ours_to_write_stays_when_arguments_are_put_back() {
+    let unset = Handlers { provision: false, ..Handlers::default() };
+    for settings in [Play::settings(), Play::settings().writes(true).handlers(unset)] {
+        let good = channel("c", "1", json!([{"name": "p", "value": "1"}]));
+        let mut play = Play::of(settings, json!({"channel": [{"name": "p"}]}), std::slice::from_ref(&good));
+        play.apply(&channel("c", "1", json!([]))).apply(&good);
+        assert_eq!(play.writes, []);
+    }
+}
+
+#[test]
+fn rule_15_a_spec_that_is_put_back_after_a_failed_call_is_called_again() {
+    for (name, call) in [("c", "provision ns/c"), ("s", "subscribe ns/s")] {
+        let (mut c, mut s) = (channel("c", "1", json!([])), subscription("s", "1", "c"));
+        let mut play = Play::of(Play::settings().writes(true), Value::Null, &[c.clone(), s.clone()]);
+        let object = if name == "c" { &mut c } else { &mut s };
+        play.writes.retain(|write| matches!(write.key, Key::Channel(_)) == (name == "c"));
+        play.written(object);
+        let before = reasons(object);
+        play.took();
+        object["spec"]["arguments"] = json!([{"name": "a", "value": "1"}]);
+        play.fail(call, 1).apply(object).written(object);
+        assert!(reasons(object)[0].ends_with("=False ErrResourceSync"), "{:?}", reasons(object));
+        object["spec"]["arguments"] = json!([]);
+        play.took();
+        assert_eq!(play.apply(object).written(object).len(), 1);
+        let calls: Vec<_> = play.took().into_iter().filter(|line| line.contains("ns/")).collect();
+        assert_eq!(calls, [call], "what the handler has after a failure is not known");
+        assert_eq!(reasons(object), before);
+        play.pass(Duration::from_secs(5));
+        assert_eq!((play.took(), play.writes.len()), (vec![], 0), "the failed spec is not tried again");
+    }
+}
+
 #[test]
 fn rule_15_a_conflict_is_read_computed_and_written_again_and_calls_nothing() {
     let mut c = channel("c", "1", json!([]));
