@@ -92,6 +92,13 @@ pub enum Report {
         /// Names of the missing arguments, sorted.
         missing: Vec<String>,
     },
+    /// Objects of a kind are not followed, or their list has not come. It is tried again.
+    Interrupted {
+        /// The kind.
+        kind: Kind,
+        /// Why; it differs from the last reason of this kind.
+        reason: String,
+    },
     /// Whether changes are received.
     Following {
         /// Whether changes of all kinds are received.
@@ -536,7 +543,8 @@ impl<H: MonitorHandler> Work<'_, H> {
             Input::State(kind, Some(reason)) => {
                 if self.down.get(&kind) != Some(&reason) {
                     tracing::warn!(kind = kind.as_str(), reason, "objects are not followed at the moment");
-                    self.down.insert(kind, reason);
+                    self.down.insert(kind, reason.clone());
+                    self.tell(&Report::Interrupted { kind, reason });
                 }
                 self.following(false);
             }

@@ -73,7 +73,7 @@ fn builder(which: &WhichBus, component: relay_bus::Component) -> MonitorBuilder 
         .finalizer(which.finalizer)
 }
 
-/// Runs a monitor until a signal, the end of its time, an error, or the end of the output's reader. After that, waits
+/// Runs a monitor until a signal, the end of its time, an error, or until its output cannot be written. After that, waits
 /// until its calls in progress have ended, but at most for `patience`. Also returns when the end began.
 async fn follow<H: MonitorHandler>(
     monitor: &Monitor<H>,
@@ -96,15 +96,16 @@ async fn follow<H: MonitorHandler>(
         };
         tokio::select! {
             ended = running.as_mut() => {
-                let exit = match ended {
-                    Err(error @ MonitorError::NoBus { .. }) => Ok(Exit::NotFound(error.to_string())),
-                    ended => ended.map(|()| exit).map_err(Into::into),
+                let exit = match (ended, lines.fault()) {
+                    (_, Some(fault)) => Err(fault),
+                    (Err(error @ MonitorError::NoBus { .. }), _) => Ok(Exit::NotFound(error.to_string())),
+                    (ended, None) => ended.map(|()| exit).map_err(Into::into),
                 };
                 return (exit, asked.unwrap_or_else(Instant::now));
             }
             () = late => {
                 tracing::warn!("calls under way did not end in time");
-                return (Ok(exit), asked.unwrap_or_else(Instant::now));
+                return (lines.fault().map_or(Ok(exit), Err), asked.unwrap_or_else(Instant::now));
             }
             end = ending.wait(), if !stop.is_cancelled() => {
                 exit = end;

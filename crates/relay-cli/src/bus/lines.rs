@@ -9,10 +9,11 @@ use serde_json::{Map, Value, json};
 use crate::args::Format;
 use crate::output::{Output, counted, escaped, note};
 
-/// Lines from several tasks. If nobody reads the output, `gone` is cancelled.
+/// Lines from several tasks. If the output cannot be written, `gone` is cancelled, and [`fault`](Self::fault) says why.
 #[derive(Clone)]
 pub(super) struct Lines {
     out: Arc<Mutex<Output>>,
+    fault: Arc<Mutex<Option<anyhow::Error>>>,
     /// Whether, in a table, lines after the first go to stderr.
     aside: bool,
     pub(super) gone: CancellationToken,
@@ -20,7 +21,20 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn new(out: Output, aside: bool) -> Self {
-        Self { out: Arc::new(Mutex::new(out)), aside, gone: CancellationToken::new() }
+        let fault = Arc::default();
+        Self { out: Arc::new(Mutex::new(out)), fault, aside, gone: CancellationToken::new() }
+    }
+
+    /// The first error of writing, once. Its reader being gone is one too, which is no failure of the program.
+    pub(super) fn fault(&self) -> Option<anyhow::Error> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn written(&self, result: anyhow::Result<()>) {
+        if let Err(error) = result {
+            self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            self.gone.cancel();
+        }
     }
 
     pub(super) fn in_format(format: Format, aside: bool) -> Self {
@@ -41,9 +55,7 @@ impl Lines {
     /// Prints a line that is not an event, for people only.
     pub(super) fn heading(&self, text: impl Into<String>) {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        if out.heading(text.into()).is_err() {
-            self.gone.cancel();
-        }
+        self.written(out.heading(text.into()));
     }
 
     /// Prints a line, and returns the number of lines so far.
@@ -58,9 +70,7 @@ impl Lines {
             // An error may be long, and its end says what happened.
             out.answer(json, text)
         };
-        if printed.is_err() {
-            self.gone.cancel();
-        }
+        self.written(printed);
         out.lines
     }
 

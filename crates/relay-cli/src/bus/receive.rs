@@ -31,7 +31,7 @@ pub(super) async fn run(args: BusReceiveArgs) -> anyhow::Result<Exit> {
     let signalled = signalled();
     lines.listening("receiving", server.local_addr())?;
     let stop = CancellationToken::new();
-    let gone = lines.gone.clone();
+    let told = lines.clone();
     let until = args.until;
     let subscriber = Subscriber { args, lines, stop: stop.clone(), taken: AtomicU64::new(0) };
     let serving = tokio::spawn(server.run(Arc::new(subscriber), stop.clone().cancelled_owned()));
@@ -44,12 +44,12 @@ pub(super) async fn run(args: BusReceiveArgs) -> anyhow::Result<Exit> {
     let exit = tokio::select! {
         exit = signalled => exit,
         () = stop.cancelled() => Exit::Done,
-        () = gone.cancelled() => Exit::Done,
+        () = told.gone.cancelled() => Exit::Done,
         () = time => Exit::Done,
     };
     stop.cancel();
     let _ = serving.await;
-    Ok(exit)
+    told.fault().map_or(Ok(exit), Err)
 }
 
 struct Subscriber {
