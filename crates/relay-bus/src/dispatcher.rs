@@ -1,12 +1,14 @@
 //! The dispatcher: sends messages by HTTP.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, LOCATION, RETRY_AFTER};
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, DATE, LOCATION, RETRY_AFTER,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use relay_proto::bus::{
@@ -219,6 +221,10 @@ impl MessageDispatcher {
             headers.insert(name, value);
         }
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if message.payload.is_empty() {
+            // The HTTP client leaves it out then, but some servers answer 411 to a POST without it.
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         if wants_reply {
             headers.insert("prefer", HeaderValue::from_static("reply"));
         }
@@ -281,10 +287,15 @@ impl Answering<'_> {
         let DispatcherOptions { max_payload: limit, timeout: after, .. } = *dispatcher.options;
         let status = head.status.as_u16();
         if !(200..300).contains(&status) {
-            let after = head.headers.get(RETRY_AFTER).map(|value| value.as_bytes().to_owned());
-            let retry_after = after.and_then(|after| {
-                ResponseHead::new(status, &url).header("retry-after", &after).retry_after()
-            });
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            // A date is compared with that of the response.
+            let retry_after = [RETRY_AFTER, DATE]
+                .iter()
+                .filter_map(|name| Some((name, head.headers.get(name)?)))
+                .fold(ResponseHead::new(status, &url).unix_time(now), |read, (name, value)| {
+                    read.header(name.as_str(), value.as_bytes())
+                })
+                .retry_after();
             let mut start = Vec::new();
             // The status is known, so errors of reading the body do not matter.
             let _ = tokio::time::timeout_at(until, read_start(body, limit, &mut start)).await;

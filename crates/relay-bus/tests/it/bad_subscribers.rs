@@ -77,6 +77,42 @@ async fn rule_5_a_redirect_keeps_method_headers_and_body_and_no_credential_goes_
     assert!(request.contains("ce-id: 1") && !request.contains("authorization"), "{request}");
 }
 
+#[tokio::test]
+async fn a_wait_is_asked_for_in_seconds_or_with_a_date() {
+    for (answer, seconds) in [
+        ("retry-after: 7", Some(7)),
+        // The server's own clock counts, if the response has it.
+        ("date: Sun, 06 Nov 1994 08:49:07 GMT\r\nretry-after: Sun, 06 Nov 1994 08:49:37 GMT", Some(30)),
+        ("retry-after: Fri, 31 Dec 2123 23:59:59 GMT", Some(60)),
+        ("retry-after: Sun, 06 Nov 1994 08:49:37 GMT", None),
+        ("retry-after: soon", None),
+    ] {
+        let answer = format!("HTTP/1.1 503 X\r\n{answer}\r\ncontent-length: 0\r\n\r\n");
+        let (to, _requests) = subscriber(Box::leak(answer.clone().into_boxed_str())).await;
+        let dispatcher = MessageDispatcher::new(DispatcherOptions::default()).unwrap();
+        let message = Message::new(relay_bus::Headers::new(), "x");
+        let sent = dispatcher.dispatch_message(&message, &to, &DispatchDefaults::new("ns")).await;
+        let after = sent.unwrap_err().call_error().retry_after();
+        assert_eq!(after, seconds.map(Duration::from_secs), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_message_says_its_length() {
+    let (to, mut requests) = subscriber(ACCEPTED).await;
+    let (moved, mut firsts) = subscriber(Box::leak(
+        format!("HTTP/1.1 307 X\r\nlocation: http://{to}/\r\ncontent-length: 0\r\n\r\n").into_boxed_str(),
+    ))
+    .await;
+    let dispatcher = MessageDispatcher::new(DispatcherOptions::default()).unwrap();
+    let message = Message::new(relay_bus::Headers::new(), "");
+    dispatcher.dispatch_message(&message, &moved, &DispatchDefaults::new("ns")).await.unwrap();
+    for request in [next(&mut firsts).await, next(&mut requests).await] {
+        let lengths = request.lines().filter(|line| line.to_lowercase().starts_with("content-length"));
+        assert_eq!(lengths.collect::<Vec<_>>(), ["content-length: 0"], "{request}");
+    }
+}
+
 /// A subscriber that answers the first request of each connection, and closes at the second.
 async fn tired() -> (String, tokio::sync::mpsc::UnboundedReceiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
 use relay_bus::ChannelReference;
@@ -48,6 +48,9 @@ async fn send(args: BusSendArgs) -> anyhow::Result<Exit> {
     let mut headers = HeaderMap::new();
     let mut add = |name: &str, value: &str| {
         let name = HeaderName::try_from(name).map_err(|_| Usage(format!("{name:?} is no header name")))?;
+        if [HOST, CONTENT_LENGTH, TRANSFER_ENCODING].contains(&name) {
+            return Err(Usage(format!("--header {name}: it follows from the channel and the payload")));
+        }
         let value = HeaderValue::from_bytes(value.as_bytes())
             .map_err(|_| Usage(format!("the value of {name} cannot be sent")))?;
         headers.append(name, value);
@@ -143,6 +146,10 @@ impl Sender {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
         *request.headers_mut() = self.headers.clone();
+        if bytes == 0 {
+            // The HTTP client leaves it out then, but some servers answer 411 to a POST without it.
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let (status, error) = match self.http.send(request).await {
             Err(error) => (None, Some(relay_proto::error::chain(&error).to_string())),
             Ok(response) => {

@@ -12,6 +12,7 @@ use relay_bus::{
     JetStreamError, MemoryEngine, MessageDispatcher, MessageReceiver, Metrics, NatsOptions, ReceiverOptions,
     Report,
 };
+use relay_proto::bus::Destination;
 use relay_proto::problem::{Problem, ProblemCode};
 use relay_transport::server::{Body, Cut, HttpServer, Settings, full, json, method_not_allowed, problem};
 use tokio::time::Instant;
@@ -24,6 +25,12 @@ use crate::serve::warn_of_open;
 
 pub(super) async fn run(args: BusServeArgs) -> anyhow::Result<Exit> {
     let rules = args.rules()?;
+    if let Some(to) = &args.dead_letter {
+        // A name is expanded with the namespace of each subscription, which is never empty. The check is not the
+        // parser's, whose message would show the credentials of a URL.
+        Destination::resolve(to, "default", &args.cluster_domain)
+            .map_err(|error| Usage(format!("--dead-letter: {error}")))?;
+    }
     let bus = super::choose(&args.which).await?;
     let max_payload = usize::try_from(args.max_payload).unwrap_or(usize::MAX);
     let dispatcher = MessageDispatcher::new(

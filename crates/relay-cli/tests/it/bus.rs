@@ -1,5 +1,6 @@
 //! `relay bus` with its objects in a file, as seen by senders, subscribers and scripts.
 
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -142,14 +143,89 @@ fn sending_ends_as_its_last_failure_says() {
         &["bus", "send", "--channel", "default/c", "--ce-type", "t"],
         &["bus", "send", "--channel", "default/c", "--url", "nonsense"],
         &["bus", "send", "--channel", "default/c", "--header", "a b=1"],
+        &["bus", "send", "--channel", "default/c", "--data", "", "--header", "Content-Length=1"],
+        &["bus", "send", "--channel", "default/c", "--data", "", "--header", "host=other"],
+        &["bus", "send", "--channel", "default/c", "--data", "", "--header", "transfer-encoding=chunked"],
         &["bus", "serve"],
         &["bus", "monitor"],
         &["bus", "serve", "--bus", "no-namespace"],
         &["bus", "serve", "--engine", "other"],
+        &["bus", "serve", "--cluster-bus", "b", "--dead-letter", ""],
+        &["bus", "serve", "--cluster-bus", "b", "--dead-letter", "a b"],
         &["bus", "serve", "--cluster-bus", "b", "--forward-header", "host"],
     ] {
         run(wrong).expect(2);
     }
+    let letters = ["bus", "serve", "--cluster-bus", "b", "--dead-letter", "ftp://user:secret@x/"];
+    let refused = run(&letters).expect(2).stderr;
+    assert!(refused.contains("--dead-letter: ") && refused.contains("ftp://x/"), "{refused}");
+    assert!(!refused.contains("secret"), "{refused}");
+}
+
+#[test]
+fn an_empty_message_says_its_length() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut head, mut buffer) = (String::new(), [0; 4096]);
+        while !head.contains("\r\n\r\n") {
+            let count = stream.read(&mut buffer).unwrap();
+            assert_ne!(count, 0, "{head}");
+            head.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+        }
+        stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").unwrap();
+        head
+    });
+    send(&url, "default/c", &["--data", ""]).expect(0);
+    let head = server.join().unwrap();
+    assert_eq!(head.lines().filter(|line| *line == "content-length: 0").count(), 1, "{head}");
+}
+
+#[test]
+fn a_command_ends_with_its_shell_whatever_it_leaves_in_the_background() {
+    let objects = Objects::new(&object("Channel", "c", ""));
+    // Longer than any test waits.
+    let behind = "sleep 60 & ";
+    for (command, error) in [
+        ("exit 0", Value::Null),
+        ("exit 3", json!("exit status 3")),
+        ("echo first >&2; echo second >&2; exit 1", json!("first")),
+        // Much more than a pipe holds.
+        ("yes much | head -c 1000000 >&2; exit 1", json!("much")),
+    ] {
+        let command = format!("{behind}{command}");
+        let words = ["bus", "monitor", "-o", "json", "--max", "2", "--for", "60s", "--exec", &command];
+        let lines = objects.run(&words).expect(0).json();
+        assert_eq!((&lines[1]["event"], &lines[1]["error"]), (&json!("provision"), &error), "{command}");
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let objects = Objects::new(&object("Channel", "c", ""));
+    for words in [&["bus", "monitor", "--for", "20s"][..], &["bus", "monitor", "--max", "1", "-o", "json"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let done = objects.command(words).stdin(std::process::Stdio::null()).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{words:?} {said}");
+        assert!(said.contains("No space left on device"), "{said}");
+    }
+    // That nobody reads it is none.
+    let mut shell = Command::new("/bin/sh");
+    let monitor = format!("{} bus monitor --file {}", env!("CARGO_BIN_EXE_relay"), objects.path().display());
+    let script = format!("{{ {monitor} --for 20s -o json; echo $? >&2; }} | head -c 1");
+    shell.args(["-c", &script]).env_clear();
+    let done = run_command(shell).expect(0);
+    assert_eq!((done.stdout.as_str(), done.stderr.trim()), ("{\n", "0"));
+}
+
+#[test]
+fn a_time_that_ends_without_a_connection_is_a_failure_that_says_why() {
+    let words = ["bus", "monitor", "--bus", "a/b", "--master", "http://127.0.0.1:1", "--for", "500ms"];
+    let done = run(&words).expect(1);
+    let last = done.stderr.lines().last().unwrap();
+    assert!(last.contains("never connected in this time: ") && last.contains("127.0.0.1:1"), "{done:?}");
 }
 
 #[test]

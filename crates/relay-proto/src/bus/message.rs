@@ -72,6 +72,11 @@ impl Headers {
         }
     }
 
+    /// Removes a header; the name in lower case.
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(known, _)| known.as_bytes() != name.as_bytes());
+    }
+
     /// Names and values, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Bytes)> {
         self.0.iter().map(|(name, value)| (name.as_ref(), value))

@@ -8,7 +8,7 @@ use super::{HeaderRules, Message};
 /// The reply in a successful response; `None` when its body is empty.
 ///
 /// It has the forwarded headers of the response, and its body. The original's `knative-correlation-id` replaces
-/// that of the response, and a response without a trace gets the original's; nothing else of the original is used.
+/// that of the response, and a response without a `traceparent` gets both trace headers of the original; nothing else of the original is used.
 pub fn reply_message<'h>(
     rules: &HeaderRules,
     original: &Message,
@@ -25,8 +25,10 @@ pub fn reply_message<'h>(
     }
     if headers.get(TRACE_CONTEXT[0]).is_none() {
         for name in TRACE_CONTEXT.into_iter().filter(|name| rules.passes(name)) {
-            if let Some(value) = original.headers.get(name) {
-                headers.insert(name, value.clone());
+            // A state without its parent belongs to no trace, and least of all to the original's.
+            match original.headers.get(name) {
+                Some(value) => headers.insert(name, value.clone()),
+                None => headers.remove(name),
             }
         }
     }
@@ -68,6 +70,13 @@ mod tests {
         assert_eq!(reply(&original, &answer, &rules).headers, Headers::from_iter(expected));
         let own = reply(&original, &[("traceparent", "own")], &rules);
         assert_eq!((own.headers.text("traceparent"), own.headers.get("tracestate")), (Some("own"), None));
+        // A state without its parent gives way to the original's trace, whether that has a state or not.
+        let orphan = [("tracestate", "orphan")];
+        let both = reply(&original, &orphan, &rules).headers;
+        assert_eq!((both.text("traceparent"), both.text("tracestate")), (Some("t"), Some("s")));
+        let parent = reply(&original[..3], &orphan, &rules).headers;
+        assert_eq!((parent.text("traceparent"), parent.get("tracestate")), (Some("t"), None));
+        assert_eq!(reply(&[], &orphan, &rules).headers, Headers::default());
         let old = reply(&original, &[], &HeaderRules::y2018());
         assert_eq!(old.headers, Headers::from_iter([("knative-correlation-id", "1")]));
     }
