@@ -73,8 +73,8 @@ fn builder(which: &WhichBus, component: relay_bus::Component) -> MonitorBuilder 
         .finalizer(which.finalizer)
 }
 
-/// Runs a monitor until a signal, the end of its time, an error, or until its output cannot be written. After that, waits
-/// until its calls in progress have ended, but at most for `patience`. Also returns when the end began.
+/// Runs a monitor until a signal, the end of its time, an error, or until its output cannot be written. After that,
+/// waits until its calls in progress have ended, but at most for `patience`. Also returns when the end began.
 async fn follow<H: MonitorHandler>(
     monitor: &Monitor<H>,
     bus: Option<&BusReference>,

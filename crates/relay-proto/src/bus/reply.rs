@@ -8,7 +8,8 @@ use super::{HeaderRules, Message};
 /// The reply in a successful response; `None` when its body is empty.
 ///
 /// It has the forwarded headers of the response, and its body. The original's `knative-correlation-id` replaces
-/// that of the response, and a response without a `traceparent` gets both trace headers of the original; nothing else of the original is used.
+/// that of the response, and a response without a `traceparent` gets both trace headers of the original; nothing else
+/// of the original is used.
 pub fn reply_message<'h>(
     rules: &HeaderRules,
     original: &Message,
