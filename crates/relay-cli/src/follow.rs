@@ -45,13 +45,21 @@ pub(crate) async fn stream(args: StreamArgs) -> anyhow::Result<Exit> {
             relay_proto::pods::Message::Undecodable(message) => Some(message.to_string()),
             _ => None,
         };
-        let data: Value = serde_json::from_str(message.data()).unwrap_or(Value::Null);
+        // Events of other names are passed on, and their data need not be JSON.
+        let data = match serde_json::from_str(message.data()) {
+            Ok(data) => data,
+            Err(_) if error.is_none() => Value::from(message.data()),
+            Err(_) => Value::Null,
+        };
         out.row(
             String::new,
             || json!({"event": message.event(), "id": message.id(), "data": data, "error": error}),
             || {
-                let data =
-                    error.as_ref().map_or_else(|| data.to_string().into(), |error| Tone::Bad.text(error));
+                let data = match (&error, &data) {
+                    (Some(error), _) => Tone::Bad.text(error),
+                    (None, Value::String(text)) => text.as_str().into(),
+                    (None, data) => data.to_string().into(),
+                };
                 vec![Tone::Strong.text(message.event()), message.id().into(), data]
             },
         )?;

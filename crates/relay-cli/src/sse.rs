@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
 use relay_proto::eventsource::{Cause, Config, Item, Stop};
 use relay_proto::http::without_userinfo;
@@ -178,22 +179,34 @@ fn request(args: &SseArgs) -> Result<Request<Full<Bytes>>, Usage> {
     if !matches!(request.uri().scheme_str(), Some("http" | "https")) || request.uri().host().is_none() {
         return Err(wrong());
     }
+    if request.uri().authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(Usage(format!(
+            "{}: it has a user name; give credentials as a header: -H 'Authorization: Basic BASE64' or \
+             'Authorization: Bearer TOKEN'",
+            shown(&args.url)
+        )));
+    }
+    if let Some(id) = args.last_event_id.as_deref().filter(|id| HeaderValue::from_str(id).is_err()) {
+        return Err(Usage(format!("--last-event-id {id:?}: an id without control characters")));
+    }
     if args.body.as_ref().is_some_and(|body| body.starts_with('@')) {
         note("the body is sent as it stands, as @ is not special; for a file: -d \"$(cat FILE)\"");
     }
-    if args.body.is_some() {
-        let json = serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
-        let kind = if json { "application/json" } else { "text/plain; charset=utf-8" };
-        request.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    }
+    let mut headers = HeaderMap::new();
     for header in &args.headers {
         let rule = || Usage("--header: 'Name: value', with a colon and without control characters".into());
         let (name, value) = header.split_once(':').ok_or_else(rule)?;
         let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| rule())?;
         let mut value = HeaderValue::from_str(value.trim()).map_err(|_| rule())?;
         value.set_sensitive(true);
-        request.headers_mut().insert(name, value);
+        headers.append(name, value);
     }
+    if args.body.is_some() && !headers.contains_key(CONTENT_TYPE) {
+        let json = serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
+        let kind = if json { "application/json" } else { "text/plain; charset=utf-8" };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    *request.headers_mut() = headers;
     Ok(request)
 }
 

@@ -25,6 +25,7 @@ use crate::auth::{Namespaces, Principal, Sessions, TokenWatch};
 use crate::config::Config;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::store::StoreError;
 use params::Query;
 
 use stream::Control;
@@ -136,6 +137,12 @@ impl Relay {
     /// 401 when a credential is needed and there is none, or one that is not known.
     fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Refusal> {
         self.principal_of(credential(headers))
+    }
+
+    /// Records that the store cannot be read, which `/readyz` says from then on. Returns the answer.
+    fn unreadable(&self, error: &StoreError) -> Refusal {
+        self.log.cannot_read(error);
+        not_ready("the store cannot be read")
     }
 
     fn principal_of(&self, credential: Option<&[u8]>) -> Result<Principal, Refusal> {

@@ -279,8 +279,8 @@ impl Export<'_> {
 /// between awaits while it reads.
 ///
 /// # Errors
-/// When the directory is not empty, a line is malformed, the export is incomplete, or the store fails. Then its
-/// files are removed. After a kill, files are left that no server accepts as a log.
+/// When the directory is not empty, a line is malformed, the export is incomplete or more than blank lines follow it,
+/// or the store fails. Then its files are removed. After a kill, files are left that no server accepts as a log.
 pub async fn import_store(
     dir: &Path,
     lines: &mut dyn BufRead,
@@ -339,6 +339,25 @@ impl Lines<'_> {
             return Err(self.wrong("the export ends before its last line"));
         }
         serde_json::from_str(&text).map_err(|error| self.wrong(&error.to_string()))
+    }
+
+    /// Checks that nothing follows but blank lines.
+    fn end(&mut self) -> Result<(), TransferError> {
+        self.number += 1;
+        loop {
+            let read = match self.lines.fill_buf() {
+                Ok([]) => return Ok(()),
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let blank = read.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            self.number += read[..blank].iter().filter(|byte| **byte == b'\n').count() as u64;
+            if blank < read.len() {
+                return Err(self.wrong("the export ended before this line, and nothing may follow it"));
+            }
+            self.lines.consume(blank);
+        }
     }
 
     fn wrong(&self, problem: &str) -> TransferError {
@@ -444,6 +463,7 @@ impl<'a> Import<'a> {
                             .lines
                             .wrong(&format!("the export ends at {}, not {}", self.at, self.head)));
                     }
+                    self.lines.end()?;
                     self.log.trim(self.base).await?;
                     return Ok(events);
                 }

@@ -22,6 +22,7 @@ use relay_transport::{HttpClient, Secret, TokenSource};
 use tokio::time::timeout;
 
 use crate::error::{AnswerError, Error};
+use crate::pages::Progress;
 use crate::request::{Credentials, EventsQuery, Order, Outer, Requests, display_url};
 use crate::session::SessionMode;
 
@@ -169,7 +170,7 @@ impl Client {
     /// When the relay refuses or cannot be reached, the page's start is no longer retained (410), or the page is
     /// malformed.
     pub async fn events(&self, query: &EventsQuery) -> Result<EventPage, Error> {
-        self.event_page(&self.inner.requests.endpoints.events, query).await
+        self.event_page(self.inner.requests.events(&self.inner.requests.endpoints.events, query)).await
     }
 
     /// One page of one pod's history, also after its deletion.
@@ -182,10 +183,12 @@ impl Client {
         name: &str,
         query: &EventsQuery,
     ) -> Result<EventPage, Error> {
-        self.event_page(&self.inner.requests.pod(namespace, name, "/events"), query).await
+        let path = self.inner.requests.pod(namespace, name, "/events");
+        self.event_page(self.inner.requests.events(&path, query)).await
     }
 
-    /// The history, page after page, until there is no further event.
+    /// The history, page after page, until there is no further event. Pages that do not lead on, as from a server that
+    /// ignores the cursor, end it with [`AnswerError::Stuck`].
     pub fn all_events(
         &self,
         query: EventsQuery,
@@ -301,26 +304,31 @@ impl Client {
         query: EventsQuery,
     ) -> impl Stream<Item = Result<PodEvent, Error>> + Send + use<> {
         let client = self.clone();
-        let pages = stream::try_unfold(Some(query), move |query| {
+        let first = Some((query, Progress::default()));
+        let pages = stream::try_unfold(first, move |asked| {
             let (client, path) = (client.clone(), path.clone());
             async move {
-                let Some(mut query) = query else { return Ok::<_, Error>(None) };
-                let page = client.event_page(&path, &query).await?;
-                let next = page.next_hash.map(|hash| {
-                    match query.order {
-                        Order::Oldest => query.since = Some(hash),
-                        Order::Newest => query.before = Some(hash),
-                    }
-                    query
-                });
+                let Some((mut query, mut progress)) = asked else { return Ok::<_, Error>(None) };
+                let request = client.inner.requests.events(&path, &query);
+                let url = display_url(&request);
+                let page = client.event_page(request).await?;
+                let cursor = match query.order {
+                    Order::Oldest => &mut query.since,
+                    Order::Newest => &mut query.before,
+                };
+                progress
+                    .check(cursor.as_ref(), query.order, &page)
+                    .map_err(|source| Error::Answer { url, source })?;
+                let goes_on = page.next_hash.is_some();
+                *cursor = page.next_hash;
+                let next = goes_on.then_some((query, progress));
                 Ok(Some((stream::iter(page.events.into_iter().map(Ok)), next)))
             }
         });
         futures_util::TryStreamExt::try_flatten(pages)
     }
 
-    async fn event_page(&self, path: &str, query: &EventsQuery) -> Result<EventPage, Error> {
-        let request = self.inner.requests.events(path, query);
+    async fn event_page(&self, request: Request<Full<Bytes>>) -> Result<EventPage, Error> {
         let url = display_url(&request);
         let body = self.fetch(request, true).await?;
         EventPage::from_json(&body).map_err(|error| unusable(url, &body, AnswerError::Page(error)))

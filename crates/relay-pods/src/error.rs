@@ -96,6 +96,9 @@ pub enum AnswerError {
     /// A session without an id.
     #[error(transparent)]
     Session(#[from] InvalidSession),
+    /// A page of the history that does not lead on: it repeats events, or the cursor that it was asked for with.
+    #[error("the pages of the history do not move on: {0}")]
+    Stuck(String),
     /// Another kind of content, for example a page of a proxy.
     #[error("{0}")]
     Unexpected(String),

@@ -41,6 +41,7 @@ mod calls;
 mod error;
 mod events;
 mod messages;
+mod pages;
 mod request;
 mod session;
 mod state;

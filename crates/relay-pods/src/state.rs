@@ -257,7 +257,10 @@ impl Driver {
                         }
                     }
                 }
-                Err(error) if error.is_retryable() => (chain(&error).to_string(), error.retry_after()),
+                // Not only what is usually worth another attempt: a proxy in front of a relay may send any of these.
+                Err(error) if error.is_retryable() || matches!(error.status(), Some(500..=599)) => {
+                    (chain(&error).to_string(), error.retry_after())
+                }
                 Err(error) => return Err(error),
             };
             self.handle.stale(&cause);

@@ -189,6 +189,17 @@ fn an_export_is_imported_as_the_same_log_with_the_key_and_as_another_without() {
     std::fs::write(path("cut"), &with[..with.len() / 2]).unwrap();
     run(&["store", "import", "--data-dir", &path("fourth"), "--from", &path("cut")]).expect(1);
     assert_eq!(std::fs::read_dir(path("fourth")).unwrap().count(), 0);
+    // Neither is an export that something follows. Blank lines say nothing.
+    let next = with.lines().count() + 1;
+    let event = with.lines().find(|line| line.contains("\"event\"")).unwrap();
+    for (more, line) in [("rubbish", next), (event, next), (with.as_str(), next), ("\n \r\n\t{", next + 2)] {
+        std::fs::write(path("more"), format!("{with}{more}")).unwrap();
+        let done = run(&["store", "import", "--data-dir", &path("fifth"), "--from", &path("more")]).expect(1);
+        assert!(done.stderr.contains(&format!("line {line}: the export ended before")), "{}", done.stderr);
+        assert_eq!((std::fs::read_dir(path("fifth")).unwrap().count(), &*done.stdout), (0, ""));
+    }
+    std::fs::write(path("more"), format!("{with}\r\n \n")).unwrap();
+    run(&["store", "import", "--data-dir", &path("fifth"), "--from", &path("more")]).expect(0);
 
     let serve = |dir: &str| Server::start(&on_disk(dir, &["--sim-rate", "0", "--retain-events", "50"]));
     let events =

@@ -64,6 +64,48 @@ async fn answers_that_are_retried_with_a_report() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn every_5xx_of_the_list_is_retried() {
+    for status in [500, 501, 502, 505, 599] {
+        let good = pods_reply("e1", 3, [&web(1), &web(2)]);
+        let script = RelayScript::new("e1").on(PODS, Reply::empty(status)).always(PODS, good);
+        let peer = Peer::start(script.stream(caught_up(3)).stream(caught_up(3))).await;
+        for command in ["replay", "state"] {
+            let done = run(&peer, &[command, "--max", "1", "--reconnect-base", "5ms"]);
+            assert_eq!((done.code, done.json().len()), (Some(0), 1), "{command} {status}: {done:?}");
+            assert_eq!(command == "replay", done.stderr.contains(&status.to_string()), "{}", done.stderr);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_history_that_does_not_move_on_ends_with_an_error() {
+    let event = |sequence: Option<u64>, hash: &str| {
+        let mut event = json!({"type": "ADDED", "hash": hash, "pod": {"namespace": "a", "name": "b"}});
+        if let Some(sequence) = sequence {
+            event["sequence"] = sequence.into();
+        }
+        event
+    };
+    let page = |events: &[Value], next: &str| Reply::json(200, &json!({"events": events, "next_hash": next}));
+    let (same, other) = (event(Some(1), "h1"), event(Some(2), "h2"));
+    for (replies, lines, why) in [
+        (vec![page(std::slice::from_ref(&same), "h1")], 1, "event 1 follows 1, and sequences must increase"),
+        (vec![page(&[event(None, "h1")], "h1")], 1, "next_hash is \"h1\", the cursor of the request"),
+        (vec![page(&[], "h1")], 0, "next_hash is \"h1\", the cursor of the request"),
+        (vec![page(&[same], "h1"), page(&[other], "h2")], 2, "event 1 follows 2"),
+        (vec![page(&[], "h1"), page(&[], "h2")], 0, "next_hash is \"h"),
+    ] {
+        let turns = replies.into_iter().cycle().take(40);
+        let peer = Peer::start(turns.fold(relay(3), |script, reply| script.on("/events", reply))).await;
+        let done = run(&peer, &["events"]).expect(1);
+        assert_eq!(done.json().len(), lines, "{why}: {}", done.stdout);
+        let told = "the answer cannot be used: the pages of the history do not move on: ";
+        assert!(done.stderr.contains(&format!("{told}{why}")), "{why}: {}", done.stderr);
+        assert!(peer.requests().len() <= 6, "{}", peer.requests().len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn answers_that_end_it() {
     for (status, codes) in [(401, &[4][..]), (403, &[4]), (404, &[1, 3]), (400, &[1]), (410, &[1])] {
         for command in ["replay", "state", "stream"] {
@@ -284,6 +326,8 @@ async fn the_raw_stream_shows_what_cannot_be_read() {
             &json!({"type": "ADDED", "sequence": 5, "padding": big}).to_string(),
         ))
         .event("from-the-future", Some("e1.5"), &json!({"new": true}))
+        .bytes(sse_event("note", Some("x1"), "plain text"))
+        .bytes(sse_event("note", Some("x2"), ""))
         .catchup_complete()
         .silence();
     let peer = Peer::start(relay(3).stream(conversation)).await;
@@ -294,7 +338,11 @@ async fn the_raw_stream_shows_what_cannot_be_read() {
     for (line, id) in errors.iter().zip(["e1.4", "e1.5"]) {
         assert_eq!((&line["event"], &line["id"]), (&json!("pod"), &json!(id)), "{:.500}", line.to_string());
         assert!(line.to_string().len() < 10_000, "no payload in an error");
+        assert_eq!(line["data"], Value::Null);
     }
+    let notes: Vec<_> = lines.iter().filter(|line| line["event"] == "note").collect();
+    let note = |id: &str, data: &str| json!({"event": "note", "id": id, "data": data, "error": null});
+    assert_eq!(notes, [&note("x1", "plain text"), &note("x2", "")]);
     let unknown = lines.iter().find(|line| line["event"] == "from-the-future").expect("passed on");
     assert_eq!(unknown["data"], json!({"new": true}));
 }

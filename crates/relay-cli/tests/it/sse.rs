@@ -88,6 +88,29 @@ async fn requests_are_what_was_asked_for_and_refusals_have_their_codes() {
     let request = &seen.requests()[0];
     assert_eq!((request.method(), request.header("content-type")), ("POST", Some("application/json")));
     assert_eq!(&request.body()[..], b"{\"q\":1}");
+    // Each header is sent, and one for the content type replaces ours.
+    sse(&seen, &["--max", "1", "-H", "X: 1", "-H", "x: 2", "-d", "{}", "-H", "Content-Type: a/b"]).expect(0);
+    let head = String::from_utf8(seen.requests()[1].head().to_vec()).unwrap().to_lowercase();
+    assert!(head.contains("\r\nx: 1\r\n") && head.contains("\r\nx: 2\r\n"), "{head}");
+    assert!(
+        head.contains("\r\ncontent-type: a/b\r\n") && head.matches("content-type").count() == 1,
+        "{head}"
+    );
+    let with_user = seen.url().replace("://", "://me:pa55word@");
+    for (args, rule) in [
+        (
+            &[&*with_user, "--max", "1"][..],
+            "it has a user name; give credentials as a header: -H 'Authorization",
+        ),
+        (
+            &[&*seen.url(), "--last-event-id", "a\nb"],
+            "--last-event-id \"a\\nb\": an id without control characters",
+        ),
+    ] {
+        let done = run(&[&["sse"], args].concat()).expect(2);
+        assert!(done.stderr.contains(rule) && !done.stderr.contains("pa55word"), "{}", done.stderr);
+    }
+    assert_eq!(seen.requests().len(), 2, "nothing was sent");
     for (status, code, told) in [
         (401, 4, "refused with 401 Unauthorized (give a credential: -H 'Authorization: Bearer TOKEN')"),
         (403, 4, "refused with 403 Forbidden (the credential does not cover"),

@@ -44,10 +44,7 @@ pub(crate) async fn page(
     let select = Select { filter, changes, pod };
 
     let events = &relay.log.events;
-    let unreadable = |error: StoreError| {
-        relay.log.cannot_read(&error);
-        not_ready("the store cannot be read")
-    };
+    let unreadable = |error: StoreError| relay.unreadable(&error);
     let since = match place(relay, "since_hash", since).await? {
         Ok(since) => since,
         Err(gone) => return Ok(gone),
@@ -105,11 +102,9 @@ async fn place(
         }
         Ok(Resolved::Expired(_)) => problem_codes::CURSOR_EXPIRED,
         Ok(Resolved::Unknown) => problem_codes::CURSOR_UNKNOWN,
-        Err(_) => return Err(not_ready("the store cannot be read")),
+        Err(error) => return Err(relay.unreadable(&error)),
     };
-    let Ok(bounds) = relay.log.events.bounds().await else {
-        return Err(not_ready("the store cannot be read"));
-    };
+    let bounds = relay.log.events.bounds().await.map_err(|error| relay.unreadable(&error))?;
     Ok(Err(gone(code, parameter, &bounds)))
 }
 

@@ -53,7 +53,7 @@ pub(crate) async fn pods(
                 return Err(not_ready("at_least: the relay has not reached that position yet"));
             }
             Ok(_) => {}
-            Err(_) => return Err(not_ready("the store cannot be read")),
+            Err(error) => return Err(relay.unreadable(&error)),
         }
     }
     let view = relay.log.view();

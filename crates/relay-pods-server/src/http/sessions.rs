@@ -123,10 +123,7 @@ pub(crate) async fn open_stream(
         "a stream opens"
     );
     let order = Order { principal, client_id, filter, start, slot };
-    let subscriber = Subscriber::new(relay.clone(), order).await.map_err(|error| {
-        relay.log.cannot_read(&error);
-        not_ready("the store cannot be read")
-    })?;
+    let subscriber = Subscriber::new(relay.clone(), order).await.map_err(|error| relay.unreadable(&error))?;
     let pieces = stream::unfold(subscriber, |mut subscriber| async {
         let piece = subscriber.next().await?;
         Some((piece.map(Frame::data), subscriber))
@@ -145,10 +142,7 @@ async fn start_at(relay: &Relay, time: i64) -> Result<Start, Refusal> {
         Ok(Moment::Expired) => {
             Ok(Start::Gap { reason: GapReason::CursorExpired, requested: None, sequence: None })
         }
-        Err(error) => {
-            relay.log.cannot_read(&error);
-            Err(not_ready("the store cannot be read"))
-        }
+        Err(error) => Err(relay.unreadable(&error)),
     }
 }
 
@@ -167,6 +161,6 @@ async fn start_after(relay: &Relay, cursor: String) -> Result<Start, Refusal> {
         Ok(Resolved::Expired(sequence)) => Ok(gap(GapReason::CursorExpired, Some(sequence), &cursor)),
         Ok(Resolved::Unknown) => Ok(gap(GapReason::CursorUnknown, None, &cursor)),
         Ok(Resolved::Ahead(_)) => Err(not_ready("since_hash: the relay has not reached that position yet")),
-        Err(_) => Err(not_ready("the store cannot be read")),
+        Err(error) => Err(relay.unreadable(&error)),
     }
 }

@@ -45,13 +45,7 @@ struct Store {
 pub(crate) async fn health(relay: &Relay) -> Result<Response<Body>, Refusal> {
     let log = &relay.log;
     let (status, view) = (log.source(), log.view());
-    let bounds = match log.events.bounds().await {
-        Ok(bounds) => bounds,
-        Err(error) => {
-            log.cannot_read(&error);
-            return Err(not_ready("the store cannot be read"));
-        }
-    };
+    let bounds = log.events.bounds().await.map_err(|error| relay.unreadable(&error))?;
     let now = log.clock.unix_millis();
     let age = view.last_event.map(|at| u64::try_from(now.saturating_sub(at)).unwrap_or(0));
     let works = log.store_problem().is_none();

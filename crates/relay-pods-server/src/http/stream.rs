@@ -62,6 +62,8 @@ pub(crate) struct Subscriber {
     rebalances_before: u64,
     last_message: Instant,
     ends_at: Option<Instant>,
+    /// The log cannot be read any further: the stream is cut behind what is written.
+    broken: bool,
     ended: bool,
     _slot: Slot,
 }
@@ -154,14 +156,9 @@ impl Start {
             if sequence >= bounds.head {
                 return Ok((start, bounds, pages));
             }
-            match pages::begin(events, sequence, bounds.head, all, 1).done().await {
-                Ok(first) => {
-                    if pages.show(first) || tries == 0 {
-                        return Ok((start, bounds, pages));
-                    }
-                }
-                // It shows again when the stream reads.
-                Err(_) => return Ok((start, bounds, pages)),
+            let first = pages::begin(events, sequence, bounds.head, all, 1).done().await?;
+            if pages.show(first) || tries == 0 {
+                return Ok((start, bounds, pages));
             }
         }
     }
@@ -264,6 +261,7 @@ impl Subscriber {
             sent: 0,
             pods: 0,
             last_message: now,
+            broken: false,
             ended: false,
             _slot: slot,
             head,
@@ -292,6 +290,16 @@ impl Subscriber {
         loop {
             let control = self.control.borrow_and_update().clone();
             let paused = control.paused;
+            if self.broken {
+                if !self.opening.is_empty() {
+                    return Some(Ok(self.opening.split().freeze()));
+                }
+                // While this waits, the connection sends what it was given, the head of the response included. A cut
+                // would drop it.
+                tokio::task::yield_now().await;
+                self.ended = true;
+                return Some(Err(Cut));
+            }
             if control.cuts != self.cuts_before {
                 self.ended = true;
                 return Some(Err(Cut));
@@ -307,8 +315,8 @@ impl Subscriber {
                     Err(error) => {
                         // Health and readiness report it, too. The client reconnects with its cursor.
                         self.relay.log.cannot_read(&error);
-                        self.ended = true;
-                        return Some(Err(Cut));
+                        self.broken = true;
+                        continue;
                     }
                 },
             };
@@ -335,8 +343,17 @@ impl Subscriber {
     }
 
     /// Reads on in the log until a piece is full, the head is reached or nothing passes for a while.
+    /// After an error, what was written before it is in `opening`.
     async fn look(&mut self) -> Result<Found, StoreError> {
         let mut out = std::mem::take(&mut self.opening);
+        let found = self.look_on(&mut out).await;
+        if found.is_err() {
+            self.opening = out;
+        }
+        found
+    }
+
+    async fn look_on(&mut self, out: &mut BytesMut) -> Result<Found, StoreError> {
         // Marked as seen before the store is read, so that later appends wake the wait.
         self.head.borrow_and_update();
         let mut scanned = 0;
@@ -347,38 +364,42 @@ impl Subscriber {
                 let head = self.relay.log.events.head();
                 if second || head == self.sequence {
                     self.phase = Phase::Live;
-                    self.write_catchup_complete(&mut out);
+                    self.write_catchup_complete(out);
                 } else {
                     self.phase = Phase::Replay { target: head, second: true };
                 }
             }
             if out.len() >= PIECE {
-                return Ok(Found::Messages(out.freeze()));
+                return Ok(Found::Messages(out.split().freeze()));
             }
             if scanned >= SCAN {
-                return Ok(if out.is_empty() { Found::Nothing } else { Found::Messages(out.freeze()) });
+                return Ok(if out.is_empty() {
+                    Found::Nothing
+                } else {
+                    Found::Messages(out.split().freeze())
+                });
             }
             if self.pages.used_up() {
                 if out.len() >= WORTH {
-                    return Ok(Found::Messages(out.freeze()));
+                    return Ok(Found::Messages(out.split().freeze()));
                 }
                 let until = match self.phase {
                     Phase::Replay { target, .. } => target,
                     Phase::Live => u64::MAX,
                 };
                 // Stored here because the future may be dropped at the next await.
-                self.opening = out;
+                self.opening = std::mem::take(out);
                 let events = &self.relay.log.events;
                 let there = self.pages.turn(events, self.sequence, until, !self.narrowed).await;
                 let bounds = match there {
                     Ok(false) => Some(events.bounds().await),
                     _ => None,
                 };
-                out = std::mem::take(&mut self.opening);
+                *out = std::mem::take(&mut self.opening);
                 there?;
                 if let Some(bounds) = bounds {
                     let fell_off_at = self.sequence;
-                    self.write_gap(&mut out, GapReason::SlowConsumer, None, Some(fell_off_at), &bounds?);
+                    self.write_gap(out, GapReason::SlowConsumer, None, Some(fell_off_at), &bounds?);
                     continue;
                 }
             }
@@ -388,7 +409,11 @@ impl Subscriber {
             }
             // None are left at the head.
             if self.pages.used_up() {
-                return Ok(if out.is_empty() { Found::AtHead } else { Found::Messages(out.freeze()) });
+                return Ok(if out.is_empty() {
+                    Found::AtHead
+                } else {
+                    Found::Messages(out.split().freeze())
+                });
             }
             if let Some(frames) = self.pages.take_frames() {
                 let bytes = self.sends(frames)?;
@@ -407,8 +432,8 @@ impl Subscriber {
                 return Ok(Found::Messages(only.frame()));
             }
             scanned += match self.narrowed {
-                true => self.write_filtered(&mut out)?,
-                false => self.write_frames(&mut out)?,
+                true => self.write_filtered(out)?,
+                false => self.write_frames(out)?,
             };
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use relay_log::{DiskOptions, DiskStore, Intercept, MemoryStore};
+use relay_log::{DiskOptions, DiskStore, Fsync, Intercept, MemoryStore};
 use relay_pods_server::{Config, Scope, Server};
 
 use crate::raw::{Rig, pod};
@@ -42,6 +42,59 @@ async fn what_the_store_does_not_take_is_neither_sent_nor_listed() {
     let event = stream.expect("pod").await;
     assert_eq!((&event["pod"]["name"], &event["sequence"]), (&"kept".into(), &2.into()));
     assert_eq!((rig.get("/health").await.status(), rig.get("/readyz").await.status()), (200, 200));
+}
+
+/// Damage that is met while serving: who begins at it is refused, and who begins before it is cut behind `connected`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_over_damage_is_refused_or_cut_and_never_without_an_answer() {
+    const PODS: usize = 3000;
+    const DAMAGED: usize = 2000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = DiskOptions::default().fsync(Fsync::Never).cache_bytes(0);
+    let store = DiskStore::open(dir.path(), options).unwrap();
+    let rig = Rig::around(Server::builder(Config::default()).store(store)).await;
+    let pods = (0..PODS).map(|at| pod("prod", &format!("p{at:04}"), 1, &[])).collect();
+    rig.publisher.relist(Scope::All, pods).await.unwrap();
+    let (mut hashes, mut names, mut target) = (Vec::new(), Vec::new(), "/events?limit=1000".to_owned());
+    while hashes.len() < PODS {
+        for event in rig.get(&target).await.json()["events"].as_array().unwrap() {
+            hashes.push(event["hash"].as_str().unwrap().to_owned());
+            names.push(event["pod"]["name"].as_str().unwrap().to_owned());
+        }
+        target = format!("/events?limit=1000&since_hash={}", hashes.last().unwrap());
+    }
+    // One byte of event DAMAGED + 1 is changed.
+    let segment = dir.path().join("logs/pods/00000000000000000001.segment");
+    let (bytes, name) = (std::fs::read(&segment).unwrap(), names[DAMAGED].as_bytes());
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
+    let file = std::fs::File::options().write(true).open(&segment).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"q", at as u64).unwrap();
+
+    let (mut refused, mut cut) = (0, 0);
+    for since in (1..=DAMAGED).rev().step_by(97).chain([DAMAGED; 5]).chain([DAMAGED - 1; 5]) {
+        for filter in ["", "&namespace=prod"] {
+            let mut peer = rig.connect().await;
+            let cursor = &hashes[since - 1];
+            let request = format!(
+                "GET /events/stream?since_hash={cursor}{filter} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n"
+            );
+            peer.send(request.as_bytes()).await;
+            let answer = String::from_utf8(peer.rest().await).unwrap();
+            if answer.starts_with("HTTP/1.1 503") {
+                assert!(answer.contains("\"not-ready\""), "{since}{filter}: {answer}");
+                refused += 1;
+            } else {
+                assert!(answer.starts_with("HTTP/1.1 200"), "{since}{filter}: {answer:?}");
+                assert!(answer.contains("\r\nevent: connected\n"), "{since}{filter}: {answer}");
+                assert!(since < DAMAGED && !answer.contains("catchup_complete"), "{since}{filter}: {answer}");
+                assert!(!answer.ends_with("\r\n0\r\n\r\n"), "{since}{filter}: it is no proper end");
+                cut += 1;
+            }
+        }
+    }
+    assert!(refused >= 12 && cut > 0, "{refused} {cut}");
+    let ready = rig.get("/readyz").await;
+    assert!(ready.status() == 503 && ready.body.contains("00000000000000000001.segment"), "{}", ready.body);
 }
 
 /// Probes are open to everyone: they name the file, and not where the operator keeps it.
