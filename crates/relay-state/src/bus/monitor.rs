@@ -33,6 +33,8 @@ pub struct Monitor {
     /// Subscriptions by channel: the one that each names, and the one that it is subscribed to.
     pub(super) by_channel: BTreeMap<ChannelReference, BTreeSet<SubscriptionReference>>,
     listed: [bool; 2],
+    /// Channels of the first list that could not be decoded.
+    undecoded: BTreeSet<ChannelReference>,
     pub(super) synced: bool,
     over: bool,
     stopping: bool,
@@ -63,6 +65,7 @@ impl Monitor {
             subscriptions: BTreeMap::new(),
             by_channel: BTreeMap::new(),
             listed: [false; 2],
+            undecoded: BTreeSet::new(),
             synced: false,
             over: false,
             stopping: false,
@@ -94,6 +97,10 @@ impl Monitor {
                 let gone: Vec<_> = self.channels.keys().filter(is_gone).cloned().collect();
                 gone.into_iter().for_each(|key| self.lose_channel(&key));
                 self.listed[0] = true;
+                if !self.synced {
+                    let channel = |(name, namespace): &(&str, &str)| ChannelReference::new(*name, *namespace);
+                    self.undecoded = kept.iter().map(channel).collect();
+                }
             }
             Kind::Subscription => {
                 let is_gone = |key: &&SubscriptionReference| {
@@ -275,6 +282,8 @@ impl Monitor {
         let channels = self.channels.values().filter(|record| record.wanted.is_some()).count();
         let subscriptions = self.subscriptions.values().filter(|record| record.wanted.is_some()).count();
         self.out.push_back(Action::Synced { channels, subscriptions });
+        let undecoded = std::mem::take(&mut self.undecoded);
+        self.find_orphans(&undecoded);
         self.settle();
     }
 

@@ -16,6 +16,7 @@
 //!                                       ---> wait
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -48,6 +49,24 @@ impl Monitor {
         let open = |wanted: &&Wanted<S>| record.undone.as_ref() != Some(&wanted.metadata.uid);
         let wanted = record.wanted.as_ref().filter(open);
         wanted.is_some_and(|wanted| self.goes(wanted) && self.has_finalizer(wanted))
+    }
+
+    /// Finds, at the start, subscriptions that wait for our finalizer and whose channel is gone. Their bus is not known
+    /// any more, and nobody else would ever release them. Later there is no such subscription of ours, because a channel
+    /// is undone after its subscriptions; that of another bus can be seen for a moment, and is left to it.
+    pub(super) fn find_orphans(&mut self, undecoded: &BTreeSet<ChannelReference>) {
+        let is_orphaned = |(key, record): &(&SubscriptionReference, &Record<SubscriptionSpec>)| {
+            let Some(wanted) = record.wanted.as_ref().filter(|_| self.owes_undoing(record)) else {
+                return false;
+            };
+            let channel = ChannelReference::new(wanted.spec.channel.clone(), key.namespace());
+            !self.channels.contains_key(&channel) && !undecoded.contains(&channel)
+        };
+        let orphans: Vec<_> =
+            self.subscriptions.iter().filter(is_orphaned).map(|(key, _)| key.clone()).collect();
+        for key in orphans {
+            self.subscriptions.get_mut(&key).into_iter().for_each(|record| record.orphaned = true);
+        }
     }
 
     pub(super) fn has_finalizer<S>(&self, wanted: &Wanted<S>) -> bool {
@@ -111,8 +130,13 @@ impl Monitor {
             Some(target) if self.is_of_ours(&channel_of(&target.spec)) => Need::Wait,
             Some(_) => self.release(record),
             None => match &record.wanted {
-                Some(wanted) if self.owes_undoing(record) && self.is_of_ours(&channel_of(&wanted.spec)) => {
-                    Need::Call(undo_of(wanted.metadata.uid.clone(), wanted.spec.clone()))
+                Some(wanted) if self.owes_undoing(record) => {
+                    let channel = channel_of(&wanted.spec);
+                    let orphaned = record.orphaned && !self.channels.contains_key(&channel);
+                    if orphaned || self.is_of_ours(&channel) {
+                        return Need::Call(undo_of(wanted.metadata.uid.clone(), wanted.spec.clone()));
+                    }
+                    self.release(record)
                 }
                 _ => self.release(record),
             },

@@ -86,6 +86,8 @@ pub(super) struct Record<S> {
     pub(super) held: bool,
     /// The UID for which the opposite call has succeeded during a deletion.
     pub(super) undone: Option<ByteString>,
+    /// At the start it waited for our finalizer, and its channel did not exist any more.
+    pub(super) orphaned: bool,
     pub(super) writing: Writing,
 }
 
@@ -106,6 +108,7 @@ impl<S> Default for Record<S> {
             refused: None,
             held: false,
             undone: None,
+            orphaned: false,
             writing: Writing::default(),
         }
     }
@@ -182,6 +185,7 @@ impl<S: Spec> Record<S> {
                     self.writing.condition = None;
                     self.writing.finalizer = None;
                     self.held = false;
+                    self.orphaned = false;
                 }
                 if !same {
                     wanted.spec = spec;
@@ -202,6 +206,7 @@ impl<S: Spec> Record<S> {
         self.writing.condition = None;
         self.writing.finalizer = None;
         self.held = false;
+        self.orphaned = false;
         self.wanted.take().is_some()
     }
 

@@ -350,3 +350,40 @@ fn rule_17_a_delete_while_nobody_ran_is_made_up_for() {
     play.apply(&foreign);
     assert_eq!((play.took(), play.writes.len()), (vec![], 0), "rule 12 holds here too");
 }
+
+#[test]
+fn rule_17_a_subscription_whose_channel_went_while_nobody_ran_is_released() {
+    let mut s = subscription("s", "1", "gone");
+    s["metadata"]["finalizers"] = json!(["others", "relay"]);
+    s["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    let settings = || Play::settings().finalizer(Some("relay".into()));
+    let mut play = Play::with(settings());
+    play.fail("unsubscribe ns/s", 1).list(&Value::Null, std::slice::from_ref(&s));
+    assert_eq!(play.took(), ["synced 0 1", "bus b", "unsubscribe ns/s #1 failed", "settled 0 0"]);
+    assert!(play.writes.is_empty(), "only success removes it");
+    play.pass(Duration::from_secs(5));
+    assert_eq!(play.took(), ["unsubscribe ns/s"]);
+    assert_eq!(play.written(&mut s), [r#"finalizers ["others"]"#]);
+    play.pass(Duration::from_secs(5));
+    assert_eq!((play.took(), play.writes.len()), (vec![], 0));
+
+    // After the start it can only be of another bus, which is not ready with it yet.
+    s["metadata"]["finalizers"] = json!(["relay"]);
+    let mut play = Play::of(settings(), Value::Null, &[]);
+    play.took();
+    play.apply(&s).list(&Value::Null, std::slice::from_ref(&s));
+    assert_eq!((play.took(), play.writes.len()), (vec![], 0));
+
+    // A channel that cannot be decoded is there, and so is one of another bus.
+    let bus = object(Kind::ClusterBus, "b", "b", json!({}));
+    let other = object(Kind::Channel, "gone", "1", json!({"clusterBus": "other"}));
+    for (channels, kept) in [(vec![], &[("gone", "ns")][..]), (vec![read(&other)], &[])] {
+        let mut play = Play::with(settings());
+        play.monitor.handle_list(Kind::ClusterBus, vec![read(&bus)], &[], play.now);
+        play.monitor.handle_list(Kind::Channel, channels, kept, play.now);
+        play.monitor.handle_list(Kind::Subscription, vec![read(&s)], &[], play.now);
+        play.run();
+        assert!(!play.took().iter().any(|line| line.contains("unsubscribe")));
+        assert!(play.writes.is_empty());
+    }
+}
