@@ -51,9 +51,9 @@ impl Monitor {
         wanted.is_some_and(|wanted| self.goes(wanted) && self.has_finalizer(wanted))
     }
 
-    /// Finds, at the start, subscriptions that wait for our finalizer and whose channel is gone. Their bus is not known
-    /// any more, and nobody else would ever release them. Later there is no such subscription of ours, because a channel
-    /// is undone after its subscriptions; that of another bus can be seen for a moment, and is left to it.
+    /// Finds, at the start, subscriptions that wait for our finalizer and whose channel is gone. Their bus is not
+    /// known any more, and nobody else would ever release them. Later there is no such subscription of ours, because
+    /// a channel is undone after its subscriptions; that of another bus can be seen for a moment, and is left to it.
     pub(super) fn find_orphans(&mut self, undecoded: &BTreeSet<ChannelReference>) {
         let is_orphaned = |(key, record): &(&SubscriptionReference, &Record<SubscriptionSpec>)| {
             let Some(wanted) = record.wanted.as_ref().filter(|_| self.owes_undoing(record)) else {
