@@ -165,11 +165,11 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
     let client = args.connect.client().await?;
     let filter = args.which.filter()?;
     let cursor = Cursor::open(args.cursor_file.as_deref(), &filter)?;
-    if args.since_hash.is_some() && cursor.is_open() {
+    if args.since_hash.is_some() && cursor.loaded().is_some() {
         tracing::warn!("--since-hash is given: the position in the cursor file is not used");
     }
     let since_time = args.since.time();
-    if since_time.is_some() && cursor.is_open() {
+    if since_time.is_some() && cursor.loaded().is_some() {
         tracing::warn!("--since or --since-time is given: the position in the cursor file is not used");
     }
     let loaded = cursor.loaded().filter(|_| since_time.is_none());

@@ -99,8 +99,9 @@ const EVENT: [Column; 6] = [
     Column::new("SEQUENCE").right().dispensable(3),
     Column::new("EVENT").least(8),
     Column::name("POD").least(36),
-    Column::sentence("WHAT CHANGED"),
+    // Before the sentences: their widths differ, and nothing could stand below a heading after them.
     Column::new("HASH").wide().least(56).spare(),
+    Column::sentence("WHAT CHANGED"),
 ];
 
 /// The columns of `relay events`.
@@ -147,8 +148,8 @@ pub(crate) fn event_cells(event: &PodEvent, before: Option<&Pod>) -> Vec<Text> {
         event.sequence.map_or(String::new(), |sequence| format!("#{sequence}")).into(),
         tone.text(word),
         pod_name(&event.pod).into(),
-        changes::what(event, before),
         event.hash.as_str().into(),
+        changes::what(event, before),
     ]
 }
 
@@ -203,7 +204,7 @@ pub(crate) fn snapshot_row(snapshot: &Snapshot, before: Option<&Pod>, with_phase
 pub(crate) fn listed_cells(pod: &Pod) -> Vec<Text> {
     let word = Tone::Faint.text("LISTED");
     let empty = Text::default;
-    vec![time_now(), empty(), empty(), word, pod_name(pod).into(), changes::state(pod), empty()]
+    vec![time_now(), empty(), empty(), word, pod_name(pod).into(), empty(), changes::state(pod)]
 }
 
 /// For lines without a time: the time of printing, by the clock of this machine.

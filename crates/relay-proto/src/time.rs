@@ -44,34 +44,16 @@ impl Timestamp {
         Self::new(&time.to_string())
     }
 
-    /// Takes a text that is RFC 3339 and nothing looser: date, `T`, time with seconds, at most nine digits of a
-    /// fraction, and `Z` or an offset in hours and minutes. `None` for anything else.
+    /// Takes a text that is RFC 3339 and nothing looser: date, `T`, time with seconds, any number of digits of a
+    /// fraction, and `Z` or an offset in hours and minutes, under 24 hours. `None` for anything else.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
-        const SHAPE: &[u8; 19] = b"0000-00-00T00:00:00";
-        let fits = |shape: &[u8], part: &[u8]| {
-            shape.len() == part.len()
-                && shape.iter().zip(part).all(|(shape, byte)| match shape {
-                    b'0' => byte.is_ascii_digit(),
-                    _ => shape.eq_ignore_ascii_case(byte),
-                })
-        };
-        let (start, rest) = text.as_bytes().split_at_checked(SHAPE.len())?;
-        let rest = match rest.strip_prefix(b".") {
-            None => rest,
-            Some(fraction) => {
-                let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
-                fraction.get(digits..).filter(|_| digits > 0)?
-            }
-        };
-        let offset = [&b"Z"[..], b"+00:00", b"-00:00"].iter().any(|shape| fits(shape, rest));
-        (fits(SHAPE, start) && offset && text.parse::<jiff::Timestamp>().is_ok()).then(|| Self::new(text))
+        exact_millis(text).map(|_| Self::new(text))
     }
 
     /// The first whole millisecond since 1970-01-01T00:00:00Z that is not before it; `None` when the text is not RFC
     /// 3339.
     pub fn unix_millis_at_or_after(&self) -> Option<i64> {
-        let nanos = self.as_str().parse::<jiff::Timestamp>().ok()?.as_nanosecond();
-        i64::try_from(-(-nanos).div_euclid(1_000_000)).ok()
+        exact_millis(self.as_str()).map(|(millis, more)| millis + i64::from(more))
     }
 
     /// The text as on the wire.
@@ -86,8 +68,51 @@ impl Timestamp {
 
     /// Milliseconds since 1970-01-01T00:00:00Z; `None` when the text is not RFC 3339.
     pub fn unix_millis(&self) -> Option<i64> {
-        self.as_str().parse::<jiff::Timestamp>().ok().map(|time| time.as_millisecond())
+        let usual = self.as_str().parse::<jiff::Timestamp>().ok().map(|time| time.as_millisecond());
+        // The library has no last days of the year 9999, and at most nine digits of a fraction.
+        usual.or_else(|| exact_millis(self.as_str()).map(|(millis, _)| millis))
     }
+}
+
+/// The last millisecond since 1970-01-01T00:00:00Z that is not after a time of RFC 3339, and whether the time is later
+/// than it.
+fn exact_millis(text: &str) -> Option<(i64, bool)> {
+    const SHAPE: &[u8; 19] = b"0000-00-00T00:00:00";
+    let fits = |shape: &[u8], part: &[u8]| {
+        shape.len() == part.len()
+            && shape.iter().zip(part).all(|(shape, byte)| match shape {
+                b'0' => byte.is_ascii_digit(),
+                _ => shape.eq_ignore_ascii_case(byte),
+            })
+    };
+    let (start, rest) = text.split_at_checked(SHAPE.len())?;
+    let (fraction, zone) = match rest.strip_prefix('.') {
+        None => ("", rest),
+        Some(rest) => {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            Some(rest.split_at(digits)).filter(|_| digits > 0)?
+        }
+    };
+    let offset_minutes = if fits(b"Z", zone.as_bytes()) {
+        0
+    } else {
+        let sign = if fits(b"+00:00", zone.as_bytes()) {
+            1
+        } else if fits(b"-00:00", zone.as_bytes()) {
+            -1
+        } else {
+            return None;
+        };
+        let (hours, minutes) = (zone[1..3].parse::<i64>().ok()?, zone[4..6].parse::<i64>().ok()?);
+        Some(sign * (60 * hours + minutes)).filter(|_| hours < 24 && minutes < 60)?
+    };
+    let local = Some(start).filter(|start| fits(SHAPE, start.as_bytes()))?;
+    let local: jiff::civil::DateTime = local.parse().ok()?;
+    let seconds = local.duration_since(jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0)).as_secs();
+    let digit = |at: usize| fraction.as_bytes().get(at).map_or(0, |digit| i64::from(digit - b'0'));
+    let millis = 100 * digit(0) + 10 * digit(1) + digit(2);
+    let more = fraction.bytes().skip(3).any(|digit| digit != b'0');
+    Some(((seconds - 60 * offset_minutes) * 1000 + millis, more))
 }
 
 impl PartialEq for Timestamp {
@@ -152,7 +177,19 @@ mod tests {
             ("1970-01-01T00:00Z", None),
             ("1970-01-01 00:00:01Z", None),
             ("1970-01-01T00:00:01.Z", None),
-            ("1970-01-01T00:00:01.0000000001Z", None),
+            ("1970-01-01T00:00:01.0000000001Z", Some(1001)),
+            ("1970-01-01T00:00:01.0010000000000000000000Z", Some(1001)),
+            ("1969-12-31T23:59:59.9980000000001Z", Some(-1)),
+            ("9999-12-31T23:59:59Z", Some(253_402_300_799_000)),
+            ("9999-12-31T23:59:59.9999-23:59", Some(253_402_387_140_000)),
+            ("0000-01-01T00:00:00Z", Some(-62_167_219_200_000)),
+            ("2016-12-31T23:59:60Z", Some(1_483_228_799_000)),
+            ("1970-01-01T23:59:00+23:59", Some(0)),
+            ("1970-01-01T00:00:01+24:00", None),
+            ("1970-01-01T00:00:01-25:59", None),
+            ("1970-01-01T00:00:01+00:60", None),
+            ("1970-01-01T00:00:01.1+", None),
+            ("1970-01-01T00:00:01.1+0\u{661}:00", None),
             ("1970-01-01T00:00:01 01:00", None),
             ("1970-01-01T00:00:01+01", None),
             ("1970-01-01T00:00:01+0100", None),
@@ -176,6 +213,7 @@ mod tests {
         }
         assert_eq!(Timestamp::from_unix_millis(1500).as_str(), "1970-01-01T00:00:01.5Z");
         assert_eq!(Timestamp::new("1970-01-01T01:00:01.5+01:00").unix_millis(), Some(1500));
+        assert_eq!(Timestamp::new("1969-12-31T23:59:59.9980000000001Z").unix_millis(), Some(-2));
         assert_eq!(Timestamp::new("today").unix_millis(), None);
     }
 }

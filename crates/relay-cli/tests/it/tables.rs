@@ -244,6 +244,25 @@ fn cells_stand_below_their_headings_from_the_first_line_on() {
     }
 }
 
+#[test]
+fn positions_stand_below_their_heading_in_a_pipe_too() {
+    let server = Server::quiet(9);
+    for (args, hashes) in [
+        (&["events"][..], 9),
+        (&["replay", "--exit-after-phase", "Live"], 9),
+        (&["replay", "--exit-after-phase", "Live", "--timestamps"], 9),
+    ] {
+        let json = server.run(&[args, &["-o", "json"]].concat()).expect(0).stdout;
+        let table = server.run(&[args, &["-o", "wide"]].concat()).expect(0).stdout;
+        let at = table.lines().next().unwrap().find("HASH").unwrap();
+        let below = |line: &&str| {
+            let hash = line.get(at..).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+            line.contains("ADDED") && hash.len() > 20 && json.contains(&format!("\"hash\":\"{hash}\""))
+        };
+        assert_eq!(table.lines().filter(below).count(), hashes, "{args:?}: {table}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_sentence_begins_early_and_is_given_whole() {
     let talk = Conversation::new("e").connected(3).event(
