@@ -351,7 +351,7 @@ fn a_subscribe_that_is_never_answered_costs_the_connection() {
     run.session.subscribe("public:a.c", From::Latest);
     run.connect();
     let begin = run.now;
-    let mut until = |run: &mut Run, after: u64, text: &str| {
+    let until = |run: &mut Run, after: u64, text: &str| {
         run.now = begin + Duration::from_secs(after);
         match run.say(text) {
             Action::Receive(Some(until)) => (until - begin).as_secs(),
