@@ -21,6 +21,8 @@ enum Step {
     Requeue(u8),
     /// This call of this object fails this many times.
     Fail(u8, u8),
+    /// Another argument of this channel, for which the call fails, and at once the earlier one again.
+    PutBack(u8),
     Pass(u16),
 }
 
@@ -35,6 +37,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Restart),
         1 => (0..4u8).prop_map(Step::Requeue),
         3 => (0..14u8, 1..3u8).prop_map(|(a, b)| Step::Fail(a, b)),
+        1 => (0..3u8).prop_map(Step::PutBack),
         2 => (0..2000u16).prop_map(Step::Pass),
     ];
     prop::collection::vec(step, 1..40)
@@ -177,6 +180,12 @@ impl World {
                     _ => format!("{} ns/s{}", calls[usize::from(2 + which % 2)], (which - 6) / 2),
                 };
                 self.play.fail(&call, (*times).into());
+            }
+            Step::PutBack(name) => {
+                let Some(held) = self.channels.get(&format!("ns/c{name}")).cloned() else { return };
+                let mut other = held.clone();
+                other["spec"]["arguments"] = json!([{"name": "p", "value": "another"}]);
+                self.play.fail(&format!("provision ns/c{name}"), 1).apply(&other).apply(&held);
             }
             Step::Pass(millis) => self.play.pass(Duration::from_millis((*millis).into())),
         }
