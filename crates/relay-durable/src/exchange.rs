@@ -62,6 +62,8 @@ pub(crate) enum Resend {
 
 /// Redirects followed in a row.
 const MAX_REDIRECTS: usize = 5;
+/// The last attempt has at least this time, although the time for attempts ends earlier.
+const GRACE: Duration = Duration::from_millis(500);
 /// Bytes read of a refusal's body.
 const WORDS: usize = 4096;
 
@@ -192,12 +194,16 @@ impl Shared {
 
     /// Sends a request until there is a response that does not ask to retry. The second value tells whether an
     /// earlier attempt may have been accepted.
-    pub(crate) async fn persist(&self, call: &Call, resend: Resend) -> Result<(Reply, bool), Error> {
+    async fn persist(&self, call: &Call, resend: Resend, started: Instant) -> Result<(Reply, bool), Error> {
         let mut backoff = Backoff::new(self.retry_base, self.retry_cap, seed());
-        let started = Instant::now();
         let mut maybe_taken = false;
+        let mut attempt = call.clone();
         loop {
-            let (cause, floor) = match self.exchange(call).await {
+            // A plain append is not cut: its outcome would be unknown.
+            if resend == Resend::Always {
+                attempt.wait = call.wait.min(self.left(started));
+            }
+            let (cause, floor) = match self.exchange(&attempt).await {
                 Ok(reply) if reply.answer.refusal() == Some(Refusal::Busy) => {
                     let status = reply.answer.status();
                     if status != 429 {
@@ -225,6 +231,14 @@ impl Shared {
             };
             self.pause(call, &mut backoff, started, &cause, floor).await?;
         }
+    }
+
+    /// The time that is left for an attempt.
+    fn left(&self, started: Instant) -> Duration {
+        let Some(limit) = self.retry_for else { return Duration::MAX };
+        let left = limit.saturating_sub(started.elapsed()).max(GRACE);
+        // Whole milliseconds, for messages.
+        left.as_nanos().div_ceil(1_000_000).try_into().map_or(Duration::MAX, Duration::from_millis)
     }
 
     /// Waits before the next attempt, unless the time for them is over.
@@ -260,8 +274,9 @@ impl Shared {
         let mut backoff = Backoff::new(self.retry_base, self.retry_cap, seed());
         let (started, mut again) = (Instant::now(), false);
         loop {
-            let (reply, maybe_taken) = self.persist(call, Resend::Always).await?;
-            let cause = match whole(reply.body, most, self.timeout).await {
+            let (reply, maybe_taken) = self.persist(call, Resend::Always, started).await?;
+            let read = tokio::time::timeout(self.left(started), whole(reply.body, most, self.timeout)).await;
+            let cause = match read.unwrap_or_else(|_| Err("nothing came in time".to_owned())) {
                 Ok(Some(bytes)) => return Ok((reply.answer, bytes, maybe_taken || again)),
                 Ok(None) => {
                     let what = format!("too large: the answer has more than {most} bytes");
@@ -280,7 +295,8 @@ impl Shared {
         call: &Call,
         resend: Resend,
     ) -> Result<(Answer, bool), (Error, Option<Answer>, bool)> {
-        let (reply, maybe_taken) = self.persist(call, resend).await.map_err(|error| (error, None, false))?;
+        let (reply, maybe_taken) =
+            self.persist(call, resend, Instant::now()).await.map_err(|error| (error, None, false))?;
         // A connection whose answer was read to its end can be used again.
         let said = words(reply.body, self.timeout).await;
         let Some(refusal) = reply.answer.refusal() else {

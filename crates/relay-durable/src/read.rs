@@ -142,9 +142,14 @@ impl Reads {
                     Poll::Ready(None)
                 }
                 Err(Lost::Never(error)) => Poll::Ready(Some(error)),
-                Err(Lost::Unsent(cause) | Lost::Unknown(cause)) => {
+                Err(Lost::Unsent(cause)) => {
                     self.link = Link::None;
                     self.machine.handle_failure(&cause, now);
+                    Poll::Ready(None)
+                }
+                Err(Lost::Unknown(cause)) => {
+                    self.link = Link::None;
+                    self.machine.handle_end(Some(&cause), now);
                     Poll::Ready(None)
                 }
             },

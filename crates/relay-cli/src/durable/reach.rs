@@ -41,7 +41,8 @@ pub(super) struct Reach {
     /// Ceiling of every delay, except one that the server asks for
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = positive_duration, help_heading = "Retrying", hide_short_help = true)]
     retry_cap: Duration,
-    /// Longest time without progress; exit code 5 when it has run out. Default: 30s, without end for tail and produce
+    /// Longest time without progress, which also cuts an attempt under way; exit code 5 when it has run out. Default: 30s,
+    /// without end for tail and produce
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Retrying", hide_short_help = true)]
     retry_for: Option<Duration>,
 }
@@ -75,8 +76,9 @@ impl Reach {
 
     pub(super) async fn client(&self, retry_for: Option<Duration>, notes: &Notes) -> anyhow::Result<Client> {
         let route = self.peer.route().await?;
-        // The time limit for an answer also limits the time to connect.
-        let connect_timeout = self.peer.transport.connect_timeout.min(self.timeout);
+        // The time limit for an answer also limits the time to connect, and so does the one for all attempts.
+        let most = self.timeout.min(retry_for.unwrap_or(Duration::MAX));
+        let connect_timeout = self.peer.transport.connect_timeout.min(most);
         let http =
             route.http.connect_timeout(connect_timeout).idle_timeout(IDLE).connection_age(AGE).build()?;
         let (base, cap) = self.retry();

@@ -5,6 +5,7 @@ mod appends;
 mod exchanges;
 mod producers;
 mod reads;
+mod standstill;
 mod subscriptions;
 
 use std::time::Duration;

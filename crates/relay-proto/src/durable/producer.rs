@@ -49,7 +49,9 @@ pub struct Producer {
     events: VecDeque<Event>,
     backoff: Backoff,
     pause: Option<Duration>,
-    failing_since: Option<Duration>,
+    /// Since when nothing is acknowledged, although something was sent.
+    waiting_since: Option<Duration>,
+    last_sent: Duration,
     last_cause: String,
     claimable: bool,
     /// Whether a batch was acknowledged in this epoch by this process.
@@ -70,6 +72,8 @@ enum Close {
 
 /// Overhead of a message, in bytes.
 const OVERHEAD: usize = 32;
+/// The last attempt has at least this time, although the time for attempts ends earlier.
+const GRACE: Duration = Duration::from_millis(500);
 
 impl Producer {
     /// A new producer. The same `seed` gives the same delays.
@@ -88,7 +92,8 @@ impl Producer {
             load: 0,
             events: VecDeque::new(),
             pause: None,
-            failing_since: None,
+            waiting_since: None,
+            last_sent: Duration::ZERO,
             last_cause: String::new(),
             proven: false,
             flushing: false,
@@ -271,13 +276,14 @@ impl Producer {
         let halving = self.parcels.iter().position(|parcel| parcel.halve);
         for at in 0..self.parcels.len().min(window).min(halving.unwrap_or(usize::MAX)) {
             if self.parcels[at].stage == Stage::Ready {
-                return ProducerWant::Send(self.send(at));
+                return ProducerWant::Send(self.send(at, now));
             }
         }
         if self.is_idle() {
             self.flushing = self.close != Close::Open;
             if let Close::Wanted { attempts } = self.close {
                 self.ticket += 1;
+                self.note_sent(now);
                 self.close = Close::Out { ticket: self.ticket, attempts: attempts + 1 };
                 return ProducerWant::Send(Attempt {
                     ticket: self.ticket,
@@ -289,14 +295,37 @@ impl Producer {
                 });
             }
         }
-        match linger {
+        let deadline = self.deadline();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            let cause = match self.last_cause.as_str() {
+                "" => "nothing came in time".to_string(),
+                cause => cause.to_string(),
+            };
+            self.end(Refused::OutOfTime { cause });
+            return self.poll(now);
+        }
+        match linger.into_iter().chain(deadline).min() {
             Some(due) => ProducerWant::Wait(due),
             None => ProducerWant::Idle,
         }
     }
 
-    fn send(&mut self, at: usize) -> Attempt {
+    /// When the attempts under way are given up.
+    fn deadline(&self) -> Option<Duration> {
+        let end = self.waiting_since?.saturating_add(self.config.retry_for?);
+        let out = matches!(self.close, Close::Out { .. })
+            || self.parcels.iter().any(|parcel| matches!(parcel.stage, Stage::Out(_)));
+        out.then(|| end.max(self.last_sent.saturating_add(GRACE)))
+    }
+
+    fn note_sent(&mut self, now: Duration) {
+        self.waiting_since.get_or_insert(now);
+        self.last_sent = now;
+    }
+
+    fn send(&mut self, at: usize, now: Duration) -> Attempt {
         self.ticket += 1;
+        self.note_sent(now);
         let parcel = &mut self.parcels[at];
         let first = parcel.attempts == 0;
         parcel.attempts += 1;
@@ -341,8 +370,8 @@ impl Producer {
                     }
                 }
                 parcel.stage = Stage::Acknowledged { offset: answer.next_offset().cloned(), duplicate };
-                self.recovered();
                 self.acknowledge();
+                self.recovered(now);
             }
             refusal if refusal == Some(Refusal::Busy) || answer.is_page() => {
                 self.parcels[at].ambiguous = true;
@@ -495,7 +524,7 @@ impl Producer {
         match answer.refusal() {
             None if answer.is_taken() => {
                 self.close = Close::Done;
-                self.recovered();
+                self.recovered(now);
                 self.events.push_back(Event::Closed { offset: answer.next_offset().cloned() });
             }
             refusal if refusal == Some(Refusal::Busy) || answer.is_page() => {
@@ -516,13 +545,14 @@ impl Producer {
         }
     }
 
-    fn recovered(&mut self) {
-        self.failing_since = None;
+    fn recovered(&mut self, now: Duration) {
+        self.waiting_since = self.parcels.iter().any(|parcel| parcel.attempts > 0).then_some(now);
+        self.last_cause = String::new();
         self.backoff.reset();
     }
 
     fn failed(&mut self, cause: &str, floor: Option<Duration>, now: Duration) {
-        let since = *self.failing_since.get_or_insert(now);
+        let since = *self.waiting_since.get_or_insert(now);
         let mut delay = self.backoff.next_delay();
         if let Some(floor) = floor {
             delay = delay.max(self.backoff.spread(floor));

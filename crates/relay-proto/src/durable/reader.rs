@@ -14,12 +14,15 @@ use super::batch::Held;
 use super::control::{Control, decode_base64};
 use super::offset::encoded;
 use super::{Answer, Checkpoint, Offset, Refusal};
-use crate::retry::Backoff;
 use crate::sse::{Decoder, Frame, Limits};
 
 mod config;
+mod progress;
+mod retries;
 
 pub use config::{Ask, Content, End, Live, LiveMode, Piece, ReaderConfig, ReaderStop, ReaderWant, Retry};
+
+use progress::Progress;
 
 /// Reads a stream without a gap and without a duplicate, with as many requests as necessary.
 ///
@@ -29,8 +32,8 @@ pub use config::{Ask, Content, End, Live, LiveMode, Piece, ReaderConfig, ReaderS
 ///    ▲  only for SSE, or "now"       ▲                │ offset: piece      ▲                 │ offset or
 ///    │                               └────────────────┘                    └─────────────────┘ control: piece
 ///    └──────────── Pause ◀── busy, lost, silent, malformed once, nothing moved
-///                  Done ◀── closed; up to date when not live; a final refusal; nothing moved five times; out of time;
-///                           malformed twice from the same offset
+///                  Done ◀── closed; up to date when not live; a final refusal; nothing moved five times; too long
+///                           without progress; malformed twice from the same offset
 /// ```
 ///
 /// **After every call, call [`poll`](Self::poll) until it needs an input.** Data is returned with the offset that
@@ -50,12 +53,12 @@ pub struct Reader {
     state: State,
     held: Held,
     out: VecDeque<ReaderWant>,
-    backoff: Backoff,
-    failing_since: Option<Duration>,
-    /// Responses without progress in a row.
-    stuck: u32,
-    /// Short event connections without progress in a row.
-    short: u32,
+    progress: Progress,
+    /// Bytes received of the body at this offset, in the attempt that received most.
+    reached: u64,
+    /// Whether the caller has a piece and did not yet ask for more.
+    gave: bool,
+    /// The offset of the last malformed response. Only another offset clears it.
     malformed_at: Option<Offset>,
     told_up_to_date: bool,
 }
@@ -70,10 +73,27 @@ enum Phase {
 #[derive(Debug)]
 enum State {
     Ask,
-    Answer { asked: Duration },
-    Body { asked: Duration, read: Duration, next: Next, splitter: Option<ArraySplitter>, discard: bool },
-    Events { opened: Duration, read: Duration, decoder: Decoder, base64: bool, moved: bool },
-    Pause { until: Duration },
+    Answer {
+        asked: Duration,
+    },
+    Body {
+        asked: Duration,
+        read: Duration,
+        next: Next,
+        splitter: Option<ArraySplitter>,
+        discard: bool,
+        received: u64,
+    },
+    Events {
+        asked: Duration,
+        read: Duration,
+        decoder: Decoder,
+        base64: bool,
+        moved: bool,
+    },
+    Pause {
+        until: Duration,
+    },
     Done,
 }
 
@@ -83,6 +103,8 @@ struct Next {
     offset: Offset,
     cursor: Option<String>,
     up_to_date: bool,
+    /// Whether the reader is at the tail: up to date, or a long-poll that brought nothing.
+    tail: bool,
     closed: bool,
 }
 
@@ -106,16 +128,15 @@ impl Reader {
             LiveMode::LongPoll => Phase::Live(Live::LongPoll),
         };
         Self {
-            backoff: Backoff::new(config.retry_base, config.retry_cap, seed),
+            progress: Progress::new(&config, seed),
             held: Held::new(config.batch_bytes),
             anchored: false,
             json: None,
             phase,
             state: State::Ask,
             out: VecDeque::new(),
-            failing_since: None,
-            stuck: 0,
-            short: 0,
+            reached: 0,
+            gave: false,
             malformed_at: None,
             told_up_to_date: false,
             began: from.clone(),
@@ -153,20 +174,25 @@ impl Reader {
     /// The next action. Times are on a clock of the caller's choice, which must only go forward.
     pub fn poll(&mut self, now: Duration) -> ReaderWant {
         if let Some(out) = self.out.pop_front() {
+            self.gave |= matches!(out, ReaderWant::Piece(_));
             return out;
+        }
+        if core::mem::take(&mut self.gave) {
+            self.progress.resume(now);
+            if let State::Body { read, .. } | State::Events { read, .. } = &mut self.state {
+                *read = now;
+            }
         }
         loop {
             match &self.state {
                 State::Ask => {
+                    self.progress.begin(now);
                     self.state = State::Answer { asked: now };
                     self.held.restart(self.position.skip);
                     return ReaderWant::Ask(self.ask());
                 }
-                State::Answer { asked } => return ReaderWant::Answer(*asked + self.patience()),
-                State::Body { read, .. } => return ReaderWant::Bytes(*read + self.config.timeout),
-                State::Events { read, .. } => {
-                    return ReaderWant::Bytes(*read + self.config.timeout + self.config.events_wait);
-                }
+                State::Answer { .. } => return ReaderWant::Answer(self.deadline().0),
+                State::Body { .. } | State::Events { .. } => return ReaderWant::Bytes(self.deadline().0),
                 State::Pause { until } if *until > now => return ReaderWant::Wait(*until),
                 State::Pause { .. } => self.state = State::Ask,
                 State::Done => return ReaderWant::Stop(ReaderStop::Over),
@@ -215,7 +241,7 @@ impl Reader {
             return self.malformed(format!("an HTML page with status {}", answer.status()), now);
         }
         if self.phase == Phase::Head {
-            return self.described(answer);
+            return self.described(answer, now);
         }
         if let Some(coding) = answer.content_encoding() {
             return self.malformed(format!("the body is coded ({coding})"), now);
@@ -236,7 +262,7 @@ impl Reader {
                 self.config.max_message.saturating_add(self.config.max_message / 2).saturating_add(4096);
             let limits = Limits::default().line(most).data(most);
             self.state = State::Events {
-                opened: now,
+                asked,
                 read: now,
                 decoder: Decoder::new(limits),
                 base64: answer.is_base64(),
@@ -253,6 +279,7 @@ impl Reader {
         let next = Next {
             cursor: answer.cursor().map(ToString::to_string),
             up_to_date: answer.up_to_date() || answer.closed(),
+            tail: answer.up_to_date() || answer.closed() || answer.status() == 204,
             closed: answer.closed(),
             offset,
         };
@@ -260,7 +287,7 @@ impl Reader {
             200 => {
                 let splitter = (self.json == Some(true)).then(|| ArraySplitter::new(self.config.max_message));
                 let discard = next.offset == self.position.offset;
-                self.state = State::Body { asked, read: now, next, splitter, discard };
+                self.state = State::Body { asked, read: now, next, splitter, discard, received: 0 };
             }
             // A catch-up read does not wait, so a response without a body could skip existing data.
             204 if self.phase == Phase::CatchUp => {
@@ -272,7 +299,7 @@ impl Reader {
     }
 
     /// Notes the stream's type and tail.
-    fn described(&mut self, answer: &Answer) {
+    fn described(&mut self, answer: &Answer, now: Duration) {
         self.json = answer.content_type().map(is_json);
         if self.position.offset.is_now()
             && let Some(tail) = answer.next_offset()
@@ -283,7 +310,7 @@ impl Reader {
         }
         let at_end = answer.closed() && answer.next_offset() == Some(&self.position.offset);
         self.live();
-        self.recovered();
+        self.progress.made(now);
         if at_end {
             self.piece(None, true, true);
             self.stop(ReaderStop::End(End::Closed));
@@ -295,7 +322,7 @@ impl Reader {
     fn live(&mut self) {
         let events = match self.config.mode {
             LiveMode::Sse => true,
-            LiveMode::Auto => self.json == Some(true) && self.short < SHORT_ONES,
+            LiveMode::Auto => self.json == Some(true) && self.progress.short < SHORT_ONES,
             LiveMode::Off | LiveMode::LongPoll => false,
         };
         self.phase = Phase::Live(if events { Live::Sse } else { Live::LongPoll });
@@ -303,7 +330,7 @@ impl Reader {
 
     /// Uses long-polls from now on, permanently.
     fn give_up_events(&mut self) {
-        self.short = SHORT_ONES;
+        self.progress.short = SHORT_ONES;
         self.phase = Phase::Live(Live::LongPoll);
         self.state = State::Ask;
     }
@@ -311,10 +338,18 @@ impl Reader {
     /// Bytes of a response's body.
     pub fn handle_bytes(&mut self, bytes: Bytes, now: Duration) {
         match &mut self.state {
-            State::Body { read, splitter, discard, .. } => {
-                *read = now;
+            State::Body { read, splitter, discard, received, .. } => {
+                let since = core::mem::replace(read, now);
                 if *discard {
                     return;
+                }
+                *received += bytes.len() as u64;
+                if *received > self.reached {
+                    self.reached = *received;
+                    self.progress.made(now);
+                } else {
+                    // What an earlier attempt received comes again: no progress, but no standstill either.
+                    self.progress.waited(now.saturating_sub(since), now);
                 }
                 match splitter {
                     Some(splitter) => {
@@ -324,7 +359,6 @@ impl Reader {
                                 Ok(Some(message)) => {
                                     if let Some(piece) = self.held.push_message(message) {
                                         given(&mut self.out, &mut self.position, piece);
-                                        self.failing_since = None;
                                     }
                                 }
                                 Ok(None) => return,
@@ -334,7 +368,7 @@ impl Reader {
                     }
                     None => {
                         self.held.push_bytes(&bytes);
-                        self.overflow();
+                        self.overflow(now);
                     }
                 }
             }
@@ -347,10 +381,10 @@ impl Reader {
         }
     }
 
-    fn overflow(&mut self) {
+    fn overflow(&mut self, now: Duration) {
         while let Some(piece) = self.held.overflow() {
             given(&mut self.out, &mut self.position, piece);
-            self.failing_since = None;
+            self.progress.made(now);
         }
     }
 
@@ -371,7 +405,7 @@ impl Reader {
                 "data" if base64 => match decode_base64(event.data()) {
                     Ok(data) => {
                         self.held.push_bytes(&data);
-                        self.overflow();
+                        self.overflow(now);
                     }
                     Err(error) => return self.malformed(error.to_string(), now),
                 },
@@ -383,7 +417,7 @@ impl Reader {
                             Ok(Some(message)) => {
                                 if let Some(piece) = self.held.push_message(message) {
                                     given(&mut self.out, &mut self.position, piece);
-                                    self.failing_since = None;
+                                    self.progress.made(now);
                                 }
                             }
                             Ok(None) => break,
@@ -396,7 +430,7 @@ impl Reader {
                 }
                 "data" => {
                     self.held.push_bytes(event.data().as_bytes());
-                    self.overflow();
+                    self.overflow(now);
                 }
                 _ => {}
             }
@@ -409,6 +443,7 @@ impl Reader {
             offset: control.stream_next_offset,
             cursor: control.stream_cursor,
             up_to_date: control.up_to_date || control.stream_closed,
+            tail: control.up_to_date || control.stream_closed,
             closed: control.stream_closed,
         };
         let offset_moved = next.offset != self.position.offset;
@@ -423,7 +458,7 @@ impl Reader {
     fn commit(&mut self, next: Next, now: Duration, asked: Option<Duration>) {
         let before = &self.position;
         let offset_moved = next.offset != before.offset;
-        let moved = offset_moved || (next.cursor.is_some() && next.cursor != before.cursor);
+        let cursor_moved = next.cursor.is_some() && next.cursor != before.cursor;
         if self.anchored && before.offset.is_minted() && went_back(&before.offset, &next.offset) {
             let what = format!("the offset went back to {}", next.offset);
             return self.malformed(what, now);
@@ -442,11 +477,16 @@ impl Reader {
             self.began = self.position.clone();
         }
         self.anchored = true;
-        self.malformed_at = None;
-        if moved {
-            self.recovered();
-        } else {
-            self.failing_since = None;
+        if offset_moved {
+            self.malformed_at = None;
+            self.reached = 0;
+            self.progress.made(now);
+        }
+        if cursor_moved {
+            self.progress.stuck = 0;
+        }
+        if next.tail {
+            self.progress.at_tail();
         }
         self.piece(content, next.up_to_date, next.closed);
         if next.closed {
@@ -460,29 +500,24 @@ impl Reader {
                 if self.config.mode == LiveMode::Off {
                     return self.stop(ReaderStop::End(End::UpToDate));
                 }
-                self.recovered();
+                self.progress.made(now);
+                self.progress.at_tail();
                 self.live();
             }
             _ if offset_moved => {}
-            _ if moved || !quick => {
-                // The server waited, or a moved cursor says that time has passed: this is no failure, but no reason to
-                // hurry either.
-                if !quick {
-                    self.stuck = 0;
-                    self.backoff.reset();
-                }
-                self.state = State::Pause { until: now + self.backoff.next_delay() };
+            // The server waited, or a moved cursor says that time has passed: this is no failure, but no reason to
+            // hurry either.
+            _ if next.tail && !quick => {
+                self.progress.rested();
+                self.rest(now);
             }
-            _ => self.nothing_moved(now),
+            _ if next.tail && cursor_moved => self.rest(now),
+            _ if quick && !cursor_moved => self.nothing_moved(now),
+            _ => {
+                self.progress.stuck = 0;
+                self.failed("the answer did not move the offset", None, now);
+            }
         }
-    }
-
-    fn nothing_moved(&mut self, now: Duration) {
-        self.stuck += 1;
-        if self.stuck >= STUCK {
-            return self.stop(ReaderStop::NoProgress { offset: self.position.offset.clone() });
-        }
-        self.state = State::Pause { until: now + self.backoff.next_delay() };
     }
 
     /// Returns data that a new offset covers; a piece without data only when it says something new.
@@ -499,8 +534,10 @@ impl Reader {
         self.out.push_back(ReaderWant::Piece(Piece { content, checkpoint, whole: true, up_to_date, closed }));
     }
 
-    /// The end of the body or of the event stream: regular, or cut off.
+    /// The end of the body or of the event stream: regular, or cut off. Before a head, it is the end of a connection that
+    /// received the request.
     pub fn handle_end(&mut self, cut: Option<&str>, now: Duration) {
+        self.count(now);
         match core::mem::replace(&mut self.state, State::Ask) {
             State::Body { asked, next, splitter, discard, .. } => match (cut, splitter) {
                 (Some(cause), _) => self.failed(cause, None, now),
@@ -510,53 +547,40 @@ impl Reader {
                 },
                 (None, _) => self.commit(next, now, Some(asked)),
             },
-            State::Events { opened, mut decoder, moved, .. } => {
-                decoder.finish();
-                let age = now.saturating_sub(opened);
-                if !moved && age < SHORT {
-                    self.short += 1;
-                    if self.short == SHORT_ONES && self.config.mode == LiveMode::Auto {
-                        self.give_up_events();
-                        self.state = State::Pause { until: now + self.backoff.next_delay() };
-                        return;
-                    }
-                } else {
-                    self.short = 0;
+            State::Events { asked, moved, .. } => {
+                let age = now.saturating_sub(asked);
+                if moved || age >= SHORT {
+                    self.progress.short = 0;
+                    self.progress.rested();
+                } else if self.short_one(now) {
+                    return;
                 }
                 match cut {
                     Some(cause) => self.failed(cause, None, now),
-                    None if moved || age >= SHORT => {
-                        self.stuck = 0;
-                        self.backoff.reset();
-                        self.state = State::Pause { until: now + self.backoff.next_delay() };
-                    }
+                    None if moved || self.progress.is_at_tail() && age >= QUICK => self.rest(now),
                     None if age < QUICK => self.nothing_moved(now),
-                    None => self.state = State::Pause { until: now + self.backoff.next_delay() },
+                    None => {
+                        self.progress.stuck = 0;
+                        self.failed("the events ended and moved nothing", None, now);
+                    }
                 }
             }
-            State::Answer { .. } => self.failed(cut.unwrap_or("the connection ended"), None, now),
+            State::Answer { asked } => {
+                let short = self.phase == Phase::Live(Live::Sse) && now.saturating_sub(asked) < SHORT;
+                if !(short && self.short_one(now)) {
+                    self.failed(cut.unwrap_or("the connection ended"), None, now);
+                }
+            }
             // The end belongs to a connection that was already dropped.
             other => self.state = other,
         }
     }
 
-    /// The request could not be sent, or no response came.
+    /// The request could not be sent.
     pub fn handle_failure(&mut self, cause: &str, now: Duration) {
         if matches!(self.state, State::Answer { .. } | State::Body { .. } | State::Events { .. }) {
+            self.count(now);
             self.failed(cause, None, now);
-        }
-    }
-
-    /// A deadline that [`poll`](Self::poll) returned may have been reached.
-    pub fn handle_timeout(&mut self, now: Duration) {
-        let deadline = match &self.state {
-            State::Answer { asked } => *asked + self.patience(),
-            State::Body { read, .. } => *read + self.config.timeout,
-            State::Events { read, .. } => *read + self.config.timeout + self.config.events_wait,
-            _ => return,
-        };
-        if now >= deadline {
-            self.failed("nothing came in time", None, now);
         }
     }
 
@@ -598,31 +622,6 @@ impl Reader {
             return self.stop(ReaderStop::Malformed { offset, what });
         }
         self.failed(&format!("malformed: {what}"), None, now);
-    }
-
-    /// Retries later, unless the time is over.
-    fn failed(&mut self, cause: &str, floor: Option<Duration>, now: Duration) {
-        let since = *self.failing_since.get_or_insert(now);
-        let mut delay = self.backoff.next_delay();
-        if let Some(floor) = floor {
-            delay = delay.max(self.backoff.spread(floor));
-        }
-        if let Some(limit) = self.config.retry_for {
-            let left = (since + limit).saturating_sub(now);
-            if left.is_zero() || floor.is_some_and(|floor| floor > left) {
-                return self.stop(ReaderStop::OutOfTime { cause: cause.to_string() });
-            }
-            delay = delay.min(left.max(floor.unwrap_or_default()));
-        }
-        self.out.push_back(ReaderWant::Retry(Retry { cause: cause.to_string(), delay }));
-        self.state = State::Pause { until: now.saturating_add(delay) };
-    }
-
-    fn recovered(&mut self) {
-        self.failing_since = None;
-        self.stuck = 0;
-        self.short = if self.short >= SHORT_ONES { self.short } else { 0 };
-        self.backoff.reset();
     }
 
     fn stop(&mut self, stop: ReaderStop) {

@@ -41,7 +41,8 @@ pub struct ProducerConfig {
     pub retry_base: Duration,
     /// Ceiling of every delay, except a delay requested by the server. Default 10 s.
     pub retry_cap: Duration,
-    /// Longest time without progress while attempts fail; `None`, the default, is for ever.
+    /// Longest time without an acknowledgement while something is on its way; attempts under way are cut, too. `None`,
+    /// the default, is for ever.
     pub retry_for: Option<Duration>,
 }
 

@@ -320,3 +320,42 @@ fn the_buffer_is_bounded() {
     assert_eq!(producer.load(), 0);
     assert!(producer.is_idle());
 }
+
+#[test]
+fn the_time_without_an_acknowledgement_cuts_an_attempt() {
+    let config = ProducerConfig::default().max_batch_items(1).retry_for(Some(ms(3000)));
+    let mut producer = Producer::new(config, 1);
+    // A pause of the input does not count.
+    assert_eq!(producer.poll(ms(60_000)), ProducerWant::Idle);
+    producer.push(b"x", 1, ms(60_000));
+    producer.push(b"y", 2, ms(60_000));
+    let mut now = ms(60_000);
+    let attempt = sent(&mut producer, &mut now);
+    assert_eq!(producer.poll(now), ProducerWant::Wait(ms(63_000)));
+    // An acknowledgement is progress.
+    now = ms(62_900);
+    producer.handle_answer(attempt.ticket, &ok("a"), now);
+    let attempt = sent(&mut producer, &mut now);
+    assert_eq!(producer.poll(now), ProducerWant::Wait(ms(65_900)));
+    // A failure is none: the time goes on, and the next attempt is cut.
+    now = ms(64_900);
+    producer.handle_failure(attempt.ticket, "status 503", true, now);
+    sent(&mut producer, &mut now);
+    let ProducerWant::Wait(until) = producer.poll(now) else { panic!("no deadline") };
+    assert_eq!(until, ms(65_900));
+    assert_eq!(refused(&mut producer, until), Refused::OutOfTime { cause: "status 503".into() });
+}
+
+#[test]
+fn a_last_attempt_has_half_a_second_and_a_close_is_cut_too() {
+    let config = ProducerConfig::default().retry_base(ms(9000)).retry_for(Some(ms(100)));
+    let mut producer = Producer::new(config, 1);
+    producer.close();
+    let mut now = ZERO;
+    let attempt = sent(&mut producer, &mut now);
+    producer.handle_failure(attempt.ticket, "reset", true, now);
+    sent(&mut producer, &mut now);
+    assert!(now <= ms(100), "{now:?}");
+    assert_eq!(producer.poll(now), ProducerWant::Wait(now + ms(500)));
+    assert!(matches!(refused(&mut producer, now + ms(500)), Refused::OutOfTime { .. }));
+}

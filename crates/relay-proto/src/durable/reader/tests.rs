@@ -368,3 +368,5 @@ fn binary_events_and_long_messages() {
     reader.handle_bytes("[\"12345\"]".into(), ZERO);
     assert!(matches!(stopped(&mut reader, ZERO), ReaderStop::TooLarge { limit: 4, .. }));
 }
+
+mod standstill;
