@@ -52,6 +52,9 @@ impl Service for Handler {
     }
 }
 
+/// How long a cache may keep a catch-up read; its 304 says the same, because a cache takes over what it says.
+const CACHEABLE: &str = "public, max-age=60, stale-while-revalidate=300";
+
 /// The path of the control API below the root of the streams.
 fn is_reserved(path: &str) -> bool {
     path.trim_start_matches('/').split('/').next() == Some("__ds")
@@ -139,11 +142,12 @@ impl Handler {
         if matches {
             let mut answer = plain(StatusCode::NOT_MODIFIED, "");
             set(&mut answer, "etag", &tag);
+            set(&mut answer, "cache-control", CACHEABLE);
             set(&mut answer, "stream-next-offset", &part.next.offset());
             return Ok(answer);
         }
         set(&mut answer, "etag", &tag);
-        set(&mut answer, "cache-control", "public, max-age=60, stale-while-revalidate=300");
+        set(&mut answer, "cache-control", CACHEABLE);
         Ok(answer)
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use relay_log::Error;
-use relay_proto::durable::ArraySplitter;
+use relay_proto::durable::{ArraySplitter, MAX_NUMBER};
 use relay_proto::time::Timestamp;
 use relay_transport::server::Body;
 
@@ -15,9 +15,6 @@ use crate::fold::{About, Fork, Position, Verdict};
 use crate::handler::{Handler, Refused, broken, no};
 use crate::record::Head;
 use crate::streams::Stream;
-
-/// Largest epoch and number.
-const MAX_NUMBER: u64 = (1 << 53) - 1;
 
 impl Handler {
     pub(crate) async fn put(&self, head: &Parts, body: Bytes) -> Result<Response<Body>, Refused> {

@@ -192,8 +192,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Time limit of the attempts at one request; it also cuts an attempt under way, except for an append that cannot be
-    /// repeated. Default 30 s; `None` is for ever. Readers and producers have their own.
+    /// Time limit of the attempts at one request; it also cuts an attempt under way, except for an append that cannot
+    /// be repeated. Default 30 s; `None` is for ever. Readers and producers have their own.
     #[must_use]
     pub fn retry_for(mut self, limit: Option<Duration>) -> Self {
         self.retry_for = limit;

@@ -28,7 +28,7 @@ pub use array::{ArrayError, ArraySplitter};
 pub use control::{BadControl, Control, decode_base64};
 pub use offset::{Checkpoint, InvalidOffset, Offset};
 pub use producer::{
-    Acknowledged, Attempt, Bounds, Event, Producer, ProducerConfig, ProducerState, ProducerStop,
+    Acknowledged, Attempt, Bounds, Event, MAX_NUMBER, Producer, ProducerConfig, ProducerState, ProducerStop,
     ProducerWant, Refused,
 };
 pub use reader::{

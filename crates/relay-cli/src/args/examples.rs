@@ -105,12 +105,16 @@ relay durable read /app -o json",
     (
         "durable tail",
         "relay durable tail /app --offset start --for 5s
-relay durable tail /app --checkpoint app.checkpoint --out copy.log --for 5s",
+relay durable tail /app --checkpoint app.checkpoint --out copy.log --for 5s
+# The stream by its URL, until it is closed
+relay durable tail URL | jq .level",
     ),
     (
         "durable produce",
         "# Run it again: nothing comes twice
-relay durable produce /app --file app.jsonl --state app.state
+relay durable produce /app --file app.jsonl --state jsonl.state
+# A log that grows: once each, across restarts
+tail -n +1 -F app.log | relay durable produce URL --state app.state
 seq 3 | relay durable produce /numbers --create \\
     --content-type application/json",
     ),

@@ -47,7 +47,7 @@ pub(super) struct ProduceArgs {
     #[arg(long, value_name = "ID")]
     producer_id: Option<String>,
     /// Epoch of the producer. Default: 0, or that of the state file
-    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..1 << 53))]
     epoch: Option<u64>,
     /// When the name was used before, take it over with a higher epoch; at the start only
     #[arg(long)]
@@ -130,6 +130,9 @@ async fn run(args: ProduceArgs, told: &Told) -> anyhow::Result<Exit> {
         Some(state) => config.epoch(state.epoch),
         None => config,
     };
+    let mut options = ProducerOptions::new(id.as_str()).config(config);
+    // Before any request.
+    options.check()?;
     let mut signalled = Box::pin(signalled());
     let digest = InputDigest::default();
     let mut chunks = input::read(args.file.as_deref())?;
@@ -152,8 +155,7 @@ async fn run(args: ProduceArgs, told: &Told) -> anyhow::Result<Exit> {
     };
     told.lock().input_bytes = resume.as_ref().map_or(0, |state| state.acknowledged);
     let notices = told.clone();
-    let mut options = ProducerOptions::new(id.as_str())
-        .config(config)
+    options = options
         .content_type(kind)
         .messages_before(replayed.skipped)
         .on_notice(move |notice| notices.notice(notice));

@@ -41,7 +41,7 @@ pub(super) struct Reach {
     /// Ceiling of every delay, except one that the server asks for
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = positive_duration, help_heading = "Retrying", hide_short_help = true)]
     retry_cap: Duration,
-    /// Longest time without progress, which also cuts an attempt under way; exit code 5 when it has run out. Default: 30s,
+    /// Longest time without progress; it also cuts an attempt under way. Exit code 5 when it has run out. Default: 30s,
     /// without end for tail and produce
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Retrying", hide_short_help = true)]
     retry_for: Option<Duration>,

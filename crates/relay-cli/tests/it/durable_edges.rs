@@ -47,6 +47,21 @@ fn a_page_is_no_answer() {
 }
 
 #[test]
+fn a_producer_that_cannot_be_is_wrong_usage_before_any_request() {
+    let server = Server::start(page);
+    for (flags, rule) in [
+        (["--epoch", "9007199254740992"], "--epoch"),
+        (["--producer-id", ""], "one or more visible ASCII"),
+        (["--producer-id", "\u{e4}"], "visible ASCII"),
+        (["--producer-id", " a"], "blanks only between"),
+    ] {
+        let done = run_command(shell(&durable("produce", &server, &flags), "echo a | $0 \"$@\"")).expect(2);
+        assert!(done.stderr.contains(rule), "{flags:?}: {}", done.stderr);
+    }
+    assert_eq!((server.count("HEAD"), server.count("POST")), (0, 0));
+}
+
+#[test]
 fn a_status_that_says_neither_yes_nor_no_is_told() {
     for status in [202, 206, 304] {
         let server = Server::start(move |_, _| say(status, &[next("1")], ""));

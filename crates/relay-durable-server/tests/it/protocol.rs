@@ -145,6 +145,7 @@ async fn a4_answers_say_where_the_stream_is_and_how_they_may_be_kept() {
     let tag = read.header("etag").to_owned();
     let again = server.ask("GET /s", &[("if-none-match", &tag)], b"").await.expect(304);
     assert_eq!((again.body.len(), again.header("etag"), again.offset()), (0, &*tag, first.offset()));
+    assert_eq!(again.header("cache-control"), read.header("cache-control"));
     for matching in [format!("W/{tag}"), format!("\"x\", {tag}"), "*".to_owned()] {
         server.ask("GET /s", &[("if-none-match", &matching)], b"").await.expect(304);
     }

@@ -3,8 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use http::HeaderValue;
-use relay_proto::durable::{Event, ProducerConfig, ProducerState};
+use relay_proto::durable::{Event, MAX_NUMBER, ProducerConfig, ProducerState};
 
 use crate::Error;
 use crate::client::check_retries;
@@ -93,6 +92,17 @@ impl ProducerOptions {
     }
 }
 
+impl ProducerOptions {
+    /// Checks the name and the settings, without I/O. So does
+    /// [`IdempotentProducer::start`](crate::IdempotentProducer::start).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) naming the field that is wrong, and the rule.
+    pub fn check(&self) -> Result<(), Error> {
+        check(&self.id, &self.config)
+    }
+}
+
 impl fmt::Debug for ProducerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProducerOptions")
@@ -104,8 +114,10 @@ impl fmt::Debug for ProducerOptions {
 
 /// Checks options.
 pub(super) fn check(id: &str, config: &ProducerConfig) -> Result<(), Error> {
-    if id.is_empty() || HeaderValue::from_str(id).is_err() {
-        return Err(Error::usage("producer id: 1 or more characters that a header can hold"));
+    let fine = |c: char| c.is_ascii_graphic() || c == ' ';
+    if id.is_empty() || id.trim() != id || !id.chars().all(fine) {
+        let rule = "one or more visible ASCII characters, with blanks only between them";
+        return Err(Error::usage(format!("producer id {id:?}: {rule}")));
     }
     let fields = [
         ("epoch", config.epoch <= MAX_NUMBER, "at most 2^53-1"),
@@ -120,6 +132,3 @@ pub(super) fn check(id: &str, config: &ProducerConfig) -> Result<(), Error> {
         None => Ok(()),
     }
 }
-
-/// Largest epoch and number: what every JSON reader can hold.
-const MAX_NUMBER: u64 = (1 << 53) - 1;

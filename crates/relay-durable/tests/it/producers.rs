@@ -283,10 +283,12 @@ async fn options_are_checked_by_name() {
         let error = IdempotentProducer::start(&stream(&peer), options).await.unwrap_err();
         assert!(error.kind() == ErrorKind::Usage && error.to_string().contains(name), "{error}");
     }
-    for id in ["", "a\nb"] {
+    for id in ["", "a\nb", "\u{e4}", "a\tb", " a", "a "] {
         let options = ProducerOptions::new(id).content_type("text/plain");
+        assert_eq!(options.check().unwrap_err().kind(), ErrorKind::Usage, "{id:?}");
         let error = IdempotentProducer::start(&stream(&peer), options).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
     }
+    assert!(ProducerOptions::new("host 7: a/b").check().is_ok());
     assert_eq!(peer.requests().len(), 0);
 }

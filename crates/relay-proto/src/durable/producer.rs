@@ -70,6 +70,8 @@ enum Close {
     Done,
 }
 
+/// Largest epoch and number: what every JSON reader can hold.
+pub const MAX_NUMBER: u64 = (1 << 53) - 1;
 /// Overhead of a message, in bytes.
 const OVERHEAD: usize = 32;
 /// The last attempt has at least this time, although the time for attempts ends earlier.
@@ -358,18 +360,21 @@ impl Producer {
                 // The server has accepted more under this name than we ever sent.
                 let ours = self.parcels.iter().rfind(|parcel| parcel.attempts > 0 || parcel.known);
                 let foreign = answer.seq() > ours.map(|parcel| parcel.seq);
-                let parcel = &mut self.parcels[at];
+                let parcel = &self.parcels[at];
                 if duplicate && (foreign || (parcel.attempts == 1 && !parcel.known)) {
-                    if self.claimable {
-                        return self.claim(answer.epoch().unwrap_or(self.epoch).max(self.epoch));
+                    let epoch = answer.epoch().unwrap_or(self.epoch).max(self.epoch);
+                    if self.may_claim(epoch) {
+                        return self.claim(epoch);
                     }
                     if !self.config.accept_duplicates {
+                        let parcel = &mut self.parcels[at];
                         let seq = parcel.seq;
                         parcel.unsent();
                         return self.end(Refused::UsedBefore { seq });
                     }
                 }
-                parcel.stage = Stage::Acknowledged { offset: answer.next_offset().cloned(), duplicate };
+                self.parcels[at].stage =
+                    Stage::Acknowledged { offset: answer.next_offset().cloned(), duplicate };
                 self.acknowledge();
                 self.recovered(now);
             }
@@ -381,7 +386,7 @@ impl Producer {
             Some(Refusal::Fenced { epoch }) => {
                 // A batch of an earlier process may have been accepted before a newer producer took over, so it is not
                 // sent again under another epoch.
-                if self.claimable && epoch >= self.epoch && !self.parcels[at].known {
+                if self.may_claim(epoch) && !self.parcels[at].known {
                     return self.claim(epoch);
                 }
                 self.refuse(at, Refused::Fenced { epoch });
@@ -480,10 +485,15 @@ impl Producer {
         self.next_seq = seq;
     }
 
+    /// Whether the name can be taken over from the producer with this epoch. There is no epoch after the last one.
+    fn may_claim(&self, epoch: u64) -> bool {
+        self.claimable && epoch >= self.epoch && epoch < MAX_NUMBER
+    }
+
     /// Takes the name over from another producer.
     fn claim(&mut self, epoch: u64) {
         self.claimable = false;
-        self.epoch = epoch.saturating_add(1);
+        self.epoch = epoch + 1;
         self.renumber(0, 0);
         self.events.push_back(Event::Claimed { epoch: self.epoch });
     }
@@ -531,7 +541,7 @@ impl Producer {
                 self.close = Close::Wanted { attempts };
                 self.failed(&cause_of(answer), answer.retry_after(), now);
             }
-            Some(Refusal::Fenced { epoch }) if self.claimable && epoch >= self.epoch => {
+            Some(Refusal::Fenced { epoch }) if self.may_claim(epoch) => {
                 self.close = Close::Wanted { attempts: 0 };
                 self.claim(epoch);
             }

@@ -534,8 +534,8 @@ impl Reader {
         self.out.push_back(ReaderWant::Piece(Piece { content, checkpoint, whole: true, up_to_date, closed }));
     }
 
-    /// The end of the body or of the event stream: regular, or cut off. Before a head, it is the end of a connection that
-    /// received the request.
+    /// The end of the body or of the event stream: regular, or cut off. Before a head, it is the end of a connection
+    /// that received the request.
     pub fn handle_end(&mut self, cut: Option<&str>, now: Duration) {
         self.count(now);
         match core::mem::replace(&mut self.state, State::Ask) {

@@ -359,3 +359,21 @@ fn a_last_attempt_has_half_a_second_and_a_close_is_cut_too() {
     assert_eq!(producer.poll(now), ProducerWant::Wait(now + ms(500)));
     assert!(matches!(refused(&mut producer, now + ms(500)), Refused::OutOfTime { .. }));
 }
+
+#[test]
+fn there_is_no_epoch_after_the_last_one() {
+    for answer in [
+        Answer::new(403).header("Producer-Epoch", MAX_NUMBER.to_string().as_bytes()),
+        Answer::new(204).header("Producer-Epoch", MAX_NUMBER.to_string().as_bytes()),
+    ] {
+        let mut producer = Producer::new(ProducerConfig::default().auto_claim(true), 1);
+        producer.push(b"x", 1, ZERO);
+        let mut now = ZERO;
+        let attempt = sent(&mut producer, &mut now);
+        producer.handle_answer(attempt.ticket, &answer, now);
+        let refused = refused(&mut producer, now);
+        let end = [Refused::Fenced { epoch: MAX_NUMBER }, Refused::UsedBefore { seq: 0 }];
+        assert!(end.contains(&refused), "{refused:?}");
+        assert_eq!(producer.epoch(), 0);
+    }
+}

@@ -30,8 +30,8 @@ pub struct ReaderConfig {
     pub retry_base: Duration,
     /// Ceiling of every delay, except for delays that the server requests. Default 10 s.
     pub retry_cap: Duration,
-    /// Longest time without progress, since the start or the last progress; an attempt under way is cut, too. Waiting at
-    /// the tail is not without progress. `None`, the default, is for ever.
+    /// Longest time without progress, since the start or the last progress; an attempt under way is cut, too. Waiting
+    /// at the tail is not without progress. `None`, the default, is for ever.
     pub retry_for: Option<Duration>,
 }
 
