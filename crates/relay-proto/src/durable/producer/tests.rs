@@ -377,3 +377,22 @@ fn there_is_no_epoch_after_the_last_one() {
         assert_eq!(producer.epoch(), 0);
     }
 }
+
+#[test]
+fn an_acknowledgement_is_progress_for_the_batches_behind_it() {
+    let config = ProducerConfig::default().max_batch_items(1).in_flight(2).retry_for(Some(ms(3000)));
+    let mut producer = Producer::new(config, 1);
+    let mut now = ZERO;
+    for mark in 1..=3 {
+        producer.push(b"x", mark, now);
+    }
+    // The first one finds out about the epoch; then two are under way.
+    let first = sent(&mut producer, &mut now);
+    producer.handle_answer(first.ticket, &ok("a"), now);
+    let second = sent(&mut producer, &mut now);
+    sent(&mut producer, &mut now);
+    now += ms(2900);
+    producer.handle_answer(second.ticket, &ok("b"), now);
+    acknowledged(&mut producer, now);
+    assert_eq!(producer.poll(now), ProducerWant::Wait(now + ms(3000)));
+}

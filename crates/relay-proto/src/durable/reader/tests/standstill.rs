@@ -271,3 +271,37 @@ fn event_connections_that_die_before_a_head_lead_to_long_polls() {
     reader.handle_end(Some("closed before a response"), now);
     assert_eq!(next_query(&mut reader, &mut now), "live=long-poll&offset=y");
 }
+
+#[test]
+fn what_comes_again_slowly_is_no_standstill() {
+    let last = answer(
+        200,
+        &[("Stream-Next-Offset", "y"), ("Stream-Closed", "true"), ("Content-Type", "text/plain")],
+    );
+    let mut reader = patient(LiveMode::Off, Duration::from_secs(3));
+    let (mut now, mut attempt, mut given) = (ZERO, 0, 0);
+    let stop = loop {
+        match reader.poll(now) {
+            ReaderWant::Ask(_) => {
+                attempt += 1;
+                reader.handle_answer(&last, now);
+            }
+            ReaderWant::Bytes(until) => {
+                // A byte per second: the second attempt needs longer than the limit until it brings something new.
+                now += Duration::from_secs(1);
+                assert!(now < until, "{now:?} {until:?}");
+                reader.handle_bytes("x".into(), now);
+                given += 1;
+                if given == 10 {
+                    reader.handle_end(Some("cut"), now);
+                } else if given == 30 {
+                    reader.handle_end(None, now);
+                }
+            }
+            ReaderWant::Wait(until) => now = until,
+            ReaderWant::Stop(stop) => break stop,
+            _ => {}
+        }
+    };
+    assert_eq!((stop, attempt), (ReaderStop::End(End::Closed), 2));
+}
