@@ -316,9 +316,7 @@ impl Client {
                     Order::Oldest => &mut query.since,
                     Order::Newest => &mut query.before,
                 };
-                progress
-                    .check(cursor.as_ref(), query.order, &page)
-                    .map_err(|source| Error::Answer { url, source })?;
+                progress.check(cursor.as_ref(), &page).map_err(|source| Error::Answer { url, source })?;
                 let goes_on = page.next_hash.is_some();
                 *cursor = page.next_hash;
                 let next = goes_on.then_some((query, progress));

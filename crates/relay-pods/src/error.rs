@@ -96,7 +96,7 @@ pub enum AnswerError {
     /// A session without an id.
     #[error(transparent)]
     Session(#[from] InvalidSession),
-    /// A page of the history that does not lead on: it repeats events, or the cursor that it was asked for with.
+    /// A page of the history that does not lead on: its cursor was seen before.
     #[error("the pages of the history do not move on: {0}")]
     Stuck(String),
     /// Another kind of content, for example a page of a proxy.
