@@ -1,22 +1,20 @@
 //! The dispatcher: sends messages by HTTP.
 
 use std::pin::pin;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, DATE, LOCATION, RETRY_AFTER,
-};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use relay_proto::bus::{
     CLUSTER_DOMAIN, Destination, HeaderRules, InvalidDestination, Message, is_retryable, reply_message,
 };
-use relay_proto::http::{Redirect, ResponseHead};
-use relay_transport::HttpClient;
+use relay_proto::http::Redirect;
 use relay_transport::server::percent_decode;
+use relay_transport::{HttpClient, retry_after};
 use tokio::time::Instant;
 
 /// The namespace of names, and the destination of replies: `DispatchDefaults::new(namespace)` and
@@ -287,15 +285,7 @@ impl Answering<'_> {
         let DispatcherOptions { max_payload: limit, timeout: after, .. } = *dispatcher.options;
         let status = head.status.as_u16();
         if !(200..300).contains(&status) {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            // A date is compared with that of the response.
-            let retry_after = [RETRY_AFTER, DATE]
-                .iter()
-                .filter_map(|name| Some((name, head.headers.get(name)?)))
-                .fold(ResponseHead::new(status, &url).unix_time(now), |read, (name, value)| {
-                    read.header(name.as_str(), value.as_bytes())
-                })
-                .retry_after();
+            let retry_after = retry_after(&head.headers);
             let mut start = Vec::new();
             // The status is known, so errors of reading the body do not matter.
             let _ = tokio::time::timeout_at(until, read_start(body, limit, &mut start)).await;

@@ -3,6 +3,7 @@
 mod args;
 mod autoconfig;
 mod bus;
+mod clock;
 mod cursor;
 mod demo;
 mod durable;

@@ -10,13 +10,13 @@ mod table;
 mod text;
 
 use std::io::{self, IsTerminal, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use relay_proto::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::args::{Format, Print};
+use crate::clock::now;
 
 pub(crate) use progress::Progress;
 pub(crate) use screen::{Color, note, stderr_in_color};
@@ -45,6 +45,11 @@ impl From<Vec<Text>> for Row {
     fn from(cells: Vec<Text>) -> Self {
         Self::Cells(cells)
     }
+}
+
+/// For lines without a time: the time of printing, by the clock of this machine.
+pub(crate) fn time_now() -> Text {
+    Timestamp::from_unix_millis(now()).as_str().into()
 }
 
 /// Standard output, one line at a time, flushed after each.
@@ -282,9 +287,7 @@ impl Output {
         if !self.timestamps || self.table.is_some() {
             return text;
         }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-        Text::from(format!("{}  ", now.as_str())).joined(&text)
+        time_now().plain("  ").joined(&text)
     }
 
     /// Writes a line of text, cut at the width of the terminal.

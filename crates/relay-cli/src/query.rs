@@ -8,8 +8,9 @@ use futures_util::TryStreamExt;
 use relay_pods::{Client, Error, EventType, EventsQuery, Health, Order, PodKey, ProblemCode};
 
 use crate::args::{EventsArgs, HealthArgs, OrderArg, PodArgs, PodsArgs, SessionArgs};
+use crate::clock::now;
 use crate::exit::{Exit, NoPodRelay, Usage, is_no_relay, signalled};
-use crate::output::{Output, Progress, Tone, note, to_value};
+use crate::output::{Output, Progress, Tone, note, time_now, to_value};
 use crate::pod_name::{Namespace, pod_key};
 use crate::rows::{self, Changes, event_cells, event_json, group_cells, group_json, pod_cells, pod_name};
 
@@ -34,10 +35,10 @@ pub(crate) async fn pods(args: PodsArgs) -> anyhow::Result<Exit> {
             &by.groups(&pods),
             |(group, _)| group.clone().unwrap_or_default(),
             |(group, tally)| group_json(name, group.as_deref(), tally, None),
-            |(group, tally)| group_cells(rows::time_now(), name, group.as_deref(), tally),
+            |(group, tally)| group_cells(time_now(), name, group.as_deref(), tally),
         )?;
     } else {
-        let now = rows::now();
+        let now = now();
         out.list(rows::PODS, &pods, pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
     }
     if pods.is_empty() && !out.is_json() {
@@ -76,7 +77,7 @@ pub(crate) async fn pod(args: PodArgs) -> anyhow::Result<Exit> {
         return Err(stranger.into());
     }
     let mut out = Output::new(args.print);
-    let now = rows::now();
+    let now = now();
     out.list(rows::PODS, &pods, pod_name, |pod| to_value(pod), |pod| pod_cells(pod, now))?;
     let Some((last, _)) = missing.pop() else { return Ok(Exit::Done) };
     let told =

@@ -3,14 +3,12 @@
 mod age;
 mod changes;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use relay_pods::{EventType, Pod, PodEvent, Snapshot};
 use relay_proto::pods::Printed;
 use relay_proto::time::Timestamp;
 use serde_json::{Value, json};
 
-use crate::output::{Column, Row, Text, Tone, counted, to_value};
+use crate::output::{Column, Row, Text, Tone, counted, time_now, to_value};
 use crate::tally::Tally;
 
 pub(crate) use changes::Changes;
@@ -27,12 +25,6 @@ pub(crate) const PODS: &[Column] = &[
     Column::new("IP").wide().dispensable(6),
     Column::name("NODE").wide().dispensable(5),
 ];
-
-/// The present time in milliseconds since 1970, to be compared with the relay's times.
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
 
 /// The cells of [`PODS`].
 pub(crate) fn pod_cells(pod: &Pod, now: i64) -> Vec<Text> {
@@ -205,11 +197,6 @@ pub(crate) fn listed_cells(pod: &Pod) -> Vec<Text> {
     let word = Tone::Faint.text("LISTED");
     let empty = Text::default;
     vec![time_now(), empty(), empty(), word, pod_name(pod).into(), empty(), changes::state(pod)]
-}
-
-/// For lines without a time: the time of printing, by the clock of this machine.
-pub(crate) fn time_now() -> Text {
-    Timestamp::from_unix_millis(now()).as_str().into()
 }
 
 /// The text of a snapshot that is not about one event.

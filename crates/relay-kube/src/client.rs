@@ -2,17 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, RETRY_AFTER, USER_AGENT,
-};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use relay_proto::http::ResponseHead;
-use relay_transport::{BaseUrl, HttpClient};
+use relay_transport::{BaseUrl, HttpClient, retry_after};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -255,7 +252,7 @@ impl KubeClient {
                 continue;
             }
             if !response.status().is_success() {
-                return Err(refusal(doing, url, response).await);
+                return Err(refusal(doing, response).await);
             }
             if let Some(coding) = response.headers().get(CONTENT_ENCODING)
                 && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
@@ -274,17 +271,9 @@ impl fmt::Debug for KubeClient {
     }
 }
 
-async fn refusal(doing: &'static str, url: &str, response: Response<Incoming>) -> Error {
+async fn refusal(doing: &'static str, response: Response<Incoming>) -> Error {
     let code = response.status().as_u16();
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let headers = response.headers().clone();
-    let mut head = ResponseHead::new(code, url).unix_time(since_1970);
-    for name in [RETRY_AFTER, DATE] {
-        if let Some(value) = headers.get(&name) {
-            head = head.header(name.as_str(), value.as_bytes());
-        }
-    }
-    let by_header = head.retry_after();
+    let by_header = retry_after(response.headers());
     let reason = response.status().canonical_reason().unwrap_or_default().replace(' ', "");
     let body = read(doing, response, LARGEST_STATUS).await.unwrap_or_default();
     let (status, by_body) = match WireStatus::read(&body) {

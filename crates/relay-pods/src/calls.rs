@@ -3,22 +3,22 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
+use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use relay_proto::http::{ResponseHead, media_type};
+use relay_proto::http::media_type;
 use relay_proto::pods::{
     EventHash, EventPage, Filter, Health, ListDecoder, ListFormat, ListLimits, Pod, PodEvent, PodList,
     Session,
 };
 use relay_proto::problem::Problem;
 use relay_state::pods::Pods;
-use relay_transport::{HttpClient, Secret, TokenSource};
+use relay_transport::{HttpClient, Secret, TokenSource, retry_after};
 use tokio::time::timeout;
 
 use crate::error::{AnswerError, Error};
@@ -376,14 +376,7 @@ impl Client {
 
     async fn refusal(&self, url: &str, response: Response<Incoming>) -> Error {
         let status = response.status().as_u16();
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut head = ResponseHead::new(status, url).unix_time(since_1970);
-        for name in [RETRY_AFTER, DATE] {
-            if let Some(value) = response.headers().get(&name) {
-                head = head.header(name.as_str(), value.as_bytes());
-            }
-        }
-        let retry_after = head.retry_after();
+        let retry_after = retry_after(response.headers());
         let body = self.read_body(url, response.into_body(), MAX_PROBLEM).await.unwrap_or_default();
         let problem = Box::new(Problem::from_body(status, &body));
         Error::Refused { url: url.into(), problem, retry_after }

@@ -31,5 +31,5 @@ pub mod server;
 
 pub use client::{
     BaseUrl, ClientIdentity, Error, EventStream, Handle, HttpClient, HttpClientBuilder, Outer, Secret,
-    TokenSource,
+    TokenSource, retry_after,
 };

@@ -9,8 +9,8 @@ use relay_pods::{Filter, StreamOptions};
 use relay_proto::time::Timestamp;
 
 use super::value::{duration, positive_duration, time, whole};
+use crate::clock::now;
 use crate::exit::Usage;
-use crate::rows::now;
 
 /// The heading of the flags that select events.
 pub(super) const EVENTS: &str = "Which events";
